@@ -1,0 +1,121 @@
+"""Frozen dataclasses as the one form of configuration: from mappings, TOML and `key=value`; unknown keys are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lirdrec.errors import ConfigError
+
+C = TypeVar("C")
+
+
+def field_docs(config_type: type) -> dict[str, str]:
+    """Name → one-line meaning of each field, from the `doc` entry of the field's metadata."""
+    return {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(config_type)}
+
+
+def option(default: Any, doc: str) -> Any:
+    """A dataclass field with its default and its documentation (used by `--help` and the reference)."""
+    if isinstance(default, (dict, list)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
+    return dataclasses.field(default=default, metadata={"doc": doc})
+
+
+def make(config_type: type[C], values: Mapping[str, Any], where: str = "the configuration") -> C:
+    """Build `config_type` from a mapping, with types checked and converted.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest known key is offered) or a value has the wrong type or range.
+    """
+    hints = typing.get_type_hints(config_type)
+    known = [f.name for f in dataclasses.fields(config_type)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+    converted = {key: _convert(value, hints[key], f"{where}: '{key}'") for key, value in values.items()}
+    return config_type(**converted)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain JSON-able values (tuples become lists)."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
+    }
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """`["n_layers=3", "init=xavier"]` → `{"n_layers": 3, "init": "xavier"}`; values are TOML, bare words are strings.
+
+    Raises:
+        ConfigError: an entry has no `=` or no key.
+    """
+    values: dict[str, Any] = {}
+    for entry in assignments:
+        key, equals, text = entry.partition("=")
+        key, text = key.strip(), text.strip()
+        if not equals or not key:
+            raise ConfigError(f"--set {entry!r}: write it as key=value, for instance --set n_layers=3")
+        if text.lower() in ("none", "null"):
+            values[key] = None
+            continue
+        try:
+            values[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text
+    return values
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file as a mapping.
+
+    Raises:
+        ConfigError: the file is missing, not UTF-8, or not TOML (with the line).
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        errors = []
+        for argument in (a for a in arguments if a is not type(None)):
+            try:
+                return _convert(value, argument, where)
+            except ConfigError as error:
+                errors.append(error)
+        raise errors[0]
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{where} is {value!r}; choose one of {', '.join(map(repr, arguments))}")
+    if hint is Any:
+        return value
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, str):
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(v, arguments[0], where) for v in value)
+    if (origin in (dict, Mapping) or hint is dict) and isinstance(value, Mapping):
+        return {str(k): _convert(v, arguments[1], where) if arguments else v for k, v in value.items()}
+    raise ConfigError(f"{where} is {value!r}; it must be {getattr(hint, '__name__', hint)}")

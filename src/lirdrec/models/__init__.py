@@ -1,0 +1,1 @@
+"""Models: one a file, each built from graphs, features and its frozen config, and nothing else."""

@@ -1,0 +1,112 @@
+"""The contract that every model fulfils and that training, evaluation and serving rely on (docs/architecture.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lirdrec.errors import CapabilityError
+from lirdrec.ranking.scorers import Scorer
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model needs and can do; the rest of the library asks these, never the model's name.
+
+    Attributes:
+        needs_features: cannot be built without at least one feature matrix.
+        cold_items: `grow` gives scores to items that were not there in training.
+        new_users: `fold_in` gives queries for users known only by a list of liked items.
+        training: "gradient" models have `loss`, "closed_form" models have `solve`.
+    """
+
+    needs_features: bool
+    cold_items: bool
+    new_users: bool
+    training: Literal["gradient", "closed_form"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """One modality: `values` `(I, d)` float32 (or float64) and `present` `(I,)` bool. Absent rows are zero."""
+
+    values: Tensor
+    present: Tensor
+
+    def to(self, device: torch.device | str) -> Features:
+        return Features(self.values.to(device), self.present.to(device))
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """All that a model is built from, besides its config. Rows, not ids; tensors on one device.
+
+    Attributes:
+        n_users, n_items: sizes; users and items without a training pair are counted too.
+        users, items: `(E,)` int64 each, the distinct training pairs.
+        features: name → modality; may be empty for models that need none. The order is the order of branches.
+        neighbours: `(name, k) -> (I, k)` int64: each item's k nearest items by cosine in that modality, itself
+            included, nearest first, -1 where there are none (see `graphs.item_item.nearest_items`).
+        seed: seed of the parameter initialisation.
+    """
+
+    n_users: int
+    n_items: int
+    users: Tensor
+    items: Tensor
+    features: Mapping[str, Features]
+    neighbours: Callable[[str, int], Tensor]
+    seed: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.users.device
+
+
+class Model(nn.Module):
+    """Base of all models. Parameters and persistent buffers are all there is to save (`state_dict`)."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    capabilities: ClassVar[Capabilities]
+
+    def __init__(self, inputs: ModelInputs, config: Any):
+        super().__init__()
+        if self.capabilities.needs_features and not inputs.features:
+            raise CapabilityError(f"{self.name} learns from features, and the dataset has none: add a feature matrix")
+        self.inputs, self.config = inputs, config
+
+    def scorer(self) -> Scorer:
+        """The scorer of the current parameters. Takes no gradient and changes no state."""
+        raise CapabilityError(f"{self.name} gives no scorer")
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch; `epoch` counts from 1."""
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Loss of a batch of `(B,)` int64 rows; "loss" is minimised, other keys are terms to show."""
+        raise CapabilityError(f"{self.name} is not trained by gradients")
+
+    def solve(self) -> None:
+        """Compute the parameters of a closed-form model."""
+        raise CapabilityError(f"{self.name} has no closed form")
+
+    def grow(
+        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> Scorer:
+        """The scorer with the new items' rows appended; nothing that exists changes.
+
+        Args:
+            scorer: a scorer of this model, possibly grown before.
+            catalogue: the features of the items that the scorer has now, in blocks of rows in order.
+            new: the features of the `n` new items, one entry per modality of the model.
+        """
+        raise CapabilityError(f"{self.name} cannot score items that it was not trained with")
+
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """Queries `(B, D)` for users who are known only by the item rows that they liked."""
+        raise CapabilityError(f"{self.name} cannot serve users that it was not trained with")

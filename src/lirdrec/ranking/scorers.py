@@ -1,0 +1,208 @@
+"""What a trained model is to the rest of the world: something that scores every item for a block of queries.
+
+A *query* is one row of a dense tensor that stands for a user: the user's vector (`VectorScorer`) or the user's
+history as a 0/1 row over items (`ItemWeightScorer`). Known users, users folded in from a history and users of a batch
+job are all served by `scores(queries)`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Scorer(abc.ABC):
+    """Scores for blocks of users. Row numbers, not ids; tensors on one device; never a gradient."""
+
+    kind: str
+    n_users: int
+    n_items: int
+    part_names: tuple[str, ...]
+
+    @abc.abstractmethod
+    def queries(self, users: Tensor) -> Tensor:
+        """Rows `(B, D)` that stand for the known users `users` (`(B,)`, int64)."""
+
+    @abc.abstractmethod
+    def scores(self, queries: Tensor) -> Tensor:
+        """Scores `(B, I)` of all items for the queries `(B, D)`; a new tensor that the caller may overwrite."""
+
+    @abc.abstractmethod
+    def parts(self, queries: Tensor, items: Tensor) -> Tensor:
+        """Terms `(B, n_parts)` whose row sums are the scores of the pairs `(queries[b], items[b])`."""
+
+    @abc.abstractmethod
+    def similar_items(self, items: Tensor) -> Tensor:
+        """Similarity `(B, I)` of all items to the items `(B,)`."""
+
+    @abc.abstractmethod
+    def similar_users(self, users: Tensor) -> Tensor:
+        """Similarity `(B, U)` of all users to the users `(B,)`."""
+
+    def user_weights(self, users: Tensor) -> Tensor | None:
+        """Weights `(B, n_parts)` that each user gives to the parts, or None where the model has none."""
+        return None
+
+    @abc.abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything needed to rebuild the scorer, as named dense tensors (safetensors refuses sparse ones)."""
+
+    def settings(self) -> dict[str, Any]:
+        """The JSON-able rest: `kind` and what `from_tensors` needs besides the tensors."""
+        return {"kind": self.kind, "part_names": list(self.part_names)}
+
+    @abc.abstractmethod
+    def to(self, device: torch.device | str) -> Scorer:
+        """The same scorer with its tensors on `device`."""
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Scorer:
+        """Rebuild a scorer from `tensors()` and `settings()`."""
+        kinds = {VectorScorer.kind: VectorScorer, ItemWeightScorer.kind: ItemWeightScorer}
+        return kinds[settings["kind"]]._rebuild(dict(tensors), settings)
+
+
+class VectorScorer(Scorer):
+    """Score = inner product of a user vector and an item vector, split into equal-width named parts.
+
+    Args:
+        users: `(U, D)` float.
+        items: `(I, D)` float.
+        part_names: names of the `len(part_names)` equal chunks of the `D` columns.
+        weights: `(U, n_parts)` weights that each user gives to the parts, if the model has them.
+        memory: further tensors that the model itself needs to add items or fold in users (`Model.grow`,
+            `Model.fold_in`); one row per item where the name starts with `item_`.
+    """
+
+    kind = "vectors"
+
+    def __init__(
+        self,
+        users: Tensor,
+        items: Tensor,
+        part_names: tuple[str, ...] = ("score",),
+        weights: Tensor | None = None,
+        memory: Mapping[str, Tensor] | None = None,
+    ):
+        self.user_vectors, self.item_vectors = users, items
+        self.part_names = tuple(part_names)
+        self.weights = weights
+        self.memory = dict(memory or {})
+        self.n_users, self.n_items = users.shape[0], items.shape[0]
+
+    def queries(self, users: Tensor) -> Tensor:
+        return self.user_vectors[users]
+
+    def scores(self, queries: Tensor) -> Tensor:
+        return queries @ self.item_vectors.T
+
+    def parts(self, queries: Tensor, items: Tensor) -> Tensor:
+        products = queries * self.item_vectors[items]  # (B, D)
+        return products.unflatten(1, (len(self.part_names), -1)).sum(-1)
+
+    def similar_items(self, items: Tensor) -> Tensor:
+        return _cosine(self.item_vectors[items], self.item_vectors)
+
+    def similar_users(self, users: Tensor) -> Tensor:
+        return _cosine(self.user_vectors[users], self.user_vectors)
+
+    def user_weights(self, users: Tensor) -> Tensor | None:
+        return None if self.weights is None else self.weights[users]
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {"users": self.user_vectors, "items": self.item_vectors}
+        if self.weights is not None:
+            named["weights"] = self.weights
+        return named | {f"memory.{name}": tensor for name, tensor in self.memory.items()}
+
+    def to(self, device: torch.device | str) -> VectorScorer:
+        return self._rebuild({k: v.to(device) for k, v in self.tensors().items()}, self.settings())
+
+    @classmethod
+    def _rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> VectorScorer:
+        memory = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
+        names = tuple(settings["part_names"])
+        return cls(tensors["users"], tensors["items"], names, tensors.get("weights"), memory)
+
+
+class ItemWeightScorer(Scorer):
+    """Score of item j = Σ of `W[i, j]` over the items i of the user's history: the form of item-kNN, EASE, SLIM.
+
+    Args:
+        history: CSR `(U, I)` of ones, the training interactions.
+        weights: CSR `(I, I)`, row = liked item, column = scored item.
+    """
+
+    kind = "item_weights"
+    part_names = ("score",)
+
+    def __init__(self, history: Tensor, weights: Tensor):
+        self.history, self.weights = history, weights
+        self._weights_t = weights.to_sparse_coo().t().coalesce().to_sparse_csr()
+        self.n_users, self.n_items = history.shape
+
+    def queries(self, users: Tensor) -> Tensor:
+        return _dense_rows(self.history, users)
+
+    def scores(self, queries: Tensor) -> Tensor:
+        return torch.sparse.mm(self._weights_t, queries.T.contiguous()).T.contiguous()
+
+    def parts(self, queries: Tensor, items: Tensor) -> Tensor:
+        columns = _dense_rows(self._weights_t, items)  # (B, I): weights into each scored item
+        return (queries * columns).sum(1, keepdim=True)
+
+    def similar_items(self, items: Tensor) -> Tensor:
+        return _dense_rows(self.weights, items)
+
+    def similar_users(self, users: Tensor) -> Tensor:
+        overlap = torch.sparse.mm(self.history, _dense_rows(self.history, users).T.contiguous()).T
+        sizes = self.history.crow_indices().diff().to(overlap.dtype).clamp(min=1).sqrt()
+        return overlap / (sizes[users, None] * sizes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return _csr_parts("history", self.history) | _csr_parts("weights", self.weights)
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"n_users": self.n_users, "n_items": self.n_items}
+
+    def to(self, device: torch.device | str) -> ItemWeightScorer:
+        return ItemWeightScorer(self.history.to(device), self.weights.to(device))
+
+    @classmethod
+    def _rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> ItemWeightScorer:
+        users, items = settings["n_users"], settings["n_items"]
+        return cls(_csr_whole("history", tensors, (users, items)), _csr_whole("weights", tensors, (items, items)))
+
+
+def _cosine(rows: Tensor, table: Tensor) -> Tensor:
+    norms = table.norm(dim=1).clamp(min=1e-12)
+    return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)) @ table.T / norms
+
+
+def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
+    """Rows `(B, n_columns)` of a CSR matrix, dense."""
+    start, stop = matrix.crow_indices()[rows], matrix.crow_indices()[rows + 1]
+    lengths = stop - start
+    owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
+    offset = torch.arange(int(lengths.sum()), device=rows.device) - (lengths.cumsum(0) - lengths)[owner]
+    at = start[owner] + offset
+    dense = matrix.values().new_zeros(len(rows), matrix.shape[1])
+    dense[owner, matrix.col_indices()[at]] = matrix.values()[at]
+    return dense
+
+
+def _csr_parts(name: str, matrix: Tensor) -> dict[str, Tensor]:
+    return {
+        f"{name}.crow": matrix.crow_indices(),
+        f"{name}.col": matrix.col_indices(),
+        f"{name}.value": matrix.values(),
+    }
+
+
+def _csr_whole(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
+    crow, col, value = (tensors[f"{name}.{part}"] for part in ("crow", "col", "value"))
+    return torch.sparse_csr_tensor(crow, col, value, shape)
