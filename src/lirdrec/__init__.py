@@ -1,0 +1,69 @@
+"""LIRDRec: recommend items by their texts, pictures and sounds; new items without retraining; and say why.
+
+    dataset = lirdrec.Dataset.load("sample/movielens")
+    recommender = lirdrec.fit(dataset)
+    recommender.recommend("15", k=10)
+
+The public names below are imported when they are first used, so that `import lirdrec` stays light: it loads neither
+torch nor polars.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lirdrec.errors import LirdrecError
+
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
+    from lirdrec.evaluation.evaluator import Metrics, evaluate
+    from lirdrec.models.item_knn import ItemKNNConfig
+    from lirdrec.models.lirdrec import LIRDRecConfig
+    from lirdrec.models.popularity import PopularityConfig
+    from lirdrec.recommender.fit import fit
+    from lirdrec.recommender.presets import preset
+    from lirdrec.recommender.recommender import Recommender
+    from lirdrec.training.config import TrainConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dataset",
+    "ItemKNNConfig",
+    "LIRDRecConfig",
+    "LirdrecError",
+    "Metrics",
+    "PopularityConfig",
+    "Recommender",
+    "TrainConfig",
+    "evaluate",
+    "fit",
+    "preset",
+]
+
+_HOMES = {
+    "Dataset": "lirdrec.data.dataset",
+    "ItemKNNConfig": "lirdrec.models.item_knn",
+    "LIRDRecConfig": "lirdrec.models.lirdrec",
+    "Metrics": "lirdrec.evaluation.evaluator",
+    "PopularityConfig": "lirdrec.models.popularity",
+    "Recommender": "lirdrec.recommender.recommender",
+    "TrainConfig": "lirdrec.training.config",
+    "evaluate": "lirdrec.evaluation.evaluator",
+    "fit": "lirdrec.recommender.fit",
+    "preset": "lirdrec.recommender.presets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lirdrec' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
