@@ -13,7 +13,8 @@ from pathlib import Path
 
 from lirdrec.errors import LirdrecError, RunFolderError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 @contextlib.contextmanager
@@ -72,7 +73,9 @@ def write_errors(path: str | Path) -> Iterator[None]:
     except LirdrecError:
         raise
     except OSError as error:
-        raise _explain(path, error.errno, error.strerror or str(error)) from error
+        if error.errno in DISK_FULL + REFUSED:
+            raise _explain(path, error.errno, error.strerror or str(error)) from error
+        raise
     except Exception as error:
         # polars and safetensors wrap the system's message in errors of their own
         if "no space left" in str(error).lower() or "os error 28" in str(error).lower():
@@ -88,7 +91,7 @@ def sha256(path: str | Path) -> str:
 
 def _explain(path: str | Path, number: int | None, reason: str) -> RunFolderError:
     if number in DISK_FULL:
-        return RunFolderError(f"{path}: the disk is full, so nothing was written; free some space or choose another place")
+        return RunFolderError(f"{path}: the disk is full; nothing was written: free some space or choose another place")
     return RunFolderError(f"{path}: cannot be written ({reason}); nothing was left behind")
 
 

@@ -1,0 +1,62 @@
+"""Frames in, frames out: pandas, polars and Arrow tables become polars inside and go back as the kind that came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import polars as pl
+
+from lirdrec.errors import DataError
+
+FrameKind = Literal["polars", "pandas", "arrow"]
+
+
+def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
+    """A frame as polars, and the kind it was.
+
+    Args:
+        frame: a polars DataFrame or LazyFrame, a pandas DataFrame (its index is ignored), an Arrow Table or
+            RecordBatch, or a mapping of column name to values (which counts as polars).
+
+    Raises:
+        DataError: it is none of these, or a column holds values that no table type can hold.
+    """
+    if isinstance(frame, pl.DataFrame):
+        return frame, "polars"
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect(), "polars"
+    library, name = type(frame).__module__.partition(".")[0], type(frame).__name__
+    try:
+        if library == "pandas" and name == "DataFrame":
+            return pl.from_pandas(frame), "pandas"
+        if library == "pyarrow" and name in ("Table", "RecordBatch"):
+            converted = pl.from_arrow(frame)
+            assert isinstance(converted, pl.DataFrame)
+            return converted, "arrow"
+        if isinstance(frame, Mapping):
+            return pl.DataFrame(dict(frame)), "polars"
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"the {library} frame cannot be read as a table: {first_line(error)}") from error
+    except Exception as error:
+        if type(error).__module__.startswith("pyarrow"):
+            raise DataError(f"the {library} frame cannot be read as a table: {first_line(error)}") from error
+        raise
+    raise DataError(f"a frame of type {type(frame).__name__} is not known: give a pandas, polars or Arrow frame")
+
+
+def from_polars(frame: pl.DataFrame, kind: FrameKind) -> Any:
+    """The frame as `kind`: "polars" unchanged, "pandas" a DataFrame with a plain index, "arrow" a Table."""
+    if kind == "polars":
+        return frame
+    if kind == "pandas":
+        return frame.to_pandas()
+    if kind == "arrow":
+        return frame.to_arrow()
+    raise ValueError(f"unknown kind of frame {kind!r}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for our one sentence."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

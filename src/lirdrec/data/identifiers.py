@@ -1,0 +1,219 @@
+"""External ids ↔ rows. This is the only module that turns the ids people use into row numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.frames import first_line
+from lirdrec.errors import DataError, UnknownIdError
+
+LARGEST = 2**63 - 1
+
+
+class IdMap:
+    """Distinct ids, all integers or all strings; an id's row is its position.
+
+    Args:
+        ids: the ids in row order.
+        what: "user" or "item", for messages.
+
+    Attributes:
+        ids: `(n,)` array, int64 or of Python strings (object dtype).
+
+    Raises:
+        DataError: ids that are missing, negative, too large, repeated, or neither integers nor strings.
+    """
+
+    def __init__(self, ids: Any, what: str = "id"):
+        self.what = what
+        self.series = clean_ids(ids, f"the {what} ids" if what != "id" else "the ids", what)
+        repeated = self.series.is_duplicated()
+        if repeated.any():
+            row = repeated.arg_true()[0]
+            raise DataError(
+                f"{self.what} id {self.series[row]!r} occurs more than once (first in row {row}, counted from 0)"
+            )
+        self.ids: np.ndarray = self.series.to_numpy()
+        self._table: pl.DataFrame | None = None
+        self._dense = self.is_integer and bool(np.array_equal(self.ids, np.arange(len(self.ids))))
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the ids are integers (else strings)."""
+        return self.series.dtype == pl.Int64
+
+    def rows(self, ids: Any) -> np.ndarray:
+        """Rows `(B,)` int64 of the ids; -1 where an id is unknown (an id of the other type is unknown too)."""
+        asked = _as_series(ids)
+        if asked.dtype == pl.Null or len(asked) == 0:
+            return np.full(len(asked), -1, dtype=np.int64)
+        if asked.dtype == pl.Object:  # a mix of types: look up one at a time
+            return np.array([self._row_or_none(one) for one in asked], dtype=np.int64)
+        if asked.dtype in (pl.Categorical, pl.Enum):
+            asked = asked.cast(pl.String)
+        if (asked.dtype == pl.String) is self.is_integer or not (asked.dtype == pl.String or asked.dtype.is_numeric()):
+            return np.full(len(asked), -1, dtype=np.int64)
+        if self.is_integer:
+            whole = asked.cast(pl.Int64, strict=False)
+            if asked.dtype.is_float():
+                whole = pl.select(pl.when(whole.cast(asked.dtype) == asked).then(whole)).to_series()
+            if self._dense:
+                rows = whole.fill_null(-1).to_numpy()
+                return np.where((rows >= 0) & (rows < len(self)), rows, -1)
+            asked = whole
+        if self._table is None:
+            self._table = pl.DataFrame({"id": self.series, "row": np.arange(len(self), dtype=np.int64)})
+        found = pl.DataFrame({"id": asked}).join(self._table, on="id", how="left", maintain_order="left")
+        return found["row"].fill_null(-1).to_numpy().astype(np.int64, copy=False)
+
+    def row(self, id: Any) -> int:
+        """The row of one id.
+
+        Raises:
+            UnknownIdError: there is no such id.
+        """
+        row = self._row_or_none(id)
+        if row < 0:
+            kind = "integers" if self.is_integer else "strings"
+            raise UnknownIdError(f"no {self.what} has the id {id!r} ({len(self)} are known; their ids are {kind})")
+        return row
+
+    def _row_or_none(self, id: Any) -> int:
+        if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer, str)):
+            return -1
+        if not isinstance(id, str) and not 0 <= int(id) <= LARGEST:
+            return -1
+        return int(self.rows([id])[0])
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def __contains__(self, id: Any) -> bool:
+        return self._row_or_none(id) >= 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IdMap) and self.series.equals(other.series, check_dtypes=True)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"IdMap({len(self)} {'integer' if self.is_integer else 'string'} ids)"
+
+
+def clean_ids(ids: Any, where: str, what: str = "id", first_row: int = 0, row_word: str = "row") -> pl.Series:
+    """Ids as an Int64 or String series, checked.
+
+    Args:
+        ids: anything one-dimensional. Floats are taken where every one is a whole number below 2**53.
+        where: what the message begins with ("ratings.csv, column 'userId'").
+        what: "user", "item" or "id".
+        first_row: number of the first row in messages; 0 for frames, 2 for the lines of a text file.
+        row_word: "row" or "line".
+
+    Raises:
+        DataError: an id is missing, negative, too large, empty, or of a type that ids cannot have.
+    """
+    series = _as_series(ids)
+
+    def at(bad: pl.Series) -> str:
+        return f"{row_word} {bad.arg_true()[0] + first_row}" + (" (counted from 0)" if first_row == 0 else "")
+
+    if series.dtype in (pl.Categorical, pl.Enum):
+        series = series.cast(pl.String)
+    if len(series) == 0:
+        return series if series.dtype == pl.String else pl.Series(series.name, [], dtype=pl.Int64)
+    if series.null_count():
+        raise DataError(f"{where}: no {what} id in {at(series.is_null())}; leave such rows out or give them an id")
+    if series.dtype == pl.String:
+        if (empty := series.str.len_bytes() == 0).any():
+            raise DataError(f"{where}: the {what} id is empty in {at(empty)}; leave such rows out or give them an id")
+        return series
+    if series.dtype.is_integer() or series.dtype.is_decimal():
+        if (negative := series < 0).any():
+            raise DataError(
+                f"{where}: negative {what} id {series[negative.arg_true()[0]]} in {at(negative)};"
+                " integer ids must be 0 or more (or turn them into strings)"
+            )
+        whole = series.cast(pl.Int64, strict=False)
+        if (large := whole.is_null()).any():
+            raise DataError(
+                f"{where}: {what} id {series[large.arg_true()[0]]} in {at(large)} is too large:"
+                f" integer ids go up to {LARGEST} (turn them into strings)"
+            )
+        return whole
+    if series.dtype.is_float():
+        fraction = (series != series.floor()) | ~series.is_finite() | (series.abs() >= 2.0**53)
+        if fraction.any():
+            raise DataError(
+                f"{where}: {what} id {series[fraction.arg_true()[0]]} in {at(fraction)} is not a whole number;"
+                " ids must be integers or strings"
+            )
+        return clean_ids(series.cast(pl.Int64), where, what, first_row, row_word)
+    kind = "a mix of types" if series.dtype == pl.Object else str(series.dtype)
+    if series.dtype == pl.Object and all(isinstance(one, int) and not isinstance(one, bool) for one in series):
+        return clean_ids(_big_integers(series, where, what, at), where, what, first_row, row_word)
+    raise DataError(f"{where}: {what} ids of type {kind}; they must be all integers or all strings")
+
+
+def text_ids(texts: pl.Series, where: str, what: str, first_row: int, row_word: str = "line") -> pl.Series:
+    """Ids read from a text file: integers if every one is written as one (no leading zeros), else strings.
+
+    Raises:
+        DataError: as `clean_ids`.
+    """
+    if len(texts) == 0 or texts.null_count() or not texts.str.contains(r"^-?(0|[1-9][0-9]*)$").all():
+        return clean_ids(texts, where, what, first_row, row_word)
+    whole = texts.cast(pl.Int64, strict=False)
+    bad = whole.is_null() | (whole < 0)
+    if bad.any():
+        row = bad.arg_true()[0]
+        value = texts[row]
+        fault = "negative" if value.startswith("-") else "too large"
+        raise DataError(
+            f"{where}: {what} id {value} in {row_word} {row + first_row} is {fault}: integer ids go from 0 to {LARGEST};"
+            " read the ids as strings (string_ids) if they are only names"
+        )
+    return whole
+
+
+def describe_ids(ids: Iterable[Any], limit: int = 5) -> str:
+    """The first few ids, for a message."""
+    listed = list(ids)
+    shown = ", ".join(str(one) for one in listed[:limit])
+    return shown + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
+
+
+def _as_series(ids: Any) -> pl.Series:
+    if isinstance(ids, pl.Series):
+        return ids
+    if isinstance(ids, np.ndarray):
+        if ids.ndim != 1:
+            raise DataError(f"ids must be one-dimensional, not of shape {ids.shape}")
+        if ids.dtype.kind == "S":
+            ids = np.char.decode(ids, "utf-8")
+    elif type(ids).__module__.startswith(("pandas", "pyarrow")):
+        try:
+            return pl.Series(ids)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"the ids cannot be read: {first_line(error)}") from error
+    else:
+        ids = list(ids)
+    try:
+        return pl.Series(ids, strict=True)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        return pl.Series(values=list(ids), dtype=pl.Object)
+
+
+def _big_integers(series: pl.Series, where: str, what: str, at: Any) -> pl.Series:
+    """Python integers of which at least one fits no integer column: name it."""
+    bad = pl.Series([not 0 <= one <= LARGEST for one in series])
+    if not bad.any():
+        return pl.Series([int(one) for one in series], dtype=pl.Int64)
+    value = series[bad.arg_true()[0]]
+    raise DataError(
+        f"{where}: {what} id {value} in {at(bad)}: integer ids go from 0 to {LARGEST} (turn them into strings)"
+    )
