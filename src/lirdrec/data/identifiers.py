@@ -174,8 +174,8 @@ def text_ids(texts: pl.Series, where: str, what: str, first_row: int, row_word: 
         value = texts[row]
         fault = "negative" if value.startswith("-") else "too large"
         raise DataError(
-            f"{where}: {what} id {value} in {row_word} {row + first_row} is {fault}: integer ids go from 0 to {LARGEST};"
-            " read the ids as strings (string_ids) if they are only names"
+            f"{where}: {what} id {value} in {row_word} {row + first_row} is {fault}: integer ids go"
+            f" from 0 to {LARGEST}; read the ids as strings (string_ids) if they are only names"
         )
     return whole
 

@@ -1,0 +1,116 @@
+"""Tables from CSV, TSV and Parquet files, with every fault of a file turned into one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from lirdrec.data.frames import first_line
+from lirdrec.errors import DataError
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and how to speak of its rows: text files have lines (the header is line 1), frames have rows from 0."""
+
+    frame: pl.DataFrame
+    where: str
+    text: bool = False
+
+    @property
+    def first_row(self) -> int:
+        """Number of the first data row in messages."""
+        return 2 if self.text else 0
+
+    @property
+    def row_word(self) -> str:
+        """What a row is called in messages."""
+        return "line" if self.text else "row"
+
+    def at(self, bad: pl.Series) -> str:
+        """The first true row of a mask, in words."""
+        return f"{self.row_word} {bad.arg_true()[0] + self.first_row}" + ("" if self.text else " (counted from 0)")
+
+    def need(self, columns: Sequence[str]) -> None:
+        """Raise a DataError if a column is missing; offers the nearest name."""
+        for column in columns:
+            if column not in self.frame.columns:
+                near = difflib.get_close_matches(column, self.frame.columns, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                raise DataError(f"{self.where}: no column '{column}'; it has {', '.join(self.frame.columns)}{hint}")
+
+
+def read_table(path: str | Path, as_text: bool = True, separator: str | None = None) -> Table:
+    """Read a CSV, TSV or Parquet file, chosen by its ending (any other ending is read as text with `separator`).
+
+    Args:
+        path: the file.
+        as_text: keep every column of a text file as strings (the caller turns them into what they are); otherwise
+            types are inferred from the whole column.
+        separator: of a text file; by default a comma for .csv and a tab for .tsv, .inter and .item.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, not UTF-8, or not a table.
+    """
+    path = Path(path)
+    exists(path)
+    if path.suffix.lower() in (".parquet", ".pq"):
+        try:
+            frame = pl.read_parquet(path, glob=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{path}: damaged or not a Parquet file ({first_line(error)}); write it again") from None
+        table = Table(frame, str(path))
+    else:
+        separator = separator or SEPARATORS.get(path.suffix.lower(), ",")
+        table = Table(_read_text(path, separator, as_text), str(path), text=True)
+    if table.frame.height == 0:
+        raise DataError(f"{path}: has column names but no rows")
+    return table
+
+
+def exists(path: Path) -> None:
+    """Raise a DataError unless `path` is a file with something in it."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+
+
+def _read_text(path: Path, separator: str, as_text: bool) -> pl.DataFrame:
+    _check_utf8(path)
+    try:
+        return pl.read_csv(
+            path,
+            separator=separator,
+            infer_schema=not as_text,
+            infer_schema_length=None,
+            glob=False,
+            # a quote inside a TSV value is a quote, not the start of a quoted field that swallows lines
+            quote_char=None if separator == "\t" else '"',
+        )
+    except pl.exceptions.NoDataError:
+        raise DataError(f"{path}: the file is empty") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a table ({first_line(error)}); check its last lines and quotes"
+        ) from None
+
+
+def _check_utf8(path: Path) -> None:
+    """polars only looks at columns that it parses; a wrong encoding must be found wherever it is, with its line."""
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}: not UTF-8 text (byte 0x{content[error.start]:02x} in line {line}); save it as UTF-8"
+        ) from None

@@ -1,0 +1,134 @@
+"""Splits into train, valid and test: each takes pairs and gives a label 0, 1 or 2 for every one of them.
+
+Pairs come sorted by user and item (`preparation.distinct_pairs`), so a split depends on the set of interactions and on
+the seed, never on the order of lines in a file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from lirdrec.errors import DataError
+
+METHODS = ("random", "cold_items", "temporal", "global_time", "leave_last_out", "none")
+LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "0": 0, "1": 1, "2": 2}
+
+
+def split_labels(
+    method: str,
+    users: np.ndarray,
+    items: np.ndarray,
+    timestamps: np.ndarray | None,
+    seed: int = 0,
+    held_out: float = 0.2,
+) -> np.ndarray:
+    """Labels `(E,)` int8 (0 train, 1 valid, 2 test) of the pairs by one of the `METHODS`.
+
+    Args:
+        method: one of
+            "random": per user, see `held_counts`;
+            "temporal": the same numbers per user, the latest pairs are held;
+            "leave_last_out": each user's last pair is test, the one before valid (users with 3 pairs and more);
+            "global_time": one cut in time for everyone: the last `held_out` share of the pairs, first half valid;
+            "cold_items": `held_out` of the items, half of them valid and half test; pairs follow their item;
+            "none": everything is train.
+        users, items: `(E,)` int64.
+        timestamps: `(E,)` int64, needed by the three methods that look at time. Ties are broken by item row, except
+            in "global_time", where pairs of one moment stay on one side.
+        seed: of "random" and "cold_items".
+        held_out: the share to hold out, half of it valid.
+
+    Raises:
+        DataError: an unknown method, no timestamps where they are needed, or too little data to split.
+    """
+    if not 0 < held_out < 1:
+        raise DataError(f"held_out is {held_out}; it must lie between 0 and 1")
+    if method in ("temporal", "global_time", "leave_last_out") and timestamps is None:
+        raise DataError(f"split '{method}' needs to know when things happened: name the column (timestamp=…)")
+    rng = np.random.default_rng(seed)
+    if method == "none":
+        return np.zeros(len(users), dtype=np.int8)
+    if method == "random":
+        return _hold_last(users, rng.random(len(users)), held_out)
+    if method == "temporal":
+        assert timestamps is not None
+        return _hold_last(users, timestamps, held_out)
+    if method == "leave_last_out":
+        assert timestamps is not None
+        return _hold_last(users, timestamps, None)
+    if method == "global_time":
+        assert timestamps is not None
+        return _global_time(timestamps, held_out)
+    if method == "cold_items":
+        return _cold_items(items, rng, held_out)
+    raise DataError(f"there is no split '{method}'; choose one of {', '.join(METHODS)}, or name a column of labels")
+
+
+def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """How many of `n` pairs of a user go to valid and to test.
+
+    `held = max(2, ⌊held_out·n⌋)`, `valid = ⌊held/2⌋`, test the rest: with 0.2 this fits every user of the public
+    Baby and Sports splits. A user with one or two pairs keeps them all in train: every user keeps a training item.
+
+    Args:
+        n: `(U,)` numbers of pairs.
+        held_out: the share, or None for two whatever n is (leave-last-out).
+    """
+    share = np.zeros_like(n) if held_out is None else np.floor(held_out * n + 1e-9).astype(np.int64)
+    held = np.where(n < 3, 0, np.minimum(np.maximum(2, share), n - 1))
+    return held // 2, held - held // 2
+
+
+def given_labels(column: pl.Series, where: str, at: str = "row", first_row: int = 0) -> np.ndarray:
+    """Labels `(E,)` int8 from a column of 0, 1, 2 or of the words train, valid (validation, val, dev) and test.
+
+    Raises:
+        DataError: another value, or none; names the row.
+    """
+    words = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+    labels = words.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
+    if labels.null_count():
+        row = labels.is_null().arg_true()[0]
+        raise DataError(
+            f"{where}: split label {column[row]!r} in {at} {row + first_row}; use 0, 1, 2 or train, valid, test"
+        )
+    return labels.to_numpy()
+
+
+def _hold_last(users: np.ndarray, key: np.ndarray, held_out: float | None) -> np.ndarray:
+    """Per user in the order of `key`: first train, then valid, then test."""
+    counts = np.bincount(users)
+    valid, test = held_counts(counts, held_out)
+    order = np.lexsort((key, users))
+    starts = np.cumsum(counts) - counts
+    position = np.empty(len(users), dtype=np.int64)
+    position[order] = np.arange(len(users)) - starts[users[order]]
+    from_end = counts[users] - 1 - position  # 0 for the last
+    return np.where(from_end < test[users], 2, np.where(from_end < (test + valid)[users], 1, 0)).astype(np.int8)
+
+
+def _global_time(timestamps: np.ndarray, held_out: float) -> np.ndarray:
+    ordered = np.sort(timestamps)
+    cut = ordered[int(len(ordered) * (1 - held_out))]
+    later = ordered[min(len(ordered) - 1, int(len(ordered) * (1 - held_out / 2)))]
+    labels = ((timestamps >= cut).astype(np.int8) + (timestamps >= later)).astype(np.int8)
+    sizes = np.bincount(labels, minlength=3)
+    if not sizes.all():
+        raise DataError(
+            f"split 'global_time' would leave {sizes[0]} train, {sizes[1]} valid and {sizes[2]} test pairs:"
+            " too many pairs share one moment; use 'temporal' or 'random'"
+        )
+    return labels
+
+
+def _cold_items(items: np.ndarray, rng: np.random.Generator, held_out: float) -> np.ndarray:
+    known = np.unique(items)
+    held = max(2, int(np.floor(held_out * len(known) + 1e-9)))
+    if held >= len(known):
+        raise DataError(f"split 'cold_items' holds out {held} of {len(known)} items: none is left for training")
+    label = np.zeros(int(items.max()) + 1, dtype=np.int8)
+    drawn = rng.permutation(known)[:held]
+    label[drawn[: held // 2]] = 1
+    label[drawn[held // 2 :]] = 2
+    return label[items]

@@ -1,0 +1,190 @@
+"""Prepared datasets: a folder of Parquet, npy and a JSON manifest (docs/architecture.md, "What is written where")."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.atomic import atomic_folder, sha256
+from lirdrec.data.columns import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
+from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.identifiers import IdMap
+from lirdrec.data.matrices import FeatureMatrix, row_blocks
+from lirdrec.errors import DataError, RunFolderError
+
+FORMAT = "lirdrec-dataset"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+def save(dataset: Dataset, folder: str | Path, overwrite: bool = False) -> Path:
+    """Write a prepared folder, whole or not at all.
+
+    Args:
+        dataset: what to write.
+        folder: where; parents are created.
+        overwrite: replace a folder that has something in it.
+
+    Raises:
+        RunFolderError: the folder is taken, or cannot be written (disk full, not allowed).
+        DataError: `dataset.info` or the item table holds something that JSON or Parquet cannot.
+    """
+    with atomic_folder(folder, overwrite=overwrite) as temporary:
+        _write(dataset, temporary)
+    return Path(folder)
+
+
+def load(folder: str | Path, verify: bool = False) -> Dataset:
+    """Read a prepared folder; the features stay on disk, memory-mapped.
+
+    Args:
+        folder: what `save` wrote, from whatever machine.
+        verify: check the checksums of the feature matrices too (all their bytes are read); those of the other files
+            are always checked, and so are all sizes.
+
+    Raises:
+        RunFolderError: a file is missing, damaged, or from a newer version of the format.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    check_files(folder, manifest, verify)
+    try:
+        users = IdMap(pl.read_parquet(folder / "users.parquet", glob=False)[USER], USER)
+        table = pl.read_parquet(folder / "items.parquet", glob=False)
+        pairs = pl.read_parquet(folder / "interactions.parquet", glob=False)
+        features = {}
+        for name in manifest["features"]:
+            values = np.load(folder / "features" / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            present = np.load(folder / "features" / f"{name}.mask.npy", allow_pickle=False)
+            features[name] = FeatureMatrix.known_good(values, present)
+        splits = {}
+        for name in SPLITS:
+            part = pairs.filter(pl.col(SPLIT) == name)
+            times = part[TIMESTAMP].to_numpy() if TIMESTAMP in part.columns else None
+            splits[name] = Interactions(part[USER].to_numpy(), part[ITEM].to_numpy(), times)
+        return Dataset(
+            manifest["name"],
+            users,
+            IdMap(table[ITEM], ITEM),
+            splits["train"],
+            splits["valid"],
+            splits["test"],
+            features=features,
+            item_table=table,
+            info=manifest["info"],
+            folder=folder,
+        )
+    except (DataError, ValueError, KeyError, TypeError, OSError, EOFError, pl.exceptions.PolarsError) as error:
+        raise RunFolderError(f"{folder}: the prepared dataset is damaged ({error}); prepare it again") from error
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a prepared folder: `format_version`, `name`, `counts`, `features`, `info`, `files`.
+
+    `files` maps relative names to `{"bytes": …, "sha256": …}`.
+
+    Raises:
+        RunFolderError: there is none, it is damaged, or it is from a newer version.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise RunFolderError(f"{folder}: not a prepared dataset (no {MANIFEST}); make one with lirdrec prepare")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version, kind = manifest["format_version"], manifest["format"]
+        complete = all(key in manifest for key in ("name", "features", "info", "files"))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise RunFolderError(f"{path}: damaged ({type(error).__name__}: {error}); prepare the dataset again") from None
+    if kind != FORMAT:
+        raise RunFolderError(f"{folder}: a {kind} folder, not a prepared dataset")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise RunFolderError(
+            f"{folder}: written in format {version}, newer than the {FORMAT_VERSION} known here; upgrade lirdrec"
+        )
+    if not complete:
+        raise RunFolderError(f"{path}: damaged (entries are missing); prepare the dataset again")
+    return manifest
+
+
+def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
+    """Raise a RunFolderError if a file of the manifest is missing or is not what was written."""
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise RunFolderError(f"{folder}: {name} is missing; copy the whole folder again, or prepare it again")
+        if path.stat().st_size != expected["bytes"]:
+            raise RunFolderError(
+                f"{path}: {path.stat().st_size} bytes instead of {expected['bytes']}: damaged or cut short;"
+                " copy it again, or prepare the dataset again"
+            )
+        if (verify or not _is_big(name)) and sha256(path) != expected["sha256"]:
+            raise RunFolderError(f"{path}: its checksum is wrong: damaged or changed; prepare the dataset again")
+
+
+def _is_big(name: str) -> bool:
+    return name.startswith("features/") and not name.endswith(".mask.npy")
+
+
+def _write(dataset: Dataset, folder: Path) -> None:
+    pl.DataFrame({USER: dataset.users.series}).write_parquet(folder / "users.parquet")
+    try:
+        dataset.item_table.write_parquet(folder / "items.parquet")
+    except pl.exceptions.PolarsError as error:
+        if "no space" in str(error).lower():
+            raise
+        raise DataError(f"the item table cannot be written as Parquet: {error}") from error
+    interactions(dataset).write_parquet(folder / "interactions.parquet")
+    if dataset.features:
+        (folder / "features").mkdir()
+    for name, matrix in dataset.features.items():
+        _write_matrix(matrix.values, folder / "features" / f"{name}.npy")
+        np.save(folder / "features" / f"{name}.mask.npy", matrix.present)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": dataset.name,
+        "counts": {"users": dataset.n_users, "items": dataset.n_items}
+        | {name: len(dataset.split(name)) for name in SPLITS},
+        "features": {
+            name: {"dims": m.dims, "dtype": str(m.values.dtype), "present": int(m.present.sum())}
+            for name, m in dataset.features.items()
+        },
+        "info": dataset.info,
+        "files": {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in files
+        },
+    }
+    try:
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"dataset.info cannot be written as JSON: {error}") from None
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def interactions(dataset: Dataset) -> pl.DataFrame:
+    """All pairs as rows: user row, item row, split, and timestamps where every split has them."""
+    parts = []
+    timed = all(dataset.split(name).timestamps is not None for name in SPLITS)
+    for name in SPLITS:
+        pairs = dataset.split(name)
+        columns: dict[str, Any] = {USER: pairs.users, ITEM: pairs.items}
+        if timed:
+            columns[TIMESTAMP] = pairs.timestamps
+        parts.append(pl.DataFrame(columns).with_columns(pl.lit(name).alias(SPLIT)))
+    return pl.concat(parts)
+
+
+def _write_matrix(values: np.ndarray, path: Path) -> None:
+    """Write an npy file in blocks: a memory map is never read whole."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": values.shape}
+        )
+        for _, block in row_blocks(values):
+            file.write(np.ascontiguousarray(block).data)
