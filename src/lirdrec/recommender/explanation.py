@@ -1,0 +1,98 @@
+"""Why an item was recommended: exact parts of its score, the user's branch weights, the liked items nearest to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.recommender.asking import known_rows
+
+if TYPE_CHECKING:
+    from lirdrec.recommender.recommender import Recommender
+
+TITLES = ("title", "name", "item_name")  # columns of the item table that a person would read
+
+
+@dataclass(frozen=True)
+class LikedItem:
+    """One item that the user liked, and its similarity to the recommended one (`Recommender.similar_items`)."""
+
+    item: Any
+    title: str | None
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one item suits one user.
+
+    Attributes:
+        user, item: the ids asked for.
+        title: the item's title, where the item table has one.
+        score: the score that `recommend` ranks by.
+        parts: branch → its part; `sum(parts.values()) == score` exactly.
+        weights: branch → the weight α that this user gives it, or None where the model has no such weights.
+        liked: the user's training items nearest to the item, nearest first.
+    """
+
+    user: Any
+    item: Any
+    title: str | None
+    score: float
+    parts: Mapping[str, float]
+    weights: Mapping[str, float] | None
+    liked: tuple[LikedItem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "user": self.user,
+            "item": self.item,
+            "title": self.title,
+            "score": self.score,
+            "parts": dict(self.parts),
+            "weights": None if self.weights is None else dict(self.weights),
+            "liked": [vars(one) for one in self.liked],
+        }
+
+    def __str__(self) -> str:
+        parts = " ".join(f"{'+' if part >= 0 else '-'} {name} {abs(part):.4f}" for name, part in self.parts.items())
+        near = ", ".join(str(one.title or one.item) for one in self.liked)
+        text = f"{self.title or self.item} for user {self.user}: {self.score:.4f} = {parts.removeprefix('+ ')}"
+        return f"{text}; near what they liked: {near}" if near else text
+
+
+def explain(recommender: Recommender, user: Any, item: Any, n_liked: int = 5) -> Explanation:
+    """See `Recommender.explain`."""
+    if recommender.is_slim:
+        raise CapabilityError("a slim run cannot explain: it keeps no liked items; explain with the full run")
+    if n_liked < 0:
+        raise ConfigError(f"n_liked is {n_liked}; it must be 0 or more")
+    scorer = recommender.scorer
+    user_row, item_row = int(known_rows([user], recommender.users)[0]), int(known_rows([item], recommender.items)[0])
+    device = recommender.device
+    users, items = torch.tensor([user_row], device=device), torch.tensor([item_row], device=device)
+    terms = scorer.parts(scorer.queries(users), items)[0].double().tolist()
+    weights = scorer.user_weights(users)
+    liked_rows = recommender.liked_rows(user_row)
+    liked_rows = liked_rows[liked_rows != item_row]
+    similarity = scorer.similar_items(items)[0].cpu().numpy()[liked_rows]
+    nearest = np.argsort(-similarity, kind="stable")[:n_liked]
+    parts = dict(zip(scorer.part_names, terms, strict=True))
+    return Explanation(
+        user=user,
+        item=item,
+        title=recommender.title(item_row),
+        score=sum(parts.values()),
+        parts=parts,
+        weights=None if weights is None else dict(zip(scorer.part_names, weights[0].double().tolist(), strict=True)),
+        liked=tuple(
+            LikedItem(recommender.items.series[row], recommender.title(row), float(similarity[place]))
+            for place, row in zip(nearest, liked_rows[nearest].tolist(), strict=True)
+        ),
+    )

@@ -1,0 +1,131 @@
+"""Checks of items that are added without retraining: ids, table rows, features. Nothing here changes a recommender."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.columns import ITEM
+from lirdrec.data.frames import first_line, to_polars
+from lirdrec.data.identifiers import IdMap, describe_ids
+from lirdrec.data.matrices import FeatureMatrix
+from lirdrec.errors import DataError
+from lirdrec.recommender.asking import as_list
+
+
+def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
+    """The new items' rows of the item table, in the order given; columns that are not given are null.
+
+    Args:
+        items: one id, ids, or a frame with a column "item" and any columns of the item table.
+        known: ids of the catalogue.
+        table: the catalogue's item table.
+
+    Raises:
+        DataError: no ids, an id that is repeated or known already, a column of another type.
+    """
+    rows = _frame(items)
+    if ITEM not in rows.columns:
+        raise DataError(f"the new items have no column {ITEM!r}; their columns are {', '.join(rows.columns)}")
+    if rows.height == 0:
+        raise DataError("there are no new items to add: the list is empty")
+    ids = IdMap(rows[ITEM], known.what)  # refuses ids that are missing, negative, repeated
+    if ids.is_integer is not known.is_integer:
+        kinds = ("integers", "strings") if known.is_integer else ("strings", "integers")
+        raise DataError(f"the ids of the catalogue are {kinds[0]}, those of the new items are {kinds[1]}")
+    there = known.rows(ids.series) >= 0
+    if there.any():
+        raise DataError(
+            f"{there.sum()} of the new items are in the catalogue already: "
+            f"{describe_ids(ids.series.filter(pl.Series(there)).to_list())}; add only items that are new"
+        )
+    columns = {ITEM: ids.series.alias(ITEM)}
+    for name in [*table.columns, *(c for c in rows.columns if c not in table.columns)]:
+        if name == ITEM:
+            continue
+        kind = table.schema[name] if name in table.columns else rows.schema[name]
+        if name not in rows.columns:
+            columns[name] = pl.Series(name, [None] * rows.height, dtype=kind)
+            continue
+        try:
+            columns[name] = rows[name].cast(kind)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"the new items' column {name!r} does not fit the item table: {first_line(error)}"
+            ) from None
+    return pl.DataFrame(columns)
+
+
+def new_features(
+    ids: Sequence[Any], features: Mapping[str, Any] | None, trained: Mapping[str, FeatureMatrix]
+) -> dict[str, FeatureMatrix]:
+    """One matrix for every modality of the model, with absent rows zero and marked in the mask.
+
+    Args:
+        ids: the new items, in the order of the rows.
+        features: name → `(n, d)` matrix, a `FeatureMatrix`, a list of rows in which None stands for an item that
+            lacks this modality, or None where all lack it.
+        trained: the matrices that the model was trained with (their widths count).
+
+    Raises:
+        DataError: an unknown modality, a wrong shape, NaN or infinite values (which items), an item with nothing.
+    """
+    given = dict(features or {})
+    for name in given:
+        if name not in trained:
+            raise DataError(f"the model knows no modality {name!r}; it was trained with {', '.join(trained)}")
+    matrices = {
+        name: _matrix(name, given.get(name), ids, int(matrix.values.shape[1])) for name, matrix in trained.items()
+    }
+    nothing = ~np.any([matrix.present for matrix in matrices.values()], axis=0) if matrices else np.zeros(0, bool)
+    if nothing.any():
+        bare = [ids[row] for row in np.flatnonzero(nothing).tolist()]
+        raise DataError(
+            f"{len(bare)} of the new items have no features in any modality ({', '.join(trained)}): "
+            f"{describe_ids(bare)}"
+        )
+    return matrices
+
+
+def _matrix(name: str, given: Any, ids: Sequence[Any], width: int) -> FeatureMatrix:
+    n = len(ids)
+    if given is None:
+        return FeatureMatrix(np.zeros((n, width), np.float32), np.zeros(n, bool))
+    if isinstance(given, FeatureMatrix):
+        values, present = np.asarray(given.values), np.asarray(given.present)
+    elif isinstance(given, (list, tuple)):
+        present = np.array([row is not None for row in given], dtype=bool)
+        lengths = {len(np.ravel(row)) for row in given if row is not None}
+        if lengths - {width}:
+            raise DataError(f"features {name!r}: a new item has {min(lengths - {width})} numbers, not {width}")
+        values = np.array([np.zeros(width) if row is None else np.ravel(row) for row in given], dtype=np.float32)
+        values = values.reshape(len(given), width)
+    else:
+        values = np.asarray(given.cpu() if hasattr(given, "cpu") else given)
+        values = values[None] if values.ndim == 1 and n == 1 else values
+        present = np.ones(len(values), dtype=bool)
+    if values.dtype.kind not in "fiu":
+        raise DataError(f"features {name!r}: the values are of type {values.dtype}, not numbers")
+    if values.shape != (n, width) or present.shape != (n,):
+        raise DataError(
+            f"features {name!r}: the matrix of the new items is {' × '.join(map(str, values.shape))}, "
+            f"not {n} × {width} (one row per new item, as wide as in training)"
+        )
+    values = values.astype(np.float32)
+    bad = present & ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"features {name!r}: NaN or infinite values for {describe_ids([ids[row] for row in np.flatnonzero(bad).tolist()])}; "
+            "mend them, or give None for an item that lacks this modality"
+        )
+    values[~present] = 0
+    return FeatureMatrix(values, present)
+
+
+def _frame(items: Any) -> pl.DataFrame:
+    if isinstance(items, Mapping) or hasattr(items, "columns") or hasattr(items, "column_names"):
+        return to_polars(items)[0]
+    return pl.DataFrame({ITEM: pl.Series(ITEM, as_list(items), strict=True)})

@@ -1,0 +1,530 @@
+"""`Recommender`: what a trained model is for a person: ids in, frames out, new items and users, reasons."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from lirdrec.data.columns import ITEM, RANK, SCORE, USER
+from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.frames import FrameKind, from_polars
+from lirdrec.data.identifiers import IdMap
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.models.base import Features, Model
+from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.top_k import top_k
+from lirdrec.recommender import explanation
+from lirdrec.recommender.asking import as_list, check_k, histories, known_rows, pair_rows
+from lirdrec.recommender.explanation import TITLES, Explanation
+from lirdrec.recommender.feature_store import FeatureStore
+from lirdrec.recommender.new_items import new_features, new_table
+
+log = logging.getLogger(__name__)
+
+HISTORY = "history"
+NEIGHBOUR = "neighbour"
+MODES = ("raise", "skip", "popular")
+QUERY_BYTES = 128 << 20  # queries held at once; the ranker has its own limit for scores
+
+
+class Recommender:
+    """A trained model ready to serve.
+
+    Made by `lirdrec.fit` or `Recommender.load`. Frames have the columns user, item, rank (from 1) and score, best
+    first, in the kind of frame that went into the dataset (`frames`: "polars", "pandas" or "arrow").
+
+    Attributes:
+        scorer: the scores of the current parameters.
+        users, items: external ids ↔ rows of the scorer.
+        item_table: one row per item; the first column is "item".
+        train: training pairs as rows, or None in a slim run.
+        info: JSON-able: "dataset", "model", "model_config", "training", "seed", "metrics" … whatever is known.
+        frames: kind of the frames that come out.
+        n_trained_items: number of items known in training; later rows came by `add_items`.
+        folder: the run folder that it was loaded from or last saved to, or None.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        users: IdMap,
+        items: IdMap,
+        item_table: pl.DataFrame | None = None,
+        train: Interactions | None = None,
+        *,
+        model: Model | Callable[[Recommender], Model] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        features: FeatureStore | None = None,
+        frames: FrameKind = "polars",
+        info: Mapping[str, Any] | None = None,
+        n_trained_items: int | None = None,
+    ):
+        self.scorer, self.users, self.items = scorer, users, items
+        self.item_table = item_table if item_table is not None else pl.DataFrame({ITEM: items.series})
+        self.train = train
+        self.features = features
+        self.frames: FrameKind = frames
+        self.info = dict(info or {})
+        self.n_trained_items = len(items) if n_trained_items is None else n_trained_items
+        self.folder: Path | None = None
+        self.device = torch.device("cpu")
+        self._model = model
+        self._weights = weights
+        if train is not None:
+            order = np.argsort(train.users, kind="stable")
+            self._liked = train.items[order]
+            self._starts = np.concatenate([[0], np.cumsum(np.bincount(train.users, minlength=len(users)))])
+
+    @classmethod
+    def from_training(
+        cls, model: Model, dataset: Dataset, *, scorer: Scorer | None = None, info: Mapping[str, Any] | None = None
+    ) -> Recommender:
+        """The recommender of a trained model.
+
+        Args:
+            model: holds the best parameters.
+            dataset: what it was trained on.
+            scorer: `model.scorer()` where the caller has it already.
+            info: JSON-able facts of the training ("training", "seed", "metrics" …).
+        """
+        from lirdrec.configuration import to_dict
+
+        facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
+        made = cls(
+            scorer if scorer is not None else model.scorer(),
+            dataset.users,
+            dataset.items,
+            dataset.item_table,
+            dataset.train,
+            model=model,
+            features=FeatureStore.of(dataset),
+            frames=dataset.frame_kind,
+            info=facts | dict(info or {}),
+        )
+        made.device = model.inputs.device
+        return made
+
+    # ------------------------------------------------------------ sizes and look-ups
+
+    @property
+    def n_users(self) -> int:
+        """Number of users known from training."""
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, added ones included."""
+        return len(self.items)
+
+    @property
+    def is_slim(self) -> bool:
+        """Whether this came from a slim run: vectors and ids only."""
+        return self.train is None
+
+    def liked_rows(self, user_row: int) -> np.ndarray:
+        """Item rows `(n,)` int64 of the user's training items."""
+        self._need_full("tell what a user liked")
+        return self._liked[self._starts[user_row] : self._starts[user_row + 1]]
+
+    def liked(self, user: Any) -> list[Any]:
+        """Ids of the items that the user liked in training."""
+        return self.items.series.gather(self.liked_rows(int(known_rows([user], self.users)[0]))).to_list()
+
+    def title(self, item_row: int) -> str | None:
+        """The item's title where the item table has such a column (title, name, item_name), else None."""
+        for column in TITLES:
+            if column in self.item_table.columns:
+                value = self.item_table[column][item_row]
+                return None if value is None else str(value)
+        return None
+
+    def to(self, device: torch.device | str) -> Recommender:
+        """Move everything to `device` (in place) and return the recommender."""
+        self.scorer = self.scorer.to(device)
+        self.device = torch.device(device)
+        if isinstance(self._model, Model):
+            self._weights = {name: tensor.to(device) for name, tensor in self._model.state_dict().items()}
+            self._model = rebuild
+        return self
+
+    # ------------------------------------------------------------ recommending
+
+    def recommend(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        unknown: Literal["raise", "skip", "popular"] = "raise",
+    ) -> Any:
+        """The k best items for each user.
+
+        Args:
+            users: one id, many ids, or None for all users.
+            k: items per user; fewer rows come where fewer candidates remain.
+            exclude_seen: leave out the user's training items.
+            candidates: item ids to choose from; None for the whole catalogue.
+            unknown: what to do with user ids that are not known: "raise", "skip", or "popular": give them the items
+                with the most training users, that number being the score.
+
+        Returns:
+            A frame user, item, rank, score: users in the order given, best item first.
+
+        Raises:
+            UnknownIdError: an unknown user with `unknown="raise"`, or an unknown candidate.
+            ConfigError: k is below 1 or larger than the catalogue.
+            CapabilityError: a slim run cannot leave out seen items or tell what is popular.
+        """
+        if unknown not in MODES:
+            raise ConfigError(f"unknown is {unknown!r}; choose one of {', '.join(map(repr, MODES))}")
+        check_k(k, self.n_items)
+        asked = self.users.series.to_list() if users is None else as_list(users)
+        rows = np.arange(self.n_users) if users is None else self.users.rows(asked)
+        chosen = self._candidates(candidates)
+        strange = rows < 0
+        if strange.any():
+            ids = [one for one, bad in zip(asked, strange, strict=True) if bad]
+            other_type = [one for one in ids if isinstance(one, str) is self.users.is_integer]
+            if unknown == "raise" or (unknown == "popular" and other_type):
+                known_rows(other_type if unknown == "popular" else asked, self.users)
+            if unknown == "skip":
+                asked = [one for one, bad in zip(asked, strange, strict=True) if not bad]
+                rows, strange = rows[~strange], strange[~strange]
+        if exclude_seen and not strange.all():
+            self._need_full("leave out what a user has seen (exclude_seen)")
+        scores = np.full((len(rows), k), -np.inf)
+        items = np.full((len(rows), k), -1)
+        if (~strange).any():
+            scores[~strange], items[~strange] = self._rank_users(rows[~strange], k, exclude_seen, chosen)
+        if strange.any():
+            scores[strange], items[strange] = self._popular(k, chosen)
+        names = pl.Series(USER, asked, dtype=self.users.series.dtype)
+        return self._frame(self._ranking(USER, names, items, scores))
+
+    def recommend_for_history(
+        self, items_or_lists: Any, k: int = 10, *, exclude_seen: bool = True, candidates: Any = None
+    ) -> Any:
+        """The k best items for people who are known only by items that they liked.
+
+        Args:
+            items_or_lists: one list of item ids (known or added), or a list of such lists.
+            k, candidates: as in `recommend`.
+            exclude_seen: leave out the items of the history.
+
+        Returns:
+            A frame history, item, rank, score; `history` is the number of the list, from 0.
+
+        Raises:
+            CapabilityError: the model cannot serve new users, or the run is slim.
+            UnknownIdError, DataError, ConfigError: unknown items, an empty list, a bad k.
+        """
+        check_k(k, self.n_items)
+        lists = histories(items_or_lists)
+        flat = known_rows([one for liked in lists for one in liked], self.items)
+        bounds = np.cumsum([0, *map(len, lists)])
+        unique = [np.unique(flat[start:stop]) for start, stop in itertools.pairwise(bounds)]
+        chosen = self._candidates(candidates)
+        model = self.model("serve new users")
+        found_scores, found_items = [], []
+        width = self._query_width()
+        for block in _blocks(len(unique), width):
+            liked = [torch.from_numpy(one).to(self.device) for one in unique[block]]
+            queries = model.fold_in(self.scorer, liked)
+            seen = None
+            if exclude_seen:
+                owner = torch.repeat_interleave(torch.arange(len(liked)), torch.tensor([len(one) for one in liked]))
+                seen = (owner.to(self.device), torch.cat(liked))
+            best = top_k(self.scorer, queries, k, seen=seen, candidates=chosen)
+            found_scores.append(best[0].double().cpu().numpy())
+            found_items.append(best[1].cpu().numpy())
+        numbers = pl.Series(HISTORY, range(len(unique)), dtype=pl.Int64)
+        ranking = self._ranking(HISTORY, numbers, np.concatenate(found_items), np.concatenate(found_scores))
+        return self._frame(ranking)
+
+    def score(self, pairs: Any) -> Any:
+        """Scores of pairs.
+
+        Args:
+            pairs: a frame with columns user and item, a list of (user, item), or one such pair.
+
+        Returns:
+            A frame user, item, score, in the order given.
+        """
+        frame, users, items = pair_rows(pairs, self.users, self.items)
+        scores = []
+        for block in _blocks(len(users), self._query_width()):
+            queries = self.scorer.queries(self._rows(users[block]))
+            scores.append(self.scorer.parts(queries, self._rows(items[block])).double().sum(1).cpu().numpy())
+        values = np.concatenate(scores) if scores else np.empty(0)
+        return self._frame(frame.with_columns(pl.Series(SCORE, values, dtype=pl.Float64)))
+
+    def similar_items(self, items: Any, k: int = 10, *, candidates: Any = None) -> Any:
+        """The k items most similar to each item (itself left out), as a frame item, neighbour, rank, score."""
+        check_k(k, self.n_items - 1, "other items")
+        rows = known_rows(as_list(items), self.items)
+        return self._similar(self.items, rows, k, self.scorer.similar_items, ITEM, self._candidates(candidates))
+
+    def similar_users(self, users: Any, k: int = 10) -> Any:
+        """The k users most similar to each user (itself left out), as a frame user, neighbour, rank, score."""
+        check_k(k, self.n_users - 1, "other users")
+        rows = known_rows(as_list(users), self.users)
+        return self._similar(self.users, rows, k, self.scorer.similar_users, USER, None)
+
+    def explain(self, user: Any, item: Any, n_liked: int = 5) -> Explanation:
+        """Why the item suits the user: exact parts of the score, α, and the `n_liked` liked items nearest to it.
+
+        Raises:
+            UnknownIdError: the user or the item is unknown.
+            CapabilityError: a slim run keeps no liked items.
+        """
+        return explanation.explain(self, user, item, n_liked)
+
+    # ------------------------------------------------------------ new items
+
+    def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:
+        """Add items that were not there in training; they are recommended at once. Changes this recommender.
+
+        All of the items are added or, if anything is wrong, none. Vectors of other items and of users stay as they
+        are. `save` keeps the added items and their features.
+
+        Args:
+            items: one id, ids, or a frame with a column "item" and columns of the item table.
+            features: name → `(n, d)` matrix with a row per new item. A list of rows may have None for an item that
+                lacks the modality; a modality left out (or None) is lacking for all.
+
+        Raises:
+            CapabilityError: the model cannot take new items, or the run is slim.
+            DataError: ids that are known already or repeated; features of the wrong shape, with NaN, or none at all.
+        """
+        model = self.model("take new items")
+        if not model.capabilities.cold_items:
+            raise CapabilityError(f"{model.name} cannot score items that it was not trained with")
+        assert self.features is not None
+        blocks = self.features.blocks()
+        table = new_table(items, self.items, self.item_table)
+        new = new_features(table[ITEM].to_list(), features, blocks[0])
+        catalogue = [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks]
+        grown = model.grow(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
+        ids = IdMap(pl.concat([self.items.series, table[ITEM]]), self.items.what)
+        whole = pl.concat([self.item_table, table], how="diagonal")
+        # nothing can fail from here on
+        self.scorer, self.items, self.item_table = grown, ids, whole
+        self.features.added.append(new)
+        log.info("added %d items; the catalogue has %d now", table.height, len(ids))
+
+    # ------------------------------------------------------------ saving
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the run folder, all of it or nothing.
+
+        Raises:
+            RunFolderError: the folder holds something else, or a finished run while `overwrite` is false, or the
+                disk is full.
+        """
+        from lirdrec.recommender.saving import save
+
+        return save(self, folder, overwrite=overwrite)
+
+    def slim(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write vectors and ids only: a small run that recommends to known users and finds similar items.
+
+        It cannot leave out seen items, add items, serve new users, explain, or tell what is popular.
+        """
+        from lirdrec.recommender.saving import save
+
+        return save(self, folder, slim=True, overwrite=overwrite)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        verify: bool = False,
+        device: torch.device | str = "cpu",
+        features: str | Path | None = None,
+    ) -> Recommender:
+        """Read a run folder.
+
+        Args:
+            folder: what `save`, `slim` or `fit(run=…)` wrote.
+            verify: compare the checksums of big files too.
+            device: where to put the vectors.
+            features: the prepared dataset, if it has moved since training.
+
+        Raises:
+            RunFolderError: no such folder, not finished, damaged, or written by a newer lirdrec.
+        """
+        from lirdrec.recommender.saving import load
+
+        return load(folder, verify=verify, device=device, features=features)
+
+    def model(self, purpose: str = "do this") -> Model:
+        """The trained model, rebuilt from the saved weights when it is first needed.
+
+        Raises:
+            CapabilityError: a slim run has no model.
+        """
+        self._need_full(purpose)
+        if self._model is None:
+            raise CapabilityError(f"this recommender holds no model, so it cannot {purpose}")
+        if not isinstance(self._model, Model):
+            self._model = self._model(self)
+        return self._model
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters of the model, by name, on the CPU."""
+        if isinstance(self._model, Model):
+            return {name: tensor.detach().cpu() for name, tensor in self._model.state_dict().items()}
+        return {name: tensor.cpu() for name, tensor in (self._weights or {}).items()}
+
+    def __repr__(self) -> str:
+        what = f"{self.info.get('model', 'scorer')} of {self.info.get('dataset', 'unnamed data')}"
+        slim = ", slim" if self.is_slim else ""
+        return f"Recommender({what}, {self.n_users:,} users, {self.n_items:,} items{slim})"
+
+    # ------------------------------------------------------------ inside
+
+    def _need_full(self, purpose: str) -> None:
+        if self.is_slim:
+            raise CapabilityError(f"a slim run holds vectors and ids only, so it cannot {purpose}; use the full run")
+
+    def _rows(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+
+    def _features(self, matrix: Any) -> Features:
+        values = torch.from_numpy(np.array(matrix.values, dtype=np.float32))
+        return Features(values, torch.from_numpy(np.array(matrix.present))).to(self.device)
+
+    def _candidates(self, candidates: Any) -> Tensor | None:
+        if candidates is None:
+            return None
+        ids = as_list(candidates)
+        if not ids:
+            raise ConfigError("candidates is empty: name at least one item, or leave it out for the whole catalogue")
+        return self._rows(np.unique(known_rows(ids, self.items)))
+
+    def _query_width(self) -> int:
+        if not self.n_users:
+            return 1
+        return int(self.scorer.queries(self._rows(np.zeros(1, dtype=np.int64))).shape[1])
+
+    def _rank_users(
+        self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        scores, items = np.empty((len(rows), k)), np.empty((len(rows), k), dtype=np.int64)
+        for block in _blocks(len(rows), self._query_width()):
+            users = rows[block]
+            seen = self._seen(users) if exclude_seen else None
+            best = top_k(self.scorer, self.scorer.queries(self._rows(users)), k, seen=seen, candidates=candidates)
+            scores[block], items[block] = best[0].double().cpu().numpy(), best[1].cpu().numpy()
+        return scores, items
+
+    def _seen(self, users: np.ndarray) -> tuple[Tensor, Tensor]:
+        starts, lengths = self._starts[users], np.diff(self._starts)[users]
+        owner = np.repeat(np.arange(len(users)), lengths)
+        offset = np.arange(lengths.sum()) - (np.cumsum(lengths) - lengths)[owner]
+        return self._rows(owner), self._rows(self._liked[starts[owner] + offset])
+
+    def _popular(self, k: int, candidates: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        self._need_full("tell what is popular")
+        assert self.train is not None
+        counts = np.bincount(self.train.items, minlength=self.n_items)
+        allowed = np.arange(self.n_items) if candidates is None else candidates.cpu().numpy()
+        best = allowed[np.argsort(-counts[allowed], kind="stable")][:k]
+        scores, items = np.full(k, -np.inf), np.full(k, -1)
+        scores[: len(best)], items[: len(best)] = counts[best], best
+        return scores, items
+
+    def _similar(
+        self,
+        known: IdMap,
+        rows: np.ndarray,
+        k: int,
+        similarity: Callable[[Tensor], Tensor],
+        column: str,
+        candidates: Tensor | None,
+    ) -> Any:
+        scorer: Any = _SimilarityScorer(len(known), similarity)
+        queries = self._rows(rows)[:, None]
+        itself = (torch.arange(len(rows), device=self.device), queries[:, 0])
+        scores, found = top_k(scorer, queries, k, seen=itself, candidates=candidates)
+        ids = known.series.gather(rows).alias(column)
+        ranking = self._ranking(column, ids, found.cpu().numpy(), scores.double().cpu().numpy(), NEIGHBOUR, known)
+        return self._frame(ranking)
+
+    def _ranking(
+        self,
+        column: str,
+        ids: pl.Series,
+        rows: np.ndarray,
+        scores: np.ndarray,
+        found: str = ITEM,
+        known: IdMap | None = None,
+    ) -> pl.DataFrame:
+        """Best rows `(B, k)`, -1 where there is none, as a long frame."""
+        real = rows >= 0
+        owner, place = np.nonzero(real)
+        known = known or self.items
+        return pl.DataFrame(
+            {
+                column: ids.gather(owner),
+                found: known.series.gather(rows[real]),
+                RANK: pl.Series(place + 1, dtype=pl.Int64),
+                SCORE: pl.Series(scores[real], dtype=pl.Float64),
+            }
+        )
+
+    def _frame(self, frame: pl.DataFrame) -> Any:
+        return from_polars(frame, self.frames)
+
+
+class _SimilarityScorer:
+    """Lets the one ranker rank similarities: a query is the row of the item or user itself."""
+
+    def __init__(self, n: int, similarity: Callable[[Tensor], Tensor]):
+        self.n_items, self.similarity = n, similarity
+
+    def scores(self, queries: Tensor) -> Tensor:
+        return self.similarity(queries[:, 0])
+
+
+def rebuild(recommender: Recommender) -> Model:
+    """The model of a loaded run: its inputs and config again, and the saved weights."""
+    from lirdrec.configuration import make
+    from lirdrec.models.registry import build, config_type, model_type
+    from lirdrec.recommender.fit import model_inputs
+
+    assert recommender.train is not None and recommender.features is not None
+    n = recommender.n_trained_items
+    name = recommender.info["model"]
+    dataset = Dataset(
+        name=recommender.info.get("dataset", "run"),
+        users=recommender.users,
+        items=IdMap(recommender.items.series.head(n), recommender.items.what),
+        train=recommender.train,
+        valid=_NO_PAIRS,
+        test=_NO_PAIRS,
+        features=recommender.features.blocks()[0] if model_type(name).capabilities.needs_features else {},
+        item_table=recommender.item_table.head(n),
+    )
+    inputs = model_inputs(dataset, recommender.device)
+    model = build(name, inputs, make(config_type(name), recommender.info["model_config"], f"the run of {name}"))
+    model.load_state_dict(dict(recommender._weights or {}))
+    return model.to(recommender.device).eval()
+
+
+_NO_PAIRS = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def _blocks(n: int, width: int) -> Sequence[slice]:
+    step = max(1, QUERY_BYTES // (4 * max(1, width)))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]

@@ -1,0 +1,288 @@
+"""The run folder on disk: a lock, files written all together, checksums, and errors in one sentence.
+
+This module knows files, not recommenders; `saving.py` says which files a recommender needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from lirdrec.atomic import sha256, write_errors
+from lirdrec.errors import RunFolderError
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+SMALL_FILE_BYTES = 1 << 20  # files up to this size have their checksum verified at every load
+
+Writer = Callable[[Path], None]
+
+
+# ---------------------------------------------------------------- locking
+
+
+@contextlib.contextmanager
+def run_lock(folder: str | Path) -> Iterator[Path]:
+    """Hold the run folder for this process alone; the folder is made where it is missing.
+
+    The lock belongs to the operating system, so a killed training leaves none behind.
+
+    Raises:
+        RunFolderError: another training holds the folder, or it cannot be made.
+    """
+    folder = Path(folder)
+    existed = folder.exists()
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK).open("a+b")
+    try:
+        if not _lock(handle):
+            handle.seek(0)
+            owner = handle.read().decode(errors="replace").strip()
+            raise RunFolderError(
+                f"{folder}: another training{f' (process {owner})' if owner else ''} is writing to this run folder; "
+                "wait until it ends or choose another folder"
+            )
+        handle.truncate(0)
+        handle.write(str(os.getpid()).encode())
+        handle.flush()
+        try:
+            yield folder
+        finally:
+            _unlock(handle)
+            with contextlib.suppress(OSError):  # a folder that nothing was written to is not left behind
+                if not existed and [p.name for p in folder.iterdir()] == [LOCK]:
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
+    finally:
+        handle.close()
+
+
+def _lock(handle: IO[bytes]) -> bool:
+    if sys.platform == "win32":  # pragma: no cover
+        import msvcrt
+
+        handle.seek(1 << 30)  # far behind the process number, which others must be able to read
+        try:
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _unlock(handle: IO[bytes]) -> None:
+    if sys.platform == "win32":  # pragma: no cover
+        import msvcrt
+
+        handle.seek(1 << 30)
+        msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
+        return
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_run(folder: str | Path, writers: Mapping[str, Writer]) -> None:
+    """Write all files (name inside the folder → function that writes it to a path) and then the manifest, or nothing.
+
+    Everything is first written beside its final place; only when all of it is on disk is the old manifest taken away,
+    the files renamed into place and the new manifest written. A run that was there stays whole if writing fails.
+
+    Raises:
+        RunFolderError: the disk is full or the folder cannot be written.
+    """
+    folder = Path(folder)
+    existed = folder.exists()
+    stage = folder / f".writing-{os.getpid()}"
+    try:
+        with write_errors(folder):
+            stage.mkdir(parents=True)
+            entries = {}
+            for name, write in writers.items():
+                path = stage / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path)
+                entries[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            write_json(stage / MANIFEST, {"kind": "run", "format_version": FORMAT_VERSION, "files": entries})
+            (folder / MANIFEST).unlink(missing_ok=True)
+            for name in writers:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(stage / name, folder / name)
+            os.replace(stage / MANIFEST, folder / MANIFEST)  # the last step: only now is the run complete
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if not existed:
+            with contextlib.suppress(OSError):  # only removes a folder that stayed empty
+                folder.rmdir()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with sorted structure kept as given, readable, one newline at the end."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+def check_new(folder: str | Path, overwrite: bool = False) -> None:
+    """Refuse a folder that holds something else than a run, or a finished run unless `overwrite`.
+
+    Raises:
+        RunFolderError: writing there would destroy something.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder}: is a file, not a folder; choose another run folder")
+    if (folder / MANIFEST).is_file():
+        kind = _manifest(folder).get("kind")
+        if kind != "run":
+            raise RunFolderError(f"{folder}: holds a prepared dataset, not a run; choose another folder")
+        if not overwrite:
+            raise RunFolderError(f"{folder}: already holds a finished run; choose another folder or overwrite it")
+    elif folder.is_dir():
+        known = {LOCK, "checkpoint", "history.jsonl", "curves.png", "metrics.json", "tensorboard", "run.json"}
+        strange = sorted(p.name for p in folder.iterdir() if p.name not in known and not p.name.startswith("."))
+        if strange and not overwrite:
+            raise RunFolderError(f"{folder}: is not a run folder (it holds {strange[0]}); choose another folder")
+
+
+# ---------------------------------------------------------------- reading
+
+
+def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
+    """The manifest of a complete run folder, after checking that its files are whole.
+
+    Sizes of all files and checksums of small ones are checked always, checksums of big ones with `verify`.
+
+    Raises:
+        RunFolderError: no such folder, no finished run in it, a newer format, a missing or damaged file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder}: no such run folder")
+    if not (folder / MANIFEST).is_file():
+        if (folder / "checkpoint").exists():
+            raise RunFolderError(f"{folder}: its training has not ended; go on with it: lirdrec train … --resume")
+        raise RunFolderError(f"{folder}: is not a run folder ({MANIFEST} is missing)")
+    manifest = _manifest(folder)
+    if manifest.get("kind") != "run":
+        raise RunFolderError(
+            f"{folder}: holds a prepared dataset, not a run; train on it first: lirdrec train {folder}"
+        )
+    for name, entry in manifest["files"].items():
+        check_file(folder / name, entry, verify)
+    return manifest
+
+
+def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small: int = SMALL_FILE_BYTES) -> None:
+    """Compare a file with its recorded size and, where it is small or `verify` is set, its checksum.
+    `small` is the size up to which a checksum costs nothing worth mentioning.
+
+    Raises:
+        RunFolderError: it is missing or differs.
+    """
+    if not path.is_file():
+        raise RunFolderError(f"{path}: is missing; restore it or train again")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise RunFolderError(
+            f"{path}: is damaged: {size:,} bytes where {entry['bytes']:,} were written; restore it or train again"
+        )
+    if (verify or size <= small) and sha256(path) != entry["sha256"]:
+        raise RunFolderError(f"{path}: is damaged: its checksum differs from the manifest's; restore it or train again")
+
+
+def read_json(path: Path) -> Any:
+    """JSON from a run folder.
+
+    Raises:
+        RunFolderError: missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it or train again") from None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict):
+        raise RunFolderError(f"{folder / MANIFEST}: is damaged: it is not a JSON object; restore it or train again")
+    if manifest.get("kind") != "run":
+        return manifest
+    version = manifest.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise RunFolderError(
+            f"{folder}: was written by a newer lirdrec (format {version}, this one reads up to {FORMAT_VERSION}); "
+            "update lirdrec"
+        )
+    if not isinstance(version, int) or not isinstance(manifest.get("files"), dict):
+        raise RunFolderError(f"{folder / MANIFEST}: is damaged: format version or files are missing; train again")
+    return manifest
+
+
+# ---------------------------------------------------------------- small things
+
+
+def reason(error: BaseException) -> str:
+    """The operating system's words without its number and path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def environment(seed: int | None = None) -> dict[str, Any]:
+    """Versions, git revision, platform, time: what is needed to repeat a run."""
+    versions = {}
+    for package in ("lirdrec", "torch", "numpy", "polars", "pyarrow", "safetensors"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "git_revision": _git_revision(),
+        "seed": seed,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git_revision() -> str | None:
+    """Revision of the checkout that lirdrec runs from, with "+changes" where it was edited; None for a wheel."""
+    here = Path(__file__).resolve()
+    if not any((parent / ".git").exists() for parent in here.parents):
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"],
+            cwd=here.parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

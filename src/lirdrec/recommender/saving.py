@@ -1,0 +1,176 @@
+"""Which files a `Recommender` is kept in, and how it comes back from them (docs/architecture.md, "What is written")."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lirdrec.data.columns import ITEM, TIMESTAMP, USER
+from lirdrec.data.dataset import Interactions
+from lirdrec.data.identifiers import IdMap
+from lirdrec.errors import DataError, RunFolderError
+from lirdrec.ranking.scorers import Scorer
+from lirdrec.recommender.feature_store import FeatureStore
+from lirdrec.recommender.recommender import Recommender, rebuild
+from lirdrec.recommender.run_folder import (
+    MANIFEST,
+    Writer,
+    check_new,
+    environment,
+    open_run,
+    read_json,
+    reason,
+    write_json,
+    write_run,
+)
+
+CONFIG = "config.json"
+COMPANIONS = ("history.jsonl", "curves.png", "metrics.json", "environment.json")  # not needed to load
+
+
+def save(recommender: Recommender, folder: str | Path, *, slim: bool = False, overwrite: bool = False) -> Path:
+    """Write `recommender` to `folder`; see `Recommender.save` and `Recommender.slim`."""
+    folder = Path(folder)
+    check_new(folder, overwrite)
+    write_run(folder, _writers(recommender, folder, slim))
+    if not slim:
+        recommender.folder = folder
+    return folder
+
+
+def load(
+    folder: str | Path, verify: bool = False, device: torch.device | str = "cpu", features: str | Path | None = None
+) -> Recommender:
+    """Read what `save` wrote; see `Recommender.load`."""
+    folder = Path(folder)
+    listed = open_run(folder, verify)["files"]
+    config = read_json(folder / CONFIG)
+    slim = bool(config.get("slim"))
+    for name in (CONFIG, "vectors.safetensors", "users.parquet", "items.parquet"):
+        if name not in listed:
+            raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {name}; train again")
+    items = _read_table(folder / "items.parquet")
+    train = None if slim else _read_pairs(folder / "interactions.parquet")
+    try:
+        scorer = Scorer.from_tensors(_read_tensors(folder / "vectors.safetensors", device), config["scorer"])
+        made = Recommender(
+            scorer,
+            IdMap(_read_table(folder / "users.parquet")[USER], "user"),
+            IdMap(items[ITEM], "item"),
+            items,
+            train,
+            model=None if slim else rebuild,
+            weights=None if slim else _read_tensors(folder / "weights.safetensors", "cpu"),
+            features=None if slim else FeatureStore.read(folder, features, verify),
+            frames=config["frames"],
+            info=config["info"],
+            n_trained_items=config["n_trained_items"],
+        )
+    except (KeyError, IndexError, TypeError, DataError, pl.exceptions.PolarsError) as error:
+        raise RunFolderError(f"{folder}: is damaged: {reason(error)}; restore it or train again") from None
+    if (scorer.n_users, scorer.n_items) != (made.n_users, made.n_items):
+        raise RunFolderError(
+            f"{folder}: is damaged: vectors of {scorer.n_users:,} users and {scorer.n_items:,} items, "
+            f"but ids of {made.n_users:,} and {made.n_items:,}; restore it or train again"
+        )
+    made.device, made.folder = torch.device(device), folder
+    return made
+
+
+def _writers(recommender: Recommender, folder: Path, slim: bool) -> dict[str, Writer]:
+    scorer = recommender.scorer
+    vectors = scorer.tensors()
+    if slim:  # what only the model needs is named "memory." by the scorer
+        vectors = {name: tensor for name, tensor in vectors.items() if not name.startswith("memory.")}
+    config = {
+        "slim": slim,
+        "scorer": scorer.settings(),
+        "n_trained_items": recommender.n_trained_items,
+        "frames": recommender.frames,
+        "info": recommender.info,
+    }
+    table = recommender.item_table.select(ITEM) if slim else recommender.item_table
+    files: dict[str, Writer] = {
+        CONFIG: lambda path: write_json(path, config),
+        "vectors.safetensors": _tensor_writer(vectors),
+        "users.parquet": _table_writer(pl.DataFrame({USER: recommender.users.series})),
+        "items.parquet": _table_writer(table),
+    }
+    if not slim:
+        assert recommender.train is not None
+        files["weights.safetensors"] = _tensor_writer(recommender.weights())
+        files["interactions.parquet"] = _table_writer(_pairs_table(recommender.train))
+        if recommender.features is not None:
+            files |= recommender.features.writers(folder)
+    return files | _companions(recommender, folder)
+
+
+def _companions(recommender: Recommender, folder: Path) -> dict[str, Writer]:
+    """Files about the training: those of the folder that the recommender came from, or made from what is known."""
+    files: dict[str, Writer] = {}
+    source = recommender.folder
+    for name in COMPANIONS:
+        if source is not None and source.resolve() != folder.resolve() and (source / name).is_file():
+            files[name] = _copy_writer(source / name)
+    if "environment.json" not in files and not (folder / "environment.json").is_file():
+        files["environment.json"] = lambda path: write_json(path, environment(recommender.info.get("seed")))
+    metrics = recommender.info.get("metrics")
+    if metrics and "metrics.json" not in files:
+        files["metrics.json"] = lambda path: write_json(path, metrics)
+    return files
+
+
+def _tensor_writer(tensors: dict[str, Tensor]) -> Writer:
+    def write(path: Path) -> None:
+        # safetensors refuses tensors that share memory or are not laid out row by row
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+
+    return write
+
+
+def _table_writer(table: pl.DataFrame) -> Writer:
+    return lambda path: table.write_parquet(path)
+
+
+def _copy_writer(source: Path) -> Writer:
+    def write(path: Path) -> None:
+        shutil.copyfile(source, path)
+
+    return write
+
+
+def _pairs_table(pairs: Interactions) -> pl.DataFrame:
+    columns: dict[str, Any] = {USER: pairs.users, ITEM: pairs.items}
+    if pairs.timestamps is not None:
+        columns[TIMESTAMP] = pairs.timestamps
+    return pl.DataFrame(columns)
+
+
+def _read_pairs(path: Path) -> Interactions:
+    table = _read_table(path)
+    times = table[TIMESTAMP].to_numpy() if TIMESTAMP in table.columns else None
+    try:
+        return Interactions(table[USER].to_numpy(), table[ITEM].to_numpy(), times)
+    except (DataError, pl.exceptions.PolarsError) as error:
+        raise RunFolderError(f"{path}: is damaged: {reason(error)}; restore it or train again") from None
+
+
+def _read_table(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it or train again") from None
+
+
+def _read_tensors(path: Path, device: torch.device | str) -> dict[str, Tensor]:
+    try:
+        return load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it or train again") from None
