@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from lirdrec.data.identifiers import describe_ids
 from lirdrec.errors import DataError
@@ -92,11 +93,11 @@ def as_floats(values: Any, where: str) -> np.ndarray:
         return matrix.astype(np.float32)
 
 
-def check_rows(values: np.ndarray, where: str) -> np.ndarray:
+def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> np.ndarray:
     """Which rows are not all zero, `(n,)` bool.
 
     Raises:
-        DataError: NaN or infinite values; names the rows.
+        DataError: NaN or infinite values; names the rows, by `ids` if they are given.
     """
     nonzero = np.empty(len(values), dtype=bool)
     bad: list[int] = []
@@ -106,9 +107,10 @@ def check_rows(values: np.ndarray, where: str) -> np.ndarray:
             bad.extend((start + np.flatnonzero(~finite)).tolist())
         nonzero[start : start + len(block)] = block.any(axis=1)
     if bad:
-        rows = describe_ids(bad)
+        rows = describe_ids(bad if ids is None else [ids[row] for row in bad])
+        named = "rows (counted from 0)" if ids is None else "rows of the items"
         raise DataError(
-            f"{where}: NaN or infinite values in {len(bad)} row{'s' * (len(bad) > 1)} (counted from 0): {rows};"
+            f"{where}: NaN or infinite values in {len(bad)} {named}: {rows};"
             " mend them, or set the whole row to 0 to say that the item lacks this modality"
         )
     return nonzero

@@ -13,7 +13,7 @@ import polars as pl
 from lirdrec.data.frames import first_line
 from lirdrec.data.identifiers import clean_ids
 from lirdrec.data.matrices import as_floats
-from lirdrec.data.readers.tables import Table, exists, read_table
+from lirdrec.data.tables import Table, exists, read_table
 from lirdrec.errors import DataError
 
 ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movieId", "asin")

@@ -13,8 +13,8 @@ from lirdrec.data.identifiers import IdMap, describe_ids, text_ids
 from lirdrec.data.matrices import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.preparation import distinct_pairs
 from lirdrec.data.readers.feature_files import read_npy
-from lirdrec.data.readers.tables import exists, read_table
 from lirdrec.data.splits import given_labels
+from lirdrec.data.tables import exists, read_table
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"

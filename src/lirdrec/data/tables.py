@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,13 +47,13 @@ class Table:
                 raise DataError(f"{self.where}: no column '{column}'; it has {', '.join(self.frame.columns)}{hint}")
 
 
-def read_table(path: str | Path, as_text: bool = True, separator: str | None = None) -> Table:
+def read_table(path: str | Path, text: str | None = None, separator: str | None = None) -> Table:
     """Read a CSV, TSV or Parquet file, chosen by its ending (any other ending is read as text with `separator`).
 
     Args:
         path: the file.
-        as_text: keep every column of a text file as strings (the caller turns them into what they are); otherwise
-            types are inferred from the whole column.
+        text: by default every column of a text file is kept as strings (the caller turns them into what they are);
+            with a column's name here only this column is, and the types of the others are inferred from all rows.
         separator: of a text file; by default a comma for .csv and a tab for .tsv, .inter and .item.
 
     Raises:
@@ -68,7 +69,7 @@ def read_table(path: str | Path, as_text: bool = True, separator: str | None = N
         table = Table(frame, str(path))
     else:
         separator = separator or SEPARATORS.get(path.suffix.lower(), ",")
-        table = Table(_read_text(path, separator, as_text), str(path), text=True)
+        table = Table(_read_text(path, separator, text), str(path), text=True)
     if table.frame.height == 0:
         raise DataError(f"{path}: has column names but no rows")
     return table
@@ -84,13 +85,14 @@ def exists(path: Path) -> None:
         raise DataError(f"{path}: the file is empty")
 
 
-def _read_text(path: Path, separator: str, as_text: bool) -> pl.DataFrame:
+def _read_text(path: Path, separator: str, text: str | None) -> pl.DataFrame:
     _check_utf8(path)
     try:
         return pl.read_csv(
             path,
             separator=separator,
-            infer_schema=not as_text,
+            infer_schema=text is not None,
+            schema_overrides=None if text is None else {text: pl.String},
             infer_schema_length=None,
             glob=False,
             # a quote inside a TSV value is a quote, not the start of a quoted field that swallows lines
@@ -99,9 +101,29 @@ def _read_text(path: Path, separator: str, as_text: bool) -> pl.DataFrame:
     except pl.exceptions.NoDataError:
         raise DataError(f"{path}: the file is empty") from None
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a table ({first_line(error)}); check its last lines and quotes"
-        ) from None
+        reason = _ragged_line(path, separator) or first_line(error)
+        raise DataError(f"{path}: cannot be read as a table: {reason}") from None
+
+
+def _ragged_line(path: Path, separator: str) -> str | None:
+    """Where a text file has more or fewer values than column names; polars does not say where."""
+    from pyarrow import ArrowInvalid, csv
+
+    found: list[str] = []
+
+    def look(row: csv.InvalidRow) -> str:
+        if not found:
+            found.append(
+                f"line {row.number} has {row.actual_columns} values for {row.expected_columns} columns"
+                " (a separator inside a value must stand in quotes)"
+            )
+        return "skip"
+
+    quote = False if separator == "\t" else '"'
+    options = csv.ParseOptions(delimiter=separator, quote_char=quote, invalid_row_handler=look)
+    with contextlib.suppress(ArrowInvalid):
+        csv.read_csv(path, csv.ReadOptions(use_threads=False), options)
+    return found[0] if found else None
 
 
 def _check_utf8(path: Path) -> None:

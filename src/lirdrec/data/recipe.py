@@ -1,0 +1,49 @@
+"""How raw interactions become a dataset: the options shared by `Dataset.from_frames`, the readers and `prepare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lirdrec.configuration import option
+from lirdrec.data.columns import ITEM, USER
+from lirdrec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options of preparation, in the order in which they act.
+
+    Raises:
+        ConfigError: a value out of range, or a threshold without a rating column.
+    """
+
+    user: str = option(USER, "column of user ids")
+    item: str = option(ITEM, "column of item ids, in the interactions, the item table and feature frames")
+    rating: str | None = option(None, "column of ratings, needed with min_rating")
+    min_rating: float | None = option(None, "keep only rows rated at least this much")
+    timestamp: str | None = option(None, "column of times: whole numbers, dates or ISO texts")
+    string_ids: bool = option(False, "keep ids of text files as strings even where all are integers")
+    without_features: Literal["raise", "drop"] = option("raise", "what to do with items that no feature matrix covers")
+    unknown_features: Literal["raise", "drop"] = option(
+        "raise", "what to do with feature rows of ids that are no items"
+    )
+    k_core: int = option(0, "remove users and items with fewer than k pairs, again and again; 0 or 1 keeps all")
+    keep_all_items: bool | None = option(
+        None, "keep items without a pair; by default yes if there is an item table and no k-core"
+    )
+    split: str | None = option(
+        "random", "random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels"
+    )
+    held_out: float = option(0.2, "share held out by the split, half of it for valid")
+    seed: int = option(0, "seed of the split")
+
+    def __post_init__(self) -> None:
+        if self.min_rating is not None and self.rating is None:
+            raise ConfigError("min_rating needs the name of the column of ratings (rating=…)")
+        if self.k_core < 0:
+            raise ConfigError(f"k_core is {self.k_core}; it must be 0 or more")
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out is {self.held_out}; it must lie between 0 and 1")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; it must be 0 or more")
