@@ -117,8 +117,9 @@ def _matrix(name: str, given: Any, ids: Sequence[Any], width: int) -> FeatureMat
     values = values.astype(np.float32)
     bad = present & ~np.isfinite(values).all(axis=1)
     if bad.any():
+        listed = describe_ids([ids[row] for row in np.flatnonzero(bad).tolist()])
         raise DataError(
-            f"features {name!r}: NaN or infinite values for {describe_ids([ids[row] for row in np.flatnonzero(bad).tolist()])}; "
+            f"features {name!r}: NaN or infinite values for {listed}; "
             "mend them, or give None for an item that lacks this modality"
         )
     values[~present] = 0

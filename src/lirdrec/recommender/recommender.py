@@ -398,7 +398,7 @@ class Recommender:
             raise CapabilityError(f"a slim run holds vectors and ids only, so it cannot {purpose}; use the full run")
 
     def _rows(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+        return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written
 
     def _features(self, matrix: Any) -> Features:
         values = torch.from_numpy(np.array(matrix.values, dtype=np.float32))

@@ -24,6 +24,7 @@ from lirdrec.errors import RunFolderError
 
 log = logging.getLogger(__name__)
 
+FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -127,7 +128,7 @@ def write_run(folder: str | Path, writers: Mapping[str, Writer]) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path)
                 entries[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            write_json(stage / MANIFEST, {"kind": "run", "format_version": FORMAT_VERSION, "files": entries})
+            write_json(stage / MANIFEST, {"format": FORMAT, "format_version": FORMAT_VERSION, "files": entries})
             (folder / MANIFEST).unlink(missing_ok=True)
             for name in writers:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +156,7 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder}: is a file, not a folder; choose another run folder")
     if (folder / MANIFEST).is_file():
-        kind = _manifest(folder).get("kind")
-        if kind != "run":
+        if _manifest(folder).get("format") != FORMAT:
             raise RunFolderError(f"{folder}: holds a prepared dataset, not a run; choose another folder")
         if not overwrite:
             raise RunFolderError(f"{folder}: already holds a finished run; choose another folder or overwrite it")
@@ -186,7 +186,7 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
             raise RunFolderError(f"{folder}: its training has not ended; go on with it: lirdrec train … --resume")
         raise RunFolderError(f"{folder}: is not a run folder ({MANIFEST} is missing)")
     manifest = _manifest(folder)
-    if manifest.get("kind") != "run":
+    if manifest.get("format") != FORMAT:
         raise RunFolderError(
             f"{folder}: holds a prepared dataset, not a run; train on it first: lirdrec train {folder}"
         )
@@ -229,7 +229,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict):
         raise RunFolderError(f"{folder / MANIFEST}: is damaged: it is not a JSON object; restore it or train again")
-    if manifest.get("kind") != "run":
+    if manifest.get("format") != FORMAT:
         return manifest
     version = manifest.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:

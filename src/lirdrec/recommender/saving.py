@@ -164,7 +164,7 @@ def _read_pairs(path: Path) -> Interactions:
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it or train again") from None
 

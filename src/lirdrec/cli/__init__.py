@@ -1,0 +1,1 @@
+"""The `lirdrec` command: parsing and tables, no logic."""

@@ -1,0 +1,137 @@
+"""How commands speak: tables for people, JSON, CSV and Parquet for machines, remarks on the error stream."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lirdrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.console import Console
+
+    from lirdrec.recommender.recommender import Recommender
+
+ENDINGS = (".csv", ".tsv", ".parquet", ".json")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write to this file (.csv, .tsv, .parquet or .json).")
+]
+
+
+@cache
+def console(errors: bool = False) -> Console:
+    """The one console of each stream."""
+    from rich.console import Console
+
+    return Console(stderr=errors, highlight=False, soft_wrap=False)
+
+
+class _Remarks(logging.Handler):
+    """Log records as one line each, above whatever progress bar is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich.text import Text
+
+        label = "note" if record.levelno < logging.WARNING else record.levelname.lower()
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        console(errors=True).print(Text.assemble((f"{label}: ", style), self.format(record)), soft_wrap=True)
+
+
+def show_remarks(level: int) -> None:
+    """Show the library's log records of `level` and above on the error stream."""
+    logger = logging.getLogger("lirdrec")
+    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, _Remarks)]
+    logger.addHandler(_Remarks())
+    logger.setLevel(level)
+
+
+def check_output(output: Path | None) -> None:
+    """Refuse a file that could not be written, before any work is done.
+
+    Raises:
+        ConfigError: an unknown ending, or a folder that does not exist.
+    """
+    if output is None:
+        return
+    if output.suffix.lower() not in ENDINGS:
+        raise ConfigError(f"--output {output}: choose a name that ends in {', '.join(ENDINGS)}")
+    if output.is_dir():
+        raise ConfigError(f"--output {output}: is a folder; name a file")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; make it first")
+
+
+def write_frame(frame: pl.DataFrame, output: Path) -> None:
+    """Write a table to a file, in the format that its ending names; whole or not at all."""
+    from lirdrec.atomic import atomic_write
+
+    ending = output.suffix.lower()
+    with atomic_write(output) as temporary:
+        if ending == ".parquet":
+            frame.write_parquet(temporary)
+        elif ending == ".json":
+            temporary.write_text(json.dumps(frame.to_dicts(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        else:
+            frame.write_csv(temporary, separator="\t" if ending == ".tsv" else ",")
+    console(errors=True).print(f"{frame.height:,} rows written to {output}", markup=False)
+
+
+def write_json(value: Any, output: Path) -> None:
+    """Write a JSON document to a file; whole or not at all.
+
+    Raises:
+        ConfigError: the file's ending names another format.
+    """
+    from lirdrec.atomic import atomic_write
+
+    with atomic_write(output) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    console(errors=True).print(f"written to {output}", markup=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on the output stream."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def table(
+    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = ()
+) -> Any:
+    """A table for people; numbers that are not text are set to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(one if isinstance(one, Text) else Text("" if one is None else str(one)) for one in row))
+    return drawn
+
+
+def metrics_table(results: Mapping[str, Mapping[str, float]], title: str | None = None) -> Any:
+    """Metric values, one line per recommender, one column per metric."""
+    names: list[str] = list(dict.fromkeys(name for values in results.values() for name in values))
+    rows = [[who, *(f"{values[n]:.4f}" if n in values else "" for n in names)] for who, values in results.items()]
+    return table(title, ["", *names], rows, right=names)
+
+
+def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "item") -> pl.DataFrame:
+    """The frame with a column `title`, where the item table has one."""
+    from lirdrec.recommender.explanation import TITLES
+
+    name = next((one for one in TITLES if one in recommender.item_table.columns), None)
+    if name is None or name in frame.columns:
+        return frame
+    titles = recommender.item_table.select("item", name).rename({"item": column, name: "title"})
+    return frame.join(titles, on=column, how="left", maintain_order="left")

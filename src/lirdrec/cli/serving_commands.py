@@ -1,0 +1,266 @@
+"""`lirdrec recommend | similar | explain | add-items | slim`: questions to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lirdrec.cli.output import (
+    JsonOption,
+    OutputOption,
+    add_titles,
+    check_output,
+    console,
+    print_json,
+    table,
+    write_frame,
+    write_json,
+)
+from lirdrec.errors import ConfigError, UnknownIdError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from lirdrec.data.identifiers import IdMap
+    from lirdrec.recommender.recommender import Recommender
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+KOption = Annotated[int | None, typer.Option("-k", "--k", help="How many items (default: 10).")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(recommend)
+    app.command()(similar)
+    app.command()(explain)
+    app.command("add-items")(add_items)
+    app.command()(slim)
+
+
+def recommend(
+    run: RunArgument,
+    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="User id; may be repeated.")] = None,
+    all_users: Annotated[bool, typer.Option("--all", help="Every user.")] = False,
+    history: Annotated[
+        str | None, typer.Option("--history", help="Items that a new user liked: ids with commas between.")
+    ] = None,
+    k: KOption = None,
+    candidates: Annotated[str | None, typer.Option("--candidates", help="Choose among these items only.")] = None,
+    seen: Annotated[bool, typer.Option("--seen", help="Recommend items that the user has seen, too.")] = False,
+    unknown: Annotated[str | None, typer.Option("--unknown", help="raise, skip or popular, for unknown users.")] = None,
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Recommend items to known users, or to a new one by what they liked.
+
+    \b
+      lirdrec recommend runs/demo --user 15 -k 5
+      lirdrec recommend runs/demo --history 1,50,260
+      lirdrec recommend runs/demo --all --output all.parquet
+    """
+    check_output(output)
+    if sum((bool(user), all_users, history is not None)) != 1:
+        raise ConfigError("say for whom: one of --user ID, --all and --history ITEM,ITEM,…")
+    recommender = _load(run, device)
+    options: dict[str, Any] = {} if k is None else {"k": k}
+    options["exclude_seen"] = not seen
+    if candidates is not None:
+        options["candidates"] = ids(_split(candidates), recommender.items)
+    if history is not None:
+        frame = recommender.recommend_for_history(ids(_split(history), recommender.items), **options)
+    else:
+        if unknown is not None:
+            options["unknown"] = unknown
+        frame = recommender.recommend(None if all_users else ids(user or [], recommender.users), **options)
+    if output is not None:
+        return write_frame(frame, output)
+    frame = add_titles(frame, recommender)
+    if json:
+        return print_json(frame.to_dicts())
+    for (owner,), part in frame.group_by(frame.columns[0], maintain_order=True):
+        who = f"For user {owner}" if history is None else "For someone who liked " + ", ".join(_split(history or ""))
+        console().print(_ranking(part, who))
+
+
+def similar(
+    run: RunArgument,
+    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="Item id; may be repeated.")] = None,
+    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="User id, for similar users.")] = None,
+    k: KOption = None,
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """The items most similar to an item, or the users most similar to a user.
+
+    \b
+      lirdrec similar runs/demo --item 260
+    """
+    check_output(output)
+    if bool(item) == bool(user):
+        raise ConfigError("say what is to be similar: either --item ID or --user ID")
+    recommender = _load(run, device)
+    options: dict[str, Any] = {} if k is None else {"k": k}
+    if item:
+        frame = recommender.similar_items(ids(item, recommender.items), **options)
+    else:
+        frame = recommender.similar_users(ids(user or [], recommender.users), **options)
+    if output is not None:
+        return write_frame(frame, output)
+    if item:
+        frame = add_titles(frame, recommender, "neighbour")
+    if json:
+        return print_json(frame.to_dicts())
+    what = "item" if item else "user"
+    for (owner,), part in frame.group_by(what, maintain_order=True):
+        title = recommender.title(int(recommender.items.rows([owner])[0])) if item else None
+        console().print(_ranking(part, f"Similar to {what} {owner}" + (f", {title}" if title else "")))
+
+
+def explain(
+    run: RunArgument,
+    user: Annotated[str, typer.Option("--user", "-u", help="User id.", show_default=False)],
+    item: Annotated[str, typer.Option("--item", "-i", help="Item id.", show_default=False)],
+    liked: Annotated[int | None, typer.Option("--liked", help="How many liked items to show (default: 5).")] = None,
+    json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Why an item suits a user: the parts of its score and the liked items nearest to it.
+
+    \b
+      lirdrec explain runs/demo --user 15 --item 260
+    """
+    check_output(output)
+    if output is not None and output.suffix.lower() != ".json":
+        raise ConfigError(f"--output {output}: an explanation is written as .json")
+    recommender = _load(run, "cpu")
+    user_id, item_id = ids([user], recommender.users)[0], ids([item], recommender.items)[0]
+    reason = recommender.explain(user_id, item_id, **({} if liked is None else {"n_liked": liked}))
+    if output is not None:
+        return write_json(reason.to_dict(), output)
+    if json:
+        return print_json(reason.to_dict())
+    weights = reason.weights or {}
+    rows = [
+        [name, f"{weights[name]:.3f}" if name in weights else "", f"{part:+.4f}"] for name, part in reason.parts.items()
+    ]
+    rows.append(["score", "", f"{reason.score:+.4f}"])
+    title = f"{reason.title or 'Item ' + str(reason.item)} for user {reason.user}"
+    console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
+    if reason.liked:
+        near = [[one.item, one.title, f"{one.similarity:.3f}"] for one in reason.liked]
+        console().print(
+            table("Nearest of what they liked", ["item", "title", "similarity"], near, right=["similarity"])
+        )
+
+
+def add_items(
+    run: RunArgument,
+    items: Annotated[Path, typer.Option("--items", help="Table of the new items (CSV, TSV or Parquet).")],
+    features: Annotated[
+        list[str] | None, typer.Option("--features", help="NAME=FILE.npy, a row per new item; may be repeated.")
+    ] = None,
+    item: Annotated[str, typer.Option("--item", help="Column of the item ids.")] = "item",
+    save_as: Annotated[Path | None, typer.Option("--save-as", help="A new run folder; else RUN is updated.")] = None,
+) -> None:
+    """Add items to a trained run, without retraining; they are recommended at once.
+
+    \b
+      lirdrec add-items runs/demo --items new.csv --features text=new_text.npy
+    """
+    recommender = _load(run, "cpu")
+    frame = _read_items(items, item, recommender.items)
+    recommender.add_items(frame, dict(_matrix(one) for one in features or []))
+    target = recommender.save(save_as or run, overwrite=save_as is None)
+    console().print(f"{frame.height:,} items added; {target} now has {recommender.n_items:,}", markup=False)
+
+
+def slim(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
+) -> None:
+    """Keep vectors and ids only: a small run that recommends and finds similar items, and nothing else.
+
+    \b
+      lirdrec slim runs/demo --output runs/demo-slim
+    """
+    _load(run, "cpu").slim(output)
+    console().print(
+        f"{output} holds vectors and ids only: it cannot leave out seen items, add items, serve new users or explain",
+        markup=False,
+    )
+
+
+def ids(texts: list[str], known: IdMap) -> list[Any]:
+    """Ids as the run knows them: text from the command line becomes integers where the run's ids are integers.
+
+    Raises:
+        UnknownIdError: a text that is no integer where the ids are integers.
+    """
+    if not known.is_integer:
+        return list(texts)
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        wrong = next(text for text in texts if not text.lstrip("-").isdigit())
+        raise UnknownIdError(f"no {known.what} has the id {wrong!r}: the {known.what} ids are integers") from None
+
+
+def _load(run: Path, device: str) -> Recommender:
+    from lirdrec.recommender.recommender import Recommender
+
+    recommender = Recommender.load(run, device=device)
+    recommender.frames = "polars"
+    return recommender
+
+
+def _split(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _ranking(part: pl.DataFrame, title: str) -> Any:
+    found = part.columns[1]
+    columns = ["rank", found, *(["title"] if "title" in part.columns else []), "score"]
+    rows = [[row[c] if c != "score" else f"{row[c]:.4f}" for c in columns] for row in part.iter_rows(named=True)]
+    return table(title, columns, rows, right=("rank", "score"))
+
+
+def _read_items(path: Path, column: str, known: IdMap) -> pl.DataFrame:
+    import polars as pl
+
+    from lirdrec.errors import DataError
+
+    readers = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".tsv": lambda p: pl.read_csv(p, separator="\t")}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: a table of items must end in {', '.join(readers)}")
+    try:
+        frame = reader(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    if column not in frame.columns:
+        raise DataError(f"{path}: no column '{column}'; its columns are {', '.join(frame.columns)}")
+    frame = frame.rename({column: "item"})
+    return frame if known.is_integer else frame.with_columns(pl.col("item").cast(pl.String))
+
+
+def _matrix(text: str) -> tuple[str, Any]:
+    import numpy as np
+
+    from lirdrec.errors import DataError
+
+    name, equals, file = text.partition("=")
+    if not equals or not name or not file:
+        raise ConfigError(f"--features {text}: write it as NAME=FILE.npy, for instance --features text=new_text.npy")
+    try:
+        return name, np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{file}: is not a whole .npy file of numbers: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,242 @@
+"""`lirdrec train | evaluate | options`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lirdrec.cli.output import (
+    JsonOption,
+    OutputOption,
+    check_output,
+    console,
+    metrics_table,
+    print_json,
+    table,
+    write_frame,
+)
+from lirdrec.cli.settings import settings
+from lirdrec.errors import ConfigError, RunFolderError
+
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
+    from lirdrec.recommender.recommender import Recommender
+
+DatasetArgument = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="A prepared dataset, or a folder that prepare can read.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(train)
+    app.command()(evaluate)
+    app.command("options")(list_options)
+
+
+def train(
+    dataset: DatasetArgument,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run folder to write (default: runs/DATASET-MODEL).")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="lirdrec, item_knn or popularity.")] = "lirdrec",
+    preset: Annotated[str | None, typer.Option("--preset", help="fast or paper (default: fast).")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option; see lirdrec options.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with the tables [model] and [training].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same bits.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps (default: auto).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Train on a dataset, keep the best model in a run folder, show its test figures beside popularity.
+
+    \b
+      lirdrec train mydata --run runs/first
+      lirdrec train mydata --preset paper --set n_layers=3 --set regularization=1e-4
+      lirdrec train mydata --run runs/first --resume
+    """
+    from lirdrec.recommender.fit import fit
+
+    model_config, training = _configuration(model, preset, config, assignments or [], seed)
+    data = _read_dataset(dataset)
+    folder = run or _default_run(data.name, model, resume)
+    options = {"preset": preset, "device": device}
+    recommender = fit(
+        data,
+        model_config,
+        training,
+        run=folder,
+        resume=resume,
+        progress=not settings.quiet and not json,
+        **{key: value for key, value in options.items() if value is not None},
+    )
+    results = beside_popularity(recommender, data)
+    if json:
+        return print_json({"run": str(folder), "test": results})
+    console().print(metrics_table(results, f"Test, {data.name}"))
+    console().print(f"Run folder: {folder}", markup=False)
+    if (folder / "curves.png").is_file():
+        console().print(f"Curves:     {folder / 'curves.png'}", markup=False)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    dataset: Annotated[
+        Path | None, typer.Argument(metavar="[DATASET]", help="A prepared dataset (default: the one of the training).")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="train, valid or test (default: test).")] = None,
+    k: Annotated[list[int] | None, typer.Option("--k", "-k", help="List length; may be repeated (10 and 20).")] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="recall, ndcg …; may be repeated.")] = None,
+    candidates: Annotated[str | None, typer.Option("--candidates", help="all, or cold: unseen items only.")] = None,
+    per_user: Annotated[Path | None, typer.Option("--per-user", help="Write each user's values to this file.")] = None,
+    memory: Annotated[int | None, typer.Option("--memory", help="Memory limit in MiB.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")] = "cpu",
+    json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Rank all items for every user of a split and show the figures beside popularity's.
+
+    \b
+      lirdrec evaluate runs/demo
+      lirdrec evaluate runs/demo --split valid -k 5 -k 50
+    """
+    import polars as pl
+
+    from lirdrec.recommender.recommender import Recommender
+
+    check_output(output)
+    check_output(per_user)
+    recommender = Recommender.load(run, device=device)
+    data = _read_dataset(dataset if dataset is not None else _trained_on(recommender, run))
+    options: dict[str, Any] = {
+        "split": split,
+        "k": tuple(k) if k else None,
+        "metrics": tuple(metric) if metric else None,
+        "candidates": candidates,
+        "memory_limit": None if memory is None else memory << 20,
+        "per_user": per_user is not None or None,
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    name = str(recommender.info.get("model", "model"))
+    from lirdrec.evaluation.evaluator import evaluate as measure
+
+    own = measure(recommender, data, **options)
+    options.pop("per_user", None)
+    results = {name: dict(own.values)}
+    if name != "popularity":
+        results["popularity"] = dict(measure(_popularity(data, device), data, **options).values)
+    if per_user is not None and own.per_user is not None:
+        write_frame(own.per_user, per_user)
+    if output is not None:
+        rows = [
+            {"recommender": who, "metric": metric_name, "value": value}
+            for who, values in results.items()
+            for metric_name, value in values.items()
+        ]
+        return write_frame(pl.DataFrame(rows), output)
+    if json:
+        return print_json(results)
+    console().print(metrics_table(results, f"{split or 'test'}, {data.name}"))
+
+
+def list_options(
+    model: Annotated[str, typer.Option("--model", help="Whose options.")] = "lirdrec",
+    preset: Annotated[str | None, typer.Option("--preset", help="Show the values of this preset.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Every key of `train --set` with its value and meaning."""
+    import dataclasses
+
+    model_config, training = _configuration(model, preset, None, [], None)
+    rows = [
+        [heading, field.name, getattr(value, field.name), field.metadata.get("doc", "")]
+        for heading, value in (("model", model_config), ("training", training))
+        for field in dataclasses.fields(value)
+    ]
+    if json:
+        keys = ("table", "key", "value", "meaning")
+        return print_json([dict(zip(keys, row, strict=True)) for row in rows])
+    for heading in ("model", "training"):
+        part = [row[1:] for row in rows if row[0] == heading]
+        console().print(table(f"[{heading}]", ["key", "value", "meaning"], part))
+
+
+def beside_popularity(recommender: Recommender, data: Dataset, **options: Any) -> dict[str, dict[str, float]]:
+    """Test figures of the recommender and, for comparison, of popularity."""
+    from lirdrec.evaluation.evaluator import evaluate as measure
+
+    name = str(recommender.info.get("model", "model"))
+    results = {name: dict(measure(recommender, data, **options).values)}
+    if name != "popularity":
+        results["popularity"] = dict(measure(_popularity(data, "cpu"), data, **options).values)
+    return results
+
+
+def _popularity(data: Dataset, device: str) -> Recommender:
+    from lirdrec.models.popularity import PopularityConfig
+    from lirdrec.recommender.fit import fit
+
+    return fit(data, PopularityConfig(), device=device, progress=False)
+
+
+def _configuration(
+    model: str, preset: str | None, file: Path | None, assignments: list[str], seed: int | None
+) -> tuple[Any, Any]:
+    """Model and training configuration: the preset, then the TOML file, then --set, then --seed."""
+    import difflib
+    from dataclasses import fields
+
+    from lirdrec.configuration import make, parse_assignments, read_toml, to_dict
+    from lirdrec.models.registry import config_type
+    from lirdrec.recommender.presets import preset as preset_of
+    from lirdrec.training.config import TrainConfig
+
+    base_model, base_training = preset_of(model, preset) if preset is not None else preset_of(model)
+    values = {"model": to_dict(base_model), "training": to_dict(base_training)}
+    types = {"model": config_type(model), "training": TrainConfig}
+    if file is not None:
+        for heading, given in read_toml(file).items():
+            if heading not in values or not isinstance(given, dict):
+                raise ConfigError(f"{file}: '{heading}' is not known; it takes the tables [model] and [training]")
+            make(types[heading], given, f"{file}, [{heading}]")
+            values[heading] |= given
+    keys = {field.name: heading for heading, kind in types.items() for field in fields(kind)}
+    for key, value in parse_assignments(assignments).items():
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"list them with: lirdrec options --model {model}"
+            raise ConfigError(f"--set {key}: unknown key '{key}'; {hint}")
+        values[keys[key]][key] = value
+    if seed is not None:
+        values["training"]["seed"] = seed
+    return tuple(make(types[heading], values[heading], f"[{heading}]") for heading in ("model", "training"))  # type: ignore[return-value]
+
+
+def _read_dataset(path: Path) -> Dataset:
+    from lirdrec.data.readers import read_any
+
+    return read_any(path)
+
+
+def _trained_on(recommender: Recommender, run: Path) -> Path:
+    store = recommender.features
+    if store is None or store.folder is None:
+        raise RunFolderError(f"{run}: does not know where its dataset lies; name it: lirdrec evaluate {run} DATASET")
+    return store.folder
+
+
+def _default_run(name: str, model: str, resume: bool) -> Path:
+    """runs/NAME-MODEL, or with a number where that is taken; the last one to resume."""
+    stem = f"{name}-{model}"
+    folder, number = Path("runs") / stem, 1
+    last = folder
+    while folder.exists():
+        last, number = folder, number + 1
+        folder = Path("runs") / f"{stem}-{number}"
+    return last if resume else folder
