@@ -1,0 +1,119 @@
+"""RecBole's atomic files: `NAME.inter` and `NAME.item`, tab-separated, with typed column names (`user_id:token`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lirdrec.configuration import make
+from lirdrec.data.building import build
+from lirdrec.data.columns import SPLITS
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.readers.feature_files import read_features, vectors_of_frame
+from lirdrec.data.recipe import Recipe
+from lirdrec.data.tables import Table, read_table
+from lirdrec.errors import DataError
+
+TYPES = ("token", "token_seq", "float", "float_seq")
+LABEL = "recbole_split"
+
+
+def read_recbole(
+    folder: str | Path,
+    *,
+    vectors: Sequence[str] = (),
+    features: Mapping[str, str | Path] | None = None,
+    name: str | None = None,
+    info: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Dataset:
+    """Read a folder of atomic files and prepare it.
+
+    Args:
+        folder: holds `NAME.inter`, or `NAME.train.inter`, `NAME.valid.inter` and `NAME.test.inter` (then this split is
+            kept unless another is asked for), and perhaps `NAME.item`, whose columns become the item table.
+        vectors: columns of type float_seq in `NAME.item` that are feature matrices.
+        features: name → feature file, as for `read_interactions`.
+        name: of the dataset; by default NAME.
+        info: what else to record.
+        options: fields of `lirdrec.data.recipe.Recipe`; by default user is "user_id", item "item_id", and timestamp
+            "timestamp" if there is such a column.
+
+    Raises:
+        DataError: a file is missing or damaged, or a header has no types.
+        ConfigError: an unknown option.
+    """
+    folder = Path(folder)
+    table, stem, files = _interactions(folder)
+    options = {"user": "user_id", "item": "item_id"} | options
+    if "timestamp" not in options and "timestamp" in table.frame.columns:
+        options["timestamp"] = "timestamp"
+    if LABEL in table.frame.columns:
+        options.setdefault("split", LABEL)
+    recipe = make(Recipe, options, "read_recbole")
+    table.need([recipe.user, recipe.item])
+    sources = {key: read_features(path) for key, path in (features or {}).items()}
+    items = None
+    if (path := folder / f"{stem}.item").exists():
+        items = _typed(path)
+        files.append(path.name)
+        items.need([recipe.item, *vectors])
+        for column in vectors:
+            part = Table(items.frame.select(recipe.item, column), f"{path}, column '{column}'")
+            sources[column] = vectors_of_frame(part, recipe.item, column)
+        items = Table(items.frame.drop(*vectors), items.where, text=True)
+    elif vectors:
+        raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
+    info = {"source": {"format": "recbole", "files": files}, **(info or {})}
+    return build(table, items, sources, recipe, name or stem, info)
+
+
+def _interactions(folder: Path) -> tuple[Table, str, list[str]]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    parts = {part: sorted(folder.glob(f"*.{part}.inter")) for part in SPLITS}
+    if all(len(found) == 1 for found in parts.values()):
+        paths = [found[0] for found in parts.values()]
+        tables = [
+            _typed(path).frame.with_columns(pl.lit(part).alias(LABEL)) for part, path in zip(SPLITS, paths, strict=True)
+        ]
+        stem = paths[0].name.removesuffix(".train.inter")
+        try:
+            frame = pl.concat(tables)
+        except pl.exceptions.PolarsError:
+            raise DataError(f"{folder}: the three .inter files have different columns") from None
+        return Table(frame, f"{folder}: the rows of {stem}.*.inter in order"), stem, [path.name for path in paths]
+    paths = sorted(folder.glob("*.inter"))
+    if len(paths) != 1:
+        found = ", ".join(path.name for path in paths) or "none"
+        raise DataError(f"{folder}: there must be one .inter file, or one each of train, valid and test; found {found}")
+    return _typed(paths[0]), paths[0].stem, [paths[0].name]
+
+
+def _typed(path: Path) -> Table:
+    """An atomic file with its types taken from the header; `token` columns stay strings."""
+    table = read_table(path, separator="\t")
+    columns = []
+    for header in table.frame.columns:
+        column, colon, kind = header.rpartition(":")
+        if not colon or kind not in TYPES:
+            raise DataError(
+                f"{path}: column '{header}' has no type; write it as NAME:TYPE with one of {', '.join(TYPES)}"
+            )
+        values = table.frame[header]
+        if kind == "float":
+            number = values.cast(pl.Float64, strict=False)
+            if (bad := number.is_null() & values.is_not_null()).any():
+                raise DataError(
+                    f"{path}: column '{column}' has {values[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number"
+                )
+            values = number
+        elif kind in ("token_seq", "float_seq"):
+            values = values.str.split(" ")
+            if kind == "float_seq":
+                values = values.list.eval(pl.element().cast(pl.Float32, strict=False))
+        columns.append(values.alias(column))
+    return Table(pl.DataFrame(columns), str(path), text=True)

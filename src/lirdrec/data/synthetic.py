@@ -1,0 +1,184 @@
+"""Made-up datasets with a planted truth, for tests and benchmarks of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.columns import ITEM, USER
+from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.identifiers import IdMap
+from lirdrec.data.matrices import FeatureMatrix
+from lirdrec.data.splits import split_labels
+from lirdrec.errors import DataError
+
+BLOCK_ROWS = 2048
+LIKED = 3
+
+
+def planted(
+    n_users: int,
+    n_items: int,
+    n_pairs: int,
+    dims: Mapping[str, int],
+    groups: int = 50,
+    noise: float = 1.0,
+    seed: int = 0,
+    missing: Mapping[str, float] | None = None,
+    *,
+    dtype: Any = np.float32,
+    off_taste: float = 0.1,
+    split: str = "random",
+    folder: str | Path | None = None,
+    name: str = "planted",
+) -> Dataset:
+    """A dataset in which features tell what users like.
+
+    Items belong to `groups` groups; an item's features in each modality are its group's centre (standard normal) plus
+    `noise` times standard normal. A user likes up to three groups; a pair takes an item of one of them, or, with probability
+    `off_taste`, any item. Within a group the r-th item is drawn with weight 1/r (Zipf); how active users are is skewed
+    too. The item table's column `group` holds the truth.
+
+    Args:
+        n_users, n_items, n_pairs: sizes; the pairs are distinct, every user has at least `min(5, n_pairs // n_users)`.
+        dims: name → number of columns of the modality.
+        groups: number of groups, at most `n_items`.
+        noise: 0 makes the items of a group equal, 1 is as strong as the centres.
+        seed: of everything, the split included.
+        missing: name → share of items that lack the modality; an item that would lack all keeps the first.
+        dtype: np.float32 or np.float16.
+        off_taste: share of the draws that ignore the user's groups.
+        split: "random", "cold_items" or "none".
+        folder: write the matrices there as `NAME.npy` and map them, so that memory stays small.
+        name: of the dataset.
+
+    Raises:
+        DataError: sizes that contradict each other.
+    """
+    if n_pairs > n_users * n_items // 2 or n_pairs < n_users or not 0 < groups <= n_items:
+        raise DataError(
+            f"planted: {n_pairs} pairs of {n_users} users and {n_items} items in {groups} groups cannot be drawn;"
+            " there must be a pair per user, at most half of all pairs, and at most a group per item"
+        )
+    # one stream a purpose: features of the same seed do not change with the number of pairs
+    seeds = np.random.SeedSequence(seed).spawn(3 + len(dims))
+    rng = np.random.default_rng(seeds[0])
+    group = rng.permutation(np.arange(n_items) % groups)
+    liked = rng.integers(0, groups, (n_users, LIKED))
+    users, items = _draw_pairs(n_users, n_items, n_pairs, group, liked, off_taste, np.random.default_rng(seeds[1]))
+    present = _presence(n_items, dims, missing or {}, np.random.default_rng(seeds[2]))
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    features = {
+        modality: _features(group, groups, width, noise, present[modality], seeds[3 + at], dtype, folder, modality)
+        for at, (modality, width) in enumerate(dims.items())
+    }
+    labels = split_labels(split, users, items, None, seed)
+    parts = [Interactions(users[labels == code], items[labels == code]) for code in range(3)]
+    table = pl.DataFrame({ITEM: np.arange(n_items), "group": group})
+    return Dataset(
+        name,
+        IdMap(np.arange(n_users), USER),
+        IdMap(np.arange(n_items), ITEM),
+        parts[0],
+        parts[1],
+        parts[2],
+        features=features,
+        item_table=table,
+        info={
+            "source": {"format": "planted", "groups": groups, "noise": noise, "seed": seed, "off_taste": off_taste},
+            "split": {"method": split, "seed": seed, "held_out": 0.2},
+        },
+    )
+
+
+def _draw_pairs(
+    n_users: int,
+    n_items: int,
+    n_pairs: int,
+    group: np.ndarray,
+    liked: np.ndarray,
+    off_taste: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct pairs sorted by user and item. Repeats are drawn again for the same user, at last from all items."""
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    members = np.argsort(group, kind="stable")  # items of group g: members[starts[g] : starts[g] + sizes[g]]
+    target = _degrees(n_users, n_items, n_pairs, rng)
+    owed = target
+    keys = np.empty(0, dtype=np.int64)
+    attempt = 0
+    while owed.any():
+        users = np.repeat(np.arange(n_users), owed)
+        # after some rounds a user who has had all of a group takes anything
+        anything = rng.random(len(users)) < (off_taste if attempt < 20 else 1.0)
+        taste = liked[users, rng.integers(0, LIKED, len(users))]
+        # P(rank < r) = log(r+1) / log(n+1): close to weights 1/r, without a table for each group
+        size = sizes[taste]
+        rank = np.minimum((np.exp(rng.random(len(users)) * np.log(size + 1.0)) - 1).astype(np.int64), size - 1)
+        items = np.where(anything, rng.integers(0, n_items, len(users)), members[starts[taste] + rank])
+        keys = np.unique(np.concatenate([keys, users * n_items + items]))
+        owed = target - np.bincount(keys // n_items, minlength=n_users)
+        attempt += 1
+    return keys // n_items, keys % n_items
+
+
+def _degrees(n_users: int, n_items: int, n_pairs: int, rng: np.random.Generator) -> np.ndarray:
+    """How many pairs each user has: a common minimum and an exponentially skewed rest, at most 3/4 of the items."""
+    degrees = np.full(n_users, min(5, n_pairs // n_users))
+    most = max(int(degrees.max()), -(-3 * n_items // 4))
+    weights = rng.exponential(size=n_users)
+    while (left := n_pairs - int(degrees.sum())) > 0:
+        open_ = np.where(degrees < most, weights, 0.0)
+        degrees = np.minimum(degrees + rng.multinomial(left, open_ / open_.sum()), most)
+    return degrees
+
+
+def _presence(
+    n_items: int, dims: Mapping[str, int], missing: Mapping[str, float], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    for name, share in missing.items():
+        if name not in dims or not 0 <= share < 1:
+            raise DataError(f"planted: missing {name!r} = {share}; name a modality and a share from 0 to below 1")
+    present = {name: rng.random(n_items) >= missing.get(name, 0.0) for name in dims}
+    if present:
+        first = next(iter(present.values()))
+        first |= ~np.any(list(present.values()), axis=0)
+    return present
+
+
+def _features(
+    group: np.ndarray,
+    groups: int,
+    width: int,
+    noise: float,
+    present: np.ndarray,
+    seed: np.random.SeedSequence,
+    dtype: Any,
+    folder: str | Path | None,
+    name: str,
+) -> FeatureMatrix:
+    """Group centre plus noise, a block of rows at a time."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((groups, width), dtype=np.float32)
+    shape = (len(group), width)
+    values: np.ndarray
+    if folder is None:
+        values = np.empty(shape, dtype)
+    else:
+        values = np.lib.format.open_memmap(Path(folder) / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    for start in range(0, len(group), BLOCK_ROWS):
+        some = slice(start, start + BLOCK_ROWS)
+        block = rng.standard_normal((len(group[some]), width), dtype=np.float32)
+        block *= noise
+        block += centres[group[some]]
+        block[~present[some]] = 0
+        values[some] = block
+    if isinstance(values, np.memmap):
+        values.flush()
+    return FeatureMatrix.known_good(values, present)
