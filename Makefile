@@ -11,7 +11,7 @@ DOCS_READY := $(VENV)/.ready-docs
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format docs clean
+.PHONY: help demo test test-slow lint format docs notebook clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -35,8 +35,11 @@ format: $(READY) ## format the code and sort the imports
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-docs: $(DOCS_READY) ## build the API reference into site/, draw the picture, run the notebook
+docs: $(DOCS_READY) ## build the API reference into site/
 	$(BIN)/python docs/build.py
+
+notebook: $(DOCS_READY) ## run docs/quickstart.ipynb again and keep its outputs
+	$(BIN)/python docs/execute_notebook.py
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,127 @@
+"""Draws `architecture.svg`: python docs/draw_architecture.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+WIDTH, HEIGHT = 920, 772
+INK, GREY, LINE = "#1f2933", "#52606d", "#7b8794"
+# folder: x, y, width, height, fill, edge, what it holds
+BOXES = {
+    "cli": (300, 168, 320, 58, "#eef1f4", "#9aa5b1", "the lirdrec command: parsing and tables"),
+    "recommender": (
+        80,
+        264,
+        760,
+        62,
+        "#fdeee2",
+        "#dd8544",
+        "fit · Recommender · run folders · new items and users · explanations",
+    ),
+    "training": (200, 366, 270, 62, "#e8f0fc", "#4a7fcb", "sampling · the loop · checkpoints"),
+    "evaluation": (520, 366, 320, 62, "#fbe9f0", "#c9588a", "all-ranking metrics · breakdowns"),
+    "models": (80, 468, 340, 62, "#efeafb", "#7c5cc4", "one model a file, beside its config"),
+    "graphs": (80, 566, 150, 58, "#efeafb", "#7c5cc4", "sparse products"),
+    "features": (80, 660, 220, 58, "#efeafb", "#7c5cc4", "transforms (DCT)"),
+    "ranking": (360, 660, 240, 58, "#fdf6dc", "#c9a227", "Scorer · the top-K ranker"),
+    "data": (640, 660, 200, 58, "#e5f5ec", "#3f9b6b", "Dataset · readers · splits"),
+}
+# from, to, x of a straight arrow downwards
+IMPORTS = [
+    ("cli", "recommender", 460),
+    ("recommender", "training", 335),
+    ("recommender", "evaluation", 680),
+    ("training", "models", 310),
+    ("training", "ranking", 445),
+    ("evaluation", "ranking", 560),
+    ("evaluation", "data", 740),
+    ("models", "graphs", 155),
+    ("models", "features", 265),
+    ("models", "ranking", 390),
+    ("graphs", "features", 155),
+]
+# the stations of the data, with the folder whose colour they wear
+STATIONS = [
+    ("files, frames", None),
+    ("Dataset", "data"),
+    ("tensors", "recommender"),
+    ("model", "models"),
+    ("Scorer", "ranking"),
+    ("metrics · top-K · reasons", "recommender"),
+]
+
+
+def text(x: float, y: float, words: str, size: int = 13, colour: str = GREY, extra: str = "") -> str:
+    """One centred line."""
+    return f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" {extra}>{escape(words)}</text>'
+
+
+def box(name: str) -> str:
+    """A folder: its name and what it holds."""
+    x, y, width, height, fill, edge, words = BOXES[name]
+    middle = x + width / 2
+    return "\n".join(
+        [
+            f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="9" fill="{fill}" stroke="{edge}"/>',
+            text(middle, y + height / 2 - 5, f"{name}/", 16, INK, 'font-weight="600"'),
+            text(middle, y + height / 2 + 15, words),
+        ]
+    )
+
+
+def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
+    """A straight arrow."""
+    return f'<path d="M{x1} {y1}L{x2} {y2}" stroke="{LINE}" stroke-width="1.6" marker-end="url(#tip)"/>'
+
+
+def stations() -> list[str]:
+    """The row of stations at the top: what the data become on their way."""
+    parts, x, y, height, gap = [], 80.0, 62, 40, 28
+    widths = [len(words) + 3.2 for words, _ in STATIONS]
+    unit = (760 - gap * (len(STATIONS) - 1)) / sum(widths)
+    for number, ((words, folder), share) in enumerate(zip(STATIONS, widths, strict=True)):
+        width = share * unit
+        fill, edge = (BOXES[folder][4], BOXES[folder][5]) if folder else ("#ffffff", "#9aa5b1")
+        parts.append(
+            f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{height}" rx="20" fill="{fill}" stroke="{edge}"/>'
+        )
+        parts.append(text(round(x + width / 2, 1), y + 25, words, 14, INK))
+        x += width
+        if number + 1 < len(STATIONS):
+            parts.append(arrow(round(x + 4, 1), y + 20, round(x + gap - 5, 1), y + 20))
+        x += gap
+    return parts
+
+
+def draw() -> str:
+    """The picture as SVG text."""
+    arrows = [arrow(x, BOXES[above][1] + BOXES[above][3] + 2, x, BOXES[below][1] - 3) for above, below, x in IMPORTS]
+    left = 'font-weight="600" text-anchor="start"'
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+            ' font-family="Inter, Helvetica, Arial, DejaVu Sans, sans-serif" text-anchor="middle" role="img">',
+            "<title>lirdrec: what the data become, and which folder imports which</title>",
+            '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+            f'<path d="M0 0L8 4L0 8z" fill="{LINE}"/></marker></defs>',
+            f'<rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="#ffffff"/>',
+            text(80, 42, "What the data become", 14, GREY, left),
+            *stations(),
+            text(80, 150, "Which folder imports which", 14, GREY, left),
+            *map(box, BOXES),
+            *arrows,
+            text(
+                460,
+                750,
+                "cli and recommender may import everything below them; errors, configuration, atomic: everyone may",
+                13,
+                GREY,
+            ),
+            "</svg>\n",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("architecture.svg").write_text(draw(), encoding="utf-8", newline="\n")
