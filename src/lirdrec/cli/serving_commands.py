@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lirdrec.cli.data_commands import named_file
 from lirdrec.cli.output import (
     JsonOption,
     OutputOption,
@@ -162,7 +163,8 @@ def add_items(
     run: RunArgument,
     items: Annotated[Path, typer.Option("--items", help="Table of the new items (CSV, TSV or Parquet).")],
     features: Annotated[
-        list[str] | None, typer.Option("--features", help="NAME=FILE.npy, a row per new item; may be repeated.")
+        list[str] | None,
+        typer.Option("--features", metavar="NAME=FILE", help="A row per new item, or with ids; may be repeated."),
     ] = None,
     item: Annotated[str, typer.Option("--item", help="Column of the item ids.")] = "item",
     save_as: Annotated[Path | None, typer.Option("--save-as", help="A new run folder; else RUN is updated.")] = None,
@@ -174,7 +176,7 @@ def add_items(
     """
     recommender = _load(run, "cpu")
     frame = _read_items(items, item, recommender.items)
-    recommender.add_items(frame, dict(_matrix(one) for one in features or []))
+    recommender.add_items(frame, dict(named_file(one) for one in features or []))
     target = recommender.save(save_as or run, overwrite=save_as is None)
     console().print(f"{frame.height:,} items added; {target} now has {recommender.n_items:,}", markup=False)
 
@@ -232,35 +234,11 @@ def _ranking(part: pl.DataFrame, title: str) -> Any:
 def _read_items(path: Path, column: str, known: IdMap) -> pl.DataFrame:
     import polars as pl
 
-    from lirdrec.errors import DataError
+    from lirdrec.data.tables import read_table
 
-    readers = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".tsv": lambda p: pl.read_csv(p, separator="\t")}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: a table of items must end in {', '.join(readers)}")
-    try:
-        frame = reader(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
-    if column not in frame.columns:
-        raise DataError(f"{path}: no column '{column}'; its columns are {', '.join(frame.columns)}")
-    frame = frame.rename({column: "item"})
-    return frame if known.is_integer else frame.with_columns(pl.col("item").cast(pl.String))
-
-
-def _matrix(text: str) -> tuple[str, Any]:
-    import numpy as np
-
-    from lirdrec.errors import DataError
-
-    name, equals, file = text.partition("=")
-    if not equals or not name or not file:
-        raise ConfigError(f"--features {text}: write it as NAME=FILE.npy, for instance --features text=new_text.npy")
-    try:
-        return name, np.load(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}: is not a whole .npy file of numbers: {str(error).splitlines()[0]}") from None
+    read = read_table(path, text=column)
+    read.need([column])
+    frame = read.frame.rename({column: "item"})
+    kind = pl.Int64 if known.is_integer else pl.String
+    numbers = frame["item"].cast(kind, strict=False)  # text files give text
+    return frame.with_columns(numbers) if not numbers.null_count() else frame

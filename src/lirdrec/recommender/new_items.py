@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from lirdrec.data.aligning import align, as_feature_file
 from lirdrec.data.columns import ITEM
 from lirdrec.data.frames import first_line, to_polars
 from lirdrec.data.identifiers import IdMap, describe_ids
 from lirdrec.data.matrices import FeatureMatrix
+from lirdrec.data.readers.feature_files import FeatureFile
 from lirdrec.errors import DataError
 from lirdrec.recommender.asking import as_list
 
@@ -60,14 +62,14 @@ def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
 
 
 def new_features(
-    ids: Sequence[Any], features: Mapping[str, Any] | None, trained: Mapping[str, FeatureMatrix]
+    ids: IdMap, features: Mapping[str, Any] | None, trained: Mapping[str, FeatureMatrix]
 ) -> dict[str, FeatureMatrix]:
     """One matrix for every modality of the model, with absent rows zero and marked in the mask.
 
     Args:
         ids: the new items, in the order of the rows.
-        features: name → `(n, d)` matrix, a `FeatureMatrix`, a list of rows in which None stands for an item that
-            lacks this modality, or None where all lack it.
+        features: name → `(n, d)` matrix, a list of rows in which None stands for an item that lacks the modality,
+            whatever `Dataset.from_frames` takes (`(ids, matrix)`, a frame, a file), or None where all lack it.
         trained: the matrices that the model was trained with (their widths count).
 
     Raises:
@@ -77,53 +79,32 @@ def new_features(
     for name in given:
         if name not in trained:
             raise DataError(f"the model knows no modality {name!r}; it was trained with {', '.join(trained)}")
-    matrices = {
-        name: _matrix(name, given.get(name), ids, int(matrix.values.shape[1])) for name, matrix in trained.items()
-    }
-    nothing = ~np.any([matrix.present for matrix in matrices.values()], axis=0) if matrices else np.zeros(0, bool)
+    matrices = {name: _matrix(name, given.get(name), ids, matrix.dims) for name, matrix in trained.items()}
+    nothing = ~np.any([matrix.present for matrix in matrices.values()], axis=0)
     if nothing.any():
-        bare = [ids[row] for row in np.flatnonzero(nothing).tolist()]
         raise DataError(
-            f"{len(bare)} of the new items have no features in any modality ({', '.join(trained)}): "
-            f"{describe_ids(bare)}"
+            f"{nothing.sum()} of the new items have no features in any modality ({', '.join(trained)}): "
+            f"{describe_ids(ids.ids[nothing])}; give each at least one"
         )
     return matrices
 
 
-def _matrix(name: str, given: Any, ids: Sequence[Any], width: int) -> FeatureMatrix:
-    n = len(ids)
+def _matrix(name: str, given: Any, ids: IdMap, width: int) -> FeatureMatrix:
+    where = f"features {name!r}"
     if given is None:
-        return FeatureMatrix(np.zeros((n, width), np.float32), np.zeros(n, bool))
-    if isinstance(given, FeatureMatrix):
-        values, present = np.asarray(given.values), np.asarray(given.present)
-    elif isinstance(given, (list, tuple)):
-        present = np.array([row is not None for row in given], dtype=bool)
-        lengths = {len(np.ravel(row)) for row in given if row is not None}
-        if lengths - {width}:
-            raise DataError(f"features {name!r}: a new item has {min(lengths - {width})} numbers, not {width}")
-        values = np.array([np.zeros(width) if row is None else np.ravel(row) for row in given], dtype=np.float32)
-        values = values.reshape(len(given), width)
-    else:
-        values = np.asarray(given.cpu() if hasattr(given, "cpu") else given)
-        values = values[None] if values.ndim == 1 and n == 1 else values
-        present = np.ones(len(values), dtype=bool)
-    if values.dtype.kind not in "fiu":
-        raise DataError(f"features {name!r}: the values are of type {values.dtype}, not numbers")
-    if values.shape != (n, width) or present.shape != (n,):
+        return FeatureMatrix(np.zeros((len(ids), width), np.float32))
+    if isinstance(given, list):
+        given = [np.zeros(width) if row is None else row for row in given]
+    file = as_feature_file(given.cpu() if hasattr(given, "cpu") else given, where, ITEM)
+    if file.values.shape[1] != width or (file.ids is None and len(file.values) != len(ids)):
+        rows, columns = file.values.shape
         raise DataError(
-            f"features {name!r}: the matrix of the new items is {' × '.join(map(str, values.shape))}, "
-            f"not {n} × {width} (one row per new item, as wide as in training)"
+            f"{where}: the matrix of the new items is {rows} × {columns}, not {len(ids)} × {width} "
+            "(a row per new item, as wide as in training)"
         )
-    values = values.astype(np.float32)
-    bad = present & ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        listed = describe_ids([ids[row] for row in np.flatnonzero(bad).tolist()])
-        raise DataError(
-            f"features {name!r}: NaN or infinite values for {listed}; "
-            "mend them, or give None for an item that lacks this modality"
-        )
-    values[~present] = 0
-    return FeatureMatrix(values, present)
+    if file.ids is None:  # now a message can name the item
+        file = FeatureFile(file.values, ids.series, where)
+    return align(file, ids, where).take(np.ones(len(ids), dtype=bool))
 
 
 def _frame(items: Any) -> pl.DataFrame:

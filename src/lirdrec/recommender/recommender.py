@@ -311,7 +311,7 @@ class Recommender:
         assert self.features is not None
         blocks = self.features.blocks()
         table = new_table(items, self.items, self.item_table)
-        new = new_features(table[ITEM].to_list(), features, blocks[0])
+        new = new_features(IdMap(table[ITEM], self.items.what), features, blocks[0])
         catalogue = [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks]
         grown = model.grow(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
         ids = IdMap(pl.concat([self.items.series, table[ITEM]]), self.items.what)
