@@ -15,8 +15,8 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
 
     Keys: name, users, items, interactions, sparsity (share of empty cells), splits (name → pairs), modalities (name →
     dims, dtype, present, coverage, bytes), user_degrees and item_degrees (see `degree_histogram`; training pairs),
-    cold_items, items_without_training, users_without_training (users with no training pair), held_users_without_training
-    (those of them who occur in valid or test), memory_to_train (bytes, see `training_memory`), info.
+    cold_items, items_without_training, users_without_training (no training pair), held_users_without_training (those
+    of them who occur in valid or test), memory_to_train (bytes, see `training_memory`), info.
     """
     users, items = dataset.n_users, dataset.n_items
     sizes = {name: len(dataset.split(name)) for name in SPLITS}

@@ -39,8 +39,8 @@ def planted(
     """A dataset in which features tell what users like.
 
     Items belong to `groups` groups; an item's features in each modality are its group's centre (standard normal) plus
-    `noise` times standard normal. A user likes up to three groups; a pair takes an item of one of them, or, with probability
-    `off_taste`, any item. Within a group the r-th item is drawn with weight 1/r (Zipf); how active users are is skewed
+    `noise` times standard normal. A user likes up to three groups; a pair takes an item of one of them, or,
+    with probability `off_taste`, any item. Within a group the r-th item is drawn with weight 1/r (Zipf); how active users are is skewed
     too. The item table's column `group` holds the truth.
 
     Args:
