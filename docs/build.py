@@ -8,8 +8,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import draw_architecture
 import pdoc
+
+import draw_architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 
