@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.frames import to_polars
-from lirdrec.data.identifiers import IdMap, clean_ids, describe_ids
+from lirdrec.data.identifiers import IdMap, clean_ids, count, describe_ids
 from lirdrec.data.matrices import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.readers.feature_files import FeatureFile, read_features, vectors_of_frame
 from lirdrec.data.tables import Table
@@ -54,7 +54,7 @@ def as_feature_file(source: Any, where: str, item_column: str) -> FeatureFile:
             raise DataError(f"{where}: a tuple must be (ids, matrix), and this one has {len(source)} parts")
         ids, values = clean_ids(source[0], f"{where}, ids", "item"), as_floats(source[1], where)
         if len(ids) != len(values):
-            raise DataError(f"{where}: {len(ids)} ids for {len(values)} rows of features")
+            raise DataError(f"{where}: {count(len(ids), 'id')} for {count(len(values), 'row')} of features")
         return FeatureFile(values, ids, where)
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)) or hasattr(source, "columns") or hasattr(source, "schema"):
         table = Table(to_polars(source)[0], where)
@@ -74,8 +74,8 @@ def align(file: FeatureFile, items: IdMap, where: str, drop_unknown: bool = Fals
     if file.ids is None:
         if len(file.values) != len(items):
             raise DataError(
-                f"{where}: {len(file.values)} rows for {len(items)} items; give one row per item in their order, or"
-                " features with ids"
+                f"{where}: {count(len(file.values), 'row')} for {count(len(items), 'item')};"
+                " give one row per item in their order, or features with ids"
             )
         return Aligned(file.values, np.arange(len(items)), nonzero)
     ids = same_type(file.ids, items.series.dtype)
@@ -87,7 +87,7 @@ def align(file: FeatureFile, items: IdMap, where: str, drop_unknown: bool = Fals
     if (rows < 0).any() and not drop_unknown:
         unknown = file.ids.filter(pl.Series(rows < 0))
         raise DataError(
-            f"{where}: {len(unknown)} ids are not among the items: {describe_ids(unknown)};"
+            f"{where}: {count(len(unknown), 'id')} not among the items: {describe_ids(unknown)};"
             " add them to the item table, or leave them out (unknown_features='drop')"
         )
     source = np.full(len(items), -1, dtype=np.int64)

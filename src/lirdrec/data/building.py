@@ -15,7 +15,7 @@ from lirdrec.data.aligning import FeatureFile, align, as_feature_file, same_type
 from lirdrec.data.columns import ITEM, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.frames import FrameKind, to_polars
-from lirdrec.data.identifiers import IdMap, clean_ids, describe_ids, text_ids
+from lirdrec.data.identifiers import IdMap, clean_ids, count, describe_ids, text_ids
 from lirdrec.data.preparation import distinct_pairs, k_core
 from lirdrec.data.recipe import Recipe
 from lirdrec.data.splits import METHODS, given_labels, split_labels
@@ -235,7 +235,7 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
     if unknown.any():
         missing = item_ids.filter(pl.Series(unknown)).unique().sort()
         raise DataError(
-            f"{table.where}: {len(missing)} items are not in {items.where}: {describe_ids(missing)};"
+            f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)};"
             " add them there or leave their rows out"
         )
     rest = items.frame.drop(recipe.item)
@@ -254,7 +254,7 @@ def _check_labels(
     if len(twice):
         at = twice[0]
         raise DataError(
-            f"{where}: {len(twice)} pairs stand in two splits, for instance user {user_map.ids[u[at]]} and item"
+            f"{where}: {count(len(twice), 'pair')} in two splits, for instance user {user_map.ids[u[at]]} and item"
             f" {item_map.ids[i[at]]}; keep each pair in one"
         )
 

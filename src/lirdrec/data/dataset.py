@@ -13,7 +13,7 @@ import polars as pl
 
 from lirdrec.data.columns import ITEM, SPLITS, TIMESTAMP, USER
 from lirdrec.data.frames import FrameKind, from_polars, to_polars
-from lirdrec.data.identifiers import IdMap, describe_ids
+from lirdrec.data.identifiers import IdMap, count, describe_ids
 from lirdrec.data.matrices import FeatureMatrix
 from lirdrec.errors import DataError
 
@@ -161,7 +161,7 @@ class Dataset:
         table, _ = to_polars(self.item_table)
         object.__setattr__(self, "item_table", table)
         if table.height != self.n_items:
-            raise DataError(f"the item table has {table.height} rows for {self.n_items} items")
+            raise DataError(f"the item table has {count(table.height, 'row')} for {count(self.n_items, 'item')}")
         if table.columns[:1] != [ITEM] or not table[ITEM].equals(self.items.series, check_dtypes=True):
             raise DataError("the first column of the item table must be 'item' and hold the item ids in row order")
 
@@ -191,14 +191,15 @@ class Dataset:
                 raise DataError(f"'{name}' cannot name a feature matrix: use letters, digits, _ and -")
             if len(matrix) != self.n_items:
                 raise DataError(
-                    f"features '{name}': {len(matrix)} rows for {self.n_items} items; there must be one row each"
+                    f"features '{name}': {count(len(matrix), 'row')} for {count(self.n_items, 'item')};"
+                    " there must be one row each"
                 )
         if self.features:
             without = ~np.any([matrix.present for matrix in self.features.values()], axis=0)
             if without.any():
                 listed = describe_ids(self.items.ids[without], 10)
                 raise DataError(
-                    f"{int(without.sum())} of {self.n_items} items have no features in any modality: {listed};"
+                    f"no features in any modality for {int(without.sum())} of {count(self.n_items, 'item')}: {listed};"
                     " give them features, or drop them (without_features='drop')"
                 )
 
@@ -209,17 +210,17 @@ class Dataset:
         held[self.valid.users] = True
         held[self.test.users] = True
         lacking = held & ~trained
-        count = int(lacking.sum())
+        number = int(lacking.sum())
         split = self.info.get("split")
         method = split.get("method") if isinstance(split, Mapping) else None
-        if not count:
+        if not number:
             return
         if method not in USERS_MAY_LACK_TRAINING:
             listed = describe_ids(self.users.ids[lacking], 10)
             raise DataError(
-                f"{count} users of valid or test have no training item: {listed}; move one of their items to train,"
-                " leave them out, or say in info['split']['method'] = 'label' that it is meant"
+                f"no training item for {count(number, 'user')} of valid or test: {listed};"
+                " move one of their items to train, leave them out, or say in info['split']['method'] = 'label' that it is meant"
             )
         logger.warning(
-            "%s: %d users of valid or test have no training item; evaluation leaves them out", self.name, count
+            "%s: no training item for %s of valid or test; evaluation leaves them out", self.name, count(number, "user")
         )

@@ -187,6 +187,11 @@ def describe_ids(ids: Iterable[Any], limit: int = 5) -> str:
     return shown + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
 
+def count(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`, `1,000 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _as_series(ids: Any) -> pl.Series:
     if isinstance(ids, pl.Series):
         return ids
@@ -197,7 +202,7 @@ def _as_series(ids: Any) -> pl.Series:
             ids = np.char.decode(ids, "utf-8")
     elif type(ids).__module__.startswith(("pandas", "pyarrow")):
         try:
-            return pl.Series(ids)
+            return pl.Series(ids if hasattr(ids, "name") or hasattr(ids, "type") else ids.tolist())
         except (TypeError, ValueError) as error:
             raise DataError(f"the ids cannot be read: {first_line(error)}") from error
     else:

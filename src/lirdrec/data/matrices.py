@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.identifiers import describe_ids
+from lirdrec.data.identifiers import count, describe_ids
 from lirdrec.errors import DataError
 
 BLOCK_BYTES = 32 << 20
@@ -108,9 +108,9 @@ def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> 
         nonzero[start : start + len(block)] = block.any(axis=1)
     if bad:
         rows = describe_ids(bad if ids is None else [ids[row] for row in bad])
-        named = "rows (counted from 0)" if ids is None else "rows of the items"
+        named = " (counted from 0)" if ids is None else ", of the ids"
         raise DataError(
-            f"{where}: NaN or infinite values in {len(bad)} {named}: {rows};"
+            f"{where}: NaN or infinite values in {count(len(bad), 'row')}{named}: {rows};"
             " mend them, or set the whole row to 0 to say that the item lacks this modality"
         )
     return nonzero

@@ -40,8 +40,8 @@ def planted(
 
     Items belong to `groups` groups; an item's features in each modality are its group's centre (standard normal) plus
     `noise` times standard normal. A user likes up to three groups; a pair takes an item of one of them, or,
-    with probability `off_taste`, any item. Within a group the r-th item is drawn with weight 1/r (Zipf); how active users are is skewed
-    too. The item table's column `group` holds the truth.
+    with probability `off_taste`, any item. Within a group the r-th item is drawn with weight 1/r (Zipf); how
+    active users are is skewed too. The item table's column `group` holds the truth.
 
     Args:
         n_users, n_items, n_pairs: sizes; the pairs are distinct, every user has at least `min(5, n_pairs // n_users)`.

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from lirdrec.data.dataset import Dataset
-from lirdrec.data.readers.feature_files import read_features
-from lirdrec.data.readers.interactions import read_interactions
-from lirdrec.data.readers.mmrec import read_mmrec
-from lirdrec.data.readers.recbole import read_recbole
-from lirdrec.data.storage import MANIFEST, load
-from lirdrec.errors import DataError
+if TYPE_CHECKING:
+    from lirdrec.data.readers.feature_files import read_features
+    from lirdrec.data.readers.interactions import read_interactions
+    from lirdrec.data.readers.mmrec import read_mmrec
+    from lirdrec.data.readers.recbole import read_recbole
+    from lirdrec.data.readers.recognise import read_any
 
 __all__ = ["read_any", "read_features", "read_interactions", "read_mmrec", "read_recbole"]
 
+# Loaded when asked for: `building` needs the feature files, and the readers of whole datasets need `building`.
+_HOMES = {
+    "read_any": "recognise",
+    "read_features": "feature_files",
+    "read_interactions": "interactions",
+    "read_mmrec": "mmrec",
+    "read_recbole": "recbole",
+}
 
-def read_any(path: str | Path) -> Dataset:
-    """The dataset in a folder, whatever it is: a prepared dataset, an MMRec folder, RecBole's atomic files.
 
-    Raises:
-        DataError: it is none of these, or what is in it is wrong.
-        RunFolderError: it is a prepared dataset that is damaged or from a newer version.
-    """
-    path = Path(path)
-    if path.is_file():
-        raise DataError(f"{path}: is a file; name a dataset's folder, or make one with lirdrec prepare")
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder")
-    if (path / MANIFEST).is_file():
-        return load(path)
-    inters = sorted(path.glob("*.inter"))
-    if not inters:
-        raise DataError(
-            f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file);"
-            " make a dataset of other files with lirdrec prepare"
-        )
-    with inters[0].open("rb") as file:
-        typed = b":token" in file.readline()
-    return read_recbole(path) if typed else read_mmrec(path)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

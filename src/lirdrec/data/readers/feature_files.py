@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.frames import first_line
-from lirdrec.data.identifiers import clean_ids
+from lirdrec.data.identifiers import clean_ids, count
 from lirdrec.data.matrices import as_floats
 from lirdrec.data.tables import Table, exists, read_table
 from lirdrec.errors import DataError
@@ -126,7 +126,7 @@ def _choose(arrays: dict[str, Any], path: Path, id_name: str | None, matrix_name
         return FeatureFile(values, None, str(path))
     ids = clean_ids(arrays[id_name], f"{path}, array '{id_name}'")
     if len(ids) != len(values):
-        raise DataError(f"{path}: {len(ids)} ids for {len(values)} rows of features")
+        raise DataError(f"{path}: {count(len(ids), 'id')} for {count(len(values), 'row')} of features")
     return FeatureFile(values, ids, str(path))
 
 

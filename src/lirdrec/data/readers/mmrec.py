@@ -9,7 +9,7 @@ import polars as pl
 
 from lirdrec.data.columns import ITEM, USER
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.identifiers import IdMap, describe_ids, text_ids
+from lirdrec.data.identifiers import IdMap, count, describe_ids, text_ids
 from lirdrec.data.matrices import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.preparation import distinct_pairs
 from lirdrec.data.readers.feature_files import read_npy
@@ -106,8 +106,8 @@ def _item_ids(ids: pl.Series, files: dict[str, Path], features: dict[str, Featur
     beyond = ids.filter(ids >= size).unique().sort()
     if len(beyond):
         raise DataError(
-            f"{files[modality]}: {size} rows, but the interactions name {len(beyond)} items beyond them"
-            f" ({describe_ids(beyond)}); row i must be item i"
+            f"{files[modality]}: {count(size, 'row')}, but the interactions name {count(len(beyond), 'item')} beyond"
+            f" them ({describe_ids(beyond)}); row i must be item i"
         )
     return np.arange(size)
 

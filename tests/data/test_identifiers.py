@@ -1,0 +1,93 @@
+"""Ids ↔ rows, and the sentences for ids that cannot be."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lirdrec.data.identifiers import LARGEST, IdMap, text_ids
+from lirdrec.errors import DataError, UnknownIdError
+
+integers = st.lists(st.integers(0, LARGEST), unique=True, max_size=30)
+strings = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=5), unique=True, max_size=30)
+
+
+@given(integers | strings)
+def test_rows_are_positions_and_back(ids):
+    known = IdMap(ids)
+    assert known.rows(ids).tolist() == list(range(len(ids)))
+    assert known.ids.tolist() == ids
+    assert [known.row(one) for one in ids] == list(range(len(ids)))
+
+
+@given(integers, st.lists(st.integers(-5, LARGEST)))
+def test_unknown_integers_are_minus_one(ids, asked):
+    expected = [ids.index(one) if one in ids else -1 for one in asked]
+    assert IdMap(ids).rows(asked).tolist() == expected
+
+
+def test_ids_of_another_type_are_unknown():
+    assert IdMap([3, 4]).rows(["3", "4"]).tolist() == [-1, -1]
+    assert IdMap(["3", "4"]).rows([3, 4]).tolist() == [-1, -1]
+    assert IdMap([0, 1]).rows([True]).tolist() == [-1]
+    assert IdMap([3, 4]).rows([4.0, 3.5, float("nan")]).tolist() == [1, -1, -1]
+    assert IdMap(["a"]).rows([None, "a", 7]).tolist() == [-1, 0, -1]
+    assert IdMap([1, 0]).rows([2**70, -1, 0]).tolist() == [-1, -1, 1]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [7, 2],
+        (7, 2),
+        np.array([7, 2], dtype=np.uint8),
+        pd.Series([7, 2]),
+        pl.Series([7, 2]),
+        np.array([7.0, 2.0]),
+        pd.array([7, 2], dtype="Int64"),
+    ],
+)
+def test_every_container_gives_the_same(ids):
+    assert IdMap(ids) == IdMap([7, 2])
+    assert IdMap(ids).ids.dtype == np.int64
+
+
+def test_one_unknown_id_says_what_is_known():
+    with pytest.raises(UnknownIdError) as caught:
+        IdMap(["a", "b"], "user").row("c")
+    assert str(caught.value) == "no user has the id 'c' (2 are known; their ids are strings)"
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        ([4, -2], "the user ids: negative user id -2 in row 1 (counted from 0)"),
+        ([2**63], "the user ids: user id 9223372036854775808 in row 0 (counted from 0) is too large"),
+        ([1, 2**70], "user id 1180591620717411303424 in row 1 (counted from 0): integer ids go from 0 to"),
+        ([1.5, 2.0], "user id 1.5 in row 0 (counted from 0) is not a whole number"),
+        ([1.0, float("inf")], "user id inf in row 1 (counted from 0) is not a whole number"),
+        ([True, False], "user ids of type Boolean; they must be all integers or all strings"),
+        ([1, "a"], "user ids of type a mix of types; they must be all integers or all strings"),
+        (["a", None], "no user id in row 1 (counted from 0)"),
+        (["a", ""], "the user id is empty in row 1 (counted from 0)"),
+        (["a", "b", "b"], "user id 'b' occurs more than once (first in row 1, counted from 0)"),
+        (np.zeros((2, 2), dtype=int), "ids must be one-dimensional, not of shape (2, 2)"),
+    ],
+)
+def test_ids_that_cannot_be(ids, sentence):
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        IdMap(ids, "user")
+
+
+def test_texts_are_integers_only_if_all_of_them_are_written_so():
+    assert text_ids(pl.Series(["1", "20"]), "f", "item", 2).to_list() == [1, 20]
+    assert text_ids(pl.Series(["1", "B2"]), "f", "item", 2).to_list() == ["1", "B2"]
+    assert text_ids(pl.Series(["01", "2"]), "f", "item", 2).to_list() == ["01", "2"]
+    with pytest.raises(DataError, match=r"^f: item id -4 in line 3 is negative"):
+        text_ids(pl.Series(["1", "-4"]), "f", "item", 2)
+    with pytest.raises(DataError, match=r"^f: item id 9223372036854775808 in line 2 is too large"):
+        text_ids(pl.Series([str(2**63), "1"]), "f", "item", 2)

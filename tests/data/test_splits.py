@@ -1,0 +1,155 @@
+"""Splits: nothing lost or repeated, ratios kept, cold items absent from train, order and seed."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lirdrec.data.preparation import distinct_pairs, k_core
+from lirdrec.data.readers import read_mmrec
+from lirdrec.data.splits import METHODS, held_counts, split_labels
+from lirdrec.errors import DataError
+
+
+@st.composite
+def pairs(draw, max_users=12, max_items=25, min_size=1):
+    cells = draw(
+        st.lists(
+            st.tuples(st.integers(0, max_users - 1), st.integers(0, max_items - 1)), min_size=min_size, unique=True
+        )
+    )
+    users, items = (np.array(column, dtype=np.int64) for column in zip(*cells, strict=True))
+    users, items, _, _ = distinct_pairs(users, items)
+    times = np.array(draw(st.lists(st.integers(0, 50), min_size=len(users), max_size=len(users))))
+    return users, items, times
+
+
+@given(pairs(), st.sampled_from(["random", "temporal", "leave_last_out"]), st.integers(0, 5))
+def test_splits_per_user_keep_the_rule_and_a_training_item(data, method, seed):
+    users, items, times = data
+    labels = split_labels(method, users, items, times, seed)
+    assert labels.shape == users.shape and set(labels.tolist()) <= {0, 1, 2}
+    for user in np.unique(users):
+        n = int((users == user).sum())
+        held = 0 if n < 3 else 2 if n < 10 or method == "leave_last_out" else int(0.2 * n)
+        sizes = np.bincount(labels[users == user], minlength=3)
+        assert sizes.tolist() == [n - held, held // 2, held - held // 2]
+        assert sizes[0] > 0
+        if method != "random":  # no held pair is earlier than one that is kept
+            for earlier in range(2):
+                first, second = (times[(users == user) & (labels == code)] for code in (earlier, earlier + 1))
+                assert not len(first) or not len(second) or first.max() <= second.min()
+
+
+@given(pairs(min_size=8), st.integers(0, 5))
+def test_cold_items_are_never_in_train(data, seed):
+    users, items, times = data
+    n = len(np.unique(items))
+    held = max(2, n // 5)
+    if held >= n:
+        with pytest.raises(DataError, match="none is left for training"):
+            split_labels("cold_items", users, items, times, seed)
+        return
+    labels = split_labels("cold_items", users, items, times, seed)
+    parts = [set(items[labels == code].tolist()) for code in range(3)]
+    assert [len(part) for part in parts] == [n - held, held // 2, held - held // 2]
+    assert sum(len(part) for part in parts) == n  # an item is in one split only
+
+
+@given(pairs(min_size=10))
+def test_global_time_is_one_cut_for_everyone(data):
+    users, items, times = data
+    try:
+        labels = split_labels("global_time", users, items, times)
+    except DataError as error:
+        assert "too many pairs share one moment" in str(error)
+        return
+    assert times[labels == 0].max() < times[labels == 1].min()
+    assert times[labels == 1].max() < times[labels == 2].min()
+
+
+@given(pairs(min_size=6), st.sampled_from(METHODS), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_order_of_rows_does_not_matter_and_the_seed_decides(data, method, seed, random):
+    users, items, times = data
+    order = list(range(len(users)))
+    random.shuffle(order)
+    shuffled = distinct_pairs(users[order], items[order], times[order])[:3]
+    try:
+        first = split_labels(method, users, items, times, seed)
+    except DataError:
+        with pytest.raises(DataError):
+            split_labels(method, *shuffled, seed)
+        return
+    np.testing.assert_array_equal(first, split_labels(method, *shuffled, seed))
+
+
+def test_another_seed_is_another_split():
+    users, items = np.repeat(np.arange(20), 10), np.tile(np.arange(10), 20)
+    for method in ("random", "cold_items"):
+        one, two = (split_labels(method, users, items, None, seed) for seed in (0, 1))
+        assert (one != two).any()
+
+
+def test_every_pair_is_equally_likely_to_be_held():
+    users, items = np.repeat(np.arange(4000), 10), np.tile(np.arange(10), 4000)
+    labels = split_labels("random", users, items, None)
+    for code in (1, 2):
+        share = np.bincount(items[labels == code], minlength=10) / 4000
+        assert share == pytest.approx(np.full(10, 0.1), abs=0.02)  # four standard deviations
+
+
+def test_whole_table_of_a_small_temporal_split():
+    users = np.array([0] * 10 + [1] * 3 + [2] * 2)
+    items = np.arange(15)
+    times = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 5, 5, 5, 1, 2])
+    labels = split_labels("temporal", users, items, times)
+    assert labels.tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ("temporal", r"split 'temporal' needs to know when things happened: name the column \(timestamp=…\)"),
+        ("global_time", "split 'global_time' needs to know when"),
+        ("leave_last_out", "split 'leave_last_out' needs to know when"),
+        ("bymoon", "there is no split 'bymoon'; choose one of random, cold_items"),
+    ],
+)
+def test_what_cannot_be_split(method, sentence):
+    with pytest.raises(DataError, match=sentence):
+        split_labels(method, np.arange(5), np.arange(5), None)
+
+
+@pytest.mark.parametrize("name", ["baby", "sports"])
+def test_the_rule_fits_every_user_of_the_public_splits(real_data, name):
+    dataset = read_mmrec(real_data / name)
+    counts = np.array(
+        [np.bincount(dataset.split(s).users, minlength=dataset.n_users) for s in ("train", "valid", "test")]
+    )
+    valid, test = held_counts(counts.sum(axis=0), 0.2)
+    np.testing.assert_array_equal(counts[1], valid)
+    np.testing.assert_array_equal(counts[2], test)
+
+
+@given(pairs(), st.integers(0, 5))
+def test_k_core_is_the_largest_subset_where_everyone_has_k(data, k):
+    users, items, _ = data
+    keep = k_core(users, items, k)
+    left = set(zip(users.tolist(), items.tolist(), strict=True))
+    while True:  # the definition, one removal at a time
+        bad = [p for p in left if sum(q[0] == p[0] for q in left) < k or sum(q[1] == p[1] for q in left) < k]
+        if not bad:
+            break
+        left.discard(bad[0])
+    assert set(zip(users[keep].tolist(), items[keep].tolist(), strict=True)) == left
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 9)), min_size=1))
+def test_repeated_pairs_count_once_and_keep_their_first_time(rows):
+    users, items, times = (np.array(column) for column in zip(*rows, strict=True))
+    u, i, t, kept = distinct_pairs(users, items, times)
+    expected: dict = {}
+    for user, item, time in rows:
+        expected[user, item] = min(time, expected.get((user, item), time))
+    assert list(zip(u.tolist(), i.tolist(), t.tolist(), strict=True)) == [(*p, expected[p]) for p in sorted(expected)]
+    assert (users[kept] == u).all() and (items[kept] == i).all()
