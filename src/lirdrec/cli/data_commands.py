@@ -105,9 +105,26 @@ def inspect(
 
 
 def _read(source: Path, options: dict[str, Any]) -> Any:
-    from lirdrec.data.readers import read_any
+    from lirdrec.data.readers import read_any, read_interactions, read_mmrec, read_recbole
+    from lirdrec.data.storage import MANIFEST
 
-    return read_any(source, **options)
+    if source.is_file() or not source.exists():
+        return read_interactions(source, **options)
+    inters = sorted(source.glob("*.inter"))
+    if not options or not inters:
+        if options and (source / MANIFEST).is_file():
+            raise ConfigError(f"{source}: is prepared already, so options do nothing; prepare the raw files again")
+        return read_any(source)
+    with inters[0].open("rb") as file:
+        if b":token" in file.readline():
+            return read_recbole(source, **options)
+    strange = sorted(set(options) - {"user", "item", "name"})
+    if strange:
+        raise ConfigError(
+            f"--{strange[0].replace('_', '-')}: {source} is an MMRec folder, which keeps its own split and features; "
+            f"to prepare it anew, name its table: lirdrec prepare {inters[0]} --user userID --item itemID …"
+        )
+    return read_mmrec(source, **options)
 
 
 def named_file(text: str) -> tuple[str, Path]:
@@ -124,13 +141,13 @@ def _show(figures: Mapping[str, Any]) -> None:
     out.print(
         table(
             f"Dataset {figures['name']}",
-            ["users", "items", "interactions", "sparsity", *splits, "memory to train"],
+            ["users", "items", "pairs", "empty cells", *splits, "memory to train"],
             [
                 [
                     f"{figures['users']:,}",
                     f"{figures['items']:,}",
                     f"{figures['interactions']:,}",
-                    f"{figures['sparsity']:.3%}",
+                    f"{figures['sparsity']:.2%}",
                     *(f"{size:,}" for size in splits.values()),
                     f"about {_size(figures['memory_to_train'])}",
                 ]
@@ -164,7 +181,8 @@ def _histogram(title: str, degrees: Mapping[str, Any]) -> None:
     head = f"min {degrees['min']:,}, median {degrees['median']:,g}, mean {degrees['mean']:,.1f}, max {degrees['max']:,}"
     out.print(Text.assemble("\n", (title, "bold"), f"  ({head})"))
     most = max((one["count"] for one in degrees["bins"]), default=1) or 1
-    for one in degrees["bins"]:
+    shown = [one for one in degrees["bins"] if one["to"] >= degrees["min"]]
+    for one in shown:
         span = f"{one['from']:,}" if one["from"] == one["to"] else f"{one['from']:,}-{one['to']:,}"
         out.print(Text.assemble(f"{span:>13} ", (_bar(one["count"] / most), "cyan"), f" {one['count']:,}"))
 

@@ -129,6 +129,11 @@ class Recommender:
         """Whether this came from a slim run: vectors and ids only."""
         return self.train is None
 
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model behind the scores, which new items and new users need."""
+        return self._model is not None
+
     def liked_rows(self, user_row: int) -> np.ndarray:
         """Item rows `(n,)` int64 of the user's training items."""
         self._need_full("tell what a user liked")

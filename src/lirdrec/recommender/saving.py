@@ -32,6 +32,7 @@ from lirdrec.recommender.run_folder import (
 )
 
 CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
 COMPANIONS = ("history.jsonl", "curves.png", "metrics.json", "environment.json")  # not needed to load
 
 
@@ -66,9 +67,9 @@ def load(
             IdMap(items[ITEM], "item"),
             items,
             train,
-            model=None if slim else rebuild,
-            weights=None if slim else _read_tensors(folder / "weights.safetensors", "cpu"),
-            features=None if slim else FeatureStore.read(folder, features, verify),
+            model=rebuild if WEIGHTS in listed else None,
+            weights=_read_tensors(folder / WEIGHTS, "cpu") if WEIGHTS in listed else None,
+            features=FeatureStore.read(folder, features, verify) if "features.json" in listed else None,
             frames=config["frames"],
             info=config["info"],
             n_trained_items=config["n_trained_items"],
@@ -105,7 +106,8 @@ def _writers(recommender: Recommender, folder: Path, slim: bool) -> dict[str, Wr
     }
     if not slim:
         assert recommender.train is not None
-        files["weights.safetensors"] = _tensor_writer(recommender.weights())
+        if recommender.has_model:
+            files[WEIGHTS] = _tensor_writer(recommender.weights())
         files["interactions.parquet"] = _table_writer(_pairs_table(recommender.train))
         if recommender.features is not None:
             files |= recommender.features.writers(folder)

@@ -1,0 +1,256 @@
+"""The run folder: everything comes back, damage is noticed, nothing is half-written, one training at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import safetensors.torch
+from polars.testing import assert_frame_equal
+
+from lirdrec.errors import CapabilityError, RunFolderError
+from lirdrec.recommender import run_folder
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.run_folder import check_new, open_run, run_lock, write_run
+
+from .conftest import hand_made
+
+
+@pytest.fixture
+def saved(recommender, tmp_path) -> Path:
+    return recommender.save(tmp_path / "run")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_everything_comes_back(recommender, saved):
+    loaded = Recommender.load(saved, verify=True)
+    assert_frame_equal(loaded.recommend(k=4), recommender.recommend(k=4))
+    assert loaded.explain("ann", 20) == recommender.explain("ann", 20)
+    assert_frame_equal(loaded.item_table, recommender.item_table)
+    assert loaded.users == recommender.users and loaded.items == recommender.items
+    assert loaded.info == recommender.info and loaded.folder == saved
+    assert np.array_equal(loaded.train.items, recommender.train.items)
+
+
+def test_the_kind_of_frame_comes_back(tmp_path):
+    hand_made(frames="pandas").save(tmp_path / "run")
+    assert Recommender.load(tmp_path / "run").frames == "pandas"
+
+
+def test_nothing_is_pickled_and_the_files_are_listed(saved):
+    files = contents(saved)
+    manifest = json.loads(files.pop("manifest.json"))
+    assert manifest["format"] == "lirdrec-run" and manifest["format_version"] == 1
+    assert sorted(manifest["files"]) == sorted(files)
+    assert sorted(files) == [
+        "config.json",
+        "environment.json",
+        "interactions.parquet",
+        "items.parquet",
+        "users.parquet",
+        "vectors.safetensors",
+    ]
+    environment = json.loads(files["environment.json"])
+    assert set(environment) == {"python", "platform", "versions", "git_revision", "seed", "written"}
+    assert environment["versions"]["torch"]
+
+
+def test_a_slim_run_says_what_it_cannot_do(recommender, tmp_path):
+    slim = Recommender.load(recommender.slim(tmp_path / "slim"))
+    assert_frame_equal(slim.recommend(k=4, exclude_seen=False), recommender.recommend(k=4, exclude_seen=False))
+    assert_frame_equal(slim.similar_items(10, k=3), recommender.similar_items(10, k=3))
+    assert_frame_equal(slim.score(("ann", 10)), recommender.score(("ann", 10)))
+    assert sorted(p.name for p in (tmp_path / "slim").iterdir()) == [
+        "config.json",
+        "environment.json",
+        "items.parquet",
+        "manifest.json",
+        "users.parquet",
+        "vectors.safetensors",
+    ]
+    for ask, cannot in (
+        (lambda: slim.recommend("ann", k=1), "leave out what a user has seen (exclude_seen)"),
+        (lambda: slim.recommend("zoe", k=1, exclude_seen=False, unknown="popular"), "tell what is popular"),
+        (lambda: slim.recommend_for_history([10], k=1), "serve new users"),
+        (lambda: slim.add_items([50]), "take new items"),
+    ):
+        with pytest.raises(CapabilityError) as caught:
+            ask()
+        assert str(caught.value) == f"a slim run holds vectors and ids only, so it cannot {cannot}; use the full run"
+    with pytest.raises(CapabilityError, match="a slim run cannot explain"):
+        slim.explain("ann", 10)
+
+
+def test_slim_leaves_out_what_only_the_model_needs(tmp_path):
+    import torch
+
+    scorer = hand_made().scorer
+    scorer.memory = {"item_states": torch.zeros(4, 2)}
+    full, slim = hand_made(scorer=scorer), tmp_path / "slim"
+    full.save(tmp_path / "full")
+    full.slim(slim)
+    assert "memory.item_states" in safetensors.torch.load_file(tmp_path / "full" / "vectors.safetensors")
+    assert set(safetensors.torch.load_file(slim / "vectors.safetensors")) == {"users", "items", "weights"}
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(recommender, saved):
+    before = contents(saved)
+    with pytest.raises(RunFolderError, match="already holds a finished run"):
+        recommender.save(saved)
+    assert contents(saved) == before
+    assert Recommender.load(recommender.save(saved, overwrite=True)).recommend("bob", k=1)["item"].to_list() == [20]
+
+
+def test_a_folder_of_something_else_is_refused(recommender, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match=r"is not a run folder \(it holds thesis.tex\)"):
+        recommender.save(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": "lirdrec-dataset"}')
+    with pytest.raises(RunFolderError, match="holds a prepared dataset, not a run"):
+        recommender.save(tmp_path, overwrite=True)
+    with pytest.raises(RunFolderError, match="is a file, not a folder"):
+        recommender.save(tmp_path / "thesis.tex")
+
+
+def edit_manifest(folder: Path, **changes) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def damage(name: str, how: str):
+    def act(folder: Path) -> None:
+        path = folder / name
+        content = path.read_bytes()
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        path.write_bytes({"cut": content[:middle], "flip": flipped, "empty": b""}[how])
+
+    return act
+
+
+FILES = ["config.json", "interactions.parquet", "items.parquet", "users.parquet", "vectors.safetensors"]
+
+BAD = [
+    *((damage(name, "cut"), rf"{name}: is damaged: [\d,]+ bytes where [\d,]+ were written") for name in FILES),
+    *((damage(name, "flip"), f"{name}: is damaged: its checksum differs") for name in FILES),
+    *((lambda folder, name=name: (folder / name).unlink(), f"{name}: is missing") for name in FILES),
+    (damage("manifest.json", "cut"), "manifest.json: cannot be read"),
+    (damage("manifest.json", "empty"), "manifest.json: cannot be read"),
+    (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json: is damaged: it is not a JSON object"),
+    (lambda folder: edit_manifest(folder, format_version=2), r"written by a newer lirdrec \(format 2, .* up to 1\)"),
+    (lambda folder: edit_manifest(folder, format_version="x"), "format version or files are missing"),
+    (lambda folder: edit_manifest(folder, files={}), "does not list config.json"),
+    (lambda folder: edit_manifest(folder, format="lirdrec-dataset"), "holds a prepared dataset, not a run"),
+    (lambda folder: (folder / "manifest.json").unlink(), r"is not a run folder \(manifest.json is missing\)"),
+    (lambda folder: shutil.rmtree(folder), "no such run folder"),
+]
+
+
+@pytest.mark.parametrize(("harm", "sentence"), BAD)
+def test_damage_is_noticed(saved, harm, sentence):
+    harm(saved)
+    with pytest.raises(RunFolderError, match=sentence) as caught:
+        Recommender.load(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unfinished_training_says_how_to_go_on(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(RunFolderError, match="its training has not ended; go on with it: lirdrec train … --resume"):
+        Recommender.load(tmp_path)
+
+
+def test_big_files_are_verified_on_request(saved, monkeypatch):
+    monkeypatch.setattr(run_folder.check_file, "__defaults__", (False, 0))
+    damage("vectors.safetensors", "flip")(saved)
+    open_run(saved)  # its size is right
+    with pytest.raises(RunFolderError, match=r"vectors\.safetensors: is damaged: its checksum differs"):
+        open_run(saved, verify=True)
+
+
+def test_a_full_disk_leaves_the_old_run_as_it_was(recommender, saved, monkeypatch):
+    before = contents(saved)
+
+    def full(self, path, **options):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        recommender.save(saved, overwrite=True)
+    assert contents(saved) == before
+
+
+def test_a_full_disk_leaves_no_new_folder(recommender, tmp_path, monkeypatch):
+    def full(tensors, path):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("lirdrec.recommender.saving.save_file", full)
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        recommender.save(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_the_program_are_not_hidden(tmp_path):
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_run(tmp_path / "run", {"a": broken})
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_trainings_cannot_share_a_folder(tmp_path):
+    folder = tmp_path / "run"
+    with run_lock(folder):
+        in_use = pytest.raises(RunFolderError, match=r"another training \(process \d+\) is writing to this run folder")
+        with in_use, run_lock(folder):
+            pass
+        (folder / "history.jsonl").write_text("")
+    with run_lock(folder):  # free again
+        pass
+
+
+def test_a_lock_without_work_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError), run_lock(tmp_path / "run"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+HOLD = """
+import sys, pathlib
+from lirdrec.recommender.run_folder import run_lock
+with run_lock(sys.argv[1]) as folder:
+    (folder / "history.jsonl").write_text("")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_training_leaves_no_lock(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(RunFolderError, match=f"process {process.pid}"), run_lock(tmp_path / "run"):
+                pass
+        finally:
+            process.kill()
+    with run_lock(tmp_path / "run"):
+        pass
+
+
+def test_what_a_training_writes_is_no_obstacle(tmp_path):
+    for name in ("history.jsonl", "curves.png", ".lock"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "checkpoint").mkdir()
+    check_new(tmp_path)
