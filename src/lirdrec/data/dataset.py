@@ -219,7 +219,8 @@ class Dataset:
             listed = describe_ids(self.users.ids[lacking], 10)
             raise DataError(
                 f"no training item for {count(number, 'user')} of valid or test: {listed};"
-                " move one of their items to train, leave them out, or say in info['split']['method'] = 'label' that it is meant"
+                " move one of their items to train, leave them out, or say with info['split']['method'] = 'label'"
+                " that the split was given so"
             )
         logger.warning(
             "%s: no training item for %s of valid or test; evaluation leaves them out", self.name, count(number, "user")

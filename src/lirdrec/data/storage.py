@@ -96,8 +96,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version, kind = manifest["format_version"], manifest["format"]
-        complete = all(key in manifest for key in ("name", "features", "info", "files"))
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        complete = isinstance(manifest["name"], str) and isinstance(manifest["info"], dict)
+        complete &= isinstance(manifest["features"], dict)
+        complete &= all({"bytes", "sha256"} <= entry.keys() for entry in manifest["files"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise RunFolderError(f"{path}: damaged ({type(error).__name__}: {error}); prepare the dataset again") from None
     if kind != FORMAT:
         raise RunFolderError(f"{folder}: a {kind} folder, not a prepared dataset")

@@ -1,0 +1,293 @@
+"""Prepared folders: the same dataset after saving and loading, whole or not at all, damage is found."""
+
+import errno
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from lirdrec import atomic
+from lirdrec.atomic import atomic_folder, atomic_write, sha256
+from lirdrec.data import Dataset, FeatureMatrix
+from lirdrec.data.storage import load, read_manifest, save
+from lirdrec.errors import DataError, LirdrecError, RunFolderError
+
+
+def assert_same(one: Dataset, two: Dataset):
+    assert (one.name, one.info) == (two.name, two.info)
+    assert one.users == two.users and one.items == two.items
+    assert_frame_equal(one.item_table, two.item_table)
+    for name in ("train", "valid", "test"):
+        assert_frame_equal(one.frame(name), two.frame(name))
+    assert list(one.features) == list(two.features)
+    for name, matrix in one.features.items():
+        assert matrix.values.dtype == two.features[name].values.dtype
+        np.testing.assert_array_equal(matrix.values, two.features[name].values)
+        np.testing.assert_array_equal(matrix.present, two.features[name].present)
+
+
+def test_what_is_saved_is_loaded(dataset, tmp_path):
+    folder = dataset.save(tmp_path / "deep" / "small")
+    again = Dataset.load(folder, verify=True)
+    assert_same(dataset, again)
+    assert again.folder == folder
+    assert all(isinstance(matrix.values, np.memmap) for matrix in again.features.values())
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "features/image.mask.npy",
+        "features/image.npy",
+        "features/text.mask.npy",
+        "features/text.npy",
+        "interactions.parquet",
+        "items.parquet",
+        "manifest.json",
+        "users.parquet",
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    cells=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**40)), min_size=1),
+    strings=st.booleans(),
+    split=st.sampled_from(["random", "leave_last_out", "none"]),
+    data=st.data(),
+)
+def test_any_dataset_survives_the_disk(tmp_path_factory, cells, strings, split, data):
+    frame = pl.DataFrame(cells, schema=["user", "item"], orient="row").with_columns(t=pl.col("item") % 7)
+    if strings:
+        frame = frame.with_columns(pl.col("user", "item").cast(pl.String) + "é\t\"'")
+    n = frame["item"].n_unique()
+    columns = data.draw(st.integers(1, 3))
+    floats = st.floats(-10, 10, width=16).map(lambda x: x or 1.0)
+    values = np.array(data.draw(st.lists(floats, min_size=n * columns, max_size=n * columns)))
+    values = values.reshape(n, columns).astype(data.draw(st.sampled_from([np.float16, np.float32])))
+    one = Dataset.from_frames(
+        frame, features={"f": values}, timestamp="t", split=split, name="ß", info={"a": [1, None]}
+    )
+    folder = tmp_path_factory.mktemp("saved") / "it"
+    assert_same(one, load(save(one, folder)))
+
+
+def test_the_folder_can_be_moved(dataset, tmp_path):
+    dataset.save(tmp_path / "here")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert_same(dataset, Dataset.load(tmp_path / "there"))
+    assert str(tmp_path) not in (tmp_path / "there" / "manifest.json").read_text()
+
+
+def test_the_manifest_counts_and_names_everything(dataset, tmp_path):
+    manifest = read_manifest(dataset.save(tmp_path / "small"))
+    assert manifest["counts"] == {"users": 6, "items": 8} | {
+        name: len(dataset.split(name)) for name in ("train", "valid", "test")
+    }
+    assert manifest["features"]["text"] == {"dims": 4, "dtype": "float16", "present": 3}
+    assert manifest["info"]["split"]["seed"] == 0
+    for name, entry in manifest["files"].items():
+        assert entry["sha256"] == sha256(tmp_path / "small" / name)
+
+
+def test_a_folder_that_is_not_empty_is_not_replaced(dataset, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter").write_text("dear")
+    with pytest.raises(
+        RunFolderError, match="this folder has something in it; choose another name or allow overwriting"
+    ):
+        dataset.save(tmp_path / "taken")
+    assert (tmp_path / "taken" / "letter").read_text() == "dear"
+    assert os.listdir(tmp_path) == ["taken"]
+    dataset.save(tmp_path / "taken", overwrite=True)
+    assert_same(dataset, Dataset.load(tmp_path / "taken"))
+    assert os.listdir(tmp_path) == ["taken"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot rename a folder with a mapped file in it")
+def test_an_empty_folder_and_its_own_source_may_be_written(dataset, tmp_path):
+    (tmp_path / "empty").mkdir()
+    loaded = Dataset.load(dataset.save(tmp_path / "empty"))
+    loaded.save(tmp_path / "empty", overwrite=True)  # the features are mapped from the folder that is replaced
+    assert_same(dataset, Dataset.load(tmp_path / "empty"))
+
+
+def test_a_file_in_the_way(dataset, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="a file of this name is in the way; choose another name"):
+        dataset.save(tmp_path / "file", overwrite=True)
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["lirdrec.data.storage._write_matrix", "polars.DataFrame.write_parquet", "numpy.save", "os.fsync", "os.rename"],
+)
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch, where, exists):
+    if exists:
+        (tmp_path / "small").mkdir()
+        (tmp_path / "small" / "letter").write_text("dear")
+    with monkeypatch.context() as patch:
+        patch.setattr(where, full)
+        with pytest.raises(RunFolderError) as caught:
+            dataset.save(tmp_path / "small", overwrite=True)
+    assert str(caught.value) == (
+        f"{tmp_path / 'small'}: the disk is full; nothing was written: free some space or choose another place"
+    )
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == (
+        ["small", "small/letter"] if exists else []
+    )
+
+
+def test_polars_own_error_of_a_full_disk_is_understood(tmp_path):
+    with pytest.raises(RunFolderError, match="the disk is full"), atomic_folder(tmp_path / "x"):
+        raise pl.exceptions.ComputeError("No space left on device (os error 28)")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_device_that_is_really_full(tmp_path):
+    with pytest.raises(RunFolderError, match="the disk is full"), atomic_write(tmp_path / "x.parquet") as temporary:
+        os.symlink("/dev/full", temporary)
+        pl.DataFrame({"a": range(100_000)}).write_parquet(temporary)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_go_through_and_clean_up(tmp_path):
+    for error in (KeyboardInterrupt, KeyError, DataError, FileNotFoundError):
+        with pytest.raises(error), atomic_folder(tmp_path / "x") as temporary:
+            (temporary / "half").write_text("half")
+            raise error("stop")
+        with pytest.raises(error), atomic_write(tmp_path / "y") as temporary:
+            temporary.write_text("half")
+            raise error("stop")
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_replaced_at_once(tmp_path):
+    (tmp_path / "y").write_text("old")
+    with atomic_write(tmp_path / "y") as temporary:
+        temporary.write_text("new")
+        assert (tmp_path / "y").read_text() == "old"
+    assert (tmp_path / "y").read_text() == "new"
+    assert os.listdir(tmp_path) == ["y"]
+
+
+def test_the_second_of_two_writers_is_refused(tmp_path):
+    with (
+        pytest.raises(RunFolderError, match="has something in it"),
+        atomic_folder(tmp_path / "x") as late,
+        atomic_folder(tmp_path / "x") as early,
+    ):
+        (late / "late").write_text("")
+        (early / "early").write_text("")
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["early"]
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").write_text("")
+    rename, calls = os.rename, []
+
+    def second_fails(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(atomic.os, "rename", second_fails)
+    with (
+        pytest.raises(RunFolderError, match=r"x: cannot be written \(Permission denied\); nothing was left behind"),
+        atomic_folder(tmp_path / "x", overwrite=True),
+    ):
+        pass
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["x", "x/old"]
+
+
+FILES = ["users.parquet", "items.parquet", "interactions.parquet", "features/image.npy", "features/image.mask.npy"]
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_a_missing_file_is_named(dataset, tmp_path, name):
+    folder = dataset.save(tmp_path / "small")
+    (folder / name).unlink()
+    sentence = "not a prepared dataset (no manifest.json)" if name == "manifest.json" else f"{name} is missing"
+    with pytest.raises(RunFolderError, match=re.escape(sentence)):
+        Dataset.load(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_short_is_named(dataset, tmp_path, name):
+    folder = dataset.save(tmp_path / "small")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-7])
+    sentence = f"{name}: {len(content) - 7} bytes instead of {len(content)}: damaged or cut short"
+    with pytest.raises(RunFolderError, match=re.escape(sentence)):
+        Dataset.load(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_found(dataset, tmp_path, name):
+    folder = dataset.save(tmp_path / "small")
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(RunFolderError, match=re.escape(f"{name}: its checksum is wrong: damaged or changed")):
+        Dataset.load(folder, verify=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"format_version": 2}, "written in format 2, newer than the 1 known here; upgrade lirdrec"),
+        ({"format": "lirdrec-run"}, "a lirdrec-run folder, not a prepared dataset"),
+        ({"files": None}, "damaged"),
+        ({"features": {"lost": {}}}, "the prepared dataset is damaged ("),
+    ],
+)
+def test_manifests_that_cannot_be_read(dataset, tmp_path, change, sentence):
+    folder = dataset.save(tmp_path / "small")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(RunFolderError, match=re.escape(sentence)):
+        Dataset.load(folder)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_damage_to_the_manifest_is_one_sentence(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("damaged") / "it"
+    frame = pl.DataFrame({"user": [0, 0, 0, 0], "item": [0, 1, 2, 3]})
+    content = bytearray((Dataset.from_frames(frame).save(folder) / "manifest.json").read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content = content[:at]
+    else:
+        content[at] = data.draw(st.integers(0, 255))
+    (folder / "manifest.json").write_bytes(content)
+    try:
+        Dataset.load(folder)
+    except LirdrecError as error:
+        assert "\n" not in str(error)
+
+
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(dataset, tmp_path):
+    bad = Dataset.from_frames(dataset.frame(), info={"when": {1, 2}})
+    with pytest.raises(DataError, match=r"dataset.info cannot be written as JSON: Object of type set"):
+        bad.save(tmp_path / "bad")
+    assert not list(tmp_path.iterdir())
+
+
+def test_big_matrices_are_written_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("lirdrec.data.matrices.BLOCK_BYTES", 64)
+    values = np.asfortranarray(np.arange(1, 101, dtype=np.float32).reshape(20, 5))
+    frame = pl.DataFrame({"user": [0] * 20, "item": range(20)})
+    one = Dataset.from_frames(frame, features={"f": FeatureMatrix(values)})
+    np.testing.assert_array_equal(np.load(one.save(tmp_path / "x") / "features" / "f.npy"), values)
