@@ -1,0 +1,94 @@
+"""What the README tells people to type works as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lirdrec import Dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(start: str) -> list[list[str]]:
+    """The commands of all shell blocks that begin with `start`, as argument lists."""
+    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [parts for line in lines if (parts := shlex.split(line, comments=True))[:1] == [start]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sample and with a newcomer's own files, as the README supposes them."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "sample", folder / "sample")
+    data = Dataset.load(folder / "sample" / "movielens")
+    likes = pl.concat([data.frame(split) for split in ("train", "valid", "test")])
+    keep = likes.join(data.item_table.head(300), on="item", how="semi").sample(fraction=1.0, shuffle=True, seed=0)
+    keep.select(pl.col("user").alias("userId"), pl.col("item").alias("movieId")).with_columns(
+        pl.lit(4.5).alias("rating")
+    ).write_csv(folder / "ratings.csv")
+    films = data.item_table.head(300)
+    films.rename({"item": "movieId"}).write_csv(folder / "movies.csv")
+    for name, file in (("text", "texts.npz"), ("image", "posters.npz")):
+        matrix = data.features[name]
+        rows = np.flatnonzero(matrix.present[:300])
+        np.savez(folder / file, ids=films["item"].to_numpy()[rows], x=matrix.values[rows])
+    return folder
+
+
+def run(arguments: list[str], cwd: Path) -> str:
+    """Output of a command that must succeed."""
+    quiet = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=quiet, capture_output=True, text=True)
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_every_shell_line_is_a_known_command():
+    shell = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    assert {line.split()[0] for line in shell if line.strip()} == {"make", "lirdrec"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = {target for line in commands("make") for target in line[1:]} | set(re.findall(r"`make ([a-z-]+)`", README))
+    assert {"demo", "test", "test-slow"} <= named
+    assert [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+
+
+def test_links_lead_somewhere():
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_commands_for_own_files(place):
+    for _, *arguments in commands("lirdrec"):
+        run(["-m", "lirdrec", *arguments], place)
+    assert (place / "runs" / "first" / "metrics.json").is_file()
+
+
+def test_python_blocks(place):
+    (place / "readme.py").write_text("\n".join(blocks("python")), encoding="utf-8")
+    assert "recall@20" in run(["readme.py"], place)
+
+
+@pytest.mark.slow
+def test_demo(tmp_path):
+    shown = run(["-m", "lirdrec", "demo"], ROOT)
+    (example,) = blocks("text")
+    titles = [line.strip() for line in example.splitlines() if line.strip() and not re.search(r"\d|…", line)]
+    assert titles
+    assert [line for line in titles if line not in shown] == []
