@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data import readers  # noqa: F401  (first: aligning imports it back)
 from lirdrec.data.aligning import align, as_feature_file
 from lirdrec.data.columns import ITEM
 from lirdrec.data.frames import first_line, to_polars

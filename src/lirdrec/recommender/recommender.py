@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,26 +13,27 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lirdrec.data.columns import ITEM, RANK, SCORE, USER
+from lirdrec.data.columns import ITEM, SCORE, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.frames import FrameKind, from_polars
 from lirdrec.data.identifiers import IdMap
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.ranking.top_k import top_k
 from lirdrec.recommender import explanation
 from lirdrec.recommender.asking import as_list, check_k, histories, known_rows, pair_rows
 from lirdrec.recommender.explanation import TITLES, Explanation
 from lirdrec.recommender.feature_store import FeatureStore
+from lirdrec.recommender.history import History
 from lirdrec.recommender.new_items import new_features, new_table
+from lirdrec.recommender.ranking import SimilarityScorer, blocks, long_frame, rank
+from lirdrec.recommender.rebuilding import rebuild
 
 log = logging.getLogger(__name__)
 
 HISTORY = "history"
 NEIGHBOUR = "neighbour"
 MODES = ("raise", "skip", "popular")
-QUERY_BYTES = 128 << 20  # queries held at once; the ranker has its own limit for scores
 
 
 class Recommender:
@@ -78,10 +79,7 @@ class Recommender:
         self.device = torch.device("cpu")
         self._model = model
         self._weights = weights
-        if train is not None:
-            order = np.argsort(train.users, kind="stable")
-            self._liked = train.items[order]
-            self._starts = np.concatenate([[0], np.cumsum(np.bincount(train.users, minlength=len(users)))])
+        self._history = None if train is None else History(train, len(users))
 
     @classmethod
     def from_training(
@@ -136,8 +134,7 @@ class Recommender:
 
     def liked_rows(self, user_row: int) -> np.ndarray:
         """Item rows `(n,)` int64 of the user's training items."""
-        self._need_full("tell what a user liked")
-        return self._liked[self._starts[user_row] : self._starts[user_row + 1]]
+        return self._full_history("tell what a user liked").liked(user_row)
 
     def liked(self, user: Any) -> list[Any]:
         """Ids of the items that the user liked in training."""
@@ -205,15 +202,17 @@ class Recommender:
                 asked = [one for one, bad in zip(asked, strange, strict=True) if not bad]
                 rows, strange = rows[~strange], strange[~strange]
         if exclude_seen and not strange.all():
-            self._need_full("leave out what a user has seen (exclude_seen)")
+            self._full_history("leave out what a user has seen (exclude_seen)")
         scores = np.full((len(rows), k), -np.inf)
         items = np.full((len(rows), k), -1)
         if (~strange).any():
             scores[~strange], items[~strange] = self._rank_users(rows[~strange], k, exclude_seen, chosen)
         if strange.any():
-            scores[strange], items[strange] = self._popular(k, chosen)
+            allowed = None if chosen is None else chosen.cpu().numpy()
+            popular = self._full_history("tell what is popular").popular(self.n_items, k, allowed)
+            scores[strange], items[strange] = popular
         names = pl.Series(USER, asked, dtype=self.users.series.dtype)
-        return self._frame(self._ranking(USER, names, items, scores))
+        return self._frame(long_frame(USER, names, items, scores, self.items))
 
     def recommend_for_history(
         self, items_or_lists: Any, k: int = 10, *, exclude_seen: bool = True, candidates: Any = None
@@ -239,21 +238,16 @@ class Recommender:
         unique = [np.unique(flat[start:stop]) for start, stop in itertools.pairwise(bounds)]
         chosen = self._candidates(candidates)
         model = self.model("serve new users")
-        found_scores, found_items = [], []
-        width = self._query_width()
-        for block in _blocks(len(unique), width):
-            liked = [torch.from_numpy(one).to(self.device) for one in unique[block]]
-            queries = model.fold_in(self.scorer, liked)
-            seen = None
-            if exclude_seen:
-                owner = torch.repeat_interleave(torch.arange(len(liked)), torch.tensor([len(one) for one in liked]))
-                seen = (owner.to(self.device), torch.cat(liked))
-            best = top_k(self.scorer, queries, k, seen=seen, candidates=chosen)
-            found_scores.append(best[0].double().cpu().numpy())
-            found_items.append(best[1].cpu().numpy())
+        found = []
+        for block in blocks(len(unique), self._query_width()):
+            liked = unique[block]
+            queries = model.fold_in(self.scorer, [self._rows(one) for one in liked])
+            owner = np.repeat(np.arange(len(liked)), [len(one) for one in liked])
+            seen = (owner, np.concatenate(liked)) if exclude_seen else None
+            found.append(rank(self.scorer, queries, k, seen, chosen))
+        scores, items = (np.concatenate(part) for part in zip(*found, strict=True))
         numbers = pl.Series(HISTORY, range(len(unique)), dtype=pl.Int64)
-        ranking = self._ranking(HISTORY, numbers, np.concatenate(found_items), np.concatenate(found_scores))
-        return self._frame(ranking)
+        return self._frame(long_frame(HISTORY, numbers, items, scores, self.items))
 
     def score(self, pairs: Any) -> Any:
         """Scores of pairs.
@@ -266,7 +260,7 @@ class Recommender:
         """
         frame, users, items = pair_rows(pairs, self.users, self.items)
         scores = []
-        for block in _blocks(len(users), self._query_width()):
+        for block in blocks(len(users), self._query_width()):
             queries = self.scorer.queries(self._rows(users[block]))
             scores.append(self.scorer.parts(queries, self._rows(items[block])).double().sum(1).cpu().numpy())
         values = np.concatenate(scores) if scores else np.empty(0)
@@ -276,13 +270,13 @@ class Recommender:
         """The k items most similar to each item (itself left out), as a frame item, neighbour, rank, score."""
         check_k(k, self.n_items - 1, "other items")
         rows = known_rows(as_list(items), self.items)
-        return self._similar(self.items, rows, k, self.scorer.similar_items, ITEM, self._candidates(candidates))
+        return self._similar(self.items, rows, k, self.scorer.similar_items, self._candidates(candidates))
 
     def similar_users(self, users: Any, k: int = 10) -> Any:
         """The k users most similar to each user (itself left out), as a frame user, neighbour, rank, score."""
         check_k(k, self.n_users - 1, "other users")
         rows = known_rows(as_list(users), self.users)
-        return self._similar(self.users, rows, k, self.scorer.similar_users, USER, None)
+        return self._similar(self.users, rows, k, self.scorer.similar_users, None)
 
     def explain(self, user: Any, item: Any, n_liked: int = 5) -> Explanation:
         """Why the item suits the user: exact parts of the score, α, and the `n_liked` liked items nearest to it.
@@ -314,10 +308,10 @@ class Recommender:
         if not model.capabilities.cold_items:
             raise CapabilityError(f"{model.name} cannot score items that it was not trained with")
         assert self.features is not None
-        blocks = self.features.blocks()
+        known = self.features.blocks()
         table = new_table(items, self.items, self.item_table)
-        new = new_features(IdMap(table[ITEM], self.items.what), features, blocks[0])
-        catalogue = [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks]
+        new = new_features(IdMap(table[ITEM], self.items.what), features, known[0])
+        catalogue = [{name: self._features(matrix) for name, matrix in block.items()} for block in known]
         grown = model.grow(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
         ids = IdMap(pl.concat([self.items.series, table[ITEM]]), self.items.what)
         whole = pl.concat([self.item_table, table], how="diagonal")
@@ -402,6 +396,11 @@ class Recommender:
         if self.is_slim:
             raise CapabilityError(f"a slim run holds vectors and ids only, so it cannot {purpose}; use the full run")
 
+    def _full_history(self, purpose: str) -> History:
+        self._need_full(purpose)
+        assert self._history is not None
+        return self._history
+
     def _rows(self, rows: np.ndarray) -> Tensor:
         return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written
 
@@ -425,111 +424,22 @@ class Recommender:
     def _rank_users(
         self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        scores, items = np.empty((len(rows), k)), np.empty((len(rows), k), dtype=np.int64)
-        for block in _blocks(len(rows), self._query_width()):
+        found = []
+        for block in blocks(len(rows), self._query_width()):
             users = rows[block]
-            seen = self._seen(users) if exclude_seen else None
-            best = top_k(self.scorer, self.scorer.queries(self._rows(users)), k, seen=seen, candidates=candidates)
-            scores[block], items[block] = best[0].double().cpu().numpy(), best[1].cpu().numpy()
-        return scores, items
-
-    def _seen(self, users: np.ndarray) -> tuple[Tensor, Tensor]:
-        starts, lengths = self._starts[users], np.diff(self._starts)[users]
-        owner = np.repeat(np.arange(len(users)), lengths)
-        offset = np.arange(lengths.sum()) - (np.cumsum(lengths) - lengths)[owner]
-        return self._rows(owner), self._rows(self._liked[starts[owner] + offset])
-
-    def _popular(self, k: int, candidates: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-        self._need_full("tell what is popular")
-        assert self.train is not None
-        counts = np.bincount(self.train.items, minlength=self.n_items)
-        allowed = np.arange(self.n_items) if candidates is None else candidates.cpu().numpy()
-        best = allowed[np.argsort(-counts[allowed], kind="stable")][:k]
-        scores, items = np.full(k, -np.inf), np.full(k, -1)
-        scores[: len(best)], items[: len(best)] = counts[best], best
-        return scores, items
+            seen = self._history.seen(users) if exclude_seen and self._history is not None else None
+            found.append(rank(self.scorer, self.scorer.queries(self._rows(users)), k, seen, candidates))
+        scores, items = zip(*found, strict=True)
+        return np.concatenate(scores), np.concatenate(items)
 
     def _similar(
-        self,
-        known: IdMap,
-        rows: np.ndarray,
-        k: int,
-        similarity: Callable[[Tensor], Tensor],
-        column: str,
-        candidates: Tensor | None,
+        self, known: IdMap, rows: np.ndarray, k: int, similarity: Callable[[Tensor], Tensor], candidates: Tensor | None
     ) -> Any:
-        scorer: Any = _SimilarityScorer(len(known), similarity)
-        queries = self._rows(rows)[:, None]
-        itself = (torch.arange(len(rows), device=self.device), queries[:, 0])
-        scores, found = top_k(scorer, queries, k, seen=itself, candidates=candidates)
-        ids = known.series.gather(rows).alias(column)
-        ranking = self._ranking(column, ids, found.cpu().numpy(), scores.double().cpu().numpy(), NEIGHBOUR, known)
-        return self._frame(ranking)
-
-    def _ranking(
-        self,
-        column: str,
-        ids: pl.Series,
-        rows: np.ndarray,
-        scores: np.ndarray,
-        found: str = ITEM,
-        known: IdMap | None = None,
-    ) -> pl.DataFrame:
-        """Best rows `(B, k)`, -1 where there is none, as a long frame."""
-        real = rows >= 0
-        owner, place = np.nonzero(real)
-        known = known or self.items
-        return pl.DataFrame(
-            {
-                column: ids.gather(owner),
-                found: known.series.gather(rows[real]),
-                RANK: pl.Series(place + 1, dtype=pl.Int64),
-                SCORE: pl.Series(scores[real], dtype=pl.Float64),
-            }
-        )
+        itself = (np.arange(len(rows)), rows)
+        scorer = SimilarityScorer(len(known), similarity)
+        scores, found = rank(scorer, self._rows(rows)[:, None], k, itself, candidates)
+        ids = known.series.gather(rows)
+        return self._frame(long_frame(known.what, ids, found, scores, known, NEIGHBOUR))
 
     def _frame(self, frame: pl.DataFrame) -> Any:
         return from_polars(frame, self.frames)
-
-
-class _SimilarityScorer:
-    """Lets the one ranker rank similarities: a query is the row of the item or user itself."""
-
-    def __init__(self, n: int, similarity: Callable[[Tensor], Tensor]):
-        self.n_items, self.similarity = n, similarity
-
-    def scores(self, queries: Tensor) -> Tensor:
-        return self.similarity(queries[:, 0])
-
-
-def rebuild(recommender: Recommender) -> Model:
-    """The model of a loaded run: its inputs and config again, and the saved weights."""
-    from lirdrec.configuration import make
-    from lirdrec.models.registry import build, config_type, model_type
-    from lirdrec.recommender.fit import model_inputs
-
-    assert recommender.train is not None and recommender.features is not None
-    n = recommender.n_trained_items
-    name = recommender.info["model"]
-    dataset = Dataset(
-        name=recommender.info.get("dataset", "run"),
-        users=recommender.users,
-        items=IdMap(recommender.items.series.head(n), recommender.items.what),
-        train=recommender.train,
-        valid=_NO_PAIRS,
-        test=_NO_PAIRS,
-        features=recommender.features.blocks()[0] if model_type(name).capabilities.needs_features else {},
-        item_table=recommender.item_table.head(n),
-    )
-    inputs = model_inputs(dataset, recommender.device)
-    model = build(name, inputs, make(config_type(name), recommender.info["model_config"], f"the run of {name}"))
-    model.load_state_dict(dict(recommender._weights or {}))
-    return model.to(recommender.device).eval()
-
-
-_NO_PAIRS = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
-
-
-def _blocks(n: int, width: int) -> Sequence[slice]:
-    step = max(1, QUERY_BYTES // (4 * max(1, width)))
-    return [slice(start, min(start + step, n)) for start in range(0, n, step)]

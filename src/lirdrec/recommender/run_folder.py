@@ -28,6 +28,7 @@ FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+TRAINING_FILES = ("checkpoint", "history.jsonl", "curves.png", "metrics.json", "environment.json", "tensorboard")
 SMALL_FILE_BYTES = 1 << 20  # files up to this size have their checksum verified at every load
 
 Writer = Callable[[Path], None]
@@ -161,8 +162,7 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
         if not overwrite:
             raise RunFolderError(f"{folder}: already holds a finished run; choose another folder or overwrite it")
     elif folder.is_dir():
-        known = {LOCK, "checkpoint", "history.jsonl", "curves.png", "metrics.json", "tensorboard", "run.json"}
-        strange = sorted(p.name for p in folder.iterdir() if p.name not in known and not p.name.startswith("."))
+        strange = sorted(p.name for p in folder.iterdir() if p.name not in TRAINING_FILES and p.name[0] != ".")
         if strange and not overwrite:
             raise RunFolderError(f"{folder}: is not a run folder (it holds {strange[0]}); choose another folder")
 
@@ -286,3 +286,23 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
+
+
+def clear(folder: str | Path) -> None:
+    """Remove what trainings and `Recommender.save` write, so that a new run can take the folder.
+
+    Raises:
+        RunFolderError: the folder holds something else, which is left alone.
+    """
+    folder = Path(folder)
+    check_new(folder, overwrite=(folder / MANIFEST).is_file())
+    if not folder.is_dir():
+        return
+    listed = list(_manifest(folder)["files"]) if (folder / MANIFEST).is_file() else []
+    with write_errors(folder):
+        for name in (MANIFEST, *listed, *TRAINING_FILES):  # the manifest first: half a run is none
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

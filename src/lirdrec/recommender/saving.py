@@ -18,7 +18,8 @@ from lirdrec.data.identifiers import IdMap
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.feature_store import FeatureStore
-from lirdrec.recommender.recommender import Recommender, rebuild
+from lirdrec.recommender.rebuilding import rebuild
+from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import (
     MANIFEST,
     Writer,
