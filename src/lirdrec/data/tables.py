@@ -18,25 +18,33 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user":
 
 @dataclass(frozen=True)
 class Table:
-    """A table and how to speak of its rows: text files have lines (the header is line 1), frames have rows from 0."""
+    """A table and how to speak of its rows.
+
+    Attributes:
+        frame: the columns.
+        where: what messages begin with: a path, or "the interactions".
+        text: whether the values were text: then ids that are all digits become integers.
+        lines: whether rows are lines of a file (the header is line 1); else they are counted from 0.
+    """
 
     frame: pl.DataFrame
     where: str
     text: bool = False
+    lines: bool = False
 
     @property
     def first_row(self) -> int:
         """Number of the first data row in messages."""
-        return 2 if self.text else 0
+        return 2 if self.lines else 0
 
     @property
     def row_word(self) -> str:
         """What a row is called in messages."""
-        return "line" if self.text else "row"
+        return "line" if self.lines else "row"
 
     def at(self, bad: pl.Series) -> str:
         """The first true row of a mask, in words."""
-        return f"{self.row_word} {bad.arg_true()[0] + self.first_row}" + ("" if self.text else " (counted from 0)")
+        return f"{self.row_word} {bad.arg_true()[0] + self.first_row}" + ("" if self.lines else " (counted from 0)")
 
     def need(self, columns: Sequence[str]) -> None:
         """Raise a DataError if a column is missing; offers the nearest name."""
@@ -69,7 +77,7 @@ def read_table(path: str | Path, text: str | None = None, separator: str | None 
         table = Table(frame, str(path))
     else:
         separator = separator or SEPARATORS.get(path.suffix.lower(), ",")
-        table = Table(_read_text(path, separator, text), str(path), text=True)
+        table = Table(_read_text(path, separator, text), str(path), text=True, lines=True)
     if table.frame.height == 0:
         raise DataError(f"{path}: has column names but no rows")
     return table
@@ -102,6 +110,8 @@ def _read_text(path: Path, separator: str, text: str | None) -> pl.DataFrame:
         raise DataError(f"{path}: the file is empty") from None
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = _ragged_line(path, separator) or first_line(error)
+        if separator != "\t" and path.read_bytes().count(b'"') % 2:
+            reason = "a quote is opened and never closed"
         raise DataError(f"{path}: cannot be read as a table: {reason}") from None
 
 

@@ -64,7 +64,7 @@ def read_recbole(
         for column in vectors:
             part = Table(items.frame.select(recipe.item, column), f"{path}, column '{column}'")
             sources[column] = vectors_of_frame(part, recipe.item, column)
-        items = Table(items.frame.drop(*vectors), items.where, text=True)
+        items = Table(items.frame.drop(*vectors), items.where, text=True, lines=True)
     elif vectors:
         raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
@@ -85,7 +85,11 @@ def _interactions(folder: Path) -> tuple[Table, str, list[str]]:
             frame = pl.concat(tables)
         except pl.exceptions.PolarsError:
             raise DataError(f"{folder}: the three .inter files have different columns") from None
-        return Table(frame, f"{folder}: the rows of {stem}.*.inter in order"), stem, [path.name for path in paths]
+        return (
+            Table(frame, f"{folder}: the rows of {stem}.*.inter in order", text=True),
+            stem,
+            [path.name for path in paths],
+        )
     paths = sorted(folder.glob("*.inter"))
     if len(paths) != 1:
         found = ", ".join(path.name for path in paths) or "none"
@@ -100,9 +104,7 @@ def _typed(path: Path) -> Table:
     for header in table.frame.columns:
         column, colon, kind = header.rpartition(":")
         if not colon or kind not in TYPES:
-            raise DataError(
-                f"{path}: column '{header}' has no type; write it as NAME:TYPE with one of {', '.join(TYPES)}"
-            )
+            raise DataError(f"{path}: column '{header}' needs a type, NAME:TYPE, with one of {', '.join(TYPES)}")
         values = table.frame[header]
         if kind == "float":
             number = values.cast(pl.Float64, strict=False)
@@ -116,4 +118,4 @@ def _typed(path: Path) -> Table:
             if kind == "float_seq":
                 values = values.list.eval(pl.element().cast(pl.Float32, strict=False))
         columns.append(values.alias(column))
-    return Table(pl.DataFrame(columns), str(path), text=True)
+    return Table(pl.DataFrame(columns), str(path), text=True, lines=True)

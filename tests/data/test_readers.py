@@ -1,0 +1,488 @@
+"""Files of every kind: the same content gives the same dataset, and every fault gets one sentence."""
+
+import pickle
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+from safetensors.numpy import save_file
+
+from lirdrec.data import Dataset
+from lirdrec.data.readers import read_any, read_features, read_interactions, read_mmrec, read_recbole
+from lirdrec.errors import DataError, LirdrecError
+
+SPLITS = ("train", "valid", "test")
+
+
+def write_table(frame, path):
+    if path.suffix == ".parquet":
+        frame.write_parquet(path)
+    elif path.suffix == ".csv":
+        frame.write_csv(path)
+    else:
+        frame.write_csv(path, separator="\t", quote_style="never")
+    return path
+
+
+def assert_same_pairs(one, two):
+    for name in SPLITS:
+        assert_frame_equal(one.frame(name), two.frame(name))
+    assert_frame_equal(one.item_table, two.item_table)
+
+
+names = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters='"'), min_size=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.tuples(names | st.just("ünï,cödé"), st.integers(0, 9), st.integers(0, 10**12)), min_size=1),
+    suffix=st.sampled_from([".csv", ".tsv", ".parquet"]),
+)
+def test_files_give_what_frames_give(tmp_path_factory, rows, suffix):
+    rows = [(f"x{user}", item, time) for user, item, time in rows]  # never all integers
+    frame = pl.DataFrame(rows, schema=["who", "what", "when"], orient="row")
+    names = {"user": "who", "item": "what", "timestamp": "when", "seed": 3}
+    path = write_table(frame, tmp_path_factory.mktemp("tables") / f"table{suffix}")
+    assert_same_pairs(read_interactions(path, **names), Dataset.from_frames(frame, **names))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_tables_with_items_and_features(dataset, interactions, items, image, tmp_path, suffix):
+    write_table(interactions, tmp_path / f"pairs{suffix}")
+    write_table(items, tmp_path / f"items{suffix}")
+    np.save(tmp_path / "image.npy", image)
+    text = tmp_path / "text.npz"
+    np.savez(text, ids=np.array(["i7", "i0", "i2"]), x=np.eye(3, 4, dtype=np.float16))
+    again = read_interactions(
+        tmp_path / f"pairs{suffix}",
+        items=tmp_path / f"items{suffix}",
+        features={"image": tmp_path / "image.npy", "text": text},
+        timestamp="timestamp",
+    )
+    assert_same_pairs(again, dataset)
+    for name, matrix in dataset.features.items():
+        np.testing.assert_array_equal(again.features[name].values, matrix.values)
+        np.testing.assert_array_equal(again.features[name].present, matrix.present)
+    assert isinstance(again.features["image"].values, np.memmap)  # rows are in place: nothing is copied
+
+
+def test_integers_in_text_are_integers_unless_strings_are_asked_for(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("user,item\n1,10\n1,9\n2,10\n")
+    assert read_interactions(path).items.ids.tolist() == [9, 10]
+    assert read_interactions(path, string_ids=True).items.ids.tolist() == ["10", "9"]
+
+
+def test_ids_that_look_different_in_two_files_still_meet(tmp_path):
+    (tmp_path / "t.csv").write_text("user,item\n1,10\n1,9\n")
+    (tmp_path / "items.csv").write_text("item,title\nB7,bee\n9,nine\n10,ten\n")
+    dataset = read_interactions(
+        tmp_path / "t.csv",
+        items=tmp_path / "items.csv",
+        features={"f": write_npz(tmp_path / "f.npz", ids=np.array([10, 9]), x=np.eye(2))},
+        without_features="drop",
+    )
+    assert dataset.items.ids.tolist() == ["9", "10"]
+    np.testing.assert_array_equal(dataset.features["f"].values, [[0, 1], [1, 0]])
+
+
+def write_npz(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+# ---- feature files
+
+IDS = np.array([5, 3, 9])
+X = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors", "list", "array"])
+def test_feature_files_with_ids(tmp_path, kind):
+    if kind == "npz":
+        path = write_npz(tmp_path / "f.npz", movieId=IDS, x=X)
+    elif kind == "safetensors":
+        save_file({"ids": IDS, "matrix": X}, path := tmp_path / "f.safetensors")
+    else:
+        vectors = pl.Series(X.tolist() if kind == "list" else X)
+        path = tmp_path / "f.parquet"
+        pl.DataFrame({"movie": IDS, "vector": vectors}).write_parquet(path)
+    found = read_features(path)
+    assert found.ids.to_list() == [5, 3, 9]
+    np.testing.assert_array_equal(found.values, X)
+
+
+def test_feature_files_without_ids(tmp_path):
+    np.save(tmp_path / "f.npy", X.astype(np.float64))
+    save_file({"anything": X.astype(np.float16)}, tmp_path / "f.safetensors")
+    for name, kind in (("f.npy", np.float32), ("f.safetensors", np.float16)):
+        found = read_features(tmp_path / name)
+        assert found.ids is None and found.values.dtype == kind
+        np.testing.assert_array_equal(found.values, X)
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def npy(array):
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+PICKLED = "holds pickled Python objects, which are never loaded (they could run code); save a plain array of numbers"
+BAD_FEATURES = {
+    "pickle.npy": (lambda p: p.write_bytes(pickle.dumps(Evil())), PICKLED),
+    "object.npy": (lambda p: p.write_bytes(npy(np.array([Evil(), None], dtype=object))), PICKLED),
+    "object.npz": (lambda p: np.savez(p, x=np.array([Evil(), None], dtype=object)), PICKLED),
+    "short.npy": (lambda p: p.write_bytes(npy(X)[:-5]), "damaged or cut short ("),
+    "header.npy": (lambda p: p.write_bytes(npy(X)[:20]), "damaged or cut short ("),
+    "short.npz": (lambda p: (np.savez(p, x=X), p.write_bytes(p.read_bytes()[:-40])), "damaged or cut short ("),
+    "text.npy": (lambda p: p.write_text("1 2 3"), "holds pickled Python objects"),
+    "empty.npy": (lambda p: p.write_bytes(b""), "the file is empty"),
+    "empty.parquet": (lambda p: p.write_bytes(b""), "the file is empty"),
+    "flat.npy": (
+        lambda p: np.save(p, X[0]),
+        "features must be a matrix with a row per item, not an array of shape (4,)",
+    ),
+    "words.npy": (lambda p: np.save(p, np.array([["a"]])), "features must be numbers, not <U1"),
+    "two.npz": (lambda p: np.savez(p, a=X, b=X), "it must hold one matrix of features, and holds a float32[3, 4], b"),
+    "lists.npz": (
+        lambda p: np.savez(p, x=X, a=IDS, b=IDS),
+        "cannot tell which array holds the ids: x float32[3, 4], a",
+    ),
+    "count.npz": (lambda p: np.savez(p, x=X, ids=IDS[:2]), "2 ids for 3 rows of features"),
+    "negative.npz": (lambda p: np.savez(p, x=X, ids=-IDS), "array 'ids': negative id id -5 in row 0 (counted from 0)"),
+    "short.safetensors": (
+        lambda p: (save_file({"x": X}, p), p.write_bytes(p.read_bytes()[:-4])),
+        "damaged or not a safetensors file (",
+    ),
+    "short.parquet": (
+        lambda p: (pl.DataFrame({"id": IDS, "v": X}).write_parquet(p), p.write_bytes(p.read_bytes()[:-9])),
+        "damaged or not a Parquet file (",
+    ),
+    "ragged.parquet": (
+        lambda p: pl.DataFrame({"id": [1, 2], "v": [[1.0, 2.0], [3.0]]}).write_parquet(p),
+        "the vector of 2 has 1 numbers, the first one 2; all must have the same length",
+    ),
+    "holes.parquet": (
+        lambda p: pl.DataFrame({"id": [1, 2], "v": [[1.0, 2.0], [3.0, None]]}).write_parquet(p),
+        "column 'v' has missing numbers in its vectors",
+    ),
+    "novector.parquet": (
+        lambda p: pl.DataFrame({"id": [1, 2]}).write_parquet(p),
+        "no column of vectors among id; name the right one",
+    ),
+    "noids.parquet": (
+        lambda p: pl.DataFrame({"a": [1], "b": [2], "v": [[1.0]]}).write_parquet(p),
+        "cannot tell which of a, b, v holds the ids; name it",
+    ),
+    "features.pt": (lambda p: p.write_bytes(b"x"), "features come as .npy, .npz, .safetensors or .parquet, not as .pt"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FEATURES)
+def test_bad_feature_files(tmp_path, name):
+    make, sentence = BAD_FEATURES[name]
+    make(tmp_path / name)
+    with pytest.raises(DataError, match=re.escape(sentence)) as caught:
+        read_features(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
+
+
+def test_missing_files_and_folders(tmp_path):
+    for read in (read_features, read_interactions):
+        with pytest.raises(DataError, match=r"gone\.npy: no such file"):
+            read(tmp_path / "gone.npy")
+        with pytest.raises(DataError, match="is a folder; name a file"):
+            read(tmp_path)
+    for read in (read_mmrec, read_recbole, read_any):
+        with pytest.raises(DataError, match="gone: no such folder"):
+            read(tmp_path / "gone")
+
+
+# ---- tables
+
+BAD_TABLES = {
+    "empty.csv": (b"", "the file is empty"),
+    "header.csv": (b"user,item\n", "has column names but no rows"),
+    "columns.csv": (b"User,item\n1,2\n", "no column 'user'; it has User, item; did you mean 'User'?"),
+    "latin.csv": ("user,item\n1,caf\xe9\n".encode("latin-1"), "not UTF-8 text (byte 0xe9 in line 2); save it as UTF-8"),
+    "utf16.csv": ("user,item\n1,2\n".encode("utf-16"), "not UTF-8 text (byte 0xff in line 1); save it as UTF-8"),
+    "short.csv": (b"user,item\n1,2\n3", "column 'item': no item id in line 3"),
+    "ragged.csv": (b"user,item\n1,2\n3,4,5\n", "line 3 has 3 values for 2 columns (a separator inside a value must"),
+    "negative.csv": (
+        b"user,item\n1,2\n3,-4\n",
+        "column 'item': item id -4 in line 3 is negative: integer ids go from 0",
+    ),
+    "huge.csv": (
+        b"user,item\n99999999999999999999,2\n",
+        "user id 99999999999999999999 in line 2 is too large: integer ids",
+    ),
+    "quotes.csv": (b'user,item\n1,2\n3,"4\n5,6\n', "cannot be read as a table: a quote is opened and never closed"),
+    "binary.csv": (bytes(range(256)), "not UTF-8 text (byte 0x80 in line 2)"),
+    "text.parquet": (b"user,item\n1,2\n", "damaged or not a Parquet file ("),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_bad_tables(tmp_path, name):
+    content, sentence = BAD_TABLES[name]
+    with pytest.raises(DataError, match=re.escape(sentence)) as caught:
+        read_interactions(write(tmp_path / name, content))
+    assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
+
+
+def test_bad_values_name_their_line(tmp_path):
+    path = write(tmp_path / "t.csv", b"user,item,rating,when,set\n1,2,3,4,0\n1,3,good,soon,7\n")
+    for options, sentence in (
+        ({"rating": "rating", "min_rating": 1}, "column 'rating' has 'good' in line 3, not a number"),
+        ({"timestamp": "when"}, "column 'when' has 'soon' in line 3; times must be whole numbers or dates"),
+        ({"split": "set"}, "split label '7' in line 3; use 0, 1, 2 or train, valid, test"),
+    ):
+        with pytest.raises(DataError, match=re.escape(sentence)):
+            read_interactions(path, **options)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_to_a_table_is_one_sentence_or_no_harm(tmp_path_factory, suffix, data):
+    path = tmp_path_factory.mktemp("tables") / f"t{suffix}"
+    frame = pl.DataFrame({"user": [f"u{n % 4}" for n in range(20)], "item": range(20), "rating": [4.5] * 20})
+    content = bytearray(write_table(frame, path).read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content = content[:at]
+    else:
+        content[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        read_interactions(path, rating="rating", min_rating=4)
+    except LirdrecError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+
+
+# ---- MMRec
+
+INTER = "userID\titemID\tx_label\n4\t0\t0\n4\t2\t1\n4\t1\t2\n7\t2\t0\n7\t2\t0\n"
+
+
+@pytest.fixture
+def mmrec(tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "shop.inter").write_text(INTER)
+    np.save(folder / "image_feat.npy", np.array([[1, 2], [0, 0], [3, 4], [5, 6]], dtype=np.float32))
+    np.save(folder / "smell_feat.npy", np.ones((4, 3), dtype=np.float16))
+    (folder / "items.tsv").write_text('itemID\ttitle\n2\ttwo "2"\n0\tnought\n')
+    return folder
+
+
+def test_mmrec_folders(mmrec):
+    dataset = read_any(mmrec)
+    assert dataset.users.ids.tolist() == [4, 7]
+    assert dataset.items.ids.tolist() == [0, 1, 2, 3]
+    assert [dataset.frame(name).rows() for name in SPLITS] == [[(4, 0), (7, 2)], [(4, 2)], [(4, 1)]]
+    assert list(dataset.features) == ["image", "smell"]
+    assert dataset.features["image"].present.tolist() == [True, False, True, True]
+    assert dataset.item_table.rows() == [(0, "nought"), (1, None), (2, 'two "2"'), (3, None)]
+    assert dataset.info["preparation"] == {"repeated_pairs": 1}
+    assert isinstance(dataset.features["smell"].values, np.memmap)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda f: (f / "shop.inter").unlink(),
+            "neither a prepared dataset (no manifest.json) nor an MMRec or RecBole folder",
+        ),
+        (lambda f: (f / "b.inter").write_text(INTER), "an MMRec folder has one .inter file; found b.inter, shop.inter"),
+        (
+            lambda f: (f / "shop.inter").write_text(INTER.replace("x_label", "label")),
+            "no column 'x_label'; it has userID, itemID, label; did you mean 'label'?",
+        ),
+        (
+            lambda f: (f / "shop.inter").write_text(INTER + "9\t9\t0\n"),
+            "4 rows, but the interactions name 1 item beyond them (9); row i must be item i",
+        ),
+        (lambda f: (f / "shop.inter").write_text(INTER + "9\tx\t0\n"), "item id 'x' in line 7 is not an integer"),
+        (lambda f: (f / "shop.inter").write_text(INTER + "9\t1\t3\n"), "split label '3' in line 7; use 0, 1, 2"),
+        (lambda f: (f / "shop.inter").write_text(INTER + "9\t1"), "split label None in line 7"),
+        (
+            lambda f: np.save(f / "smell_feat.npy", np.ones((3, 3))),
+            "different numbers of rows: image_feat.npy 4, smell_feat",
+        ),
+        (
+            lambda f: np.save(f / "smell_feat.npy", np.full((4, 3), np.nan)),
+            "NaN or infinite values in 4 rows (counted from",
+        ),
+        (
+            lambda f: (f / "smell_feat.npy").unlink(),
+            "no features in any modality for 1 of 4 items: 1; give them features",
+        ),
+        (
+            lambda f: (f / "items.tsv").write_text("id\ttitle\n1\tx\n"),
+            "items.tsv: no column 'itemID'; it has id, title",
+        ),
+        (
+            lambda f: (f / "items.tsv").write_text("itemID\ta\n1\tx\n1\ty\n"),
+            "items.tsv: item id 1 occurs more than once",
+        ),
+        (
+            lambda f: (f / "shop.inter").write_text(INTER + "4\t0\t2\n"),
+            "the pair of user 4 and item 0 occurs twice (in train and in test)",
+        ),
+    ],
+)
+def test_mmrec_folders_that_do_not_fit_together(mmrec, change, sentence):
+    change(mmrec)
+    with pytest.raises(DataError, match=re.escape(sentence)) as caught:
+        read_any(mmrec)
+    assert "\n" not in str(caught.value)
+
+
+# ---- RecBole
+
+
+@pytest.fixture
+def recbole(tmp_path):
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    rows = "".join(f"{n % 3}\t{n}\t{1 + n % 5}\t{100 - n}.0\n" for n in range(15))
+    (folder / "ml.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + rows)
+    items = "".join(f"{n}\tFilm {n}\tDrama War\t0.5 {n}\t{1990 + n}\n" for n in range(16))
+    header = "item_id:token\ttitle:token\tgenres:token_seq\tpicture:float_seq\tyear:float\n"
+    (folder / "ml.item").write_text(header + items)
+    return folder
+
+
+def test_recbole_atomic_files(recbole):
+    dataset = read_recbole(recbole, vectors=["picture"], split="leave_last_out", rating="rating", min_rating=2)
+    assert dataset.frame("test").rows() == [(0, 3, 97), (1, 1, 99), (2, 2, 98)]  # the least n has the latest time
+    assert dataset.items.ids.tolist() == list(range(16))
+    assert dataset.item_table.columns == ["item", "title", "genres", "year"]
+    assert dataset.item_table.row(1) == (1, "Film 1", ["Drama", "War"], 1991.0)
+    np.testing.assert_array_equal(dataset.features["picture"].values[3], [0.5, 3])
+    assert_same_pairs(read_any(recbole), read_recbole(recbole))
+
+
+def test_recbole_ready_splits(recbole, tmp_path):
+    header, *rows = (recbole / "ml.inter").read_text().splitlines(keepends=True)
+    (recbole / "ml.inter").unlink()
+    for name, some in (("train", rows[:9]), ("valid", rows[9:12]), ("test", rows[12:])):
+        (recbole / f"ml.{name}.inter").write_text(header + "".join(some))
+    dataset = read_any(recbole)
+    assert [dataset.frame(name)["item"].sort().to_list() for name in SPLITS] == [
+        list(range(9)),
+        [9, 10, 11],
+        [12, 13, 14],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "item_id:token\trating",
+            "item_id\trating",
+            "ml.inter: column 'item_id' needs a type, NAME:TYPE, with one of token",
+        ),
+        (
+            "user_id:token",
+            "uid:token",
+            "ml.inter: no column 'user_id'; it has uid, item_id, rating, timestamp; did you",
+        ),
+        ("\t5\t", "\tfive\t", "ml.inter: column 'rating' has 'five' in line 6, not a number"),
+    ],
+)
+def test_recbole_files_with_faults(recbole, old, new, sentence):
+    path = recbole / "ml.inter"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        read_recbole(recbole)
+
+
+def test_vectors_of_different_lengths(recbole):
+    path = recbole / "ml.item"
+    path.write_text(path.read_text().replace("0.5 7", "0.5 7 8"))
+    with pytest.raises(DataError, match=re.escape("the vector of '7' has 3 numbers, the first one 2")):
+        read_recbole(recbole, vectors=["picture"])
+
+
+def test_read_any_of_a_prepared_folder_and_of_what_is_none(dataset, tmp_path):
+    assert_same_pairs(read_any(dataset.save(tmp_path / "it")), dataset)
+    with pytest.raises(DataError, match="is a file; name a dataset's folder, or make one with lirdrec prepare"):
+        read_any(write(tmp_path / "t.csv", b"user,item\n"))
+
+
+# ---- the real thing
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "items", "sizes", "dims"),
+    [
+        ("tiktok", 9308, 6710, [59541, 3051, 6130], {"audio": 128, "image": 128}),
+        ("sports", 35598, 18357, [218409, 37899, 40029], {"text": 384}),
+        ("baby", 19445, 7050, [118551, 20559, 21682], {}),
+    ],
+)
+def test_published_folders(real_data, tmp_path, name, users, items, sizes, dims):
+    dataset = read_any(real_data / name)
+    assert (dataset.n_users, dataset.n_items) == (users, items)
+    assert [len(dataset.split(split)) for split in SPLITS] == sizes
+    assert {modality: matrix.dims for modality, matrix in dataset.features.items()} == dims
+    source = pl.read_csv(real_data / name / f"{name}.inter", separator="\t")
+    for code, split in enumerate(SPLITS):
+        expected = source.filter(x_label=code).select(user="userID", item="itemID")
+        assert_frame_equal(dataset.frame(split), expected, check_row_order=False, check_dtypes=False)
+    assert_same_pairs(dataset, Dataset.load(dataset.save(tmp_path / name), verify=True))
+
+
+def test_raw_reviews_and_ratings(real_data):
+    clothing = read_interactions(
+        real_data / "clothing" / "reviews.tsv", user="reviewerID", item="asin", timestamp="order", split="temporal"
+    )
+    assert (clothing.n_users, clothing.n_items) == (39387, 23033)
+    assert sum(len(clothing.split(split)) for split in SPLITS) == 278677
+    last = clothing.frame("test").group_by("user").agg(pl.col("timestamp").min())
+    first = clothing.frame("train").group_by("user").agg(pl.col("timestamp").max())
+    assert (both := last.join(first, on="user")).height == 39387
+    assert (both["timestamp"] > both["timestamp_right"]).all()
+
+    folder = real_data / "movielens-small"
+    films = read_interactions(
+        folder / "ratings.csv",
+        features={"poster": folder / "poster_features.npz"},
+        user="userId",
+        item="movieId",
+        rating="rating",
+        min_rating=4,
+        timestamp="timestamp",
+        unknown_features="drop",
+        without_features="drop",
+        k_core=5,
+    )
+    posters = np.load(folder / "poster_features.npz")
+    rows = {one: row for row, one in enumerate(posters["movieId"].tolist())}
+    for row in (0, 100, films.n_items - 1):
+        expected = posters["x"][rows[films.items.ids[row]]]
+        np.testing.assert_array_equal(films.features["poster"].values[row], expected)
+    ratings = pl.read_csv(folder / "ratings.csv").filter(pl.col("rating") >= 4)
+    pairs = pl.concat([films.frame(split) for split in SPLITS]).select(userId="user", movieId="item")
+    assert pairs.join(ratings, on=["userId", "movieId"]).height == pairs.height
+    assert min(pairs["userId"].value_counts()["count"].min(), pairs["movieId"].value_counts()["count"].min()) >= 5
