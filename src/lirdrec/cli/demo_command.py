@@ -37,7 +37,11 @@ def demo(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Another seed, other users' luck.")] = None,
 ) -> None:
-    """Train on real films, show test figures, recommendations with reasons, and add a film that is new."""
+    """Train on real films, show test figures, recommendations with reasons, and add a film that is new.
+
+    \b
+      lirdrec demo
+    """
     from dataclasses import replace
 
     from lirdrec.data.dataset import Dataset

@@ -150,7 +150,11 @@ def list_options(
     preset: Annotated[str | None, typer.Option("--preset", help="Show the values of this preset.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Every key of `train --set` with its value and meaning."""
+    """Every key of `train --set` and of the TOML file, with its value and meaning.
+
+    \b
+      lirdrec options --preset paper
+    """
     import dataclasses
 
     model_config, training = _configuration(model, preset, None, [], None)

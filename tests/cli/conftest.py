@@ -1,0 +1,52 @@
+"""Runs the command in this process and looks at what it wrote and said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from lirdrec.cli.main import app
+from lirdrec.data.dataset import Interactions
+from lirdrec.data.identifiers import IdMap
+from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.recommender.recommender import Recommender
+
+
+@pytest.fixture
+def lirdrec(monkeypatch, tmp_path) -> Callable[..., Result]:
+    """`lirdrec("recommend", run, "--user", 1)` in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(one) for one in arguments])
+
+    return call
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A saved run of two users and three films. Scores of user 1: 1, 2, 3; of user 2: 3, 2, 1; user 1 liked film 30."""
+    scorer = VectorScorer(
+        torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        torch.tensor([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]),
+        ("image", "text"),
+        torch.tensor([[0.75, 0.25], [0.5, 0.5]]),
+    )
+    table = pl.DataFrame({"item": [10, 20, 30], "title": ["Alien", "Brazil", "Casablanca"]})
+    train = Interactions(np.array([0]), np.array([2]))
+    made = Recommender(
+        scorer, IdMap([1, 2], "user"), IdMap([10, 20, 30], "item"), table, train, info={"dataset": "d", "model": "m"}
+    )
+    return made.save(tmp_path / "run")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,42 @@
+"""The help: light, complete, with an example in every command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from lirdrec.cli.main import app
+
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_the_commands_are_those_of_the_manual():
+    known = "demo prepare inspect train evaluate options recommend similar explain add-items slim"
+    assert sorted(known.split(" ")) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_teaches_with_an_example(lirdrec, command):
+    result = lirdrec(command, "--help")
+    assert result.exit_code == 0
+    assert f"  lirdrec {command}" in result.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom lirdrec.cli.main import main\nsys.argv = ['lirdrec', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'polars', 'numpy', 'pandas', 'pyarrow', 'matplotlib', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {sorted(heavy)}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version(lirdrec):
+    import lirdrec as package
+
+    assert lirdrec("--version").stdout == f"lirdrec {package.__version__}\n"

@@ -1,0 +1,147 @@
+"""recommend, similar, explain, slim: what they print for people and for machines, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+
+from .conftest import files
+
+
+def test_recommend_prints_titles(lirdrec, run):
+    result = lirdrec("recommend", run, "--user", 1, "-k", 2)
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.stdout.splitlines() if line.strip(" ─")]
+    assert lines[0] == ["For", "user", "1"]
+    assert lines[1] == ["rank", "item", "title", "score"]
+    assert lines[2:] == [["1", "20", "Brazil", "2.0000"], ["2", "10", "Alien", "1.0000"]]
+
+
+def test_recommend_json_and_options(lirdrec, run):
+    result = lirdrec("recommend", run, "-u", 2, "-u", 1, "-k", 1, "--seen", "--json")
+    assert json.loads(result.stdout) == [
+        {"user": 2, "item": 10, "rank": 1, "score": 3.0, "title": "Alien"},
+        {"user": 1, "item": 30, "rank": 1, "score": 3.0, "title": "Casablanca"},
+    ]
+    result = lirdrec("recommend", run, "-u", 1, "-k", 1, "--candidates", "10,30", "--json")
+    assert [row["item"] for row in json.loads(result.stdout)] == [10]
+    result = lirdrec("recommend", run, "-u", 1, "-u", 9, "-k", 1, "--unknown", "skip", "--json")
+    assert [row["user"] for row in json.loads(result.stdout)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("ending", "read"),
+    [
+        ("csv", pl.read_csv),
+        ("tsv", lambda path: pl.read_csv(path, separator="\t")),
+        ("parquet", pl.read_parquet),
+        ("json", lambda path: pl.DataFrame(json.loads(path.read_text()))),
+    ],
+)
+def test_output_files(lirdrec, run, tmp_path, ending, read):
+    result = lirdrec("recommend", run, "--all", "-k", 1, "--output", f"out.{ending}")
+    assert result.exit_code == 0 and result.stdout == ""
+    assert result.stderr == f"2 rows written to out.{ending}\n"
+    assert read(tmp_path / f"out.{ending}").rows() == [(1, 20, 1, 2.0), (2, 10, 1, 3.0)]
+
+
+def test_similar_items_and_users(lirdrec, run):
+    result = lirdrec("similar", run, "--item", 10, "-k", 1)
+    assert "Similar to item 10, Alien" in result.stdout and "Brazil" in result.stdout
+    rows = json.loads(lirdrec("similar", run, "--user", 1, "-k", 1, "--json").stdout)
+    assert rows == [{"user": 1, "neighbour": 2, "rank": 1, "score": 0.0}]
+
+
+def test_explain_adds_up(lirdrec, run, tmp_path):
+    result = lirdrec("explain", run, "--user", 1, "--item", 20)
+    assert [line.split() for line in result.stdout.splitlines() if line.strip(" ─")] == [
+        ["Brazil", "for", "user", "1"],
+        ["branch", "weight", "part"],
+        ["image", "0.750", "+2.0000"],
+        ["text", "0.250", "+0.0000"],
+        ["score", "+2.0000"],
+        ["Nearest", "of", "what", "they", "liked"],
+        ["item", "title", "similarity"],
+        ["30", "Casablanca", "0.894"],
+    ]
+    assert lirdrec("explain", run, "--user", 1, "--item", 20, "-o", "why.json").exit_code == 0
+    reason = json.loads((tmp_path / "why.json").read_text())
+    assert reason["parts"] == {"image": 2.0, "text": 0.0} and reason["score"] == 2.0
+
+
+def test_slim_says_what_is_lost(lirdrec, run, tmp_path):
+    result = lirdrec("slim", run, "--output", "small")
+    assert result.exit_code == 0 and "cannot leave out seen items" in result.stdout.replace("\n", " ")
+    assert lirdrec("recommend", "small", "--user", 1, "--seen", "-k", 1).exit_code == 0
+    result = lirdrec("recommend", "small", "--user", 1, "-k", 1)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "lirdrec: a slim run holds vectors and ids only, so it cannot leave out what a user has seen (exclude_seen);"
+        " use the full run\n"
+    )
+
+
+BAD = [
+    (["recommend", "nowhere", "--user", 1], "nowhere: no such run folder"),
+    (["recommend", "RUN"], "say for whom: one of --user ID, --all and --history ITEM,ITEM,…"),
+    (["recommend", "RUN", "--user", 1, "--all"], "say for whom: one of --user ID, --all and --history ITEM,ITEM,…"),
+    (["recommend", "RUN", "--user", "ann", "-k", 1], "no user has the id 'ann': the user ids are integers"),
+    (["recommend", "RUN", "--user", 3, "-k", 1], "no user has the id 3; the nearest are 2, 1"),
+    (["recommend", "RUN", "--user", 1], "k is 10, but there are only 3 items; choose a k of at most 3"),
+    (["recommend", "RUN", "--user", 1, "-k", 0], "k is 0; it must be a whole number of 1 or more"),
+    (["recommend", "RUN", "--history", "10", "-k", 1], "this recommender holds no model, so it cannot serve new users"),
+    (
+        ["recommend", "RUN", "--history", ",", "-k", 1],
+        "the history is empty: give at least one item that the user liked",
+    ),
+    (["recommend", "RUN", "--user", 1, "-o", "a.xls"], "--output a.xls: choose a name that ends in .csv, .tsv, "),
+    (["recommend", "RUN", "--user", 1, "-o", "no/a.csv"], "--output no/a.csv: the folder no does not exist; make it"),
+    (["recommend", "RUN", "--user", 1, "-k", 1, "--unknown", "x"], "unknown is 'x'; choose one of 'raise', 'skip'"),
+    (["similar", "RUN"], "say what is to be similar: either --item ID or --user ID"),
+    (["similar", "RUN", "--item", 11, "-k", 1], "no item has the id 11; the nearest are 10, 20, 30"),
+    (["explain", "RUN", "--user", 1, "--item", 11], "no item has the id 11; the nearest are 10, 20, 30"),
+    (
+        ["explain", "RUN", "--user", 1, "--item", 10, "-o", "a.csv"],
+        "--output a.csv: an explanation is written as .json",
+    ),
+    (["slim", "RUN", "-o", "RUN"], "RUN: already holds a finished run; choose another folder or overwrite it"),
+    (["add-items", "RUN", "--items", "no.csv"], "no.csv: no such file"),
+    (["evaluate", "nowhere"], "nowhere: no such run folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD)
+def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, run, tmp_path, arguments, sentence):
+    before = files(tmp_path)
+    result = lirdrec(*(run if one == "RUN" else one for one in arguments))
+    assert result.stderr.startswith(f"lirdrec: {sentence}".replace("RUN", str(run)))
+    assert result.stderr.count("\n") == 1 and result.stdout == ""
+    assert result.exit_code == 2
+    assert files(tmp_path) == before
+
+
+def test_debug_shows_the_traceback(lirdrec):
+    result = lirdrec("--debug", "recommend", "nowhere", "--user", 1)
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr and "RunFolderError: nowhere: no such run folder" in result.stderr
+
+
+def test_ctrl_c_ends_with_130(lirdrec, run, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lirdrec.recommender.recommender.Recommender.load", stopped)
+    result = lirdrec("recommend", run, "--user", 1)
+    assert result.exit_code == 130 and "Traceback" not in result.stderr
+
+
+def test_a_full_disk_leaves_no_output(lirdrec, run, tmp_path, monkeypatch):
+    def full(self, path, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_csv", full)
+    result = lirdrec("recommend", run, "--all", "-k", 1, "-o", "out.csv")
+    assert result.exit_code == 2 and "the disk is full" in result.stderr
+    assert not (tmp_path / "out.csv").exists()
