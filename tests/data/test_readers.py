@@ -203,6 +203,33 @@ def test_bad_feature_files(tmp_path, name):
     assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".parquet"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_damage_to_a_feature_file_is_one_sentence_or_no_harm(tmp_path_factory, suffix, data):
+    path = tmp_path_factory.mktemp("features") / f"f{suffix}"
+    if suffix == ".npy":
+        np.save(path, X)
+    elif suffix == ".npz":
+        np.savez_compressed(path, ids=IDS, x=X)
+    elif suffix == ".safetensors":
+        save_file({"ids": IDS, "x": X}, path)
+    else:
+        pl.DataFrame({"id": IDS, "v": X}).write_parquet(path)
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content = content[:at]
+    else:
+        content[at] = data.draw(st.integers(0, 255))
+    path.unlink()  # a new file, not the old one's pages: it may be mapped
+    path.write_bytes(content)
+    try:
+        read_features(path)
+    except LirdrecError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+
+
 def test_missing_files_and_folders(tmp_path):
     for read in (read_features, read_interactions):
         with pytest.raises(DataError, match=r"gone\.npy: no such file"):
@@ -290,6 +317,13 @@ def mmrec(tmp_path):
     np.save(folder / "smell_feat.npy", np.ones((4, 3), dtype=np.float16))
     (folder / "items.tsv").write_text('itemID\ttitle\n2\ttwo "2"\n0\tnought\n')
     return folder
+
+
+def test_mmrec_times_are_kept(mmrec):
+    lines = INTER.splitlines()
+    text = "\n".join(["\t".join([lines[0], "timestamp"]), *(f"{line}\t{50 - n}" for n, line in enumerate(lines[1:]))])
+    (mmrec / "shop.inter").write_text(text)
+    assert read_any(mmrec).frame("train").rows() == [(4, 0, 50), (7, 2, 46)]
 
 
 def test_mmrec_folders(mmrec):

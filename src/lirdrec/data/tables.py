@@ -70,11 +70,7 @@ def read_table(path: str | Path, text: str | None = None, separator: str | None 
     path = Path(path)
     exists(path)
     if path.suffix.lower() in (".parquet", ".pq"):
-        try:
-            frame = pl.read_parquet(path, glob=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(f"{path}: damaged or not a Parquet file ({first_line(error)}); write it again") from None
-        table = Table(frame, str(path))
+        table = Table(_read_parquet(path), str(path))
     else:
         separator = separator or SEPARATORS.get(path.suffix.lower(), ",")
         table = Table(_read_text(path, separator, text), str(path), text=True, lines=True)
@@ -91,6 +87,28 @@ def exists(path: Path) -> None:
         raise DataError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    """Through pyarrow: on some damaged files polars aborts the whole process."""
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns = file.read()
+        columns = columns.rename_columns(columns.column_names).replace_schema_metadata(None)
+        columns.validate(full=True)
+        frame = pl.from_arrow(columns)
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+    ) as error:
+        raise DataError(f"{path}: damaged or not a Parquet file ({first_line(error)}); write it again") from None
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def _read_text(path: Path, separator: str, text: str | None) -> pl.DataFrame:

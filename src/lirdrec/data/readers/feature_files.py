@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,20 @@ from lirdrec.data.tables import Table, exists, read_table
 from lirdrec.errors import DataError
 
 ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movieId", "asin")
+
+
+# All that NumPy and zipfile raise on damaged files; found by damaging every byte of one.
+UNREADABLE = (
+    ValueError,
+    EOFError,
+    OSError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,  # NotImplementedError included
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ def read_npy(path: Path) -> np.ndarray:
     """A memory-mapped .npy; raises a DataError if it is damaged or holds Python objects."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise _npy_error(path, error) from None
 
 
@@ -89,15 +105,15 @@ def vectors_of_frame(table: Table, id_column: str | None = None, vector_column: 
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     lengths = column.list.len()
-    if not len(lengths):
-        raise DataError(f"{where}: column '{vector_column}' has no vector")
+    if not len(lengths) or lengths[0] == 0:
+        raise DataError(f"{where}: column '{vector_column}' has no numbers in its vectors")
     if (wrong := lengths != lengths[0]).any():
         row = wrong.arg_true()[0]
         raise DataError(
             f"{where}: the vector of {frame[id_column][row]!r} has {lengths[row]} numbers, the first one {lengths[0]};"
             " all must have the same length"
         )
-    flat = column.explode(empty_as_null=False) if int(lengths[0]) == 0 else column.explode()
+    flat = column.explode()
     if not flat.dtype.is_numeric() or flat.null_count():
         fault = "missing numbers" if flat.dtype.is_numeric() else f"values of type {flat.dtype}"
         raise DataError(f"{where}: column '{vector_column}' has {fault} in its vectors")
@@ -136,9 +152,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: not an npz archive; name it .npy")
             return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except UNREADABLE as error:
         raise _npy_error(path, error) from None
 
 

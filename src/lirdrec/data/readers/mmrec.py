@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec.data.columns import ITEM, USER
+from lirdrec.data.building import moments
+from lirdrec.data.columns import ITEM, TIMESTAMP, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.identifiers import IdMap, count, describe_ids, text_ids
 from lirdrec.data.matrices import FeatureMatrix, as_floats, check_rows
@@ -30,7 +31,7 @@ def read_mmrec(
     named as in the .inter file). Rows of zeros mean that the item lacks the modality.
 
     Args:
-        folder: holds one .inter file (tab-separated: user, item, label 0 train, 1 valid, 2 test).
+        folder: holds one .inter file (tab-separated: user, item, label 0 train, 1 valid, 2 test, perhaps timestamp).
         user, item, label: names of the columns.
         name: of the dataset; by default that of the .inter file.
 
@@ -69,13 +70,14 @@ def read_mmrec(
     item_map = IdMap(items, ITEM)
     user_map = IdMap(user_ids.unique().sort(), USER)
     user_rows, item_rows = user_map.rows(user_ids), item_map.rows(item_ids)
+    times = moments(table, TIMESTAMP) if TIMESTAMP in table.frame.columns else None
     splits = []
     repeated = 0
     for code in range(3):
         mask = labels == code
-        users_, items_, _, _ = distinct_pairs(user_rows[mask], item_rows[mask])
-        repeated += int(mask.sum()) - len(users_)
-        splits.append(Interactions(users_, items_))
+        pairs = distinct_pairs(user_rows[mask], item_rows[mask], None if times is None else times[mask])
+        repeated += int(mask.sum()) - len(pairs[0])
+        splits.append(Interactions(*pairs[:3]))
     return Dataset(
         name or inters[0].stem,
         user_map,
