@@ -96,6 +96,21 @@ def test_a_column_of_labels_is_the_split(interactions):
     assert dataset.info["split"] == {"method": "label", "column": "set", "users_without_training": 0}
 
 
+@pytest.mark.parametrize("method", ["random", "cold_items", "temporal", "none"])
+def test_another_split_of_the_same_pairs(dataset, interactions, image, method):
+    again = dataset.resplit(method, seed=5)
+    assert_frame_equal(all_pairs(again), all_pairs(dataset), check_row_order=False)
+    assert again.info["split"]["method"] == method and again.info["split"]["seed"] == 5
+    np.testing.assert_array_equal(again.features["image"].values, image)
+    if method == "cold_items":
+        assert again.cold_items.sum() == 2 and not again.cold_items[again.train.items].any()
+    if method == "none":
+        assert len(again.train) == 30
+    direct = Dataset.from_frames(interactions, items=dataset.item_table, timestamp="timestamp", split=method, seed=5)
+    for name in ("train", "valid", "test"):
+        assert_frame_equal(again.frame(name), direct.frame(name))
+
+
 def test_users_without_training_are_allowed_where_the_split_is_given(caplog):
     frame = pl.DataFrame({"user": [1, 1, 2], "item": [1, 2, 3], "set": [0, 2, 2]})
     dataset = Dataset.from_frames(frame, split="set", name="given")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ import polars as pl
 
 from lirdrec.configuration import make
 from lirdrec.data.aligning import FeatureFile, align, as_feature_file, same_type
-from lirdrec.data.columns import ITEM, USER
+from lirdrec.data.columns import ITEM, SPLITS, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.identifiers import IdMap, clean_ids, count, describe_ids, text_ids
@@ -145,6 +146,38 @@ def build(
         item_table=described.filter(pl.Series(stays)),
         info={**info, "preparation": counts, "split": split},
         frame_kind=kind,
+    )
+
+
+def resplit(dataset: Dataset, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
+    """The same pairs, items and features under another split.
+
+    Args:
+        dataset: any dataset; its three splits are taken together.
+        split: one of `lirdrec.data.splits.METHODS`.
+        seed: of the split.
+        held_out: the share to hold out, half of it for valid.
+
+    Raises:
+        DataError: an unknown method, or one that needs timestamps that the dataset lacks.
+    """
+    parts = [dataset.split(name) for name in SPLITS]
+    users, rows = (np.concatenate([getattr(part, what) for part in parts]) for what in ("users", "items"))
+    known = [part.timestamps for part in parts if part.timestamps is not None]
+    users, rows, times, _ = distinct_pairs(users, rows, np.concatenate(known) if len(known) == len(parts) else None)
+    codes = split_labels(split, users, rows, times, seed, held_out)
+    new = [
+        Interactions(users[codes == code], rows[codes == code], None if times is None else times[codes == code])
+        for code in range(3)
+    ]
+    record = {
+        "method": split,
+        "seed": seed,
+        "held_out": held_out,
+        "users_without_training": len(np.setdiff1d(users, new[0].users)),
+    }
+    return dataclasses.replace(
+        dataset, train=new[0], valid=new[1], test=new[2], info={**dataset.info, "split": record}, folder=None
     )
 
 

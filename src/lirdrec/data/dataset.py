@@ -139,6 +139,12 @@ class Dataset:
 
         return from_frames(interactions, **options)
 
+    def resplit(self, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
+        """The same pairs, items and features under another split; see `lirdrec.data.building.resplit`."""
+        from lirdrec.data.building import resplit
+
+        return resplit(self, split, seed, held_out)
+
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write a prepared folder, whole or not at all; see `lirdrec.data.storage.save`."""
         from lirdrec.data.storage import save
