@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from lirdrec.errors import CapabilityError, RunFolderError
 from lirdrec.recommender import run_folder
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.run_folder import check_new, open_run, run_lock, write_run
+from lirdrec.recommender.run_folder import check_new, clear, open_run, run_lock, write_run
 
 from .conftest import hand_made
 
@@ -254,3 +254,22 @@ def test_what_a_training_writes_is_no_obstacle(tmp_path):
         (tmp_path / name).write_text("")
     (tmp_path / "checkpoint").mkdir()
     check_new(tmp_path)
+
+
+def test_overwriting_leaves_nothing_of_the_old_run(recommender, saved):
+    recommender.slim(saved, overwrite=True)
+    assert not (saved / "interactions.parquet").exists()
+    assert Recommender.load(saved).is_slim
+
+
+def test_clear_makes_room_for_a_new_run_and_only_that(recommender, tmp_path):
+    run = recommender.save(tmp_path / "run")
+    (run / "checkpoint").mkdir()
+    (run / "notes.txt").write_text("keep me")
+    clear(run)
+    assert sorted(path.name for path in run.iterdir()) == [".lock", "notes.txt"]
+    with pytest.raises(RunFolderError, match=r"is not a run folder \(it holds notes.txt\)"):
+        clear(run)
+    clear(tmp_path / "nowhere")
+    with pytest.raises(RunFolderError, match="another training"), run_lock(tmp_path / "busy"):
+        clear(tmp_path / "busy")

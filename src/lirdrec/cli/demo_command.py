@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 NEW_FILM = 3114  # Toy Story 2: its predecessor is in the catalogue, so a reader can judge the answer
 SHOWN_LIKED = 6
-SHOWN_USERS = 8
+SHOWN_USERS = 6
+FIRST = 50  # people to whom a shop would show the new film first
 
 
 def register(app: typer.Typer) -> None:
@@ -149,16 +150,18 @@ def _show_user(recommender: Recommender, data: Dataset, user: Any) -> None:
     names = [_title(recommender, item) for item in typical["item"].head(SHOWN_LIKED)]
     more = f" … and {len(liked) - len(names)} more" if len(liked) > len(names) else ""
     out.print(Text.assemble((f"Person {user}", "bold"), " liked ", (" · ".join(names), "italic"), more))
-    rows = []
-    branches: list[str] = []
+    rows, branches = [], []
+    film_width, near_width = _title_widths()
     for row in recommender.recommend(user, 10).iter_rows(named=True):
         reason = recommender.explain(user, row["item"], n_liked=1)
         branches = list(reason.parts)
         mark = Text("✓" if row["item"] in hidden else "", style="green")
-        near = reason.liked[0].title or str(reason.liked[0].item) if reason.liked else ""
+        near = str(reason.liked[0].title or reason.liked[0].item) if reason.liked else ""
         parts = [f"{part:.2f}" for part in reason.parts.values()]
-        rows.append([row["rank"], mark, reason.title or row["item"], f"{reason.score:.2f}", *parts, near])
-    columns = ["", " ", "film", "score", *branches, "nearest of what they liked"]
+        name = _short(str(reason.title or reason.item), film_width)
+        because = [_short(near, near_width)] if near_width else []
+        rows.append([row["rank"], mark, name, f"{reason.score:.2f}", *parts, *because])
+    columns = ["", " ", "film", "score", *branches, *(["nearest of what they liked"] if near_width else [])]
     out.print(table(None, columns, rows, right=("", "score", *branches)))
 
 
@@ -172,15 +175,14 @@ def _show_new(recommender: Recommender, whole: Dataset, film: Any, title: str) -
     near = recommender.similar_items(film, k=5)
     rows = [[r["rank"], _title(recommender, r["neighbour"]), f"{r['score']:.3f}"] for r in near.iter_rows(named=True)]
     out.print(table(None, ["", "film", "similarity"], rows, right=("", "similarity")))
-    places = _places(recommender, film)
-    fans = _fans(whole, film)
-    best = places.head(SHOWN_USERS)
-    rows = [
-        [f"person {r['user']}", r["rank"], f"{r['score']:.2f}", "✓" if r["user"] in fans else ""]
-        for r in best.iter_rows(named=True)
-    ]
+    places, fans = _places(recommender, film), _fans(whole, film)
+    rows = []
+    for r in places.head(SHOWN_USERS).iter_rows(named=True):
+        liked = recommender.explain(r["user"], film, n_liked=1).liked
+        near_title = _short(str(liked[0].title or liked[0].item), 40) if liked else ""
+        rows.append([f"person {r['user']}", r["rank"], "✓" if r["user"] in fans else "", near_title])
     out.print("Who would get it first, by its place among all films that the person has not seen:", markup=False)
-    out.print(table(None, ["", "place", "score", "liked it"], rows, right=("place", "score")))
+    out.print(table(None, ["", "place", "liked it", "nearest of what they liked"], rows, right=("place",)))
     _judge(places, fans, title)
 
 
@@ -193,16 +195,12 @@ def _places(recommender: Recommender, film: Any) -> pl.DataFrame:
 
 
 def _judge(places: pl.DataFrame, fans: set[Any], title: str) -> None:
-    """How high the film stands with people who really liked it, against everyone else."""
-    import polars as pl
-
-    loves = pl.col("user").is_in(list(fans))
-    own, others = places.filter(loves)["rank"].median(), places.filter(~loves)["rank"].median()
-    if own is None or others is None:
-        return
+    """How many of the people chosen first really liked the film, against people chosen by lot."""
+    first = places["user"].head(FIRST).to_list()
+    hits, by_lot = sum(user in fans for user in first), len(first) * len(fans) / places.height
     console().print(
-        f"{len(fans)} people did rate {title} 4 stars or more. With half of them it stands at place {own:,.0f} or "
-        f"better;\nwith half of the others, at place {others:,.0f} or better.",
+        f"In truth {len(fans)} of {places.height} people liked {title}. Of the first {len(first)} people in this order "
+        f"{hits} did;\nof {len(first)} people chosen by lot it would be {by_lot:.0f}.",
         markup=False,
     )
 
@@ -227,6 +225,16 @@ def _fans(data: Dataset, film: Any) -> set[Any]:
 
 def _title(recommender: Recommender, item: Any) -> str:
     return recommender.title(recommender.items.row(item)) or str(item)
+
+
+def _title_widths() -> tuple[int, int]:
+    """Room for the film and for the liked film nearest to it; the latter is left out of a narrow window (0)."""
+    room = min(console().width, 130) - 48  # the numbers and the gaps between columns
+    return (room, 0) if room < 50 else (room - room * 9 // 20, room * 9 // 20)
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
 def _heading(number: str, text: str) -> None:

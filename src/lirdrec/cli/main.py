@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -74,6 +75,7 @@ def options(
     """
     from lirdrec.cli.output import show_remarks
 
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")  # torch says so once in every process
     show_remarks(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     settings.quiet = quiet
 

@@ -130,7 +130,9 @@ def write_run(folder: str | Path, writers: Mapping[str, Writer]) -> None:
                 write(path)
                 entries[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
             write_json(stage / MANIFEST, {"format": FORMAT, "format_version": FORMAT_VERSION, "files": entries})
+            old = set(_listed(folder)) - set(writers) - set(TRAINING_FILES)
             (folder / MANIFEST).unlink(missing_ok=True)
+            _remove(folder, old)
             for name in writers:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(stage / name, folder / name)
@@ -292,17 +294,32 @@ def clear(folder: str | Path) -> None:
     """Remove what trainings and `Recommender.save` write, so that a new run can take the folder.
 
     Raises:
-        RunFolderError: the folder holds something else, which is left alone.
+        RunFolderError: the folder holds something else, which is left alone, or a training is writing to it.
     """
     folder = Path(folder)
     check_new(folder, overwrite=(folder / MANIFEST).is_file())
     if not folder.is_dir():
         return
-    listed = list(_manifest(folder)["files"]) if (folder / MANIFEST).is_file() else []
-    with write_errors(folder):
-        for name in (MANIFEST, *listed, *TRAINING_FILES):  # the manifest first: half a run is none
-            path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    with run_lock(folder), write_errors(folder):
+        listed = _listed(folder)
+        (folder / MANIFEST).unlink(missing_ok=True)  # first: half a run is none
+        _remove(folder, {*listed, *TRAINING_FILES})
+
+
+def _listed(folder: Path) -> list[str]:
+    """Files of the finished run in the folder, if there is one."""
+    if not (folder / MANIFEST).is_file():
+        return []
+    return list(_manifest(folder)["files"])
+
+
+def _remove(folder: Path, names: set[str]) -> None:
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+            continue
+        path.unlink(missing_ok=True)
+        for parent in list(path.relative_to(folder).parents)[:-1]:
+            with contextlib.suppress(OSError):  # only empty folders go
+                (folder / parent).rmdir()
