@@ -10,6 +10,7 @@ import typer
 
 from lirdrec.cli.output import console, metrics_table, table
 from lirdrec.cli.settings import settings
+from lirdrec.cli.training_commands import SetOption, beside_popularity, configuration
 from lirdrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,22 +37,21 @@ def demo(
     data: Annotated[
         Path | None, typer.Option("--data", help="A prepared dataset (default: the films of the repository).")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Another seed, other users' luck.")] = None,
+    assignments: SetOption = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Another start of the training.")] = None,
 ) -> None:
     """Train on real films, show test figures, recommendations with reasons, and add a film that is new.
 
     \b
       lirdrec demo
     """
-    from dataclasses import replace
-
     from lirdrec.data.dataset import Dataset
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.leaving_out import without_items
-    from lirdrec.recommender.presets import preset
     from lirdrec.recommender.run_folder import clear
 
     out, began = console(), time.monotonic()
+    model, training = configuration("lirdrec", None, None, assignments or [], seed)
     whole = Dataset.load(data or _sample())
     film = _new_film(whole)
     films, described, features = without_items(whole, film)
@@ -63,8 +63,7 @@ def demo(
         f"[b]{_safe(title)}[/b] is kept out altogether: it comes back in part 4 as a new film.\n"
     )
     clear(run)
-    training = None if seed is None else replace(preset("lirdrec")[1], seed=seed)
-    recommender = fit(films, None, training, run=run, progress=not settings.quiet)
+    recommender = fit(films, model, training, run=run, progress=not settings.quiet)
 
     _heading("2", "Test: ranking the films that were hidden from training")
     out.print(metrics_table(_figures(recommender, films)))
@@ -121,8 +120,6 @@ def _new_film(data: Dataset) -> Any:
 
 
 def _figures(recommender: Recommender, data: Dataset) -> dict[str, dict[str, float]]:
-    from lirdrec.cli.training_commands import beside_popularity
-
     results = beside_popularity(recommender, data)
     return {{"lirdrec": "LIRDRec"}.get(who, who): values for who, values in results.items()}
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.recommender.recommender import Recommender
 
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option; see lirdrec options.")
+]
 DatasetArgument = Annotated[
     Path, typer.Argument(metavar="DATASET", help="A prepared dataset, or a folder that prepare can read.")
 ]
@@ -43,9 +46,7 @@ def train(
     ] = None,
     model: Annotated[str, typer.Option("--model", help="lirdrec, item_knn or popularity.")] = "lirdrec",
     preset: Annotated[str | None, typer.Option("--preset", help="fast or paper (default: fast).")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option; see lirdrec options.")
-    ] = None,
+    assignments: SetOption = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with the tables [model] and [training].")
     ] = None,
@@ -63,7 +64,7 @@ def train(
     """
     from lirdrec.recommender.fit import fit
 
-    model_config, training = _configuration(model, preset, config, assignments or [], seed)
+    model_config, training = configuration(model, preset, config, assignments or [], seed)
     data = _read_dataset(dataset)
     folder = run or _default_run(data.name, model, resume)
     options = {"preset": preset, "device": device}
@@ -157,7 +158,7 @@ def list_options(
     """
     import dataclasses
 
-    model_config, training = _configuration(model, preset, None, [], None)
+    model_config, training = configuration(model, preset, None, [], None)
     rows = [
         [heading, field.name, getattr(value, field.name), field.metadata.get("doc", "")]
         for heading, value in (("model", model_config), ("training", training))
@@ -189,7 +190,7 @@ def _popularity(data: Dataset, device: str) -> Recommender:
     return fit(data, PopularityConfig(), device=device, progress=False)
 
 
-def _configuration(
+def configuration(
     model: str, preset: str | None, file: Path | None, assignments: list[str], seed: int | None
 ) -> tuple[Any, Any]:
     """Model and training configuration: the preset, then the TOML file, then --set, then --seed."""
