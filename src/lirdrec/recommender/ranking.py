@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,19 +11,20 @@ from torch import Tensor
 
 from lirdrec.data.columns import ITEM, RANK, SCORE
 from lirdrec.data.identifiers import IdMap
-from lirdrec.ranking.top_k import top_k
+from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.top_k import best
 
 QUERY_BYTES = 128 << 20  # queries held at once; the ranker has its own limit for scores
 
 
 class SimilarityScorer:
-    """Lets the one ranker rank similarities: a query is the row of the item or user itself."""
+    """Lets the one ranker rank similarities: a query is the row of the item or user itself, as a float."""
 
     def __init__(self, n_items: int, similarity: Callable[[Tensor], Tensor]):
         self.n_items, self.similarity = n_items, similarity
 
     def scores(self, queries: Tensor) -> Tensor:
-        return self.similarity(queries[:, 0])
+        return self.similarity(queries[:, 0].long())
 
 
 def blocks(n: int, width: int) -> Sequence[slice]:
@@ -33,17 +33,13 @@ def blocks(n: int, width: int) -> Sequence[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def rank(
-    scorer: Any,
-    queries: Tensor,
-    k: int,
-    seen: tuple[np.ndarray, np.ndarray] | None = None,
-    candidates: Tensor | None = None,
+def popular(
+    histories: Histories, n_items: int, k: int, candidates: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`top_k` with NumPy at both ends: scores `(B, k)` float64 and rows `(B, k)` int64."""
-    pairs = None if seen is None else tuple(torch.tensor(rows, device=queries.device) for rows in seen)
-    scores, rows = top_k(scorer, queries, k, seen=pairs, candidates=candidates)  # type: ignore[arg-type]
-    return scores.double().cpu().numpy(), rows.cpu().numpy()
+    """The k items with the most training users: scores `(k,)` and rows `(k,)`; -inf and -1 where fewer remain."""
+    counts = torch.bincount(histories.items, minlength=n_items).double()
+    scores, rows = best(counts[None], k, candidates)
+    return scores[0].cpu().numpy(), rows[0].cpu().numpy()
 
 
 def long_frame(

@@ -19,14 +19,15 @@ from lirdrec.data.frames import FrameKind, from_polars
 from lirdrec.data.identifiers import IdMap
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
+from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
 from lirdrec.recommender.asking import as_list, check_k, histories, known_rows, pair_rows
 from lirdrec.recommender.explanation import TITLES, Explanation
 from lirdrec.recommender.feature_store import FeatureStore
-from lirdrec.recommender.history import History
 from lirdrec.recommender.new_items import new_features, new_table
-from lirdrec.recommender.ranking import SimilarityScorer, blocks, long_frame, rank
+from lirdrec.recommender.ranking import SimilarityScorer, blocks, long_frame, popular
 from lirdrec.recommender.rebuilding import rebuild
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Recommender:
         frames: FrameKind = "polars",
         info: Mapping[str, Any] | None = None,
         n_trained_items: int | None = None,
+        device: torch.device | str = "cpu",
     ):
         self.scorer, self.users, self.items = scorer, users, items
         self.item_table = item_table if item_table is not None else pl.DataFrame({ITEM: items.series})
@@ -76,10 +78,10 @@ class Recommender:
         self.info = dict(info or {})
         self.n_trained_items = len(items) if n_trained_items is None else n_trained_items
         self.folder: Path | None = None
-        self.device = torch.device("cpu")
+        self.device = torch.device(device)
         self._model = model
         self._weights = weights
-        self._history = None if train is None else History(train, len(users))
+        self._history = None if train is None else _histories(train, len(users)).to(device)
 
     @classmethod
     def from_training(
@@ -96,7 +98,7 @@ class Recommender:
         from lirdrec.configuration import to_dict
 
         facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
-        made = cls(
+        return cls(
             scorer if scorer is not None else model.scorer(),
             dataset.users,
             dataset.items,
@@ -106,9 +108,8 @@ class Recommender:
             features=FeatureStore.of(dataset),
             frames=dataset.frame_kind,
             info=facts | dict(info or {}),
+            device=model.inputs.device,
         )
-        made.device = model.inputs.device
-        return made
 
     # ------------------------------------------------------------ sizes and look-ups
 
@@ -134,7 +135,7 @@ class Recommender:
 
     def liked_rows(self, user_row: int) -> np.ndarray:
         """Item rows `(n,)` int64 of the user's training items."""
-        return self._full_history("tell what a user liked").liked(user_row)
+        return self._full_history("tell what a user liked").of(user_row).cpu().numpy()
 
     def liked(self, user: Any) -> list[Any]:
         """Ids of the items that the user liked in training."""
@@ -152,6 +153,7 @@ class Recommender:
         """Move everything to `device` (in place) and return the recommender."""
         self.scorer = self.scorer.to(device)
         self.device = torch.device(device)
+        self._history = None if self._history is None else self._history.to(device)
         if isinstance(self._model, Model):
             self._weights = {name: tensor.to(device) for name, tensor in self._model.state_dict().items()}
             self._model = rebuild
@@ -208,9 +210,8 @@ class Recommender:
         if (~strange).any():
             scores[~strange], items[~strange] = self._rank_users(rows[~strange], k, exclude_seen, chosen)
         if strange.any():
-            allowed = None if chosen is None else chosen.cpu().numpy()
-            popular = self._full_history("tell what is popular").popular(self.n_items, k, allowed)
-            scores[strange], items[strange] = popular
+            history = self._full_history("tell what is popular")
+            scores[strange], items[strange] = popular(history, self.n_items, k, chosen)
         names = pl.Series(USER, asked, dtype=self.users.series.dtype)
         return self._frame(long_frame(USER, names, items, scores, self.items))
 
@@ -243,9 +244,9 @@ class Recommender:
             liked = unique[block]
             queries = model.fold_in(self.scorer, [self._rows(one) for one in liked])
             owner = np.repeat(np.arange(len(liked)), [len(one) for one in liked])
-            seen = (owner, np.concatenate(liked)) if exclude_seen else None
-            found.append(rank(self.scorer, queries, k, seen, chosen))
-        scores, items = (np.concatenate(part) for part in zip(*found, strict=True))
+            seen = (self._rows(owner), self._rows(np.concatenate(liked))) if exclude_seen else None
+            found.append(top_k(self.scorer, queries, k, seen=seen, candidates=chosen))
+        scores, items = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
         numbers = pl.Series(HISTORY, range(len(unique)), dtype=pl.Int64)
         return self._frame(long_frame(HISTORY, numbers, items, scores, self.items))
 
@@ -396,7 +397,7 @@ class Recommender:
         if self.is_slim:
             raise CapabilityError(f"a slim run holds vectors and ids only, so it cannot {purpose}; use the full run")
 
-    def _full_history(self, purpose: str) -> History:
+    def _full_history(self, purpose: str) -> Histories:
         self._need_full(purpose)
         assert self._history is not None
         return self._history
@@ -424,22 +425,23 @@ class Recommender:
     def _rank_users(
         self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        found = []
-        for block in blocks(len(rows), self._query_width()):
-            users = rows[block]
-            seen = self._history.seen(users) if exclude_seen and self._history is not None else None
-            found.append(rank(self.scorer, self.scorer.queries(self._rows(users)), k, seen, candidates))
-        scores, items = zip(*found, strict=True)
-        return np.concatenate(scores), np.concatenate(items)
+        seen = self._history if exclude_seen else None
+        found = list(rank_users(self.scorer, self._rows(rows), k, seen=seen, candidates=candidates))
+        return tuple(torch.cat([block[part] for block in found]).cpu().numpy() for part in (1, 2))  # type: ignore[return-value]
 
     def _similar(
         self, known: IdMap, rows: np.ndarray, k: int, similarity: Callable[[Tensor], Tensor], candidates: Tensor | None
     ) -> Any:
-        itself = (np.arange(len(rows)), rows)
-        scorer = SimilarityScorer(len(known), similarity)
-        scores, found = rank(scorer, self._rows(rows)[:, None], k, itself, candidates)
+        chosen = self._rows(rows)
+        itself = (torch.arange(len(rows), device=self.device), chosen)
+        scorer: Any = SimilarityScorer(len(known), similarity)
+        scores, found = top_k(scorer, chosen[:, None].float(), k, seen=itself, candidates=candidates)
         ids = known.series.gather(rows)
-        return self._frame(long_frame(known.what, ids, found, scores, known, NEIGHBOUR))
+        return self._frame(long_frame(known.what, ids, found.cpu().numpy(), scores.cpu().numpy(), known, NEIGHBOUR))
 
     def _frame(self, frame: pl.DataFrame) -> Any:
         return from_polars(frame, self.frames)
+
+
+def _histories(train: Interactions, n_users: int) -> Histories:
+    return Histories(torch.tensor(train.users), torch.tensor(train.items), n_users)

@@ -74,6 +74,7 @@ def load(
             frames=config["frames"],
             info=config["info"],
             n_trained_items=config["n_trained_items"],
+            device=device,
         )
     except (KeyError, IndexError, TypeError, DataError, pl.exceptions.PolarsError) as error:
         raise RunFolderError(f"{folder}: is damaged: {reason(error)}; restore it or train again") from None
@@ -82,7 +83,7 @@ def load(
             f"{folder}: is damaged: vectors of {scorer.n_users:,} users and {scorer.n_items:,} items, "
             f"but ids of {made.n_users:,} and {made.n_items:,}; restore it or train again"
         )
-    made.device, made.folder = torch.device(device), folder
+    made.folder = folder
     return made
 
 
