@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -40,3 +41,14 @@ def test_version(lirdrec):
     import lirdrec as package
 
     assert lirdrec("--version").stdout == f"lirdrec {package.__version__}\n"
+
+
+def test_defaults_in_the_help_are_those_of_python(lirdrec):
+    """The command passes on only what was given, so the library's defaults hold; the help must not claim others."""
+    from lirdrec.recommender.recommender import Recommender
+
+    for method in (Recommender.recommend, Recommender.similar_items, Recommender.similar_users):
+        assert inspect.signature(method).parameters["k"].default == 10
+    assert inspect.signature(Recommender.explain).parameters["n_liked"].default == 5
+    assert "How many items (default: 10)" in lirdrec("recommend", "--help").stdout
+    assert "(default: 5)" in lirdrec("explain", "--help").stdout
