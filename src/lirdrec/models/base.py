@@ -95,9 +95,7 @@ class Model(nn.Module):
         """Compute the parameters of a closed-form model."""
         raise CapabilityError(f"{self.name} has no closed form")
 
-    def grow(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
-    ) -> Scorer:
+    def grow(self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]) -> Scorer:
         """The scorer with the new items' rows appended; nothing that exists changes.
 
         Args:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lirdrec.ranking.histories import expand
+
 
 class Scorer(abc.ABC):
     """Scores for blocks of users. Row numbers, not ids; tensors on one device; never a gradient."""
@@ -185,11 +187,7 @@ def _cosine(rows: Tensor, table: Tensor) -> Tensor:
 
 def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     """Rows `(B, n_columns)` of a CSR matrix, dense."""
-    start, stop = matrix.crow_indices()[rows], matrix.crow_indices()[rows + 1]
-    lengths = stop - start
-    owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
-    offset = torch.arange(int(lengths.sum()), device=rows.device) - (lengths.cumsum(0) - lengths)[owner]
-    at = start[owner] + offset
+    owner, at = expand(matrix.crow_indices(), rows)
     dense = matrix.values().new_zeros(len(rows), matrix.shape[1])
     dense[owner, matrix.col_indices()[at]] = matrix.values()[at]
     return dense

@@ -1,0 +1,1 @@
+"""All-ranking evaluation."""

@@ -1,0 +1,220 @@
+"""All-ranking evaluation: every item is ranked for every user who has something held out.
+
+The user's training items are masked; validation items are not, in the test neither (ALGORITHM: the released code's
+protocol). Users without a training pair are left out. Figures are means over users.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.evaluation.metrics import PER_LIST, PER_USER, check_metrics, list_metrics, per_user_metrics
+from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.top_k import MEMORY_LIMIT, rank_users
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from lirdrec.data.dataset import Dataset
+    from lirdrec.data.identifiers import IdMap
+
+log = logging.getLogger(__name__)
+DEFAULT_METRICS = PER_USER + PER_LIST
+
+
+class HasScorer(Protocol):
+    """What `evaluate` needs of a recommender."""
+
+    scorer: Scorer
+    users: IdMap
+    items: IdMap
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one evaluation.
+
+    Attributes:
+        values: "recall@20" → mean over the users.
+        n_users: users that were ranked for.
+        per_user: a polars frame with a row per user (user, one column per metric), if asked for.
+        breakdown: "popularity" and "activity" → rows {"group", "n", metric …}, if asked for. Items in five groups of
+            equal size by training users, and users in five groups by training items; the metrics of an item group count
+            only its own relevant items.
+    """
+
+    values: dict[str, float]
+    n_users: int
+    per_user: pl.DataFrame | None = None
+    breakdown: dict[str, list[dict[str, float | str | int]]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is held out, as rows of the scorer.
+
+    Attributes:
+        users: `(n,)` int64, the users to rank for.
+        relevant: their held-out items.
+        seen: training items of all users, to mask.
+        candidates: `(c,)` int64 items to rank, or None for all.
+    """
+
+    users: Tensor
+    relevant: Histories
+    seen: Histories
+    candidates: Tensor | None = None
+
+    @classmethod
+    def of(cls, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], n_users: int, **rest: Tensor | None) -> Truth:
+        """From `(users, items)` pairs; users without a training pair are left out (unless nobody has one)."""
+        seen, candidates = Histories(*train, n_users), rest.get("candidates")
+        if candidates is not None:
+            keep = torch.isin(held_out[1], candidates)
+            held_out = (held_out[0][keep], held_out[1][keep])
+        relevant = Histories(*held_out, n_users)
+        return cls(((relevant.counts() > 0) & (seen.counts() > 0)).nonzero().squeeze(1), relevant, seen, candidates)
+
+
+def evaluate(
+    recommender: HasScorer,
+    dataset: Dataset,
+    split: Literal["train", "valid", "test"] = "test",
+    *,
+    k: int | Sequence[int] = (10, 20),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    candidates: Literal["all", "cold"] = "all",
+    per_user: bool = False,
+    breakdown: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Metrics:
+    """Rank all items for every user of a split of the dataset.
+
+    Args:
+        recommender: its ids may be in another order than the dataset's; those it does not know are left out.
+        dataset: gives the held-out pairs, and the training pairs to mask (not masked for split="train").
+        split: which pairs are held out.
+        k: cut-offs.
+        metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini.
+        candidates: "cold" ranks only the items without a training pair.
+        per_user, breakdown: give also each user's values, and figures by item popularity and user activity.
+        memory_limit: bytes for a block of scores.
+
+    Raises:
+        ConfigError: an unknown metric, a cut-off below 1 or beyond the candidates.
+        DataError: nothing is held out.
+    """
+    import numpy as np
+
+    names = tuple(metrics)
+    check_metrics(names)
+    device = recommender.scorer.queries(torch.zeros(1, dtype=torch.int64, device=_device(recommender.scorer))).device
+    user_rows, item_rows = recommender.users.rows(dataset.users.ids), recommender.items.rows(dataset.items.ids)
+
+    def pairs(name: str) -> tuple[Tensor, Tensor]:
+        part = dataset.split(name)
+        users, items = user_rows[part.users], item_rows[part.items]
+        known = (users >= 0) & (items >= 0)
+        if not known.all():
+            log.warning("%d pairs of %s are of users or items that the model does not know", (~known).sum(), name)
+        return torch.from_numpy(users[known]).to(device), torch.from_numpy(items[known]).to(device)
+
+    chosen = None
+    if candidates == "cold":
+        cold = np.setdiff1d(np.arange(dataset.n_items), dataset.train.items)
+        chosen = torch.from_numpy(item_rows[cold][item_rows[cold] >= 0]).to(device)
+        if not len(chosen):
+            raise DataError(f"{dataset.name}: there are no cold items: every item has a training pair")
+    train = pairs("train")
+    truth = Truth.of(train, pairs(split), len(recommender.users), candidates=chosen)
+    if split == "train":
+        truth = Truth(truth.users, truth.relevant, Histories(train[0][:0], train[1][:0], len(recommender.users)))
+    if not len(truth.users):
+        raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
+    cutoffs = (k,) if isinstance(k, int) else tuple(k)
+    found = measure(recommender.scorer, truth, names, cutoffs, keep=per_user or breakdown, memory_limit=memory_limit)
+    frame, groups = None, {}
+    if per_user:
+        import polars as pl
+
+        ids = recommender.users.series.gather(truth.users.cpu().numpy())
+        frame = pl.DataFrame({"user": ids} | {name: v.cpu().numpy() for name, v in found.per_user.items()})
+    if breakdown:
+        from lirdrec.evaluation.breakdown import by_activity, by_popularity
+
+        groups = {
+            "popularity": by_popularity(recommender.scorer, truth, names, cutoffs, memory_limit),
+            "activity": by_activity(truth, found.per_user),
+        }
+    return Metrics(found.values, len(truth.users), frame, groups)
+
+
+@dataclass
+class Measured:
+    """`values`: metric → mean over users; `per_user`: metric → `(n,)` float64 in the order of `Truth.users`, or {}."""
+
+    values: dict[str, float]
+    per_user: dict[str, Tensor]
+
+
+def measure(
+    scorer: Scorer,
+    truth: Truth,
+    names: Sequence[str],
+    cutoffs: Sequence[int],
+    *,
+    keep: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Measured:
+    """The metrics of a scorer; the core of `evaluate`, and what training calls after each epoch."""
+    n_candidates = scorer.n_items if truth.candidates is None else len(truth.candidates)
+    for k in cutoffs:
+        if not 1 <= k <= n_candidates:
+            raise ConfigError(f"k is {k}; it must be between 1 and the {n_candidates} items that are ranked")
+    depth = max(cutoffs)
+    hit_keys = _keys(truth.relevant, truth.users, scorer.n_items)
+    sizes = truth.relevant.counts()
+    collected: dict[str, list[Tensor]] = {}
+    counts = {k: torch.zeros(scorer.n_items, dtype=torch.int64, device=truth.users.device) for k in cutoffs}
+    on_lists = [name for name in names if name in PER_LIST]
+    for users, _, items in rank_users(
+        scorer, truth.users, depth, seen=truth.seen, candidates=truth.candidates, memory_limit=memory_limit
+    ):
+        keys = users[:, None] * scorer.n_items + items
+        hits = hit_keys[torch.searchsorted(hit_keys, keys).clamp(max=len(hit_keys) - 1)] == keys
+        hits &= items >= 0
+        for name, values in per_user_metrics(hits, sizes[users], names, cutoffs).items():
+            collected.setdefault(name, []).append(values)
+        if on_lists:
+            for k in cutoffs:
+                shown = items[:, :k]
+                counts[k] += torch.bincount(shown[shown >= 0], minlength=scorer.n_items)
+    per_user = {name: torch.cat(parts) for name, parts in collected.items()}
+    values = {name: float(column.mean()) for name, column in per_user.items()}
+    popularity = torch.bincount(truth.seen.items, minlength=scorer.n_items) if on_lists else None
+    for name in on_lists:
+        for k in cutoffs:
+            of = slice(None) if truth.candidates is None else truth.candidates
+            assert popularity is not None
+            values[f"{name}@{k}"] = list_metrics(counts[k][of], popularity[of], name)
+    return Measured(values, per_user if keep else {})
+
+
+def _keys(relevant: Histories, users: Tensor, n_items: int) -> Tensor:
+    owner, items = relevant.pairs(users)
+    return (users[owner] * n_items + items).sort().values
+
+
+def _device(scorer: Scorer) -> torch.device:
+    return next(iter(scorer.tensors().values())).device

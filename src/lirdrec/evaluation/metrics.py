@@ -1,0 +1,93 @@
+"""Ranking metrics as formulas on a hit matrix, vectorised on its device."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lirdrec.errors import ConfigError
+
+PER_USER = ("recall", "ndcg", "precision", "map", "mrr", "hit")
+PER_LIST = ("coverage", "popularity", "gini")
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Raises ConfigError where a name is not a known metric."""
+    for name in names:
+        if name not in PER_USER + PER_LIST:
+            raise ConfigError(f"unknown metric '{name}'; known: {', '.join(PER_USER + PER_LIST)}")
+
+
+def split_name(metric: str) -> tuple[str, int]:
+    """`"recall@20"` → `("recall", 20)`.
+
+    Raises:
+        ConfigError: not of this form, or an unknown metric.
+    """
+    match = re.fullmatch(r"([a-z]+)@([1-9][0-9]*)", metric)
+    if match is None:
+        raise ConfigError(f"metric '{metric}' must be a name and a cut-off, for instance recall@20")
+    check_metrics([match[1]])
+    return match[1], int(match[2])
+
+
+def per_user_metrics(hits: Tensor, relevant: Tensor, names: Sequence[str], cutoffs: Sequence[int]) -> dict[str, Tensor]:
+    """Values `(B,)` float64 of each `name@k`.
+
+    Args:
+        hits: `(B, K)` bool, whether the item at each rank is relevant; `K ≥ max(cutoffs)`.
+        relevant: `(B,)` int64, number of relevant items, at least 1.
+        names: among recall, ndcg, precision, map, mrr, hit. With r_j the hit at rank j and n the relevant items:
+            recall = Σr/n; precision = Σr/k; hit = 1 if Σr > 0; mrr = 1/rank of the first hit;
+            ndcg = Σ r_j/log2(j+1) over its best value for min(k, n) hits;
+            map = Σ r_j·(precision at j) / min(k, n), unlike trec_eval, which divides by n.
+        cutoffs: the k.
+    """
+    hits = hits.double()
+    n = hits.shape[1]
+    ranks = torch.arange(1, n + 1, dtype=torch.float64, device=hits.device)
+    found = hits.cumsum(1)
+    discount = 1 / (ranks + 1).log2()
+    values: dict[str, Tensor] = {}
+    gain = (hits * discount).cumsum(1) if "ndcg" in names else None
+    precisions = (hits * found / ranks).cumsum(1) if "map" in names else None
+    best_gain = torch.cat([discount.new_zeros(1), discount.cumsum(0)])
+    for k in cutoffs:
+        got = found[:, k - 1]
+        ideal = relevant.clamp(max=k)
+        if "recall" in names:
+            values[f"recall@{k}"] = got / relevant
+        if gain is not None:
+            values[f"ndcg@{k}"] = gain[:, k - 1] / best_gain[ideal]
+        if "precision" in names:
+            values[f"precision@{k}"] = got / k
+        if precisions is not None:
+            values[f"map@{k}"] = precisions[:, k - 1] / ideal
+        if "mrr" in names:
+            values[f"mrr@{k}"] = (hits[:, :k] / ranks[:k]).max(dim=1).values
+        if "hit" in names:
+            values[f"hit@{k}"] = (got > 0).double()
+    return values
+
+
+def list_metrics(counts: Tensor, popularity: Tensor, name: str) -> float:
+    """A figure of all recommended lists together.
+
+    Args:
+        counts: `(c,)` int64, how often each candidate item was recommended.
+        popularity: `(c,)` number of training users of each candidate.
+        name: "coverage": share of the candidates recommended to anyone; "popularity": mean training users of a
+            recommended item; "gini": 0 if all are recommended equally often, near 1 if a few get everything.
+    """
+    counts = counts.double()
+    total = counts.sum().clamp(min=1)
+    if name == "coverage":
+        return float((counts > 0).double().mean())
+    if name == "popularity":
+        return float((counts * popularity.double()).sum() / total)
+    ordered = counts.sort().values
+    ranks = torch.arange(1, len(ordered) + 1, dtype=torch.float64, device=counts.device)
+    return float((2 * ranks - len(ordered) - 1).mul(ordered).sum() / (len(ordered) * total))

@@ -1,0 +1,1 @@
+"""Graphs and the sparse products over them."""

@@ -1,0 +1,127 @@
+"""The frozen item-item graph: exact nearest neighbours by cosine, in blocks, and their weighted fusion.
+
+Never an `I×I` matrix: memory is the features plus one block of similarities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lirdrec.graphs.sparse import SparseMatrix
+
+
+def nearest_items(
+    values: Tensor,
+    present: Tensor,
+    k: int,
+    *,
+    memory_limit: int = 256 * 2**20,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """The `k` nearest items of each item by cosine of the raw features, the item itself included.
+
+    Args:
+        values: `(I, d)` float; rows need not be normalised.
+        present: `(I,)` bool; an absent item has no neighbours and is nobody's neighbour.
+        k: neighbours per item; fewer where fewer items are present.
+        memory_limit: bytes for one block of similarities.
+        progress: called with (rows done, rows in all) after each block.
+
+    Returns:
+        `(I, k)` int64, nearest first, -1 where there is none.
+    """
+    return nearest_among(values, present, [(values, present)], k, memory_limit=memory_limit, progress=progress)
+
+
+def nearest_among(
+    queries: Tensor,
+    queries_present: Tensor,
+    blocks: Sequence[tuple[Tensor, Tensor]],
+    k: int,
+    *,
+    memory_limit: int = 256 * 2**20,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """The `k` nearest rows of `blocks` (stacked) for each query; see `nearest_items`.
+
+    Args:
+        queries: `(n, d)` float; queries_present: `(n,)` bool.
+        blocks: `(values, present)` pairs that together are the catalogue, in row order.
+    """
+    if progress is None:
+        progress = _silent
+    n = len(queries)
+    result = torch.full((n, k), -1, dtype=torch.int64, device=queries.device)
+    asking = queries_present.nonzero().squeeze(1)
+    offsets = [0]
+    for values, _ in blocks:
+        offsets.append(offsets[-1] + len(values))
+    scales = [_inverse_norms(values) for values, _ in blocks]
+    step = max(1, memory_limit // (queries.element_size() * max(1, max(len(v) for v, _ in blocks)) * 2))
+    done = 0
+    for rows in asking.split(step):
+        block = queries[rows]
+        best_values = block.new_empty(len(rows), 0)
+        best_items = torch.empty(len(rows), 0, dtype=torch.int64, device=queries.device)
+        for (values, present), scale, offset in zip(blocks, scales, offsets, strict=False):
+            cosine = block @ values.T  # (b, I); the query's own norm does not change its order
+            cosine *= scale
+            if not bool(present.all()):
+                cosine[:, ~present] = -torch.inf
+            top = cosine.topk(min(k, len(values)), dim=1)
+            best_values = torch.cat([best_values, top.values], dim=1)
+            best_items = torch.cat([best_items, top.indices + offset], dim=1)
+        order = best_values.argsort(dim=1, descending=True, stable=True)[:, :k]
+        found = best_items.gather(1, order)
+        found[best_values.gather(1, order) == -torch.inf] = -1
+        result[rows, : found.shape[1]] = found
+        done += len(rows)
+        progress(done, len(asking))
+    return result
+
+
+def fuse(
+    neighbours: Mapping[str, Tensor], weights: Mapping[str, float], n_items: int, dtype: torch.dtype = torch.float32
+) -> SparseMatrix:
+    r"""The fused graph `S = Σ_m w_m S_m`, with `S_m = D^-½ K_m D^-½`.
+
+    All rows of `K_m` have the same number of ones, so `D^-½ K D^-½` is `K` divided by that number. The row of an item
+    that lacks some modalities is rescaled by the weights of those that it has.
+
+    Args:
+        neighbours: modality → `(n, k)` int64 rows of the `n_items` items, -1 where there is none.
+        weights: modality → `w_m`.
+        n_items: number of columns.
+
+    Returns:
+        `(n, n_items)` sparse matrix; not symmetric.
+    """
+    n = len(next(iter(neighbours.values())))
+    device = next(iter(neighbours.values())).device
+    total = torch.zeros(n, dtype=torch.float64, device=device)
+    for name, table in neighbours.items():
+        total += weights[name] * (table[:, 0] >= 0)
+    rows, columns, values = [], [], []
+    whole = sum(weights.values())
+    for name, table in neighbours.items():
+        row, slot = (table >= 0).nonzero(as_tuple=True)
+        count = (table >= 0).sum(1)
+        rows.append(row)
+        columns.append(table[row, slot])
+        values.append(weights[name] * whole / total[row] / count[row])
+    key = torch.cat(rows) * n_items + torch.cat(columns)
+    unique, where = torch.unique(key, return_inverse=True)
+    summed = torch.zeros(len(unique), dtype=torch.float64, device=device).index_add_(0, where, torch.cat(values))
+    return SparseMatrix(unique // n_items, unique % n_items, summed.to(dtype), (n, n_items))
+
+
+def _inverse_norms(values: Tensor) -> Tensor:
+    norms = torch.cat([block.norm(dim=1) for block in values.split(8192)])
+    return 1 / norms.clamp(min=1e-12)
+
+
+def _silent(done: int, of: int) -> None:
+    """No progress shown."""

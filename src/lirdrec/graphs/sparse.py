@@ -1,0 +1,90 @@
+"""Sparse matrices with the transpose kept for the backward pass.
+
+torch's own sparse backward builds the transpose anew at every step; keeping both orientations in CSR makes forward and
+backward one plain product each. Indices are int32, which is what the CPU kernels take without a conversion.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+torch.sparse.check_sparse_tensor_invariants.disable()  # ours are sorted and in range by construction
+
+
+class SparseMatrix:
+    """A constant `(rows, columns)` matrix in CSR together with its transpose.
+
+    Args:
+        rows, columns: `(n,)` int64 positions of the entries, no pair twice.
+        values: `(n,)` float.
+        shape: `(number of rows, number of columns)`.
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]):
+        self.shape = shape
+        self.csr = _csr(rows, columns, values, shape)
+        self.csr_t = _csr(columns, rows, values, (shape[1], shape[0]))
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """`A @ x` for dense `x` `(columns, D)`; differentiable with respect to `x`."""
+        return _Product.apply(x, self)  # type: ignore[no-any-return]
+
+    def row_sums(self) -> Tensor:
+        """Sums `(rows,)` of the entries of each row."""
+        return product(self.csr, self.csr.values().new_ones(self.shape[1], 1)).squeeze(1)
+
+    def dense(self) -> Tensor:
+        """The whole matrix `(rows, columns)`; for tests and small graphs only."""
+        return self.csr.to_dense()
+
+    def __repr__(self) -> str:
+        return f"SparseMatrix({self.shape[0]}×{self.shape[1]}, {self.csr.values().numel()} entries)"
+
+
+def product(csr: Tensor, x: Tensor, plus: Tensor | None = None) -> Tensor:
+    """`csr @ x (+ plus)` without autograd. On MPS, which has no sparse kernels, the product runs on the CPU."""
+    if x.device.type == "mps":
+        _say_fallback_once()
+        result = csr @ x.cpu()
+        return result.to(x.device) if plus is None else plus + result.to(x.device)
+    if plus is None:
+        out = x.new_empty(csr.shape[0], x.shape[1])
+        return torch.addmm(out, csr, x, beta=0, out=out) if x.is_cpu else csr @ x
+    return torch.addmm(plus, csr, x)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, matrix: SparseMatrix) -> Tensor:  # type: ignore[no-untyped-def,override]
+        ctx.matrix = matrix
+        return product(matrix.csr, x.contiguous())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def,override]
+        return product(ctx.matrix.csr_t, gradient.contiguous()), None
+
+
+def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    order = torch.argsort(rows * shape[1] + columns)
+    counts = torch.bincount(rows, minlength=shape[0])
+    crow = torch.zeros(shape[0] + 1, dtype=torch.int32, device=rows.device)
+    crow[1:] = counts.cumsum(0)
+    if rows.device.type == "mps":
+        crow, order, columns, values = crow.cpu(), order.cpu(), columns.cpu(), values.cpu()
+    return torch.sparse_csr_tensor(crow, columns[order].to(torch.int32), values[order], shape)
+
+
+_said = False
+
+
+def _say_fallback_once() -> None:
+    global _said
+    if not _said:
+        log.warning("MPS has no sparse products: they run on the CPU, the rest stays on the device")
+        _said = True

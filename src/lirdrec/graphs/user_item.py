@@ -1,0 +1,81 @@
+"""The user-item graph: symmetric normalisation, propagation, and edge dropout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lirdrec.graphs.sparse import SparseMatrix, product
+
+EPSILON = 1e-7  # added to every degree, as the released code does
+
+
+class UserItemGraph:
+    r"""`Â = D^-½ [[0, R], [Rᵀ, 0]] D^-½`, kept as its one non-zero block `R̂` (`U×I`) and the transpose.
+
+    Args:
+        users, items: `(E,)` int64 rows of the distinct training pairs.
+        n_users, n_items: sizes; a node without an edge keeps a zero row.
+        dtype: of the values.
+    """
+
+    def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int, dtype: torch.dtype = torch.float32):
+        self.n_users, self.n_items = n_users, n_items
+        values = edge_values(users, items, n_users, n_items).to(dtype)
+        self.matrix = SparseMatrix(users, items, values, (n_users, n_items))
+
+    def propagate(self, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+        r"""Sum read-out of LightGCN, Eqs. 15-16: `X = Σ_{l=0..L} Â^l X0`.
+
+        Args:
+            users, items: the rows `(U, D)` and `(I, D)` of `X0`.
+            n_layers: `L` ≥ 0.
+
+        Returns:
+            The rows `(U, D)` and `(I, D)` of `X`; differentiable.
+        """
+        if n_layers == 0:
+            return users, items
+        return _Propagate.apply(users, items, self, n_layers)  # type: ignore[no-any-return]
+
+    def sums(self, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+        """`propagate` without autograd, by Horner's rule: `X ← X0 + Â X`, `L` times."""
+        x_users, x_items = users, items
+        for _ in range(n_layers):
+            x_users, x_items = (
+                product(self.matrix.csr, x_items, plus=users),
+                product(self.matrix.csr_t, x_users, plus=items),
+            )
+        return x_users, x_items
+
+
+class _Propagate(torch.autograd.Function):
+    # Â is symmetric, so the backward of a polynomial in Â is the same polynomial applied to the gradient.
+    @staticmethod
+    def forward(ctx, users, items, graph, n_layers):  # type: ignore[no-untyped-def,override]
+        ctx.graph, ctx.n_layers = graph, n_layers
+        return graph.sums(users.contiguous(), items.contiguous(), n_layers)
+
+    @staticmethod
+    def backward(ctx, g_users, g_items):  # type: ignore[no-untyped-def,override]
+        return (*ctx.graph.sums(g_users.contiguous(), g_items.contiguous(), ctx.n_layers), None, None)
+
+
+def edge_values(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Tensor:
+    """`1/√((d_u + ε)(d_i + ε))` of each edge, `(E,)` float64, degrees counted over the given edges."""
+    user_degree = torch.bincount(users, minlength=n_users).double() + EPSILON
+    item_degree = torch.bincount(items, minlength=n_items).double() + EPSILON
+    return (user_degree[users] * item_degree[items]).rsqrt()
+
+
+def drop_edges(
+    users: Tensor, items: Tensor, n_users: int, n_items: int, p: float, generator: torch.Generator
+) -> Tensor:
+    """Positions `(int(E·(1-p)),)` of the edges that an epoch keeps.
+
+    Sampled without replacement with probability ∝ `1/√(d_u·d_i)`: the largest keys `log w + Gumbel` are such a sample.
+    """
+    weights = edge_values(users, items, n_users, n_items).cpu()
+    uniform = torch.rand(len(weights), generator=generator, dtype=torch.float64).clamp_(1e-300, 1 - 1e-16)
+    keys = weights.log() - (-uniform.log()).log()
+    return keys.topk(int(len(weights) * (1 - p))).indices.sort().values.to(users.device)

@@ -1,0 +1,84 @@
+r"""Item-kNN on interactions (Sarwar et al., WWW 2001; Deshpande & Karypis, TOIS 2004): a closed form without vectors.
+
+sim(i, j) = |U_i ∩ U_j| / (√(|U_i|·|U_j|) + shrinkage)      users in common, i ≠ j
+score(u, j) = Σ_{i ∈ H_u} W[i, j],   W keeps the k most similar i of each j
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
+
+
+@dataclass(frozen=True)
+class ItemKNNConfig:
+    """Hyper-parameters of item-kNN."""
+
+    n_neighbours: int = option(100, "k, similar items kept for each item")
+    shrinkage: float = option(10.0, "added to the denominator: trust similarities of rare items less")
+
+    def __post_init__(self) -> None:
+        if self.n_neighbours < 1 or not self.shrinkage >= 0:
+            raise ConfigError("n_neighbours must be 1 or more and shrinkage 0 or more")
+
+
+class ItemKNN(Model):
+    """Item-kNN by cosine of the interaction columns. `I×I` never stands in memory: blocks of items at a time."""
+
+    name = "item_knn"
+    Config = ItemKNNConfig
+    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
+
+    def __init__(self, inputs: ModelInputs, config: ItemKNNConfig):
+        super().__init__(inputs, config)
+        self.config: ItemKNNConfig = config
+        k = min(config.n_neighbours, max(1, inputs.n_items - 1))
+        self.register_buffer("neighbours", torch.full((inputs.n_items, k), -1, device=inputs.device))
+        self.register_buffer("similarity", torch.zeros(inputs.n_items, k, device=inputs.device))
+
+    def _history(self) -> Tensor:
+        i = self.inputs
+        ones = torch.ones(len(i.users), device=i.device)
+        pairs = torch.sparse_coo_tensor(torch.stack([i.users, i.items]), ones, (i.n_users, i.n_items))
+        return pairs.coalesce().to_sparse_csr()
+
+    def solve(self) -> None:
+        """Fill `neighbours` and `similarity`, `(I, k)`, block by block."""
+        history = self._history()
+        by_item = history.to_sparse_coo().t().coalesce().to_sparse_csr()  # (I, U)
+        n_items, k = self.neighbours.shape
+        degree = torch.bincount(self.inputs.items, minlength=n_items).float()
+        step = max(1, 128 * 2**20 // (4 * (self.inputs.n_users + n_items)))
+        for start in range(0, n_items, step):
+            rows = torch.arange(start, min(start + step, n_items), device=degree.device)
+            columns = torch.zeros(self.inputs.n_users, len(rows), device=degree.device)
+            mine = (self.inputs.items >= start) & (self.inputs.items < start + len(rows))
+            columns[self.inputs.users[mine], self.inputs.items[mine] - start] = 1
+            common = (by_item @ columns).T  # (b, I)
+            sim = common / ((degree[rows, None] * degree).sqrt() + self.config.shrinkage).clamp(min=1e-12)
+            sim[rows - start, rows] = 0
+            top = sim.topk(k, dim=1)
+            self.similarity[rows] = top.values
+            self.neighbours[rows] = torch.where(top.values > 0, top.indices, -1)
+
+    def scorer(self) -> Scorer:
+        target, slot = (self.neighbours >= 0).nonzero(as_tuple=True)
+        source = self.neighbours[target, slot]
+        n = self.inputs.n_items
+        weights = torch.sparse_coo_tensor(torch.stack([source, target]), self.similarity[target, slot], (n, n))
+        return ItemWeightScorer(self._history(), weights.coalesce().to_sparse_csr())
+
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """The histories themselves, as 0/1 rows `(B, I)`."""
+        queries = torch.zeros(len(histories), scorer.n_items, device=self.inputs.device)
+        for row, liked in enumerate(histories):
+            queries[row, liked] = 1
+        return queries

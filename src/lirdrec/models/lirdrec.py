@@ -1,0 +1,392 @@
+r"""LIRDRec: item vectors learned directly from multimodal features.
+
+Zhou et al., "Learning Item Representations Directly from Multimodal Features for Effective Recommendation",
+arXiv 2505.04960 (2025). With `U` users, `I` items, `M` modalities, `K = M + 1` branches (each modality and *shared*),
+`e = embedding_size`, `h = 4e`:
+
+    z_m = leaky_relu(F_m W_m + b_m) W'_m                                     modality branch, Eq. 11
+    z_s = leaky_relu([DCT(F_1) | … | DCT(F_M)] W_s + b_s) W'_s               shared branch, Eqs. 12-13
+    X0  = ‖_k [normalize(P_k) ; normalize(z_k)]                              (U+I) × K·e
+    X   = Σ_{l=0..L} Â^l X0                                                  LightGCN, Eqs. 15-16
+    V   = X_items + S^Lm X_items                                             item vectors, Eq. 17
+    a_k = leaky_relu(c_k A_k + b_k) q_k + β_k,  X_users = [c_1 | … | c_K]
+    α   = softmax(w1·a + w2·θ)                                               progressive weight copying (PWC)
+    u   = ‖_k α_k c_k                                                        user vectors
+    loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ (mean(u²) + mean(V²))
+
+The DCT is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`: one product `F_m [W_m | IDCT(W_s,m)]` serves both
+branches, and no transformed copy of the features is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lirdrec.configuration import option
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.features.dct import dct, idct
+from lirdrec.graphs.item_item import fuse, nearest_among
+from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.user_item import UserItemGraph, drop_edges
+from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.losses import bpr
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+
+
+@dataclass(frozen=True)
+class LIRDRecConfig:
+    """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid."""
+
+    embedding_size: int = option(64, "e, width of each branch; user and item vectors have K·e columns")
+    n_layers: int = option(3, "L, user-item propagation layers (grid of the paper: 2, 3, 4)")
+    n_item_layers: int = option(1, "Lm, item-item propagation layers")
+    n_neighbours: int = option(10, "neighbours per item and modality in the item-item graph, itself included")
+    hidden_multiplier: int = option(4, "h / e, width of the hidden layer of each branch")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modality_weights: dict[str, float] | None = option(
+        None, "w_m of the item-item graph; None: image .1 and text .9 for exactly these two, else 1/M"
+    )
+    regularization: float = option(1e-3, "λ of the mean squared user and item vectors")
+    dct: Literal["features", "matrix"] | None = option(
+        "features",
+        "DCT of the shared branch: per item (released code), over the whole matrix (Eq. 12), None: no branch",
+    )
+    pwc: Literal["released", "logits", "uniform"] | None = option(
+        "released", "what θ receives each epoch: softmaxed weights, logits; uniform: α=1/K; None: plain concatenation"
+    )
+    pwc_weight: float = option(0.9, "w, weight of the learned logits in the first epoch (grid: .9, .95, .99)")
+    pwc_base: float = option(0.9, "base of the decay of w1 (Eq. 19)")
+    init: Literal["torch", "xavier"] = option("torch", "initialisation of the linear layers")
+    edge_dropout: float = option(0.0, "share of training edges left out of the graph in each epoch")
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_size", "n_neighbours", "hidden_multiplier"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("n_layers", "n_item_layers", "regularization"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.pwc in ("released", "logits") and self.embedding_size < 4:
+            raise ConfigError(
+                "embedding_size must be 4 or more: the weighting network's hidden layer is a quarter of it"
+            )
+        if not 0 <= self.edge_dropout < 1:
+            raise ConfigError(f"edge_dropout is {self.edge_dropout}; it must be at least 0 and less than 1")
+        for name in ("pwc_weight", "pwc_base"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0 and at most 1")
+        if self.modality_weights is not None and not all(w >= 0 for w in self.modality_weights.values()):
+            raise ConfigError("modality_weights must be 0 or more")
+
+
+class LIRDRec(Model):
+    """LIRDRec as a module; see the file's docstring for the formulas. Shapes are in the comments of the code."""
+
+    name = "lirdrec"
+    Config = LIRDRecConfig
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+
+    copied: Tensor
+    schedule: Tensor
+
+    def __init__(self, inputs: ModelInputs, config: LIRDRecConfig):
+        super().__init__(inputs, config)
+        self.config: LIRDRecConfig = config
+        self.modalities = _modalities(inputs, config)
+        self.branches = self.modalities + (("shared",) if config.dct is not None else ())
+        self.weights = _modality_weights(self.modalities, config)
+        self.features = [inputs.features[m] for m in self.modalities]
+        dtype, device = self.features[0].values.dtype, inputs.device
+        dims = [f.values.shape[1] for f in self.features]
+        k, e = len(self.branches), config.embedding_size
+        h, g = e * config.hidden_multiplier, e // 4
+
+        def table(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, dtype=dtype, device=device))
+
+        self.user_embedding = table(inputs.n_users, k, e)  # P
+        self.hidden_weight = nn.ParameterList([table(h, d) for d in dims])  # W_m
+        if config.dct is not None:
+            self.shared_weight = nn.ParameterList([table(h, d) for d in dims])  # W_s, one block per modality
+        self.hidden_bias = table(k, h)
+        self.output_weight = table(k, e, h)  # W'_k
+        if self._learns_weights:
+            self.attention_weight = table(k, g, e)  # A_k
+            self.attention_bias = table(k, g)
+            self.attention_vector = table(k, g)  # q_k
+            self.attention_offset = table(k)  # β_k
+            self.theta = table(inputs.n_users, k)
+            # `copied` is what the next epoch copies into theta; before the first training forward that is theta itself
+            self.register_buffer("copied", torch.zeros(inputs.n_users, k, dtype=dtype, device=device))
+            # kept on the host: the schedule is arithmetic of Python floats
+            self.register_buffer("schedule", torch.tensor([config.pwc_weight, 1 - config.pwc_weight], dtype=torch.float64))
+        self._reset_parameters(inputs.seed)
+
+    @property
+    def _learns_weights(self) -> bool:
+        return self.config.pwc in ("released", "logits")
+
+    @torch.no_grad()
+    def _reset_parameters(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(parameter: Tensor, fan_in: int, fan_out: int) -> None:
+            std = (2 / (fan_in + fan_out)) ** 0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std)
+
+        def linear(parameter: Tensor, fan_in: int, fan_out: int | None = None) -> None:
+            # fan_out None: a bias, or a weight under torch's own default
+            bound = fan_in**-0.5
+            if self.config.init == "xavier":
+                bound = (6 / (fan_in + fan_out)) ** 0.5 if fan_out is not None else 0.0
+            parameter.copy_((torch.rand(parameter.shape, generator=generator, dtype=torch.float64) * 2 - 1) * bound)
+
+        n_users, k, e = self.user_embedding.shape
+        h = self.hidden_bias.shape[1]
+        normal(self.user_embedding, n_users, e)
+        dims = [w.shape[1] for w in self.hidden_weight]
+        for weight, d in zip(self.hidden_weight, dims, strict=True):
+            linear(weight, d, h)
+        for weight in self.shared_weight if self.config.dct is not None else ():
+            linear(weight, sum(dims), h)
+        for row, branch in enumerate(self.branches):
+            linear(self.hidden_bias[row], sum(dims) if branch == "shared" else dims[row])
+        linear(self.output_weight, h, e)
+        if self._learns_weights:
+            g = e // 4
+            linear(self.attention_weight, e, g)
+            linear(self.attention_bias, e)
+            linear(self.attention_vector, g, 1)
+            linear(self.attention_offset, g)
+            normal(self.theta, n_users, k)
+            self.copied.copy_(self.theta)
+
+    # Graphs: built at first use, so that a model made only to load weights costs nothing.
+
+    @cached_property
+    def user_item(self) -> UserItemGraph:
+        i = self.inputs
+        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+
+    @cached_property
+    def item_item(self) -> SparseMatrix:
+        tables = {m: self.inputs.neighbours(m, self.config.n_neighbours) for m in self.modalities}
+        return fuse(tables, self.weights, self.inputs.n_items, self.user_embedding.dtype)
+
+    @cached_property
+    def _mixed(self) -> list[Tensor]:
+        # Eq. 12 read literally: the transform also runs down the items, so row i is no longer item i
+        return [dct(f.values.T.contiguous()).T.contiguous() for f in self.features]
+
+    # Forward
+
+    def item_branches(self, features: Sequence[Features], mixed: Sequence[Tensor] | None = None) -> Tensor:
+        """Normalised branch outputs `z` `(n, K, e)` of `n` items from the features of each modality (§3, Eqs. 11-13).
+
+        Args:
+            features: one entry per modality of the model, in its order.
+            mixed: the inputs of the shared branch's first product where they differ (`dct="matrix"`).
+        """
+        hidden: list[Tensor] = []
+        shared: Tensor | None = None
+        h = self.hidden_bias.shape[1]
+        for row, feature in enumerate(features):
+            weight = self.hidden_weight[row]
+            if self.config.dct is None:
+                hidden.append(F.linear(feature.values, weight))
+                continue
+            rotated = idct(self.shared_weight[row])
+            if mixed is None:  # one product for the two branches that read the same features
+                own, common = F.linear(feature.values, torch.cat([weight, rotated])).split(h, dim=1)
+            else:
+                own, common = F.linear(feature.values, weight), F.linear(mixed[row], rotated)
+            hidden.append(own)
+            shared = common if shared is None else shared + common
+        if shared is not None:
+            hidden.append(shared)
+        outputs = []
+        for row, pre in enumerate(hidden):
+            z = F.linear(F.leaky_relu(pre + self.hidden_bias[row]), self.output_weight[row])  # (n, e)
+            if row < len(features) and not bool(features[row].present.all()):
+                z = z * features[row].present[:, None]
+            outputs.append(z)
+        return F.normalize(torch.stack(outputs, dim=1), dim=-1, eps=1e-12)
+
+    def _propagated(self, graph: UserItemGraph) -> tuple[Tensor, Tensor]:
+        """`X` as `(U, K·e)` and `(I, K·e)`."""
+        mixed = self._mixed if self.config.dct == "matrix" else None
+        items = self.item_branches(self.features, mixed).flatten(1)  # (I, K·e)
+        users = F.normalize(self.user_embedding, dim=-1, eps=1e-12).flatten(1)  # (U, K·e)
+        return graph.propagate(users, items, self.config.n_layers)
+
+    def _smooth(self, items: Tensor) -> Tensor:
+        """`V = X + S^Lm X` (Eq. 17)."""
+        smoothed = items
+        for _ in range(self.config.n_item_layers):
+            smoothed = self.item_item.matmul(smoothed)
+        return items + smoothed
+
+    def logits(self, chunks: Tensor, theta: Tensor) -> Tensor:
+        """PWC's combined logits `w1·a + w2·θ`, `(n, K)`, of user chunks `(n, K, e)`."""
+        hidden = torch.bmm(chunks.transpose(0, 1), self.attention_weight.transpose(1, 2))  # (K, n, g)
+        hidden = F.leaky_relu(hidden + self.attention_bias[:, None])
+        a = (hidden * self.attention_vector[:, None]).sum(-1).T + self.attention_offset  # (n, K)
+        w1, w2 = self.schedule.tolist()
+        return w1 * a + w2 * theta
+
+    def _weigh(self, users: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """User vectors `(n, K·e)`, α `(n, K)` or None, and the logits `(n, K)` behind α or None."""
+        chunks = users.unflatten(1, (len(self.branches), -1))
+        if self.config.pwc is None:
+            return users, None, None
+        if theta is None:  # pwc="uniform"
+            return users / len(self.branches), users.new_full(chunks.shape[:2], 1 / len(self.branches)), None
+        logits = self.logits(chunks, theta)
+        alpha = logits.softmax(-1)
+        return (alpha[:, :, None] * chunks).flatten(1), alpha, logits
+
+    def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """User vectors `(U, K·e)`, item vectors `(I, K·e)`, α `(U, K)` or None, PWC logits or None. Changes no state."""
+        users, items = self._propagated(graph or self.user_item)
+        vectors, alpha, logits = self._weigh(users, self.theta if self._learns_weights else None)
+        return vectors, self._smooth(items), alpha, logits
+
+    # Training
+
+    def start_epoch(self, epoch: int) -> None:
+        """Copy the weights into θ, take one step of the schedule (Eq. 19), draw the epoch's edges."""
+        if self._learns_weights:
+            with torch.no_grad():
+                if epoch > 1:
+                    self.theta.copy_(self.copied)
+                w1, w2 = self.schedule.tolist()
+                w1 *= self.config.pwc_base**epoch
+                self.schedule.copy_(torch.tensor([w1 / (w1 + w2), w2 / (w1 + w2)], dtype=torch.float64))
+        self._epoch_graph = self._draw_graph(epoch) if self.config.edge_dropout > 0 else None
+
+    _epoch_graph: UserItemGraph | None = None
+
+    def _draw_graph(self, epoch: int) -> UserItemGraph:
+        i = self.inputs
+        generator = torch.Generator().manual_seed(hash((i.seed, epoch)) % 2**63)
+        kept = drop_edges(i.users, i.items, i.n_users, i.n_items, self.config.edge_dropout, generator)
+        return UserItemGraph(i.users[kept], i.items[kept], i.n_users, i.n_items, self.user_embedding.dtype)
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """BPR loss with the squared-mean regulariser of §6; a training forward, which PWC remembers."""
+        user_vectors, item_vectors, alpha, logits = self(self._epoch_graph)
+        if self._learns_weights:
+            self.copied.copy_((alpha if self.config.pwc == "released" else logits).detach())
+        ranking = bpr(user_vectors, item_vectors, users, positives, negatives)
+        penalty = self.config.regularization * (user_vectors.square().mean() + item_vectors.square().mean())
+        return {"loss": ranking + penalty, "bpr": ranking.detach(), "regularization": penalty.detach()}
+
+    # Serving
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        """Vectors of the current parameters over the whole graph, with what `grow` and `fold_in` need."""
+        mixed = self._mixed if self.config.dct == "matrix" else None
+        ego_items = self.item_branches(self.features, mixed).flatten(1)
+        ego_users = F.normalize(self.user_embedding, dim=-1, eps=1e-12).flatten(1)
+        layers, graph = self.config.n_layers, self.user_item
+        # the last Horner step by hand: its input over items is Y = Σ_{l<L} x_items^(l), which fold_in needs
+        states = torch.zeros_like(ego_items)
+        users, items = ego_users, ego_items
+        if layers > 0:
+            before_users, states = graph.sums(ego_users, ego_items, layers - 1)
+            users = product(graph.matrix.csr, states, plus=ego_users)
+            items = product(graph.matrix.csr_t, before_users, plus=ego_items)
+        vectors, alpha, _ = self._weigh(users, self.theta if self._learns_weights else None)
+        memory = {
+            "item_states": states,
+            "item_degrees": torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype),
+        }
+        smoothed = items
+        for layer in range(self.config.n_item_layers):
+            memory[f"item_smoothed_{layer}"] = smoothed
+            smoothed = product(self.item_item.csr, smoothed)
+        if self._learns_weights:
+            memory["mean_theta"] = self.theta.mean(0, keepdim=True)
+        return VectorScorer(vectors, items + smoothed, self.branches, alpha, memory)
+
+    @torch.no_grad()
+    def grow(
+        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> VectorScorer:
+        """New items from their features alone (§8): as a full forward in which they are present without interactions.
+
+        Existing rows of S stay as they are; a new item's row points to its nearest items among the old and the new.
+        """
+        assert isinstance(scorer, VectorScorer)
+        if self.config.dct == "matrix":
+            raise CapabilityError(
+                'dct="matrix" mixes the items of training: it cannot take new ones; use dct="features"'
+            )
+        n = len(next(iter(new.values())).values)
+        own = self.item_branches([new[m] for m in self.modalities]).flatten(1)  # (n, K·e)
+        tables = {}
+        for m in self.modalities:
+            blocks = [(block[m].values, block[m].present) for block in [*catalogue, new]]
+            tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbours)
+        total = scorer.n_items + n
+        rows = fuse(tables, self.weights, total, own.dtype)
+        states = own if self.config.n_layers > 0 else torch.zeros_like(own)
+        memory = dict(scorer.memory)
+        memory["item_states"] = torch.cat([memory["item_states"], states])
+        memory["item_degrees"] = torch.cat([memory["item_degrees"], own.new_zeros(n)])
+        smoothed = own
+        for layer in range(self.config.n_item_layers):
+            level = torch.cat([memory[f"item_smoothed_{layer}"], smoothed])
+            memory[f"item_smoothed_{layer}"] = level
+            smoothed = product(rows.csr, level)
+        items = torch.cat([scorer.item_vectors, own + smoothed])
+        return VectorScorer(scorer.user_vectors, items, scorer.part_names, scorer.weights, memory)
+
+    @torch.no_grad()
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """User vectors `(B, K·e)` from liked items (§8): `P_k = 0`, `c = Σ_{i∈H} Y_i / √(|H|·deg_i)`, mean θ.
+
+        An item without an edge in training counts as one with a single edge: the one that this history would give it.
+        """
+        assert isinstance(scorer, VectorScorer)
+        states = scorer.memory["item_states"]
+        degrees = scorer.memory["item_degrees"].clamp(min=1)
+        sizes = torch.tensor([len(h) for h in histories], device=states.device)
+        liked = torch.cat([torch.as_tensor(h, device=states.device) for h in histories])
+        owner = torch.repeat_interleave(torch.arange(len(histories), device=states.device), sizes)
+        share = (sizes[owner] * degrees[liked]).rsqrt().to(states.dtype)
+        chunks = states.new_zeros(len(histories), states.shape[1])
+        chunks.index_add_(0, owner, states[liked] * share[:, None])
+        theta = scorer.memory["mean_theta"].expand(len(histories), -1) if self._learns_weights else None
+        return self._weigh(chunks, theta)[0]
+
+
+def _modalities(inputs: ModelInputs, config: LIRDRecConfig) -> tuple[str, ...]:
+    names = config.modalities if config.modalities is not None else tuple(inputs.features)
+    for name in names:
+        if name not in inputs.features:
+            raise ConfigError(f"modalities: no feature matrix '{name}'; the dataset has {', '.join(inputs.features)}")
+    if not names or len(set(names)) < len(names) or "shared" in names:
+        raise ConfigError(
+            "modalities must name at least one feature matrix, none twice, and none can be called 'shared'"
+        )
+    return tuple(names)
+
+
+def _modality_weights(modalities: tuple[str, ...], config: LIRDRecConfig) -> dict[str, float]:
+    given = config.modality_weights
+    if given is not None:
+        if not set(modalities) <= set(given) or sum(given[m] for m in modalities) <= 0:
+            raise ConfigError(f"modality_weights needs a weight for each of {', '.join(modalities)}, not all zero")
+        return {m: given[m] for m in modalities}
+    if set(modalities) == {"image", "text"}:
+        return {"image": 0.1, "text": 0.9}
+    return {m: 1 / len(modalities) for m in modalities}

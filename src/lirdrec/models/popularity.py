@@ -1,0 +1,35 @@
+"""Popularity: every user gets the items with the most training users. The yardstick beside every result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lirdrec.models.base import Capabilities, Model
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+
+
+@dataclass(frozen=True)
+class PopularityConfig:
+    """Popularity has no hyper-parameters."""
+
+
+class Popularity(Model):
+    """Score of an item = its number of training users, as vectors of one column (user 1, item count)."""
+
+    name = "popularity"
+    Config = PopularityConfig
+    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
+
+    def solve(self) -> None:
+        """Nothing to solve: the counts are in the inputs."""
+
+    def scorer(self) -> Scorer:
+        counts = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).float()
+        users = torch.ones(self.inputs.n_users, 1, device=counts.device)
+        return VectorScorer(users, counts[:, None], ("popularity",))
+
+    def fold_in(self, scorer: Scorer, histories: object) -> torch.Tensor:
+        """Everyone gets the same query `(B, 1)`, whatever they liked."""
+        return torch.ones(len(histories), 1, device=self.inputs.device)  # type: ignore[arg-type]

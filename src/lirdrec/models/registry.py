@@ -1,0 +1,54 @@
+"""The models by name. A new model is one file and one line here; files are imported only when asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from lirdrec.errors import ConfigError
+from lirdrec.models.base import Model, ModelInputs
+
+_MODELS = {
+    "lirdrec": ("lirdrec.models.lirdrec", "LIRDRec"),
+    "popularity": ("lirdrec.models.popularity", "Popularity"),
+    "item_knn": ("lirdrec.models.item_knn", "ItemKNN"),
+}
+
+
+def model_names() -> list[str]:
+    """Names that `model_type` knows."""
+    return list(_MODELS)
+
+
+def model_type(name: str) -> type[Model]:
+    """The model class called `name`.
+
+    Raises:
+        ConfigError: there is none; the nearest name is offered.
+    """
+    if name not in _MODELS:
+        near = difflib.get_close_matches(name, _MODELS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known models: {', '.join(_MODELS)}"
+        raise ConfigError(f"unknown model '{name}'; {hint}")
+    module, attribute = _MODELS[name]
+    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def config_type(name: str) -> type:
+    """The config dataclass of the model called `name`."""
+    return model_type(name).Config
+
+
+def model_of(config: Any) -> type[Model]:
+    """The model class that `config` (an instance of some model's `Config`) belongs to."""
+    for name in _MODELS:
+        found = model_type(name)
+        if type(config) is found.Config:
+            return found
+    raise ConfigError(f"{type(config).__name__} is not the configuration of a model")
+
+
+def build(name: str, inputs: ModelInputs, config: Any) -> Model:
+    """The model `name` built from `inputs` and its `config`."""
+    return model_type(name)(inputs, config)

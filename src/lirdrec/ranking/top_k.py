@@ -1,0 +1,101 @@
+"""The one ranker: the best k items of each query, exactly, in blocks under a memory limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.scorers import Scorer
+
+MEMORY_LIMIT = 256 * 2**20
+
+
+def top_k(
+    scorer: Scorer,
+    queries: Tensor,
+    k: int,
+    *,
+    seen: tuple[Tensor, Tensor] | None = None,
+    candidates: Tensor | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> tuple[Tensor, Tensor]:
+    """The `k` best items of each query, best first; equal scores in order of item row.
+
+    Args:
+        scorer: scores the queries.
+        queries: `(B, D)`, from `Scorer.queries` or `Model.fold_in`.
+        k: how many; more than there are candidates is allowed and padded.
+        seen: (query position, item row) pairs to leave out, `(n,)` int64 each.
+        candidates: `(c,)` int64 item rows to choose from; None: all.
+        memory_limit: bytes for one block of scores.
+
+    Returns:
+        Scores `(B, k)` and item rows `(B, k)` int64; `-inf` and -1 where fewer than `k` items remain.
+    """
+    scores = queries.new_full((len(queries), k), -torch.inf)
+    items = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
+    if seen is not None:
+        order = torch.argsort(seen[0], stable=True)
+        seen = (seen[0][order], seen[1][order])
+    step = block_rows(scorer.n_items, queries.element_size(), memory_limit)
+    for start in range(0, len(queries), step):
+        block = scorer.scores(queries[start : start + step])  # (b, I)
+        if seen is not None:
+            first, last = torch.searchsorted(seen[0], torch.tensor([start, start + step], device=queries.device))
+            block[seen[0][first:last] - start, seen[1][first:last]] = -torch.inf
+        scores[start : start + step], items[start : start + step] = best(block, k, candidates)
+    return scores, items
+
+
+def rank_users(
+    scorer: Scorer,
+    users: Tensor,
+    k: int,
+    *,
+    seen: Histories | None = None,
+    candidates: Tensor | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Blocks of `(users (b,), scores (b, k), items (b, k))` for known users; queries are made block by block."""
+    for block in users.split(block_rows(scorer.n_items, 4, memory_limit)):
+        pairs = seen.pairs(block) if seen is not None else None
+        queries = scorer.queries(block)
+        found = top_k(scorer, queries, k, seen=pairs, candidates=candidates, memory_limit=memory_limit)
+        yield block, *found
+
+
+def best(scores: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`top_k` of a block of scores `(b, I)`, in which what is left out is `-inf`."""
+    if candidates is not None:
+        candidates = candidates.sort().values
+        scores = scores[:, candidates]
+    n = scores.shape[1]
+    kept = min(k, n)
+    # one more than asked for shows whether equal scores straddle the cut
+    values, columns = scores.topk(min(kept + 1, n), dim=1)
+    if n > kept:
+        straddling = ((values[:, kept] == values[:, kept - 1]) & (values[:, kept] > -torch.inf)).nonzero().squeeze(1)
+        if len(straddling):
+            ordered = scores[straddling].sort(dim=1, descending=True, stable=True)
+            columns[straddling, :kept] = ordered.indices[:, :kept]
+        values, columns = values[:, :kept], columns[:, :kept]
+    if bool((values[:, 1:] == values[:, :-1]).any()):
+        columns, by_column = columns.sort(dim=1)
+        values, by_score = values.gather(1, by_column).sort(dim=1, descending=True, stable=True)
+        columns = columns.gather(1, by_score)
+    if candidates is not None:
+        columns = candidates[columns]
+    columns = columns.masked_fill(values == -torch.inf, -1)
+    if kept < k:
+        pad = (0, k - kept)
+        values = torch.nn.functional.pad(values, pad, value=-torch.inf)
+        columns = torch.nn.functional.pad(columns, pad, value=-1)
+    return values, columns
+
+
+def block_rows(n_items: int, element_size: int, memory_limit: int) -> int:
+    """Queries per block so that a block of scores stays under `memory_limit` bytes."""
+    return max(1, memory_limit // max(1, n_items * element_size))

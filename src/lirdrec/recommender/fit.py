@@ -1,0 +1,256 @@
+"""`fit`: from a dataset to a recommender, for every model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lirdrec.configuration import to_dict
+from lirdrec.data.dataset import Dataset
+from lirdrec.errors import ConfigError
+from lirdrec.evaluation.evaluator import Truth, measure
+from lirdrec.evaluation.metrics import split_name
+from lirdrec.graphs.cache import NeighbourSource
+from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.registry import model_of
+from lirdrec.ranking.scorers import Scorer
+from lirdrec.recommender.presets import preset as preset_of
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.run_folder import check_new, run_lock
+from lirdrec.training.checkpoint import CheckpointStore
+from lirdrec.training.config import TrainConfig
+from lirdrec.training.loop import Trained, Watcher, train
+from lirdrec.training.progress import ProgressBar, Recorder
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    dataset: Dataset,
+    config: Any = None,
+    training: TrainConfig | None = None,
+    *,
+    preset: str = "fast",
+    run: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+    cache: str | Path | Literal[False] | None = None,
+) -> Recommender:
+    """Train a model on a dataset; validation chooses the best epoch, test is not touched.
+
+    Args:
+        dataset: what to learn from.
+        config: the model's configuration, for instance `LIRDRecConfig(n_layers=2)`; its type says which model.
+            None: LIRDRec as the preset has it.
+        training: options of the training loop; None: as the preset has them.
+        preset: "fast" or "paper".
+        run: a folder to keep checkpoints, history and the trained model in; None: only in memory.
+        resume: go on with a training that was stopped in `run`.
+        overwrite: replace a finished run in `run`.
+        device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
+        progress: show a progress bar on stderr.
+        cache: folder for neighbour graphs; None: the user's cache folder (`LIRDREC_CACHE` or `~/.cache/lirdrec`);
+            False: no cache.
+
+    Returns:
+        The recommender with the best parameters.
+
+    Raises:
+        ConfigError, CapabilityError: an option or a device that is not there; a model that needs features.
+        RunFolderError: the run folder holds a finished run, is in use, or its checkpoint is of another training.
+        TrainingError: the loss is not a number any more.
+    """
+    base_config, base_training = preset_of("lirdrec", preset)
+    config = config if config is not None else base_config
+    training = training if training is not None else base_training
+    validate = _validation(dataset, training.metric)
+    chosen = resolve_device(device)
+
+    def build() -> Model:
+        inputs = model_inputs(dataset, chosen, cache, training.seed, progress)
+        return model_of(config)(inputs, config)
+
+    if run is None:
+        return _fitted(build(), dataset, training, validate, progress=progress)
+    folder = Path(run)
+    check_new(folder, overwrite or resume)
+    model = build()  # before the folder is touched: a bad option must leave nothing behind
+    with run_lock(folder):
+        store = CheckpointStore(folder / "checkpoint", _fingerprint(dataset, config, training))
+        if not resume:
+            _forget(store)
+        recommender = _fitted(model, dataset, training, validate, folder, store, resume, progress)
+        recommender.save(folder, overwrite=True)
+    return recommender
+
+
+def model_inputs(
+    dataset: Dataset,
+    device: torch.device | str = "cpu",
+    cache: str | Path | Literal[False] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> ModelInputs:
+    """A dataset as tensors on `device`: training pairs, features in float32, and the cached source of neighbours."""
+    features = {}
+    for name in sorted(dataset.features):  # one order everywhere: image before text
+        matrix = dataset.features[name]
+        values = torch.from_numpy(np.array(matrix.values, dtype=np.float32)).to(device)
+        features[name] = Features(values, torch.from_numpy(np.array(matrix.present)).to(device))
+    return ModelInputs(
+        n_users=dataset.n_users,
+        n_items=dataset.n_items,
+        users=torch.from_numpy(dataset.train.users).to(device),
+        items=torch.from_numpy(dataset.train.items).to(device),
+        features=features,
+        neighbours=NeighbourSource(
+            {name: (f.values, f.present) for name, f in features.items()},
+            _cache_folder(cache),
+            _neighbour_progress if progress else None,
+        ),
+        seed=seed,
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device called `name`; "auto" is cuda where there is one, else cpu.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(f"device '{name}' is not available here; choose cpu, cuda or mps, or leave it at auto") from None
+    return device
+
+
+def _fitted(
+    model: Model,
+    dataset: Dataset,
+    training: TrainConfig,
+    validate: Callable[[Scorer], dict[str, float]] | None,
+    folder: Path | None = None,
+    store: CheckpointStore | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Recommender:
+    info: dict[str, Any] = {"seed": training.seed}
+    if model.capabilities.training == "closed_form":
+        model.solve()
+        if validate is not None:
+            info["metrics"] = {"valid": validate(model.scorer())}
+        return Recommender.from_training(model, dataset, info=info)
+    watchers: list[Watcher] = []
+    if folder is not None:
+        watchers.append(Recorder(folder, training.metric, training.tensorboard))
+    if progress:
+        watchers.append(ProgressBar(training.metric, training.epochs))
+    try:
+        found = train(model, training, validate, store=store, resume=resume, watchers=tuple(watchers))
+    finally:
+        for watcher in watchers:
+            if isinstance(watcher, (ProgressBar, Recorder)):
+                watcher.stop()
+    info |= {"training": to_dict(training), "stopped": found.stopped, "metrics": _best_line(found)}
+    return Recommender.from_training(model, dataset, info=info)
+
+
+def _best_line(found: Trained) -> dict[str, Any]:
+    best = next((line for line in found.history if line["epoch"] == found.best_epoch), {})
+    return {"best_epoch": found.best_epoch, "epochs": len(found.history), "valid": best.get("valid", {})}
+
+
+def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, float]] | None:
+    name, k = split_name(metric)
+    pairs = [
+        tuple(torch.from_numpy(np.array(rows)) for rows in (part.users, part.items))
+        for part in (dataset.train, dataset.valid)
+    ]
+    cold = np.setdiff1d(dataset.valid.items, dataset.train.items)
+    candidates = None
+    if len(dataset.valid.items) and len(cold) == len(np.unique(dataset.valid.items)):
+        # a cold-start split: only unseen items are held out, so only they are ranked
+        candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
+    truth = Truth.of(pairs[0], pairs[1], dataset.n_users, candidates=candidates)  # type: ignore[arg-type]
+    if not len(truth.users):
+        log.warning("%s has no validation pairs: training cannot stop early, the last epoch is taken", dataset.name)
+        return None
+    n_ranked = dataset.n_items if candidates is None else len(candidates)
+    if k > n_ranked:
+        raise ConfigError(f"metric '{metric}': the cut-off is beyond the {n_ranked} items that are ranked")
+    names = tuple(dict.fromkeys((name, "recall", "ndcg")))
+    places: dict[torch.device, Truth] = {}
+
+    def validate(scorer: Scorer) -> dict[str, float]:
+        device = next(iter(scorer.tensors().values())).device
+        if device not in places:
+            chosen = None if candidates is None else candidates.to(device)
+            places[device] = Truth(truth.users.to(device), truth.relevant.to(device), truth.seen.to(device), chosen)
+        return measure(scorer, places[device], names, (k,)).values
+
+    return validate
+
+
+def _fingerprint(dataset: Dataset, config: Any, training: TrainConfig) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be gone on with; more epochs or patience may be asked for."""
+    digest = hashlib.sha256()
+    for array in (dataset.train.users, dataset.train.items, dataset.valid.users, dataset.valid.items):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for name in sorted(dataset.features):
+        matrix = dataset.features[name]
+        digest.update(f"{name}{matrix.values.shape}".encode())
+        digest.update(np.ascontiguousarray(matrix.values[:: max(1, len(matrix.values) // 64)]).tobytes())
+    free = ("epochs", "patience", "checkpoint_every", "tensorboard")
+    options = {f"training.{key}": value for key, value in to_dict(training).items() if key not in free}
+    if training.schedule == "cosine":
+        options["training.epochs"] = training.epochs
+    model = {f"model.{key}": value for key, value in to_dict(config).items()}
+    return {"model": model_of(config).name, **model, **options, "dataset": digest.hexdigest()[:16]}
+
+
+def _forget(store: CheckpointStore) -> None:
+    for file in store.folder.glob("*.safetensors"):
+        file.unlink()
+
+
+def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
+    if cache is False:
+        return None
+    if cache is not None:
+        return Path(cache)
+    base = os.environ.get("LIRDREC_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lirdrec"
+
+
+def _neighbour_progress(name: str) -> Callable[[int, int], None]:
+    """A bar for building a neighbour table, shown only if it takes more than two seconds."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    started = time.monotonic()
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(f"nearest items by {name}", total=None)
+
+    def show(done: int, of: int) -> None:
+        if time.monotonic() - started > 2 and not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=done, total=of)
+        if done >= of:
+            bar.stop()
+
+    return show

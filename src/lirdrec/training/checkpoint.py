@@ -1,0 +1,117 @@
+"""Checkpoints: all that training needs to go on as if it had never stopped, in safetensors, never pickled."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lirdrec.atomic import atomic_write
+from lirdrec.errors import RunFolderError
+
+log = logging.getLogger(__name__)
+LAST = "last.safetensors"
+
+
+@dataclass
+class Checkpoint:
+    """State after an epoch: named tensors (model and optimizer), and JSON-able facts (epoch, best, history …)."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+    best: dict[str, Tensor]
+
+
+class CheckpointStore:
+    """Two files in a folder: `last.safetensors`, and the best parameters in `best-EPOCH.safetensors`.
+
+    The best are written only when they change. Each file appears whole or not at all, and the old best goes only when
+    a `last` that names the new one is in place: a kill at any moment leaves a pair that fits together.
+
+    Args:
+        folder: made at the first `save`.
+        fingerprint: what the training is of (data, model, options); a checkpoint of something else is refused.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]):
+        self.folder, self.fingerprint = folder, json.loads(json.dumps(fingerprint, default=str))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            RunFolderError: the disk is full or the folder cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        best = self.folder / f"best-{checkpoint.facts['best_epoch']}.safetensors"
+        if not best.exists():
+            _write(best, checkpoint.best, {})
+        _write(self.folder / LAST, checkpoint.tensors, checkpoint.facts | {"fingerprint": self.fingerprint})
+        for old in self.folder.glob("best-*.safetensors"):
+            if old != best:
+                old.unlink()
+
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint, or None where there is none.
+
+        Raises:
+            RunFolderError: it is damaged, or belongs to another training (the first difference is named).
+        """
+        path = self.folder / LAST
+        if not path.exists():
+            return None
+        tensors, facts = _read(path)
+        theirs = facts.pop("fingerprint")
+        for key in self.fingerprint:
+            if theirs.get(key) != self.fingerprint[key]:
+                raise RunFolderError(
+                    f"{self.folder}: the checkpoint was made with {key} = {theirs.get(key)!r}, not "
+                    f"{self.fingerprint[key]!r}; resume with the same, or train in another folder"
+                )
+        return Checkpoint(tensors, facts, _read(self.folder / f"best-{facts['best_epoch']}.safetensors")[0])
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(whole, temporary, metadata={"facts": json.dumps(facts)})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 – not a mapping
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RunFolderError(f"{path}: damaged checkpoint ({error}); delete the checkpoint folder and train again") from None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors: `NAME.KEY` for each parameter."""
+    return {
+        f"{names[parameter]}.{key}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    for parameter, name in names.items():
+        prefix = f"{name}."
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        # a longer parameter name may share the prefix: keys of the state have no dot
+        state = {key: value.clone() for key, value in state.items() if "." not in key}
+        if state:
+            on_device = {k: v if k == "step" and parameter.is_cpu else v.to(parameter.device) for k, v in state.items()}
+            optimizer.state[parameter] = on_device

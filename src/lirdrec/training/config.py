@@ -1,0 +1,40 @@
+"""How a model is trained; the same options for every model trained by gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of the training loop. The defaults are the paper's setting (`preset="paper"`)."""
+
+    epochs: int = option(1000, "at most this many passes over the training pairs")
+    batch_size: int = option(2048, "training pairs per step; a step costs the whole graph whatever the batch")
+    learning_rate: float = option(1e-4, "of Adam, at the end of the warm-up")
+    schedule: Literal["constant", "cosine"] = option("constant", "learning rate over the epochs; cosine falls to zero")
+    warmup_epochs: int = option(0, "epochs over which the learning rate rises linearly")
+    gradient_clip: float | None = option(None, "largest norm of the gradient; None: no clipping")
+    metric: str = option("recall@20", "validation metric that chooses the best epoch")
+    patience: int = option(20, "stop at the epoch after this many in a row without a better metric")
+    evaluate_every: int = option(1, "epochs between validations")
+    checkpoint_every: int = option(1, "epochs between checkpoints, where there is a run folder")
+    precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16: autocast of the dense products")
+    seed: int = option(0, "of the initialisation, the shuffling and the negatives")
+    tensorboard: bool = option(False, "also write TensorBoard events (needs lirdrec[tensorboard])")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("patience", "warmup_epochs", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be more than 0")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise ConfigError(f"gradient_clip is {self.gradient_clip}; it must be more than 0, or none")

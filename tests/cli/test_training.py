@@ -1,0 +1,215 @@
+"""train, evaluate, options, add-items and the demo, on small planted data and few epochs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.synthetic import planted
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.run_folder import run_lock
+
+from .conftest import files
+
+QUICK = ["--set", "epochs=2", "--set", "embedding_size=8"]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A prepared dataset of 40 users and 60 items, with two modalities."""
+    made = planted(40, 60, 600, {"image": 6, "text": 8}, groups=4, noise=0.3, seed=2, missing={"image": 0.2})
+    return made.save(tmp_path / "data")
+
+
+@pytest.fixture
+def trained(lirdrec, data) -> Path:
+    result = lirdrec("--quiet", "train", "data", "--run", "runs/one", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    return Path("runs/one")
+
+
+def test_train_shows_its_figures_beside_popularity(lirdrec, data):
+    result = lirdrec("--quiet", "train", "data", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines() if line.strip(" ─")]
+    assert lines[0] == ["Test,", "planted"]
+    assert [line[0] for line in lines[2:4]] == ["lirdrec", "popularity"]
+    assert "Run folder: runs/planted-lirdrec" in result.stdout
+    loaded = Recommender.load("runs/planted-lirdrec", verify=True)
+    assert loaded.info["model"] == "lirdrec" and loaded.info["model_config"]["embedding_size"] == 8
+    assert lirdrec("--quiet", "train", "data", *QUICK, "--json").exit_code == 0  # takes the next free name
+    assert Path("runs/planted-lirdrec-2").is_dir()
+
+
+def test_command_line_and_python_train_the_same(lirdrec, trained, data):
+    from lirdrec.recommender.fit import fit
+    from lirdrec.recommender.presets import preset
+
+    from lirdrec.configuration import make
+    from lirdrec.models.lirdrec import LIRDRecConfig
+
+    model, training = preset("lirdrec")
+    model = make(LIRDRecConfig, {**vars(model), "embedding_size": 8})
+    training = make(type(training), {**vars(training), "epochs": 2})
+    own = fit(Dataset.load(data), model, training, progress=False)
+    assert own.recommend(k=5).equals(Recommender.load(trained).recommend(k=5))
+
+
+def test_a_toml_file_sets_options_and_set_wins(lirdrec, data):
+    Path("c.toml").write_text("[model]\nembedding_size = 4\nn_layers = 1\n[training]\nepochs = 1\nseed = 5\n")
+    result = lirdrec("--quiet", "train", "data", "--run", "r", "--config", "c.toml", "--set", "n_layers=2", "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["run"] == "r" and set(answer["test"]) == {"lirdrec", "popularity"}
+    info = Recommender.load("r").info
+    assert info["model_config"]["embedding_size"] == 4 and info["model_config"]["n_layers"] == 2
+    assert json.loads(Path("r/environment.json").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize("model", ["popularity", "item_knn"])
+def test_closed_form_models(lirdrec, data, model):
+    result = lirdrec("--quiet", "train", "data", "--run", "r", "--model", model, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert list(json.loads(result.stdout)["test"]) == list(dict.fromkeys([model, "popularity"]))
+    assert lirdrec("recommend", "r", "--user", 1, "--json").exit_code == 0
+    assert lirdrec("recommend", "r", "--history", "1,2", "--json").exit_code == 0
+
+
+def test_evaluate_repeats_the_figures_of_the_training(lirdrec, trained, data):
+    shown = json.loads(lirdrec("evaluate", trained, "--json").stdout)
+    assert lirdrec("evaluate", trained, "data", "--json").stdout == lirdrec("evaluate", trained, "--json").stdout
+    assert set(shown) == {"lirdrec", "popularity"}
+    narrow = json.loads(
+        lirdrec("evaluate", trained, "-k", 5, "--metric", "recall", "--split", "valid", "--json").stdout
+    )
+    assert list(narrow["lirdrec"]) == ["recall@5"]
+    result = lirdrec("evaluate", trained, "--output", "m.csv", "--per-user", "users.parquet")
+    assert result.exit_code == 0, result.stderr
+    table = pl.read_csv("m.csv")
+    assert table.columns == ["recommender", "metric", "value"]
+    written = {(row["recommender"], row["metric"]): row["value"] for row in table.iter_rows(named=True)}
+    assert written[("lirdrec", "recall@20")] == pytest.approx(shown["lirdrec"]["recall@20"])
+    assert pl.read_parquet("users.parquet").height > 0
+
+
+def test_options_lists_every_key(lirdrec):
+    rows = json.loads(lirdrec("options", "--json").stdout)
+    keys = {row["key"]: row for row in rows}
+    assert keys["n_layers"]["table"] == "model" and keys["epochs"]["table"] == "training"
+    assert all(row["meaning"] for row in rows)
+    assert "n_layers" in lirdrec("options").stdout
+
+
+def test_items_are_added_to_a_run(lirdrec, trained):
+    Path("new.csv").write_text("item,group\n100,1\n101,2\n")
+    np.savez("text.npz", ids=np.array([101, 100]), x=np.ones((2, 8), np.float32))
+    np.save("image.npy", np.array([[1] * 6, [0] * 6], np.float32))
+    command = [
+        "add-items",
+        trained,
+        "--items",
+        "new.csv",
+        "--features",
+        "text=text.npz",
+        "--features",
+        "image=image.npy",
+    ]
+    assert lirdrec(*command, "--save-as", "runs/two").exit_code == 0
+    assert Recommender.load(trained).n_items == 60
+    result = lirdrec(*command)
+    assert "2 items added; runs/one now has 62" in result.stdout
+    assert lirdrec("similar", trained, "--item", 100, "--json").exit_code == 0
+    result = lirdrec(*command)
+    assert result.exit_code == 2 and "2 of the new items are in the catalogue already: 100, 101" in result.stderr
+
+
+BAD = [
+    (["train", "nowhere"], "nowhere: no such"),
+    (["train", "data", "--model", "lirdec"], "unknown model 'lirdec'; did you mean 'lirdrec'?"),
+    (["train", "data", "--preset", "slow"], ""),
+    (["train", "data", "--set", "n_layer=3"], "--set n_layer: unknown key 'n_layer'; did you mean 'n_layers'?"),
+    (["train", "data", "--set", "n_layers"], "--set 'n_layers': write it as key=value, for instance --set n_layers=3"),
+    (["train", "data", "--set", "n_layers=many"], "[model]: 'n_layers' is 'many'; it must be int"),
+    (["train", "data", "--set", "epochs=-1"], ""),
+    (["train", "data", "--config", "no.toml"], "no.toml: no such configuration file"),
+    (["train", "data", "--config", "bad.toml"], "bad.toml: 'optimiser' is not known; it takes the tables [model] and"),
+    (["train", "data", "--config", "typo.toml"], "typo.toml, [training]: unknown key 'epoch'; did you mean 'epochs'?"),
+    (["train", "data", "--device", "abacus"], ""),
+    (["train", "data", "--run", "data"], ""),
+    (["evaluate", "data"], "data: holds a prepared dataset, not a run; train on it first: lirdrec train data"),
+    (["recommend", "data", "--user", 1], "data: holds a prepared dataset, not a run; train on it first"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD)
+def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, data, tmp_path, arguments, sentence):
+    Path("bad.toml").write_text("optimiser = 'adam'\n")
+    Path("typo.toml").write_text("[training]\nepoch = 3\n")
+    before = files(tmp_path)
+    result = lirdrec(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"lirdrec: {sentence}")
+    assert result.stderr.count("\n") == 1 and result.stdout == ""
+    assert files(tmp_path) == before and not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--metric", "recal"], "recal"),
+        (["-k", 61], "61"),
+        (["-k", 0], "0"),
+        (["--split", "tests"], "tests"),
+        (["--candidates", "warm"], "warm"),
+        (["--output", "m.xlsx"], "--output m.xlsx: choose a name that ends in"),
+    ],
+)
+def test_bad_questions_to_evaluate(lirdrec, trained, tmp_path, options, sentence):
+    before = files(tmp_path)
+    result = lirdrec("evaluate", trained, *options)
+    assert result.exit_code == 2, result.output
+    assert sentence in result.stderr and result.stderr.count("\n") == 1
+    assert files(tmp_path) == before
+
+
+def test_a_finished_run_is_kept(lirdrec, trained, tmp_path):
+    before = files(tmp_path / trained)
+    result = lirdrec("train", "data", "--run", trained, *QUICK)
+    assert result.exit_code == 2 and "already holds a finished run" in result.stderr
+    assert files(tmp_path / trained) == before
+
+
+def test_two_trainings_cannot_share_a_folder(lirdrec, data):
+    with run_lock("busy"):
+        result = lirdrec("train", "data", "--run", "busy", *QUICK)
+        assert result.exit_code == 2
+        assert "another training" in result.stderr and result.stderr.count("\n") == 1
+        assert [path.name for path in Path("busy").iterdir()] == [".lock"]
+
+
+def test_demo_tells_its_story(lirdrec, sample):
+    result = lirdrec("--quiet", "demo", "--run", "demo", "--set", "epochs=1")
+    assert result.exit_code == 0, result.stderr
+    text = " ".join(result.stdout.split())
+    for part in ("1 Train", "2 Test", "3 Recommendations, and why", "4 A film that is new", "5 What is left on disk"):
+        assert part in text
+    assert text.count("Person ") == 3 and "LIRDRec" in text and "popularity" in text
+    loaded = Recommender.load("demo", verify=True)
+    assert loaded.n_items == Dataset.load(sample).n_items == loaded.n_trained_items + 1
+    again = lirdrec("--quiet", "demo", "--run", "demo", "--set", "epochs=1")
+    assert [line for line in again.stdout.splitlines() if "took" not in line] == [
+        line for line in result.stdout.splitlines() if "took" not in line
+    ]
+
+
+def test_demo_without_the_films_says_where_they_are(lirdrec, monkeypatch, tmp_path):
+    monkeypatch.setattr("lirdrec.__file__", str(tmp_path / "site-packages" / "lirdrec" / "__init__.py"))
+    result = lirdrec("demo")
+    assert result.exit_code == 2
+    assert "the films of the demo come with the repository, not with the installed package" in result.stderr
+    assert not Path("runs").exists()
