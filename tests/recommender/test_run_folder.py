@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from lirdrec.errors import CapabilityError, RunFolderError
 from lirdrec.recommender import run_folder
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.run_folder import check_new, clear, open_run, run_lock, write_run
+from lirdrec.recommender.run_folder import check_new, open_run, run_lock, write_run
 
 from .conftest import hand_made
 
@@ -262,14 +262,26 @@ def test_overwriting_leaves_nothing_of_the_old_run(recommender, saved):
     assert Recommender.load(saved).is_slim
 
 
-def test_clear_makes_room_for_a_new_run_and_only_that(recommender, tmp_path):
-    run = recommender.save(tmp_path / "run")
-    (run / "checkpoint").mkdir()
-    (run / "notes.txt").write_text("keep me")
-    clear(run)
-    assert sorted(path.name for path in run.iterdir()) == [".lock", "notes.txt"]
-    with pytest.raises(RunFolderError, match=r"is not a run folder \(it holds notes.txt\)"):
-        clear(run)
-    clear(tmp_path / "nowhere")
-    with pytest.raises(RunFolderError, match="another training"), run_lock(tmp_path / "busy"):
-        clear(tmp_path / "busy")
+def test_figures_are_kept_with_the_run(recommender, saved):
+    before = contents(saved)
+    recommender.record_metrics("test", {"recall@20": 0.5})
+    recommender.record_metrics("valid", {"recall@20": 0.25})
+    assert json.loads((saved / "metrics.json").read_text()) == {
+        "test": {"recall@20": 0.5},
+        "valid": {"recall@20": 0.25},
+    }
+    loaded = Recommender.load(saved, verify=True)
+    assert loaded.info["metrics"]["test"] == {"recall@20": 0.5}
+    after = contents(saved)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"config.json", "metrics.json", "manifest.json"}
+    moved = Recommender.load(loaded.save(saved.parent / "elsewhere"))
+    assert moved.info["metrics"] == loaded.info["metrics"]
+
+
+def test_a_stopped_training_is_not_thrown_away_by_accident(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "5.safetensors").write_text("")
+    with pytest.raises(RunFolderError, match="holds a training that was stopped; go on with it"):
+        check_new(tmp_path)
+    check_new(tmp_path, overwrite=True)

@@ -10,7 +10,7 @@ import typer
 
 from lirdrec.cli.output import console, metrics_table, table
 from lirdrec.cli.settings import settings
-from lirdrec.cli.training_commands import SetOption, beside_popularity, configuration
+from lirdrec.cli.training_commands import SetOption, beside_popularity, configuration, main_figures
 from lirdrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def demo(
     from lirdrec.data.dataset import Dataset
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.leaving_out import without_items
-    from lirdrec.recommender.run_folder import clear
 
     out, began = console(), time.monotonic()
     model, training = configuration("lirdrec", None, None, assignments or [], seed)
@@ -62,11 +61,10 @@ def demo(
         f"{', '.join(f'{name} vectors for {int(m.present.sum()):,}' for name, m in films.features.items())}.\n"
         f"[b]{_safe(title)}[/b] is kept out altogether: it comes back in part 4 as a new film.\n"
     )
-    clear(run)
-    recommender = fit(films, model, training, run=run, progress=not settings.quiet)
+    recommender = fit(films, model, training, run=run, overwrite=True, progress=not settings.quiet)
 
     _heading("2", "Test: ranking the films that were hidden from training")
-    out.print(metrics_table(_figures(recommender, films)))
+    out.print(metrics_table(main_figures(_figures(recommender, films))))
 
     _heading("3", "Recommendations, and why")
     out.print(
@@ -121,6 +119,7 @@ def _new_film(data: Dataset) -> Any:
 
 def _figures(recommender: Recommender, data: Dataset) -> dict[str, dict[str, float]]:
     results = beside_popularity(recommender, data)
+    recommender.record_metrics("test", results["lirdrec"])
     return {{"lirdrec": "LIRDRec"}.get(who, who): values for who, values in results.items()}
 
 

@@ -12,10 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from lirdrec.cli import data_commands, demo_command, serving_commands, training_commands
-from lirdrec.cli.settings import settings
+from lirdrec.cli.settings import INTERRUPTED, settings
 from lirdrec.errors import LirdrecError
-
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 class Commands(TyperGroup):

@@ -120,10 +120,18 @@ def table(
 
 
 def metrics_table(results: Mapping[str, Mapping[str, float]], title: str | None = None) -> Any:
-    """Metric values, one line per recommender, one column per metric."""
+    """Metric values: one line per recommender, or, where there are many metrics, one line per metric."""
     names: list[str] = list(dict.fromkeys(name for values in results.values() for name in values))
-    rows = [[who, *(f"{values[n]:.4f}" if n in values else "" for n in names)] for who, values in results.items()]
-    return table(title, ["", *names], rows, right=names)
+
+    def shown(who: str, name: str) -> str:
+        return f"{results[who][name]:.4f}" if name in results[who] else ""
+
+    if len(names) <= 6:
+        rows = [[who, *(shown(who, name) for name in names)] for who in results]
+        return table(title, ["", *names], rows, right=names)
+    return table(
+        title, ["", *results], [[name, *(shown(who, name) for who in results)] for name in names], right=results
+    )
 
 
 def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "item") -> pl.DataFrame:

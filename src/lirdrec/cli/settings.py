@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+INTERRUPTED = 130  # exit code: what a shell reports for a program that Ctrl-C ended
+
 
 @dataclass
 class Settings:

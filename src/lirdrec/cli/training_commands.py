@@ -17,7 +17,7 @@ from lirdrec.cli.output import (
     table,
     write_frame,
 )
-from lirdrec.cli.settings import settings
+from lirdrec.cli.settings import INTERRUPTED, settings
 from lirdrec.errors import ConfigError, RunFolderError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same bits.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps (default: auto).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Train on a dataset, keep the best model in a run folder, show its test figures beside popularity.
@@ -74,13 +75,26 @@ def train(
         training,
         run=folder,
         resume=resume,
+        overwrite=overwrite,
         progress=not settings.quiet and not json,
         **{key: value for key, value in options.items() if value is not None},
     )
-    results = beside_popularity(recommender, data)
+    stopped = recommender.info.get("stopped") == "interrupted"
+    results = beside_popularity(recommender, data) if len(data.test) else {}
+    if results:
+        recommender.record_metrics("test", next(iter(results.values())))
     if json:
-        return print_json({"run": str(folder), "test": results})
-    console().print(metrics_table(results, f"Test, {data.name}"))
+        print_json({"run": str(folder), "interrupted": stopped, "test": results})
+    else:
+        _show_run(folder, data.name, results)
+    if stopped:
+        console(errors=True).print("Stopped; the best model so far is kept. Go on: the same command with --resume")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show_run(folder: Path, name: str, results: dict[str, dict[str, float]]) -> None:
+    if results:
+        console().print(metrics_table(main_figures(results), f"Test, {name}"))
     console().print(f"Run folder: {folder}", markup=False)
     if (folder / "curves.png").is_file():
         console().print(f"Curves:     {folder / 'curves.png'}", markup=False)
@@ -183,11 +197,22 @@ def beside_popularity(recommender: Recommender, data: Dataset, **options: Any) -
     return results
 
 
+def main_figures(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Recall and NDCG alone, for a table that is seen at a glance."""
+    return {
+        who: {name: value for name, value in values.items() if name.startswith(("recall@", "ndcg@"))}
+        for who, values in results.items()
+    }
+
+
 def _popularity(data: Dataset, device: str) -> Recommender:
+    from dataclasses import replace
+
     from lirdrec.models.popularity import PopularityConfig
     from lirdrec.recommender.fit import fit
 
-    return fit(data, PopularityConfig(), device=device, progress=False)
+    plain = replace(data, features={}, folder=None)  # it needs no features, which may be large
+    return fit(plain, PopularityConfig(), device=device, progress=False)
 
 
 def configuration(

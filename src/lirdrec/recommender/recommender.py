@@ -343,6 +343,16 @@ class Recommender:
 
         return save(self, folder, slim=True, overwrite=overwrite)
 
+    def record_metrics(self, split: str, values: Mapping[str, float]) -> None:
+        """Keep figures of an evaluation in `info["metrics"][split]` and, if there is one, in the run folder.
+
+        Raises:
+            RunFolderError: the run folder cannot be written.
+        """
+        from lirdrec.recommender.saving import record_metrics
+
+        record_metrics(self, split, values)
+
     @classmethod
     def load(
         cls,

@@ -118,19 +118,23 @@ def write_run(folder: str | Path, writers: Mapping[str, Writer]) -> None:
         RunFolderError: the disk is full or the folder cannot be written.
     """
     folder = Path(folder)
+    _write(folder, writers, {})
+
+
+def _write(folder: Path, writers: Mapping[str, Writer], kept: Mapping[str, Any]) -> None:
     existed = folder.exists()
     stage = folder / f".writing-{os.getpid()}"
     try:
         with write_errors(folder):
             stage.mkdir(parents=True)
-            entries = {}
+            entries = dict(kept)
             for name, write in writers.items():
                 path = stage / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path)
                 entries[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
             write_json(stage / MANIFEST, {"format": FORMAT, "format_version": FORMAT_VERSION, "files": entries})
-            old = set(_listed(folder)) - set(writers) - set(TRAINING_FILES)
+            old = set(_listed(folder)) - set(entries) - set(TRAINING_FILES)
             (folder / MANIFEST).unlink(missing_ok=True)
             _remove(folder, old)
             for name in writers:
@@ -144,13 +148,23 @@ def write_run(folder: str | Path, writers: Mapping[str, Writer]) -> None:
                 folder.rmdir()
 
 
+def rewrite(folder: str | Path, writers: Mapping[str, Writer]) -> None:
+    """Replace or add single files of a finished run; the others stay listed as they are.
+
+    Raises:
+        RunFolderError: there is no finished run, the disk is full, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    _write(folder, writers, _manifest(folder)["files"])
+
+
 def write_json(path: Path, value: Any) -> None:
     """JSON with sorted structure kept as given, readable, one newline at the end."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
 def check_new(folder: str | Path, overwrite: bool = False) -> None:
-    """Refuse a folder that holds something else than a run, or a finished run unless `overwrite`.
+    """Refuse a folder that holds something else than a run, or a finished or stopped run unless `overwrite`.
 
     Raises:
         RunFolderError: writing there would destroy something.
@@ -163,10 +177,17 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
             raise RunFolderError(f"{folder}: holds a prepared dataset, not a run; choose another folder")
         if not overwrite:
             raise RunFolderError(f"{folder}: already holds a finished run; choose another folder or overwrite it")
-    elif folder.is_dir():
-        strange = sorted(p.name for p in folder.iterdir() if p.name not in TRAINING_FILES and p.name[0] != ".")
-        if strange and not overwrite:
-            raise RunFolderError(f"{folder}: is not a run folder (it holds {strange[0]}); choose another folder")
+        return
+    if not folder.is_dir():
+        return
+    strange = sorted(p.name for p in folder.iterdir() if p.name not in TRAINING_FILES and p.name[0] != ".")
+    if strange:
+        raise RunFolderError(f"{folder}: is not a run folder (it holds {strange[0]}); choose another folder")
+    if not overwrite and any((folder / "checkpoint").glob("*")):
+        raise RunFolderError(
+            f"{folder}: holds a training that was stopped; go on with it (--resume), choose another folder "
+            "or overwrite it"
+        )
 
 
 # ---------------------------------------------------------------- reading
@@ -288,22 +309,6 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
-
-
-def clear(folder: str | Path) -> None:
-    """Remove what trainings and `Recommender.save` write, so that a new run can take the folder.
-
-    Raises:
-        RunFolderError: the folder holds something else, which is left alone, or a training is writing to it.
-    """
-    folder = Path(folder)
-    check_new(folder, overwrite=(folder / MANIFEST).is_file())
-    if not folder.is_dir():
-        return
-    with run_lock(folder), write_errors(folder):
-        listed = _listed(folder)
-        (folder / MANIFEST).unlink(missing_ok=True)  # first: half a run is none
-        _remove(folder, {*listed, *TRAINING_FILES})
 
 
 def _listed(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ from lirdrec.recommender.run_folder import (
     open_run,
     read_json,
     reason,
+    rewrite,
     write_json,
     write_run,
 )
 
 CONFIG = "config.json"
+METRICS = "metrics.json"
 WEIGHTS = "weights.safetensors"
-COMPANIONS = ("history.jsonl", "curves.png", "metrics.json", "environment.json")  # not needed to load
+COMPANIONS = ("history.jsonl", "curves.png", METRICS, "environment.json")  # not needed to load
 
 
 def save(recommender: Recommender, folder: str | Path, *, slim: bool = False, overwrite: bool = False) -> Path:
@@ -45,6 +48,19 @@ def save(recommender: Recommender, folder: str | Path, *, slim: bool = False, ov
     if not slim:
         recommender.folder = folder
     return folder
+
+
+def record_metrics(recommender: Recommender, split: str, values: Mapping[str, float]) -> None:
+    """Keep figures with the recommender; see `Recommender.record_metrics`."""
+    metrics = {**recommender.info.get("metrics", {}), split: dict(values)}
+    recommender.info["metrics"] = metrics
+    if recommender.folder is not None:
+        config = read_json(recommender.folder / CONFIG)
+        config["info"] = recommender.info
+        rewrite(
+            recommender.folder,
+            {CONFIG: lambda path: write_json(path, config), METRICS: lambda path: write_json(path, metrics)},
+        )
 
 
 def load(
@@ -126,8 +142,8 @@ def _companions(recommender: Recommender, folder: Path) -> dict[str, Writer]:
     if "environment.json" not in files and not (folder / "environment.json").is_file():
         files["environment.json"] = lambda path: write_json(path, environment(recommender.info.get("seed")))
     metrics = recommender.info.get("metrics")
-    if metrics and "metrics.json" not in files:
-        files["metrics.json"] = lambda path: write_json(path, metrics)
+    if metrics:
+        files[METRICS] = lambda path: write_json(path, metrics)
     return files
 
 
