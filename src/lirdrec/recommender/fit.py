@@ -109,8 +109,8 @@ def model_inputs(
     return ModelInputs(
         n_users=dataset.n_users,
         n_items=dataset.n_items,
-        users=torch.from_numpy(dataset.train.users).to(device),
-        items=torch.from_numpy(dataset.train.items).to(device),
+        users=torch.from_numpy(np.array(dataset.train.users)).to(device),
+        items=torch.from_numpy(np.array(dataset.train.items)).to(device),
         features=features,
         neighbours=NeighbourSource(
             {name: (f.values, f.present) for name, f in features.items()},
