@@ -130,6 +130,8 @@ def evaluate(
             log.warning("%d pairs of %s are of users or items that the model does not know", (~known).sum(), name)
         return torch.from_numpy(users[known]).to(device), torch.from_numpy(items[known]).to(device)
 
+    if candidates not in ("all", "cold"):
+        raise ConfigError(f"candidates is {candidates!r}; choose 'all' or 'cold'")
     chosen = None
     if candidates == "cold":
         cold = np.setdiff1d(np.arange(dataset.n_items), dataset.train.items)

@@ -18,7 +18,7 @@ def nearest_items(
     present: Tensor,
     k: int,
     *,
-    memory_limit: int = 256 * 2**20,
+    memory_limit: int = 128 * 2**20,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """The `k` nearest items of each item by cosine of the raw features, the item itself included.
@@ -42,7 +42,7 @@ def nearest_among(
     blocks: Sequence[tuple[Tensor, Tensor]],
     k: int,
     *,
-    memory_limit: int = 256 * 2**20,
+    memory_limit: int = 128 * 2**20,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """The `k` nearest rows of `blocks` (stacked) for each query; see `nearest_items`.

@@ -37,6 +37,7 @@ from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.losses import bpr
+from lirdrec.models.operators import mean_square, normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
@@ -217,13 +218,13 @@ class LIRDRec(Model):
             if row < len(features) and not bool(features[row].present.all()):
                 z = z * features[row].present[:, None]
             outputs.append(z)
-        return F.normalize(torch.stack(outputs, dim=1), dim=-1, eps=1e-12)
+        return normalize(torch.stack(outputs, dim=1).to(self.user_embedding.dtype))
 
     def _propagated(self, graph: UserItemGraph) -> tuple[Tensor, Tensor]:
         """`X` as `(U, K·e)` and `(I, K·e)`."""
         mixed = self._mixed if self.config.dct == "matrix" else None
         items = self.item_branches(self.features, mixed).flatten(1)  # (I, K·e)
-        users = F.normalize(self.user_embedding, dim=-1, eps=1e-12).flatten(1)  # (U, K·e)
+        users = normalize(self.user_embedding).flatten(1)  # (U, K·e)
         return graph.propagate(users, items, self.config.n_layers)
 
     def _smooth(self, items: Tensor) -> Tensor:
@@ -285,7 +286,7 @@ class LIRDRec(Model):
         if self._learns_weights:
             self.copied.copy_((alpha if self.config.pwc == "released" else logits).detach())
         ranking = bpr(user_vectors, item_vectors, users, positives, negatives)
-        penalty = self.config.regularization * (user_vectors.square().mean() + item_vectors.square().mean())
+        penalty = self.config.regularization * (mean_square(user_vectors) + mean_square(item_vectors))
         return {"loss": ranking + penalty, "bpr": ranking.detach(), "regularization": penalty.detach()}
 
     # Serving
@@ -295,7 +296,7 @@ class LIRDRec(Model):
         """Vectors of the current parameters over the whole graph, with what `grow` and `fold_in` need."""
         mixed = self._mixed if self.config.dct == "matrix" else None
         ego_items = self.item_branches(self.features, mixed).flatten(1)
-        ego_users = F.normalize(self.user_embedding, dim=-1, eps=1e-12).flatten(1)
+        ego_users = normalize(self.user_embedding).flatten(1)
         layers, graph = self.config.n_layers, self.user_item
         # the last Horner step by hand: its input over items is Y = Σ_{l<L} x_items^(l), which fold_in needs
         states = torch.zeros_like(ego_items)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -104,8 +105,7 @@ def model_inputs(
     features = {}
     for name in sorted(dataset.features):  # one order everywhere: image before text
         matrix = dataset.features[name]
-        values = torch.from_numpy(np.array(matrix.values, dtype=np.float32)).to(device)
-        features[name] = Features(values, torch.from_numpy(np.array(matrix.present)).to(device))
+        features[name] = Features(_tensor(matrix.values).to(device), torch.from_numpy(np.array(matrix.present)).to(device))
     return ModelInputs(
         n_users=dataset.n_users,
         n_items=dataset.n_items,
@@ -233,6 +233,15 @@ def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
         return Path(cache)
     base = os.environ.get("LIRDREC_CACHE")
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lirdrec"
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    """Features as float32; a memory map of that type is used as it is, so that its pages are not held twice."""
+    if values.dtype != np.float32 or not values.flags.c_contiguous:
+        values = np.array(values, dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)  # no model writes to its features
 
 
 def _neighbour_progress(name: str) -> Callable[[int, int], None]:
