@@ -111,7 +111,10 @@ def fuse(
         count = (table >= 0).sum(1)
         rows.append(row)
         columns.append(table[row, slot])
-        values.append(weights[name] * whole / total[row] / count[row])
+        if weights[name] > 0:  # where it is 0, `total` of an item that has nothing else is 0 too
+            values.append(weights[name] * whole / total[row] / count[row])
+        else:
+            values.append(total.new_zeros(len(row)))
     key = torch.cat(rows) * n_items + torch.cat(columns)
     unique, where = torch.unique(key, return_inverse=True)
     summed = torch.zeros(len(unique), dtype=torch.float64, device=device).index_add_(0, where, torch.cat(values))
