@@ -103,7 +103,7 @@ def fuse(
     device = next(iter(neighbours.values())).device
     total = torch.zeros(n, dtype=torch.float64, device=device)
     for name, table in neighbours.items():
-        total += weights[name] * (table[:, 0] >= 0)
+        total += weights[name] * (table[:, 0] >= 0).double()
     rows, columns, values = [], [], []
     whole = sum(weights.values())
     for name, table in neighbours.items():
