@@ -18,7 +18,7 @@ from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 N_USERS, N_ITEMS = 7, 9
 DIMS = {"audio": 3, "image": 5, "text": 4}
 ABSENT = {"audio": [1], "image": [0, 4], "text": [2]}  # items that lack a modality
-TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5}
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
 SMALL = {"embedding_size": 4, "hidden_multiplier": 2, "n_layers": 2, "n_neighbours": 3, "regularization": 0.02}
 
 CASES = {

@@ -1,0 +1,208 @@
+"""New items by `grow` and new users by `fold_in`, against dense formulas written out here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lirdrec.errors import CapabilityError
+from lirdrec.graphs.item_item import nearest_items
+from lirdrec.graphs.sparse import SparseMatrix
+from lirdrec.models.base import Features, ModelInputs
+from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
+
+N_USERS, N_OLD, N_NEW = 8, 12, 5
+CONFIG = LIRDRecConfig(embedding_size=4, n_layers=2, n_neighbours=3, hidden_multiplier=2)
+WEIGHTS = {"image": 0.1, "text": 0.9}
+TABLES = {  # modality → (columns, items that lack it; 12 … 16 are the new ones)
+    "image": (5, [3, 13, 16]),
+    "text": (4, [7, 14]),
+}
+
+
+def features(stop: int, start: int = 0) -> dict[str, Features]:
+    """Rows `start` … `stop - 1` of one fixed table of all items, old and new."""
+    rng = np.random.default_rng(11)
+    found = {}
+    for name, (width, absent) in TABLES.items():
+        values = torch.from_numpy(rng.normal(size=(N_OLD + N_NEW, width)))
+        present = torch.ones(N_OLD + N_NEW, dtype=torch.bool)
+        present[absent] = False
+        values[~present] = 0
+        found[name] = Features(values[start:stop], present[start:stop])
+    return found
+
+
+def inputs(n_items: int) -> ModelInputs:
+    rng = np.random.default_rng(2)
+    users, items = np.nonzero(rng.random((N_USERS, N_OLD - 1)) < 0.4)  # item 11 has no interaction either
+    own = features(n_items)
+    return ModelInputs(
+        N_USERS,
+        n_items,
+        torch.from_numpy(users),
+        torch.from_numpy(items),
+        own,
+        lambda name, k: nearest_items(own[name].values, own[name].present, k),
+    )
+
+
+def trained(config: LIRDRecConfig = CONFIG) -> LIRDRec:
+    model = LIRDRec(inputs(N_OLD), config)
+    model.start_epoch(1)
+    return model
+
+
+def row_of_s(item: int, catalogue: int) -> torch.Tensor:
+    """Row `item` of S by hand: its nearest among items 0 … catalogue - 1, rescaled by the modalities that it has."""
+    row, has = torch.zeros(catalogue, dtype=torch.float64), 0.0
+    for name, table in features(catalogue).items():
+        if not table.present[item]:
+            continue
+        cosine = torch.nn.functional.cosine_similarity(table.values, table.values[item][None], dim=1)
+        cosine[~table.present] = -torch.inf
+        row[cosine.argsort(descending=True)[: CONFIG.n_neighbours]] += WEIGHTS[name] / CONFIG.n_neighbours
+        has += WEIGHTS[name]
+    return row / has
+
+
+def present_from_the_start(model: LIRDRec, batches: list[int]) -> LIRDRec:
+    """The model whose catalogue held the new items all along, with rows of S frozen as each batch found them."""
+    total = N_OLD + sum(batches)
+    whole = LIRDRec(inputs(total), model.config)
+    whole.load_state_dict(model.state_dict())
+    s = torch.zeros(total, total, dtype=torch.float64)
+    stop = N_OLD
+    for item in range(N_OLD):
+        s[item, :stop] = row_of_s(item, stop)
+    for size in batches:
+        start, stop = stop, stop + size
+        for item in range(start, stop):
+            s[item, :stop] = row_of_s(item, stop)
+    row, column = s.nonzero(as_tuple=True)
+    whole.item_item = SparseMatrix(row, column, s[row, column], (total, total))
+    return whole
+
+
+@pytest.mark.parametrize("n_item_layers", [0, 1, 2])
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+@pytest.mark.parametrize("batches", [[N_NEW], [2, 3], [1, 1, 3]], ids=str)
+def test_grown_items_equal_a_full_forward_in_which_they_were_present(batches, n_layers, n_item_layers):
+    model = trained(replace(CONFIG, n_layers=n_layers, n_item_layers=n_item_layers))
+    before = model.scorer()
+    scorer, catalogue, stop = before, [features(N_OLD)], N_OLD
+    for size in batches:
+        new = features(stop + size, stop)
+        scorer = model.grow(scorer, catalogue, new)
+        catalogue.append(new)
+        stop += size
+    expected = present_from_the_start(model, batches).scorer()
+    assert scorer.n_items == expected.n_items == N_OLD + N_NEW
+    torch.testing.assert_close(scorer.item_vectors, expected.item_vectors, rtol=0, atol=1e-12)
+    torch.testing.assert_close(scorer.user_vectors, expected.user_vectors, rtol=0, atol=1e-12)
+    for name, tensor in expected.memory.items():
+        torch.testing.assert_close(scorer.memory[name], tensor, rtol=0, atol=1e-12, msg=name)
+    # nothing that existed changed by a single bit
+    assert torch.equal(scorer.item_vectors[:N_OLD], before.item_vectors)
+    assert torch.equal(scorer.user_vectors, before.user_vectors)
+
+
+def test_growing_leaves_the_scorer_that_it_was_given_alone():
+    model = trained()
+    scorer = model.scorer()
+    before = {name: tensor.clone() for name, tensor in scorer.tensors().items()}
+    model.grow(scorer, [features(N_OLD)], features(N_OLD + N_NEW, N_OLD))
+    assert scorer.n_items == N_OLD
+    assert all(torch.equal(tensor, before[name]) for name, tensor in scorer.tensors().items())
+
+
+def test_a_copy_of_a_trained_item_without_interactions_gets_the_same_part_of_the_same_user():
+    """Item 11 was never taken: a new item with its features has its ego vector, and its modality branches are zero
+    where it lacks the modality."""
+    model = trained(replace(CONFIG, n_item_layers=0))
+    twin = {name: Features(f.values[11:12], f.present[11:12]) for name, f in features(N_OLD).items()}
+    scorer = model.grow(model.scorer(), [features(N_OLD)], twin)
+    torch.testing.assert_close(scorer.item_vectors[-1], scorer.item_vectors[11], rtol=0, atol=1e-14)
+    without_image = {
+        "image": Features(torch.zeros(1, 5).double(), torch.zeros(1, dtype=torch.bool)),
+        "text": twin["text"],
+    }
+    grown = model.grow(model.scorer(), [features(N_OLD)], without_image)
+    image, text, shared = grown.item_vectors[-1].unflatten(0, (3, -1))
+    assert (image == 0).all()
+    torch.testing.assert_close(text, scorer.item_vectors[-1].unflatten(0, (3, -1))[1])
+    assert not torch.allclose(shared, scorer.item_vectors[-1].unflatten(0, (3, -1))[2])
+
+
+def test_dct_of_the_matrix_takes_no_new_items():
+    model = trained(replace(CONFIG, dct="matrix"))
+    with pytest.raises(CapabilityError) as error:
+        model.grow(model.scorer(), [features(N_OLD)], features(N_OLD + N_NEW, N_OLD))
+    assert str(error.value) == ('dct="matrix" mixes the items of training: it cannot take new ones; use dct="features"')
+
+
+def item_states(model: LIRDRec) -> torch.Tensor:
+    """Y = Σ_{l<L} x_items^(l) with a dense Â."""
+    i = model.inputs
+    r = torch.zeros(N_USERS, i.n_items, dtype=torch.float64)
+    r[i.users, i.items] = 1
+    r_hat = r / ((r.sum(1)[:, None] + 1e-7) * (r.sum(0) + 1e-7)).sqrt()
+    users = torch.nn.functional.normalize(model.user_embedding, dim=-1).flatten(1)
+    items = model.item_branches(model.features).flatten(1)
+    states = torch.zeros_like(items)
+    for _ in range(model.config.n_layers):
+        states = states + items
+        users, items = r_hat @ items, r_hat.T @ users
+    return states.detach()
+
+
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+@pytest.mark.parametrize("pwc", ["released", "logits", "uniform", None])
+def test_fold_in_is_the_formula(pwc, n_layers):
+    model = trained(replace(CONFIG, pwc=pwc, n_layers=n_layers))
+    histories = [torch.tensor([0, 1, 5]), torch.tensor([4]), torch.tensor([11, 2])]  # 11 has no interaction
+    y, degree = item_states(model), torch.bincount(model.inputs.items, minlength=N_OLD)
+    assert degree[11] == 0
+    expected = []
+    for liked in histories:
+        c = sum(y[i] / (len(liked) * max(1, int(degree[i]))) ** 0.5 for i in liked.tolist())
+        chunks = c.unflatten(0, (3, 4))
+        alpha = torch.ones(3).double()
+        if pwc == "uniform":
+            alpha /= 3
+        elif pwc is not None:
+            w1, w2 = model.schedule.tolist()
+            a = []
+            for k in range(3):
+                hidden = torch.nn.functional.leaky_relu(
+                    model.attention_weight[k] @ chunks[k] + model.attention_bias[k], 0.01
+                )
+                a.append(hidden @ model.attention_vector[k] + model.attention_offset[k])
+            alpha = (w1 * torch.stack(a) + w2 * model.theta.mean(0)).softmax(0)
+        expected.append((alpha[:, None] * chunks).flatten())
+    found = model.fold_in(model.scorer(), histories)
+    torch.testing.assert_close(found, torch.stack(expected).detach(), rtol=0, atol=1e-12)
+
+
+def test_a_folded_in_history_may_hold_an_added_item():
+    """An item without an edge in training counts as one with a single edge; its state is its own ego vector."""
+    model = trained()
+    new = features(N_OLD + N_NEW, N_OLD)
+    scorer = model.grow(model.scorer(), [features(N_OLD)], new)
+    ego = model.item_branches([new["image"], new["text"]]).flatten(1)[2]
+    alone = model.fold_in(scorer, [torch.tensor([N_OLD + 2])])
+    expected, _, _ = model._weigh(ego[None], scorer.memory["mean_theta"])
+    torch.testing.assert_close(alone, expected, rtol=0, atol=1e-12)
+    assert not alone.requires_grad
+
+
+def test_histories_do_not_depend_on_each_other_or_on_their_order():
+    model = trained()
+    scorer = model.scorer()
+    first, second = torch.tensor([0, 1, 5]), torch.tensor([4, 2])
+    together = model.fold_in(scorer, [first, second])
+    torch.testing.assert_close(together[1:], model.fold_in(scorer, [second.flip(0)]), rtol=0, atol=1e-14)
+    torch.testing.assert_close(together[:1], model.fold_in(scorer, [first.flip(0)]), rtol=0, atol=1e-14)
