@@ -3,9 +3,9 @@
     python benchmarks/speed.py baby
     python benchmarks/speed.py electronics --steps 3
 
-Data are planted with the shape of the paper's data sets. "Products alone" are the step's own matrix products, each run as
-plain float32 `torch.mm` into a buffer that is already there, the sparse ones as CSR, forward and backward. The yardstick
-runs in the same process under the same allocator settings, alternating with the steps; ratios are of medians.
+Data are planted with the shape of the paper's data sets. "Products alone" are the step's own matrix products, each run
+as plain float32 `torch.mm` into a buffer that is already there, the sparse ones as CSR, forward and backward. They
+run in the same process under the same allocator settings, alternating with the steps; ratios are of medians.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def main() -> None:
     arguments = parser.parse_args()
     users, items, pairs = SHAPES[arguments.shape]
     with tempfile.TemporaryDirectory() as folder:
-        run_in_child(arguments.shape, lambda: planted(users, items, pairs, DIMS, seed=0, folder=folder).save(f"{folder}/data"))
+        run_in_child(
+            arguments.shape, lambda: planted(users, items, pairs, DIMS, seed=0, folder=folder).save(f"{folder}/data")
+        )
         data = Dataset.load(f"{folder}/data")
         report(arguments, data)
 
@@ -70,7 +72,11 @@ def run_in_child(what: str, work: Callable[[], object]) -> None:
 
 def report(arguments: argparse.Namespace, data: Dataset) -> None:
     keep_freed_memory()
-    figures: dict[str, object] = {"shape": arguments.shape, "threads": torch.get_num_threads(), "layers": arguments.layers}
+    figures: dict[str, object] = {
+        "shape": arguments.shape,
+        "threads": torch.get_num_threads(),
+        "layers": arguments.layers,
+    }
     figures["training_pairs"] = len(data.train.users)
     inputs = model_inputs(data, cache=False)
     if arguments.no_graph:
@@ -107,9 +113,16 @@ def report(arguments: argparse.Namespace, data: Dataset) -> None:
     pairs = ((torch.from_numpy(p.users), torch.from_numpy(p.items)) for p in (data.train, data.test))
     truth = Truth.of(*pairs, data.n_users)
     ours, alone = alternate(
-        lambda: measure(scorer, truth, ("recall", "ndcg"), (20,)), lambda: bare_ranking(scorer, truth), max(1, arguments.steps // 4)
+        lambda: measure(scorer, truth, ("recall", "ndcg"), (20,)),
+        lambda: bare_ranking(scorer, truth),
+        max(1, arguments.steps // 4),
     )
-    figures |= {"evaluation_s": ours, "bare_ranking_s": alone, "evaluation_ratio": ours / alone, "users": len(truth.users)}
+    figures |= {
+        "evaluation_s": ours,
+        "bare_ranking_s": alone,
+        "evaluation_ratio": ours / alone,
+        "users": len(truth.users),
+    }
     started = time.perf_counter()
     model.scorer()
     figures["forward_for_evaluation_s"] = time.perf_counter() - started

@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lirdrec.evaluation.measuring import Truth, measure
+from lirdrec.evaluation.metrics import PER_USER
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 
 GROUPS = 5
-Rows = list[dict[str, float | str | int]]
+Row = dict[str, float | str | int]
+Rows = list[Row]
 
 
 def by_popularity(
-    scorer: Scorer, truth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int  # type: ignore[no-untyped-def]
+    scorer: Scorer, truth: Truth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int
 ) -> Rows:
     """Metrics of each fifth of the items by training users: all items are ranked, only the group's are relevant."""
-    from lirdrec.evaluation.evaluator import Truth, measure
-    from lirdrec.evaluation.metrics import PER_USER
-
     degree = torch.bincount(truth.seen.items, minlength=scorer.n_items)
     group = _fifths(degree)
     owner, items = truth.relevant.pairs(truth.users)
@@ -34,14 +34,12 @@ def by_popularity(
         relevant = Histories(users[mine], items[mine], len(truth.relevant.start) - 1)
         part = Truth(users[mine].unique(), relevant, truth.seen, truth.candidates)
         found = measure(scorer, part, [n for n in names if n in PER_USER], cutoffs, memory_limit=memory_limit)
-        rows.append(
-            {"group": _label("training users", degree[inside]), "n": int(inside.sum()), "pairs": int(mine.sum())}
-            | found.values
-        )
+        row: Row = {"group": _label("training users", degree[inside]), "n": int(inside.sum()), "pairs": int(mine.sum())}
+        rows.append({**row, **found.values})
     return rows
 
 
-def by_activity(truth, per_user: Mapping[str, Tensor]) -> Rows:  # type: ignore[no-untyped-def]
+def by_activity(truth: Truth, per_user: Mapping[str, Tensor]) -> Rows:
     """Means over each fifth of the evaluated users by number of training items."""
     degree = truth.seen.counts()[truth.users]
     group = _fifths(degree)
@@ -50,7 +48,8 @@ def by_activity(truth, per_user: Mapping[str, Tensor]) -> Rows:  # type: ignore[
         inside = group == number
         if bool(inside.any()):
             means = {name: float(values[inside].mean()) for name, values in per_user.items()}
-            rows.append({"group": _label("training items", degree[inside]), "n": int(inside.sum())} | means)
+            row: Row = {"group": _label("training items", degree[inside]), "n": int(inside.sum())}
+            rows.append({**row, **means})
     return rows
 
 

@@ -48,9 +48,9 @@ class NeighbourSource:
         path = None
         if self._folder is not None:
             path = self._folder / f"neighbours-{_key(values, present, k)}.npy"
-            table = _read(path, (len(values), k))
-            if table is not None:
-                return torch.from_numpy(table).to(values.device)
+            kept = _read(path, (len(values), k))
+            if kept is not None:
+                return torch.from_numpy(kept).to(values.device)
         progress = self._progress(name) if self._progress else None
         table = nearest_items(values, present, k, progress=progress)
         if path is not None:
@@ -71,7 +71,11 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    if table.shape != shape or table.dtype != np.int64 or table.size and (table.min() < -1 or table.max() >= shape[0]):
+    if (
+        table.shape != shape
+        or table.dtype != np.int64
+        or (table.size and (table.min() < -1 or table.max() >= shape[0]))
+    ):
         log.warning("%s does not hold the expected neighbours; it is made anew", path.name)
         return None
     return table

@@ -37,6 +37,9 @@ class ItemKNN(Model):
     Config = ItemKNNConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
 
+    neighbours: Tensor
+    similarity: Tensor
+
     def __init__(self, inputs: ModelInputs, config: ItemKNNConfig):
         super().__init__(inputs, config)
         self.config: ItemKNNConfig = config

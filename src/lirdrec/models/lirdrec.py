@@ -57,7 +57,7 @@ class LIRDRecConfig:
     regularization: float = option(1e-3, "λ of the mean squared user and item vectors")
     dct: Literal["features", "matrix"] | None = option(
         "features",
-        "DCT of the shared branch: per item (released code), over the whole matrix (Eq. 12), None: no branch",
+        "DCT of the shared branch: per item (released code), over the matrix (Eq. 12), None: no branch",
     )
     pwc: Literal["released", "logits", "uniform"] | None = option(
         "released", "what θ receives each epoch: softmaxed weights, logits; uniform: α=1/K; None: plain concatenation"
@@ -127,7 +127,9 @@ class LIRDRec(Model):
             # `copied` is what the next epoch copies into theta; before the first training forward that is theta itself
             self.register_buffer("copied", torch.zeros(inputs.n_users, k, dtype=dtype, device=device))
             # kept on the host: the schedule is arithmetic of Python floats
-            self.register_buffer("schedule", torch.tensor([config.pwc_weight, 1 - config.pwc_weight], dtype=torch.float64))
+            self.register_buffer(
+                "schedule", torch.tensor([config.pwc_weight, 1 - config.pwc_weight], dtype=torch.float64)
+            )
         self._reset_parameters(inputs.seed)
 
     @property
@@ -254,7 +256,7 @@ class LIRDRec(Model):
         return (alpha[:, :, None] * chunks).flatten(1), alpha, logits
 
     def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """User vectors `(U, K·e)`, item vectors `(I, K·e)`, α `(U, K)` or None, PWC logits or None. Changes no state."""
+        """User vectors `(U, K·e)`, item vectors `(I, K·e)`, α `(U, K)` or None, logits or None. Changes no state."""
         users, items = self._propagated(graph or self.user_item)
         vectors, alpha, logits = self._weigh(users, self.theta if self._learns_weights else None)
         return vectors, self._smooth(items), alpha, logits

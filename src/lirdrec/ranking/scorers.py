@@ -64,6 +64,7 @@ class Scorer(abc.ABC):
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Scorer:
         """Rebuild a scorer from `tensors()` and `settings()`."""
+        kinds: dict[str, type[VectorScorer] | type[ItemWeightScorer]]
         kinds = {VectorScorer.kind: VectorScorer, ItemWeightScorer.kind: ItemWeightScorer}
         return kinds[settings["kind"]]._rebuild(dict(tensors), settings)
 

@@ -16,7 +16,7 @@ import torch
 from lirdrec.configuration import to_dict
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.evaluator import Truth, measure
+from lirdrec.evaluation.measuring import Truth, measure
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.graphs.cache import NeighbourSource
 from lirdrec.models.base import Features, Model, ModelInputs
@@ -105,7 +105,9 @@ def model_inputs(
     features = {}
     for name in sorted(dataset.features):  # one order everywhere: image before text
         matrix = dataset.features[name]
-        features[name] = Features(_tensor(matrix.values).to(device), torch.from_numpy(np.array(matrix.present)).to(device))
+        features[name] = Features(
+            _tensor(matrix.values).to(device), torch.from_numpy(np.array(matrix.present)).to(device)
+        )
     return ModelInputs(
         n_users=dataset.n_users,
         n_items=dataset.n_items,
@@ -133,7 +135,9 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConfigError(f"device '{name}' is not available here; choose cpu, cuda or mps, or leave it at auto") from None
+        raise ConfigError(
+            f"device '{name}' is not available here; choose cpu, cuda or mps, or leave it at auto"
+        ) from None
     return device
 
 

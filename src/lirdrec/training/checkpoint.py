@@ -91,7 +91,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             facts = json.loads((file.metadata() or {})["facts"])
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 – not a mapping
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise RunFolderError(f"{path}: damaged checkpoint ({error}); delete the checkpoint folder and train again") from None
+        raise RunFolderError(
+            f"{path}: damaged checkpoint ({error}); delete the checkpoint folder and train again"
+        ) from None
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:

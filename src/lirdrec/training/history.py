@@ -51,7 +51,12 @@ def plot_curves(history: Sequence[dict[str, Any]], metric: str, path: Path) -> N
         best = max(measured, key=lambda point: point[1])
         right.plot(*best, "o", color="#c8553d")
         right.annotate(
-            f"{best[1]:.4f} in epoch {best[0]}", best, xytext=(-4, -14), textcoords="offset points", ha="right", fontsize=8
+            f"{best[1]:.4f} in epoch {best[0]}",
+            best,
+            xytext=(-4, -14),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
         )
     right.set(title=f"validation {metric}", xlabel="epoch")
     for axes in (left, right):
@@ -70,5 +75,7 @@ def tensorboard_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError("tensorboard=true needs the package tensorboard: pip install 'lirdrec[tensorboard]'") from None
+        raise ConfigError(
+            "tensorboard=true needs the package tensorboard: pip install 'lirdrec[tensorboard]'"
+        ) from None
     return SummaryWriter(str(folder))

@@ -99,7 +99,7 @@ def train(
             started = time.perf_counter()
             _set_learning_rate(optimizer, config, epoch)
             terms = _run_epoch(model, optimizer, sampler, config, epoch, watchers)
-            line = {"epoch": epoch, **terms, "seconds": round(time.perf_counter() - started, 4)}
+            line: dict[str, Any] = {"epoch": epoch, **terms, "seconds": round(time.perf_counter() - started, 4)}
             if not math.isfinite(terms["loss"]):
                 raise TrainingError(
                     f"the loss is not a number any more in epoch {epoch}: lower learning_rate "

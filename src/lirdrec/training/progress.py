@@ -36,7 +36,9 @@ class ProgressBar(Watcher):
 
     def started(self, history: list[dict[str, Any]], n_steps: int) -> None:
         self.n_steps = n_steps
-        self.task = self.bar.add_task("training", total=self.epochs * n_steps, completed=len(history) * n_steps, figures="")
+        self.task = self.bar.add_task(
+            "training", total=self.epochs * n_steps, completed=len(history) * n_steps, figures=""
+        )
         for line in history:
             self._read(line)
         self.bar.start()

@@ -1,0 +1,147 @@
+"""Unseen items and unseen users on TikTok, both modes of the cold-start study (docs/results.md).
+
+    python benchmarks/cold_start.py --seeds 0 1 2
+
+Cold-start split by items: a fifth of the items is unseen, half of them valid, half test. `transductive`: the unseen
+items' features are in the item graph. `inductive`: trained on warm items only, the unseen ones are added
+afterwards with `add_items`; it trains for as many epochs as validation chose for the transductive run of the same seed.
+Yardsticks: random ranking of the unseen items, and content kNN, whose mix is chosen on validation.
+Users: on the general split, `fold_in` of every known user's own training items against the trained vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import lirdrec
+import lirdrec.configuration
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.readers import read_any
+from lirdrec.evaluation.evaluator import Truth, measure
+from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.recommender.leaving_out import without_items
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("LIRDREC_DATA", ROOT.parent / "shared" / "data"))
+CONFIG = lirdrec.LIRDRecConfig(n_layers=3, pwc_weight=0.95, modality_weights={"image": 0.1, "audio": 0.9})
+KEPT = ("recall@20", "ndcg@20")
+
+
+def tensors(part) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items))
+
+
+def content_scorer(data: Dataset, weights: dict[str, float]) -> VectorScorer:
+    """score(u, j) = Σ_{i in H_u} Σ_m w_m cos(f_i, f_j), as vectors."""
+    columns = []
+    for name, weight in weights.items():
+        values = torch.from_numpy(np.array(data.features[name].values, dtype=np.float32))
+        columns.append(torch.nn.functional.normalize(values) * weight**0.5)
+    items = torch.cat(columns, dim=1)
+    users, liked = tensors(data.train)
+    return VectorScorer(torch.zeros(data.n_users, items.shape[1]).index_add_(0, users, items[liked]), items)
+
+
+def cold_figures(scorer, data: Dataset, split: str) -> dict[str, dict[str, float]]:
+    cold = torch.from_numpy(np.setdiff1d(np.arange(data.n_items), data.train.items))
+    found = {}
+    for name, candidates in (("cold", cold), ("all", None)):
+        truth = Truth.of(tensors(data.train), tensors(data.split(split)), data.n_users, candidates=candidates)
+        found[name] = measure(scorer, truth, ("recall", "ndcg"), (20,)).values
+    return found
+
+
+def content_knn(data: Dataset) -> dict[str, dict[str, float]]:
+    mixes = [{"image": w, "audio": 1 - w} for w in (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)]
+    scored = [
+        (cold_figures(content_scorer(data, mix), data, "valid")["cold"]["recall@20"], i) for i, mix in enumerate(mixes)
+    ]
+    return cold_figures(content_scorer(data, mixes[max(scored)[1]]), data, "test")
+
+
+def random_floor(data: Dataset, seed: int) -> dict[str, dict[str, float]]:
+    generator = torch.Generator().manual_seed(seed)
+    noise = VectorScorer(
+        torch.randn(data.n_users, 8, generator=generator), torch.randn(data.n_items, 8, generator=generator)
+    )
+    return cold_figures(noise, data, "test")
+
+
+def one_seed(general: Dataset, seed: int, progress: bool) -> dict:
+    data = general.resplit("cold_items", seed=seed)
+    _, training = lirdrec.preset("lirdrec", "fast")
+    options = {**lirdrec.configuration.to_dict(training), "seed": seed}
+    result: dict = {"random": random_floor(data, seed), "content kNN": content_knn(data)}
+    transductive = lirdrec.fit(data, CONFIG, lirdrec.TrainConfig(**options), progress=progress)
+    result["transductive"] = figures_of(transductive, data)
+    best = transductive.info["metrics"]["best_epoch"]
+    result["epochs"] = best
+    cold_ids = data.items.ids[np.setdiff1d(np.arange(data.n_items), data.train.items)]
+    warm, table, features = without_items(data, list(cold_ids))
+    inductive = lirdrec.fit(warm, CONFIG, lirdrec.TrainConfig(**{**options, "epochs": best}), progress=progress)
+    inductive.add_items(table, features)
+    result["inductive"] = figures_of(inductive, data)
+
+    known = lirdrec.fit(general, CONFIG, lirdrec.TrainConfig(**options), progress=progress)
+    truth = Truth.of(tensors(general.train), tensors(general.test), general.n_users)
+    trained = measure(known.scorer, truth, ("recall", "ndcg"), (20,)).values
+    histories = [truth.seen.of(int(user)) for user in range(general.n_users)]
+    some = [
+        h if len(h) else torch.zeros(1, dtype=torch.int64) for h in histories
+    ]  # users without a pair are not ranked for
+    queries = known.model("serve new users").fold_in(known.scorer, some)
+    folded = VectorScorer(queries, known.scorer.item_vectors)
+    result["trained users"] = trained
+    result["folded-in users"] = measure(folded, truth, ("recall", "ndcg"), (20,)).values
+    return result
+
+
+def figures_of(recommender, data: Dataset) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            m: lirdrec.evaluate(recommender, data, k=20, metrics=("recall", "ndcg"), candidates=name)[m] for m in KEPT
+        }
+        for name in ("cold", "all")
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    general = read_any(DATA / "tiktok")
+    results = {seed: one_seed(general, seed, sys.stderr.isatty()) for seed in arguments.seeds}
+    path = ROOT / "benchmarks" / "results" / "cold_start-tiktok.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+
+    def show(what: str, *keys: str) -> None:
+        cells = []
+        for metric in KEPT:
+            values = [_at(results[seed], (*keys, metric)) for seed in results]
+            cells.append(f"{metric} {statistics.mean(values):.4f} ± {statistics.pstdev(values):.4f}")
+        print(f"{what:32s} {'   '.join(cells)}")
+
+    for who in ("random", "content kNN", "transductive", "inductive"):
+        for candidates in ("cold", "all"):
+            show(f"{who}, {candidates} candidates", who, candidates)
+    for who in ("trained users", "folded-in users"):
+        show(who, who)
+
+
+def _at(tree: dict, keys: tuple[str, ...]):
+    for key in keys:
+        tree = tree[key]
+    return tree
+
+
+if __name__ == "__main__":
+    main()
