@@ -1,0 +1,240 @@
+"""What every model must do, tested once for all: learn, save, load, repeat itself, and say what it cannot do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from lirdrec.configuration import make, to_dict
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.synthetic import planted
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.evaluation.evaluator import evaluate
+from lirdrec.models.base import Features, Model
+from lirdrec.models.registry import build, config_type, model_names, model_of, model_type
+from lirdrec.recommender.fit import fit, model_inputs
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.training.config import TrainConfig
+
+SMALL = {"lirdrec": {"embedding_size": 8, "n_layers": 2, "n_neighbours": 5}}
+TRAINING = TrainConfig(epochs=12, batch_size=256, learning_rate=5e-3, patience=20, seed=7)
+# test recall@20 on the planted data, at least this much above popularity's (popularity: about .2)
+MARGIN = {"lirdrec": 0.2, "item_knn": 0.2}
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Items in ten groups, users who like up to three of them, features that tell the group."""
+    return planted(150, 200, 3000, {"image": 6, "text": 5}, groups=10, noise=0.5, seed=3, missing={"image": 0.1})
+
+
+@pytest.fixture(scope="module")
+def popularity(dataset) -> float:
+    return evaluate(trained("popularity", dataset), dataset)["recall@20"]
+
+
+def configuration(name: str):
+    return make(config_type(name), SMALL.get(name, {}))
+
+
+def trained(name: str, dataset: Dataset, **options) -> Recommender:
+    return fit(dataset, configuration(name), TRAINING, progress=False, cache=False, device="cpu", **options)
+
+
+def untrained(name: str, dataset: Dataset, **options) -> Model:
+    config = dataclasses.replace(configuration(name), **options)
+    return build(name, model_inputs(dataset, cache=False, seed=1), config)
+
+
+def new_features(n: int) -> dict[str, Features]:
+    rng = np.random.default_rng(0)
+    return {
+        name: Features(torch.from_numpy(rng.normal(size=(n, d)).astype(np.float32)), torch.ones(n, dtype=torch.bool))
+        for name, d in (("image", 6), ("text", 5))
+    }
+
+
+def bits(recommender: Recommender) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in recommender.scorer.tensors().items()}
+
+
+@pytest.fixture(scope="module")
+def recommenders(dataset) -> dict[str, Recommender]:
+    return {name: trained(name, dataset) for name in model_names()}
+
+
+@pytest.fixture
+def recommender(name, recommenders) -> Recommender:
+    return recommenders[name]
+
+
+@pytest.mark.parametrize("name", model_names())
+class TestEveryModel:
+    def test_learns_the_planted_taste(self, name, recommender, dataset, popularity):
+        recall = evaluate(recommender, dataset)["recall@20"]
+        if name == "popularity":
+            assert recall == popularity
+        else:
+            assert recall > popularity + MARGIN[name], f"{recall:.3f} against popularity's {popularity:.3f}"
+
+    def test_knows_the_groups_that_each_user_likes(self, name, recommender, dataset):
+        """Known right answer: of ten recommendations most are of the three groups that the user took most from."""
+        group = dataset.item_table["group"].to_numpy()
+        right = []
+        for user in range(dataset.n_users):
+            liked = np.bincount(group[dataset.train.items[dataset.train.users == user]], minlength=10)
+            top = recommender.recommend(user, k=10)["item"].to_numpy()
+            right.append(np.isin(group[top], np.argsort(-liked, kind="stable")[:3]).mean())
+        share = float(np.mean(right))
+        if name == "popularity":  # three groups of ten, and what is seen is left out
+            assert share < 0.3
+        else:
+            assert share > 0.8
+
+    def test_comes_back_from_disk_to_the_same_bits(self, name, recommender, dataset, tmp_path):
+        loaded = Recommender.load(recommender.save(tmp_path / "run"), verify=True)
+        assert bits(loaded) == bits(recommender)
+        users = torch.arange(dataset.n_users)
+        ours, theirs = (r.scorer.scores(r.scorer.queries(users)) for r in (recommender, loaded))
+        assert torch.equal(ours, theirs)
+        assert loaded.model().config == recommender.model().config
+        again = loaded.model().scorer()  # built anew from the saved weights, graphs and all
+        assert all(torch.equal(tensor, again.tensors()[key]) for key, tensor in loaded.scorer.tensors().items())
+
+    def test_same_seed_same_bits(self, name, recommender, dataset):
+        assert bits(trained(name, dataset)) == bits(recommender)
+
+    def test_parts_sum_to_the_scores(self, name, recommender, dataset):
+        scorer = recommender.scorer
+        queries = scorer.queries(torch.arange(20))
+        scores = scorer.scores(queries)
+        for item in range(0, dataset.n_items, 17):
+            parts = scorer.parts(queries, torch.full((20,), item))
+            assert parts.shape == (20, len(scorer.part_names))
+            torch.testing.assert_close(parts.sum(1), scores[:, item], rtol=1e-4, atol=1e-6)
+
+    def test_configuration_round_trip(self, name):
+        config = configuration(name)
+        assert make(config_type(name), to_dict(config)) == config
+        assert model_of(config) is model_type(name)
+        assert model_type(name).name == name
+
+    def test_unknown_option_is_an_error(self, name):
+        with pytest.raises(ConfigError, match=r"^the configuration: unknown key 'n_layerz'; "):
+            make(config_type(name), {"n_layerz": 3})
+
+    def test_gradients_reach_every_parameter(self, name, dataset):
+        model = untrained(name, dataset)
+        batch = torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])
+        if model.capabilities.training == "closed_form":
+            with pytest.raises(CapabilityError, match=f"^{name} is not trained by gradients$"):
+                model.loss(*batch)
+            return
+        model.start_epoch(1)
+        terms = model.loss(*batch)
+        terms["loss"].backward()
+        for parameter_name, parameter in model.named_parameters():
+            assert parameter.grad is not None and bool(parameter.grad.any()), parameter_name
+        with pytest.raises(CapabilityError, match=f"^{name} has no closed form$"):
+            model.solve()
+
+    def test_new_items_exactly_where_it_says_so(self, name, recommender, dataset):
+        model, scorer = recommender.model(), recommender.scorer
+        catalogue = [model_inputs(dataset, cache=False).features]
+        if not model.capabilities.cold_items:
+            with pytest.raises(CapabilityError) as error:
+                model.grow(scorer, catalogue, new_features(3))
+            assert str(error.value) == f"{name} cannot score items that it was not trained with"
+            return
+        grown = model.grow(scorer, catalogue, new_features(3))
+        assert grown.n_items == dataset.n_items + 3
+        before, after = (s.scores(s.queries(torch.arange(9))) for s in (scorer, grown))
+        torch.testing.assert_close(after[:, :-3], before)
+        assert len(after[:, -3:].unique()) == 27
+
+    def test_new_users_exactly_where_it_says_so(self, name, recommender, dataset):
+        model, scorer = recommender.model(), recommender.scorer
+        users = range(0, dataset.n_users, 3)
+        histories = [torch.from_numpy(dataset.train.items[dataset.train.users == user]) for user in users]
+        if not model.capabilities.new_users:
+            with pytest.raises(CapabilityError) as error:
+                model.fold_in(scorer, histories)
+            assert str(error.value) == f"{name} cannot serve users that it was not trained with"
+            return
+        # folded in from their own history, known users get mostly the items that they get anyway
+        folded = scorer.scores(model.fold_in(scorer, histories))
+        own = scorer.scores(scorer.queries(torch.tensor(list(users))))
+        assert folded.shape == own.shape
+        shared = []
+        for ours, theirs, history in zip(folded, own, histories, strict=True):
+            ours[history], theirs[history] = -torch.inf, -torch.inf
+            shared.append(len(np.intersect1d(ours.topk(20).indices, theirs.topk(20).indices)) / 20)
+        assert np.mean(shared) > 0.7
+
+    def test_needs_features_exactly_where_it_says_so(self, name, dataset):
+        bare = dataclasses.replace(dataset, features={})
+        if model_type(name).capabilities.needs_features:
+            with pytest.raises(CapabilityError) as error:
+                untrained(name, bare)
+            sentence = f"{name} learns from features, and the dataset has none: add a feature matrix"
+            assert str(error.value) == sentence
+        else:
+            assert untrained(name, bare).inputs.features == {}
+
+
+def test_an_unknown_model_is_named_with_its_neighbour():
+    with pytest.raises(ConfigError) as error:
+        model_type("lirdreck")
+    assert str(error.value) == "unknown model 'lirdreck'; did you mean 'lirdrec'?"
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"embedding_size": 0}, "embedding_size is 0; it must be 1 or more"),
+        (
+            {"embedding_size": 2},
+            "embedding_size must be 4 or more: the weighting network's hidden layer is a quarter of it",
+        ),
+        ({"n_layers": -1}, "n_layers is -1; it must be 0 or more"),
+        ({"regularization": float("nan")}, "regularization is nan; it must be 0 or more"),
+        ({"edge_dropout": 1.0}, "edge_dropout is 1.0; it must be at least 0 and less than 1"),
+        ({"pwc_weight": 0.0}, "pwc_weight is 0.0; it must be more than 0 and at most 1"),
+        ({"pwc": "log"}, "the configuration: 'pwc' is 'log'; choose one of 'released', 'logits', 'uniform'"),
+        ({"modality_weights": {"image": -1.0}}, "modality_weights must be 0 or more"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_of_lirdrec(options, sentence):
+    with pytest.raises(ConfigError) as error:
+        make(config_type("lirdrec"), options)
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"modalities": ("image", "sound")}, "modalities: no feature matrix 'sound'; the dataset has image, text"),
+        (
+            {"modalities": ("image", "image")},
+            "modalities must name at least one feature matrix, none twice, and none can be called 'shared'",
+        ),
+        ({"modality_weights": {"image": 1.0}}, "modality_weights needs a weight for each of image, text, not all zero"),
+    ],
+    ids=str,
+)
+def test_modalities_that_do_not_fit_the_dataset(options, sentence, dataset):
+    with pytest.raises(ConfigError) as error:
+        untrained("lirdrec", dataset, **options)
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("modalities", [("image",), ("text",), ("text", "image")])
+def test_one_modality_left_out_learns_too(modalities, dataset, popularity):
+    config = make(config_type("lirdrec"), {**SMALL["lirdrec"], "modalities": list(modalities)})
+    found = fit(dataset, config, TRAINING, progress=False, cache=False)
+    assert found.scorer.part_names == (*modalities, "shared")
+    assert evaluate(found, dataset)["recall@20"] > popularity + 0.2
