@@ -1,0 +1,114 @@
+"""Scorers and histories against dense matrices."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+
+N_USERS, N_ITEMS = 6, 8
+
+
+def item_weights() -> tuple[ItemWeightScorer, torch.Tensor, torch.Tensor]:
+    """A scorer, its dense history (user 4 has none, item 7 has nobody) and its dense, unsymmetric weights."""
+    rng = np.random.default_rng(0)
+    history = torch.from_numpy((rng.random((N_USERS, N_ITEMS)) < 0.4).astype(np.float32))
+    history[4], history[:, 7] = 0, 0
+    weights = torch.from_numpy(rng.normal(size=(N_ITEMS, N_ITEMS)) * (rng.random((N_ITEMS, N_ITEMS)) < 0.5))
+    weights = weights.float()
+    return ItemWeightScorer(history.to_sparse_csr(), weights.to_sparse_csr()), history, weights
+
+
+USERS = torch.tensor([5, 0, 4, 4, 2])
+
+
+def test_item_weights_equal_the_dense_product():
+    scorer, history, weights = item_weights()
+    queries = scorer.queries(USERS)
+    assert torch.equal(queries, history[USERS])
+    torch.testing.assert_close(scorer.scores(queries), (history @ weights)[USERS])
+    anyone = torch.rand(3, N_ITEMS)
+    torch.testing.assert_close(scorer.scores(anyone), anyone @ weights)
+    items = torch.tensor([0, 7, 3, 3, 1])
+    torch.testing.assert_close(scorer.parts(queries, items), (history @ weights)[USERS, items][:, None])
+    assert torch.equal(scorer.similar_items(items), weights[items])
+    assert scorer.user_weights(USERS) is None
+    assert (scorer.n_users, scorer.n_items) == (N_USERS, N_ITEMS)
+
+
+def test_similar_users_by_overlap():
+    scorer, history, _ = item_weights()
+    sizes = history.sum(1)
+    expected = (history @ history.T) / (sizes[:, None] * sizes).sqrt().clamp(min=1)
+    torch.testing.assert_close(scorer.similar_users(USERS), expected[USERS])
+
+
+def vectors() -> VectorScorer:
+    rng = np.random.default_rng(1)
+    users, items = (torch.from_numpy(rng.normal(size=(n, 6)).astype(np.float32)) for n in (N_USERS, N_ITEMS))
+    items[3] = 0  # the similarity of a zero vector is 0, not NaN
+    memory = {"item_states": torch.randn(N_ITEMS, 2), "mean_theta": torch.randn(1, 3)}
+    return VectorScorer(users, items, ("image", "text", "shared"), torch.rand(N_USERS, 3), memory)
+
+
+def test_vectors_equal_the_formulas():
+    scorer = vectors()
+    u, v = scorer.user_vectors.double().numpy(), scorer.item_vectors.double().numpy()
+    queries = scorer.queries(USERS)
+    np.testing.assert_allclose(scorer.scores(queries), (u @ v.T)[USERS], rtol=1e-5, atol=1e-6)
+    items = torch.tensor([0, 7, 3, 3, 1])
+    parts = scorer.parts(queries, items)
+    expected = [
+        [u[a][s] @ v[b][s] for s in (slice(0, 2), slice(2, 4), slice(4, 6))] for a, b in zip(USERS, items, strict=True)
+    ]
+    np.testing.assert_allclose(parts, expected, rtol=1e-5, atol=1e-6)
+    norms = np.maximum(np.linalg.norm(v, axis=1), 1e-12)
+    np.testing.assert_allclose(scorer.similar_items(items), (v @ v.T / norms / norms[:, None])[items], atol=1e-6)
+    norms = np.linalg.norm(u, axis=1)
+    np.testing.assert_allclose(scorer.similar_users(USERS), (u @ u.T / norms / norms[:, None])[USERS], atol=1e-6)
+    assert torch.equal(scorer.user_weights(USERS), scorer.weights[USERS])
+
+
+@pytest.mark.parametrize("make", [vectors, lambda: item_weights()[0]], ids=["vectors", "item weights"])
+def test_a_scorer_rebuilt_from_its_tensors_has_the_same_bits(make):
+    scorer = make()
+    settings = json.loads(json.dumps(scorer.settings()))
+    dense = {name: tensor.clone() for name, tensor in scorer.tensors().items()}
+    assert all(tensor.layout == torch.strided for tensor in dense.values())
+    for again in (Scorer.from_tensors(dense, settings), scorer.to("cpu")):
+        assert type(again) is type(scorer)
+        assert again.part_names == scorer.part_names
+        assert again.tensors().keys() == dense.keys()
+        assert all(torch.equal(tensor, dense[name]) for name, tensor in again.tensors().items())
+        assert torch.equal(again.scores(again.queries(USERS)), scorer.scores(scorer.queries(USERS)))
+
+
+@pytest.mark.parametrize("make", [vectors, lambda: item_weights()[0]], ids=["vectors", "item weights"])
+def test_scores_may_be_overwritten_by_the_caller(make):
+    scorer = make()
+    first = scorer.scores(scorer.queries(USERS))
+    expected = first.clone()
+    first.fill_(-1)
+    assert torch.equal(scorer.scores(scorer.queries(USERS)), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=30), st.lists(st.integers(0, 5), max_size=8))
+def test_histories_are_lists_of_items_in_the_order_given(pairs, asked):
+    table = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+    histories = Histories(table[:, 0], table[:, 1], 6)
+    lists = [[item for user, item in pairs if user == u] for u in range(6)]
+    assert [histories.of(u).tolist() for u in range(6)] == lists
+    assert histories.counts().tolist() == [len(one) for one in lists]
+    owner, items = histories.pairs(torch.tensor(asked, dtype=torch.int64))
+    assert owner.tolist() == [at for at, user in enumerate(asked) for _ in lists[user]]
+    assert items.tolist() == [item for user in asked for item in lists[user]]
+    moved = histories.to("cpu")
+    assert [moved.of(u).tolist() for u in range(6)] == lists
