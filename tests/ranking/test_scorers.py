@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lirdrec.errors import DataError
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 
@@ -112,3 +113,11 @@ def test_histories_are_lists_of_items_in_the_order_given(pairs, asked):
     assert items.tolist() == [item for user in asked for item in lists[user]]
     moved = histories.to("cpu")
     assert [moved.of(u).tolist() for u in range(6)] == lists
+
+
+def test_sparse_parts_that_do_not_fit_are_refused_instead_of_crashing_later():
+    scorer, _, _ = item_weights()
+    tensors = scorer.tensors()
+    broken = tensors | {"weights.col": tensors["weights.col"] + 5}
+    with pytest.raises(DataError, match=r"^'weights' is not a sparse matrix of 8×8: "):
+        Scorer.from_tensors(broken, scorer.settings())

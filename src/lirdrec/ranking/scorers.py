@@ -8,13 +8,17 @@ job are all served by `scores(queries)`.
 from __future__ import annotations
 
 import abc
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lirdrec.errors import DataError
 from lirdrec.ranking.histories import expand
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 class Scorer(abc.ABC):
@@ -63,7 +67,11 @@ class Scorer(abc.ABC):
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Scorer:
-        """Rebuild a scorer from `tensors()` and `settings()`."""
+        """Rebuild a scorer from `tensors()` and `settings()`.
+
+        Raises:
+            DataError: the parts of a sparse matrix do not fit together.
+        """
         kinds: dict[str, type[VectorScorer] | type[ItemWeightScorer]]
         kinds = {VectorScorer.kind: VectorScorer, ItemWeightScorer.kind: ItemWeightScorer}
         return kinds[settings["kind"]]._rebuild(dict(tensors), settings)
@@ -204,4 +212,9 @@ def _csr_parts(name: str, matrix: Tensor) -> dict[str, Tensor]:
 
 def _csr_whole(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
     crow, col, value = (tensors[f"{name}.{part}"] for part in ("crow", "col", "value"))
-    return torch.sparse_csr_tensor(crow, col, value, shape)
+    try:
+        return torch.sparse_csr_tensor(crow, col, value, shape, check_invariants=True)
+    except RuntimeError as error:  # unchecked, a damaged file could make the products read foreign memory
+        raise DataError(
+            f"'{name}' is not a sparse matrix of {shape[0]}×{shape[1]}: {str(error).splitlines()[0]}"
+        ) from None
