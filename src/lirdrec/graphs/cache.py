@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import tempfile
@@ -68,8 +69,8 @@ def _key(values: Tensor, present: Tensor, k: int) -> str:
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     try:
-        table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        table = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError):
         return None
     if (
         table.shape != shape
@@ -85,8 +86,11 @@ def _write(path: Path, table: np.ndarray) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, table)
-        os.replace(temporary, path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.save(file, table)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)  # what a full disk cut short
     except OSError as error:  # a cache that cannot be written costs time, nothing else
         log.warning("the neighbour cache cannot be written (%s); the graph is kept in memory only", error)
