@@ -116,10 +116,11 @@ def train(
             result.history.append(line)
             for watcher in watchers:
                 watcher.epoch_ended(line)
-            stopping = interrupted() or last or _waited(result) > config.patience
-            if store is not None and best and (epoch % config.checkpoint_every == 0 or stopping):
+            asked = interrupted()
+            stopping = asked or last or _waited(result) > config.patience
+            if store is not None and (epoch % config.checkpoint_every == 0 or stopping):
                 store.save(_checkpoint(model, optimizer, names, result, best))
-            if interrupted():
+            if asked:
                 result.stopped = "interrupted"
                 break
     if best:
