@@ -1,0 +1,271 @@
+"""The training loop: when it stops, what it keeps, and how it ends when something goes wrong."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lirdrec.configuration import make
+from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.training.checkpoint import CheckpointStore
+from lirdrec.training.config import TrainConfig
+from lirdrec.training.loop import Watcher, train
+
+CONFIG = TrainConfig(epochs=12, batch_size=10, learning_rate=0.5, patience=3)
+
+
+def scripted(*values: float):
+    """A validation that gives these figures in turn."""
+    left = iter(values)
+    return lambda scorer: {"recall@20": next(left), "ndcg@20": 0.5}
+
+
+class Seen(Watcher):
+    """Keeps `w` after each epoch, and does something at a given step."""
+
+    def __init__(self, model, at: tuple[int, int] | None = None, do=lambda: None):
+        self.model, self.at, self.do = model, at, do
+        self.w: list[list[float]] = []
+        self.steps: list[tuple[int, int]] = []
+        self.lines: list[dict] = []
+
+    def started(self, history, n_steps):
+        self.history, self.n_steps = list(history), n_steps
+
+    def stepped(self, epoch, step):
+        self.steps.append((epoch, step))
+        if (epoch, step) == self.at:
+            self.do()
+
+    def epoch_ended(self, line):
+        self.w.append(self.model.w.tolist())
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(
+    "values, patience, epochs, best",
+    [
+        ([0.1, 0.2, 0.3, 0.2, 0.2, 0.2, 0.2], 3, 7, 3),  # the 4th in a row without a better one
+        ([0.1, 0.2, 0.3, 0.2, 0.2, 0.2, 0.4, 0.1, 0.1, 0.1, 0.1], 3, 11, 7),  # saved by the third
+        ([0.3, 0.3, 0.3, 0.3, 0.3], 3, 5, 1),  # equal is not better
+        ([0.3, 0.2], 0, 2, 1),
+        ([0.0, 0.0], 0, 2, 1),  # a metric of zero is a metric
+        ([0.1] * 22, 20, 22, 1),  # the paper's setting: the 21st in a row
+    ],
+)
+def test_stops_at_the_epoch_after_patience_in_a_row(slope, values, patience, epochs, best):
+    model = slope()
+    seen = Seen(model)
+    found = train(model, replace(CONFIG, epochs=50, patience=patience), scripted(*values, 9.9), watchers=(seen,))
+    assert (len(found.history), found.best_epoch, found.stopped) == (epochs, best, "patience")
+    assert found.best_value == max(values)
+    assert [line["valid"]["recall@20"] for line in found.history] == values
+    assert model.w.tolist() == seen.w[best - 1]  # the best parameters are restored
+    assert model.epochs == best  # and so are the buffers
+
+
+def test_the_last_epoch_ends_it(slope):
+    model = slope()
+    found = train(model, replace(CONFIG, epochs=3), scripted(0.1, 0.3, 0.2))
+    assert (len(found.history), found.best_epoch, found.stopped) == (3, 2, "epochs")
+
+
+def test_validation_every_other_epoch_and_at_the_end(slope):
+    model = slope()
+    config = replace(CONFIG, epochs=7, evaluate_every=2, patience=1, metric="recall@20")
+    found = train(model, config, scripted(0.1, 0.3, 0.2, 0.25))
+    assert [line["epoch"] for line in found.history if "valid" in line] == [2, 4, 6, 7]
+    assert (found.best_epoch, len(found.history)) == (4, 7)
+
+
+def test_without_validation_the_last_is_the_best(slope):
+    model = slope()
+    seen = Seen(model)
+    found = train(model, replace(CONFIG, epochs=4, patience=0), None, watchers=(seen,))
+    assert (found.best_epoch, found.stopped, len(found.history)) == (4, "epochs", 4)
+    assert model.w.tolist() == seen.w[-1]
+
+
+@pytest.mark.parametrize(
+    "options, rates",
+    [
+        ({}, [0.5] * 4),
+        ({"warmup_epochs": 2}, [0.5 / 3, 1.0 / 3, 0.5, 0.5]),
+        ({"schedule": "cosine"}, [0.5, 0.25 * (1 + 2**-0.5), 0.25, 0.25 * (1 - 2**-0.5)]),
+        ({"schedule": "cosine", "warmup_epochs": 2}, [0.5 / 3, 1.0 / 3, 0.5, 0.25]),
+    ],
+    ids=["constant", "warm-up", "cosine", "both"],
+)
+def test_learning_rate_of_each_epoch(slope, options, rates):
+    """Adam under a constant gradient moves each parameter by the learning rate; one step an epoch."""
+    model = slope()
+    seen = Seen(model)
+    train(model, replace(CONFIG, epochs=4, **options), None, watchers=(seen,))
+    places = [0.0] + [w[0] for w in seen.w]
+    assert [a - b for a, b in itertools.pairwise(places)] == pytest.approx(rates, rel=1e-6)
+
+
+@pytest.mark.parametrize("clip, norms", [(None, [3**0.5 * 1000, 3**0.5 * 0.01]), (1.0, [1.0, 3**0.5 * 0.01])])
+def test_gradients_are_clipped_to_the_norm(slope, clip, norms):
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    model, found = slope(slopes=(1000.0, 0.01)), []
+    hook = register_optimizer_step_pre_hook(lambda *_: found.append(float(model.w.grad.norm())))
+    try:
+        train(model, replace(CONFIG, epochs=2, gradient_clip=clip), None)
+    finally:
+        hook.remove()
+    assert found == pytest.approx(norms, rel=1e-5)
+
+
+def test_an_epoch_is_all_pairs_in_batches_and_the_loss_their_mean(slope):
+    model = slope(n_pairs=7)
+    seen = Seen(model)
+    found = train(model, replace(CONFIG, epochs=2, batch_size=3), None, watchers=(seen,))
+    assert seen.n_steps == 3
+    assert seen.steps == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+    assert [len(users) for users, _, _ in model.batches] == [3, 3, 1, 3, 3, 1]  # the last partial batch is kept
+    for epoch in (model.batches[:3], model.batches[3:]):
+        assert sorted(user for users, _, _ in epoch for user in users) == list(range(7))
+        assert all(i != j for _, positives, negatives in epoch for i, j in zip(positives, negatives, strict=True))
+    assert model.batches[:3] != model.batches[3:]
+    # a mean over pairs, not over batches of unequal size
+    assert [line["users"] for line in found.history] == pytest.approx([3.0, 3.0])
+    assert found.history == seen.lines
+
+
+@pytest.mark.parametrize("slopes, epoch", [((1.0, float("nan")), 2), ((float("inf"),), 1)])
+def test_a_loss_that_is_no_number_ends_with_one_sentence(slope, slopes, epoch, tmp_path):
+    model, store = slope(slopes=slopes), CheckpointStore(tmp_path, {})
+    with pytest.raises(TrainingError) as error:
+        train(model, CONFIG, None, store=store)
+    assert str(error.value) == (
+        f"the loss is not a number any more in epoch {epoch}: lower learning_rate (now 0.5) or set gradient_clip, "
+        "for instance to 1"
+    )
+    kept = store.load()
+    assert (None if kept is None else len(kept.facts["history"])) == (epoch - 1 or None)
+
+
+def test_a_metric_that_validation_does_not_give(slope):
+    with pytest.raises(ConfigError) as error:
+        train(slope(), replace(CONFIG, metric="recall@10"), scripted(0.1))
+    assert str(error.value) == "metric 'recall@10' is not among the validation figures: recall@20, ndcg@20"
+
+
+def test_nothing_to_train_on(slope):
+    with pytest.raises(TrainingError) as error:
+        train(slope(n_pairs=1), CONFIG, None)
+    assert str(error.value) == (
+        "there is nothing to train on: every user took every item, or there is no training pair"
+    )
+
+
+class TestCtrlC:
+    def interrupt(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def test_ends_after_the_epoch_with_the_best_model(self, slope, tmp_path):
+        model, before = slope(), signal.getsignal(signal.SIGINT)
+        store = CheckpointStore(tmp_path, {})
+        seen = Seen(model, at=(4, 1), do=self.interrupt)
+        config = replace(CONFIG, checkpoint_every=100)
+        found = train(model, config, scripted(0.1, 0.5, 0.2, 0.3, 0.9), watchers=(seen,), store=store)
+        assert (found.stopped, len(found.history), found.best_epoch) == ("interrupted", 4, 2)
+        assert model.w.tolist() == seen.w[1]
+        assert signal.getsignal(signal.SIGINT) is before
+        # and can be gone on with
+        assert len(store.load().facts["history"]) == 4
+        again = train(slope(), replace(config, epochs=5), scripted(0.9), store=store, resume=True)
+        assert (again.stopped, len(again.history), again.best_epoch) == ("epochs", 5, 5)
+
+    def test_before_the_first_validation_the_epochs_are_kept_too(self, slope, tmp_path):
+        model, store = slope(), CheckpointStore(tmp_path, {})
+        seen = Seen(model, at=(2, 1), do=self.interrupt)
+        config = replace(CONFIG, epochs=4, evaluate_every=4)
+        found = train(model, config, scripted(), watchers=(seen,), store=store)
+        assert (found.stopped, found.best_epoch, len(found.history)) == ("interrupted", 0, 2)
+        assert model.w.tolist() == seen.w[1]
+        again, whole = slope(), slope()
+        watched = Seen(again)
+        train(again, config, scripted(0.3), watchers=(watched,), store=store, resume=True)
+        assert len(watched.history) == 2
+        train(whole, config, scripted(0.3))
+        assert torch.equal(again.w, whole.w)
+
+    def test_a_second_one_stops_at_once(self, slope):
+        def twice():
+            self.interrupt()
+            self.interrupt()
+
+        model, before = slope(), signal.getsignal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            train(model, CONFIG, None, watchers=(Seen(model, at=(2, 1), do=twice),))
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_training_works_outside_the_main_thread(self, slope):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(train(slope(), replace(CONFIG, epochs=2), None)))
+        thread.start()
+        thread.join()
+        assert found[0].best_epoch == 2
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 2, 5])
+@pytest.mark.parametrize("stop", [1, 2, 3, 6])
+def test_stopped_and_resumed_is_never_stopped(slope, tmp_path, stop, checkpoint_every):
+    """Bit for bit, in the parameters, Adam's moments included, and in the history."""
+    values = [0.1, 0.3, 0.2, 0.25, 0.28, 0.4, 0.1, 0.1]
+    config = replace(CONFIG, epochs=8, batch_size=2, learning_rate=0.01, checkpoint_every=checkpoint_every)
+
+    class Killed(Exception):
+        pass
+
+    def kill():
+        raise Killed
+
+    whole = slope(noise=0.3)
+    expected = train(whole, config, scripted(*values))
+    store = CheckpointStore(tmp_path, {})
+    model = slope(noise=0.3)
+    with pytest.raises(Killed):
+        train(model, config, scripted(*values), store=store, watchers=(Seen(model, at=(stop, 2), do=kill),))
+    done = (stop - 1) // checkpoint_every * checkpoint_every
+    model = slope(noise=0.3)
+    seen = Seen(model)
+    found = train(model, config, scripted(*values[done:]), store=store, resume=True, watchers=(seen,))
+    assert len(seen.history) == done
+    assert torch.equal(model.w, whole.w)
+    assert (found.best_epoch, found.best_value) == (expected.best_epoch, expected.best_value)
+    assert [without_times(line) for line in found.history] == [without_times(line) for line in expected.history]
+
+
+def without_times(line: dict) -> dict:
+    return {key: value for key, value in line.items() if not key.startswith("seconds")}
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
+        ({"batch_size": -3}, "batch_size is -3; it must be 1 or more"),
+        ({"patience": -1}, "patience is -1; it must be 0 or more"),
+        ({"seed": -1}, "seed is -1; it must be 0 or more"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be more than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be more than 0"),
+        ({"gradient_clip": 0.0}, "gradient_clip is 0.0; it must be more than 0, or none"),
+        ({"schedule": "step"}, "the configuration: 'schedule' is 'step'; choose one of 'constant', 'cosine'"),
+        ({"lerning_rate": 1.0}, "the configuration: unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+    ],
+    ids=str,
+)
+def test_options_out_of_range(options, sentence):
+    with pytest.raises(ConfigError) as error:
+        make(TrainConfig, options)
+    assert str(error.value) == sentence
