@@ -19,10 +19,11 @@ from lirdrec.recommender.recommender import Recommender
 
 
 @pytest.fixture
-def lirdrec(monkeypatch, tmp_path) -> Callable[..., Result]:
+def lirdrec(monkeypatch, tmp_path, tmp_path_factory) -> Callable[..., Result]:
     """`lirdrec("recommend", run, "--user", 1)` in an empty working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("LIRDREC_CACHE", str(tmp_path_factory.mktemp("cache")))
 
     def call(*arguments: object) -> Result:
         return CliRunner().invoke(app, [str(one) for one in arguments])

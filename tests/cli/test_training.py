@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -47,11 +48,10 @@ def test_train_shows_its_figures_beside_popularity(lirdrec, data):
 
 
 def test_command_line_and_python_train_the_same(lirdrec, trained, data):
-    from lirdrec.recommender.fit import fit
-    from lirdrec.recommender.presets import preset
-
     from lirdrec.configuration import make
     from lirdrec.models.lirdrec import LIRDRecConfig
+    from lirdrec.recommender.fit import fit
+    from lirdrec.recommender.presets import preset
 
     model, training = preset("lirdrec")
     model = make(LIRDRecConfig, {**vars(model), "embedding_size": 8})
@@ -190,6 +190,24 @@ def test_two_trainings_cannot_share_a_folder(lirdrec, data):
         assert result.exit_code == 2
         assert "another training" in result.stderr and result.stderr.count("\n") == 1
         assert [path.name for path in Path("busy").iterdir()] == [".lock"]
+
+
+def test_ctrl_c_keeps_the_best_model_and_resume_goes_on(lirdrec, data, monkeypatch):
+    import lirdrec.recommender.fit as home
+
+    def stopped(*arguments, **options):
+        return dataclasses.replace(train(*arguments, **options), stopped="interrupted")
+
+    train = home.train
+    monkeypatch.setattr(home, "train", stopped)
+    result = lirdrec("--quiet", "train", "data", "--run", "r", *QUICK)
+    assert result.exit_code == 130
+    assert "the best model so far is kept" in result.stderr and "Traceback" not in result.stderr
+    assert Recommender.load("r").info["stopped"] == "interrupted"
+    monkeypatch.setattr(home, "train", train)
+    result = lirdrec("--quiet", "train", "data", "--run", "r", "--resume", *QUICK, "--set", "epochs=3")
+    assert result.exit_code == 0, result.stderr
+    assert [json.loads(line)["epoch"] for line in Path("r/history.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
 def test_demo_tells_its_story(lirdrec, sample):
