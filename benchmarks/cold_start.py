@@ -1,6 +1,10 @@
 """Unseen items and unseen users on TikTok, both modes of the cold-start study (docs/results.md).
 
+    python benchmarks/cold_start.py --tune
     python benchmarks/cold_start.py --seeds 0 1 2
+
+`--tune` tries a small grid of item graphs on the validation items of split 0 (transductive, one training each);
+the rest uses the best. The test items are not looked at.
 
 Cold-start split by items: a fifth of the items is unseen, half of them valid, half test. `transductive`: the unseen
 items' features are in the item graph. `inductive`: trained on warm items only, the unseen ones are added
@@ -31,8 +35,49 @@ from lirdrec.recommender.leaving_out import without_items
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LIRDREC_DATA", ROOT.parent / "shared" / "data"))
-CONFIG = lirdrec.LIRDRecConfig(n_layers=3, pwc_weight=0.95, modality_weights={"image": 0.1, "audio": 0.9})
+TUNED = ROOT / "benchmarks" / "results" / "cold_start-tuning.json"
+GRID = [
+    {"n_neighbours": k, "modality_weights": {"image": w, "audio": 1 - w}, "n_layers": layers}
+    for layers, w, k in [
+        (3, 0.1, 10),
+        (3, 0.5, 10),
+        (3, 0.9, 10),
+        (3, 0.5, 20),
+        (3, 0.5, 40),
+        (2, 0.5, 20),
+        (1, 0.5, 20),
+    ]
+]
 KEPT = ("recall@20", "ndcg@20")
+
+
+GENERAL = lirdrec.LIRDRecConfig(pwc_weight=0.95, modality_weights={"image": 0.1, "audio": 0.9})
+
+
+def config_of(options: dict) -> lirdrec.LIRDRecConfig:
+    return lirdrec.LIRDRecConfig(pwc_weight=0.95, **options)
+
+
+def tune(general: Dataset) -> None:
+    data = general.resplit("cold_items", seed=0)
+    _, training = lirdrec.preset("lirdrec", "fast")
+    tried = json.loads(TUNED.read_text()) if TUNED.exists() else []
+    mixes = [(image, 1 - image) for image in (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)]
+    content = [content_scorer(data, {"image": a, "audio": b}) for a, b in mixes]
+    print("content kNN", [round(cold_figures(scorer, data, "valid")["cold"]["recall@20"], 4) for scorer in content])
+    for options in GRID:
+        if any(line["options"] == options for line in tried):
+            continue
+        found = lirdrec.fit(data, config_of(options), training, progress=sys.stderr.isatty()).info["metrics"]
+        tried.append({"options": options, **found})
+        TUNED.parent.mkdir(exist_ok=True)
+        TUNED.write_text(json.dumps(tried, indent=2) + "\n")
+        print(options, found, flush=True)
+
+
+def tuned() -> lirdrec.LIRDRecConfig:
+    tried = json.loads(TUNED.read_text())
+    return config_of(max(tried, key=lambda line: line["valid"]["recall@20"])["options"])
 
 
 def tensors(part) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,20 +122,21 @@ def random_floor(data: Dataset, seed: int) -> dict[str, dict[str, float]]:
 
 def one_seed(general: Dataset, seed: int, progress: bool) -> dict:
     data = general.resplit("cold_items", seed=seed)
+    config = tuned()
     _, training = lirdrec.preset("lirdrec", "fast")
     options = {**lirdrec.configuration.to_dict(training), "seed": seed}
     result: dict = {"random": random_floor(data, seed), "content kNN": content_knn(data)}
-    transductive = lirdrec.fit(data, CONFIG, lirdrec.TrainConfig(**options), progress=progress)
+    transductive = lirdrec.fit(data, config, lirdrec.TrainConfig(**options), progress=progress)
     result["transductive"] = figures_of(transductive, data)
     best = transductive.info["metrics"]["best_epoch"]
     result["epochs"] = best
     cold_ids = data.items.ids[np.setdiff1d(np.arange(data.n_items), data.train.items)]
     warm, table, features = without_items(data, list(cold_ids))
-    inductive = lirdrec.fit(warm, CONFIG, lirdrec.TrainConfig(**{**options, "epochs": best}), progress=progress)
+    inductive = lirdrec.fit(warm, config, lirdrec.TrainConfig(**{**options, "epochs": best}), progress=progress)
     inductive.add_items(table, features)
     result["inductive"] = figures_of(inductive, data)
 
-    known = lirdrec.fit(general, CONFIG, lirdrec.TrainConfig(**options), progress=progress)
+    known = lirdrec.fit(general, GENERAL, lirdrec.TrainConfig(**options), progress=progress)
     truth = Truth.of(tensors(general.train), tensors(general.test), general.n_users)
     trained = measure(known.scorer, truth, ("recall", "ndcg"), (20,)).values
     histories = [truth.seen.of(int(user)) for user in range(general.n_users)]
@@ -116,8 +162,11 @@ def figures_of(recommender, data: Dataset) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--tune", action="store_true")
     arguments = parser.parse_args()
     general = read_any(DATA / "tiktok")
+    if arguments.tune:
+        return tune(general)
     results = {seed: one_seed(general, seed, sys.stderr.isatty()) for seed in arguments.seeds}
     path = ROOT / "benchmarks" / "results" / "cold_start-tiktok.json"
     path.parent.mkdir(exist_ok=True)
