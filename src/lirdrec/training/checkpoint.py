@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any]):
         self.folder, self.fingerprint = folder, json.loads(json.dumps(fingerprint, default=str))
+        self._best: int | None = None  # epoch of the best file that this training wrote or read
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint.
@@ -51,13 +52,16 @@ class CheckpointStore:
             RunFolderError: the disk is full or the folder cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        best = self.folder / f"best-{checkpoint.facts['best_epoch']}.safetensors"
-        if not best.exists():
+        for torn in self.folder.glob(".*.tmp"):  # what a killed training was writing
+            torn.unlink(missing_ok=True)
+        best = self._best_file(checkpoint.facts["best_epoch"])
+        if checkpoint.facts["best_epoch"] != self._best:
             _write(best, checkpoint.best, {})
         _write(self.folder / LAST, checkpoint.tensors, checkpoint.facts | {"fingerprint": self.fingerprint})
         for old in self.folder.glob("best-*.safetensors"):
             if old != best:
                 old.unlink()
+        self._best = checkpoint.facts["best_epoch"]
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint, or None where there is none.
@@ -68,7 +72,7 @@ class CheckpointStore:
         path = self.folder / LAST
         if not path.exists():
             return None
-        tensors, facts = _read(path)
+        tensors, facts = _read(path, {"fingerprint", "best_epoch", "best_value", "history"})
         theirs = facts.pop("fingerprint")
         for key in self.fingerprint:
             if theirs.get(key) != self.fingerprint[key]:
@@ -76,7 +80,12 @@ class CheckpointStore:
                     f"{self.folder}: the checkpoint was made with {key} = {theirs.get(key)!r}, not "
                     f"{self.fingerprint[key]!r}; resume with the same, or train in another folder"
                 )
-        return Checkpoint(tensors, facts, _read(self.folder / f"best-{facts['best_epoch']}.safetensors")[0])
+        best, _ = _read(self._best_file(facts["best_epoch"]))
+        self._best = facts["best_epoch"]
+        return Checkpoint(tensors, facts, best)
+
+    def _best_file(self, epoch: int) -> Path:
+        return self.folder / f"best-{epoch}.safetensors"
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -85,12 +94,14 @@ def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
         save_file(whole, temporary, metadata={"facts": json.dumps(facts)})
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, needed: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
+            facts = json.loads((file.metadata() or {}).get("facts", "null"))
+            if not isinstance(facts, dict) or not set(needed) <= set(facts):
+                raise ValueError("it is a file of something else")
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 – not a mapping
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise RunFolderError(
             f"{path}: damaged checkpoint ({error}); delete the checkpoint folder and train again"
         ) from None

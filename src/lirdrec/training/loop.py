@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.errors import ConfigError, RunFolderError, TrainingError
 from lirdrec.models.base import Model
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_tensors, restore_optimizer
@@ -72,6 +72,7 @@ def train(
     Raises:
         TrainingError: the loss is not a number any more; checkpoints written before stay.
         ConfigError: `config.metric` is not among the figures of `validate`.
+        RunFolderError: the checkpoint is damaged or of another training, or the disk is full.
     """
     keep_freed_memory()
     sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed)
@@ -83,7 +84,14 @@ def train(
     best: dict[str, Tensor] = {}
     found = store.load() if store is not None and resume else None
     if found is not None:
-        model.load_state_dict(_part(found.tensors, "model."))
+        try:
+            model.load_state_dict(_part(found.tensors, "model."))
+        except RuntimeError:
+            assert store is not None
+            raise RunFolderError(
+                f"{store.folder}: the checkpoint does not fit this model; it may come from another version of lirdrec: "
+                "train anew"
+            ) from None
         restore_optimizer(optimizer, names, _part(found.tensors, "optimizer."))
         best, result = found.best, Trained(**{k: found.facts[k] for k in ("best_epoch", "best_value", "history")})
         log.info("resumed after epoch %d", len(result.history))
