@@ -80,15 +80,18 @@ def test_commands_for_own_files(place):
     assert (place / "runs" / "first" / "metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_python_blocks(place):
     (place / "readme.py").write_text("\n".join(blocks("python")), encoding="utf-8")
-    assert "recall@20" in run(["readme.py"], place)
+    recall = float(run(["readme.py"], place).splitlines()[0])
+    assert 0.25 < recall < 0.5  # 0.33 when this was written; popularity 0.20
 
 
 @pytest.mark.slow
 def test_demo(tmp_path):
-    shown = run(["-m", "lirdrec", "demo"], ROOT)
+    shown = run(["-m", "lirdrec", "demo", "--run", str(tmp_path / "run")], ROOT)
     (example,) = blocks("text")
-    titles = [line.strip() for line in example.splitlines() if line.strip() and not re.search(r"\d|…", line)]
-    assert titles
-    assert [line for line in titles if line not in shown] == []
+    headings = re.findall(r"^\d  .+?(?= ─)", example, re.MULTILINE)
+    assert len(headings) >= 3
+    assert [heading for heading in headings if heading not in shown] == []
+    assert (tmp_path / "run" / "manifest.json").is_file()
