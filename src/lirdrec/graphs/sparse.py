@@ -53,10 +53,11 @@ def product(csr: Tensor, x: Tensor, plus: Tensor | None = None) -> Tensor:
         _say_fallback_once()
         result = csr @ x.cpu()
         return result.to(x.device) if plus is None else plus + result.to(x.device)
-    if plus is None:
-        out = x.new_empty(csr.shape[0], x.shape[1])
-        return torch.addmm(out, csr, x, beta=0, out=out) if x.is_cpu else csr @ x
-    return torch.addmm(plus, csr, x)
+    with torch.autocast(x.device.type, enabled=False):  # there are no sparse kernels in bfloat16
+        if plus is None:
+            out = x.new_empty(csr.shape[0], x.shape[1])
+            return torch.addmm(out, csr, x, beta=0, out=out) if x.is_cpu else csr @ x
+        return torch.addmm(plus, csr, x)
 
 
 class _Product(torch.autograd.Function):
