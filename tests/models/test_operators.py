@@ -1,0 +1,39 @@
+"""Operators with their own backward against torch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lirdrec.models.operators import mean_square, normalize
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 3), (3, 2, 6), (2, 1)], ids=str)
+def test_equal_torch_in_value_and_gradient(shape):
+    x = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for ours, theirs in (
+        (normalize, lambda x: F.normalize(x, dim=-1, eps=1e-12)),
+        (mean_square, lambda x: (x**2).mean()),
+    ):
+        first, second = x.clone().requires_grad_(), x.clone().requires_grad_()
+        a, b = ours(first), theirs(second)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+        for value in (a, b):
+            (value.cos() * 3).sum().backward()
+        torch.testing.assert_close(first.grad, second.grad, rtol=0, atol=1e-14)
+        assert torch.autograd.gradcheck(ours, x.clone().requires_grad_())
+
+
+def test_of_views():
+    x = torch.randn(6, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda y: mean_square(y[::2].T), x.requires_grad_())
+    assert torch.autograd.gradcheck(lambda y: normalize(y.T), x)
+
+
+def test_a_zero_row_stays_zero_and_gives_no_nan():
+    x = torch.zeros(2, 3, requires_grad=True)
+    y = normalize(x)
+    assert (y == 0).all()
+    y.sum().backward()
+    assert torch.isfinite(x.grad).all()
