@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def by_popularity(
         if not bool(mine.any()):
             continue
         relevant = Histories(users[mine], items[mine], len(truth.relevant.start) - 1)
-        part = Truth(users[mine].unique(), relevant, truth.seen, truth.candidates)
+        part = replace(truth, users=users[mine].unique(), relevant=relevant)
         found = measure(scorer, part, [n for n in names if n in PER_USER], cutoffs, memory_limit=memory_limit)
         row: Row = {"group": _label("training users", degree[inside]), "n": int(inside.sum()), "pairs": int(mine.sum())}
         rows.append({**row, **found.values})

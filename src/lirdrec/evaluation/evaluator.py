@@ -7,8 +7,8 @@ protocol). Users without a training pair are left out. Figures are means over us
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
@@ -18,7 +18,6 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.breakdown import Rows, by_activity, by_popularity
 from lirdrec.evaluation.measuring import Truth, measure
 from lirdrec.evaluation.metrics import PER_LIST, PER_USER, check_metrics
-from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import MEMORY_LIMIT
 
@@ -94,6 +93,9 @@ def evaluate(
 
     names = tuple(metrics)
     check_metrics(names)
+    cutoffs = tuple(k) if isinstance(k, Iterable) else (k,)
+    if not cutoffs:
+        raise ConfigError("k is empty; give at least one cut-off")
     device = recommender.scorer.queries(torch.zeros(1, dtype=torch.int64, device=_device(recommender.scorer))).device
     user_rows, item_rows = recommender.users.rows(dataset.users.ids), recommender.items.rows(dataset.items.ids)
 
@@ -116,10 +118,9 @@ def evaluate(
     train = pairs("train")
     truth = Truth.of(train, pairs(split), len(recommender.users), candidates=chosen)
     if split == "train":
-        truth = Truth(truth.users, truth.relevant, Histories(train[0][:0], train[1][:0], len(recommender.users)))
+        truth = replace(truth, masked=False)  # what is to be found may not be hidden
     if not len(truth.users):
         raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
-    cutoffs = (k,) if isinstance(k, int) else tuple(k)
     found = measure(recommender.scorer, truth, names, cutoffs, keep=per_user or breakdown, memory_limit=memory_limit)
     frame: pl.DataFrame | None = None
     groups: dict[str, Rows] = {}

@@ -22,20 +22,22 @@ class Truth:
     Attributes:
         users: `(n,)` int64, the users to rank for.
         relevant: their held-out items.
-        seen: training items of all users, to mask.
+        seen: training items of all users.
         candidates: `(c,)` int64 items to rank, or None for all.
+        masked: whether what the user has seen is left out of the ranking.
     """
 
     users: Tensor
     relevant: Histories
     seen: Histories
     candidates: Tensor | None = None
+    masked: bool = True
 
     @classmethod
     def of(
         cls, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], n_users: int, **rest: Tensor | None
     ) -> Truth:
-        """From `(users, items)` pairs; users without a training pair are left out (unless nobody has one)."""
+        """From `(users, items)` pairs; users without a training pair are left out."""
         seen, candidates = Histories(*train, n_users), rest.get("candidates")
         if candidates is not None:
             keep = torch.isin(held_out[1], candidates)
@@ -72,8 +74,9 @@ def measure(
     collected: dict[str, list[Tensor]] = {}
     counts = {k: torch.zeros(scorer.n_items, dtype=torch.int64, device=truth.users.device) for k in cutoffs}
     on_lists = [name for name in names if name in PER_LIST]
+    seen = truth.seen if truth.masked else None
     for users, _, items in rank_users(
-        scorer, truth.users, depth, seen=truth.seen, candidates=truth.candidates, memory_limit=memory_limit
+        scorer, truth.users, depth, seen=seen, candidates=truth.candidates, memory_limit=memory_limit
     ):
         keys = users[:, None] * scorer.n_items + items
         hits = hit_keys[torch.searchsorted(hit_keys, keys).clamp(max=len(hit_keys) - 1)] == keys
