@@ -5,8 +5,8 @@
 
 `run` trains every setting that `runs/batch_size` does not hold yet and may be stopped and started again. `report` reads
 the histories, writes `benchmarks/results/batch_size-DATASET.json` and prints the table. The learning rate grows in
-proportion to the batch, or with its root, or falls as a cosine. A step's cost does not depend on what else was learned, so time = steps to the target × the
-median seconds of an epoch of that setting (median: the machine may not have been quiet all the time).
+proportion to the batch, or with its root, or falls as a cosine. A step's cost does not depend on what was learned, so
+time = epochs to the target × the seconds of an epoch of that setting on a quiet machine.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def report(dataset: str) -> None:
             for metric in ("ndcg@20", "recall@20")
         )
         print(
-            f"{row['setting']:12s} lr {row['learning_rate']:.1e}  {figures}  epochs to best {row['epochs_to_best']}, to the "
-            f"paper's NDCG {row['epochs_to_paper']}, to 98 % of it {row['epochs_to_98%_of_paper']}; "
+            f"{row['setting']:12s} lr {row['learning_rate']:.1e}  {figures}  epochs to best {row['epochs_to_best']}, "
+            f"to the paper's NDCG {row['epochs_to_paper']}, to 98 % of it {row['epochs_to_98%_of_paper']}; "
             f"{row['steps_per_epoch']} steps, {row['median_seconds_per_epoch']:.2f} s an epoch"
         )
 

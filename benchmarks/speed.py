@@ -104,14 +104,14 @@ def report(arguments: argparse.Namespace, data: Dataset) -> None:
 
     for _ in range(2):
         step()
-    figures["training_peak_gb"] = peak_gb()
     scorer = model.scorer()
+    pairs = ((torch.from_numpy(p.users), torch.from_numpy(p.items)) for p in (data.train, data.test))
+    truth = Truth.of(*pairs, data.n_users)
+    measure(scorer, truth, ("recall", "ndcg"), (20,))
+    figures["training_and_evaluation_peak_gb"] = peak_gb()  # before the yardsticks take memory of their own
     products, listed = step_products(model, scorer)
     ours, alone = alternate(step, products, arguments.steps)
     figures |= {"step_ms": 1e3 * ours, "products_ms": 1e3 * alone, "step_ratio": ours / alone, "products": listed}
-
-    pairs = ((torch.from_numpy(p.users), torch.from_numpy(p.items)) for p in (data.train, data.test))
-    truth = Truth.of(*pairs, data.n_users)
     ours, alone = alternate(
         lambda: measure(scorer, truth, ("recall", "ndcg"), (20,)),
         lambda: bare_ranking(scorer, truth),

@@ -10,7 +10,7 @@ from torch import Tensor
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 
-MEMORY_LIMIT = 128 * 2**20
+MEMORY_LIMIT = 64 * 2**20
 
 
 def top_k(
