@@ -110,7 +110,7 @@ def test_killed_and_resumed_is_never_stopped(data, never_stopped, tmp_path, seed
     killed, at = 0, 0
     for _ in range(KILLS):
         process = start(data, run)
-        at += draw.randint(1, EPOCHS // (KILLS + 1))
+        at += draw.randint(1, 2)
         killed += kill_after(process, run, at, draw.randint(0, 3))
         at = max(at, epochs(run))
     assert killed == KILLS

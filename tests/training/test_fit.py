@@ -1,0 +1,156 @@
+"""`fit`: what it validates on, what it refuses, and that a refusal leaves nothing behind."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.synthetic import planted
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.evaluation.evaluator import evaluate
+from lirdrec.models.item_knn import ItemKNNConfig
+from lirdrec.models.lirdrec import LIRDRecConfig
+from lirdrec.models.popularity import PopularityConfig
+from lirdrec.recommender.fit import fit, model_inputs
+from lirdrec.recommender.presets import preset
+from lirdrec.training.config import TrainConfig
+
+CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=5)
+TRAINING = TrainConfig(epochs=4, batch_size=512, learning_rate=5e-3, metric="ndcg@10")
+QUIET = {"progress": False, "cache": False, "device": "cpu"}
+SIZES = (100, 120, 2000, {"text": 5, "image": 6})
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return planted(*SIZES, groups=8, noise=0.5, seed=1)
+
+
+@pytest.mark.parametrize("config", [CONFIG, PopularityConfig(), ItemKNNConfig()], ids=lambda c: type(c).__name__)
+def test_the_recorded_validation_figures_are_those_of_evaluate(dataset, config):
+    found = fit(dataset, config, TRAINING, **QUIET)
+    expected = evaluate(found, dataset, "valid", k=10, metrics=("recall", "ndcg"))
+    assert found.info["metrics"]["valid"] == pytest.approx(expected.values, abs=1e-12)
+
+
+def test_a_cold_start_split_is_validated_on_the_cold_items():
+    data = planted(*SIZES, groups=8, noise=0.5, seed=1, split="cold_items")
+    found = fit(data, CONFIG, TRAINING, **QUIET)
+    expected = evaluate(found, data, "valid", k=10, metrics=("recall", "ndcg"), candidates="cold")
+    assert found.info["metrics"]["valid"] == pytest.approx(expected.values, abs=1e-12)
+    everything = evaluate(found, data, "valid", k=10, metrics=("recall",))
+    assert expected["recall@10"] > everything["recall@10"]
+    assert expected["recall@10"] > 1.5 * 10 / 24  # chance is 10 of 24: unseen items are found by their features
+
+
+def test_without_validation_pairs_the_last_epoch_is_taken(dataset, caplog):
+    none = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
+    with caplog.at_level(logging.WARNING):
+        found = fit(replace(dataset, valid=none), CONFIG, replace(TRAINING, patience=0), **QUIET)
+    assert found.info["metrics"] == {"best_epoch": 4, "epochs": 4, "valid": {}}
+    assert "planted has no validation pairs: training cannot stop early, the last epoch is taken" in caplog.text
+
+
+def test_modalities_come_in_one_order_and_item_rows_as_they_are(dataset):
+    inputs = model_inputs(dataset, cache=False)
+    assert list(inputs.features) == ["image", "text"]
+    for name, feature in inputs.features.items():
+        assert feature.values.dtype == torch.float32
+        np.testing.assert_array_equal(feature.values, dataset.features[name].values)
+    again = fit(replace(dataset, features=dict(reversed(dataset.features.items()))), CONFIG, TRAINING, **QUIET)
+    found = fit(dataset, CONFIG, TRAINING, **QUIET)
+    assert torch.equal(again.scorer.item_vectors, found.scorer.item_vectors)
+
+
+def test_half_precision_features_are_widened(dataset):
+    halves = planted(*SIZES, groups=8, noise=0.5, seed=1, dtype=np.float16)
+    inputs = model_inputs(halves, cache=False)
+    assert inputs.features["text"].values.dtype == torch.float32
+    np.testing.assert_array_equal(inputs.features["text"].values, halves.features["text"].values.astype(np.float32))
+
+
+def test_the_graph_cache_lies_where_it_is_told_to(dataset, tmp_path, monkeypatch):
+    options = {"progress": False, "device": "cpu"}
+    fit(dataset, CONFIG, TRAINING, cache=tmp_path / "told", **options)
+    monkeypatch.setenv("LIRDREC_CACHE", str(tmp_path / "variable"))
+    fit(dataset, CONFIG, TRAINING, **options)
+    assert len(list((tmp_path / "told").iterdir())) == 2
+    assert {f.name for f in (tmp_path / "told").iterdir()} == {f.name for f in (tmp_path / "variable").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "config, training, options, error, sentence",
+    [
+        (
+            CONFIG,
+            replace(TRAINING, metric="recall@121"),
+            {},
+            ConfigError,
+            "metric 'recall@121': the cut-off is beyond the 120 items that are ranked",
+        ),
+        (
+            CONFIG,
+            replace(TRAINING, metric="recal@20"),
+            {},
+            ConfigError,
+            "unknown metric 'recal'; known: recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini",
+        ),
+        (
+            CONFIG,
+            TRAINING,
+            {"device": "cuda:99"},
+            ConfigError,
+            "device 'cuda:99' is not available here; choose cpu, cuda or mps, or leave it at auto",
+        ),
+        (
+            CONFIG,
+            TRAINING,
+            {"device": "gpu"},
+            ConfigError,
+            "device 'gpu' is not available here; choose cpu, cuda or mps, or leave it at auto",
+        ),
+        (CONFIG, TRAINING, {"preset": "quick"}, ConfigError, "unknown preset 'quick'; choose one of fast, paper"),
+        (3, TRAINING, {}, ConfigError, "int is not the configuration of a model"),
+        (
+            replace(CONFIG, modalities=("sound",)),
+            TRAINING,
+            {},
+            ConfigError,
+            "modalities: no feature matrix 'sound'; the dataset has image, text",
+        ),
+    ],
+    ids=["cut-off", "metric", "device", "no device", "preset", "no config", "modality"],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    dataset, tmp_path, config, training, options, error, sentence
+):
+    with pytest.raises(error) as raised:
+        fit(dataset, config, training, run=tmp_path / "run", **(QUIET | options))
+    assert str(raised.value) == sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_features_without_features(dataset, tmp_path):
+    with pytest.raises(CapabilityError):
+        fit(replace(dataset, features={}), CONFIG, TRAINING, run=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_papers_preset_is_the_papers_setting():
+    config, training = preset("lirdrec", "paper")
+    assert (training.batch_size, training.learning_rate, training.epochs, training.patience) == (2048, 1e-4, 1000, 20)
+    assert training.metric == "recall@20" and training.schedule == "constant" and training.gradient_clip is None
+    assert (config.embedding_size, config.n_item_layers, config.n_neighbours, config.hidden_multiplier) == (
+        64,
+        1,
+        10,
+        4,
+    )
+    assert (config.dct, config.pwc, config.pwc_base, config.init, config.edge_dropout) == (
+        "features", "released", 0.9, "torch", 0.0,
+    )  # fmt: skip
