@@ -60,6 +60,11 @@ class Metrics:
     def __getitem__(self, name: str) -> float:
         return self.values[name]
 
+    def __str__(self) -> str:
+        width = max(map(len, self.values), default=0)
+        figures = "\n".join(f"{name:{width}}  {value:.4f}" for name, value in self.values.items())
+        return f"{self.n_users:,} users\n{figures}"
+
 
 def evaluate(
     recommender: HasScorer,

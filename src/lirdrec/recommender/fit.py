@@ -76,15 +76,13 @@ def fit(
     validate = _validation(dataset, training.metric)
     chosen = resolve_device(device)
 
-    def build() -> Model:
-        inputs = model_inputs(dataset, chosen, cache, training.seed, progress)
-        return model_of(config)(inputs, config)
-
+    if run is not None:
+        check_new(run, overwrite or resume)
+    inputs = model_inputs(dataset, chosen, cache, training.seed, progress)
+    model = model_of(config)(inputs, config)  # before the folder is touched: a bad option must leave nothing behind
     if run is None:
-        return _fitted(build(), dataset, training, validate, progress=progress)
+        return _fitted(model, dataset, training, validate, progress=progress)
     folder = Path(run)
-    check_new(folder, overwrite or resume)
-    model = build()  # before the folder is touched: a bad option must leave nothing behind
     with run_lock(folder):
         store = CheckpointStore(folder / "checkpoint", _fingerprint(dataset, config, training))
         if not resume:
