@@ -52,7 +52,7 @@ class CheckpointStore:
             RunFolderError: the disk is full or the folder cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for torn in self.folder.glob(".*.tmp"):  # what a killed training was writing
+        for torn in self.folder.glob(".*"):  # what a killed training was writing, under our or safetensors' own names
             torn.unlink(missing_ok=True)
         best = self._best_file(checkpoint.facts["best_epoch"])
         if checkpoint.facts["best_epoch"] != self._best:
