@@ -28,6 +28,8 @@ SETTINGS: dict[str, dict] = {
     **{str(b): {"batch_size": b, "learning_rate": 1e-4 * b / 2048} for b in (2048, 4096, 8192, 16384, 32768)},
     "4096-sqrt": {"batch_size": 4096, "learning_rate": 1.4e-4},
     "8192-sqrt": {"batch_size": 8192, "learning_rate": 2e-4},
+    "16384-sqrt": {"batch_size": 16384, "learning_rate": 2.8e-4},
+    "32768-sqrt": {"batch_size": 32768, "learning_rate": 4e-4},
     "4096-cosine": {"batch_size": 4096, "learning_rate": 4e-4, "schedule": "cosine", "epochs": 40},
     "8192-cosine": {"batch_size": 8192, "learning_rate": 6e-4, "schedule": "cosine", "epochs": 60},
 }

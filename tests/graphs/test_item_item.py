@@ -193,3 +193,9 @@ class TestCache:
         assert torch.equal(found, self.source(None)("text", 3))
         assert list(tmp_path.iterdir()) == []
         assert "No space left on device" in caplog.text
+
+
+def test_an_item_is_its_own_first_neighbour_among_exact_copies():
+    values = torch.ones(12, 3) * torch.arange(1, 13)[:, None]  # twelve items of one direction
+    found = nearest_items(values, torch.ones(12, dtype=torch.bool), 4, memory_limit=200)
+    assert found[:, 0].tolist() == list(range(12))

@@ -17,7 +17,7 @@ from torch import Tensor
 from lirdrec.graphs.item_item import nearest_items
 
 log = logging.getLogger(__name__)
-VERSION = 1  # raise when `nearest_items` changes what it returns
+VERSION = 2  # raise when `nearest_items` changes what it returns
 
 
 class NeighbourSource:

@@ -48,7 +48,7 @@ def nearest_among(
     """The `k` nearest rows of `blocks` (stacked) for each query; see `nearest_items`.
 
     Args:
-        queries: `(n, d)` float; queries_present: `(n,)` bool.
+        queries: `(n, d)` float, which are also the last `n` rows of the catalogue; queries_present: `(n,)` bool.
         blocks: `(values, present)` pairs that together are the catalogue, in row order.
     """
     if progress is None:
@@ -61,7 +61,7 @@ def nearest_among(
         offsets.append(offsets[-1] + len(values))
     scales = [_inverse_norms(values) for values, _ in blocks]
     step = max(1, memory_limit // (queries.element_size() * max(1, max(len(v) for v, _ in blocks)) * 2))
-    done = 0
+    first_own, done = offsets[-1] - n, 0
     for rows in asking.split(step):
         block = queries[rows]
         best_values = block.new_empty(len(rows), 0)
@@ -71,6 +71,9 @@ def nearest_among(
             cosine *= scale
             if not bool(present.all()):
                 cosine[:, ~present] = -torch.inf
+            own = rows + first_own - offset
+            here = (own >= 0) & (own < len(values))
+            cosine[here.nonzero().squeeze(1), own[here]] = torch.inf  # itself first, also among exact copies
             top = cosine.topk(min(k, len(values)), dim=1)
             best_values = torch.cat([best_values, top.values], dim=1)
             best_items = torch.cat([best_items, top.indices + offset], dim=1)
