@@ -9,7 +9,7 @@ from lirdrec.models.registry import config_type
 from lirdrec.training.config import TrainConfig
 
 PRESETS = {
-    "fast": {"batch_size": 8192, "learning_rate": 4e-4},
+    "fast": {"batch_size": 8192, "learning_rate": 2e-4},
     "paper": {},
 }
 
