@@ -26,7 +26,7 @@ import lirdrec
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import planted
 from lirdrec.evaluation.evaluator import Truth, measure
-from lirdrec.graphs.item_item import nearest_items
+from lirdrec.graphs.item_item import nearest_among, nearest_items
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows
 from lirdrec.recommender.fit import model_inputs
@@ -48,6 +48,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="steps timed, after two that are not")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--no-graph", action="store_true", help="random neighbours: only the step and the evaluation")
+    parser.add_argument(
+        "--graph-rows", type=int, help="only the graph, and only this many of its rows: memory, seconds"
+    )
     arguments = parser.parse_args()
     users, items, pairs = SHAPES[arguments.shape]
     with tempfile.TemporaryDirectory() as folder:
@@ -79,6 +82,8 @@ def report(arguments: argparse.Namespace, data: Dataset) -> None:
     }
     figures["training_pairs"] = len(data.train.users)
     inputs = model_inputs(data, cache=False)
+    if arguments.graph_rows:
+        return report_graph(arguments, inputs, figures)
     if arguments.no_graph:
         generator = torch.Generator().manual_seed(0)
         tables = {m: torch.randint(data.n_items, (data.n_items, 10), generator=generator) for m in DIMS}
@@ -130,6 +135,22 @@ def report(arguments: argparse.Namespace, data: Dataset) -> None:
     print(json.dumps(figures, indent=2, default=str))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"speed-{arguments.shape}.json").write_text(json.dumps(figures, indent=2, default=str) + "\n")
+
+
+def report_graph(arguments: argparse.Namespace, inputs, figures: dict[str, object]) -> None:
+    """Peak memory of building the graph, reached in the first blocks, and seconds for all rows by proportion."""
+    rows = arguments.graph_rows
+    started = time.perf_counter()
+    for feature in inputs.features.values():
+        nearest_among(feature.values[-rows:], feature.present[-rows:], [(feature.values, feature.present)], 10)
+    seconds = time.perf_counter() - started
+    figures |= {
+        "graph_rows": rows,
+        "graph_peak_gb": peak_gb(),
+        "graph_seconds_for_all": seconds * inputs.n_items / rows,
+    }
+    print(json.dumps(figures, indent=2))
+    (RESULTS / f"graph-{arguments.shape}.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def step_products(model: LIRDRec, scorer) -> tuple[Callable[[], None], list[str]]:
