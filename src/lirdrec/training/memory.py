@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: fresh pages cost more than the arithmetic on them."""
+"""Keep freed memory in the process, so that large blocks are reused instead of being faulted in page by page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 def keep_freed_memory() -> bool:
     """Tell glibc's allocator to reuse large freed blocks instead of returning them to the system at once.
 
-    A training step frees and allocates the same few hundred megabytes again and again; page faults were a third of a
-    step. Affects the whole process from here on. Does nothing, and returns False, where there is no glibc.
+    A training step frees and allocates the same few hundred megabytes again and again. Affects the whole process from
+    here on. Does nothing, and returns False, where there is no glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
