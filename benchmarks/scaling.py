@@ -21,7 +21,7 @@ import torch
 import lirdrec
 from lirdrec.data.synthetic import planted
 from lirdrec.models.lirdrec import LIRDRec
-from lirdrec.recommender.fit import model_inputs
+from lirdrec.recommender.inputs import model_inputs
 from lirdrec.training.memory import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 

@@ -15,7 +15,8 @@ from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.base import Features, Model
 from lirdrec.models.registry import build, config_type, model_names, model_of, model_type
-from lirdrec.recommender.fit import fit, model_inputs
+from lirdrec.recommender.fit import fit
+from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 

@@ -29,7 +29,7 @@ def data() -> Dataset:
 
 def untrained(dataset: Dataset) -> Recommender:
     """LIRDRec with the weights that it starts with: enough for everything that follows from features."""
-    from lirdrec.recommender.fit import model_inputs
+    from lirdrec.recommender.inputs import model_inputs
 
     torch.manual_seed(0)
     model = LIRDRec(model_inputs(dataset, "cpu", seed=3), LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=4))
@@ -153,7 +153,7 @@ def test_all_or_nothing(recommender, ask, sentence):
 
 
 def test_a_model_without_cold_items_says_so(data):
-    from lirdrec.recommender.fit import model_inputs
+    from lirdrec.recommender.inputs import model_inputs
 
     model = ItemKNN(model_inputs(data, "cpu"), ItemKNNConfig())
     model.solve()

@@ -16,7 +16,8 @@ from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.popularity import PopularityConfig
-from lirdrec.recommender.fit import fit, model_inputs
+from lirdrec.recommender.fit import fit
+from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.presets import preset
 from lirdrec.training.config import TrainConfig
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +16,10 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError
 from lirdrec.evaluation.measuring import Truth, measure
 from lirdrec.evaluation.metrics import split_name
-from lirdrec.graphs.cache import NeighbourSource
-from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.base import Model
 from lirdrec.models.registry import model_of
 from lirdrec.ranking.scorers import Scorer
+from lirdrec.recommender.inputs import model_inputs, resolve_device
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, run_lock
@@ -90,53 +88,6 @@ def fit(
         recommender = _fitted(model, dataset, training, validate, folder, store, resume, progress)
         recommender.save(folder, overwrite=True)
     return recommender
-
-
-def model_inputs(
-    dataset: Dataset,
-    device: torch.device | str = "cpu",
-    cache: str | Path | Literal[False] | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> ModelInputs:
-    """A dataset as tensors on `device`: training pairs, features in float32, and the cached source of neighbours."""
-    features = {}
-    for name in sorted(dataset.features):  # one order everywhere: image before text
-        matrix = dataset.features[name]
-        features[name] = Features(
-            _tensor(matrix.values).to(device), torch.from_numpy(np.array(matrix.present)).to(device)
-        )
-    return ModelInputs(
-        n_users=dataset.n_users,
-        n_items=dataset.n_items,
-        users=torch.from_numpy(np.array(dataset.train.users)).to(device),
-        items=torch.from_numpy(np.array(dataset.train.items)).to(device),
-        features=features,
-        neighbours=NeighbourSource(
-            {name: (f.values, f.present) for name, f in features.items()},
-            _cache_folder(cache),
-            _neighbour_progress if progress else None,
-        ),
-        seed=seed,
-    )
-
-
-def resolve_device(name: str) -> torch.device:
-    """The torch device called `name`; "auto" is cuda where there is one, else cpu.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConfigError(
-            f"device '{name}' is not available here; choose cpu, cuda or mps, or leave it at auto"
-        ) from None
-    return device
 
 
 def _fitted(
@@ -226,42 +177,3 @@ def _fingerprint(dataset: Dataset, config: Any, training: TrainConfig) -> dict[s
 def _forget(store: CheckpointStore) -> None:
     for file in store.folder.glob("*.safetensors"):
         file.unlink()
-
-
-def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
-    if cache is False:
-        return None
-    if cache is not None:
-        return Path(cache)
-    base = os.environ.get("LIRDREC_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lirdrec"
-
-
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    """Features as float32; a memory map of that type is used as it is, so that its pages are not held twice."""
-    if values.dtype != np.float32 or not values.flags.c_contiguous:
-        values = np.array(values, dtype=np.float32)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(values)  # no model writes to its features
-
-
-def _neighbour_progress(name: str) -> Callable[[int, int], None]:
-    """A bar for building a neighbour table, shown only if it takes more than two seconds."""
-    import time
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    started = time.monotonic()
-    bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task(f"nearest items by {name}", total=None)
-
-    def show(done: int, of: int) -> None:
-        if time.monotonic() - started > 2 and not bar.live.is_started:
-            bar.start()
-        bar.update(task, completed=done, total=of)
-        if done >= of:
-            bar.stop()
-
-    return show

@@ -11,6 +11,7 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.identifiers import IdMap
 from lirdrec.models.base import Model
 from lirdrec.models.registry import build, config_type, model_type
+from lirdrec.recommender.inputs import model_inputs
 
 if TYPE_CHECKING:
     from lirdrec.recommender.recommender import Recommender
@@ -20,8 +21,6 @@ _NO_PAIRS = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
 
 def rebuild(recommender: Recommender) -> Model:
     """The model of a loaded run: its inputs and config again, and the saved weights."""
-    from lirdrec.recommender.fit import model_inputs  # fit makes recommenders
-
     assert recommender.train is not None and recommender.features is not None
     n = recommender.n_trained_items
     name = recommender.info["model"]

@@ -1,0 +1,103 @@
+"""A dataset as the tensors that models are built from."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from lirdrec.data.dataset import Dataset
+from lirdrec.errors import ConfigError
+from lirdrec.graphs.cache import NeighbourSource
+from lirdrec.models.base import Features, ModelInputs
+
+
+def model_inputs(
+    dataset: Dataset,
+    device: torch.device | str = "cpu",
+    cache: str | Path | Literal[False] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> ModelInputs:
+    """A dataset as tensors on `device`: training pairs, features in float32, and the cached source of neighbours."""
+    features = {}
+    for name in sorted(dataset.features):  # one order everywhere: image before text
+        matrix = dataset.features[name]
+        features[name] = Features(
+            _tensor(matrix.values).to(device), torch.from_numpy(np.array(matrix.present)).to(device)
+        )
+    return ModelInputs(
+        n_users=dataset.n_users,
+        n_items=dataset.n_items,
+        users=torch.from_numpy(np.array(dataset.train.users)).to(device),
+        items=torch.from_numpy(np.array(dataset.train.items)).to(device),
+        features=features,
+        neighbours=NeighbourSource(
+            {name: (f.values, f.present) for name, f in features.items()},
+            _cache_folder(cache),
+            _neighbour_progress if progress else None,
+        ),
+        seed=seed,
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device called `name`; "auto" is cuda where there is one, else cpu.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(
+            f"device '{name}' is not available here; choose cpu, cuda or mps, or leave it at auto"
+        ) from None
+    return device
+
+
+def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
+    if cache is False:
+        return None
+    if cache is not None:
+        return Path(cache)
+    base = os.environ.get("LIRDREC_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lirdrec"
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    """Features as float32; a memory map of that type is used as it is, so that its pages are not held twice."""
+    if values.dtype != np.float32 or not values.flags.c_contiguous:
+        values = np.array(values, dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)  # no model writes to its features
+
+
+def _neighbour_progress(name: str) -> Callable[[int, int], None]:
+    """A bar for building a neighbour table, shown only if it takes more than two seconds."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    started = time.monotonic()
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(f"nearest items by {name}", total=None)
+
+    def show(done: int, of: int) -> None:
+        if time.monotonic() - started > 2 and not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=done, total=of)
+        if done >= of:
+            bar.stop()
+
+    return show
