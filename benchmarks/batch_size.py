@@ -2,11 +2,12 @@
 
     python benchmarks/batch_size.py run tiktok --seeds 0 1 2
     python benchmarks/batch_size.py report tiktok
+    python benchmarks/batch_size.py time tiktok --settings 2048 8192-sqrt 16384-sqrt
 
 `run` trains every setting that `runs/batch_size` does not hold yet and may be stopped and started again. `report` reads
 the histories, writes `benchmarks/results/batch_size-DATASET.json` and prints the table. The learning rate grows in
 proportion to the batch, or with its root, or falls as a cosine. A step's cost does not depend on what was learned, so
-time = epochs to the target × the seconds of an epoch of that setting on a quiet machine.
+time = epochs to the target × the seconds of an epoch of that setting on a quiet machine, which `time` measures.
 """
 
 from __future__ import annotations
@@ -53,6 +54,22 @@ def run(dataset: str, names: list[str], seeds: list[int], epochs: int) -> None:
                 training = lirdrec.TrainConfig(**{"epochs": epochs, **SETTINGS[name], "seed": seed})
                 lirdrec.fit(data, config, training, run=folder, resume=True, progress=sys.stderr.isatty())
             print(folder.name, json.loads((folder / "metrics.json").read_text()), flush=True)
+
+
+def seconds(dataset: str, names: list[str]) -> None:
+    """Median seconds of six epochs with validation; for a quiet machine."""
+    import tempfile
+
+    from lirdrec.data.readers import read_any
+
+    data = read_any(DATA / dataset)
+    for name in names:
+        config = lirdrec.LIRDRecConfig(regularization=1e-3, **MODEL[dataset])
+        with tempfile.TemporaryDirectory() as folder:
+            training = lirdrec.TrainConfig(**{**SETTINGS[name], "epochs": 6})
+            lirdrec.fit(data, config, training, run=f"{folder}/run", progress=False)
+            lines = [json.loads(line) for line in Path(folder, "run", "history.jsonl").read_text().splitlines()]
+        print(f"{name}: {statistics.median(line['seconds_with_validation'] for line in lines):.2f} s an epoch")
 
 
 def report(dataset: str) -> None:
@@ -113,7 +130,7 @@ def best(lines: list[dict], metric: str) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("what", choices=("run", "report", "time"))
     parser.add_argument("dataset", choices=tuple(MODEL))
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -121,5 +138,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.what == "run":
         run(arguments.dataset, arguments.settings, arguments.seeds, arguments.epochs)
+    elif arguments.what == "time":
+        seconds(arguments.dataset, arguments.settings)
     else:
         report(arguments.dataset)
