@@ -35,7 +35,7 @@ def make(config_type: type[C], values: Mapping[str, Any], where: str = "the conf
         ConfigError: a key is unknown (the nearest known key is offered) or a value has the wrong type or range.
     """
     hints = typing.get_type_hints(config_type)
-    known = [f.name for f in dataclasses.fields(config_type)]  # type: ignore[arg-type]
+    known = list(field_docs(config_type))
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

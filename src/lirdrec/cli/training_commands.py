@@ -245,7 +245,7 @@ def configuration(
         values[keys[key]][key] = value
     if seed is not None:
         values["training"]["seed"] = seed
-    return tuple(make(types[heading], values[heading], f"[{heading}]") for heading in ("model", "training"))  # type: ignore[return-value]
+    return make(types["model"], values["model"], "[model]"), make(types["training"], values["training"], "[training]")
 
 
 def _read_dataset(path: Path) -> Dataset:

@@ -76,7 +76,7 @@ class Dataset:
     valid: Interactions
     test: Interactions
     features: Mapping[str, FeatureMatrix] = field(default_factory=dict)
-    item_table: pl.DataFrame = None  # type: ignore[assignment]
+    item_table: pl.DataFrame = None  # type: ignore[assignment]  # filled in __post_init__
     info: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     frame_kind: FrameKind = "polars"

@@ -98,7 +98,7 @@ class IdMap:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, IdMap) and self.series.equals(other.series, check_dtypes=True)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # Python's own way to say: not hashable
 
     def __repr__(self) -> str:
         return f"IdMap({len(self)} {'integer' if self.is_integer else 'string'} ids)"

@@ -29,7 +29,7 @@ class FeatureMatrix:
     """
 
     values: np.ndarray
-    present: np.ndarray = None  # type: ignore[assignment]
+    present: np.ndarray = None  # type: ignore[assignment]  # filled in __post_init__
 
     def __post_init__(self) -> None:
         values = as_floats(self.values, "the feature matrix")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ class SparseMatrix:
 
     def matmul(self, x: Tensor) -> Tensor:
         """`A @ x` for dense `x` `(columns, D)`; differentiable with respect to `x`."""
-        return _Product.apply(x, self)  # type: ignore[no-any-return]
+        result: Tensor = _Product.apply(x, self)
+        return result
 
     def row_sums(self) -> Tensor:
         """Sums `(rows,)` of the entries of each row."""
@@ -62,12 +64,12 @@ def product(csr: Tensor, x: Tensor, plus: Tensor | None = None) -> Tensor:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, matrix: SparseMatrix) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix) -> Tensor:  # type: ignore[override]  # torch types it (*args)
         ctx.matrix = matrix
         return product(matrix.csr, x.contiguous())
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def,override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch types it (*args)
         return product(ctx.matrix.csr_t, gradient.contiguous()), None
 
 

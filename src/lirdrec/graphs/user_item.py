@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,8 @@ class UserItemGraph:
         """
         if n_layers == 0:
             return users, items
-        return _Propagate.apply(users, items, self, n_layers)  # type: ignore[no-any-return]
+        result: tuple[Tensor, Tensor] = _Propagate.apply(users, items, self, n_layers)
+        return result
 
     def sums(self, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
         """`propagate` without autograd, by Horner's rule: `X ← X0 + Â X`, `L` times."""
@@ -52,12 +55,12 @@ class UserItemGraph:
 class _Propagate(torch.autograd.Function):
     # Â is symmetric, so the backward of a polynomial in Â is the same polynomial applied to the gradient.
     @staticmethod
-    def forward(ctx, users, items, graph, n_layers):  # type: ignore[no-untyped-def,override]
+    def forward(ctx: Any, users: Tensor, items: Tensor, graph: UserItemGraph, n_layers: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it (*args)
         ctx.graph, ctx.n_layers = graph, n_layers
         return graph.sums(users.contiguous(), items.contiguous(), n_layers)
 
     @staticmethod
-    def backward(ctx, g_users, g_items):  # type: ignore[no-untyped-def,override]
+    def backward(ctx: Any, g_users: Tensor, g_items: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
         return (*ctx.graph.sums(g_users.contiguous(), g_items.contiguous(), ctx.n_layers), None, None)
 
 

@@ -6,6 +6,8 @@ matrices of the size of all users, which cost as much as the propagation.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,24 +16,26 @@ EPSILON = 1e-12
 
 def normalize(x: Tensor) -> Tensor:
     """`x / max(‖x‖, 1e-12)` along the last axis, as `torch.nn.functional.normalize`; shape and dtype kept."""
-    return _Normalize.apply(x)  # type: ignore[no-any-return]
+    result: Tensor = _Normalize.apply(x)
+    return result
 
 
 def mean_square(x: Tensor) -> Tensor:
     """`x.square().mean()`, a scalar."""
-    return _MeanSquare.apply(x)  # type: ignore[no-any-return]
+    result: Tensor = _MeanSquare.apply(x)
+    return result
 
 
 class _Normalize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=EPSILON).reciprocal_()
         y = x * scale
         ctx.save_for_backward(y, scale)
         return y
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
         y, scale = ctx.saved_tensors
         along = torch.linalg.vecdot(gradient, y).unsqueeze(-1)
         return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
@@ -39,12 +43,12 @@ class _Normalize(torch.autograd.Function):
 
 class _MeanSquare(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
         ctx.save_for_backward(x)
         flat = x.reshape(-1)
         return torch.dot(flat, flat) / flat.numel()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
         (x,) = ctx.saved_tensors
         return x * (gradient * (2 / x.numel()))

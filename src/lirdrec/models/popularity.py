@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,6 @@ class Popularity(Model):
         users = torch.ones(self.inputs.n_users, 1, device=counts.device)
         return VectorScorer(users, counts[:, None], ("popularity",))
 
-    def fold_in(self, scorer: Scorer, histories: object) -> torch.Tensor:
+    def fold_in(self, scorer: Scorer, histories: Sequence[torch.Tensor]) -> torch.Tensor:
         """Everyone gets the same query `(B, 1)`, whatever they liked."""
-        return torch.ones(len(histories), 1, device=self.inputs.device)  # type: ignore[arg-type]
+        return torch.ones(len(histories), 1, device=self.inputs.device)

@@ -32,7 +32,8 @@ def model_type(name: str) -> type[Model]:
         hint = f"did you mean '{near[0]}'?" if near else f"known models: {', '.join(_MODELS)}"
         raise ConfigError(f"unknown model '{name}'; {hint}")
     module, attribute = _MODELS[name]
-    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    found: type[Model] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def config_type(name: str) -> type:

@@ -128,16 +128,16 @@ def _best_line(found: Trained) -> dict[str, Any]:
 
 def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, float]] | None:
     name, k = split_name(metric)
-    pairs = [
-        tuple(torch.from_numpy(np.array(rows)) for rows in (part.users, part.items))
+    train_pairs, valid_pairs = (
+        (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
         for part in (dataset.train, dataset.valid)
-    ]
+    )
     cold = np.setdiff1d(dataset.valid.items, dataset.train.items)
     candidates = None
     if len(dataset.valid.items) and len(cold) == len(np.unique(dataset.valid.items)):
         # a cold-start split: only unseen items are held out, so only they are ranked
         candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
-    truth = Truth.of(pairs[0], pairs[1], dataset.n_users, candidates=candidates)  # type: ignore[arg-type]
+    truth = Truth.of(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
     if not len(truth.users):
         log.warning("%s has no validation pairs: training cannot stop early, the last epoch is taken", dataset.name)
         return None

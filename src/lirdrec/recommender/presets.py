@@ -8,7 +8,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.models.registry import config_type
 from lirdrec.training.config import TrainConfig
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"batch_size": 8192, "learning_rate": 2e-4},
     "paper": {},
 }
@@ -27,4 +27,4 @@ def preset(model: str = "lirdrec", name: str = "fast") -> tuple[Any, TrainConfig
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")
-    return config_type(model)(), TrainConfig(**PRESETS[name])  # type: ignore[arg-type]
+    return config_type(model)(), TrainConfig(**PRESETS[name])

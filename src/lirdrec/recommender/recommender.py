@@ -437,7 +437,8 @@ class Recommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         seen = self._history if exclude_seen else None
         found = list(rank_users(self.scorer, self._rows(rows), k, seen=seen, candidates=candidates))
-        return tuple(torch.cat([block[part] for block in found]).cpu().numpy() for part in (1, 2))  # type: ignore[return-value]
+        scores, items = (torch.cat([block[part] for block in found]).cpu().numpy() for part in (1, 2))
+        return scores, items
 
     def _similar(
         self, known: IdMap, rows: np.ndarray, k: int, similarity: Callable[[Tensor], Tensor], candidates: Tensor | None
