@@ -118,7 +118,7 @@ def test_forward_loss_and_gradients(dtype):
     close(items.detach(), expected["item_rep"], dtype, "items")
     close(alpha.detach(), expected["attention"], dtype, "α")
     loss = lirdrec.loss(*batch)
-    for ours, theirs in (("loss", "loss"), ("bpr", "bpr"), ("regularization", "reg")):
+    for ours, theirs in (("loss", "loss"), ("ranking", "bpr"), ("regularization", "reg")):
         close(loss[ours].detach(), expected[theirs], dtype, ours)
     loss["loss"].backward()
     gradients = dict(lirdrec.named_parameters())

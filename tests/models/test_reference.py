@@ -177,10 +177,10 @@ def dct_2d(f):
     return scipy.fft.dctn(f, norm="ortho")
 
 
-def close(ours, theirs, dtype: torch.dtype, what: str) -> None:
+def close(ours, theirs, dtype: torch.dtype, what: str, scale: float = 0.0) -> None:
     ours, theirs = ours.detach().double().numpy(), np.asarray(theirs)
     assert ours.shape == theirs.shape, what
-    off = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12)
+    off = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), scale, 1e-12)
     assert off < TOLERANCE[dtype], f"{what}: off by {off:.1e}"
 
 
@@ -201,7 +201,9 @@ def check_gradients(model: LIRDRec, expected: dict[str, np.ndarray], dtype: torc
         if np.abs(expected[name]).max() < 1e-6 * scale:  # nothing but rounding is left of it
             assert np.abs(parameter.grad.double().numpy()).max() < TOLERANCE[dtype] * scale, name
         else:
-            close(parameter.grad, expected[name], dtype, f"gradient of {name}")
+            # in float32 a gradient that is a sum of larger terms keeps their rounding, which differs between processors
+            floor = 1e-2 * scale if dtype == torch.float32 else 0.0
+            close(parameter.grad, expected[name], dtype, f"gradient of {name}", floor)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])

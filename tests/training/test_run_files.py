@@ -52,7 +52,7 @@ def test_history_has_a_line_for_each_epoch(run):
     history = lines(run)
     assert [line["epoch"] for line in history] == [1, 2, 3]
     for line in history:
-        assert line["loss"] == pytest.approx(line["bpr"] + line["regularization"], rel=1e-5)
+        assert line["loss"] == pytest.approx(line["ranking"] + line["regularization"], rel=1e-5)
         assert set(line["valid"]) == {"recall@20", "ndcg@20"}
         assert 0 < line["seconds"] <= line["seconds_with_validation"]
     assert history[0]["loss"] > history[2]["loss"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -82,3 +83,24 @@ def drop_edges(
     uniform = torch.rand(len(weights), generator=generator, dtype=torch.float64).clamp_(1e-300, 1 - 1e-16)
     keys = weights.log() - (-uniform.log()).log()
     return keys.topk(int(len(weights) * (1 - p))).indices.sort().values.to(users.device)
+
+
+def folded(histories: Sequence[Tensor], states: Tensor, degrees: Tensor) -> Tensor:
+    r"""What a new user with liked items `H` receives: `Σ_{i∈H} Y_i / √(|H|·deg_i)`, with all item states as trained.
+
+    An item without an edge in training counts as one with a single edge: the one that this history would give it.
+
+    Args:
+        histories: liked item rows, one int64 tensor a user.
+        states: `Y` `(I, D)`, the sum of the item states of all layers but the last.
+        degrees: `(I,)` training pairs of each item.
+
+    Returns:
+        `(len(histories), D)`.
+    """
+    sizes = torch.tensor([len(h) for h in histories], device=states.device)
+    liked = torch.cat([torch.as_tensor(h, device=states.device) for h in histories])
+    owner = torch.repeat_interleave(torch.arange(len(histories), device=states.device), sizes)
+    share = (sizes[owner] * degrees.clamp(min=1)[liked]).rsqrt().to(states.dtype)
+    received = states.new_zeros(len(histories), states.shape[1])
+    return received.index_add_(0, owner, states[liked] * share[:, None])

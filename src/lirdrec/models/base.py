@@ -73,12 +73,17 @@ class Model(nn.Module):
     name: ClassVar[str]
     Config: ClassVar[type]
     capabilities: ClassVar[Capabilities]
+    # values of its options that its paper or its released code searched; tuning starts from these
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     def __init__(self, inputs: ModelInputs, config: Any):
         super().__init__()
         if self.capabilities.needs_features and not inputs.features:
             raise CapabilityError(f"{self.name} learns from features, and the dataset has none: add a feature matrix")
         self.inputs, self.config = inputs, config
+        # all that a model draws in training comes from here (on the CPU, so that devices agree); start_epoch renews it,
+        # so a resumed training draws what one never stopped would have drawn
+        self.generator = epoch_generator(inputs.seed, 0)
 
     def scorer(self) -> Scorer:
         """The scorer of the current parameters. Takes no gradient and changes no state."""
@@ -86,6 +91,7 @@ class Model(nn.Module):
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch; `epoch` counts from 1."""
+        self.generator = epoch_generator(self.inputs.seed, epoch)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """Loss of a batch of `(B,)` int64 rows; "loss" is minimised, other keys are terms to show."""
@@ -108,3 +114,8 @@ class Model(nn.Module):
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """Queries `(B, D)` for users who are known only by the item rows that they liked."""
         raise CapabilityError(f"{self.name} cannot serve users that it was not trained with")
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """A CPU generator for everything random within one epoch; epoch 0 is the initialisation."""
+    return torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)

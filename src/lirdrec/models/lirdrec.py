@@ -12,7 +12,7 @@ arXiv 2505.04960 (2025). With `U` users, `I` items, `M` modalities, `K = M + 1` 
     a_k = leaky_relu(c_k A_k + b_k) q_k + β_k,  X_users = [c_1 | … | c_K]
     α   = softmax(w1·a + w2·θ)                                               progressive weight copying (PWC)
     u   = ‖_k α_k c_k                                                        user vectors
-    loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ (mean(u²) + mean(V²))
+    loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ (mean(u²) + mean(V²))        or softmax instead of BPR: models/losses.py
 
 The DCT is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`: one product `F_m [W_m | IDCT(W_s,m)]` serves both
 branches, and no transformed copy of the features is kept.
@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,15 +34,17 @@ from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.features.dct import dct, idct
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
-from lirdrec.graphs.user_item import UserItemGraph, drop_edges
+from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.losses import bpr
+from lirdrec.models.initialisation import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
+from lirdrec.models.losses import RankingLoss, RankingOptions
+from lirdrec.models.modalities import chosen_modalities, modality_weights
 from lirdrec.models.operators import mean_square, normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
-class LIRDRecConfig:
+class LIRDRecConfig(RankingOptions):
     """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid."""
 
     embedding_size: int = option(64, "e, width of each branch; user and item vectors have K·e columns")
@@ -68,6 +70,7 @@ class LIRDRecConfig:
     edge_dropout: float = option(0.0, "share of training edges left out of the graph in each epoch")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("embedding_size", "n_neighbours", "hidden_multiplier"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
@@ -94,15 +97,22 @@ class LIRDRec(Model):
     Config = LIRDRecConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
 
+    grid: ClassVar = {
+        "n_layers": (2, 3, 4),
+        "regularization": (1e-2, 1e-3, 1e-4),
+        "pwc_weight": (0.9, 0.95, 0.99),
+    }
+
     copied: Tensor
     schedule: Tensor
 
     def __init__(self, inputs: ModelInputs, config: LIRDRecConfig):
         super().__init__(inputs, config)
         self.config: LIRDRecConfig = config
-        self.modalities = _modalities(inputs, config)
+        self.modalities = chosen_modalities(inputs, config.modalities, reserved=("shared",))
         self.branches = self.modalities + (("shared",) if config.dct is not None else ())
-        self.weights = _modality_weights(self.modalities, config)
+        self.weights = modality_weights(self.modalities, config.modality_weights)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
         self.features = [inputs.features[m] for m in self.modalities]
         dtype, device = self.features[0].values.dtype, inputs.device
         dims = [f.values.shape[1] for f in self.features]
@@ -140,20 +150,18 @@ class LIRDRec(Model):
     def _reset_parameters(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
 
-        def normal(parameter: Tensor, fan_in: int, fan_out: int) -> None:
-            std = (2 / (fan_in + fan_out)) ** 0.5
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std)
-
         def linear(parameter: Tensor, fan_in: int, fan_out: int | None = None) -> None:
-            # fan_out None: a bias, or a weight under torch's own default
-            bound = fan_in**-0.5
-            if self.config.init == "xavier":
-                bound = (6 / (fan_in + fan_out)) ** 0.5 if fan_out is not None else 0.0
-            parameter.copy_((torch.rand(parameter.shape, generator=generator, dtype=torch.float64) * 2 - 1) * bound)
+            # fan_out None: a bias
+            if self.config.init == "torch":
+                torch_linear_(parameter, generator, fan_in)
+            elif fan_out is not None:
+                xavier_uniform_(parameter, generator, fan_in, fan_out)
+            else:
+                uniform_(parameter, generator, 0.0)
 
         n_users, k, e = self.user_embedding.shape
         h = self.hidden_bias.shape[1]
-        normal(self.user_embedding, n_users, e)
+        xavier_normal_(self.user_embedding, generator, n_users, e)
         dims = [w.shape[1] for w in self.hidden_weight]
         for weight, d in zip(self.hidden_weight, dims, strict=True):
             linear(weight, d, h)
@@ -168,7 +176,7 @@ class LIRDRec(Model):
             linear(self.attention_bias, e)
             linear(self.attention_vector, g, 1)
             linear(self.attention_offset, g)
-            normal(self.theta, n_users, k)
+            xavier_normal_(self.theta, generator, n_users, k)
             self.copied.copy_(self.theta)
 
     # Graphs: built at first use, so that a model made only to load weights costs nothing.
@@ -265,6 +273,7 @@ class LIRDRec(Model):
 
     def start_epoch(self, epoch: int) -> None:
         """Copy the weights into θ, take one step of the schedule (Eq. 19), draw the epoch's edges."""
+        super().start_epoch(epoch)
         if self._learns_weights:
             with torch.no_grad():
                 if epoch > 1:
@@ -272,24 +281,23 @@ class LIRDRec(Model):
                 w1, w2 = self.schedule.tolist()
                 w1 *= self.config.pwc_base**epoch
                 self.schedule.copy_(torch.tensor([w1 / (w1 + w2), w2 / (w1 + w2)], dtype=torch.float64))
-        self._epoch_graph = self._draw_graph(epoch) if self.config.edge_dropout > 0 else None
+        self._epoch_graph = self._draw_graph() if self.config.edge_dropout > 0 else None
 
     _epoch_graph: UserItemGraph | None = None
 
-    def _draw_graph(self, epoch: int) -> UserItemGraph:
+    def _draw_graph(self) -> UserItemGraph:
         i = self.inputs
-        generator = torch.Generator().manual_seed(hash((i.seed, epoch)) % 2**63)
-        kept = drop_edges(i.users, i.items, i.n_users, i.n_items, self.config.edge_dropout, generator)
+        kept = drop_edges(i.users, i.items, i.n_users, i.n_items, self.config.edge_dropout, self.generator)
         return UserItemGraph(i.users[kept], i.items[kept], i.n_users, i.n_items, self.user_embedding.dtype)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """BPR loss with the squared-mean regulariser of §6; a training forward, which PWC remembers."""
+        """Ranking loss with the squared-mean regulariser of §6; a training forward, which PWC remembers."""
         user_vectors, item_vectors, alpha, logits = self(self._epoch_graph)
         if self._learns_weights:
             self.copied.copy_((alpha if self.config.pwc == "released" else logits).detach())
-        ranking = bpr(user_vectors, item_vectors, users, positives, negatives)
+        ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
         penalty = self.config.regularization * (mean_square(user_vectors) + mean_square(item_vectors))
-        return {"loss": ranking + penalty, "bpr": ranking.detach(), "regularization": penalty.detach()}
+        return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
 
     # Serving
 
@@ -318,7 +326,8 @@ class LIRDRec(Model):
             smoothed = product(self.item_item.csr, smoothed)
         if self._learns_weights:
             memory["mean_theta"] = self.theta.mean(0, keepdim=True)
-        return VectorScorer(vectors, items + smoothed, self.branches, alpha, memory)
+        vectors, items = self.ranking.scored(vectors), self.ranking.scored(items + smoothed)
+        return VectorScorer(vectors, items, self.branches, alpha, memory)
 
     @torch.no_grad()
     def grow(
@@ -350,7 +359,7 @@ class LIRDRec(Model):
             level = torch.cat([memory[f"item_smoothed_{layer}"], smoothed])
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        items = torch.cat([scorer.item_vectors, own + smoothed])
+        items = torch.cat([scorer.item_vectors, self.ranking.scored(own + smoothed)])
         return VectorScorer(scorer.user_vectors, items, scorer.part_names, scorer.weights, memory)
 
     @torch.no_grad()
@@ -360,36 +369,6 @@ class LIRDRec(Model):
         An item without an edge in training counts as one with a single edge: the one that this history would give it.
         """
         assert isinstance(scorer, VectorScorer)
-        states = scorer.memory["item_states"]
-        degrees = scorer.memory["item_degrees"].clamp(min=1)
-        sizes = torch.tensor([len(h) for h in histories], device=states.device)
-        liked = torch.cat([torch.as_tensor(h, device=states.device) for h in histories])
-        owner = torch.repeat_interleave(torch.arange(len(histories), device=states.device), sizes)
-        share = (sizes[owner] * degrees[liked]).rsqrt().to(states.dtype)
-        chunks = states.new_zeros(len(histories), states.shape[1])
-        chunks.index_add_(0, owner, states[liked] * share[:, None])
+        chunks = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
         theta = scorer.memory["mean_theta"].expand(len(histories), -1) if self._learns_weights else None
-        return self._weigh(chunks, theta)[0]
-
-
-def _modalities(inputs: ModelInputs, config: LIRDRecConfig) -> tuple[str, ...]:
-    names = config.modalities if config.modalities is not None else tuple(inputs.features)
-    for name in names:
-        if name not in inputs.features:
-            raise ConfigError(f"modalities: no feature matrix '{name}'; the dataset has {', '.join(inputs.features)}")
-    if not names or len(set(names)) < len(names) or "shared" in names:
-        raise ConfigError(
-            "modalities must name at least one feature matrix, none twice, and none can be called 'shared'"
-        )
-    return tuple(names)
-
-
-def _modality_weights(modalities: tuple[str, ...], config: LIRDRecConfig) -> dict[str, float]:
-    given = config.modality_weights
-    if given is not None:
-        if not set(modalities) <= set(given) or sum(given[m] for m in modalities) <= 0:
-            raise ConfigError(f"modality_weights needs a weight for each of {', '.join(modalities)}, not all zero")
-        return {m: given[m] for m in modalities}
-    if set(modalities) == {"image", "text"}:
-        return {"image": 0.1, "text": 0.9}
-    return {m: 1 / len(modalities) for m in modalities}
+        return self.ranking.scored(self._weigh(chunks, theta)[0])

@@ -1,9 +1,90 @@
-"""Losses that several models share."""
+r"""Losses that several models share, and the choice between two ranking losses.
+
+A model trained on pairs has a config derived from `RankingOptions` and a `RankingLoss` made of it. The choice also says
+how vectors are compared when scoring: inner products for BPR, cosines for softmax (`RankingLoss.scored`).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.models.operators import normalize
+
+BLOCK_BYTES = 64 * 2**20  # of logits that exist at once
+
+
+@dataclass(frozen=True)
+class RankingOptions:
+    """The ranking loss; the configs of all models trained on pairs begin with these fields."""
+
+    loss: Literal["bpr", "softmax"] = option(
+        "bpr", "bpr: one negative a pair, inner products; softmax: cross-entropy over many items, cosines"
+    )
+    temperature: float = option(0.15, "τ of softmax: cosines are divided by it")
+    n_negatives: int | None = option(
+        None, "softmax: negatives shared by a batch, at most one for each of its pairs; None: all items of training"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature}; it must be more than 0")
+        if self.n_negatives is not None and self.n_negatives < 1:
+            raise ConfigError(f"n_negatives is {self.n_negatives}; it must be 1 or more, or none for all items")
+
+
+class RankingLoss:
+    """The loss that `options` choose, as a function of vectors.
+
+    Args:
+        options: a model's config.
+        items: `(E,)` int64, items of the training pairs; only these are negatives of the softmax.
+        n_items: number of item rows.
+    """
+
+    def __init__(self, options: RankingOptions, items: Tensor, n_items: int):
+        self.options = options
+        occurring = items.unique()
+        self.pool = None if len(occurring) == n_items else occurring
+        self.place = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
+        self.place[occurring] = torch.arange(len(occurring), device=items.device)
+
+    def __call__(
+        self, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
+    ) -> Tensor:
+        """Mean loss of a batch, a scalar.
+
+        Args:
+            user_vectors: `(U, D)`; item_vectors: `(I, D)`.
+            users, positives, negatives: `(B,)` int64 rows; softmax shares the first `n_negatives` negatives.
+        """
+        if self.options.loss == "bpr":
+            return bpr(user_vectors, item_vectors, users, positives, negatives)
+        # normalised after the gather: the batch has far fewer rows than there are users
+        queries = normalize(user_vectors.index_select(0, users))
+        temperature, n = self.options.temperature, self.options.n_negatives
+        if n is not None:
+            shared = negatives[:n]
+            hit = shared == positives[:, None]
+            return sampled_softmax(
+                queries,
+                normalize(item_vectors.index_select(0, positives)),
+                normalize(item_vectors.index_select(0, shared)),
+                temperature,
+                hit,
+            )
+        items = normalize(item_vectors if self.pool is None else item_vectors.index_select(0, self.pool))
+        return full_softmax(queries, items, self.place[positives], temperature)
+
+    def scored(self, vectors: Tensor) -> Tensor:
+        """User or item vectors `(n, D)` as the scorer compares them: of length 1 under softmax, else unchanged."""
+        return normalize(vectors) if self.options.loss == "softmax" else vectors
 
 
 def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -17,3 +98,79 @@ def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Te
     u = user_vectors.index_select(0, users)
     difference = item_vectors.index_select(0, positives) - item_vectors.index_select(0, negatives)
     return F.softplus(-(u * difference).sum(1)).mean()
+
+
+def sampled_softmax(
+    queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
+) -> Tensor:
+    r"""`-mean log( e^{⟨q,p⟩/τ} / (e^{⟨q,p⟩/τ} + Σ_j e^{⟨q,n_j⟩/τ}) )` (Wu et al., 2022, arXiv 2201.02327).
+
+    Uniformly drawn negatives need no correction: it would be the same constant for each.
+
+    Args:
+        queries, positives: `(B, D)`; negatives: `(N, D)`, shared by the batch.
+        temperature: τ.
+        excluded: `(B, N)` bool, negatives that a query does not see because they are its positive.
+    """
+    own = (queries * positives).sum(1) / temperature
+    others = queries @ negatives.T / temperature
+    if excluded is not None:
+        others = others.masked_fill(excluded, -torch.inf)
+    return (torch.logaddexp(own, others.logsumexp(1)) - own).mean()
+
+
+def full_softmax(queries: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    r"""Cross-entropy over all items, `-mean log softmax(q Vᵀ / τ)[target]`, in blocks of rows.
+
+    Loss and gradients come from one pass, so no `B×I` matrix outlives its block.
+
+    Args:
+        queries: `(B, D)`; items: `(I, D)`; targets: `(B,)` int64 rows of `items`.
+        temperature: τ.
+    """
+    result: Tensor = _FullSoftmax.apply(queries, items, targets, temperature)
+    return result
+
+
+def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = None) -> Tensor:
+    r"""`-mean_i log( e^{cos(a_i,b_i)/τ} / Σ_j e^{cos(a_i,b_j)/τ} )`: row i of `a` finds row i of `b` among all.
+
+    Args:
+        a, b: `(n, D)` two views of the same things; they need not be normalised.
+        temperature: τ.
+        rows: `(m,)` int64, the things to ask for; None: all. The candidates are all `n` rows of `b` either way.
+    """
+    queries = normalize(a if rows is None else a.index_select(0, rows))
+    targets = torch.arange(len(b), device=b.device) if rows is None else rows
+    return full_softmax(queries, normalize(b), targets, temperature)
+
+
+class _FullSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+        total = queries.new_zeros((), dtype=torch.float64)
+        needed = queries.requires_grad or items.requires_grad
+        g_queries, g_items = (torch.zeros_like(x) if needed else None for x in (queries, items))
+        step = max(1, BLOCK_BYTES // (len(items) * queries.element_size()))
+        for start in range(0, len(queries), step):
+            rows = slice(start, start + step)
+            logits = (queries[rows] @ items.T).div_(temperature)  # (b, I)
+            own = logits.gather(1, targets[rows, None])
+            largest = logits.amax(1, keepdim=True)
+            p = logits.sub_(largest).exp_()
+            mass = p.sum(1, keepdim=True)
+            total += (mass.log() + largest - own).sum(dtype=torch.float64)
+            if g_queries is not None and g_items is not None:
+                p.div_(mass)
+                p.scatter_add_(1, targets[rows, None], p.new_full((len(p), 1), -1.0))
+                g_queries[rows] = p @ items
+                g_items.addmm_(p.T, queries[rows])
+        ctx.save_for_backward(g_queries, g_items)
+        ctx.scale = 1 / (temperature * len(queries))
+        return (total / len(queries)).to(queries.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
+        g_queries, g_items = ctx.saved_tensors
+        scale = gradient * ctx.scale
+        return g_queries * scale, g_items * scale, None, None

@@ -1,0 +1,29 @@
+"""First values of parameters, drawn in float64 on the CPU so that every device and dtype starts alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def xavier_normal_(parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int) -> None:
+    """Normal with variance `2 / (fan_in + fan_out)` (Glorot & Bengio, AISTATS 2010)."""
+    std = (2 / (fan_in + fan_out)) ** 0.5
+    parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std)
+
+
+def xavier_uniform_(parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int) -> None:
+    """Uniform in `±√(6 / (fan_in + fan_out))`: the same variance as `xavier_normal_`."""
+    uniform_(parameter, generator, (6 / (fan_in + fan_out)) ** 0.5)
+
+
+def torch_linear_(parameter: Tensor, generator: torch.Generator, fan_in: int) -> None:
+    """Uniform in `±1/√fan_in`: what torch gives to weights and biases of a linear layer."""
+    uniform_(parameter, generator, fan_in**-0.5)
+
+
+@torch.no_grad()
+def uniform_(parameter: Tensor, generator: torch.Generator, bound: float) -> None:
+    """Uniform in `±bound`."""
+    parameter.copy_((torch.rand(parameter.shape, generator=generator, dtype=torch.float64) * 2 - 1) * bound)

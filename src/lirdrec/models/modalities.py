@@ -1,0 +1,55 @@
+"""Which feature matrices a model uses, and with what weights: the same options and sentences in every model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.models.base import ModelInputs
+
+
+def chosen_modalities(
+    inputs: ModelInputs,
+    names: Sequence[str] | None,
+    *,
+    reserved: Sequence[str] = (),
+    at_least: int = 1,
+    model: str = "",
+) -> tuple[str, ...]:
+    """The modalities `names` of the inputs, in that order; None: all of them.
+
+    Args:
+        inputs: of the model.
+        names: the option `modalities`.
+        reserved: names that the model gives to parts of its own.
+        at_least: how many modalities the model needs; `model` names it in the sentence.
+
+    Raises:
+        ConfigError: a name that is not there, is given twice or is reserved.
+        CapabilityError: fewer than `at_least`.
+    """
+    found = tuple(names) if names is not None else tuple(inputs.features)
+    for name in found:
+        if name not in inputs.features:
+            raise ConfigError(f"modalities: no feature matrix '{name}'; the dataset has {', '.join(inputs.features)}")
+    if not found or len(set(found)) < len(found) or set(found) & set(reserved):
+        also = f", and none can be called {' or '.join(map(repr, reserved))}" if reserved else ""
+        raise ConfigError(f"modalities must name at least one feature matrix, none twice{also}")
+    if len(found) < at_least:
+        raise CapabilityError(f"{model} needs {at_least} modalities or more, and there is only '{found[0]}'")
+    return found
+
+
+def modality_weights(modalities: Sequence[str], given: Mapping[str, float] | None) -> dict[str, float]:
+    """Weight of each modality's item-item graph: as given, else image .1 and text .9 for exactly these two, else 1/M.
+
+    Raises:
+        ConfigError: a modality has no weight, a weight is negative, or all are 0.
+    """
+    if given is not None:
+        if not set(modalities) <= set(given) or sum(given[m] for m in modalities) <= 0:
+            raise ConfigError(f"modality_weights needs a weight for each of {', '.join(modalities)}, not all zero")
+        return {m: given[m] for m in modalities}
+    if set(modalities) == {"image", "text"}:
+        return {"image": 0.1, "text": 0.9}
+    return {m: 1 / len(modalities) for m in modalities}
