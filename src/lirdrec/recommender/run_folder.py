@@ -52,7 +52,7 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("a+b")
     try:
-        if not _lock(handle):
+        if not lock_file(handle):
             handle.seek(0)
             owner = handle.read().decode(errors="replace").strip()
             raise RunFolderError(
@@ -65,7 +65,7 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            _unlock(handle)
+            unlock_file(handle)
             with contextlib.suppress(OSError):  # a folder that nothing was written to is not left behind
                 if not existed and [p.name for p in folder.iterdir()] == [LOCK]:
                     (folder / LOCK).unlink()
@@ -74,26 +74,31 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
         handle.close()
 
 
-def _lock(handle: IO[bytes]) -> bool:
+def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
+    """Lock an open file for this process; False where another has it, unless `wait` is on."""
     if sys.platform == "win32":  # pragma: no cover
         import msvcrt
 
         handle.seek(1 << 30)  # far behind the process number, which others must be able to read
-        try:
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
+        while True:
+            try:
+                msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            except OSError:
+                if wait:  # it gives up after ten seconds
+                    continue
+                return False
+            return True
     import fcntl
 
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True
 
 
-def _unlock(handle: IO[bytes]) -> None:
+def unlock_file(handle: IO[bytes]) -> None:
+    """Give a locked file free."""
     if sys.platform == "win32":  # pragma: no cover
         import msvcrt
 

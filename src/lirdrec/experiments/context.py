@@ -1,0 +1,104 @@
+"""What an experiment was asked to do: the same for every experiment, from the command line or from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lirdrec.errors import ConfigError
+from lirdrec.evaluation.metrics import split_name
+
+FINAL_METRICS = ("recall", "ndcg")
+CUTOFFS = (10, 20)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The settings of an experiment.
+
+    Attributes:
+        datasets: folders, anything that `lirdrec.data.readers.read_any` reads.
+        output: the experiment's folder; the same folder goes on where it was.
+        models: names of models; empty: the experiment's own choice.
+        seeds: number of final trainings of each chosen configuration, with seeds 0, 1, …
+        trials: configurations that tuning may try for each model; 0: no tuning, published defaults.
+        minutes: tuning time for each model instead of a number of trials (`trials` is then an upper bound if not None).
+        jobs: cells that run at once, each in a process of its own.
+        losses: ranking losses to tune over, for models that have the choice; empty: all.
+        feature_sets: label → names of feature matrices; empty: one set "" of all that a dataset has.
+        model_options: options set by hand, for every model that has them; they are not tuned.
+        training: fields of `TrainConfig` set by hand, for every training; they are not tuned.
+        settings: the experiment's own settings.
+        metric: validation metric that tuning and early stopping look at.
+        sampler: "tpe" (Optuna's, seeded) or "grid".
+        device: "auto", "cpu", "cuda" …
+        formats: of figures, among "svg", "png", "pdf".
+        keep: keep the run folders of the final trainings.
+        cache: folder of neighbour graphs, given to `fit`; None: the user's.
+        quiet: show no progress.
+        command: how it was started, for the report.
+    """
+
+    datasets: tuple[str, ...]
+    output: Path
+    models: tuple[str, ...] = ()
+    seeds: int = 3
+    trials: int | None = 6
+    minutes: float | None = None
+    jobs: int = 1
+    losses: tuple[str, ...] = ()
+    feature_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metric: str = "recall@20"
+    sampler: Literal["tpe", "grid"] = "tpe"
+    device: str = "auto"
+    formats: tuple[str, ...] = ("svg", "png")
+    keep: bool = False
+    cache: str | None = None
+    quiet: bool = False
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "datasets", tuple(os.fspath(one) for one in self.datasets))
+        object.__setattr__(self, "output", Path(self.output))
+        for name in ("models", "losses", "formats"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.datasets:
+            raise ConfigError("name at least one dataset")
+        for name, least in (("seeds", 1), ("jobs", 1), ("trials", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}; it must be {least} or more")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigError(f"minutes is {self.minutes}; it must be more than 0")
+        if self.trials is None and self.minutes is None:
+            raise ConfigError("tuning needs an end: give a number of trials or of minutes")
+        split_name(self.metric)
+        if self.sampler not in ("tpe", "grid"):
+            raise ConfigError(f"sampler is {self.sampler!r}; choose tpe or grid")
+        for loss in self.losses:
+            if loss not in ("bpr", "softmax"):
+                raise ConfigError(f"losses: there is no loss {loss!r}; choose bpr, softmax or both")
+
+    @property
+    def sets(self) -> Mapping[str, tuple[str, ...] | None]:
+        """Label → modalities of each feature set; {"": None} where none was asked for."""
+        return self.feature_sets or {"": None}
+
+    def setting(self, name: str, default: Any) -> Any:
+        """One of the experiment's own settings."""
+        return self.settings.get(name, default)
+
+    def options_of(self, model: str) -> dict[str, Any]:
+        """Those of `model_options` that the model has."""
+        from dataclasses import fields
+
+        from lirdrec.models.registry import config_type
+
+        names = {one.name for one in fields(config_type(model))}
+        return {name: value for name, value in self.model_options.items() if name in names}

@@ -1,0 +1,77 @@
+"""What an experiment is, and the list of them, by name, imported only when asked for.
+
+An experiment is a module of this package with two functions:
+
+    def plan(context: Context, results: Results) -> Iterable[Cell]
+        # the cells that can be known now; called again whenever cells have ended, until it names nothing new.
+        # `results` holds the results (failed ones too) of the cells that it named before. It must not depend on time,
+        # on chance, or on the order in which cells ended.
+    def report(context: Context, results: Results) -> Path
+        # writes tables and figures into context.output and gives the path of the page to look at
+
+and, if it likes,
+
+    MODELS: tuple[str, ...]             # the models it takes where none are named
+    SETTINGS: Mapping[str, tuple]       # name → (default, "one line") of its own settings, for --set
+    def expected(context) -> Mapping[tuple[str, str], int]   # (dataset, model) → cells there will be, for the time left
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lirdrec.errors import ConfigError
+from lirdrec.experiments.cells import Cell
+from lirdrec.experiments.context import Context
+from lirdrec.experiments.results import Results
+
+# name → (module, what it answers in one line)
+_EXPERIMENTS = {
+    "compare": ("lirdrec.experiments.compare", "Which model recommends best? All tuned alike, test scored once."),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A module's functions under its name."""
+
+    name: str
+    summary: str
+    plan: Callable[[Context, Results], Iterable[Cell]]
+    report: Callable[[Context, Results], Path]
+    models: tuple[str, ...] = ()
+    settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    expected: Callable[[Context], Mapping[tuple[str, str], int]] | None = None
+
+
+def experiment_names() -> dict[str, str]:
+    """Name → summary of every experiment; imports none of them."""
+    return {name: summary for name, (_, summary) in _EXPERIMENTS.items()}
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment called `name`.
+
+    Raises:
+        ConfigError: there is none; the nearest name is offered.
+    """
+    if name not in _EXPERIMENTS:
+        near = difflib.get_close_matches(name, _EXPERIMENTS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known experiments: {', '.join(_EXPERIMENTS)}"
+        raise ConfigError(f"unknown experiment '{name}'; {hint}")
+    path, summary = _EXPERIMENTS[name]
+    module = importlib.import_module(path)
+    return Experiment(
+        name,
+        summary,
+        module.plan,
+        module.report,
+        tuple(getattr(module, "MODELS", ())),
+        getattr(module, "SETTINGS", {}),
+        getattr(module, "expected", None),
+    )
