@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.evaluation.evaluator import Metrics, evaluate
     from lirdrec.models.item_knn import ItemKNNConfig
+    from lirdrec.models.lightgcn import LightGCNConfig
     from lirdrec.models.lirdrec import LIRDRecConfig
+    from lirdrec.models.mf import MFConfig
     from lirdrec.models.popularity import PopularityConfig
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.presets import preset
@@ -32,7 +34,9 @@ __all__ = [
     "Dataset",
     "ItemKNNConfig",
     "LIRDRecConfig",
+    "LightGCNConfig",
     "LirdrecError",
+    "MFConfig",
     "Metrics",
     "PopularityConfig",
     "Recommender",
@@ -46,6 +50,8 @@ _HOMES = {
     "Dataset": "lirdrec.data.dataset",
     "ItemKNNConfig": "lirdrec.models.item_knn",
     "LIRDRecConfig": "lirdrec.models.lirdrec",
+    "LightGCNConfig": "lirdrec.models.lightgcn",
+    "MFConfig": "lirdrec.models.mf",
     "Metrics": "lirdrec.evaluation.evaluator",
     "PopularityConfig": "lirdrec.models.popularity",
     "Recommender": "lirdrec.recommender.recommender",

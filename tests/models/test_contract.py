@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -20,10 +21,20 @@ from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 
-SMALL = {"lirdrec": {"embedding_size": 8, "n_layers": 2, "n_neighbours": 5}}
+SMALL = {
+    "lirdrec": {"embedding_size": 8, "n_layers": 2, "n_neighbours": 5},
+    "mf": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1},
+    "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
+}
 TRAINING = TrainConfig(epochs=12, batch_size=256, learning_rate=5e-3, patience=20, seed=7)
+# what a model needs otherwise to learn in seconds
+TRAININGS = {
+    "mf": {"epochs": 30, "batch_size": 64, "learning_rate": 1e-2},
+    "lightgcn": {"epochs": 30, "batch_size": 64, "learning_rate": 1e-2},
+}
 # test recall@20 on the planted data, at least this much above popularity's (popularity: about .2)
-MARGIN = {"lirdrec": 0.2, "item_knn": 0.2}
+MARGIN = {"lirdrec": 0.2, "item_knn": 0.2, "mf": 0.2, "lightgcn": 0.2}
+BY_GRADIENT = [name for name in model_names() if model_type(name).capabilities.training == "gradient"]
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +52,14 @@ def configuration(name: str):
     return make(config_type(name), SMALL.get(name, {}))
 
 
-def trained(name: str, dataset: Dataset, **options) -> Recommender:
-    return fit(dataset, configuration(name), TRAINING, progress=False, cache=False, device="cpu", **options)
+def training(name: str, **options) -> TrainConfig:
+    return dataclasses.replace(TRAINING, **{**TRAININGS.get(name, {}), **options})
+
+
+def trained(name: str, dataset: Dataset, config=None, options=None, **folder) -> Recommender:
+    config = config if config is not None else configuration(name)
+    options = training(name, **(options or {}))
+    return fit(dataset, config, options, progress=False, cache=False, device="cpu", **folder)
 
 
 def untrained(name: str, dataset: Dataset, **options) -> Model:
@@ -184,6 +201,31 @@ class TestEveryModel:
             assert str(error.value) == sentence
         else:
             assert untrained(name, bare).inputs.features == {}
+
+
+@pytest.mark.parametrize("name", BY_GRADIENT)
+def test_resumes_to_the_same_bits(name, dataset, tmp_path):
+    """Two epochs and two more after a restart end as four in one go: parameters, and every term of the loss."""
+    whole = trained(name, dataset, options={"epochs": 4}, run=tmp_path / "whole")
+    trained(name, dataset, options={"epochs": 2}, run=tmp_path / "run")
+    resumed = trained(name, dataset, options={"epochs": 4}, run=tmp_path / "run", resume=True)
+    assert bits(resumed) == bits(whole)
+    ours, theirs = (
+        [
+            {key: value for key, value in json.loads(line).items() if not key.startswith("seconds")}
+            for line in (tmp_path / run / "history.jsonl").read_text().splitlines()
+        ]
+        for run in ("run", "whole")
+    )
+    assert len(theirs) == 4
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", [name for name in BY_GRADIENT if hasattr(config_type(name), "loss")])
+def test_learns_by_softmax_too(name, dataset, popularity):
+    config = dataclasses.replace(configuration(name), loss="softmax")
+    recall = evaluate(trained(name, dataset, config), dataset)["recall@20"]
+    assert recall > popularity + MARGIN[name], f"{recall:.3f} against popularity's {popularity:.3f}"
 
 
 def test_an_unknown_model_is_named_with_its_neighbour():

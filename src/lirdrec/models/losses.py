@@ -6,6 +6,7 @@ how vectors are compared when scoring: inner products for BPR, cosines for softm
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,21 @@ class RankingOptions:
             raise ConfigError(f"temperature is {self.temperature}; it must be more than 0")
         if self.n_negatives is not None and self.n_negatives < 1:
             raise ConfigError(f"n_negatives is {self.n_negatives}; it must be 1 or more, or none for all items")
+
+
+@dataclass(frozen=True)
+class PenaltyOptions(RankingOptions):
+    """The options of models that hold the vectors of each batch near zero: `batch_penalty`, weighted."""
+
+    regularization: float = option(1e-4, "λ of the penalty on the vectors of a batch")
+    penalty: Literal["norm", "squared"] = option(
+        "norm", "norm: lengths, not squared (MMRec); squared: half the squares, as the papers write it"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.regularization >= 0:
+            raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
 
 
 class RankingLoss:
@@ -100,6 +116,18 @@ def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Te
     return F.softplus(-(u * difference).sum(1)).mean()
 
 
+def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor]) -> Tensor:
+    r"""Penalty of a batch's vectors, a scalar: `Σ_k ‖X_k‖_F / B` (MMRec) or `Σ_k ‖X_k‖_F² / 2B` (He et al., 2020).
+
+    Args:
+        kind: "norm" or "squared".
+        rows: the gathered vectors `X_k` `(B, D)`: users, positives, negatives. A row that occurs twice counts twice.
+    """
+    if kind == "norm":
+        return torch.stack([x.norm() for x in rows]).sum() / len(rows[0])
+    return torch.stack([x.square().sum() for x in rows]).sum() / (2 * len(rows[0]))
+
+
 def sampled_softmax(
     queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
 ) -> Tensor:
@@ -119,7 +147,9 @@ def sampled_softmax(
     return (torch.logaddexp(own, others.logsumexp(1)) - own).mean()
 
 
-def full_softmax(queries: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def full_softmax(
+    queries: Tensor, items: Tensor, targets: Tensor, temperature: float, excluded: Tensor | None = None
+) -> Tensor:
     r"""Cross-entropy over all items, `-mean log softmax(q Vᵀ / τ)[target]`, in blocks of rows.
 
     Loss and gradients come from one pass, so no `B×I` matrix outlives its block.
@@ -127,27 +157,34 @@ def full_softmax(queries: Tensor, items: Tensor, targets: Tensor, temperature: f
     Args:
         queries: `(B, D)`; items: `(I, D)`; targets: `(B,)` int64 rows of `items`.
         temperature: τ.
+        excluded: `(B,)` int64, the one row of `items` that a query does not see, or None.
     """
-    result: Tensor = _FullSoftmax.apply(queries, items, targets, temperature)
+    result: Tensor = _FullSoftmax.apply(queries, items, targets, temperature, excluded)
     return result
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = None) -> Tensor:
+def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = None, within: bool = False) -> Tensor:
     r"""`-mean_i log( e^{cos(a_i,b_i)/τ} / Σ_j e^{cos(a_i,b_j)/τ} )`: row i of `a` finds row i of `b` among all.
 
     Args:
         a, b: `(n, D)` two views of the same things; they need not be normalised.
         temperature: τ.
         rows: `(m,)` int64, the things to ask for; None: all. The candidates are all `n` rows of `b` either way.
+        within: the other rows of `a` are candidates too (Zhu et al., 2020, arXiv 2006.04131).
     """
-    queries = normalize(a if rows is None else a.index_select(0, rows))
+    a, b = normalize(a), normalize(b)
+    queries = a if rows is None else a.index_select(0, rows)
     targets = torch.arange(len(b), device=b.device) if rows is None else rows
-    return full_softmax(queries, normalize(b), targets, temperature)
+    if within:
+        return full_softmax(queries, torch.cat([b, a]), targets, temperature, excluded=len(b) + targets)
+    return full_softmax(queries, b, targets, temperature)
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(  # type: ignore[override]  # torch types it (*args)
+        ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, temperature: float, excluded: Tensor | None
+    ) -> Tensor:
         total = queries.new_zeros((), dtype=torch.float64)
         needed = queries.requires_grad or items.requires_grad
         g_queries, g_items = (torch.zeros_like(x) if needed else None for x in (queries, items))
@@ -155,6 +192,8 @@ class _FullSoftmax(torch.autograd.Function):
         for start in range(0, len(queries), step):
             rows = slice(start, start + step)
             logits = (queries[rows] @ items.T).div_(temperature)  # (b, I)
+            if excluded is not None:
+                logits.scatter_(1, excluded[rows, None], -torch.inf)
             own = logits.gather(1, targets[rows, None])
             largest = logits.amax(1, keepdim=True)
             p = logits.sub_(largest).exp_()
@@ -170,7 +209,7 @@ class _FullSoftmax(torch.autograd.Function):
         return (total / len(queries)).to(queries.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]  # torch types it (*args)
         g_queries, g_items = ctx.saved_tensors
         scale = gradient * ctx.scale
-        return g_queries * scale, g_items * scale, None, None
+        return g_queries * scale, g_items * scale, None, None, None

@@ -13,6 +13,8 @@ _MODELS = {
     "lirdrec": ("lirdrec.models.lirdrec", "LIRDRec"),
     "popularity": ("lirdrec.models.popularity", "Popularity"),
     "item_knn": ("lirdrec.models.item_knn", "ItemKNN"),
+    "mf": ("lirdrec.models.mf", "MF"),
+    "lightgcn": ("lirdrec.models.lightgcn", "LightGCN"),
 }
 
 

@@ -1,0 +1,105 @@
+r"""LightGCN: matrix factorisation smoothed over the user-item graph (He et al., SIGIR 2020).
+
+With `e = embedding_size`, free parameters `X0 = [P ; Q]`, `(U+I) × e`, and `Â` of `graphs/user_item.py`:
+
+    X = (1/(L+1)) Σ_{l=0..L} Â^l X0
+    score(u, i) = ⟨X_u, X_i⟩
+    loss = -mean log σ(⟨X_u, X_i⟩ - ⟨X_u, X_j⟩) + λ · penalty(P_u, Q_i, Q_j)
+
+The penalty takes the parameters, not the propagated vectors: squared in the paper (`penalty="squared"`), unsquared in
+the MMRec code (the default, to which the grid of λ belongs). A new user with liked items `H` has `P = 0` and gets
+`(1/(L+1)) Σ_{i∈H} Y_i / √(|H|·deg_i)`, with `Y` the sum of the item states of layers `0 .. L-1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.graphs.user_item import UserItemGraph, folded
+from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.initialisation import xavier_uniform_
+from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+
+
+@dataclass(frozen=True)
+class LightGCNConfig(PenaltyOptions):
+    """Hyper-parameters of LightGCN."""
+
+    embedding_size: int = option(64, "e, columns of user and item vectors")
+    n_layers: int = option(3, "L, user-item propagation layers")
+    regularization: float = option(1e-4, "λ of the penalty on the parameters of a batch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("embedding_size", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+class LightGCN(Model):
+    """LightGCN with the mean of its layers; see the file's docstring for the formulas."""
+
+    name = "lightgcn"
+    Config = LightGCNConfig
+    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="gradient")
+    grid: ClassVar = {"n_layers": (1, 2, 3, 4), "regularization": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)}
+
+    def __init__(self, inputs: ModelInputs, config: LightGCNConfig):
+        super().__init__(inputs, config)
+        self.config: LightGCNConfig = config
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        e = config.embedding_size
+        self.user_embedding = nn.Parameter(torch.empty(inputs.n_users, e, device=inputs.device))  # P
+        self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=inputs.device))  # Q
+        generator = torch.Generator().manual_seed(inputs.seed)
+        xavier_uniform_(self.user_embedding, generator, inputs.n_users, e)
+        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e)
+
+    @cached_property
+    def user_item(self) -> UserItemGraph:
+        i = self.inputs
+        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """User vectors `(U, e)` and item vectors `(I, e)`."""
+        layers = self.config.n_layers
+        users, items = self.user_item.propagate(self.user_embedding, self.item_embedding, layers)
+        return users / (layers + 1), items / (layers + 1)
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Ranking loss of the propagated vectors and the penalty of the batch's parameters."""
+        user_vectors, item_vectors = self()
+        ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
+        gathered = [
+            self.user_embedding.index_select(0, users),
+            self.item_embedding.index_select(0, positives),
+            self.item_embedding.index_select(0, negatives),
+        ]
+        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
+        return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        """Vectors of the current parameters, with what `fold_in` needs."""
+        users, items = (self.ranking.scored(vectors) for vectors in self())
+        _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
+        degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
+        # with one layer the states are the parameters themselves, which training goes on to change
+        memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
+        return VectorScorer(users, items, memory=memory)
+
+    @torch.no_grad()
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """User vectors `(B, e)` from liked items: the new node's part of a propagation in which `P = 0`."""
+        assert isinstance(scorer, VectorScorer)
+        received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
+        return self.ranking.scored(received / (self.config.n_layers + 1))

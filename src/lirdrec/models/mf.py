@@ -1,0 +1,74 @@
+r"""MF-BPR: matrix factorisation trained to rank (Rendle et al., UAI 2009).
+
+With `e = embedding_size`, user vectors `p_u` and item vectors `q_i` are free parameters `(U, e)`, `(I, e)`:
+
+    score(u, i) = ⟨p_u, q_i⟩
+    loss = -mean log σ(⟨p_u, q_i⟩ - ⟨p_u, q_j⟩) + λ · penalty(p_u, q_i, q_j)      i liked by u, j not
+
+There are no biases. The paper's penalty is the squared length of the three vectors (`penalty="squared"`); the default
+is the unsquared one of the MMRec code, whose grid of λ belongs to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.initialisation import xavier_normal_
+from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+
+
+@dataclass(frozen=True)
+class MFConfig(PenaltyOptions):
+    """Hyper-parameters of MF-BPR."""
+
+    embedding_size: int = option(64, "e, columns of user and item vectors")
+    regularization: float = option(1e-2, "λ of the penalty on the vectors of a batch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding_size < 1:
+            raise ConfigError(f"embedding_size is {self.embedding_size}; it must be 1 or more")
+
+
+class MF(Model):
+    """Matrix factorisation; see the file's docstring for the formulas."""
+
+    name = "mf"
+    Config = MFConfig
+    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=False, training="gradient")
+    grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
+
+    def __init__(self, inputs: ModelInputs, config: MFConfig):
+        super().__init__(inputs, config)
+        self.config: MFConfig = config
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        e = config.embedding_size
+        self.user_embedding = nn.Parameter(torch.empty(inputs.n_users, e, device=inputs.device))
+        self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=inputs.device))
+        generator = torch.Generator().manual_seed(inputs.seed)
+        xavier_normal_(self.user_embedding, generator, inputs.n_users, e)
+        xavier_normal_(self.item_embedding, generator, inputs.n_items, e)
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Ranking loss and the penalty of the batch's vectors."""
+        ranking = self.ranking(self.user_embedding, self.item_embedding, users, positives, negatives)
+        gathered = [
+            self.user_embedding.index_select(0, users),
+            self.item_embedding.index_select(0, positives),
+            self.item_embedding.index_select(0, negatives),
+        ]
+        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
+        return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        users, items = self.ranking.scored(self.user_embedding), self.ranking.scored(self.item_embedding)
+        return VectorScorer(users.detach().clone(), items.detach().clone())

@@ -1,0 +1,122 @@
+"""The baselines against numbers of their public code: scores, vectors, loss and every gradient, in float64.
+
+A model's entry says its config, which of its parameters is which array of the fixture, and what the fixture's terms of
+the loss are called here. Fixtures and where they come from: parity/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lirdrec.graphs.item_item import nearest_items
+from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.registry import build, config_type
+
+FOLDER = Path(__file__).parent / "parity"
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model's fixture.
+
+    Attributes:
+        options: of our config, as the fixture was made.
+        parameters: our parameter → its value, made of arrays called by the reference's names (no prefix).
+        terms: our term of the loss → its value, made of the fixture's unweighted terms; "loss" is compared anyway.
+        tolerance: largest difference allowed, relative to the largest value.
+    """
+
+    options: Mapping[str, Any]
+    parameters: Mapping[str, Callable[[Arrays], np.ndarray]]
+    terms: Mapping[str, Callable[[Arrays], np.ndarray]] = field(default_factory=dict)
+    tolerance: float = 1e-7
+
+
+def named(name: str) -> Callable[[Arrays], np.ndarray]:
+    return lambda theirs: theirs[name]
+
+
+CASES = {
+    "mf": Case(
+        {"embedding_size": 16, "regularization": 2.0},
+        {"user_embedding": named("user_embedding.weight"), "item_embedding": named("item_embedding.weight")},
+        {"ranking": lambda terms: terms["bpr"], "regularization": lambda terms: 2.0 * terms["reg"]},
+    ),
+    "lightgcn": Case(
+        {"embedding_size": 16, "n_layers": 2, "regularization": 0.01},
+        {
+            "user_embedding": named("embedding_dict.user_emb"),
+            "item_embedding": named("embedding_dict.item_emb"),
+        },
+        {"ranking": lambda terms: terms["bpr"], "regularization": lambda terms: 0.01 * terms["reg"]},
+    ),
+}
+
+
+def load(name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def close(ours: Any, theirs: Any, tolerance: float, what: str) -> None:
+    ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    assert ours.shape == theirs.shape, what
+    scale = max(np.abs(theirs).max(), 1e-6)  # what is zero but for rounding is compared absolutely
+    difference = np.abs(ours - theirs).max() / scale
+    assert difference < tolerance, f"{what}: off by {difference:.2e}"
+
+
+def inputs() -> ModelInputs:
+    data = load("inputs")
+    edges = torch.from_numpy(data["train_edges"])
+    features = {
+        name: Features(torch.from_numpy(data[key]).double(), torch.ones(40, dtype=torch.bool))
+        for name, key in (("image", "v_feat"), ("text", "t_feat"))
+    }
+
+    def neighbours(name: str, k: int) -> torch.Tensor:
+        return nearest_items(features[name].values, features[name].present, k)
+
+    return ModelInputs(50, 40, edges[:, 0], edges[:, 1], features, neighbours)
+
+
+def model(name: str, case: Case, fixture: Arrays) -> Model:
+    ours = build(name, inputs(), config_type(name)(**case.options)).double()
+    theirs = under(fixture, "param/")
+    with torch.no_grad():
+        parameters = dict(ours.named_parameters())
+        for key, value in case.parameters.items():
+            value = torch.from_numpy(np.ascontiguousarray(value(theirs)))
+            assert parameters[key].shape == value.shape, key
+            parameters.pop(key).copy_(value)
+    assert not parameters, f"parameters that the public code lacks: {list(parameters)}"
+    return ours
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scores_loss_and_gradients(name):
+    case, fixture = CASES[name], load(name)
+    ours = model(name, case, fixture)
+    scorer = ours.scorer()
+    close(scorer.scores(scorer.queries(torch.arange(50))), fixture["scores"], case.tolerance, "scores")
+    ours.start_epoch(1)
+    found = ours.loss(*torch.from_numpy(load("inputs")["batches"][0]))
+    close(found["loss"].detach(), fixture["loss"], case.tolerance, "loss")
+    for term, value in case.terms.items():
+        close(found[term], value(under(fixture, "term/")), case.tolerance, term)
+    found["loss"].backward()
+    gradients = under(fixture, "grad/")
+    for key, parameter in ours.named_parameters():
+        close(parameter.grad, case.parameters[key](gradients), case.tolerance, f"gradient of {key}")
