@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lirdrec.models.lirdrec import LIRDRecConfig
     from lirdrec.models.mf import MFConfig
     from lirdrec.models.popularity import PopularityConfig
+    from lirdrec.models.vbpr import VBPRConfig
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.presets import preset
     from lirdrec.recommender.recommender import Recommender
@@ -41,6 +42,7 @@ __all__ = [
     "PopularityConfig",
     "Recommender",
     "TrainConfig",
+    "VBPRConfig",
     "evaluate",
     "fit",
     "preset",
@@ -56,6 +58,7 @@ _HOMES = {
     "PopularityConfig": "lirdrec.models.popularity",
     "Recommender": "lirdrec.recommender.recommender",
     "TrainConfig": "lirdrec.training.config",
+    "VBPRConfig": "lirdrec.models.vbpr",
     "evaluate": "lirdrec.evaluation.evaluator",
     "fit": "lirdrec.recommender.fit",
     "preset": "lirdrec.recommender.presets",

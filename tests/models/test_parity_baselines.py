@@ -58,6 +58,17 @@ CASES = {
         },
         {"ranking": lambda terms: terms["bpr"], "regularization": lambda terms: 0.01 * terms["reg"]},
     ),
+    "vbpr": Case(
+        {"embedding_size": 16, "regularization": 2.0},
+        {
+            "user_embedding": named("u_embedding"),
+            "item_embedding": named("i_embedding"),
+            "projection.0": lambda theirs: theirs["item_linear.weight"][:, 8:],  # the reference has the text first
+            "projection.1": lambda theirs: theirs["item_linear.weight"][:, :8],
+            "bias": named("item_linear.bias"),
+        },
+        {"ranking": lambda terms: terms["bpr"], "regularization": lambda terms: 2.0 * terms["reg"]},
+    ),
 }
 
 

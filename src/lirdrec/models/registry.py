@@ -15,6 +15,8 @@ _MODELS = {
     "item_knn": ("lirdrec.models.item_knn", "ItemKNN"),
     "mf": ("lirdrec.models.mf", "MF"),
     "lightgcn": ("lirdrec.models.lightgcn", "LightGCN"),
+    "vbpr": ("lirdrec.models.vbpr", "VBPR"),
+    "grcn": ("lirdrec.models.grcn", "GRCN"),
 }
 
 

@@ -1,0 +1,122 @@
+r"""VBPR: matrix factorisation whose item vectors are half learned, half projected features (He & McAuley, AAAI 2016).
+
+With `e = embedding_size` and `f_i = [f_i1 | … | f_iM]` the raw features of all modalities, side by side:
+
+    p_u ∈ R^2e,   q_i = [ID_i | W f_i + b]
+    score(u, i) = ⟨p_u, q_i⟩
+    loss = -mean log σ(⟨p_u, q_i⟩ - ⟨p_u, q_j⟩) + λ · penalty(p_u, q_i, q_j)
+
+This is the form of the MMRec code, which later papers compare with: one projection of all modalities, with a bias. The
+paper has one visual modality, no bias in the projection, and item biases and a visual bias `β'f` beside the product;
+its penalty is squared (`penalty="squared"`). The score has two parts, "id" and "features"; a new item has `ID = 0`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.initialisation import uniform_, xavier_normal_, xavier_uniform_
+from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty
+from lirdrec.models.modalities import chosen_modalities
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+
+
+@dataclass(frozen=True)
+class VBPRConfig(PenaltyOptions):
+    """Hyper-parameters of VBPR."""
+
+    embedding_size: int = option(64, "e, columns of each half of a vector: learned, and projected from features")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    regularization: float = option(1e-2, "λ of the penalty on the vectors of a batch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding_size < 1:
+            raise ConfigError(f"embedding_size is {self.embedding_size}; it must be 1 or more")
+
+
+class VBPR(Model):
+    """VBPR; see the file's docstring for the formulas."""
+
+    name = "vbpr"
+    Config = VBPRConfig
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=False, training="gradient")
+    grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
+
+    def __init__(self, inputs: ModelInputs, config: VBPRConfig):
+        super().__init__(inputs, config)
+        self.config: VBPRConfig = config
+        self.modalities = chosen_modalities(inputs, config.modalities)
+        self.features = [inputs.features[m] for m in self.modalities]
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        dims = [f.values.shape[1] for f in self.features]
+        e, dtype, device = config.embedding_size, self.features[0].values.dtype, inputs.device
+
+        def table(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, dtype=dtype, device=device))
+
+        self.user_embedding = table(inputs.n_users, 2 * e)  # p
+        self.item_embedding = table(inputs.n_items, e)  # ID
+        self.projection = nn.ParameterList([table(e, d) for d in dims])  # W, one block per modality
+        self.bias = table(e)  # b
+        generator = torch.Generator().manual_seed(inputs.seed)
+        xavier_uniform_(self.user_embedding, generator, inputs.n_users, 2 * e)
+        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e)
+        for weight in self.projection:
+            xavier_normal_(weight, generator, sum(dims), e)
+        uniform_(self.bias, generator, 0.0)
+
+    def projected(self, features: Sequence[Tensor]) -> Tensor:
+        """`W f + b`, `(n, e)`, of items given by one `(n, d_m)` matrix a modality, in the model's order."""
+        found: Tensor = self.bias
+        for values, weight in zip(features, self.projection, strict=True):
+            found = found + F.linear(values, weight)
+        return found
+
+    def item_vectors(self, rows: Tensor | None = None) -> Tensor:
+        """`[ID | W f + b]`, `(n, 2e)`, of the items `rows` `(n,)`; None: of all."""
+        if rows is None:
+            return torch.cat([self.item_embedding, self.projected([f.values for f in self.features])], dim=1)
+        features = [f.values.index_select(0, rows) for f in self.features]
+        return torch.cat([self.item_embedding.index_select(0, rows), self.projected(features)], dim=1)
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Ranking loss and the penalty of the batch's vectors, which reaches `W` and `b` too."""
+        if self.config.loss == "softmax" and self.config.n_negatives is None:
+            item_vectors = self.item_vectors()
+        else:  # only the batch's items are projected: features are wide, and most items are in no batch
+            rows, where = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
+            item_vectors = self.item_vectors(rows)
+            positives, negatives = where.split(len(users))
+        ranking = self.ranking(self.user_embedding, item_vectors, users, positives, negatives)
+        gathered = [
+            self.user_embedding.index_select(0, users),
+            item_vectors.index_select(0, positives),
+            item_vectors.index_select(0, negatives),
+        ]
+        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
+        return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        users, items = self.ranking.scored(self.user_embedding), self.ranking.scored(self.item_vectors())
+        return VectorScorer(users.detach().clone(), items, ("id", "features"))
+
+    @torch.no_grad()
+    def grow(
+        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> VectorScorer:
+        """New items from their features alone: `q = [0 | W f + b]`."""
+        assert isinstance(scorer, VectorScorer)
+        own = self.projected([new[m].values for m in self.modalities])
+        vectors = self.ranking.scored(torch.cat([torch.zeros_like(own), own], dim=1))
+        return VectorScorer(scorer.user_vectors, torch.cat([scorer.item_vectors, vectors]), scorer.part_names)
