@@ -32,12 +32,16 @@ class Case:
         parameters: our parameter → its value, made of arrays called by the reference's names (no prefix).
         terms: our term of the loss → its value, made of the fixture's unweighted terms; "loss" is compared anyway.
         tolerance: largest difference allowed, relative to the largest value.
+        left_out: what the public code adds to the loss and we do not, from the model and the batch's users.
+        prepare: sets what the fixture recorded besides parameters, from the model and the fixture.
     """
 
     options: Mapping[str, Any]
     parameters: Mapping[str, Callable[[Arrays], np.ndarray]]
     terms: Mapping[str, Callable[[Arrays], np.ndarray]] = field(default_factory=dict)
     tolerance: float = 1e-7
+    left_out: Callable[[Any, torch.Tensor], torch.Tensor] | None = None
+    prepare: Callable[[Any, Arrays], None] | None = None
 
 
 def named(name: str) -> Callable[[Arrays], np.ndarray]:
@@ -68,6 +72,22 @@ CASES = {
             "bias": named("item_linear.bias"),
         },
         {"ranking": lambda terms: terms["bpr"], "regularization": lambda terms: 2.0 * terms["reg"]},
+    ),
+    "grcn": Case(
+        {"embedding_size": 16, "regularization": 0.1, "n_routings": 0},
+        {
+            "user_embedding": lambda theirs: theirs["id_gcn.id_embedding"][:50],
+            "item_embedding": lambda theirs: theirs["id_gcn.id_embedding"][50:],
+            "preference.0": named("v_gcn.preference"),
+            "preference.1": named("t_gcn.preference"),
+            "feature_weight.0": named("v_gcn.MLP.weight"),
+            "feature_weight.1": named("t_gcn.MLP.weight"),
+            "feature_bias": lambda theirs: np.stack([theirs[f"{m}_gcn.MLP.bias"] for m in "vt"]),
+            "user_confidence": lambda theirs: theirs["model_specific_conf"][:50],
+            "item_confidence": lambda theirs: theirs["model_specific_conf"][50:],
+        },
+        {"ranking": lambda terms: terms["bpr"]},
+        left_out=lambda model, users: 0.1 * model.preference[0].square().mean(),  # of images, all users
     ),
 }
 
@@ -123,7 +143,12 @@ def test_scores_loss_and_gradients(name):
     scorer = ours.scorer()
     close(scorer.scores(scorer.queries(torch.arange(50))), fixture["scores"], case.tolerance, "scores")
     ours.start_epoch(1)
-    found = ours.loss(*torch.from_numpy(load("inputs")["batches"][0]))
+    if case.prepare is not None:
+        case.prepare(ours, fixture)
+    batch = torch.from_numpy(load("inputs")["batches"][0])
+    found = ours.loss(*batch)
+    if case.left_out is not None:
+        found["loss"] = found["loss"] + case.left_out(ours, batch[0])
     close(found["loss"].detach(), fixture["loss"], case.tolerance, "loss")
     for term, value in case.terms.items():
         close(found[term], value(under(fixture, "term/")), case.tolerance, term)
