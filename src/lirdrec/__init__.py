@@ -18,6 +18,7 @@ from lirdrec.errors import LirdrecError
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.evaluation.evaluator import Metrics, evaluate
+    from lirdrec.models.grcn import GRCNConfig
     from lirdrec.models.item_knn import ItemKNNConfig
     from lirdrec.models.lightgcn import LightGCNConfig
     from lirdrec.models.lirdrec import LIRDRecConfig
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Dataset",
+    "GRCNConfig",
     "ItemKNNConfig",
     "LIRDRecConfig",
     "LightGCNConfig",
@@ -50,6 +52,7 @@ __all__ = [
 
 _HOMES = {
     "Dataset": "lirdrec.data.dataset",
+    "GRCNConfig": "lirdrec.models.grcn",
     "ItemKNNConfig": "lirdrec.models.item_knn",
     "LIRDRecConfig": "lirdrec.models.lirdrec",
     "LightGCNConfig": "lirdrec.models.lightgcn",
