@@ -68,7 +68,7 @@ def train(
     model_config, training = configuration(model, preset, config, assignments or [], seed)
     data = _read_dataset(dataset)
     folder = run or _default_run(data.name, model, resume)
-    options = {"preset": preset, "device": device}
+    options: dict[str, Any] = {"preset": preset, "device": device}
     recommender = fit(
         data,
         model_config,

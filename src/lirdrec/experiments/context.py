@@ -33,6 +33,7 @@ class Context:
         training: fields of `TrainConfig` set by hand, for every training; they are not tuned.
         settings: the experiment's own settings.
         metric: validation metric that tuning and early stopping look at.
+        prune: stop trials early that lie below the median of those before.
         sampler: "tpe" (Optuna's, seeded) or "grid".
         device: "auto", "cpu", "cuda" …
         formats: of figures, among "svg", "png", "pdf".
@@ -55,6 +56,7 @@ class Context:
     training: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     metric: str = "recall@20"
+    prune: bool = True
     sampler: Literal["tpe", "grid"] = "tpe"
     device: str = "auto"
     formats: tuple[str, ...] = ("svg", "png")

@@ -43,6 +43,9 @@ def fit(
     device: str = "auto",
     progress: bool = True,
     cache: str | Path | Literal[False] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    watchers: tuple[Watcher, ...] = (),
 ) -> Recommender:
     """Train a model on a dataset; validation chooses the best epoch, test is not touched.
 
@@ -59,6 +62,9 @@ def fit(
         progress: show a progress bar on stderr.
         cache: folder for neighbour graphs; None: the user's cache folder (`LIRDREC_CACHE` or `~/.cache/lirdrec`);
             False: no cache.
+        checkpoint: without `run`: a folder for checkpoints alone, from which the same training goes on when it is
+            begun again; written at most every `checkpoint_seconds`.
+        watchers: told of every step and epoch; they may stop the training.
 
     Returns:
         The recommender with the best parameters.
@@ -79,13 +85,16 @@ def fit(
     inputs = model_inputs(dataset, chosen, cache, training.seed, progress)
     model = model_of(config)(inputs, config)  # before the folder is touched: a bad option must leave nothing behind
     if run is None:
-        return _fitted(model, dataset, training, validate, progress=progress)
+        chest = None
+        if checkpoint is not None:
+            chest = CheckpointStore(Path(checkpoint), _fingerprint(dataset, config, training), checkpoint_seconds)
+        return _fitted(model, dataset, training, validate, None, chest, True, progress, watchers)
     folder = Path(run)
     with run_lock(folder):
         store = CheckpointStore(folder / "checkpoint", _fingerprint(dataset, config, training))
         if not resume:
             _forget(store)
-        recommender = _fitted(model, dataset, training, validate, folder, store, resume, progress)
+        recommender = _fitted(model, dataset, training, validate, folder, store, resume, progress, watchers)
         recommender.save(folder, overwrite=True)
     return recommender
 
@@ -99,6 +108,7 @@ def _fitted(
     store: CheckpointStore | None = None,
     resume: bool = False,
     progress: bool = False,
+    others: tuple[Watcher, ...] = (),
 ) -> Recommender:
     info: dict[str, Any] = {"seed": training.seed}
     if model.capabilities.training == "closed_form":
@@ -106,7 +116,7 @@ def _fitted(
         if validate is not None:
             info["metrics"] = {"valid": validate(model.scorer())}
         return Recommender.from_training(model, dataset, info=info)
-    watchers: list[Watcher] = []
+    watchers: list[Watcher] = list(others)
     if folder is not None:
         watchers.append(Recorder(folder, training.metric, training.tensorboard))
     if progress:

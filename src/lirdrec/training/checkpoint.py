@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,12 @@ class CheckpointStore:
     Args:
         folder: made at the first `save`.
         fingerprint: what the training is of (data, model, options); a checkpoint of something else is refused.
+        seconds: `save` does nothing within so many seconds of the last one (or of the start).
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]):
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], seconds: float = 0.0):
         self.folder, self.fingerprint = folder, json.loads(json.dumps(fingerprint, default=str))
+        self.seconds, self._saved = seconds, time.monotonic()
         self._best: int | None = None  # epoch of the best file that this training wrote or read
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -51,6 +54,8 @@ class CheckpointStore:
         Raises:
             RunFolderError: the disk is full or the folder cannot be written.
         """
+        if time.monotonic() - self._saved < self.seconds:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         for torn in self.folder.glob(".*"):  # what a killed training was writing, under our or safetensors' own names
             torn.unlink(missing_ok=True)
@@ -61,7 +66,7 @@ class CheckpointStore:
         for old in self.folder.glob("best-*.safetensors"):
             if old != best:
                 old.unlink()
-        self._best = checkpoint.facts["best_epoch"]
+        self._best, self._saved = checkpoint.facts["best_epoch"], time.monotonic()
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint, or None where there is none.

@@ -26,8 +26,15 @@ log = logging.getLogger(__name__)
 Validate = Callable[[Scorer], dict[str, float]]
 
 
+class StopTraining(Exception):
+    """Raised by a watcher to end training after the epoch."""
+
+
 class Watcher:
-    """Told of what happens; the base class does nothing. Progress bars and history files are watchers."""
+    """Told of what happens; the base class does nothing. Progress bars and history files are watchers.
+
+    `started` and `epoch_ended` may raise `StopTraining`: training ends there, with the best parameters so far.
+    """
 
     def started(self, history: list[dict[str, Any]], n_steps: int) -> None:
         """Training begins, or goes on after `history`; an epoch has `n_steps` steps."""
@@ -46,7 +53,7 @@ class Trained:
     best_epoch: int
     best_value: float
     history: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = "epochs"  # "epochs", "patience" or "interrupted"
+    stopped: str = "epochs"  # "epochs", "patience", "watcher" or "interrupted"
 
 
 def train(
@@ -96,11 +103,13 @@ def train(
         best, result = found.best, Trained(**{k: found.facts[k] for k in ("best_epoch", "best_value", "history")})
         log.info("resumed after epoch %d", len(result.history))
     n_steps = math.ceil(len(sampler) / config.batch_size)
-    for watcher in watchers:
-        watcher.started(result.history, n_steps)
+    enough = any([_stops(watcher.started, result.history, n_steps) for watcher in watchers])
 
     with _interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
+            if enough:
+                result.stopped = "watcher"
+                break
             if _waited(result) > config.patience:
                 result.stopped = "patience"
                 break
@@ -122,10 +131,9 @@ def train(
                     best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
                 line["seconds_with_validation"] = round(time.perf_counter() - started, 4)
             result.history.append(line)
-            for watcher in watchers:
-                watcher.epoch_ended(line)
+            enough = any([_stops(watcher.epoch_ended, line) for watcher in watchers])  # all of them are told
             asked = interrupted()
-            stopping = asked or last or _waited(result) > config.patience
+            stopping = asked or enough or last or _waited(result) > config.patience
             if store is not None and (epoch % config.checkpoint_every == 0 or stopping):
                 store.save(_checkpoint(model, optimizer, names, result, best))
             if asked:
@@ -135,6 +143,14 @@ def train(
         model.load_state_dict(best)
     log.info("best %s %.4f in epoch %d of %d", config.metric, result.best_value, result.best_epoch, len(result.history))
     return result
+
+
+def _stops(tell: Callable[..., None], *what: Any) -> bool:
+    try:
+        tell(*what)
+    except StopTraining:
+        return True
+    return False
 
 
 def _run_epoch(
