@@ -82,13 +82,14 @@ def test_shared_negatives_are_the_first_of_the_batch_and_never_the_own_positive(
     torch.testing.assert_close(ours, expected / 3)
 
 
-def test_length_counts_under_bpr_and_not_under_softmax():
+def test_length_counts_unless_cosines_are_asked_for():
     vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
     scored = {
-        loss: RankingLoss(RankingOptions(loss=loss), torch.arange(2), 2).scored(vectors) for loss in ("bpr", "softmax")
+        how: RankingLoss(RankingOptions(scoring=how), torch.arange(2), 2).scored(vectors)
+        for how in ("product", "cosine")
     }
-    assert scored["bpr"] is vectors
-    torch.testing.assert_close(scored["softmax"], torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    assert scored["product"] is vectors
+    torch.testing.assert_close(scored["cosine"], torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
 @pytest.mark.parametrize(

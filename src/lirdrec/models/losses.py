@@ -1,7 +1,8 @@
 r"""Losses that several models share, and the choice between two ranking losses.
 
-A model trained on pairs has a config derived from `RankingOptions` and a `RankingLoss` made of it. The choice also says
-how vectors are compared when scoring: inner products for BPR, cosines for softmax (`RankingLoss.scored`).
+A model trained on pairs has a config derived from `RankingOptions` and a `RankingLoss` made of it. Softmax compares
+cosines in training; when scoring, inner products are usually better all the same (Wu et al. 2022 do so too): the length
+that the graph gives to an item's vector tells how many people took it.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ class RankingOptions:
     """The ranking loss; the configs of all models trained on pairs begin with these fields."""
 
     loss: Literal["bpr", "softmax"] = option(
-        "bpr", "bpr: one negative a pair, inner products; softmax: cross-entropy over many items, cosines"
+        "bpr", "bpr: one negative a pair, inner products; softmax: cross-entropy over many items, on cosines"
     )
     temperature: float = option(0.15, "τ of softmax: cosines are divided by it")
     n_negatives: int | None = option(
         None, "softmax: negatives shared by a batch, at most one for each of its pairs; None: all items of training"
+    )
+
+    scoring: Literal["product", "cosine"] = option(
+        "product", "how a trained model compares vectors; cosine gives items without a past an equal chance"
     )
 
     def __post_init__(self) -> None:
@@ -99,8 +104,8 @@ class RankingLoss:
         return full_softmax(queries, items, self.place[positives], temperature)
 
     def scored(self, vectors: Tensor) -> Tensor:
-        """User or item vectors `(n, D)` as the scorer compares them: of length 1 under softmax, else unchanged."""
-        return normalize(vectors) if self.options.loss == "softmax" else vectors
+        """User or item vectors `(n, D)` as the scorer compares them: of length 1 for cosines, else unchanged."""
+        return normalize(vectors) if self.options.scoring == "cosine" else vectors
 
 
 def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -172,12 +177,12 @@ def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = Non
         rows: `(m,)` int64, the things to ask for; None: all. The candidates are all `n` rows of `b` either way.
         within: the other rows of `a` are candidates too (Zhu et al., 2020, arXiv 2006.04131).
     """
-    a, b = normalize(a), normalize(b)
-    queries = a if rows is None else a.index_select(0, rows)
+    queries = normalize(a if rows is None else a.index_select(0, rows))
     targets = torch.arange(len(b), device=b.device) if rows is None else rows
     if within:
-        return full_softmax(queries, torch.cat([b, a]), targets, temperature, excluded=len(b) + targets)
-    return full_softmax(queries, b, targets, temperature)
+        candidates = torch.cat([normalize(b), normalize(a)])
+        return full_softmax(queries, candidates, targets, temperature, excluded=len(b) + targets)
+    return full_softmax(queries, normalize(b), targets, temperature)
 
 
 class _FullSoftmax(torch.autograd.Function):
