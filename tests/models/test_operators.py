@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lirdrec.models.operators import mean_square, normalize
+from lirdrec.models.operators import dropout, mean_square, normalize
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 3), (3, 2, 6), (2, 1)], ids=str)
@@ -37,3 +37,14 @@ def test_a_zero_row_stays_zero_and_gives_no_nan():
     assert (y == 0).all()
     y.sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+def test_dropout_keeps_the_mean_and_repeats_itself():
+    x = torch.full((400, 500), 3.0, dtype=torch.float64, requires_grad=True)
+    y, again = (dropout(x, 0.2, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(y, again)
+    assert sorted(y.detach().unique().tolist()) == [0, 3.75]
+    assert float((y == 0).double().mean()) == pytest.approx(0.2, abs=0.005)
+    y.sum().backward()
+    assert torch.equal(x.grad, (y.detach() > 0) * 1.25)
+    assert dropout(x, 0, torch.Generator()) is x

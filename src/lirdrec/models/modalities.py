@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
+from torch import Tensor
+
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.models.base import ModelInputs
+from lirdrec.models.base import Features, ModelInputs
+from lirdrec.models.operators import normalize
 
 
 def chosen_modalities(
@@ -40,6 +44,15 @@ def chosen_modalities(
     return found
 
 
+def pairs_with(inputs: ModelInputs, name: str) -> tuple[Tensor, Tensor]:
+    """Users and items, `(E',)` int64 each, of the training pairs whose item has the modality `name`."""
+    present = inputs.features[name].present
+    if bool(present.all()):
+        return inputs.users, inputs.items
+    kept = present[inputs.items]
+    return inputs.users[kept], inputs.items[kept]
+
+
 def modality_weights(modalities: Sequence[str], given: Mapping[str, float] | None) -> dict[str, float]:
     """Weight of each modality's item-item graph: as given, else image .1 and text .9 for exactly these two, else 1/M.
 
@@ -53,3 +66,20 @@ def modality_weights(modalities: Sequence[str], given: Mapping[str, float] | Non
     if set(modalities) == {"image", "text"}:
         return {"image": 0.1, "text": 0.9}
     return {m: 1 / len(modalities) for m in modalities}
+
+
+def fused_features(features: Mapping[str, Features], weights: Mapping[str, float]) -> Tensor:
+    r"""One row per item whose inner products are weighted cosines: `z_i = ‖_m √w_m f_im/‖f_im‖ / √W_i`.
+
+    `W_i` is the sum of the weights of the modalities that the item has, so `z_i` has length 1 (0 if it has none) and
+    `⟨z_i, z_j⟩ = Σ_m w_m cos(f_im, f_jm) / √(W_i W_j)` over the modalities that both have.
+
+    Args:
+        features: modality → features of `n` items.
+        weights: modality → `w_m` ≥ 0, of the modalities to use.
+
+    Returns:
+        `(n, Σ d_m)` in the features' dtype, a copy.
+    """
+    parts = [normalize(features[m].values) * weight**0.5 for m, weight in weights.items()]
+    return normalize(torch.cat(parts, dim=1))

@@ -26,6 +26,14 @@ def mean_square(x: Tensor) -> Tensor:
     return result
 
 
+def dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
+    """`x` with each entry zeroed with probability `p` and the others divided by `1 - p`, drawn from `generator`."""
+    if p == 0:
+        return x
+    kept = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - p, generator=generator)
+    return x * kept.div_(1 - p).to(x.device)
+
+
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)

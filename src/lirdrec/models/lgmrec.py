@@ -1,0 +1,324 @@
+r"""LGMRec: local user-item graphs and a global hypergraph of item attributes (Guo et al., AAAI 2024).
+
+`Â` and `R̂` as in `graphs/user_item.py`, `R` its 0/1 matrix, `D_u` the users' degrees, `h = n_hyperedges`.
+
+    collaborative   C = 1/(L+1) Σ_{l=0..L} Â^l [P ; Q]                          free parameters P (U×e), Q (I×e)
+    modality m      M_m = Â^Lm [D_u^-1 R F_m W_m ; F_m W_m]                     the last layer only
+    hyperedges      H_i = softmax((F_m V_m + g)/τ),  H_u = softmax((R F_m V_m + g)/τ)      rows over h, g Gumbel noise
+    global          x = C_items;  n times: ℓ = H_iᵀ x, x = H_i ℓ;   G_m = [H_u ℓ ; x]      H with dropout, drawn anew
+    vectors         X = C + Σ_m normalize(M_m) + α normalize(Σ_m G_m),   score = ⟨X_u, X_i⟩
+    loss = BPR + γ Σ_{m<n} (contrast of users + contrast of items) + λ · penalty(X_u, X_i, X_j)
+
+The contrast asks `G_m` of the batch's rows for `G_n` of the same row among all rows: InfoNCE by cosines at τ, summed
+over the batch as in the public code. With one modality there is nothing to contrast. Noise and dropout belong to
+training; scores are without (the public code draws noise for them too, so that its scores are random).
+
+`G_m` has rank `h`, usually much smaller than `e`: the contrast's logits are products of `h` columns, not `e`.
+
+An item that lacks a modality is not in that modality's graph, belongs to none of its hyperedges and is not contrasted.
+A new item has no edges, so all that it gets is `α normalize(Σ_m H_i ℓ)`: coarse, a mixture of `h` attributes for each
+modality. A new user has no row of `P` and is otherwise computed as all users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.graphs.sparse import SparseMatrix
+from lirdrec.graphs.user_item import UserItemGraph, folded
+from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.initialisation import xavier_uniform_
+from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, full_softmax
+from lirdrec.models.modalities import chosen_modalities, pairs_with
+from lirdrec.models.operators import dropout, normalize
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+
+
+@dataclass(frozen=True)
+class LGMRecConfig(PenaltyOptions):
+    """Hyper-parameters of LGMRec."""
+
+    embedding_size: int = option(64, "e, columns of user and item vectors")
+    n_layers: int = option(2, "L, propagation layers of the ID vectors")
+    n_modality_layers: int = option(2, "Lm, propagation layers of the features")
+    n_hyper_layers: int = option(1, "n, passes over the hypergraph")
+    n_hyperedges: int = option(4, "h, hyperedges of each modality")
+    hyper_dropout: float = option(0.5, "share of the entries of H that a training step drops")
+    global_weight: float = option(0.3, "α of the hypergraph's part")
+    contrast_weight: float = option(1e-4, "γ of the contrast, which is summed over a batch")
+    hyper_temperature: float = option(0.2, "τ of the hyperedges and of the contrast")
+    regularization: float = option(1e-6, "λ of the penalty on the vectors of a batch")
+    modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in this order; None: all")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("embedding_size", "n_hyper_layers", "n_hyperedges"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("n_layers", "n_modality_layers", "global_weight", "contrast_weight"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 <= self.hyper_dropout < 1:
+            raise ConfigError(f"hyper_dropout is {self.hyper_dropout}; it must be at least 0 and less than 1")
+        if not self.hyper_temperature > 0:
+            raise ConfigError(f"hyper_temperature is {self.hyper_temperature}; it must be more than 0")
+
+
+@dataclass(frozen=True)
+class Hypergraph:
+    """One modality's assignments after dropout, `(U, h)` and `(I, h)`, and the hyperedges' vectors ℓ `(h, e)`."""
+
+    users: Tensor
+    items: Tensor
+    edges: Tensor
+
+
+class LGMRec(Model):
+    """LGMRec as a module; see the file's docstring for the formulas."""
+
+    name = "lgmrec"
+    Config = LGMRecConfig
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    # three settings, one a dataset, is all that was published
+    grid: ClassVar = {
+        "n_hyper_layers": (1, 2),
+        "n_hyperedges": (4, 64),
+        "hyper_dropout": (0.5, 0.6, 0.8),
+        "global_weight": (0.2, 0.3, 0.6),
+    }
+
+    def __init__(self, inputs: ModelInputs, config: LGMRecConfig):
+        super().__init__(inputs, config)
+        self.config: LGMRecConfig = config
+        self.modalities = chosen_modalities(inputs, config.modalities)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.features = [inputs.features[m] for m in self.modalities]
+        dtype, e, h = self.features[0].values.dtype, config.embedding_size, config.n_hyperedges
+        dims = [f.values.shape[1] for f in self.features]
+        generator = torch.Generator().manual_seed(inputs.seed)
+
+        def table(rows: int, columns: int) -> nn.Parameter:
+            parameter = nn.Parameter(torch.empty(rows, columns, dtype=dtype, device=inputs.device))
+            xavier_uniform_(parameter, generator, rows, columns)
+            return parameter
+
+        self.user_embedding = table(inputs.n_users, e)  # P
+        self.item_embedding = table(inputs.n_items, e)  # Q
+        self.feature_weight = nn.ParameterList([table(d, e) for d in dims])  # W_m
+        self.hyper_weight = nn.ParameterList([table(d, h) for d in dims])  # V_m
+
+    @cached_property
+    def user_item(self) -> UserItemGraph:
+        i = self.inputs
+        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+
+    @cached_property
+    def modality_graphs(self) -> list[UserItemGraph]:
+        """The user-item graph of the items that have each modality."""
+        i, found = self.inputs, []
+        for name, feature in zip(self.modalities, self.features, strict=True):
+            complete = bool(feature.present.all())
+            graph = UserItemGraph(*pairs_with(i, name), i.n_users, i.n_items, self.user_embedding.dtype)
+            found.append(self.user_item if complete else graph)
+        return found
+
+    @cached_property
+    def histories(self) -> list[SparseMatrix]:
+        """`R` `(U, I)` of ones, of the items that have each modality."""
+        i, found = self.inputs, []
+        for name in self.modalities:
+            users, items = pairs_with(i, name)
+            ones = torch.ones(len(users), dtype=self.user_embedding.dtype, device=i.device)
+            found.append(SparseMatrix(users, items, ones, (i.n_users, i.n_items)))
+        return found
+
+    # Forward
+
+    def projections(self, row: int, features: Features) -> tuple[Tensor, Tensor]:
+        """`F_m W_m` `(n, e)` and the logits `F_m V_m` `(n, h)` of modality `row`; zero where an item lacks it."""
+        weight = torch.cat([self.feature_weight[row], self.hyper_weight[row]], 1)  # one product reads the features once
+        both = (features.values @ weight).to(self.user_embedding.dtype)
+        if not bool(features.present.all()):
+            both = both * features.present[:, None]
+        own, logits = both.split([self.config.embedding_size, self.config.n_hyperedges], 1)
+        return own, logits
+
+    def assigned(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """`H = softmax((logits + noise)/τ)`, `(n, h)`."""
+        return ((logits if noise is None else logits + noise) / self.config.hyper_temperature).softmax(1)
+
+    def local(self, row: int, projected: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+        """Users and items of layer `n_layers` of modality `row`, before normalisation."""
+        graph, history = self.modality_graphs[row], self.histories[row]
+        users = history.matmul(projected) / (history.row_sums() + 1e-7)[:, None]
+        return graph.last(users, projected, n_layers)
+
+    def forward(self, noise: Sequence[tuple[Tensor, Tensor]] | None = None) -> tuple[Tensor, Tensor, list[Hypergraph]]:
+        """User vectors `(U, e)`, item vectors `(I, e)` and the hypergraphs.
+
+        Args:
+            noise: of each modality's items `(I, h)` and users `(U, h)`, in training; None: neither noise nor dropout.
+        """
+        c = self.config
+        users, items = self.user_item.propagate(self.user_embedding, self.item_embedding, c.n_layers)
+        users, items = users / (c.n_layers + 1), items / (c.n_layers + 1)  # C
+        collaborative, hypergraphs = items, []
+        p = 0.0 if noise is None else c.hyper_dropout
+        for row, feature in enumerate(self.features):
+            own, logits = self.projections(row, feature)
+            m_users, m_items = self.local(row, own, c.n_modality_layers)
+            users, items = users + normalize(m_users), items + normalize(m_items)
+            g_items, g_users = (None, None) if noise is None else noise[row]
+            of_items = self.assigned(logits, g_items)
+            if not bool(feature.present.all()):
+                of_items = of_items * feature.present[:, None]
+            of_users = self.assigned(self.histories[row].matmul(logits), g_users)
+            of_items = dropout(of_items, p, self.generator)
+            of_users = dropout(of_users, p, self.generator)
+            edges = of_items.T @ collaborative
+            for _ in range(c.n_hyper_layers - 1):
+                edges = (of_items.T @ of_items) @ edges
+            hypergraphs.append(Hypergraph(of_users, of_items, edges))
+        users = users + c.global_weight * normalize(_sum([g.users @ g.edges for g in hypergraphs]))
+        items = items + c.global_weight * normalize(_sum([g.items @ g.edges for g in hypergraphs]))
+        return users, items, hypergraphs
+
+    # Training
+
+    def draw_noise(self) -> list[tuple[Tensor, Tensor]]:
+        """Gumbel noise of each modality's items `(I, h)` and users `(U, h)`."""
+        dtype, device, h = self.user_embedding.dtype, self.inputs.device, self.config.n_hyperedges
+
+        def gumbel(n: int) -> Tensor:
+            return -torch.empty(n, h, dtype=dtype).exponential_(generator=self.generator).log().to(device)
+
+        return [(gumbel(self.inputs.n_items), gumbel(self.inputs.n_users)) for _ in self.modalities]
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Ranking loss, the summed contrast of the hypergraphs, and the penalty of the batch's vectors."""
+        user_vectors, item_vectors, hypergraphs = self(self.draw_noise())
+        ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
+        gathered = [user_vectors.index_select(0, users)]
+        gathered += [item_vectors.index_select(0, rows) for rows in (positives, negatives)]
+        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
+        terms = {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
+        if len(hypergraphs) > 1 and self.config.contrast_weight > 0:
+            contrast = self.config.contrast_weight * self.contrast(hypergraphs, users, positives)
+            terms["loss"] = terms["loss"] + contrast
+            terms["contrast"] = contrast.detach()
+        return terms
+
+    def contrast(self, hypergraphs: Sequence[Hypergraph], users: Tensor, items: Tensor) -> Tensor:
+        """The contrast of each pair of modalities, summed over the batch's users and items, a scalar."""
+        total = hypergraphs[0].edges.new_zeros(())
+        for (row, a), (other, b) in combinations(enumerate(hypergraphs), 2):
+            both = self.features[row].present & self.features[other].present
+            everyone = torch.ones(self.inputs.n_users, dtype=torch.bool, device=both.device)
+            for first, second, rows, there in (
+                (a.users, b.users, users, everyone),
+                (a.items, b.items, items, both),
+            ):
+                total = total + self._ask(first, a.edges, second, b.edges, rows, there)
+        return total
+
+    def _ask(self, a: Tensor, a_edges: Tensor, b: Tensor, b_edges: Tensor, rows: Tensor, there: Tensor) -> Tensor:
+        """Summed InfoNCE of the vectors `a @ a_edges` of `rows` against all `b @ b_edges`, among those `there`."""
+        if not bool(there.all()):
+            kept = there.nonzero().squeeze(1)
+            place = torch.zeros_like(there, dtype=torch.int64).index_copy_(0, kept, torch.arange(len(kept)).to(rows))
+            a, b, rows = a.index_select(0, kept), b.index_select(0, kept), place[rows[there[rows]]]
+        if len(rows) == 0:
+            return a.new_zeros(())
+        asking = a.index_select(0, rows)
+        queries = asking @ (a_edges @ b_edges.T) / _length(asking @ a_edges)  # (B, h)
+        answers = b / _length(b @ b_edges)  # (n, h)
+        return full_softmax(queries, answers, rows, self.config.hyper_temperature) * len(rows)
+
+    # Serving
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        """Vectors of the current parameters without noise, with what `grow` and `fold_in` need."""
+        c, n_items = self.config, self.inputs.n_items
+        users, items, hypergraphs = self()
+        states = torch.zeros_like(self.item_embedding)
+        if c.n_layers > 0:
+            states = self.user_item.sums(self.user_embedding, self.item_embedding, c.n_layers - 1)[1].detach().clone()
+        memory = {"item_states": states, "item_degrees": _degrees(self.inputs.items, n_items, states)}
+        for row, name in enumerate(self.modalities):
+            own, logits = self.projections(row, self.features[row])
+            memory[f"item_present_{name}"] = self.features[row].present.clone()
+            memory[f"item_modality_{name}"] = self.local(row, own, max(0, c.n_modality_layers - 1))[1].contiguous()
+            memory[f"item_degrees_{name}"] = _degrees(pairs_with(self.inputs, name)[1], n_items, states)
+            memory[f"item_logits_{name}"] = logits.contiguous()
+            memory[f"hyperedges_{name}"] = hypergraphs[row].edges
+        return VectorScorer(self.ranking.scored(users), self.ranking.scored(items), memory=memory)
+
+    @torch.no_grad()
+    def grow(
+        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> VectorScorer:
+        """New items by the hyperedges that their features belong to; without edges they have no local part."""
+        assert isinstance(scorer, VectorScorer)
+        c, memory = self.config, dict(scorer.memory)
+        parts, local = [], []
+        for row, name in enumerate(self.modalities):
+            present = new[name].present
+            own, logits = self.projections(row, new[name])
+            if c.n_modality_layers == 0:
+                local.append(normalize(own))
+            parts.append(self.assigned(logits, None) * present[:, None] @ memory[f"hyperedges_{name}"])
+            additions = {
+                "present": present,
+                "modality": own if c.n_modality_layers < 2 else torch.zeros_like(own),
+                "degrees": own.new_zeros(len(own)),
+                "logits": logits,
+            }
+            for what, rows in additions.items():
+                memory[f"item_{what}_{name}"] = torch.cat([memory[f"item_{what}_{name}"], rows])
+        vectors = _sum([c.global_weight * normalize(_sum(parts)), *local])
+        memory["item_states"] = torch.cat([memory["item_states"], torch.zeros_like(vectors)])
+        memory["item_degrees"] = torch.cat([memory["item_degrees"], vectors.new_zeros(len(vectors))])
+        items = torch.cat([scorer.item_vectors, self.ranking.scored(vectors)])
+        return VectorScorer(scorer.user_vectors, items, memory=memory)
+
+    @torch.no_grad()
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """User vectors `(B, e)` from liked items: a new user node without a row of `P`, all items as trained."""
+        assert isinstance(scorer, VectorScorer)
+        c, memory = self.config, scorer.memory
+        users = folded(histories, memory["item_states"], memory["item_degrees"]) / (c.n_layers + 1)
+        parts = []
+        for name in self.modalities:
+            present = memory[f"item_present_{name}"]
+            liked = [h[present[h]] for h in histories]
+            states = memory[f"item_modality_{name}"]
+            if c.n_modality_layers == 0:
+                local = torch.stack([states[h].sum(0) / (len(h) + 1e-7) for h in liked])
+            else:
+                local = folded(liked, states, memory[f"item_degrees_{name}"])
+            users = users + normalize(local)
+            logits = torch.stack([memory[f"item_logits_{name}"][h].sum(0) for h in liked])
+            parts.append(self.assigned(logits, None) @ memory[f"hyperedges_{name}"])
+        return self.ranking.scored(users + c.global_weight * normalize(_sum(parts)))
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum(0) if len(parts) > 1 else parts[0]
+
+
+def _length(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def _degrees(items: Tensor, n_items: int, like: Tensor) -> Tensor:
+    return torch.bincount(items, minlength=n_items).to(like.dtype)
