@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lirdrec.cli import data_commands, demo_command, serving_commands, training_commands
+from lirdrec.cli import data_commands, demo_command, experiment_commands, serving_commands, training_commands
 from lirdrec.cli.settings import INTERRUPTED, settings
 from lirdrec.errors import LirdrecError
 
@@ -81,6 +81,7 @@ def options(
 data_commands.register(app)
 training_commands.register(app)
 serving_commands.register(app)
+experiment_commands.register(app)
 demo_command.register(app)
 
 

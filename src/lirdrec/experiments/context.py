@@ -92,6 +92,12 @@ class Context:
         """Label → modalities of each feature set; {"": None} where none was asked for."""
         return self.feature_sets or {"": None}
 
+    def seeds_of(self, model: str) -> range:
+        """The seeds of a model's final trainings: one alone where chance plays no part."""
+        from lirdrec.models.registry import model_type
+
+        return range(1 if model_type(model).capabilities.training == "closed_form" else self.seeds)
+
     def setting(self, name: str, default: Any) -> Any:
         """One of the experiment's own settings."""
         return self.settings.get(name, default)

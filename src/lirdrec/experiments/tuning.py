@@ -39,18 +39,23 @@ class Search:
     """Where a search stands.
 
     Attributes:
-        cells: trials to compute now; empty when there is nothing to do but wait, or at the end.
+        cells: all trials that are proposed by now, computed or not; a plan names them all.
         finished: whether the budget is spent and every trial has its result.
-        best: the result of the best trial; None while not finished, or if no trial succeeded.
+        chosen: the cell of the best trial; None while not finished, or if no trial succeeded. Once chosen it stays.
         trials: the results so far, in the order of the proposals.
         base: what was tuned.
     """
 
     cells: tuple[Cell, ...]
     finished: bool
-    best: Result | None
+    chosen: Cell | None
     trials: tuple[Result, ...]
     base: Cell
+
+    @property
+    def best(self) -> Result | None:
+        """The result of the best trial, where it is known."""
+        return next((one for one in self.trials if one.cell == self.chosen), None)
 
     @property
     def seconds(self) -> float:
@@ -59,8 +64,8 @@ class Search:
 
     @property
     def status(self) -> str:
-        """Running, done, or why there is no best: "out of memory" if any trial was, else "failed"."""
-        if self.best is not None or not self.finished:
+        """Running, done, or why nothing is chosen: "out of memory" if any trial was, else "failed"."""
+        if self.chosen is not None or not self.finished:
             return "done" if self.finished else "running"
         return "out of memory" if any(one.status == "out of memory" for one in self.trials) else "failed"
 
@@ -68,16 +73,15 @@ class Search:
         """The cell that trains the best configuration with a seed and scores the sealed test.
 
         Raises:
-            ConfigError: there is no best.
+            ConfigError: nothing is chosen.
         """
-        if self.best is None:
+        if self.chosen is None:
             raise ConfigError(f"{self.base.model}: no trial of its tuning has succeeded")
-        cell = self.best.cell
         return self.base.with_(
-            model_options=cell.model_options,
-            training=cell.training,
+            model_options=self.chosen.model_options,
+            training=self.chosen.training,
             seed=seed,
-            variant=variant,
+            variant=variant or self.base.variant,
             extra={**self.base.extra, "final": True, **extra},
         )
 
@@ -129,46 +133,70 @@ def search(context: Context, results: Results, base: Cell) -> Search:
         ConfigError: Optuna is missing and needed.
         RunFolderError: the file of proposals is damaged.
     """
-    space = space_of(base.model, {**base.model_options, **base.training}, context.losses)
-    content: dict[str, Any] = {"space": _described(space), "sampler": context.sampler}
+    space = _space(context, base)
+    if context.trials == 0:
+        return Search((), True, _cell(base, 0, {"options": space.first[0]}), (), base)
+    content: dict[str, Any] = {"space": _described(space), "sampler": context.sampler, "prune": context.prune}
     content["base"] = base.to_json() | {"dataset": fingerprint(base.dataset)}
     by_time = context.minutes is not None
-    if by_time:
-        content["by"] = "time"
+    content["by"] = "time" if by_time else "trials"
     name = "-".join(one for one in (base.dataset_name, base.model, base.feature_set, base.variant) if one)
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
     path = context.output / "tuning" / f"{name}-{short_hash(content)[:8]}.json"
-    limit = space.size if context.trials is None else min(space.size, max(1, context.trials))
-    if context.trials == 0:
-        limit = 1
-    proposals = _read(path)
-    if not _complete(context, _results(base, proposals, results), proposals, limit):
+    budget = [context.trials, context.minutes]
+    limit = n_trials(context, base)
+    proposals, choices = _read(path)
+    found = _results(base, proposals, results)
+    if not _complete(context, found, limit) or not _is_chosen(choices, budget):
         with locked(path.with_suffix(".lock")):
-            proposals = _read(path)  # another process may have added some
-            changed = False
+            proposals, choices = _read(path)  # another process may have gone on
+            before = len(proposals), len(choices)
             while len(proposals) < limit:
                 found = _results(base, proposals, results)
-                known = len(proposals) // (1 if by_time else PAIR) * (1 if by_time else PAIR)
-                if any(one is None for one in found[:known]):
-                    break
+                known = len(proposals) if by_time else len(proposals) // PAIR * PAIR
                 past = [one for one in found[:known] if one is not None]
                 left = _left(context, past)
-                if left is not None and left <= 0:
+                if len(past) < known or (left is not None and left <= 0):
                     break
-                choice = _propose(context, space, proposals, past, base.seed)
                 stop = _threshold(past, context.metric) if context.prune else []
-                proposals.append({"options": choice, "stop_below": stop, "seconds": left})
-                changed = True
-            if changed:
-                write_json(path, {"search": content, "trials": proposals})
+                options = _propose(context, space, proposals, past, base.seed)
+                proposals.append({"options": options, "stop_below": stop, "seconds": left})
+            found = _results(base, proposals[:limit], results)
+            number = _best(found, context.metric)
+            if _complete(context, found, limit) and number is not None and not _is_chosen(choices, budget):
+                choices.append({"budget": budget, "number": number})
+            if before != (len(proposals), len(choices)):
+                write_json(path, {"search": content, "trials": proposals, "chosen": choices})
     proposals = proposals[:limit]
     found = _results(base, proposals, results)
-    trials = tuple(one for one in found if one is not None)
-    waiting = tuple(_cell(base, number, proposal) for number, proposal in enumerate(proposals) if found[number] is None)
-    finished = _complete(context, found, proposals, limit)
-    done = [one for one in trials if one.done and one.figure(context.metric) is not None]
-    best = max(done, key=lambda one: one.figure(context.metric) or 0.0) if finished and done else None
-    return Search(waiting, finished, best, trials, base)
+    cells = tuple(_cell(base, number, proposal) for number, proposal in enumerate(proposals))
+    chosen = next((cells[one["number"]] for one in choices if one["budget"] == budget), None)
+    finished = chosen is not None or _complete(context, found, limit)
+    return Search(cells, finished, chosen, tuple(one for one in found if one is not None), base)
+
+
+def n_trials(context: Context, base: Cell) -> int:
+    """How many trials the search will have at most: no more than the model has configurations."""
+    size = _space(context, base).size
+    return size if context.trials is None else min(size, context.trials)
+
+
+def _space(context: Context, base: Cell) -> Space:
+    return space_of(base.model, {**base.model_options, **base.training}, context.losses)
+
+
+def _is_chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> bool:
+    return any(one["budget"] == budget for one in choices)
+
+
+def _best(found: Sequence[Result | None], metric: str) -> int | None:
+    """The number of the first of the best trials."""
+    best: tuple[float, int] | None = None
+    for number, result in enumerate(found):
+        value = result.figure(metric) if result is not None and result.done else None
+        if value is not None and (best is None or value > best[0]):
+            best = value, number
+    return None if best is None else best[1]
 
 
 def _cell(base: Cell, number: int, proposal: Mapping[str, Any]) -> Cell:
@@ -187,13 +215,12 @@ def _results(base: Cell, proposals: Sequence[Mapping[str, Any]], results: Result
     return [results.get(_cell(base, number, proposal)) for number, proposal in enumerate(proposals)]
 
 
-def _complete(
-    context: Context, found: Sequence[Result | None], proposals: Sequence[Mapping[str, Any]], limit: int
-) -> bool:
-    if any(one is None for one in found) or not found:
+def _complete(context: Context, found: Sequence[Result | None], limit: int) -> bool:
+    past = [one for one in found if one is not None]
+    if not past or len(past) < len(found):
         return False
-    left = _left(context, [one for one in found if one is not None])
-    return len(proposals) >= limit or (left is not None and left <= 0)
+    left = _left(context, past)
+    return len(found) >= limit or (left is not None and left <= 0)
 
 
 def _left(context: Context, past: Sequence[Result]) -> float | None:
@@ -324,11 +351,12 @@ def _described(space: Space) -> dict[str, Any]:
     return plain
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The proposals, and what was chosen of them with which budget."""
     try:
-        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["trials"]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return list(found["trials"]), list(found["chosen"])
     except FileNotFoundError:
-        return []
+        return [], []
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path}: damaged ({error}); delete it to begin the search anew") from None
-    return found

@@ -1,0 +1,58 @@
+"""Compare models (Table II of the paper): each is tuned with the same budget, its best is declared, then scored once.
+
+For every dataset, model and feature set: the trials of `tuning.search`; then the best configuration, trained with each
+of S seeds, its sealed test scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from lirdrec.experiments.cells import Cell
+from lirdrec.experiments.context import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.tuning import base_cell, n_trials, search
+from lirdrec.models.registry import model_names, model_type
+
+
+def plan(context: Context, results: Results) -> Iterator[Cell]:
+    """The trials of every search; the finals of those that are finished."""
+    for base in searches(context):
+        found = search(context, results, base)
+        yield from found.cells
+        if found.chosen is not None:
+            for seed in context.seeds_of(base.model):
+                yield found.final(seed, keep=True) if context.keep else found.final(seed)
+
+
+def expected(context: Context) -> dict[tuple[str, str], int]:
+    """(dataset, model) → cells."""
+    numbers: dict[tuple[str, str], int] = {}
+    for base in searches(context):
+        model = base.model
+        place = (base.dataset, model)
+        numbers[place] = numbers.get(place, 0) + n_trials(context, base) + len(context.seeds_of(model))
+    return numbers
+
+
+def searches(context: Context) -> Iterator[Cell]:
+    """What is tuned: one base cell for each dataset, model, and feature set that the model makes a difference of."""
+    for dataset in context.datasets:
+        for model in context.models or model_names():
+            for label in context.sets if uses_features(model) else ("",):
+                yield base_cell(context, dataset, model, label)
+
+
+def uses_features(model: str) -> bool:
+    """Whether features make a difference to the model."""
+    kind = model_type(model)
+    return kind.capabilities.needs_features or "modalities" in {one.name for one in fields(kind.Config)}
+
+
+def report(context: Context, results: Results) -> Path:
+    """The results as frames in files."""
+    for name, frame in (("results", results.frame()), ("runs", results.runs())):
+        frame.write_parquet(context.output / f"{name}.parquet")
+    return context.output / "results.parquet"
