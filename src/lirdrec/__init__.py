@@ -18,6 +18,8 @@ from lirdrec.errors import LirdrecError
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.evaluation.evaluator import Metrics, evaluate
+    from lirdrec.models.content_knn import ContentKNNConfig
+    from lirdrec.models.ease import AddEASEConfig, CEASEConfig, EASEConfig
     from lirdrec.models.grcn import GRCNConfig
     from lirdrec.models.item_knn import ItemKNNConfig
     from lirdrec.models.lightgcn import LightGCNConfig
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddEASEConfig",
+    "CEASEConfig",
+    "ContentKNNConfig",
     "Dataset",
+    "EASEConfig",
     "GRCNConfig",
     "ItemKNNConfig",
     "LIRDRecConfig",
@@ -51,7 +57,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AddEASEConfig": "lirdrec.models.ease",
+    "CEASEConfig": "lirdrec.models.ease",
+    "ContentKNNConfig": "lirdrec.models.content_knn",
     "Dataset": "lirdrec.data.dataset",
+    "EASEConfig": "lirdrec.models.ease",
     "GRCNConfig": "lirdrec.models.grcn",
     "ItemKNNConfig": "lirdrec.models.item_knn",
     "LIRDRecConfig": "lirdrec.models.lirdrec",

@@ -23,6 +23,10 @@ from lirdrec.training.config import TrainConfig
 
 SMALL = {
     "lirdrec": {"embedding_size": 8, "n_layers": 2, "n_neighbours": 5},
+    "content_knn": {"modality_weights": {"image": 0.5, "text": 0.5}},
+    "ease": {"regularization": 20.0},
+    "cease": {"regularization": 20.0, "rank": 60},
+    "add_ease": {"regularization": 20.0, "feature_regularization": 2.0, "rank": 60},
     "mf": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1},
     "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
     "vbpr": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1, "temperature": 0.3},
@@ -37,7 +41,17 @@ TRAININGS = {
     "grcn": {"learning_rate": 1e-2},
 }
 # test recall@20 on the planted data, at least this much above popularity's (popularity: about .2)
-MARGIN = {"lirdrec": 0.2, "item_knn": 0.2, "mf": 0.2, "lightgcn": 0.2, "vbpr": 0.2, "grcn": 0.2}
+MARGIN = {
+    "lirdrec": 0.2,
+    "item_knn": 0.2,
+    "content_knn": 0.15,
+    "ease": 0.2,
+    "cease": 0.2,
+    "add_ease": 0.2,
+    "mf": 0.2,
+    "lightgcn": 0.2,
+    "vbpr": 0.2,
+}
 BY_GRADIENT = [name for name in model_names() if model_type(name).capabilities.training == "gradient"]
 
 

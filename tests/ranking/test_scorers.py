@@ -17,21 +17,23 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 N_USERS, N_ITEMS = 6, 8
 
 
-def item_weights() -> tuple[ItemWeightScorer, torch.Tensor, torch.Tensor]:
+def item_weights(dense: bool = False) -> tuple[ItemWeightScorer, torch.Tensor, torch.Tensor]:
     """A scorer, its dense history (user 4 has none, item 7 has nobody) and its dense, unsymmetric weights."""
     rng = np.random.default_rng(0)
     history = torch.from_numpy((rng.random((N_USERS, N_ITEMS)) < 0.4).astype(np.float32))
     history[4], history[:, 7] = 0, 0
     weights = torch.from_numpy(rng.normal(size=(N_ITEMS, N_ITEMS)) * (rng.random((N_ITEMS, N_ITEMS)) < 0.5))
     weights = weights.float()
-    return ItemWeightScorer(history.to_sparse_csr(), weights.to_sparse_csr()), history, weights
+    scorer = ItemWeightScorer(history.to_sparse_csr(), weights if dense else weights.to_sparse_csr())
+    return scorer, history, weights
 
 
 USERS = torch.tensor([5, 0, 4, 4, 2])
 
 
-def test_item_weights_equal_the_dense_product():
-    scorer, history, weights = item_weights()
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+def test_item_weights_equal_the_dense_product(dense):
+    scorer, history, weights = item_weights(dense)
     queries = scorer.queries(USERS)
     assert torch.equal(queries, history[USERS])
     torch.testing.assert_close(scorer.scores(queries), (history @ weights)[USERS])
@@ -77,7 +79,10 @@ def test_vectors_equal_the_formulas():
     assert torch.equal(scorer.user_weights(USERS), scorer.weights[USERS])
 
 
-@pytest.mark.parametrize("make", [vectors, lambda: item_weights()[0]], ids=["vectors", "item weights"])
+SCORERS = [vectors, lambda: item_weights()[0], lambda: item_weights(dense=True)[0]]
+
+
+@pytest.mark.parametrize("make", SCORERS, ids=["vectors", "item weights", "dense item weights"])
 def test_a_scorer_rebuilt_from_its_tensors_has_the_same_bits(make):
     scorer = make()
     settings = json.loads(json.dumps(scorer.settings()))
@@ -91,7 +96,7 @@ def test_a_scorer_rebuilt_from_its_tensors_has_the_same_bits(make):
         assert torch.equal(again.scores(again.queries(USERS)), scorer.scores(scorer.queries(USERS)))
 
 
-@pytest.mark.parametrize("make", [vectors, lambda: item_weights()[0]], ids=["vectors", "item weights"])
+@pytest.mark.parametrize("make", SCORERS, ids=["vectors", "item weights", "dense item weights"])
 def test_scores_may_be_overwritten_by_the_caller(make):
     scorer = make()
     first = scorer.scores(scorer.queries(USERS))
@@ -121,3 +126,22 @@ def test_sparse_parts_that_do_not_fit_are_refused_instead_of_crashing_later():
     broken = tensors | {"weights.col": tensors["weights.col"] + 5}
     with pytest.raises(DataError, match=r"^'weights' is not a sparse matrix of 8×8: "):
         Scorer.from_tensors(broken, scorer.settings())
+    dense = item_weights(dense=True)[0]
+    with pytest.raises(DataError, match=r"^'weights' is 8 × 7, not 8 × 8$"):
+        Scorer.from_tensors(dense.tensors() | {"weights": dense.weights[:, 1:]}, dense.settings())
+
+
+def test_nearest_items_become_columns_and_new_items_more_of_them():
+    _, history, _ = item_weights()
+    neighbours = torch.tensor([[1, 3], [-1, -1], [0, -1]])
+    similarity = torch.tensor([[0.5, 0.25], [9.0, 9.0], [2.0, 9.0]])
+    scorer = ItemWeightScorer.of_nearest(history[:, :3].to_sparse_csr(), neighbours.clamp(max=2), similarity)
+    expected = torch.tensor([[0, 0, 2.0], [0.5, 0, 0], [0.25, 0, 0]])
+    assert torch.equal(scorer.weights.to_dense(), expected)
+    grown = scorer.with_items(torch.tensor([[2], [0]]), torch.tensor([[0.75], [4.0]]))
+    assert torch.equal(
+        grown.weights.to_dense()[:3], torch.cat([expected, torch.tensor([[0, 4], [0, 0], [0.75, 0]])], 1)
+    )
+    assert not grown.weights.to_dense()[3:].any()
+    torch.testing.assert_close(grown.scores(grown.queries(USERS)), history[USERS, :3] @ grown.weights.to_dense()[:3])
+    assert torch.equal(grown.queries_of([torch.tensor([4, 0])]), torch.tensor([[1.0, 0, 0, 0, 1]]))

@@ -15,6 +15,7 @@ from torch import Tensor
 from lirdrec.configuration import option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 
 
@@ -49,9 +50,7 @@ class ItemKNN(Model):
 
     def _history(self) -> Tensor:
         i = self.inputs
-        ones = torch.ones(len(i.users), device=i.device)
-        pairs = torch.sparse_coo_tensor(torch.stack([i.users, i.items]), ones, (i.n_users, i.n_items))
-        return pairs.coalesce().to_sparse_csr()
+        return history_matrix(i.users, i.items, i.n_users, i.n_items)
 
     def solve(self) -> None:
         """Fill `neighbours` and `similarity`, `(I, k)`, block by block."""
@@ -73,15 +72,9 @@ class ItemKNN(Model):
             self.neighbours[rows] = torch.where(top.values > 0, top.indices, -1)
 
     def scorer(self) -> Scorer:
-        target, slot = (self.neighbours >= 0).nonzero(as_tuple=True)
-        source = self.neighbours[target, slot]
-        n = self.inputs.n_items
-        weights = torch.sparse_coo_tensor(torch.stack([source, target]), self.similarity[target, slot], (n, n))
-        return ItemWeightScorer(self._history(), weights.coalesce().to_sparse_csr())
+        return ItemWeightScorer.of_nearest(self._history(), self.neighbours, self.similarity)
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """The histories themselves, as 0/1 rows `(B, I)`."""
-        queries = torch.zeros(len(histories), scorer.n_items, device=self.inputs.device)
-        for row, liked in enumerate(histories):
-            queries[row, liked] = 1
-        return queries
+        assert isinstance(scorer, ItemWeightScorer)
+        return scorer.queries_of(histories)

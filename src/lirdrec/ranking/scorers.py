@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -145,7 +145,7 @@ class ItemWeightScorer(Scorer):
 
     Args:
         history: CSR `(U, I)` of ones, the training interactions.
-        weights: CSR `(I, I)`, row = liked item, column = scored item.
+        weights: `(I, I)`, dense or CSR; row = liked item, column = scored item.
     """
 
     kind = "item_weights"
@@ -153,14 +153,50 @@ class ItemWeightScorer(Scorer):
 
     def __init__(self, history: Tensor, weights: Tensor):
         self.history, self.weights = history, weights
-        self._weights_t = weights.to_sparse_coo().t().coalesce().to_sparse_csr()
+        self._sparse = weights.layout == torch.sparse_csr
+        self._weights_t = weights.to_sparse_coo().t().coalesce().to_sparse_csr() if self._sparse else weights.T
         self.n_users, self.n_items = history.shape
+
+    @classmethod
+    def of_nearest(cls, history: Tensor, neighbours: Tensor, similarity: Tensor) -> ItemWeightScorer:
+        """Weights given by each scored item's nearest liked items.
+
+        Args:
+            history: CSR `(U, I)`.
+            neighbours: `(I, k)` int64, the liked items that count for each scored item; -1 where there is none.
+            similarity: `(I, k)` float, their weights.
+        """
+        at, values = _nearest_entries(neighbours, similarity)
+        n = history.shape[1]
+        return cls(history, torch.sparse_coo_tensor(at, values, (n, n)).coalesce().to_sparse_csr())
+
+    def with_items(self, neighbours: Tensor, similarity: Tensor) -> ItemWeightScorer:
+        """A scorer with `n` more items, whose columns are given as in `of_nearest`; needs sparse weights.
+
+        Nobody has the new items in the history yet, and existing scores stay as they are.
+        """
+        at, values = _nearest_entries(neighbours, similarity, first=self.n_items)
+        old, total = self.weights.to_sparse_coo(), self.n_items + len(neighbours)
+        at, values = torch.cat([old.indices(), at], dim=1), torch.cat([old.values(), values])
+        weights = torch.sparse_coo_tensor(at, values, (total, total)).coalesce().to_sparse_csr()
+        old = self.history
+        history = _csr(old.crow_indices(), old.col_indices(), old.values(), (self.n_users, total))
+        return ItemWeightScorer(history, weights)
 
     def queries(self, users: Tensor) -> Tensor:
         return _dense_rows(self.history, users)
 
+    def queries_of(self, histories: Sequence[Tensor]) -> Tensor:
+        """Rows `(B, I)` that stand for users known by lists of liked items."""
+        rows = self.history.values().new_zeros(len(histories), self.n_items)
+        for row, liked in enumerate(histories):
+            rows[row, liked] = 1
+        return rows
+
     def scores(self, queries: Tensor) -> Tensor:
-        return torch.sparse.mm(self._weights_t, queries.T.contiguous()).T.contiguous()
+        if self._sparse:
+            return torch.sparse.mm(self._weights_t, queries.T.contiguous()).T.contiguous()
+        return torch.sparse.mm(queries.to_sparse_csr(), self.weights)  # a history is nearly all zeros
 
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
         columns = _dense_rows(self._weights_t, items)  # (B, I): weights into each scored item
@@ -175,7 +211,8 @@ class ItemWeightScorer(Scorer):
         return overlap / (sizes[users, None] * sizes)
 
     def tensors(self) -> dict[str, Tensor]:
-        return _csr_parts("history", self.history) | _csr_parts("weights", self.weights)
+        weights = _csr_parts("weights", self.weights) if self._sparse else {"weights": self.weights}
+        return _csr_parts("history", self.history) | weights
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"n_users": self.n_users, "n_items": self.n_items}
@@ -186,7 +223,12 @@ class ItemWeightScorer(Scorer):
     @classmethod
     def _rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> ItemWeightScorer:
         users, items = settings["n_users"], settings["n_items"]
-        return cls(_csr_whole("history", tensors, (users, items)), _csr_whole("weights", tensors, (items, items)))
+        history, weights = _csr_whole("history", tensors, (users, items)), tensors.get("weights")
+        if weights is None:
+            weights = _csr_whole("weights", tensors, (items, items))
+        elif weights.shape != (items, items):
+            raise DataError(f"'weights' is {' × '.join(map(str, weights.shape))}, not {items} × {items}")
+        return cls(history, weights)
 
 
 def _cosine(rows: Tensor, table: Tensor) -> Tensor:
@@ -195,11 +237,19 @@ def _cosine(rows: Tensor, table: Tensor) -> Tensor:
 
 
 def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
-    """Rows `(B, n_columns)` of a CSR matrix, dense."""
+    """Rows `(B, n_columns)` of a matrix in CSR or dense, as a new dense tensor."""
+    if matrix.layout != torch.sparse_csr:
+        return matrix.index_select(0, rows)
     owner, at = expand(matrix.crow_indices(), rows)
     dense = matrix.values().new_zeros(len(rows), matrix.shape[1])
     dense[owner, matrix.col_indices()[at]] = matrix.values()[at]
     return dense
+
+
+def _nearest_entries(neighbours: Tensor, similarity: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+    """Positions `(2, n)` and values `(n,)` in W of the tables of `of_nearest`, whose first scored item is `first`."""
+    target, slot = (neighbours >= 0).nonzero(as_tuple=True)
+    return torch.stack([neighbours[target, slot], target + first]), similarity[target, slot]
 
 
 def _csr_parts(name: str, matrix: Tensor) -> dict[str, Tensor]:
@@ -210,10 +260,14 @@ def _csr_parts(name: str, matrix: Tensor) -> dict[str, Tensor]:
     }
 
 
+def _csr(crow: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    return torch.sparse_csr_tensor(crow, col, value, shape, check_invariants=True)
+
+
 def _csr_whole(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
     crow, col, value = (tensors[f"{name}.{part}"] for part in ("crow", "col", "value"))
     try:
-        return torch.sparse_csr_tensor(crow, col, value, shape, check_invariants=True)
+        return _csr(crow, col, value, shape)
     except RuntimeError as error:  # unchecked, a damaged file could make the products read foreign memory
         raise DataError(
             f"'{name}' is not a sparse matrix of {shape[0]}×{shape[1]}: {str(error).splitlines()[0]}"

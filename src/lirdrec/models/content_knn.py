@@ -1,0 +1,131 @@
+r"""Content kNN: items whose features resemble those of the items that the user liked; a closed form.
+
+With `z_i` the fused features of item `i` (`models/modalities.py`: each modality's row to length 1, times `√w_m`, side
+by side, to length 1 again):
+
+    sim(i, j) = ⟨z_i, z_j⟩ = Σ_m w_m cos(f_im, f_jm)       if both items have all modalities
+    score(u, j) = Σ_{i ∈ H_u} W[i, j]
+
+`W` keeps, for each `j`, the `k` most similar `i` with `i ≠ j`, `sim > 0` and a training pair: an item that nobody has
+liked cannot add to a score. With `n_neighbours=None` it keeps everything, and the score is the inner product of
+`Σ_{i ∈ H_u} z_i` and `z_j`; what a user has seen then counts for itself, but is never recommended.
+The idea is that of item-based collaborative filtering (Sarwar et al., WWW 2001) with features in place of users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.modalities import chosen_modalities, fused_features, modality_weights
+from lirdrec.ranking.histories import history_matrix
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+
+
+@dataclass(frozen=True)
+class ContentKNNConfig:
+    """Hyper-parameters of content kNN."""
+
+    n_neighbours: int | None = option(100, "k, similar liked items that count for each item; None: all")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modality_weights: dict[str, float] | None = option(
+        None, "w_m of the similarity; None: image .1 and text .9 for exactly these two, else 1/M"
+    )
+
+    def __post_init__(self) -> None:
+        if self.n_neighbours is not None and self.n_neighbours < 1:
+            raise ConfigError(f"n_neighbours is {self.n_neighbours}; it must be 1 or more, or none for all")
+        if self.modality_weights is not None and not all(w >= 0 for w in self.modality_weights.values()):
+            raise ConfigError("modality_weights must be 0 or more")
+
+
+class ContentKNN(Model):
+    """Content kNN; see the file's docstring for the formulas. `I×I` never stands in memory."""
+
+    name = "content_knn"
+    Config = ContentKNNConfig
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="closed_form")
+
+    neighbours: Tensor
+    similarity: Tensor
+
+    def __init__(self, inputs: ModelInputs, config: ContentKNNConfig):
+        super().__init__(inputs, config)
+        self.config: ContentKNNConfig = config
+        self.weights = modality_weights(
+            chosen_modalities(inputs, config.modalities, model=self.name), config.modality_weights
+        )
+        if config.n_neighbours is not None:
+            shape = inputs.n_items, min(config.n_neighbours, inputs.n_items)
+            self.register_buffer("neighbours", torch.full(shape, -1, device=inputs.device))
+            self.register_buffer("similarity", torch.zeros(shape, device=inputs.device))
+
+    def _history(self) -> Tensor:
+        i = self.inputs
+        return history_matrix(i.users, i.items, i.n_users, i.n_items)
+
+    def solve(self) -> None:
+        """Fill `neighbours` and `similarity`, `(I, k)`; without a limit of neighbours there is nothing to solve."""
+        if self.config.n_neighbours is None:
+            return
+        items = fused_features(self.inputs.features, self.weights)
+        liked = torch.bincount(self.inputs.items, minlength=len(items)) > 0
+        nearest, similarity = _nearest(items, items, liked, self.config.n_neighbours, first=0)
+        self.neighbours.copy_(nearest)
+        self.similarity.copy_(similarity)
+
+    def scorer(self) -> Scorer:
+        history = self._history()
+        if self.config.n_neighbours is not None:
+            return ItemWeightScorer.of_nearest(history, self.neighbours, self.similarity)
+        items = fused_features(self.inputs.features, self.weights)
+        return VectorScorer(torch.sparse.mm(history, items), items)
+
+    def grow(
+        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> VectorScorer | ItemWeightScorer:
+        """A new item's nearest liked items, as for those of training; it is nobody's neighbour itself."""
+        items = fused_features(new, self.weights)
+        if isinstance(scorer, VectorScorer):
+            return VectorScorer(scorer.user_vectors, torch.cat([scorer.item_vectors, items]), scorer.part_names)
+        assert isinstance(scorer, ItemWeightScorer) and self.config.n_neighbours is not None
+        known = torch.cat([fused_features(block, self.weights) for block in catalogue])
+        liked = torch.bincount(scorer.history.col_indices().long(), minlength=len(known)) > 0
+        return scorer.with_items(*_nearest(items, known, liked, self.config.n_neighbours, first=len(known)))
+
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """The histories themselves: as 0/1 rows `(B, I)`, or their sums of item vectors `(B, Σ d_m)`."""
+        if isinstance(scorer, ItemWeightScorer):
+            return scorer.queries_of(histories)
+        assert isinstance(scorer, VectorScorer)
+        return torch.stack([scorer.item_vectors[torch.as_tensor(liked)].sum(0) for liked in histories])
+
+
+def _nearest(queries: Tensor, items: Tensor, liked: Tensor, k: int, first: int) -> tuple[Tensor, Tensor]:
+    """The `k` rows of `items` `(I, D)` with the largest positive inner products, in blocks of queries.
+
+    Args:
+        queries: `(n, D)`, the rows `first`, `first + 1`, … of the catalogue; a row is not its own neighbour.
+        items: `(I, D)`.
+        liked: `(I,)` bool, the rows to choose from.
+
+    Returns:
+        Rows `(n, k)` int64, -1 where there are fewer, and their inner products `(n, k)`.
+    """
+    k = min(k, len(items))
+    found, products = [], []
+    for block in torch.arange(len(queries), device=queries.device).split(max(1, 128 * 2**20 // (8 * len(items)))):
+        sim = queries[block] @ items.T  # (b, I)
+        sim[:, ~liked] = 0
+        own = block + first < len(items)
+        sim[own.nonzero().squeeze(1), (block + first)[own]] = 0
+        top = sim.topk(k, dim=1)
+        found.append(torch.where(top.values > 0, top.indices, -1))
+        products.append(top.values)
+    return torch.cat(found), torch.cat(products)

@@ -1,0 +1,298 @@
+r"""EASE, a linear item-item model in closed form (Steck, WWW 2019), and its two extensions with item features.
+
+`X` `(U, I)` holds the interactions. Each item is regressed on all others, with a ridge penalty:
+
+    B = argmin ‖X - X B‖² + λ‖B‖²,  diag(B) = 0
+    P = (XᵀX + λI)^-1,   B_ij = -P_ij / P_jj  (i ≠ j),   score(u, j) = Σ_{i ∈ H_u} B_ij
+
+`F̂` `(I, Σd)` holds fused features (`models/modalities.py`): each modality's row to length 1, times `√w_m`, side by
+side, to length 1 again. With them, two extensions (Jeunen, Van Balen, Goethals, RecSys 2020):
+
+    cease       the regression of [X ; α F̂ᵀ], i.e. XᵀX + α² F̂F̂ᵀ in place of XᵀX
+    add_ease    (1 - α) B_X + α B_F,  with B_F the regression of F̂ᵀ alone
+
+The paper's features are 0/1 tags, with the same λ in both regressions of add_ease. Rows of length 1 are small against
+counts of users, so `feature_regularization` can differ.
+
+`B` is dense: two `I×I` matrices in float64 while it is solved, one in float32 after. With `rank = r` it is never built.
+`G ≈ Z Zᵀ + R` with `Z` `(I, r)` from the r largest eigenpairs (subspace iteration; only products with `X` and `F̂`) and
+`R` diagonal, what is left of G's own diagonal. With `D = λI + R`, Woodbury's identity and `K = I + Zᵀ D^-1 Z = L Lᵀ`:
+
+    P = D^-1 - Y Yᵀ,   Y = D^-1 Z L^-ᵀ,   B_ij = ⟨Y_i, Y_j⟩ / P_jj  (i ≠ j)
+
+so users are `Σ_{i ∈ H_u} Y_i` and items `Y_j / P_jj`. At full rank this is the dense solution, except that an item
+counts for its own score where it is in the history; such items are not recommended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lirdrec.configuration import option
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.modalities import chosen_modalities, fused_features, modality_weights
+from lirdrec.ranking.histories import history_matrix
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+
+DENSE_LIMIT = 30_000  # items
+ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration
+
+
+@dataclass(frozen=True)
+class EASEConfig:
+    """Hyper-parameters of EASE."""
+
+    regularization: float = option(250.0, "λ of the ridge regression, in counts of users")
+    rank: int | None = option(None, "r of the low-rank form; None: the dense solution")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.regularization < float("inf"):
+            raise ConfigError(f"regularization is {self.regularization}; it must be more than 0")
+        if self.rank is not None and self.rank < 1:
+            raise ConfigError(f"rank is {self.rank}; it must be 1 or more, or none for the dense solution")
+
+
+@dataclass(frozen=True)
+class _FeatureOptions(EASEConfig):
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modality_weights: dict[str, float] | None = option(
+        None, "w_m of the features; None: image .1 and text .9 for exactly these two, else 1/M"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.modality_weights is not None and not all(w >= 0 for w in self.modality_weights.values()):
+            raise ConfigError("modality_weights must be 0 or more")
+
+
+@dataclass(frozen=True)
+class CEASEConfig(_FeatureOptions):
+    """Hyper-parameters of collective EASE."""
+
+    feature_weight: float = option(1.0, "α, the features' rows are multiplied by it")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.feature_weight < float("inf"):
+            raise ConfigError(f"feature_weight is {self.feature_weight}; it must be 0 or more")
+
+
+@dataclass(frozen=True)
+class AddEASEConfig(_FeatureOptions):
+    """Hyper-parameters of additive EASE."""
+
+    feature_share: float = option(0.5, "α, share of the features' regression in the weights")
+    feature_regularization: float | None = option(None, "λ of the features' regression; None: the same")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.feature_share <= 1:
+            raise ConfigError(f"feature_share is {self.feature_share}; it must be between 0 and 1")
+        if self.feature_regularization is not None and not 0 < self.feature_regularization < float("inf"):
+            raise ConfigError(f"feature_regularization is {self.feature_regularization}; it must be more than 0")
+
+
+class EASE(Model):
+    """EASE; see the file's docstring for the formulas."""
+
+    name = "ease"
+    Config = EASEConfig
+    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
+    grid: ClassVar = {"regularization": (50.0, 100.0, 200.0, 500.0, 1000.0)}
+    part_names: ClassVar[tuple[str, ...]] = ("score",)  # one for each regression
+
+    weights: Tensor
+    sources: Tensor
+    targets: Tensor
+
+    def __init__(self, inputs: ModelInputs, config: EASEConfig):
+        super().__init__(inputs, config)
+        self.config: EASEConfig = config
+        n = inputs.n_items
+        if config.rank is not None:
+            width = len(self.part_names) * min(config.rank, n)
+            self.register_buffer("sources", torch.zeros(n, width, device=inputs.device))  # Y
+            self.register_buffer("targets", torch.zeros(n, width, device=inputs.device))  # Y_j / P_jj
+            return
+        if n > DENSE_LIMIT:
+            raise CapabilityError(
+                f"{self.name} would need {2 * 8 * n * n / 1e9:.0f} GB of memory for its dense solution of {n:,} items; "
+                f"above {DENSE_LIMIT:,} set rank, for instance to 1000, for the low-rank form"
+            )
+        self.register_buffer("weights", torch.zeros(n, n, device=inputs.device))  # B
+
+    def _history(self) -> Tensor:
+        i = self.inputs
+        return history_matrix(i.users, i.items, i.n_users, i.n_items)
+
+    def regressions(self) -> list[tuple[float, Gram, float]]:
+        """Share in the weights, Gram matrix and λ of each regression; the shares sum to 1."""
+        return [(1.0, Gram(self._history(), None), self.config.regularization)]
+
+    def solve(self) -> None:
+        """Fill `weights`, or `sources` and `targets` of the low-rank form."""
+        if self.config.rank is None:
+            self.weights.zero_()
+            for share, gram, regularization in self.regressions():
+                self.weights.add_(dense_weights(gram.dense(), regularization), alpha=share)
+            return
+        width = min(self.config.rank, self.inputs.n_items)
+        for part, (share, gram, regularization) in enumerate(self.regressions()):
+            generator = torch.Generator().manual_seed(self.inputs.seed)
+            sources, targets = low_rank_weights(gram, regularization, width, generator)
+            columns = slice(part * width, part * width + sources.shape[1])
+            self.sources[:, columns] = sources
+            self.targets[:, columns] = share * targets
+
+    def scorer(self) -> Scorer:
+        if self.config.rank is None:
+            return ItemWeightScorer(self._history(), self.weights)
+        users = torch.sparse.mm(self._history(), self.sources)
+        return VectorScorer(users, self.targets, self.part_names, memory={"item_sources": self.sources})
+
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """The histories themselves: as 0/1 rows `(B, I)`, or `Σ_{i∈H} Y_i` `(B, r)` in the low-rank form."""
+        if isinstance(scorer, ItemWeightScorer):
+            return scorer.queries_of(histories)
+        assert isinstance(scorer, VectorScorer)
+        sources = scorer.memory["item_sources"]
+        return torch.stack([sources[torch.as_tensor(liked)].sum(0) for liked in histories])
+
+
+class _WithFeatures(EASE):
+    def __init__(self, inputs: ModelInputs, config: _FeatureOptions):
+        super().__init__(inputs, config)
+        names = chosen_modalities(inputs, config.modalities, model=self.name)
+        self.modality_weights = modality_weights(names, config.modality_weights)
+
+    def fused(self) -> Tensor:
+        """`F̂` `(I, Σd)`."""
+        return fused_features(self.inputs.features, self.modality_weights)
+
+
+class CEASE(_WithFeatures):
+    """Collective EASE: features are further rows of the interactions."""
+
+    name = "cease"
+    Config = CEASEConfig
+    capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
+    grid: ClassVar = EASE.grid | {"feature_weight": tuple(step / 20 for step in range(21))}
+    config: CEASEConfig
+
+    def regressions(self) -> list[tuple[float, Gram, float]]:
+        return [(1.0, Gram(self._history(), self.config.feature_weight * self.fused()), self.config.regularization)]
+
+
+class AddEASE(_WithFeatures):
+    """Additive EASE: a mix of the weights that interactions give and those that features give."""
+
+    name = "add_ease"
+    Config = AddEASEConfig
+    capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
+    grid: ClassVar = EASE.grid | {"feature_share": tuple(step / 20 for step in range(21))}
+    part_names = ("interactions", "features")
+    config: AddEASEConfig
+
+    def regressions(self) -> list[tuple[float, Gram, float]]:
+        c = self.config
+        own = c.regularization if c.feature_regularization is None else c.feature_regularization
+        return [
+            (1 - c.feature_share, Gram(self._history(), None), c.regularization),
+            (c.feature_share, Gram(None, self.fused()), own),
+        ]
+
+
+@dataclass(frozen=True)
+class Gram:
+    """`G = XᵀX + F Fᵀ` `(I, I)` as an operator: CSR `X` `(U, I)` or None, dense `F` `(I, d)` or None."""
+
+    history: Tensor | None
+    features: Tensor | None
+
+    @cached_property
+    def _factors(self) -> tuple[Tensor, Tensor] | None:
+        if self.history is None:
+            return None
+        wide = self.history.to(torch.float64)
+        return wide, wide.to_sparse_coo().t().coalesce().to_sparse_csr()
+
+    def diagonal(self) -> Tensor:
+        """`(I,)` float64."""
+        found = None
+        if self.history is not None:
+            found = torch.bincount(self.history.col_indices().long(), minlength=self.history.shape[1]).double()
+        if self.features is not None:
+            squares = self.features.square().sum(1).double()
+            found = squares if found is None else found + squares
+        assert found is not None
+        return found
+
+    def times(self, x: Tensor) -> Tensor:
+        """`G x` `(I, r)` of `x` `(I, r)` float64; features are multiplied in their own precision."""
+        found = torch.zeros_like(x)
+        if self._factors is not None:
+            by_user, by_item = self._factors
+            found += torch.sparse.mm(by_item, torch.sparse.mm(by_user, x))
+        if self.features is not None:
+            found += self.features @ (self.features.T @ x.to(self.features.dtype))
+        return found
+
+    def dense(self) -> Tensor:
+        """`G` `(I, I)` float64, made in blocks of rows."""
+        diagonal = self.diagonal()
+        n = len(diagonal)
+        gram = diagonal.new_zeros(n, n)
+        rows_of_x = Gram(self.history, None)
+        for rows in torch.arange(n, device=gram.device).split(512):
+            if self.history is not None:
+                unit = diagonal.new_zeros(n, len(rows))
+                unit[rows, rows - rows[0]] = 1
+                gram[rows] = rows_of_x.times(unit).T
+            if self.features is not None:
+                gram[rows] += self.features[rows] @ self.features.T
+        return gram
+
+
+def dense_weights(gram: Tensor, regularization: float) -> Tensor:
+    """`B` `(I, I)` float64 of the Gram matrix `(I, I)` float64, which is overwritten."""
+    gram.diagonal().add_(regularization)
+    factor = torch.linalg.cholesky(gram)
+    del gram
+    p = torch.cholesky_inverse(factor)
+    del factor
+    weights = p.div_(-p.diagonal().clone())  # column j by -P_jj
+    weights.diagonal().zero_()
+    return weights
+
+
+def low_rank_weights(gram: Gram, regularization: float, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`Y` and `Y_j / P_jj`, `(I, rank)` float64 each: `B_ij` is the inner product of row i of one and j of the other.
+
+    Args:
+        gram: of the regression.
+        regularization: λ.
+        rank: at most the number of items.
+        generator: on the CPU, for the start of the subspace iteration.
+    """
+    diagonal = gram.diagonal()
+    n = len(diagonal)
+    q = torch.randn(n, min(rank + OVERSAMPLING, n), generator=generator, dtype=torch.float64).to(diagonal.device)
+    for _ in range(ITERATIONS):
+        q = torch.linalg.qr(gram.times(q)).Q
+    inner = q.T @ gram.times(q)
+    values, vectors = torch.linalg.eigh((inner + inner.T) / 2)  # ascending
+    z = (q @ vectors[:, -rank:]) * values[-rank:].clamp(min=0).sqrt()
+    d = regularization + (diagonal - z.square().sum(1)).clamp(min=0)
+    scaled = z / d[:, None]
+    inner = z.T @ scaled
+    inner.diagonal().add_(1)
+    y = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), scaled.T, upper=False).T  # (I, r)
+    p = 1 / d - y.square().sum(1)
+    return y, y / p[:, None]
