@@ -235,3 +235,55 @@ def test_lgmrec_with_recorded_noise():
     users, items, _ = ours(ours.draw_noise())
     close(users.detach(), fixture["user_vectors"], 1e-7, "users")
     close(items.detach(), fixture["item_vectors"], 1e-7, "items")
+
+
+SLMREC = Case(
+    {"embedding_size": 16, "contrast_weight": 0.01, "contrast_temperature": 0.1, "regularization": 0.0},
+    {
+        "user_embedding": named("embedding_user.weight"),
+        "item_embedding": named("embedding_item.weight"),
+        "user_weight": named("embedding_user_after_GCN.weight"),
+        "user_bias": named("embedding_user_after_GCN.bias"),
+        "item_weight": named("embedding_item_after_GCN.weight"),
+        "item_bias": named("embedding_item_after_GCN.bias"),
+        **{
+            f"{ours}_{part}.{row}": named(f"{theirs}.{part}")
+            for part in ("weight", "bias")
+            for ours, row, theirs in (
+                ("feature", 0, "v_dense"),
+                ("feature", 1, "t_dense"),
+                ("step", 0, "g_i_iv"),
+                ("aligned", 0, "g_v_iv"),
+                ("aligned", 1, "g_t_ivat"),
+            )
+        },
+        # two linear layers in a row are one
+        "step_weight.1": lambda theirs: theirs["g_iva_ivat.weight"] @ theirs["g_iv_iva.weight"],
+        "step_bias.1": lambda theirs: theirs["g_iva_ivat.weight"] @ theirs["g_iv_iva.bias"] + theirs["g_iva_ivat.bias"],
+    },
+    {"ranking": named("main"), "contrast": lambda terms: 0.01 * (terms["id_image"] + terms["idimage_text"])},
+    scores=lambda fixture: fixture["user_vectors"] @ fixture["item_vectors"].T,  # the public code adds a sigmoid
+)
+
+
+def test_slmrec_whose_two_layers_are_one():
+    fixture = load("slmrec")
+    ours = model("slmrec", SLMREC, fixture)
+    scorer = ours.scorer()
+    close(scorer.scores(scorer.queries(torch.arange(50))), SLMREC.scores(fixture), 1e-7, "scores")
+    found = ours.loss(*torch.from_numpy(load("inputs")["batches"][0]))
+    close(found["loss"].detach(), fixture["loss"], 1e-7, "loss")
+    for term, value in SLMREC.terms.items():
+        close(found[term], value(under(fixture, "term/")), 1e-7, term)
+    found["loss"].backward()
+    theirs, gradients = under(fixture, "param/"), under(fixture, "grad/")
+    parameters = dict(ours.named_parameters())
+    weight, bias = (parameters.pop(f"step_{part}.1").grad.numpy() for part in ("weight", "bias"))
+    for key, parameter in parameters.items():
+        close(parameter.grad, SLMREC.parameters[key](gradients), 1e-7, f"gradient of {key}")
+    # W = W2 W1 and b = W2 b1 + b2, so the chain rule gives the gradients of their layers from ours
+    outer = np.outer(bias, theirs["g_iv_iva.bias"])
+    close(weight @ theirs["g_iv_iva.weight"].T + outer, gradients["g_iva_ivat.weight"], 1e-7, "g_iva_ivat.weight")
+    close(bias, gradients["g_iva_ivat.bias"], 1e-7, "g_iva_ivat.bias")
+    close(theirs["g_iva_ivat.weight"].T @ weight, gradients["g_iv_iva.weight"], 1e-7, "g_iv_iva.weight")
+    close(theirs["g_iva_ivat.weight"].T @ bias, gradients["g_iv_iva.bias"], 1e-7, "g_iv_iva.bias")
