@@ -1,0 +1,35 @@
+"""Reports of experiments: tables, figures and one self-contained page.
+
+Report(
+    name="cold-start", title="Items that training has not seen", question="…", answer="…",
+    sections=[
+        Section("Recall by split", ["A paragraph.", Table.pivot(frame, "recall", rows="model", columns="metric")]),
+        Section("Over the epochs", [lines(frame, "curves", x="epoch", y="value", series="model", panel="dataset")]),
+    ],
+    settings={"epochs": 60}, commands=["lirdrec experiment cold data/tiktok"],
+).write(folder, results)
+"""
+
+from __future__ import annotations
+
+from lirdrec.experiments.reporting.figures import Figure, bars, dots, drawn, heatmap, lines
+from lirdrec.experiments.reporting.names import label
+from lirdrec.experiments.reporting.report import Report, Section
+from lirdrec.experiments.reporting.tables import Column, Row, Table
+from lirdrec.experiments.statistics import Measure
+
+__all__ = [
+    "Column",
+    "Figure",
+    "Measure",
+    "Report",
+    "Row",
+    "Section",
+    "Table",
+    "bars",
+    "dots",
+    "drawn",
+    "heatmap",
+    "label",
+    "lines",
+]

@@ -1,0 +1,237 @@
+"""A report as one HTML file that needs nothing else: style and drawings are inside, no script, no font, no network."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lirdrec.experiments.reporting import figures
+from lirdrec.experiments.reporting.figures import Figure
+from lirdrec.experiments.reporting.tables import Table
+
+# colours of the drawings → variables of the page, which has two sets of them
+_VARIABLES = {
+    figures.INK: "ink",
+    figures.GREY: "grey",
+    figures.RULE: "rule",
+    figures.RED: "accent",
+    **{colour: f"c{place}" for place, colour in enumerate(figures.COLOURS)},
+}
+_DARK = {
+    figures.INK: "#e6eaee",
+    figures.GREY: "#9aa6b2",
+    figures.RULE: "#333d48",
+    figures.RED: "#ff8055",
+    **dict(
+        zip(figures.COLOURS, ("#5fb0ea", "#35c79c", "#dd8fc6", "#e0aa3e", "#8fd0f5", "#aa9df0", "#a9b4be"), strict=True)
+    ),
+}
+
+
+def page(title: str, lead: str, body: str, contents: Sequence[tuple[str, str]] = (), foot: str = "") -> str:
+    """A whole document.
+
+    Args:
+        title: the heading and the window's title.
+        lead: HTML between heading and contents.
+        body: HTML of the sections.
+        contents: (anchor, title) of the sections; shown when there are three or more.
+        foot: HTML of the last line.
+    """
+    links = "".join(f'<li><a href="#{anchor}">{html.escape(name)}</a></li>' for anchor, name in contents)
+    nav = f'<nav aria-label="Contents"><ol>{links}</ol></nav>' if len(contents) > 2 else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{html.escape(title)}</title>
+<style>{_style()}</style>
+</head>
+<body>
+<main>
+<header><h1>{html.escape(title)}</h1>{lead}</header>
+{nav}
+{body}
+<footer>{foot}</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def section(anchor: str, title: str, blocks: Sequence[str]) -> str:
+    """A section of HTML blocks under a heading."""
+    inside = "\n".join(blocks)
+    return f'<section id="{anchor}"><h2>{html.escape(title)}</h2>\n{inside}\n</section>'
+
+
+def table(one: Table) -> str:
+    """A table that scrolls by itself where the page is too narrow, with its notes."""
+    notes = "".join(f"<p>{inline(note)}</p>" for note in one.notes)
+    below = f'<div class="notes">{notes}</div>' if notes else ""
+    return f'<div class="table" tabindex="0">{one.to_html()}</div>{below}'
+
+
+def figure(one: Figure) -> str:
+    """A drawing inside the page, with its caption."""
+    caption = f"<figcaption>{inline(one.caption)}</figcaption>" if one.caption else ""
+    return f'<figure id="figure-{one.name}"><div class="drawing" tabindex="0">{drawing(one)}</div>{caption}</figure>'
+
+
+def drawing(one: Figure) -> str:
+    """The SVG to put into a page: own ids, the page's colours, no namespaces or metadata."""
+    svg = one.image("svg").decode()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    used = set(re.findall(r'href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg))
+    # ids must be the page's only ones: those that are used are named after the figure, the others go
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{one.name}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'xlink:href="#', f'href="#{one.name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{one.name}-", svg)
+    # the ground is the page's
+    svg = re.sub(rf'(<g>\s*<path d="[^"]*" )style="fill: {figures.GROUND}"', r'\1style="fill: none"', svg, count=1)
+    for colour, name in _VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    svg = svg.replace(figures.GROUND, "var(--ground)").replace("'DejaVu Sans', ", "")
+    width = re.search(r'<svg [^>]*?width="([\d.]+)pt"', svg)
+    pixels = float(width[1]) * 4 / 3 if width else 700
+    said = html.escape(one.alt or one.caption or one.name, quote=True)
+    svg = re.sub(
+        r'(<svg [^>]*?)width="[^"]*"', r"\1", re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1), count=1
+    )
+    return svg.replace("<svg", f'<svg role="img" aria-label="{said}" style="max-width:{pixels:.0f}px"', 1)
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Names and values, one a row."""
+    rows = "".join(f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(_said(v))}</dd>" for k, v in values.items())
+    return f"<dl>{rows}</dl>"
+
+
+def commands(lines: Sequence[str]) -> str:
+    """Commands to copy."""
+    return f"<pre><code>{html.escape(chr(10).join(lines))}</code></pre>"
+
+
+def prose(text: str) -> str:
+    """Text as HTML: blank lines part paragraphs, lines that begin with "- " are a list; see `inline`."""
+    made = []
+    for part in re.split(r"\n\s*\n", text.strip()):
+        rows = [row.strip() for row in part.strip().splitlines()]
+        if rows and all(row.startswith("- ") for row in rows):
+            made.append("<ul>" + "".join(f"<li>{inline(row[2:])}</li>" for row in rows) + "</ul>")
+        elif part.strip():
+            made.append(f"<p>{inline(' '.join(rows))}</p>")
+    return "\n".join(made)
+
+
+def inline(text: str) -> str:
+    """`code`, **bold**, *italic* and [words](address) as HTML; everything else as it stands."""
+    codes: list[str] = []
+
+    def keep(match: re.Match[str]) -> str:
+        codes.append(f"<code>{match[1]}</code>")
+        return f"\0{len(codes) - 1}\0"
+
+    made = re.sub(r"`([^`]+)`", keep, html.escape(text, quote=False))
+    made = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", made)
+    made = re.sub(r"(?<![\w*])\*([^*\s](?:[^*]*[^*\s])?)\*(?![\w*])", r"<em>\1</em>", made)
+    made = re.sub(r"\[([^\]]+)\]\(((?:https?://|#|[\w./-]+)[^)\s\"]*)\)", r'<a href="\2">\1</a>', made)
+    return re.sub(r"\0(\d+)\0", lambda match: codes[int(match[1])], made)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_said(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_said(one) for one in value)
+    return "–" if value is None else str(value)
+
+
+def _style() -> str:
+    light = "".join(f"--{name}:{colour};" for colour, name in _VARIABLES.items())
+    dark = "".join(f"--{_VARIABLES[colour]}:{value};" for colour, value in _DARK.items())
+    light += "--ground:#ffffff;--soft:#f5f7f9;--tint:#fdf1ec;"
+    dark += "--ground:#14191f;--soft:#1c232b;--tint:#2b201c;"
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}{_SHEET}"
+
+
+_SHEET = """
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--ground);color:var(--ink);
+  font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"Liberation Sans",sans-serif}
+main{max-width:60rem;margin:0 auto;padding:3.5rem 1.5rem 3rem}
+header,section>p,section>ul,.notes,figcaption,footer{max-width:44rem}
+h1{font-size:2.1rem;line-height:1.2;letter-spacing:-.015em;font-weight:700;margin:0 0 .6rem}
+h2{font-size:1.3rem;line-height:1.3;letter-spacing:-.005em;margin:0 0 .8rem}
+section{margin-top:3.2rem}
+p,ul{margin:0 0 1rem}
+ul{padding-left:1.2rem}
+a{color:var(--c0);text-decoration-thickness:1px;text-underline-offset:.15em}
+.question{font-size:1.15rem;color:var(--grey);margin-bottom:1.6rem}
+.answer{border-left:3px solid var(--accent);background:var(--soft);padding:1rem 1.25rem;margin:0;
+  border-radius:0 .4rem .4rem 0}
+.answer p:last-child{margin:0}
+.answer .word{display:block;font-size:.75rem;font-weight:700;letter-spacing:.08em;text-transform:uppercase;
+  color:var(--accent)}
+nav{margin-top:2rem;border:solid var(--rule);border-width:1px 0;padding:.7rem 0;font-size:.9rem}
+nav ol{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.5rem}
+nav a{color:var(--ink);text-decoration:none}nav a:hover{text-decoration:underline}
+.table{overflow-x:auto;margin:1.4rem 0 .6rem}
+table{border-collapse:collapse;font-size:.875rem;line-height:1.35;font-variant-numeric:tabular-nums lining-nums;
+  border-top:2px solid var(--ink);border-bottom:2px solid var(--ink)}
+caption{caption-side:top;text-align:left;font-weight:600;padding-bottom:.6rem;white-space:normal}
+th,td{padding:.34rem .85rem;text-align:left;vertical-align:baseline;white-space:nowrap;font-weight:400}
+thead th{color:var(--grey);font-weight:600;vertical-align:bottom}
+thead tr:last-child>*{border-bottom:1px solid var(--ink)}
+th.group{text-align:center;color:var(--ink);padding-bottom:.1rem;box-shadow:inset 0 -1px 0 var(--rule)}
+.n{text-align:right}
+td.said{text-align:right;color:var(--grey);font-style:italic}
+tbody tr+tr>*{border-top:1px solid var(--rule)}
+tbody+tbody tr:first-child>*{border-top:1px solid var(--grey)}
+tr.block th{font-weight:600;padding-top:.8rem}
+td b{font-weight:700}
+td u{text-decoration-thickness:1.5px;text-underline-offset:.18em}
+td small{font-size:.82em;color:var(--grey);font-weight:400}
+td{position:relative}
+td sup{position:absolute;right:.25rem;top:.3rem;font-size:.8em;line-height:1;color:var(--grey)}
+tr.accent>*{background:var(--tint)}
+tr.accent th{font-weight:700;color:var(--accent)}
+tr.muted>*{color:var(--grey)}
+.notes{font-size:.8rem;line-height:1.5;color:var(--grey)}.notes p{margin:0 0 .25rem}
+figure{margin:1.6rem 0 1.8rem}
+.drawing{overflow-x:auto}
+.drawing svg{display:block;width:100%;min-width:26rem;height:auto;font-family:inherit}
+.drawing svg text{font-family:inherit!important}
+figcaption{font-size:.875rem;color:var(--grey);margin-top:.5rem}
+code{font:.88em/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
+  background:var(--soft);padding:.1em .3em;border-radius:.25em}
+pre{background:var(--soft);padding:.9rem 1.1rem;border-radius:.4rem;overflow-x:auto;margin:0 0 1rem}
+pre code{padding:0;background:none}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.5rem;font-size:.875rem;margin:0 0 1rem}
+dt{color:var(--grey)}dd{margin:0;overflow-wrap:anywhere}
+h3{font-size:1rem;margin:1.6rem 0 .5rem}
+footer{margin-top:3.5rem;padding-top:.8rem;border-top:1px solid var(--rule);font-size:.8rem;color:var(--grey)}
+:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
+@media(max-width:40rem){
+  body{font-size:15px}main{padding:1.8rem 1rem 2rem}h1{font-size:1.6rem}section{margin-top:2.4rem}
+  th,td{padding:.34rem .6rem}
+  table tr>th:first-child:not([colspan]){position:sticky;left:0;z-index:1;background:var(--ground)}
+  table tr.accent>th:first-child{background:var(--tint)!important}
+  dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}
+}
+@media print{
+  @page{margin:18mm}
+  body{font-size:10.5pt}main{max-width:none;padding:0}nav{display:none}
+  section{margin-top:2rem}figure,.table,.answer,tr{break-inside:avoid}h2,caption{break-after:avoid}
+  .table,.drawing{overflow:visible}table{font-size:8pt}th,td{padding:.2rem .4rem}
+  .answer,tr.accent>*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+  .drawing svg{min-width:0}a{color:inherit;text-decoration:none}
+}
+"""

@@ -1,0 +1,55 @@
+"""How models, metrics and data sets are called in tables and figures."""
+
+from __future__ import annotations
+
+MODELS = {
+    "lirdrec": "LIRDRec",
+    "mf": "MF",
+    "lightgcn": "LightGCN",
+    "vbpr": "VBPR",
+    "grcn": "GRCN",
+    "lattice": "LATTICE",
+    "slmrec": "SLMRec",
+    "micro": "MICRO",
+    "bm3": "BM3",
+    "freedom": "FREEDOM",
+    "lgmrec": "LGMRec",
+    "ease": "EASE",
+    "item_knn": "Item kNN",
+    "content_knn": "Content kNN",
+    "popularity": "Popularity",
+    "random": "Random",
+    "diffmm": "DiffMM",
+    "mmgcn": "MMGCN",
+}
+DATASETS = {
+    "baby": "Baby",
+    "sports": "Sports",
+    "clothing": "Clothing",
+    "elec": "Elec",
+    "electronics": "Elec",
+    "microlens": "MicroLens",
+    "tiktok": "TikTok",
+    "movielens-small": "MovieLens small",
+}
+METRICS = {"recall": "R", "ndcg": "N", "precision": "P", "map": "MAP", "mrr": "MRR", "hit_rate": "HR"}
+COLUMNS = {
+    "model": "Model",
+    "dataset": "Data",
+    "variant": "Variant",
+    "feature_set": "Features",
+    "loss": "Loss",
+    "metric": "Metric",
+    "seed": "Seed",
+    "epoch": "Epoch",
+}
+
+
+def label(name: object) -> str:
+    """What to print for a model, data set, metric or column; anything else is printed as it is."""
+    text = str(name)
+    for known in (MODELS, DATASETS, COLUMNS):
+        if text in known:
+            return known[text]
+    kind, at, k = text.partition("@")
+    return f"{METRICS[kind]}@{k}" if at and kind in METRICS else text

@@ -1,0 +1,155 @@
+"""A report: what was asked, the answer in a paragraph, tables and figures, and all that is needed to repeat it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lirdrec import __version__
+from lirdrec.atomic import atomic_write, write_errors
+from lirdrec.errors import ConfigError
+from lirdrec.experiments.reporting import html
+from lirdrec.experiments.reporting.figures import Figure
+from lirdrec.experiments.reporting.tables import Table
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.console import RenderableType
+
+    from lirdrec.experiments.results import Results
+
+PAGE, RESULTS = "report.html", "results.parquet"
+Block = str | Table | Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it: texts (`code`, **bold**, lists of "- " lines), tables, figures, in order."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an experiment found.
+
+    Attributes:
+        title: of the page.
+        question: what was asked, in a sentence.
+        answer: what came out, in a paragraph with its figures.
+        sections: tables and figures; their names must differ, they become file names.
+        settings: name → value, of what the experiment was run with.
+        commands: command lines that make the same results.
+        environment: versions and machine; default those of this process.
+        name: what the report is called in messages.
+    """
+
+    title: str
+    question: str
+    answer: str
+    sections: Sequence[Section]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+    environment: Mapping[str, Any] | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        seen: set[tuple[type, str]] = set()
+        for block in self.blocks():
+            if isinstance(block, str):
+                continue
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", block.name):
+                raise ConfigError(f"'{block.name}' is not a name for a file: use small letters, digits, - and _")
+            if (type(block), block.name) in seen:
+                raise ConfigError(f"two {type(block).__name__.lower()}s of the report are called '{block.name}'")
+            seen.add((type(block), block.name))
+
+    def blocks(self) -> Iterator[Block]:
+        """Everything in the sections, in order."""
+        for section in self.sections:
+            yield from section.blocks
+
+    def to_html(self) -> str:
+        """The page: one file that needs no other."""
+        lead = f'<p class="question">{html.inline(self.question)}</p>'
+        lead += f'<div class="answer"><span class="word">Answer</span>{html.prose(self.answer)}</div>'
+        made, contents = [], []
+        for place, section in enumerate(self.sections, 1):
+            made.append(html.section(f"s{place}", section.title, [_block(block) for block in section.blocks]))
+            contents.append((f"s{place}", section.title))
+        made.append(html.section("repeat", "How to repeat this", self._repeat()))
+        contents.append(("repeat", "How to repeat this"))
+        foot = f"Written by lirdrec {__version__}. The tables and figures lie beside this page, as data and for papers."
+        return html.page(self.title, lead, "\n".join(made), contents, foot)
+
+    def write(
+        self, folder: str | Path, results: Results | pl.DataFrame | None = None, formats: Sequence[str] = ("svg", "png")
+    ) -> Path:
+        """Write `report.html`, `figures/`, `tables/` and `results.parquet` into `folder`; gives the page's path.
+
+        Args:
+            folder: made where it is missing; files of the same names are replaced, others stay.
+            results: the tidy figures that the report was made from.
+            formats: of the figures' files, among "svg", "png", "pdf".
+        """
+        folder = Path(folder)
+        for inner in (folder / "figures", folder / "tables"):
+            with write_errors(inner):
+                inner.mkdir(parents=True, exist_ok=True)
+        for block in self.blocks():
+            if isinstance(block, Figure):
+                for kind in formats:
+                    _write(folder / "figures" / f"{block.name}.{kind}", block.image(kind))
+                if block.data is not None:
+                    _write(folder / "figures" / f"{block.name}.csv", block.data.write_csv().encode())
+            elif isinstance(block, Table):
+                _write(folder / "tables" / f"{block.name}.tex", block.to_latex().encode())
+                _write(folder / "tables" / f"{block.name}.csv", block.to_csv().encode())
+                _save(folder / "tables" / f"{block.name}.parquet", block.to_frame())
+        if results is not None:
+            _save(folder / RESULTS, results.frame() if hasattr(results, "frame") else results)
+        _write(folder / PAGE, self.to_html().encode())
+        return folder / PAGE
+
+    def to_rich(self) -> RenderableType:
+        """Title, answer and tables for the terminal."""
+        from rich.console import Group
+        from rich.text import Text
+
+        parts: list[RenderableType] = [Text(self.title, style="bold"), Text(_plain(self.answer)), Text()]
+        parts += [block.to_rich() for block in self.blocks() if isinstance(block, Table)]
+        return Group(*parts)
+
+    def _repeat(self) -> list[str]:
+        from lirdrec.recommender.run_folder import environment
+
+        found = dict(environment() if self.environment is None else self.environment)
+        found = {key.replace("_", " "): value for key, value in found.items() if value is not None}
+        blocks = [html.commands(self.commands)] if self.commands else []
+        if self.settings:
+            blocks += ["<h3>Settings</h3>", html.pairs(self.settings)]
+        return [*blocks, "<h3>Environment</h3>", html.pairs(found)]
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, Table):
+        return html.table(block)
+    return html.figure(block) if isinstance(block, Figure) else html.prose(block)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text).replace("**", "").replace("`", "")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _save(path: Path, frame: Any) -> None:
+    with atomic_write(path) as temporary:
+        frame.write_parquet(temporary)
