@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -17,16 +18,22 @@ TEMPERATURES = (0.07, 0.1, 0.15, 0.2, 0.3)
 # searched beside the grid, for each ranking loss; "" stands for gradient models that have no choice of the loss
 STEPS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "bpr": {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)},
-    "softmax": {"temperature": TEMPERATURES, "batch_size": (4096,), "learning_rate": (5e-4, 1e-3, 2e-3, 5e-3)},
+    "softmax": {
+        "temperature": TEMPERATURES,
+        "scoring": ("product", "cosine"),
+        "batch_size": (4096, 8192),
+        "learning_rate": (5e-4, 1e-3, 2e-3, 5e-3),
+    },
     "": {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)},
 }
 # where the search begins: the published setting (LIRDRec's own, else the one common to public code), then softmax
 FIRST: Mapping[str, Mapping[str, Any]] = {
     "bpr": {"batch_size": 2048, "learning_rate": 1e-3},
-    "softmax": {"temperature": 0.15, "batch_size": 4096, "learning_rate": 1e-3},
+    "softmax": {"temperature": 0.15, "scoring": "product", "batch_size": 4096, "learning_rate": 1e-3},
     "": {"batch_size": 2048, "learning_rate": 1e-3},
 }
 PUBLISHED_RATE = {"lirdrec": 1e-4}
+WEIGHTS = (0.1, 0.5, 0.9)  # of the first of two modalities in an item-item graph; the second has the rest
 
 Choice = dict[str, Any]  # option → value, of the model and of training alike
 
@@ -69,13 +76,14 @@ def with_loss(loss: str, options: Choice) -> Choice:
     return {"loss": loss, **options} if loss else options
 
 
-def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = ()) -> Space:
+def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), modalities: Sequence[str] = ()) -> Space:
     """The space of a model.
 
     Args:
         model: its name.
         fixed: options, of the model or of training, that are set and so not searched.
         losses: ranking losses to search; empty: all that the model has.
+        modalities: names of the feature matrices; where they are two, their weights are searched too.
 
     Raises:
         ConfigError: the model has none of the losses, or its grid names an option that it has not.
@@ -87,6 +95,10 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = ()) -
             raise ConfigError(f"{model}: its grid names '{name}', which is not an option of the model")
     shared = {name: _with(values, defaults[name]) for name, values in kind.grid.items() if name not in fixed}
     shared.pop("loss", None)
+    if len(modalities) == 2 and "modality_weights" in defaults and "modality_weights" not in fixed:
+        first_one, second = modalities
+        given = tuple({first_one: w, second: round(1 - w, 6)} for w in WEIGHTS)
+        shared["modality_weights"] = (defaults["modality_weights"], *given)
     start = {name: defaults[name] for name in shared}
     if kind.capabilities.training == "closed_form":
         return Space(shared, {"": {}}, (start,))
@@ -102,6 +114,10 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = ()) -
         begin = {**FIRST[loss]}
         if loss != "softmax" and model in PUBLISHED_RATE:
             begin["learning_rate"] = PUBLISHED_RATE[model]
+        if "batch_size" in fixed:  # a larger batch needs a larger step: about the root of the ratio
+            wanted_rate = begin["learning_rate"] * (fixed["batch_size"] / begin["batch_size"]) ** 0.5
+            known = STEPS[loss]["learning_rate"]
+            begin["learning_rate"] = min(known, key=lambda rate: abs(math.log(rate / wanted_rate)))
         branches[loss] = own
         first.append(with_loss(loss, {**start, **{name: begin[name] for name in own}}))
     return Space(shared, branches, tuple(first))

@@ -20,6 +20,7 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from lirdrec.experiments.spaces import Choice, Space, parts, space_of, with_loss
 
 PAIR = 2  # proposals that do not know of each other
 AT_RANDOM = 4  # proposals before TPE takes over, the published ones included
-WARM_UP = 20  # epochs that no trial is stopped in
+WARM_UP = 10  # epochs that no trial is stopped in
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,19 @@ def n_trials(context: Context, base: Cell) -> int:
 
 
 def _space(context: Context, base: Cell) -> Space:
-    return space_of(base.model, {**base.model_options, **base.training}, context.losses)
+    modalities = base.modalities if base.modalities is not None else feature_names(base.dataset)
+    return space_of(base.model, {**base.model_options, **base.training}, context.losses, modalities)
+
+
+@lru_cache
+def feature_names(dataset: str) -> tuple[str, ...]:
+    """Names of the feature matrices of a dataset, in the order that models see them in."""
+    from lirdrec.data.readers import read_any
+    from lirdrec.data.storage import MANIFEST, read_manifest
+
+    if (Path(dataset) / MANIFEST).is_file():
+        return tuple(sorted(read_manifest(dataset)["features"]))
+    return tuple(sorted(read_any(dataset).features))
 
 
 def _is_chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> bool:

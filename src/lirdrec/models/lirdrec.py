@@ -101,6 +101,7 @@ class LIRDRec(Model):
         "n_layers": (2, 3, 4),
         "regularization": (1e-2, 1e-3, 1e-4),
         "pwc_weight": (0.9, 0.95, 0.99),
+        "pwc": ("released", "uniform"),  # the control, which the paper does not search
     }
 
     copied: Tensor

@@ -1,0 +1,96 @@
+"""A small planted dataset on disk, and experiments run without starting processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lirdrec.data.synthetic import planted
+from lirdrec.experiments import worker
+from lirdrec.experiments.cells import Cell, CellStore, Result
+from lirdrec.experiments.context import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.sealing import Ledger, seal
+
+SMALL = {"embedding_size": 8, "n_neighbours": 5, "n_layers": 1}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Features tell what users like; some items lack their picture."""
+    dataset = planted(150, 80, 1500, {"image": 8, "text": 8}, groups=5, seed=4, missing={"image": 0.1})
+    return dataset.save(tmp_path_factory.mktemp("experiments") / "data")
+
+
+@pytest.fixture
+def context(data, tmp_path) -> Callable[..., Context]:
+    """`context(trials=2)`: a small context on the planted data."""
+
+    def make(**changes) -> Context:
+        given = {
+            "datasets": (str(data),),
+            "output": tmp_path / "out",
+            "models": ("lirdrec",),
+            "seeds": 1,
+            "trials": 2,
+            "model_options": SMALL,
+            "training": {"epochs": 2},
+            "device": "cpu",
+            "cache": str(tmp_path / "cache"),
+            "quiet": True,
+        }
+        return Context(**{**given, **changes})
+
+    return make
+
+
+def job_for(cell: Cell, context: Context) -> worker.Job:
+    """What a worker gets for a cell."""
+    sealed = seal(cell.dataset, context.output, cell.split)
+    vault = None
+    if cell.final:
+        Ledger(sealed.vault).declare(cell)
+        vault = sealed.vault
+    runs = context.output / "runs" / cell.key
+    return worker.Job(
+        cell.with_(dataset=str(sealed.development)), context.output, runs, vault, context.device, context.cache
+    )
+
+
+@pytest.fixture
+def inline() -> Callable[..., Results]:
+    """`inline(plan, context)`: what `running.compute` does, one cell after the other in this process.
+
+    `compute(cell) -> Result` may stand in for the work, `pick(waiting) -> int` for the order.
+    """
+
+    def run(plan, context, compute=None, pick=lambda waiting: 0) -> Results:
+        store = CellStore(context.output)
+        planned: list[Cell] = []
+        while True:
+            done = [result for result in map(store.result, planned) if result is not None]
+            before = len(planned)
+            for cell in plan(context, Results(done, "test", context.output)):
+                if cell not in planned:
+                    planned.append(cell)
+            if len(planned) > before:
+                continue
+            waiting = [cell for cell in planned if store.result(cell) is None]
+            if not waiting:
+                return Results([r for r in map(store.result, planned) if r is not None], "test", context.output)
+            cell = waiting[pick(waiting)]
+            if compute is not None:
+                store.record(compute(cell))
+            else:
+                values = worker.compute(job_for(cell, context))
+                store.record(replace(Result.from_json({"cell": cell.to_json(), **values}), cell=cell))
+
+    return run
+
+
+@pytest.fixture
+def job() -> Callable[[Cell, Context], worker.Job]:
+    return job_for
