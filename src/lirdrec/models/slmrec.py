@@ -152,7 +152,7 @@ class SLMRec(Model):
     def propagated(self, channel: int, items: Tensor, p: float = 0.0) -> tuple[Tensor, Tensor]:
         """Users `(U, e)` and items `(I, e)` of a channel: the mean of its layers, with dropout `p` after each step."""
         graph, n_layers = self.graphs[channel], self.config.n_layers
-        users = self.user_embedding
+        users: Tensor = self.user_embedding
         if p == 0:
             sum_users, sum_items = graph.propagate(users, items, n_layers)
         else:
