@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from lirdrec.models.ease import AddEASEConfig, CEASEConfig, EASEConfig
     from lirdrec.models.grcn import GRCNConfig
     from lirdrec.models.item_knn import ItemKNNConfig
+    from lirdrec.models.lgmrec import LGMRecConfig
     from lirdrec.models.lightgcn import LightGCNConfig
     from lirdrec.models.lirdrec import LIRDRecConfig
     from lirdrec.models.mf import MFConfig
     from lirdrec.models.popularity import PopularityConfig
+    from lirdrec.models.slmrec import SLMRecConfig
     from lirdrec.models.vbpr import VBPRConfig
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.presets import preset
@@ -42,6 +44,7 @@ __all__ = [
     "EASEConfig",
     "GRCNConfig",
     "ItemKNNConfig",
+    "LGMRecConfig",
     "LIRDRecConfig",
     "LightGCNConfig",
     "LirdrecError",
@@ -49,6 +52,7 @@ __all__ = [
     "Metrics",
     "PopularityConfig",
     "Recommender",
+    "SLMRecConfig",
     "TrainConfig",
     "VBPRConfig",
     "evaluate",
@@ -64,12 +68,14 @@ _HOMES = {
     "EASEConfig": "lirdrec.models.ease",
     "GRCNConfig": "lirdrec.models.grcn",
     "ItemKNNConfig": "lirdrec.models.item_knn",
+    "LGMRecConfig": "lirdrec.models.lgmrec",
     "LIRDRecConfig": "lirdrec.models.lirdrec",
     "LightGCNConfig": "lirdrec.models.lightgcn",
     "MFConfig": "lirdrec.models.mf",
     "Metrics": "lirdrec.evaluation.evaluator",
     "PopularityConfig": "lirdrec.models.popularity",
     "Recommender": "lirdrec.recommender.recommender",
+    "SLMRecConfig": "lirdrec.models.slmrec",
     "TrainConfig": "lirdrec.training.config",
     "VBPRConfig": "lirdrec.models.vbpr",
     "evaluate": "lirdrec.evaluation.evaluator",

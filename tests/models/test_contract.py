@@ -31,6 +31,8 @@ SMALL = {
     "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
     "vbpr": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1, "temperature": 0.3},
     "grcn": {"embedding_size": 8},
+    "lgmrec": {"embedding_size": 8},
+    "slmrec": {"embedding_size": 8},
 }
 TRAINING = TrainConfig(epochs=12, batch_size=256, learning_rate=5e-3, patience=20, seed=7)
 # what a model needs otherwise to learn in seconds
@@ -39,6 +41,8 @@ TRAININGS = {
     "lightgcn": {"epochs": 30, "batch_size": 64, "learning_rate": 1e-2},
     "vbpr": {"epochs": 30, "batch_size": 64, "learning_rate": 1e-2},
     "grcn": {"learning_rate": 1e-2},
+    "lgmrec": {"epochs": 20, "learning_rate": 1e-2},
+    "slmrec": {"learning_rate": 1e-2},
 }
 # test recall@20 on the planted data, at least this much above popularity's (popularity: about .2)
 MARGIN = {
@@ -51,6 +55,8 @@ MARGIN = {
     "mf": 0.2,
     "lightgcn": 0.2,
     "vbpr": 0.2,
+    "lgmrec": 0.2,
+    "slmrec": 0.2,
 }
 BY_GRADIENT = [name for name in model_names() if model_type(name).capabilities.training == "gradient"]
 

@@ -6,6 +6,7 @@ backward one plain product each. Indices are int32, which is what the CPU kernel
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from typing import Any
@@ -36,6 +37,12 @@ class SparseMatrix:
         """`A @ x` for dense `x` `(columns, D)`; differentiable with respect to `x`."""
         result: Tensor = _Product.apply(x, self)
         return result
+
+    def transposed(self) -> SparseMatrix:
+        """`Aᵀ`, sharing the entries."""
+        other = copy.copy(self)
+        other.shape, other.csr, other.csr_t = (self.shape[1], self.shape[0]), self.csr_t, self.csr
+        return other
 
     def row_sums(self) -> Tensor:
         """Sums `(rows,)` of the entries of each row."""

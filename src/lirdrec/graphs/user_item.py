@@ -42,6 +42,13 @@ class UserItemGraph:
         result: tuple[Tensor, Tensor] = _Propagate.apply(users, items, self, n_layers)
         return result
 
+    def last(self, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+        """The last layer alone, the rows `(U, D)` and `(I, D)` of `Â^L X0`; differentiable."""
+        to_items = self.matrix.transposed()
+        for _ in range(n_layers):
+            users, items = self.matrix.matmul(items), to_items.matmul(users)
+        return users, items
+
     def sums(self, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
         """`propagate` without autograd, by Horner's rule: `X ← X0 + Â X`, `L` times."""
         x_users, x_items = users, items

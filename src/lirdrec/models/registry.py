@@ -21,6 +21,8 @@ _MODELS = {
     "lightgcn": ("lirdrec.models.lightgcn", "LightGCN"),
     "vbpr": ("lirdrec.models.vbpr", "VBPR"),
     "grcn": ("lirdrec.models.grcn", "GRCN"),
+    "lgmrec": ("lirdrec.models.lgmrec", "LGMRec"),
+    "slmrec": ("lirdrec.models.slmrec", "SLMRec"),
 }
 
 
