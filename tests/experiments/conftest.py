@@ -78,6 +78,8 @@ def inline() -> Callable[..., Results]:
                     planned.append(cell)
             if len(planned) > before:
                 continue
+            if len(done) < sum(store.result(cell) is not None for cell in planned):
+                continue  # results of an earlier run: the plan must see them
             waiting = [cell for cell in planned if store.result(cell) is None]
             if not waiting:
                 return Results([r for r in map(store.result, planned) if r is not None], "test", context.output)

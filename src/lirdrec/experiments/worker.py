@@ -93,6 +93,7 @@ class Job:
         figures: stage → metric → value; filled by `score_valid` and `score_test`, and by the function itself.
         per_user: path of per-user test values, relative to `folder`.
         scribe: the history of the last `fit`.
+        checkpoint_seconds: at most this much work is lost when a worker is killed.
     """
 
     cell: Cell
@@ -104,6 +105,7 @@ class Job:
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     per_user: str | None = None
     scribe: Scribe | None = None
+    checkpoint_seconds: float = 60.0
     best_epoch: int = 0
     earlier: float = 0.0
 
@@ -149,6 +151,7 @@ class Job:
             progress=False,
             cache=self.cache,
             checkpoint=self.runs / f"checkpoint{part}",
+            checkpoint_seconds=self.checkpoint_seconds,
             watchers=(self.scribe, *watchers),
         )
         self.earlier += self.scribe.earlier
