@@ -231,3 +231,32 @@ def test_demo_without_the_films_says_where_they_are(lirdrec, monkeypatch, tmp_pa
     assert result.exit_code == 2
     assert "the films of the demo come with the repository, not with the installed package" in result.stderr
     assert not Path("runs").exists()
+
+
+def test_inspect_of_a_run_tells_its_size_and_the_cost_of_a_step(lirdrec, trained, data):
+    facts = json.loads(lirdrec("inspect", trained, "--json").stdout)
+    assert facts["model"] == "lirdrec" and (facts["users"], facts["items"]) == (40, 60)
+    weights = Recommender.load(trained).model().named_parameters()
+    assert facts["parameters"] == sum(tensor.numel() for _, tensor in weights)
+    pairs, step = facts["pairs"], facts["step"]
+    assert pairs == len(Dataset.load(data).train)
+    layers = Recommender.load(trained).info["model_config"]["n_layers"]
+    user_item = next(one for one in step["products"] if one["kind"] == "sparse" and one["entries"] == pairs)
+    assert (user_item["columns"], user_item["times"]) == (3 * 8, layers)
+    assert step["seconds"] > 0
+    result = lirdrec("inspect", trained)
+    words = " ".join(result.stdout.split())
+    assert f"Run {trained}" in words and f"lirdrec planted 40 60 {pairs} {facts['parameters']:,}" in words
+    assert "dense products" in words and "sparse products" in words and "The largest" in words
+
+
+def test_inspect_of_a_closed_form_and_of_runs_that_cannot_be_measured(lirdrec, trained, data):
+    assert lirdrec("--quiet", "train", "data", "--model", "item_knn", "--run", "runs/knn").exit_code == 0
+    assert json.loads(lirdrec("inspect", "runs/knn", "--json").stdout)["step"] is None
+    assert "item_knn has a closed form" in lirdrec("inspect", "runs/knn").stdout
+    assert lirdrec("slim", trained, "--output", "runs/slim").exit_code == 0
+    result = lirdrec("inspect", "runs/slim")
+    assert result.exit_code == 2 and "slim" in result.stderr
+    (Path("runs/half") / "checkpoint").mkdir(parents=True)
+    result = lirdrec("inspect", "runs/half")
+    assert result.exit_code == 2 and "runs/half: its training has not ended" in " ".join(result.stderr.split())

@@ -1,4 +1,4 @@
-"""`lirdrec prepare | inspect`: files become a prepared dataset, and what is in one."""
+"""`lirdrec prepare | inspect`: files become a prepared dataset, and what is in one, or in a run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lirdrec.cli.output import JsonOption, console, print_json, table
 from lirdrec.errors import ConfigError
 
 BAR = 32  # characters of the longest bar of a histogram
+LARGEST = 8  # products of a training step that are listed
 
 
 def register(app: typer.Typer) -> None:
@@ -85,18 +86,28 @@ def prepare(
 
 
 def inspect(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A prepared dataset, or what prepare reads.")],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset, what prepare reads, or a run folder.")
+    ],
     verify: Annotated[bool, typer.Option("--verify", help="Compare the checksums of all files.")] = False,
+    device: Annotated[str, typer.Option("--device", help="Of a run: where a step is timed (cpu, cuda, mps).")] = "cpu",
     json: JsonOption = False,
 ) -> None:
-    """What is in a dataset: counts, splits, modalities, degrees, memory to train.
+    """What is in a dataset (counts, splits, modalities, degrees, memory to train), or in a run (sizes, cost of a step).
 
     \b
       lirdrec inspect mydata
+      lirdrec inspect runs/first
     """
     from lirdrec.data.dataset import Dataset
     from lirdrec.data.summary import summarise
+    from lirdrec.recommender.run_folder import is_run
 
+    if is_run(dataset):
+        from lirdrec.recommender.inspecting import summarise_run
+
+        facts = summarise_run(dataset, device, verify)
+        return print_json(facts) if json else _show_run(dataset, facts)
     data = Dataset.load(dataset, verify=True) if verify else _read(dataset, {})
     figures = summarise(data)
     if json:
@@ -172,6 +183,50 @@ def _show(figures: Mapping[str, Any]) -> None:
             out.print(f"{figures[key]:,} {words}")
     for who, what in (("user", "items"), ("item", "users")):
         _histogram(f"Training {what} per {who}", figures[f"{who}_degrees"])
+
+
+def _show_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    out = console()
+    figures = [facts[name] for name in ("users", "items", "pairs", "parameters")]
+    out.print(
+        table(
+            f"Run {folder}",
+            ["model", "dataset", "users", "items", "pairs", "parameters"],
+            [[facts["model"], facts["dataset"], *(f"{one:,}" for one in figures)]],
+        )
+    )
+    step = facts["step"]
+    if step is None:
+        out.print(f"{facts['model']} has a closed form: it is computed at once, not in training steps.")
+        return
+    rows = []
+    for kind, phases in step["operations"].items():
+        rows.append([f"{kind} products", *(_count(one) for one in (*phases.values(), sum(phases.values())))])
+    columns = ("forward", "backward", "together")
+    title = f"Multiply-adds of a training step of {step['batch_size']:,} pairs, which takes {step['seconds']:.3g} s"
+    out.print(table(title, ["", *columns], rows, right=columns))
+    whole = sum(one["operations"] for one in step["products"])
+    rows = [
+        [
+            f"{one['kind']}, {one['phase']}",
+            f"{one['rows']:,} × {one['inner']:,}" + (f" ({one['entries']:,})" if one["kind"] == "sparse" else ""),
+            f"{one['columns']:,}",
+            f"{one['times']:,}",
+            _count(one["operations"]),
+            f"{one['operations'] / whole:.0%}",
+        ]
+        for one in step["products"][:LARGEST]
+    ]
+    right = ("columns", "times", "multiply-adds", "share")
+    out.print(table("The largest", ["", "rows × inner (entries)", *right], rows, right=right))
+
+
+def _count(n: float) -> str:
+    for unit in ("", " k", " M"):
+        if n < 1000:
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    return f"{n:,.3g} G" if n < 1000 else f"{n / 1000:,.3g} T"
 
 
 def _histogram(title: str, degrees: Mapping[str, Any]) -> None:

@@ -198,6 +198,14 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
 # ---------------------------------------------------------------- reading
 
 
+def is_run(folder: str | Path) -> bool:
+    """Whether `folder` holds a run, be it finished, unfinished or damaged."""
+    manifest = Path(folder) / MANIFEST
+    if manifest.is_file():
+        return f'"{FORMAT}"' in manifest.read_text(encoding="utf-8", errors="replace")
+    return (Path(folder) / "checkpoint").is_dir()
+
+
 def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
     """The manifest of a complete run folder, after checking that its files are whole.
 
