@@ -55,6 +55,7 @@ MARGIN = {
     "mf": 0.2,
     "lightgcn": 0.2,
     "vbpr": 0.2,
+    "grcn": 0.2,
     "lgmrec": 0.2,
     "slmrec": 0.2,
 }
