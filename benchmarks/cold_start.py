@@ -31,7 +31,7 @@ import lirdrec.configuration
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.readers import read_any
 from lirdrec.evaluation.evaluator import Truth, measure
-from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.recommender.leaving_out import without_items
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,15 +74,9 @@ def tensors(part) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items))
 
 
-def content_scorer(data: Dataset, weights: dict[str, float]) -> VectorScorer:
-    """score(u, j) = Σ_{i in H_u} Σ_m w_m cos(f_i, f_j), as vectors."""
-    columns = []
-    for name, weight in weights.items():
-        values = torch.from_numpy(np.array(data.features[name].values, dtype=np.float32))
-        columns.append(torch.nn.functional.normalize(values) * weight**0.5)
-    items = torch.cat(columns, dim=1)
-    users, liked = tensors(data.train)
-    return VectorScorer(torch.zeros(data.n_users, items.shape[1]).index_add_(0, users, items[liked]), items)
+def content_scorer(data: Dataset, weights: dict[str, float]) -> Scorer:
+    config = lirdrec.ContentKNNConfig(n_neighbours=None, modality_weights=weights)
+    return lirdrec.fit(data, config, progress=False, cache=False).scorer
 
 
 def cold_figures(scorer, data: Dataset, split: str) -> dict[str, dict[str, float]]:

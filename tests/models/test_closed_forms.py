@@ -91,7 +91,7 @@ REGRESSIONS = [
     ),
     (
         AddEASE,
-        AddEASEConfig(3.0, modality_weights=WEIGHTS, feature_share=1.0),
+        AddEASEConfig(3.0, modality_weights=WEIGHTS, feature_share=1.0, feature_regularization=None),
         lambda: ridge(fused().T, 3.0),
     ),
 ]

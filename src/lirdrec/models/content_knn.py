@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class ContentKNN(Model):
     name = "content_knn"
     Config = ContentKNNConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="closed_form")
+    grid: ClassVar = {"n_neighbours": (20, 100, 200, 500, 1000)}
 
     neighbours: Tensor
     similarity: Tensor

@@ -11,8 +11,8 @@ side, to length 1 again. With them, two extensions (Jeunen, Van Balen, Goethals,
     cease       the regression of [X ; α F̂ᵀ], i.e. XᵀX + α² F̂F̂ᵀ in place of XᵀX
     add_ease    (1 - α) B_X + α B_F,  with B_F the regression of F̂ᵀ alone
 
-The paper's features are 0/1 tags, with the same λ in both regressions of add_ease. Rows of length 1 are small against
-counts of users, so `feature_regularization` can differ.
+The paper's features are 0/1 tags, α is at most 1, and both regressions of add_ease have the same λ
+(`feature_regularization=None`). Rows of length 1 are small against counts of users: α may be larger here, λ smaller.
 
 `B` is dense: two `I×I` matrices in float64 while it is solved, one in float32 after. With `rank = r` it is never built.
 `G ≈ Z Zᵀ + R` with `Z` `(I, r)` from the r largest eigenpairs (subspace iteration; only products with `X` and `F̂`) and
@@ -21,7 +21,8 @@ counts of users, so `feature_regularization` can differ.
     P = D^-1 - Y Yᵀ,   Y = D^-1 Z L^-ᵀ,   B_ij = ⟨Y_i, Y_j⟩ / P_jj  (i ≠ j)
 
 so users are `Σ_{i ∈ H_u} Y_i` and items `Y_j / P_jj`. At full rank this is the dense solution, except that an item
-counts for its own score where it is in the history; such items are not recommended.
+counts for its own score where it is in the history; such items are not recommended. A smaller rank calls for a larger
+λ.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class AddEASEConfig(_FeatureOptions):
     """Hyper-parameters of additive EASE."""
 
     feature_share: float = option(0.5, "α, share of the features' regression in the weights")
-    feature_regularization: float | None = option(None, "λ of the features' regression; None: the same")
+    feature_regularization: float | None = option(10.0, "λ of the features' regression; None: the same")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +106,8 @@ class EASE(Model):
     name = "ease"
     Config = EASEConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
-    grid: ClassVar = {"regularization": (50.0, 100.0, 200.0, 500.0, 1000.0)}
+    # the published 50 … 1000, and less for data of fewer users
+    grid: ClassVar = {"regularization": (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)}
     part_names: ClassVar[tuple[str, ...]] = ("score",)  # one for each regression
 
     weights: Tensor
@@ -183,7 +185,7 @@ class CEASE(_WithFeatures):
     name = "cease"
     Config = CEASEConfig
     capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
-    grid: ClassVar = EASE.grid | {"feature_weight": tuple(step / 20 for step in range(21))}
+    grid: ClassVar = EASE.grid | {"feature_weight": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)}
     config: CEASEConfig
 
     def regressions(self) -> list[tuple[float, Gram, float]]:
@@ -196,7 +198,10 @@ class AddEASE(_WithFeatures):
     name = "add_ease"
     Config = AddEASEConfig
     capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
-    grid: ClassVar = EASE.grid | {"feature_share": tuple(step / 20 for step in range(21))}
+    grid: ClassVar = EASE.grid | {
+        "feature_share": tuple(step / 20 for step in range(1, 20)),
+        "feature_regularization": (1.0, 10.0, 100.0),
+    }
     part_names = ("interactions", "features")
     config: AddEASEConfig
 

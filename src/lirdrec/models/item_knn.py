@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class ItemKNN(Model):
     name = "item_knn"
     Config = ItemKNNConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
+    # within the ranges of Ferrari Dacrema et al., RecSys 2019
+    grid: ClassVar = {"n_neighbours": (20, 100, 200, 500, 1000), "shrinkage": (0.0, 10.0, 100.0, 500.0, 1000.0)}
 
     neighbours: Tensor
     similarity: Tensor
