@@ -126,9 +126,11 @@ def experiment(
     try:
         page = run(chosen, context)
     except KeyboardInterrupt:
-        console(errors=True).print(f"Stopped; what is done is kept in {context.output}. Go on: the same command again")
+        console(errors=True).print(
+            f"Stopped; what is done is kept in {context.output}. Go on: the same command again", soft_wrap=True
+        )
         raise
-    console().print(f"Report: {page}", markup=False)
+    console().print(f"Report: {page}", markup=False, soft_wrap=True)
 
 
 def _listed(text: str, what: str) -> tuple[str, ...]:

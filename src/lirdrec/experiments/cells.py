@@ -31,7 +31,7 @@ class Cell:
         work: what to do: "train", "trial" (a training that tuning may stop early), or "MODULE:FUNCTION" inside
             `lirdrec.experiments`, which is called with a `worker.Job` and returns the `data` of the result.
         dataset: path of anything that `lirdrec.data.readers.read_any` reads.
-        model: name of a model.
+        model: name of a model; "" for work that needs none.
         model_options: fields of the model's config that differ from its defaults.
         training: fields of `TrainConfig` that differ from its defaults; without the seed.
         seed: of the training.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.metrics import split_name
 
 FINAL_METRICS = ("recall", "ndcg")
 CUTOFFS = (10, 20)
@@ -80,6 +79,8 @@ class Context:
             raise ConfigError(f"minutes is {self.minutes}; it must be more than 0")
         if self.trials is None and self.minutes is None:
             raise ConfigError("tuning needs an end: give a number of trials or of minutes")
+        from lirdrec.evaluation.metrics import split_name  # here, since it needs torch, and not every worker does
+
         split_name(self.metric)
         if self.sampler not in ("tpe", "grid"):
             raise ConfigError(f"sampler is {self.sampler!r}; choose tpe or grid")

@@ -10,7 +10,6 @@ from typing import Any
 from lirdrec.configuration import make
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.cells import Cell
-from lirdrec.models.registry import config_type
 from lirdrec.training.config import TrainConfig
 
 
@@ -20,6 +19,8 @@ def resolved(cell: Cell) -> tuple[Any, TrainConfig]:
     Raises:
         ConfigError: an unknown option, or a value out of range.
     """
+    from lirdrec.models.registry import config_type
+
     kind = config_type(cell.model)
     options = dict(cell.model_options)
     if cell.modalities is not None and "modalities" in {one.name for one in fields(kind)}:
@@ -41,6 +42,8 @@ def sort_assignments(
     Raises:
         ConfigError: a name that nothing has (the nearest is offered), or a wrong value.
     """
+    from lirdrec.models.registry import config_type
+
     training = {one.name for one in fields(TrainConfig)} - {"seed", "metric"}
     of_models = {model: {one.name for one in fields(config_type(model))} for model in models}
     known = {*settings, *training, *(name for names in of_models.values() for name in names)}

@@ -113,6 +113,7 @@ class _Run:
                 told = True
                 waiting = [cell for key, cell in self.planned.items() if key not in done and key not in self.running]
                 if not waiting and not self.running:
+                    self._tidy(done)
                     return self._results(done)
                 self._start(waiting)
                 waiting = [cell for cell in waiting if cell.key not in self.running]
@@ -221,6 +222,15 @@ class _Run:
                 shutil.rmtree(checkpoint, ignore_errors=True)
         elif result.status != "out of memory":  # which may succeed from its checkpoint on a machine with more
             shutil.rmtree(files.runs, ignore_errors=True)
+
+    def _tidy(self, done: dict[str, Result]) -> None:
+        """Take away what was left by a kill between the record of a result and the end of its worker's files."""
+        for key, result in done.items():
+            files = _Files(self.context.output, key)
+            for file in (files.job, files.result, *([files.log] if result.done else [])):
+                file.unlink(missing_ok=True)
+            if result.done and not result.cell.extra.get("keep"):
+                shutil.rmtree(files.runs, ignore_errors=True)
 
     def _ended(self, result: Result) -> None:
         self.store.record(result)

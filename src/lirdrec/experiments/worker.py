@@ -26,58 +26,14 @@ from lirdrec.errors import ConfigError, DataError, LirdrecError  # noqa: E402 â€
 from lirdrec.experiments.cells import Cell, write_json  # noqa: E402
 from lirdrec.experiments.context import CUTOFFS, FINAL_METRICS  # noqa: E402
 from lirdrec.experiments.options import resolved  # noqa: E402
-from lirdrec.training.loop import StopTraining, Watcher  # noqa: E402
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
+    from lirdrec.experiments.scribe import Scribe
     from lirdrec.recommender.recommender import Recommender
+    from lirdrec.training.loop import Watcher
 
 Candidates = Literal["all", "cold"]
-
-
-class Scribe(Watcher):
-    """Keeps the history, and stops a trial at its limits.
-
-    Args:
-        metric: validation metric.
-        stop_below: `[epoch, value]`, rising: from the epoch on, a best value so far below the value ends the training.
-        seconds: training with validation may take so long; None: as long as it takes.
-    """
-
-    def __init__(self, metric: str, stop_below: Sequence[Sequence[float]] = (), seconds: float | None = None):
-        self.metric, self.stop_below, self.seconds = metric, stop_below, seconds
-        self.lines: list[dict[str, Any]] = []
-        self.earlier = 0.0  # seconds of the epochs that the checkpoint held
-        self.spent = 0.0
-        self.best = float("-inf")
-        self.stopped_early = False
-
-    def started(self, history: list[dict[str, Any]], n_steps: int) -> None:
-        for line in history:
-            self._read(line)
-        self.earlier = self.spent
-        if history:
-            self._judge(history[-1]["epoch"])
-
-    def epoch_ended(self, line: dict[str, Any]) -> None:
-        self._read(line)
-        self._judge(line["epoch"])
-
-    def _read(self, line: dict[str, Any]) -> None:
-        before = self.lines[-1]["seconds"] if self.lines else 0.0
-        seconds = round(before + line["seconds"], 4)
-        figures = line.get("valid", {})
-        self.lines.append({"epoch": line["epoch"], "seconds": seconds, "loss": line["loss"], **figures})
-        self.spent += line.get("seconds_with_validation", line["seconds"])
-        self.best = max(self.best, figures.get(self.metric, float("-inf")))
-
-    def _judge(self, epoch: int) -> None:
-        if self.seconds is not None and self.spent >= self.seconds:
-            raise StopTraining
-        needed = [value for at, value in self.stop_below if at <= epoch]
-        if needed and self.best < needed[-1]:
-            self.stopped_early = True
-            raise StopTraining
 
 
 @dataclass
@@ -138,6 +94,7 @@ class Job:
             watchers: told of every step and epoch.
             part: name of the training, where a cell has several: each needs a checkpoint of its own.
         """
+        from lirdrec.experiments.scribe import Scribe
         from lirdrec.recommender.fit import fit
 
         config, training = resolved(self.cell)
@@ -249,8 +206,9 @@ def compute(job: Job) -> dict[str, Any]:
 
     found: dict[str, Any] = {"status": "done", "error": None, "data": None}
     try:
-        config, training = resolved(job.cell)
-        found["options"] = {"model": to_dict(config), "training": to_dict(training)}
+        if job.cell.model:
+            config, training = resolved(job.cell)
+            found["options"] = {"model": to_dict(config), "training": to_dict(training)}
         found["data"] = work_of(job.cell.work)(job)
     except Exception as error:
         if not isinstance(error, LirdrecError):
