@@ -12,7 +12,7 @@ Report(
 
 from __future__ import annotations
 
-from lirdrec.experiments.reporting.figures import Figure, bars, dots, drawn, heatmap, lines
+from lirdrec.experiments.reporting.figures import Figure, bars, dots, drawn, heatmap, lines, points
 from lirdrec.experiments.reporting.names import label
 from lirdrec.experiments.reporting.report import Report, Section
 from lirdrec.experiments.reporting.tables import Column, Row, Table
@@ -32,4 +32,5 @@ __all__ = [
     "heatmap",
     "label",
     "lines",
+    "points",
 ]

@@ -357,6 +357,70 @@ def dots(
     return Figure(name, drawing, data, caption, alt)
 
 
+def points(
+    frame: pl.DataFrame,
+    name: str,
+    x: str,
+    y: str,
+    series: str,
+    *,
+    panel: str | None = None,
+    accent: Any = ACCENT,
+    x_label: str | None = None,
+    y_label: str | None = None,
+    log_x: bool = False,
+    labels: Callable[[Any], str] = label,
+    caption: str = "",
+    alt: str = "",
+) -> Figure:
+    """Two figures against each other, a named point each, at the means over the runs: such as accuracy against cost.
+
+    Args:
+        frame, name, panel, accent, labels, caption, alt: as in `lines`.
+        x, y: columns of the figures; series: column of the names.
+        x_label, y_label: default the columns' names.
+        log_x: logarithmic x-axis.
+    """
+    import polars as pl
+
+    across = summarised(frame, [panel, series], x).rename({MEAN: x, SD: f"{x} sd", RUNS: RUNS})
+    up = summarised(frame, [panel, series], y).rename({MEAN: y, SD: f"{y} sd"}).drop(RUNS)
+    on = [key for key in (panel, series) if key]
+    data = across.join(up, on=on, how="inner", maintain_order="left").sort(pl.col(y), descending=True)
+    with style():
+        drawing, panels = _panels(data, panel, labels, share_y=False, columns=2)
+        looks = styles(_names(data, series), accent)
+        for axes, part in panels:
+            if log_x:
+                axes.set_xscale("log")
+            axes.grid(True, axis="x")
+            axes.margins(x=0.1, y=0.1)
+            for record in part.iter_rows(named=True):
+                look, main = looks[record[series]], record[series] == accent
+                axes.plot(record[x], record[y], look.marker, color=look.colour, markersize=7 if main else 6, zorder=3)
+            part = part.sort(y)
+            low, high = axes.get_ylim()
+            step = (high - low) * 0.055
+            # names stand right of their points; where points lie near each other their names are moved apart
+            near = axes.transData.transform(list(zip(part[x], part[y], strict=True)))
+            places = _apart(part[y].to_list(), step) if _crowded(near) else part[y].to_list()
+            for record, place in zip(part.iter_rows(named=True), places, strict=True):
+                main = record[series] == accent
+                axes.annotate(
+                    labels(record[series]),
+                    (record[x], place),
+                    (6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
+                    color=looks[record[series]].colour,
+                    fontweight="bold" if main else "normal",
+                )
+            axes.set_xlabel(labels(x) if x_label is None else x_label)
+        _left_label(panels, labels(y) if y_label is None else y_label)
+    return Figure(name, drawing, data, caption, alt)
+
+
 def heatmap(
     frame: pl.DataFrame,
     name: str,
@@ -426,7 +490,7 @@ def heatmap(
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
             axes.set_xlabel(labels(x) if x_label is None else x_label)
-            axes.set_ylabel(labels(y) if y_label is None else y_label)
+        _left_label(panels, labels(y) if y_label is None else y_label)
     return Figure(name, drawing, data, caption, alt)
 
 
@@ -566,7 +630,7 @@ def _left_label(panels: Sequence[tuple[Axes, Any]], text: str) -> None:
     """The y-axis is named once a row of panels."""
     for place, (axes, _) in enumerate(panels):
         if place % _columns(panels) == 0:
-            axes.set_ylabel(text)
+            axes.set_ylabel(text, rotation=90 if len(text) > 2 else 0, va="center")
 
 
 def _end_labels(axes: Axes, ends: list[tuple[float, float, str, str, bool]], log: bool) -> None:
@@ -611,6 +675,13 @@ def _apart(wanted: Sequence[float], step: float) -> list[float]:
     return [middle + (at - (members - 1) / 2) * step for middle, members in groups for at in range(members)]
 
 
+def _crowded(places: Any, near: float = 14.0) -> bool:
+    """Whether any two points (pixels) are so near that their names would overlap."""
+    return any(
+        abs(a[1] - b[1]) < near and abs(a[0] - b[0]) < 6 * near for i, a in enumerate(places) for b in places[i + 1 :]
+    )
+
+
 def _cell(axes: Axes, column: float, row: float, colour: Any, order: int, edge: str = GROUND) -> None:
     from matplotlib.patches import Rectangle
 
@@ -634,7 +705,9 @@ def _grid(data: pl.DataFrame, column: str, order: Sequence[Any]) -> list[Any]:
 
 
 def _short(value: Any, labels: Callable[[Any], str]) -> str:
-    return f"{value:g}" if isinstance(value, float) else labels(value)
+    if not isinstance(value, float):
+        return labels(value)
+    return f"{value:g}" if value == 0 or abs(value) >= 0.01 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def _steps(part: pl.DataFrame, x: str) -> list[Any]:

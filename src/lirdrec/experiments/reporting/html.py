@@ -156,8 +156,8 @@ def _said(value: Any) -> str:
 def _style() -> str:
     light = "".join(f"--{name}:{colour};" for colour, name in _VARIABLES.items())
     dark = "".join(f"--{_VARIABLES[colour]}:{value};" for colour, value in _DARK.items())
-    light += "--ground:#ffffff;--soft:#f5f7f9;--tint:#fdf1ec;"
-    dark += "--ground:#14191f;--soft:#1c232b;--tint:#2b201c;"
+    light += "--ground:#ffffff;--soft:#f5f7f9;--tint:#fdf1ec;--shade:#0c18242e;"
+    dark += "--ground:#14191f;--soft:#1c232b;--tint:#2b201c;--shade:#000000b0;"
     return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}{_SHEET}"
 
 
@@ -167,7 +167,7 @@ html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--ground);color:var(--ink);
   font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"Liberation Sans",sans-serif}
 main{max-width:60rem;margin:0 auto;padding:3.5rem 1.5rem 3rem}
-header,section>p,section>ul,.notes,figcaption,footer{max-width:44rem}
+header,nav,pre,section>p,section>ul,.notes,figcaption,footer{max-width:44rem}
 h1{font-size:2.1rem;line-height:1.2;letter-spacing:-.015em;font-weight:700;margin:0 0 .6rem}
 h2{font-size:1.3rem;line-height:1.3;letter-spacing:-.005em;margin:0 0 .8rem}
 section{margin-top:3.2rem}
@@ -183,11 +183,15 @@ a{color:var(--c0);text-decoration-thickness:1px;text-underline-offset:.15em}
 nav{margin-top:2rem;border:solid var(--rule);border-width:1px 0;padding:.7rem 0;font-size:.9rem}
 nav ol{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.5rem}
 nav a{color:var(--ink);text-decoration:none}nav a:hover{text-decoration:underline}
-.table{overflow-x:auto;margin:1.4rem 0 .6rem}
+.table{overflow-x:auto;margin:1.4rem 0 .6rem;
+  background:linear-gradient(90deg,var(--ground) 30%,transparent) 0 0/2.5rem 100% no-repeat local,
+  linear-gradient(270deg,var(--ground) 30%,transparent) 100% 0/2.5rem 100% no-repeat local,
+  linear-gradient(270deg,var(--shade),transparent) 100% 0/.9rem 100% no-repeat scroll}
 table{border-collapse:collapse;font-size:.875rem;line-height:1.35;font-variant-numeric:tabular-nums lining-nums;
   border-top:2px solid var(--ink);border-bottom:2px solid var(--ink)}
 caption{caption-side:top;text-align:left;font-weight:600;padding-bottom:.6rem;white-space:normal}
-th,td{padding:.34rem .85rem;text-align:left;vertical-align:baseline;white-space:nowrap;font-weight:400}
+th,td{padding:.34rem .8rem;text-align:left;vertical-align:baseline;white-space:nowrap;font-weight:400}
+th:first-child,tr:first-child>td:first-child{padding-left:.5rem}
 thead th{color:var(--grey);font-weight:600;vertical-align:bottom}
 thead tr:last-child>*{border-bottom:1px solid var(--ink)}
 th.group{text-align:center;color:var(--ink);padding-bottom:.1rem;box-shadow:inset 0 -1px 0 var(--rule)}
