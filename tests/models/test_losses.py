@@ -33,6 +33,19 @@ def test_full_softmax_is_cross_entropy_whatever_the_block(block, monkeypatch):
     torch.testing.assert_close(found, expected)
 
 
+def test_full_softmax_in_bfloat16_is_near_the_exact_one():
+    queries, items, targets = (unit(64, 16).float().detach(), unit(40, 16).float().detach(), torch.randint(40, (64,)))
+    found = []
+    for low in (False, True):
+        inputs = queries.clone().requires_grad_(), items.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = full_softmax(*inputs, targets, 0.15)
+        assert loss.dtype == torch.float32
+        found.append((loss.detach(), *torch.autograd.grad(loss, inputs)))
+    for exact, short in zip(*found, strict=True):
+        assert 0 < (exact - short).norm() / exact.norm() < 0.02
+
+
 def test_sampled_softmax_is_cross_entropy_over_the_positive_and_the_shared_negatives():
     queries, positives, negatives = unit(5, 4), unit(5, 4), unit(3, 4)
     excluded = torch.zeros(5, 3, dtype=torch.bool)

@@ -190,25 +190,35 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(  # type: ignore[override]  # torch types it (*args)
         ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, temperature: float, excluded: Tensor | None
     ) -> Tensor:
+        kind = queries.device.type
+        # under autocast the products run in bfloat16; everything between them stays in full precision
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else queries.dtype
         total = queries.new_zeros((), dtype=torch.float64)
         needed = queries.requires_grad or items.requires_grad
         g_queries, g_items = (torch.zeros_like(x) if needed else None for x in (queries, items))
         step = max(1, BLOCK_BYTES // (len(items) * queries.element_size()))
-        for start in range(0, len(queries), step):
-            rows = slice(start, start + step)
-            logits = (queries[rows] @ items.T).div_(temperature)  # (b, I)
-            if excluded is not None:
-                logits.scatter_(1, excluded[rows, None], -torch.inf)
-            own = logits.gather(1, targets[rows, None])
-            largest = logits.amax(1, keepdim=True)
-            p = logits.sub_(largest).exp_()
-            mass = p.sum(1, keepdim=True)
-            total += (mass.log() + largest - own).sum(dtype=torch.float64)
-            if g_queries is not None and g_items is not None:
-                p.div_(mass)
-                p.scatter_add_(1, targets[rows, None], p.new_full((len(p), 1), -1.0))
-                g_queries[rows] = p @ items
-                g_items.addmm_(p.T, queries[rows])
+        with torch.autocast(kind, enabled=False):
+            short_items = items.to(low)
+            for start in range(0, len(queries), step):
+                rows = slice(start, start + step)
+                short = queries[rows].to(low)
+                logits = (short @ short_items.T).to(queries.dtype).div_(temperature)  # (b, I)
+                if excluded is not None:
+                    logits.scatter_(1, excluded[rows, None], -torch.inf)
+                own = logits.gather(1, targets[rows, None])
+                largest = logits.amax(1, keepdim=True)
+                p = logits.sub_(largest).exp_()
+                mass = p.sum(1, keepdim=True)
+                total += (mass.log() + largest - own).sum(dtype=torch.float64)
+                if g_queries is not None and g_items is not None:
+                    p.div_(mass)
+                    p.scatter_add_(1, targets[rows, None], p.new_full((len(p), 1), -1.0))
+                    p = p.to(low)
+                    g_queries[rows] = p @ short_items
+                    if low == queries.dtype:
+                        g_items.addmm_(p.T, short)
+                    else:
+                        g_items += p.T @ short
         ctx.save_for_backward(g_queries, g_items)
         ctx.scale = 1 / (temperature * len(queries))
         return (total / len(queries)).to(queries.dtype)
