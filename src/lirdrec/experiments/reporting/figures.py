@@ -37,7 +37,7 @@ MARKERS = ("o", "s", "D")
 # place of known models among colours × dashes, the ones most often shown together first
 PLACES = (
     *("freedom", "lattice", "bm3", "vbpr", "lightgcn", "lgmrec", "popularity"),
-    *("slmrec", "micro", "grcn", "ease", "mf", "item_knn", "random", "content_knn"),
+    *("slmrec", "micro", "grcn", "ease", "mf", "item_knn", "random", "content_knn", "cease", "add_ease"),
 )
 WIDTH = 7.2  # inches, of a whole figure
 MEAN, SD, RUNS = "mean", "sd", "runs"
@@ -129,9 +129,10 @@ def lines(
         caption, alt: see Figure.
     """
     data = summarised(frame, [panel, series, x], y)
+    names = _names(data, series, order)
     with style():
-        drawing, panels = _panels(data, panel, labels, share_y=share_y, wide=series is not None)
-        looks = styles(_names(data, series, order), accent)
+        drawing, panels = _panels(data, panel, labels, share_y=share_y, names_right=len(names) if series else 0)
+        looks = styles(names, accent)
         for axes, part in panels:
             ends = []
             ticks = _steps(part, x)
@@ -318,7 +319,10 @@ def dots(
                     ends.append((record[low], record[high]) if low and high else (record[MEAN] - sd, record[MEAN] + sd))
                     colour = looks[record[rows] if kind is None else kind].colour
                     axes.plot(ends[-1], [at[-1]] * 2, color=colour, linewidth=1.8, alpha=0.55, zorder=3)
-                    axes.plot(middle[-1], at[-1], "o", color=colour, markersize=6, zorder=4)
+                    marker = looks[record[rows] if kind is None else kind].marker
+                    axes.plot(
+                        middle[-1], at[-1], marker, color=colour, markersize=6 if marker == "o" else 5.2, zorder=4
+                    )
                     if kind is None:
                         main = record[rows] == accent
                         axes.annotate(
@@ -382,42 +386,34 @@ def points(
         log_x: logarithmic x-axis.
     """
     import polars as pl
+    from matplotlib.ticker import NullLocator
 
     across = summarised(frame, [panel, series], x).rename({MEAN: x, SD: f"{x} sd", RUNS: RUNS})
     up = summarised(frame, [panel, series], y).rename({MEAN: y, SD: f"{y} sd"}).drop(RUNS)
     on = [key for key in (panel, series) if key]
     data = across.join(up, on=on, how="inner", maintain_order="left").sort(pl.col(y), descending=True)
     with style():
-        drawing, panels = _panels(data, panel, labels, share_y=False, columns=2)
-        looks = styles(_names(data, series), accent)
+        names = _names(data, series)
+        crowd = len(names) > 8
+        drawing, panels = _panels(
+            data, panel, labels, share_y=False, columns=1 if crowd else 2, row_height=3.4 if crowd else None
+        )
+        looks = styles(names, accent)
         for axes, part in panels:
             if log_x:
                 axes.set_xscale("log")
+                axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axes.xaxis.set_minor_locator(NullLocator())
             axes.grid(True, axis="x")
-            axes.margins(x=0.1, y=0.1)
+            axes.margins(x=0.12, y=0.12)
             for record in part.iter_rows(named=True):
                 look, main = looks[record[series]], record[series] == accent
                 axes.plot(record[x], record[y], look.marker, color=look.colour, markersize=7 if main else 6, zorder=3)
-            part = part.sort(y)
-            low, high = axes.get_ylim()
-            step = (high - low) * 0.055
-            # names stand right of their points; where points lie near each other their names are moved apart
-            near = axes.transData.transform(list(zip(part[x], part[y], strict=True)))
-            places = _apart(part[y].to_list(), step) if _crowded(near) else part[y].to_list()
-            for record, place in zip(part.iter_rows(named=True), places, strict=True):
-                main = record[series] == accent
-                axes.annotate(
-                    labels(record[series]),
-                    (record[x], place),
-                    (6, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8,
-                    color=looks[record[series]].colour,
-                    fontweight="bold" if main else "normal",
-                )
             axes.set_xlabel(labels(x) if x_label is None else x_label)
         _left_label(panels, labels(y) if y_label is None else y_label)
+        drawing.draw_without_rendering()  # places are known from here on
+        for axes, part in panels:
+            _name_points(axes, part, x, y, series, looks, accent, labels)
     return Figure(name, drawing, data, caption, alt)
 
 
@@ -596,7 +592,7 @@ def _panels(
     labels: Callable[[Any], str],
     *,
     share_y: bool,
-    wide: bool = False,
+    names_right: int = 0,
     row_height: float | None = None,
     columns: int = 3,
     names_left: bool = False,
@@ -604,9 +600,9 @@ def _panels(
 ) -> tuple[Drawing, list[tuple[Axes, pl.DataFrame]]]:
     """An empty figure with axes for each value of `panel`, and the rows that belong there."""
     parts = [(None, data)] if panel is None else [(one, data.filter(_is(panel, one))) for one in _names(data, panel)]
-    columns = min(2 if wide else columns, len(parts))
+    columns = min(2 if names_right else columns, len(parts))
     rows = math.ceil(len(parts) / columns)
-    height = row_height or (3.1 if columns == 1 else 2.7)
+    height = row_height or max(3.1 if columns == 1 else 2.7, 0.8 + 0.15 * names_right)
     drawing = _empty(WIDTH if columns > 1 or not names_left else 5.4, height * rows)
     made = []
     shared = None
@@ -675,11 +671,59 @@ def _apart(wanted: Sequence[float], step: float) -> list[float]:
     return [middle + (at - (members - 1) / 2) * step for middle, members in groups for at in range(members)]
 
 
-def _crowded(places: Any, near: float = 14.0) -> bool:
-    """Whether any two points (pixels) are so near that their names would overlap."""
-    return any(
-        abs(a[1] - b[1]) < near and abs(a[0] - b[0]) < 6 * near for i, a in enumerate(places) for b in places[i + 1 :]
-    )
+def _name_points(
+    axes: Axes,
+    part: pl.DataFrame,
+    x: str,
+    y: str,
+    series: str,
+    looks: dict[Any, Style],
+    accent: Any,
+    labels: Callable[[Any], str],
+) -> None:
+    """Names beside points: each where it hides the least of the other names and points, the accent first."""
+    inch = axes.get_figure().dpi  # type: ignore[union-attr]
+    tall, wide, gap = 10 / 72 * inch, 5.2 / 72 * inch, 6 / 72 * inch
+    records = sorted(part.iter_rows(named=True), key=lambda record: record[series] != accent)
+    at = [axes.transData.transform((record[x], record[y])) for record in records]
+    frame = axes.get_window_extent()
+    taken = [(a - gap / 2, b - gap / 2, a + gap / 2, b + gap / 2) for a, b in at]
+    for record, (a, b) in zip(records, at, strict=True):
+        text = labels(record[series])
+        width = wide * len(text)
+        best: tuple[float, float, float, str] | None = None
+        for rank, (side, up) in enumerate(
+            [("left", 0), ("right", 0), ("center", 1.1), ("center", -1.1)]
+            + [(side, up) for up in (0.8, -0.8, 1.6, -1.6) for side in ("left", "right")]
+        ):
+            left = {"left": a + gap, "right": a - gap - width, "center": a - width / 2}[side]
+            box = (left, b + up * tall - tall / 2, left + width, b + up * tall + tall / 2)
+            hidden = sum(_overlap(box, other) for other in taken)
+            outside = max(0.0, frame.x0 - box[0]) + max(0.0, box[2] - frame.x1 - 0.2 * inch)
+            outside += max(0.0, frame.y0 - box[1]) + max(0.0, box[3] - frame.y1)
+            cost = hidden + outside * tall + rank * 0.01 * tall * wide
+            if best is None or cost < best[0]:
+                best = cost, up, 0.0, side
+                chosen = box
+        assert best is not None
+        taken.append(chosen)
+        side, sign = best[3], {"left": 6, "right": -6, "center": 0}[best[3]]
+        axes.annotate(
+            text,
+            (record[x], record[y]),
+            (sign, best[1] * 10),
+            textcoords="offset points",
+            ha=side,  # type: ignore[arg-type]
+            va="center",
+            fontsize=8,
+            color=looks[record[series]].colour,
+            fontweight="bold" if record[series] == accent else "normal",
+        )
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Area that two boxes (left, low, right, high) share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _cell(axes: Axes, column: float, row: float, colour: Any, order: int, edge: str = GROUND) -> None:

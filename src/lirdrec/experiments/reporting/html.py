@@ -166,7 +166,7 @@ _SHEET = """
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--ground);color:var(--ink);
   font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"Liberation Sans",sans-serif}
-main{max-width:60rem;margin:0 auto;padding:3.5rem 1.5rem 3rem}
+main{max-width:72rem;margin:0 auto;padding:3.5rem 1.5rem 3rem}
 header,nav,pre,section>p,section>ul,.notes,figcaption,footer{max-width:44rem}
 h1{font-size:2.1rem;line-height:1.2;letter-spacing:-.015em;font-weight:700;margin:0 0 .6rem}
 h2{font-size:1.3rem;line-height:1.3;letter-spacing:-.005em;margin:0 0 .8rem}
@@ -179,7 +179,7 @@ a{color:var(--c0);text-decoration-thickness:1px;text-underline-offset:.15em}
   border-radius:0 .4rem .4rem 0}
 .answer p:last-child{margin:0}
 .answer .word{display:block;font-size:.75rem;font-weight:700;letter-spacing:.08em;text-transform:uppercase;
-  color:var(--accent)}
+  color:var(--accent);margin-bottom:.25rem}
 nav{margin-top:2rem;border:solid var(--rule);border-width:1px 0;padding:.7rem 0;font-size:.9rem}
 nav ol{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.5rem}
 nav a{color:var(--ink);text-decoration:none}nav a:hover{text-decoration:underline}
@@ -196,13 +196,14 @@ thead th{color:var(--grey);font-weight:600;vertical-align:bottom}
 thead tr:last-child>*{border-bottom:1px solid var(--ink)}
 th.group{text-align:center;color:var(--ink);padding-bottom:.1rem;box-shadow:inset 0 -1px 0 var(--rule)}
 .n{text-align:right}
-td.said{text-align:right;color:var(--grey);font-style:italic}
+td.said{text-align:center;color:var(--grey);font-style:italic}
 tbody tr+tr>*{border-top:1px solid var(--rule)}
 tbody+tbody tr:first-child>*{border-top:1px solid var(--grey)}
 tr.block th{font-weight:600;padding-top:.8rem}
 td b{font-weight:700}
 td u{text-decoration-thickness:1.5px;text-underline-offset:.18em}
 td small{font-size:.82em;color:var(--grey);font-weight:400}
+td.long{white-space:normal;min-width:20rem}
 td{position:relative}
 td sup{position:absolute;right:.25rem;top:.3rem;font-size:.8em;line-height:1;color:var(--grey)}
 tr.accent>*{background:var(--tint)}

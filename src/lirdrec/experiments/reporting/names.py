@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+# in the order of tables: without learning, closed forms, learned, the newest last
 MODELS = {
-    "lirdrec": "LIRDRec",
+    "random": "Random",
+    "popularity": "Popularity",
+    "item_knn": "Item kNN",
+    "content_knn": "Content kNN",
+    "ease": "EASE",
+    "cease": "CEASE",
+    "add_ease": "Add-EASE",
     "mf": "MF",
     "lightgcn": "LightGCN",
     "vbpr": "VBPR",
+    "mmgcn": "MMGCN",
     "grcn": "GRCN",
     "lattice": "LATTICE",
     "slmrec": "SLMRec",
@@ -14,13 +22,8 @@ MODELS = {
     "bm3": "BM3",
     "freedom": "FREEDOM",
     "lgmrec": "LGMRec",
-    "ease": "EASE",
-    "item_knn": "Item kNN",
-    "content_knn": "Content kNN",
-    "popularity": "Popularity",
-    "random": "Random",
     "diffmm": "DiffMM",
-    "mmgcn": "MMGCN",
+    "lirdrec": "LIRDRec",
 }
 DATASETS = {
     "baby": "Baby",
@@ -53,3 +56,9 @@ def label(name: object) -> str:
             return known[text]
     kind, at, k = text.partition("@")
     return f"{METRICS[kind]}@{k}" if at and kind in METRICS else text
+
+
+def model_order(model: str) -> tuple[int, str]:
+    """Sort key: known models in the order of `MODELS`, others by name just before the last."""
+    known = list(MODELS)
+    return (2 * known.index(model) if model in known else 2 * len(known) - 3, model)

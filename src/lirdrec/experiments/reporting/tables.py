@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
 Value = Measure | float | int | str | None
 Better = Literal["higher", "lower"]
-Format = Literal["number", "percent", "count", "duration", "memory", "text"]
+Format = Literal["number", "percent", "count", "duration", "memory", "p", "text"]
 MISSING = "–"
 NARROW = "\N{NARROW NO-BREAK SPACE}"
+LONG = 40  # letters: a column with longer texts is broken into lines
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Column:
         group: heading over neighbouring columns of the same group.
         better: ranks the figures: the best bold, the second underlined; None: nothing is ranked.
         format: "number" has `digits` decimals, "percent" too, with a sign; "count" 12 345; "duration" takes seconds;
-            "memory" takes bytes; "text" is set left.
+            "memory" takes bytes; "p" is a p-value; "text" is set left.
         digits: decimals.
     """
 
@@ -173,7 +175,7 @@ class Table:
             ranks = self._ranks(rows)
             for row, rank in zip(rows, ranks, strict=True):
                 name = "accent" if row.accent else "muted" if row.muted else ""
-                cells = "".join(self._html_cell(column, row, rank, n == 0) for n, column in enumerate(self.columns))
+                cells = "".join(self._html_cell(*span, row, rank) for span in self._spans(row))
                 lines.append(f"<tr{_html_class(name)}>{cells}</tr>")
             lines.append("</tbody>")
         return "\n".join([*lines, "</table>"])
@@ -201,10 +203,11 @@ class Table:
             if block:
                 lines.append(rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\textit{{{latex_escape(block)}}}}} \\")
             for row, rank in zip(rows, self._ranks(rows), strict=True):
-                lines.append(" & ".join(self._latex_cell(column, row, rank) for column in self.columns) + r" \\")
+                lines.append(" & ".join(self._latex_cell(*span, row, rank) for span in self._spans(row)) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
         if self.notes:
-            lines.append(r"\\[2pt] \footnotesize " + r" \\ ".join(latex_escape(note) for note in self.notes))
+            notes = (re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", latex_escape(note)) for note in self.notes)
+            lines.append(r"\\[2pt] \footnotesize " + r" \\ ".join(notes))
         return "\n".join([*lines, r"\end{table}", ""])
 
     def to_frame(self) -> pl.DataFrame:
@@ -256,7 +259,7 @@ class Table:
                     cells.append(cell.append(marks))
                 made.add_row(*cells, style="dim" if row.muted else "")
             made.add_section()
-        made.caption, made.caption_justify = "\n".join(self.notes) or None, "left"
+        made.caption, made.caption_justify = "\n".join(self.notes).replace("**", "") or None, "left"
         return made
 
     # ------------------------------------------------------------------------------------------------------- pieces
@@ -284,7 +287,19 @@ class Table:
                     rank[column.key] = present.index(value) + 1
         return ranks
 
-    def _html_cell(self, column: Column, row: Row, rank: Mapping[str, int], first: bool) -> str:
+    def _spans(self, row: Row) -> Iterator[tuple[Column, int]]:
+        """The row's columns and how many each cell takes: the same words in neighbouring columns of figures are one."""
+
+        def words(column: Column) -> str | int:
+            value = row.cells.get(column.key)
+            said = isinstance(value, str) and value and column.format != "text"
+            return str(value) if said and column.better else id(column)
+
+        for _, columns in groupby(self.columns, key=words):
+            first, *others = columns
+            yield first, 1 + len(others)
+
+    def _html_cell(self, column: Column, width: int, row: Row, rank: Mapping[str, int]) -> str:
         value = row.cells.get(column.key)
         main, spread, marks = (html.escape(part) for part in printed(value, column))
         place = rank.get(column.key, 0)
@@ -293,14 +308,18 @@ class Table:
             main += f" <small>±{NARROW}{spread}</small>"
         if marks:
             main += f"<sup>{marks}</sup>"
-        if first:
+        if column is self.columns[0]:
             return f'<th scope="row">{main}</th>'
-        said = isinstance(value, str) and column.format != "text"
-        return f"<td{_html_class('said' if said else _kind(column))}>{main}</td>"
+        if width > 1:
+            return f'<td colspan="{width}" class="said">{main}</td>'
+        long = column.format == "text" and any(len(str(one.cells.get(column.key) or "")) > LONG for one in self.rows)
+        return f"<td{_html_class('long' if long else _kind(column))}>{main}</td>"
 
-    def _latex_cell(self, column: Column, row: Row, rank: Mapping[str, int]) -> str:
+    def _latex_cell(self, column: Column, width: int, row: Row, rank: Mapping[str, int]) -> str:
         value = row.cells.get(column.key)
         main, spread, marks = printed(value, column)
+        if width > 1:
+            return rf"\multicolumn{{{width}}}{{c}}{{\textit{{{latex_escape(main)}}}}}"
         if value is None or isinstance(value, str) or column.format not in ("number", "percent"):
             return latex_escape(main)
         place = rank.get(column.key, 0)
@@ -366,6 +385,8 @@ def _text(value: Measure | float | int | str, column: Column) -> str:
         return memory(value).replace(" ", NARROW)
     if column.format == "count":
         return f"{value:,.0f}".replace(",", NARROW)
+    if column.format == "p":
+        return f"{value:.4f}" if value >= 1e-4 else f"<{NARROW}0.0001"
     if column.format == "percent":
         return f"{value:+.{column.digits}f}".replace("-", "−") + f"{NARROW}%"
     if column.format == "text":
