@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from lirdrec.errors import DataError
+from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments import worker
 from lirdrec.experiments.cells import Cell, CellStore
 from lirdrec.experiments.context import Context
 from lirdrec.experiments.experiment import Experiment
-from lirdrec.experiments.running import compute
+from lirdrec.experiments.running import compute, report
 from lirdrec.training.loop import Watcher
 
 PATIENCE = 120.0  # seconds until a process that makes no progress is given up
@@ -308,3 +308,47 @@ def test_settings_are_kept_beside_the_results(data, context):
     kept = json.loads((settings.output / "experiment.json").read_text())
     assert kept["experiment"] == "toy" and kept["trials"] == 2
     assert isinstance(settings, Context)
+
+
+def test_a_report_of_what_is_done_computes_nothing(data, context):
+    """Cells that failed are in it as they are; those without a result are left out."""
+    told = []
+    cells = [Cell(f"planned.works:{name}", str(data), "") for name in ("fine", "broken")]
+
+    def plan(settings, results):
+        yield from cells
+        if len(results) == 2:  # what can be planned only when these have ended
+            yield Cell("planned.works:fine", str(data), "", seed=9)
+
+    experiment = Experiment("toy", "", plan, lambda settings, results: told.append(list(results)) or settings.output)
+    settings = context()
+    with pytest.raises(ConfigError, match="there is no result of 'toy' with these settings yet"):
+        report(experiment, settings)
+    compute(experiment, settings)
+    (settings.output / "cells" / f"{Cell('planned.works:fine', str(data), '', seed=9).key}.json").unlink()
+    before = sorted((settings.output / "cells").iterdir())
+    report(experiment, settings)
+    assert [(one.cell, one.status) for one in told[0]] == [(cells[0], "done"), (cells[1], "failed")]
+    assert sorted((settings.output / "cells").iterdir()) == before
+
+
+def test_the_cells_of_the_last_plan_are_computed_in_its_order(data, context):
+    """A final that follows from the first trial comes before the trials of the next model."""
+
+    def plan(settings, results):
+        for model in range(2):
+            trial = Cell("planned.works:fine", str(data), "", seed=model, variant="trial")
+            yield trial
+            if results.get(trial) is not None:
+                yield Cell("planned.works:fine", str(data), "", seed=model, variant="final")
+
+    settings = context()
+    compute(Experiment("toy", "", plan, lambda settings, results: settings.output), settings)
+    written = sorted((settings.output / "cells").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    computed = [json.loads(path.read_text())["cell"] for path in written]
+    assert [(one["seed"], one["variant"]) for one in computed] == [
+        (0, "trial"),
+        (0, "final"),
+        (1, "trial"),
+        (1, "final"),
+    ]

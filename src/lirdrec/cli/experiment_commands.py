@@ -64,6 +64,9 @@ def experiment(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     keep: Annotated[bool, typer.Option("--keep", help="Keep the run folders of the final trainings.")] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report", help="Train nothing; write the report of what is done by now.")
+    ] = False,
 ) -> None:
     """Compare models and take them apart: many trainings, tuned alike, the test scored once, a report at the end.
 
@@ -86,7 +89,7 @@ def experiment(
     from lirdrec.configuration import parse_assignments
     from lirdrec.experiments.context import Context
     from lirdrec.experiments.options import sort_assignments
-    from lirdrec.experiments.running import run
+    from lirdrec.experiments.running import report, run
     from lirdrec.models.registry import model_names, model_type
 
     chosen = experiment_of(name)
@@ -124,7 +127,7 @@ def experiment(
         command=shlex.join(["lirdrec", *sys.argv[1:]]),
     )
     try:
-        page = run(chosen, context)
+        page = report(chosen, context) if report_only else run(chosen, context)
     except KeyboardInterrupt:
         console(errors=True).print(
             f"Stopped; what is done is kept in {context.output}. Go on: the same command again", soft_wrap=True

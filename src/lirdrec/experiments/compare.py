@@ -16,6 +16,8 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.tuning import base_cell, n_trials, search
 from lirdrec.models.registry import model_names, model_type
 
+SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}
+
 
 def plan(context: Context, results: Results) -> Iterator[Cell]:
     """The trials of every search; the finals of those that are finished."""
@@ -52,7 +54,7 @@ def uses_features(model: str) -> bool:
 
 
 def report(context: Context, results: Results) -> Path:
-    """The results as frames in files."""
-    for name, frame in (("results", results.frame()), ("runs", results.runs())):
-        frame.write_parquet(context.output / f"{name}.parquet")
-    return context.output / "results.parquet"
+    """Test figures, tests over users, what was chosen, cost, published figures."""
+    from lirdrec.experiments.compare_report import write
+
+    return write(context, results, [search(context, results, base) for base in searches(context)])

@@ -14,12 +14,12 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import lirdrec
-from lirdrec.atomic import write_errors
-from lirdrec.errors import DataError
+from lirdrec.atomic import atomic_write, write_errors
+from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.cells import Cell, CellStore, Result, fingerprint, write_json
 from lirdrec.experiments.context import Context
 from lirdrec.experiments.experiment import Experiment
@@ -47,23 +47,52 @@ def run(experiment: Experiment, context: Context) -> Path:
         ConfigError, DataError: a dataset or model that is not there; a choice that the sealed test forbids.
         KeyboardInterrupt: stopped by Ctrl-C; the same call goes on.
     """
-    results = compute(experiment, context)
+    return _reported(experiment, context, compute(experiment, context))
+
+
+def report(experiment: Experiment, context: Context) -> Path:
+    """Write the report of the cells that have results by now, without computing any."""
+    _check(context)
+    begun = (context.output / "cells").is_dir()  # else asking for the plan would write its first proposals
+    results = _Run(experiment, replace(context, quiet=True)).known() if begun else Results()
+    if not len(results):
+        raise ConfigError(f"{context.output}: there is no result of '{experiment.name}' with these settings yet")
+    return _reported(experiment, context, results)
+
+
+def _reported(experiment: Experiment, context: Context, results: Results) -> Path:
+    """The report, and beside it all that is known of each cell and each epoch, as data."""
+    for name, frame in (("runs", results.runs()), ("histories", results.histories())):
+        with atomic_write(context.output / f"{name}.parquet") as temporary:
+            frame.write_parquet(temporary)
     return experiment.report(context, results)
 
 
 def compute(experiment: Experiment, context: Context) -> Results:
     """The results of all cells of an experiment, in the order of its plan; what `run` does before the report."""
-    from lirdrec.models.registry import model_type
-
-    for dataset in context.datasets:
-        fingerprint(dataset)  # raises where there is none
-    for model in context.models:
-        model_type(model)
+    _check(context)
     with write_errors(context.output):
         context.output.mkdir(parents=True, exist_ok=True)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(context).items()}
     write_json(context.output / "experiment.json", {"experiment": experiment.name, **settings})
     return _Run(experiment, context).until_done()
+
+
+def _check(context: Context) -> None:
+    """Refuse what is not there before anything is written."""
+    from lirdrec.experiments.tuning import feature_names
+    from lirdrec.models.registry import model_type
+
+    for dataset in context.datasets:
+        fingerprint(dataset)  # raises where there is none
+        for label, names in context.feature_sets.items():
+            known = feature_names(dataset)
+            for name in names:
+                if name not in known:
+                    listed = ", ".join(known) or "none"
+                    raise ConfigError(f"feature set '{label}': {dataset} has no features '{name}'; it has {listed}")
+    for model in context.models:
+        model_type(model)
 
 
 @dataclass
@@ -123,6 +152,13 @@ class _Run:
         finally:
             self._stop()
 
+    def known(self) -> Results:
+        """The results that there are, without computing any."""
+        while self._plan(self._done()):
+            self.again.clear()  # cells that failed are shown as they are
+        self.again.clear()
+        return self._results(self._done())
+
     def _done(self) -> dict[str, Result]:
         """Results of the planned cells, in the order of the plan; without those that are to be tried again."""
         found = {}
@@ -137,15 +173,18 @@ class _Run:
 
     def _plan(self, done: dict[str, Result]) -> bool:
         """Ask the experiment for its cells; whether there are new ones."""
-        before = len(self.planned)
+        before = self.planned
+        named: dict[str, Cell] = {}
         for cell in self.experiment.plan(self.context, self._results(done)):
             key = cell.key
-            if key not in self.planned:
-                self.planned[key] = cell
+            named.setdefault(key, cell)
+            if key not in before:
                 result = self.store.result(cell)
                 if result is not None and not result.done and result.attempts < TRIES:
                     self.again[key] = result.attempts
-        return len(self.planned) > before
+        # in the order of the last plan: the finals of a model come before the trials of the next
+        self.planned = named | {key: cell for key, cell in before.items() if key not in named}
+        return len(self.planned) > len(before)
 
     def _start(self, waiting: list[Cell]) -> None:
         """Begin cells, as many as may run at once and other processes do not compute."""

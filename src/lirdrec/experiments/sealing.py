@@ -60,13 +60,10 @@ def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | Non
         DataError: no such dataset, or a split that it does not allow.
         RunFolderError: the folder cannot be written.
     """
-    name = f"{Path(os.path.abspath(dataset)).name}-{fingerprint(dataset)[:8]}"
-    if split:
-        name += f"-{split.get('split', 'split')}-{short_hash(dict(split))[:8]}"
-    found = Sealed(Path(folder) / "data" / name, Path(folder) / "sealed" / name)
+    found = places(dataset, folder, split)
     if _is_whole(found):
         return found
-    with locked(Path(folder) / "locks" / f"seal-{name}"):
+    with locked(Path(folder) / "locks" / f"seal-{found.vault.name}"):
         if not _is_whole(found):  # another process may have done it in the meantime
             from lirdrec.data.readers import read_any
 
@@ -77,8 +74,19 @@ def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | Non
                 found.vault.mkdir(parents=True, exist_ok=True)
             with atomic_write(found.vault / SEALED) as temporary, temporary.open("wb") as file:
                 np.save(file, np.stack([whole.test.users, whole.test.items]))
+            counts = {"users": whole.n_users, "items": whole.n_items}
+            counts["interactions"] = len(whole.train) + len(whole.valid) + len(whole.test)
+            write_json(found.vault / "counts.json", counts)
             without_test(whole).save(found.development, overwrite=True)
     return found
+
+
+def places(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | None = None) -> Sealed:
+    """Where `seal` puts what; makes nothing."""
+    name = f"{Path(os.path.abspath(dataset)).name}-{fingerprint(dataset)[:8]}"
+    if split:
+        name += f"-{split.get('split', 'split')}-{short_hash(dict(split))[:8]}"
+    return Sealed(Path(folder) / "data" / name, Path(folder) / "sealed" / name)
 
 
 def without_test(dataset: Dataset) -> Dataset:

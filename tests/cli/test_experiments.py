@@ -1,0 +1,112 @@
+"""`lirdrec experiment`: what it lists, refuses and passes on; the running itself is tested in tests/experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lirdrec.experiments import experiment as experiments
+from lirdrec.experiments import running
+from lirdrec.experiments.experiment import experiment_names
+
+NAMES = sorted(experiment_names())
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list:
+    """The contexts that experiments are run with; nothing is run."""
+    contexts = []
+
+    def run(experiment, context) -> Path:
+        contexts.append((experiment.name, context))
+        return context.output / "report.html"
+
+    monkeypatch.setattr(running, "run", run)
+    return contexts
+
+
+def test_without_a_name_the_experiments_are_listed(lirdrec):
+    result = lirdrec("experiment")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_can_be_loaded_and_its_settings_teach(name):
+    found = experiments.experiment(name)
+    assert callable(found.plan) and callable(found.report)
+    assert found.summary and all(doc for _, doc in found.settings.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compar", "DATA"], "unknown experiment 'compar'; did you mean 'compare'?"),
+        (["compare"], "name at least one dataset: lirdrec experiment compare DATASET"),
+        (["compare", "nowhere"], "nowhere: no such folder"),
+        (["compare", "DATA", "--models", "lirdrek"], "unknown model 'lirdrek'; did you mean 'lirdrec'?"),
+        (["compare", "DATA", "--models", ","], "--models is empty; name at least one, separated by commas"),
+        (["compare", "DATA", "--trials", "-1"], "trials is -1; it must be 0 or more"),
+        (["compare", "DATA", "--seeds", "0"], "seeds is 0; it must be 1 or more"),
+        (["compare", "DATA", "--jobs", "0"], "jobs is 0; it must be 1 or more"),
+        (["compare", "DATA", "--minutes", "0"], "minutes is 0.0; it must be more than 0"),
+        (["compare", "DATA", "--epochs", "0"], "epochs is 0; it must be 1 or more"),
+        (["compare", "DATA", "--losses", "bprr"], "losses: there is no loss 'bprr'; choose bpr, softmax or both"),
+        (["compare", "DATA", "--sampler", "best"], "sampler is 'best'; choose tpe or grid"),
+        (["compare", "DATA", "--metric", "recall"], "metric 'recall' must be a name and a cut-off"),
+        (
+            ["compare", "DATA", "--set", "n_layerz=2"],
+            "no model of this experiment has such an option; did you mean 'n_layers'?",
+        ),
+        (
+            ["compare", "DATA", "--set", "seed=2"],
+            "--set seed: no model of this experiment has such an option; use --seeds",
+        ),
+        (["compare", "DATA", "--set", "n_layers=-1"], "n_layers is -1; it must be 0 or more"),
+        (["compare", "DATA", "--features", "image,text"], "write it as label=matrix,matrix"),
+        (["compare", "DATA", "--features", "a=sound"], "feature set 'a': "),
+        (["compare", "DATA", "--report"], "there is no result of 'compare' with these settings yet"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_written(lirdrec, sample, arguments, message):
+    result = lirdrec("experiment", *(sample if one == "DATA" else one for one in arguments))
+    assert result.exit_code == 2
+    assert message in result.stderr and result.stderr.startswith("lirdrec: ") and result.stderr.count("\n") == 1
+    assert not [path for path in Path().rglob("*") if path.suffix in (".json", ".npy", ".parquet")]
+
+
+def test_options_reach_the_context(lirdrec, sample, asked):
+    result = lirdrec(
+        *("experiment", "compare", sample, "--models", "lirdrec, popularity", "--minutes", "2.5", "--seeds", "5"),
+        *("--jobs", "2", "--epochs", "7", "--patience", "3", "--set", "n_layers=2", "--set", "batch_size=512"),
+        *(
+            "--set",
+            "ours=popularity",
+            "--features",
+            "both=image,text",
+            "--features",
+            "words=text",
+            "--losses",
+            "softmax",
+        ),
+        *("--metric", "ndcg@10", "--no-prune", "--keep", "--output", "study"),
+    )
+    assert result.exit_code == 0 and "study/report.html" in result.stdout
+    ((name, context),) = asked
+    assert (name, context.datasets, context.models) == ("compare", (str(sample),), ("lirdrec", "popularity"))
+    assert (context.trials, context.minutes, context.seeds, context.jobs) == (None, 2.5, 5, 2)
+    assert context.training == {"epochs": 7, "patience": 3, "batch_size": 512}
+    assert (context.model_options, context.settings) == ({"n_layers": 2}, {"ours": "popularity"})
+    assert context.feature_sets == {"both": ("image", "text"), "words": ("text",)}
+    assert (context.losses, context.metric, context.prune, context.keep) == (("softmax",), "ndcg@10", False, True)
+    assert context.output == Path("study")
+
+
+def test_the_defaults_are_those_of_the_help(lirdrec, sample, asked):
+    assert lirdrec("experiment", "compare", sample).exit_code == 0
+    context = asked[0][1]
+    assert (context.trials, context.minutes, context.seeds, context.jobs) == (6, None, 3, 1)
+    assert (context.metric, context.sampler, context.prune) == ("recall@20", "tpe", True)
+    assert context.output == Path("experiments") / "compare"
+    assert context.training == {} and context.model_options == {}
