@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from lirdrec.data.synthetic import planted
 from lirdrec.errors import CapabilityError
 from lirdrec.evaluation.measuring import Truth
 from lirdrec.experiments.measuring_gradients import random_features, watch
-from lirdrec.models.base import Features
 from lirdrec.models.registry import config_type, model_type
 from lirdrec.recommender.inputs import model_inputs
 from lirdrec.training.config import TrainConfig
@@ -111,23 +108,23 @@ def test_watching_changes_nothing(dataset):
 
 def test_features_that_tell_the_taste_help_and_random_ones_do_not(dataset):
     """Lemma 2, with known truth: the gap of the feature part over random features is there, and vanishes without it."""
-    inputs = model_inputs(dataset, cache=False, seed=1)
-    noise = dataclasses.replace(inputs, features=random_features(inputs.features, seed=5))
-    more = dataclasses.replace(inputs, features=random_features(inputs.features, seed=6))
-    real, random, other = (watched("vbpr", dataset, 8, {}, i, learning_rate=2e-2)[-1] for i in (inputs, noise, more))
+    kinds = (dataset, random_features(dataset, seed=5), random_features(dataset, seed=6))
+    real, random, other = (watched("vbpr", one, 8, {}, learning_rate=2e-2)[-1] for one in kinds)
     assert real["recall_features"] > random["recall_features"] + 0.1
     assert real["loss_features"] < random["loss_features"] - 0.05
     assert abs(random["recall_features"] - other["recall_features"]) < 0.05
 
 
 def test_random_features_have_the_size_of_the_real_ones():
-    values = torch.cat([torch.randn(5000, 2) * torch.tensor([3.0, 0.1]) + torch.tensor([1.0, -2.0]), torch.zeros(9, 2)])
-    present = torch.arange(5009) < 5000
-    found = random_features({"text": Features(values, present)}, seed=0)["text"]
-    assert not found.values[5000:].any() and torch.equal(found.present, present)
-    torch.testing.assert_close(found.values[:5000].std(0), torch.tensor([3.0, 0.1]), rtol=0.05, atol=0)
-    torch.testing.assert_close(found.values[:5000].mean(0), torch.tensor([1.0, -2.0]), rtol=0.2, atol=0.01)
-    assert abs(float(torch.corrcoef(torch.stack([found.values[:5000, 0], values[:5000, 0]]))[0, 1])) < 0.05
+    real = planted(50, 4000, 500, {"image": 3, "text": 2}, groups=2, noise=0.1, missing={"image": 0.1})
+    found = random_features(real, seed=0)
+    for name, matrix in real.features.items():
+        there, noise = matrix.values[matrix.present], found.features[name].values[matrix.present]
+        np.testing.assert_allclose(noise.std(0), there.std(0), rtol=0.1)
+        np.testing.assert_allclose(noise.mean(0), there.mean(0), atol=0.1)
+        assert abs(np.corrcoef(noise[:, 0], there[:, 0])[0, 1]) < 0.06
+        assert not found.features[name].values[~matrix.present].any()
+    assert (real.features["image"].present == found.features["image"].present).all()
 
 
 def test_models_without_the_two_sides_are_refused(dataset):

@@ -33,6 +33,15 @@ from lirdrec.experiments.results import Results
 # name → (module, what it answers in one line)
 _EXPERIMENTS = {
     "compare": ("lirdrec.experiments.compare", "Which model recommends best? All tuned alike, test scored once."),
+    "ablation": ("lirdrec.experiments.ablation", "What does each part of LIRDRec bring? One changed at a time."),
+    "modality": ("lirdrec.experiments.modality", "What does each modality bring? Each left out, each alone."),
+    "cold": ("lirdrec.experiments.cold", "How well are items recommended that training has not seen?"),
+    "startup": ("lirdrec.experiments.startup", "Who is ahead in the first epochs, and after the same time?"),
+    "sensitivity": ("lirdrec.experiments.sensitivity", "How much do two settings matter? A grid, on validation."),
+    "layers": ("lirdrec.experiments.layers", "How many layers over the user-item graph are best?"),
+    "gradients": ("lirdrec.experiments.gradients", "Do item IDs learn more slowly than projected features?"),
+    "splits": ("lirdrec.experiments.splits", "Does the way the data are split decide who is best?"),
+    "fusion": ("lirdrec.experiments.fusion", "Is a mix of models better than the best of them alone?"),
 }
 
 

@@ -17,17 +17,21 @@ The projections are found by what they do: products of rows of a feature matrix 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.matrices import FeatureMatrix
 from lirdrec.errors import CapabilityError
 from lirdrec.evaluation.measuring import Truth, measure
-from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.base import Model, ModelInputs
 from lirdrec.models.losses import bpr
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.training.config import TrainConfig
@@ -174,16 +178,16 @@ def item_table(model: Model) -> nn.Parameter:
     raise CapabilityError(f"{model.name} has no table of item IDs, so there is no gradient to compare with")
 
 
-def random_features(features: Mapping[str, Features], seed: int) -> dict[str, Features]:
-    """Normal noise with the means and deviations of each matrix's columns; the same items lack the modality."""
+def random_features(dataset: Dataset, seed: int) -> Dataset:
+    """The dataset with normal noise for features: means and deviations of each matrix's columns, the same mask."""
     found = {}
-    for number, (name, feature) in enumerate(features.items()):
-        generator = torch.Generator().manual_seed(seed * 1000 + number)
-        there = feature.values[feature.present]
-        noise = torch.randn(feature.values.shape, generator=generator, dtype=feature.values.dtype)
-        noise = noise.to(there.device) * there.std(0) + there.mean(0)
-        found[name] = Features(noise * feature.present[:, None], feature.present)
-    return found
+    for number, (name, matrix) in enumerate(sorted(dataset.features.items())):
+        rng = np.random.default_rng([seed, number])
+        there = np.asarray(matrix.values[matrix.present], dtype=np.float32)
+        noise = np.zeros(matrix.values.shape, dtype=np.float32)
+        noise[matrix.present] = rng.standard_normal(there.shape, dtype=np.float32) * there.std(0) + there.mean(0)
+        found[name] = FeatureMatrix(noise, matrix.present)
+    return dataclasses.replace(dataset, features=found, folder=None)
 
 
 class PartsWatcher(Watcher):

@@ -1,0 +1,73 @@
+"""What each part of LIRDRec brings (Table III of the paper): one part changed or left out at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lirdrec.errors import ConfigError
+from lirdrec.experiments import variants
+from lirdrec.experiments.cells import Cell
+from lirdrec.experiments.context import Context
+from lirdrec.experiments.reporting import Section
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.variants import Group, Study, Variant
+
+MODELS = ("lirdrec",)
+VARIANTS = (
+    Variant("full"),
+    Variant("w/o PWC", {"pwc": None}),
+    Variant("uniform weights", {"pwc": "uniform"}, note="Uniform weights: α = 1/K for every user, nothing is learned."),
+    Variant("PWC on logits", {"pwc": "logits"}, note="PWC on logits: θ receives logits instead of softmaxed weights."),
+    Variant("w/o DCT", {"dct": None}),
+    Variant(
+        "DCT over matrix",
+        {"dct": "matrix"},
+        note="DCT over matrix: Eq. 12 read literally mixes the items, so it cannot take new ones.",
+    ),
+)
+
+
+def plan(context: Context, results: Results) -> Iterator[Cell]:
+    """Every variant with every seed."""
+    yield from variants.planned(_groups(context))
+
+
+def report(context: Context, results: Results) -> Path:
+    """One table, one figure, and which parts matter."""
+    study = Study(_groups(context), results, context.metric)
+    notes = [one.note for one in VARIANTS if one.note]
+    table = study.table("ablation", "Variant", "LIRDRec with one part changed at a time.", notes)
+    figure = study.picture("ablation", f"Test {study.metric} of the variants, ± one sd over the seeds.")
+    return variants.write(
+        context,
+        results,
+        study,
+        title="What each part of LIRDRec brings",
+        question="Does LIRDRec get worse when one of its parts is changed or left out?",
+        answer=" ".join(_answer(study, group) for group in study.found),
+        sections=[Section("Variants", [table, *figure])],
+    )
+
+
+def _answer(study: Study, group: Group) -> str:
+    text = study.sentences(group)
+    worse = [one for one in list(group.cells)[1:] if study.differs(group, one) < 0]
+    better = [one for one in list(group.cells)[1:] if study.differs(group, one) > 0]
+    if not study.tests:
+        return text
+    from lirdrec.experiments.telling import listed
+
+    said = (
+        f"Shown to be worse than the full model: {listed(worse)}."
+        if worse
+        else "None is shown to be worse than the full model."
+    )
+    return f"{text} {said}" + (f" Shown to be better: {listed(better)}." if better else "")
+
+
+def _groups(context: Context) -> list[Group]:
+    for model in context.models:
+        if model not in MODELS:
+            raise ConfigError(f"ablation takes lirdrec apart; it knows no parts of {model}: leave out --models")
+    return variants.groups(context, MODELS, lambda dataset, model, modalities: VARIANTS)

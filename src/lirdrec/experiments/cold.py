@@ -1,0 +1,265 @@
+"""Items that training has not seen (Fig. 4 of the paper), two ways, against two lists of candidates.
+
+A fifth of the items is drawn at random; half of them are for validation, half for the test, and their interactions
+follow them: each seed draws its own items. Nothing of the unseen items is known but their features.
+
+    transductive   the paper's: the features are there in training, in the item graph too, so gradients may reach them
+    inductive      trained without them; they are added afterwards by `Recommender.add_items`, as a shop would. As many
+                   epochs as validation chose for the transductive run of the same seed: without unseen items there is
+                   no validation
+
+Candidates: only the unseen items (how well are they told apart?), or all (do they ever come up?).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lirdrec.experiments import telling
+from lirdrec.experiments.bases import settled
+from lirdrec.experiments.cells import Cell, Result
+from lirdrec.experiments.context import Context
+from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, bars, label
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.tuning import search
+from lirdrec.models.registry import model_type
+
+if TYPE_CHECKING:
+    from lirdrec.experiments.worker import Job
+
+MODELS = ("content_knn", "vbpr", "lattice", "freedom", "lirdrec")
+MODES = ("transductive", "inductive")
+# stage of the figures → how it is called
+STAGES = {"test": "Only unseen items", "test_all": "All items"}
+CANNOT = "cannot"
+
+
+def plan(context: Context, results: Results) -> Iterator[Cell]:
+    """Transductive cells; inductive ones as soon as the number of epochs is known."""
+    for dataset in context.datasets:
+        for model in context.models or MODELS:
+            for seed in range(context.seeds):
+                for cell in _transductive(context, results, dataset, model, seed):
+                    yield cell
+                    if cell.work != "trial":
+                        inductive = _inductive(cell, results.get(cell))
+                        if inductive is not None:
+                            yield inductive
+
+
+def transductive(job: Job) -> dict[str, Any]:
+    """Work: train with the unseen items' features, score validation and both kinds of candidates of the test."""
+    recommender = job.fit()
+    return _scored(job, recommender)
+
+
+def inductive(job: Job) -> dict[str, Any]:
+    """Work: train without the unseen items, add them, score the same."""
+    import numpy as np
+
+    from lirdrec.recommender.leaving_out import without_items
+
+    data = job.dataset
+    unseen = data.items.ids[np.setdiff1d(np.arange(data.n_items), data.train.items)]
+    warm, table, features = without_items(data, list(unseen))
+    recommender = job.fit(warm)
+    recommender.add_items(table, features)
+    return _scored(job, recommender)
+
+
+def _scored(job: Job, recommender: Any) -> dict[str, Any]:
+    import numpy as np
+
+    data = job.dataset
+    job.score_valid(recommender)
+    job.score_test(recommender, candidates="cold", stage="test")
+    job.score_test(recommender, candidates="all", stage="test_all")
+    return {"unseen": data.n_items - len(np.unique(data.train.items)), "items": data.n_items}
+
+
+def report(context: Context, results: Results) -> Path:
+    """Figures of both ways and both lists, beside random ranking's; who is best, and whether unseen items come up."""
+    import polars as pl
+
+    found = _found(context, results)
+    have = telling.metrics_of(results, "test", (context.metric,))
+    metric = context.metric if context.metric in have or not have else have[0]
+    shown = [name for name in dict.fromkeys((metric, metric.replace("recall", "ndcg"))) if name in have] or [metric]
+    datasets = list(dict.fromkeys(dataset for dataset, _, _ in found))
+    blocks: list[Any] = []
+    rows = [
+        {
+            "panel": " · ".join([label(d)] * (len(datasets) > 1) + [STAGES[stage]]),
+            "model": model,
+            "mode": mode,
+            "value": one.figures[stage][metric],
+        }
+        for stage in STAGES
+        for (d, model, mode), some in found.items()
+        for one in some
+        if metric in one.figures.get(stage, {})
+    ]
+    if rows:
+        caption = f"Test {metric} for items that training has not seen, mean over the seeds, ± one sd."
+        blocks.append(
+            bars(
+                pl.DataFrame(rows),
+                "cold",
+                x="model",
+                series="mode",
+                panel="panel",
+                accent="inductive",
+                y_label=f"test {label(metric)}",
+                caption=caption,
+            )
+        )
+    blocks.append(_table(found, datasets, shown))
+    return Report(
+        title="Items that training has not seen",
+        question="How well are items recommended that nobody has interacted with, known by their features alone?",
+        answer=" ".join(_answer(one, found, metric) for one in datasets),
+        sections=[Section("Unseen items", blocks), *telling.failures(results)],
+        settings=telling.settings(context),
+        commands=telling.commands(context),
+        name=results.experiment,
+    ).write(context.output, results, context.formats)
+
+
+def expected_recall(results: list[Result], k: int) -> Measure | None:
+    """What random ranking of the unseen items would find: each of `C` candidates is among the first k with k / C."""
+    sizes = [one.data["unseen"] for one in results if one.done and one.data]
+    return Measure.of(min(1.0, k / size) for size in sizes)
+
+
+def _found(context: Context, results: Results) -> dict[tuple[str, str, str], list[Result]]:
+    """(dataset's name, model, mode) → results that are done."""
+    found: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results.where(work=("cold:transductive", "cold:inductive"), status="done"):
+        cell = result.cell
+        found.setdefault((cell.dataset_name, cell.model, cell.variant), []).append(result)
+    return found
+
+
+def _table(found: Mapping[tuple[str, str, str], list[Result]], datasets: list[str], shown: list[str]) -> Table:
+    columns = [Column("model", "Model", format="text"), Column("mode", "Unseen in training", format="text")]
+    for stage, said in STAGES.items():
+        columns += [Column(f"{stage} {name}", label(name), said, "higher") for name in shown]
+    many = len(datasets) > 1
+    lines = []
+    for dataset in datasets:
+        block = label(dataset) if many else ""
+        here = {(model, mode): some for (d, model, mode), some in found.items() if d == dataset}
+        for model in dict.fromkeys(model for model, _ in here):
+            for mode in MODES:
+                cells: dict[str, Any] = {"model": label(model), "mode": mode}
+                if (model, mode) not in here:
+                    if mode == "inductive" and not model_type(model).capabilities.cold_items:
+                        cells[f"test {shown[0]}"] = CANNOT
+                        lines.append(Row(cells, block))
+                    continue
+                for stage in STAGES:
+                    for name in shown:
+                        cells[f"{stage} {name}"] = telling.measured(here[model, mode], name, stage)
+                lines.append(Row(cells, block, accent=model == "lirdrec"))
+        floor: dict[str, Any] = {"model": "Random ranking", "mode": "expected"}
+        anyone = next(iter(here.values()), [])
+        for name in shown:
+            kind, _, k = name.partition("@")
+            if kind == "recall":
+                floor[f"test {name}"] = expected_recall(anyone, int(k))
+        lines.append(Row(floor, block, muted=True))
+    notes = [
+        "Each seed draws its own unseen items; the spread is over draws and trainings together.",
+        "Random ranking: the exact expectation, k over the number of unseen items.",
+    ]
+    return Table("cold", columns, lines, "Test figures for unseen items.", notes)
+
+
+def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], metric: str) -> str:
+    figures = {
+        (stage, mode): {
+            model: measure
+            for (d, model, m), some in found.items()
+            if d == dataset and m == mode and (measure := telling.measured(some, metric, stage)) is not None
+        }
+        for stage in STAGES
+        for mode in MODES
+    }
+    name = label(dataset)
+    said = []
+    for mode in MODES:
+        models = figures["test", mode]
+        if models:
+            ordered = sorted(models, key=lambda model: -models[model].mean)
+            second = f", then {label(ordered[1])} ({models[ordered[1]].mean:.4f})" if len(ordered) > 1 else ""
+            said.append(f"{mode}, **{label(ordered[0])}** with {telling.figure(models[ordered[0]])}{second}")
+    if not said:
+        return f"On {name} there is no figure."
+    text = f"On {name}, unseen items alone are ranked best (test {metric}): {'; '.join(said)}."
+    kind, _, k = metric.partition("@")
+    anyone = next((some for (d, _, _), some in found.items() if d == dataset), [])
+    floor = expected_recall(anyone, int(k)) if kind == "recall" else None
+    if floor is not None:
+        lost = [
+            f"{label(model)} ({mode})"
+            for mode in MODES
+            for model, measure in figures["test", mode].items()
+            if measure.mean <= floor.mean
+        ]
+        text += f" Random ranking would find {floor.mean:.4f}" + (
+            f"; no better: {telling.listed(lost)}." if lost else "."
+        )
+    both = [model for model in figures["test", "inductive"] if model in figures["test", "transductive"]]
+    if both:
+        changes = [
+            f"{label(model)} "
+            f"{telling.change(figures['test', 'inductive'][model].mean, figures['test', 'transductive'][model].mean)}"
+            for model in both
+        ]
+        text += f" Adding the items after training instead of training with them: {telling.listed(changes)}."
+    every = [(model, mode, m.mean) for mode in MODES for model, m in figures["test_all", mode].items()]
+    if every:
+        model, mode, value = max(every, key=lambda one: one[2])
+        text += (
+            f" Among all items the best recall of unseen ones is {value:.4f} ({label(model)}, {mode}): "
+            if kind == "recall"
+            else f" Among all items the best figure is {value:.4f} ({label(model)}, {mode}): "
+        )
+        alone = figures["test", mode].get(model)
+        part = value / alone.mean if alone is not None and alone.mean else 0.0
+        text += f"{part:.0%} of what it reaches among unseen items alone."
+    return text
+
+
+def _transductive(context: Context, results: Results, dataset: str, model: str, seed: int) -> Iterator[Cell]:
+    """The cell; for closed forms, whose search costs little, first the cells of the search on this very split."""
+    split = {"split": "cold_items", "seed": seed}
+    extra = {"candidates": "cold"}
+    feature_set = next(iter(context.sets))
+    base = settled(context, dataset, model, feature_set)
+    base = base.with_(split=split, extra=extra)
+    if model_type(model).capabilities.training == "closed_form":
+        from dataclasses import replace
+
+        from lirdrec.experiments.tuning import base_cell
+
+        asked = base_cell(context, dataset, model, feature_set, split=split, extra=extra)
+        found = search(replace(context, trials=1000, minutes=None, sampler="grid"), results, asked)
+        yield from found.cells
+        if found.chosen is None:
+            return
+        base = base.with_(model_options=found.chosen.model_options, training=found.chosen.training)
+    yield base.with_(work="cold:transductive", variant="transductive", seed=seed, extra={**base.extra, "final": True})
+
+
+def _inductive(cell: Cell, result: Result | None) -> Cell | None:
+    """The inductive cell that follows a transductive one; None before its result, and where the model cannot."""
+    kind = model_type(cell.model)
+    if result is None or not result.done or not kind.capabilities.cold_items:
+        return None
+    training = dict(cell.training)
+    if kind.capabilities.training == "gradient":
+        training["epochs"] = max(1, result.best_epoch)
+    return cell.with_(work="cold:inductive", variant="inductive", training=training)

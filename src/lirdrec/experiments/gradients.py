@@ -1,0 +1,261 @@
+"""Do item IDs learn more slowly than projected features, and do features tell more? (Fig. 1, Theorem 1 and Lemma 2)
+
+Theorem 1 of the paper: in the first epoch the gradient of an item's ID embedding is no larger than that of its
+projected features. Lemma 2: features bring information that random IDs lack; its test is the same model with random
+features of the same size. What is measured, and how, stands in `measuring_gradients`. The ranking loss is BPR,
+validation is looked at, the test is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lirdrec.experiments import telling
+from lirdrec.experiments.bases import settled
+from lirdrec.experiments.cells import Cell, Result
+from lirdrec.experiments.context import Context
+from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, label, lines
+from lirdrec.experiments.results import Results
+
+if TYPE_CHECKING:
+    from lirdrec.experiments.worker import Job
+
+MODELS = ("vbpr", "freedom")
+EPOCHS = 30
+REAL, RANDOM = "features", "random features"
+# what the two sides of the inequality are, per item and together
+SIDES = (("id_per_item", "features_per_item"), ("id_table", "projection"))
+SERIES = {
+    "id_per_item": "item IDs",
+    "features_per_item": "projected features",
+    "id_table": "table of IDs",
+    "projection": "projection",
+    "loss_total": "whole score",
+    "loss_id": "IDs alone",
+    "loss_features": "features alone",
+}
+NOTES = {
+    "freedom": "FREEDOM projects features only for a loss of their own, weighted by `regularization`; its score is "
+    "made of IDs, which the item graph of the features smooths. So its features' gradients are small by that weight."
+}
+
+
+def plan(context: Context, results: Results) -> Iterator[Cell]:
+    """Each model with its features and with random ones, with every seed."""
+    for cells in _cells(context).values():
+        yield from cells
+
+
+def measure(job: Job) -> list[dict[str, float]]:
+    """Work: train, watched; one line an epoch."""
+    import numpy as np
+    import torch
+
+    from lirdrec.evaluation.measuring import Truth
+    from lirdrec.experiments.measuring_gradients import random_features, watch
+    from lirdrec.experiments.options import resolved
+    from lirdrec.models.registry import model_type
+    from lirdrec.recommender.inputs import model_inputs, resolve_device
+
+    config, training = resolved(job.cell)
+    data = random_features(job.dataset, job.cell.seed) if job.cell.extra.get("random") else job.dataset
+    device = resolve_device(job.device)
+    inputs = model_inputs(data, device, job.cache, training.seed)
+    train, valid = (
+        (torch.from_numpy(np.array(part.users)).to(device), torch.from_numpy(np.array(part.items)).to(device))
+        for part in (data.train, data.valid)
+    )
+    truth = Truth.of(train, valid, data.n_users)
+    k = int(training.metric.partition("@")[2])
+    return watch(model_type(job.cell.model), config, inputs, training, truth if len(truth.users) else None, k)
+
+
+def report(context: Context, results: Results) -> Path:
+    """For each model: gradients, losses, random features; whether the inequality holds and for how many epochs."""
+    cells = _cells(context)
+    done = {place: [one for one in map(results.get, some) if one and one.done] for place, some in cells.items()}
+    k = context.metric.partition("@")[2]
+    places = list(dict.fromkeys((dataset, model) for dataset, model, _ in done))
+    many = len({dataset for dataset, _ in places}) > 1
+    sections, answers = [], []
+    for dataset, model in places:
+        real, random = done[dataset, model, REAL], done[dataset, model, RANDOM]
+        name = label(model) + (f" on {label(dataset)}" if many else "")
+        if real:
+            sections.append(
+                Section(name, _drawn(f"{model}-{dataset}".lower() if many else model, model, real, random, k))
+            )
+        answers.append(_answer(name, real, random, k))
+    sections.append(Section("All figures", [_table(done, many, k)]))
+    return Report(
+        title="Gradients of item IDs and of item features",
+        question="Do item IDs get smaller gradients than projected features, for how long, and do features tell more "
+        "than random ones?",
+        answer=" ".join(answers),
+        sections=[*sections, *telling.failures(results)],
+        settings=telling.settings(context) | {"epochs": _epochs(context), "loss": "bpr"},
+        commands=telling.commands(context),
+        name=results.experiment,
+    ).write(context.output, results, context.formats)
+
+
+def holds(results: Sequence[Result], small: str, large: str) -> list[bool]:
+    """Per epoch: whether the mean over the seeds of `small` is no larger than that of `large`."""
+    return [a.mean <= b.mean for a, b in zip(means(results, small), means(results, large), strict=True)]
+
+
+def means(results: Sequence[Result], key: str) -> list[Measure]:
+    """A figure of each epoch over the seeds; epochs that lack it are left out."""
+    epochs = zip(*(one.data for one in results), strict=True)
+    found = (Measure.of(line[key] for line in lines_ if key in line) for lines_ in epochs)
+    return [one for one in found if one is not None]
+
+
+def _drawn(stem: str, model: str, real: Sequence[Result], random: Sequence[Result], k: str) -> list[Any]:
+    blocks: list[Any] = [NOTES[model]] if model in NOTES else []
+    kinds = {"per item": SIDES[0], "all together": SIDES[1]}
+    frame = _frame({panel: (real, keys) for panel, keys in kinds.items()})
+    about = "Norms of the gradients summed over each epoch"
+    blocks.append(_lines(frame, f"gradients-{stem}", "norm", f"{about}: a mean item, and everything.", log_y=True))
+    losses = [key for key in ("loss_total", "loss_id", "loss_features") if means(real, key)]
+    some = {"real features": (real, losses)} | ({RANDOM: (random, losses)} if random else {})
+    caption = "BPR loss on the training pairs after each epoch: of the whole score and of its parts alone."
+    blocks.append(_lines(_frame(some), f"losses-{stem}", "BPR loss", caption))
+    recalls = {"recall_total": "whole score", "recall_features": "features alone"}
+    shown = {key: said for key, said in recalls.items() if means(real, key)}
+    if random and shown:
+        import polars as pl
+
+        rows = [
+            {"panel": said, "epoch": line["epoch"], "series": variant, "value": line[key]}
+            for key, said in shown.items()
+            for variant, some_results in ((REAL, real), (RANDOM, random))
+            for one in some_results
+            for line in one.data
+            if key in line
+        ]
+        caption = f"Validation recall@{k} with the features and with random ones of the same size (Lemma 2)."
+        blocks.append(_lines(pl.DataFrame(rows), f"recall-{stem}", f"valid R@{k}", caption, accent=REAL))
+    return blocks
+
+
+def _frame(panels: Mapping[str, tuple[Sequence[Result], Sequence[str]]]) -> Any:
+    import polars as pl
+
+    return pl.DataFrame(
+        [
+            {"panel": panel, "epoch": line["epoch"], "series": SERIES[key], "value": line[key]}
+            for panel, (results, keys) in panels.items()
+            for key in keys
+            for one in results
+            for line in one.data
+            if key in line
+        ]
+    )
+
+
+def _lines(frame: Any, name: str, y_label: str, caption: str, accent: str = "", log_y: bool = False) -> Any:
+    featured = {"projected features", "projection", "features alone"}
+    return lines(
+        frame,
+        name,
+        x="epoch",
+        series="series",
+        panel="panel",
+        accent=accent or next((one for one in frame["series"] if one in featured), None),
+        y_label=y_label,
+        log_y=log_y,
+        caption=caption,
+    )
+
+
+def _table(done: Mapping[tuple[str, str, str], list[Result]], many: bool, k: str) -> Table:
+    columns = [
+        Column("model", "Model", format="text"),
+        Column("variant", "Features", format="text"),
+        Column("epoch", "Epoch", format="text"),
+        Column("id_per_item", "IDs", "Gradient per item", format="text"),
+        Column("features_per_item", "features", "Gradient per item", format="text"),
+        Column("id_table", "IDs", "Gradient, all", format="text"),
+        Column("projection", "features", "Gradient, all", format="text"),
+        Column("loss_total", "whole", "BPR loss"),
+        Column("loss_id", "IDs", "BPR loss"),
+        Column("loss_features", "features", "BPR loss"),
+        Column("recall_total", "whole", f"Valid R@{k}"),
+        Column("recall_features", "features", f"Valid R@{k}"),
+    ]
+    rows = []
+    for (dataset, model, variant), results in done.items():
+        if not results:
+            continue
+        last = len(results[0].data)
+        for epoch in dict.fromkeys((1, last)):
+            cells: dict[str, Any] = {"model": label(model), "variant": variant, "epoch": str(epoch)}
+            for column in columns[3:]:
+                found = means(results, column.key)
+                if len(found) >= epoch:
+                    one = found[epoch - 1]
+                    cells[column.key] = f"{one.mean:.2e}" if column.format == "text" else one
+            rows.append(Row(cells, label(dataset) if many else ""))
+    return Table("gradients", columns, rows, "The first and the last epoch, means over the seeds.")
+
+
+def _answer(name: str, real: Sequence[Result], random: Sequence[Result], k: str) -> str:
+    if not real:
+        return f"{name} gave no figures."
+    (small, large), (table, projection) = SIDES
+    per_item = holds(real, small, large)
+    first = [means(real, key)[0].mean for key in (small, large)]
+    held = "holds" if per_item[0] else "does not hold"
+    text = (
+        f"**{name}**: in the first epoch the mean gradient of an item's ID is {first[0]:.2e} and that of its projected "
+        f"features {first[1]:.2e}, so the inequality of Theorem 1 **{held}** there; it holds in "
+        f"{sum(per_item)} of {telling.count(len(per_item), 'epoch')}"
+    )
+    run = next((at for at, held in enumerate(per_item) if held != per_item[0]), len(per_item))
+    if 0 < sum(per_item) < len(per_item):
+        text += f" ({'in' if per_item[0] else 'not in'} the first {run})"
+    together = holds(real, table, projection)
+    text += f". For the whole table against the projection it holds in {sum(together)} of {len(together)}."
+    alone = [means(real, key) for key in ("loss_id", "loss_features")]
+    if all(alone):
+        lower = sum(b.mean < a.mean for a, b in zip(*alone, strict=True))
+        text += (
+            f" The loss of the features alone is below that of the IDs alone in {lower} of {len(per_item)} epochs "
+            f"({alone[1][-1].mean:.3f} against {alone[0][-1].mean:.3f} at the end)."
+        )
+    if random:
+        best = [max(means(some, "recall_total"), key=lambda one: one.mean, default=None) for some in (real, random)]
+        if best[0] is not None and best[1] is not None:
+            against = f"{best[1].mean:.4f} instead of {best[0].mean:.4f}"
+            text += f" With random features the best validation recall@{k} is {against} "
+            text += f"({telling.change(best[1].mean, best[0].mean)})"
+            if abs(best[0].mean - best[1].mean) <= sum(one.sd or 0.0 for one in best if one is not None):
+                text += ", a difference within the spread of the seeds: nothing that speaks for Lemma 2."
+            elif best[0].mean > best[1].mean:
+                text += ": the features tell something that random ones do not."
+            else:
+                text += ": random features do better than the real ones."
+    return text
+
+
+def _epochs(context: Context) -> int:
+    return int(context.training.get("epochs", EPOCHS))
+
+
+def _cells(context: Context) -> dict[tuple[str, str, str], list[Cell]]:
+    """(dataset's name, model, variant) → cells."""
+    found: dict[tuple[str, str, str], list[Cell]] = {}
+    epochs = _epochs(context)
+    for dataset in context.datasets:
+        for model in context.models or MODELS:
+            training = {"epochs": epochs, "patience": epochs}
+            base = settled(context, dataset, model, next(iter(context.sets)), loss="bpr", training=training)
+            base = base.with_(work="gradients:measure", model_options={**base.model_options, "loss": "bpr"})
+            for variant in (REAL, RANDOM):
+                extra = {"random": True} if variant == RANDOM else {}
+                cells = [base.with_(seed=s, variant=variant, extra=extra) for s in range(context.seeds)]
+                found[base.dataset_name, model, variant] = cells
+    return found

@@ -1,0 +1,84 @@
+"""What each modality brings (Table IV of the paper): each left out, each alone, all together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lirdrec.errors import DataError
+from lirdrec.experiments import variants
+from lirdrec.experiments.cells import Cell
+from lirdrec.experiments.compare import uses_features
+from lirdrec.experiments.context import Context
+from lirdrec.experiments.reporting import Section, label
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.telling import figure, listed
+from lirdrec.experiments.variants import Group, Study, Variant
+
+MODELS = ("lirdrec",)
+ALL = "all modalities"
+
+
+def plan(context: Context, results: Results) -> Iterator[Cell]:
+    """Every set of modalities with every seed."""
+    yield from variants.planned(_groups(context))
+
+
+def report(context: Context, results: Results) -> Path:
+    """One table, one figure, and which modality is missed most."""
+    study = Study(_groups(context), results, context.metric)
+    names = listed(dict.fromkeys(label(group.model) for group in study.found))
+    table = study.table("modality", "Modalities", f"{names} with some of the modalities.")
+    drawn = study.picture("modality", f"{study.stage.capitalize()} {study.metric} by modalities, ± one sd.")
+    return variants.write(
+        context,
+        results,
+        study,
+        title="What each modality brings",
+        question="How good are the recommendations without one modality, and with one alone?",
+        answer=" ".join(_answer(study, group) for group in study.found),
+        sections=[Section("Modalities", [table, *drawn])],
+    )
+
+
+def sets_of(modalities: Sequence[str]) -> list[Variant]:
+    """All, all but one, one alone; of two modalities, leaving one out is having the other alone.
+
+    Raises:
+        DataError: fewer than two modalities.
+    """
+    names = tuple(modalities)
+    if len(names) < 2:
+        have = f"only {names[0]!r}" if names else "no features"
+        raise DataError(f"the experiment leaves modalities out, and there is {have}; two or more are needed")
+    found = [Variant(ALL)]
+    if len(names) > 2:
+        found += [Variant(f"w/o {one}", modalities=tuple(n for n in names if n != one)) for one in names]
+    return found + [Variant(f"{one} only", modalities=(one,)) for one in names]
+
+
+def _answer(study: Study, group: Group) -> str:
+    text = study.sentences(group)
+    # without which modality is it worst? of two, that is where the other is alone
+    single = {one.removesuffix(" only"): one for one in group.cells if one.endswith(" only")}
+    without = {one.removeprefix("w/o "): one for one in group.cells if one.startswith("w/o ")}
+    if len(single) == 2:
+        first, second = single
+        without = {first: single[second], second: single[first]}
+    known = {one: study.measure(group, variant) for one, variant in without.items()}
+    figures = {one: measure for one, measure in known.items() if measure is not None}
+    base = study.measure(group, group.reference)
+    if not figures or base is None:
+        return text
+    missed = min(figures, key=lambda one: figures[one].mean)
+    if figures[missed].mean < base.mean:
+        text += f" **{missed}** is missed most: without it {figure(figures[missed])} remain."
+    useless = [one for one, measure in figures.items() if measure.mean >= base.mean]
+    if useless:
+        text += f" Leaving out {listed(useless)} costs nothing here."
+    return text
+
+
+def _groups(context: Context) -> list[Group]:
+    models = [model for model in context.models or MODELS if uses_features(model)]
+    return variants.groups(context, models, lambda dataset, model, modalities: sets_of(modalities))

@@ -1,0 +1,158 @@
+"""How much two settings matter (Fig. 5 of the paper: λ and the weight w of PWC), on validation only.
+
+The test is not looked at: a grid of settings is what one chooses from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from lirdrec.errors import ConfigError
+from lirdrec.experiments import telling
+from lirdrec.experiments.bases import settled
+from lirdrec.experiments.cells import Cell
+from lirdrec.experiments.context import Context
+from lirdrec.experiments.reporting import Measure, Report, Section, Table, heatmap, label
+from lirdrec.experiments.results import Results
+from lirdrec.models.registry import config_type
+from lirdrec.training.config import TrainConfig
+
+MODELS = ("lirdrec",)
+SETTINGS = {
+    "down": ("regularization", "option that differs between the rows of the grid"),
+    "down_values": ((1e-1, 1e-2, 1e-3, 1e-4, 1e-5), "its values"),
+    "across": ("pwc_weight", "option that differs between the columns"),
+    "across_values": ((0.7, 0.8, 0.9, 0.95, 0.99), "its values"),
+}
+
+
+def plan(context: Context, results: Results) -> Iterator[Cell]:
+    """Every point of the grid with every seed."""
+    for _, _, cells in _grid(context):
+        yield from cells
+
+
+def report(context: Context, results: Results) -> Path:
+    """A heat map for each dataset and model, and how far the best and the worst settings lie apart."""
+    import polars as pl
+
+    down, across = _names(context)
+    rows: list[dict[str, Any]] = []
+    places: dict[str, dict[tuple[Any, Any], Measure]] = {}
+    for group, (a, b), cells in _grid(context):
+        found = [results.get(cell) for cell in cells]
+        for one in found:
+            value = None if one is None or not one.done else one.figure(context.metric)
+            if one is not None and value is not None:
+                rows.append({"group": group, down: a, across: b, "seed": one.cell.seed, "value": value})
+        measure = telling.measured(found, context.metric, "valid")
+        if measure is not None:
+            places.setdefault(group, {})[a, b] = measure
+    blocks: list[Any] = []
+    if rows:
+        frame = pl.DataFrame(rows)
+        many = len(places) > 1
+        caption = f"Validation {context.metric}, mean over {telling.count(context.seeds, 'seed')}; the best is framed."
+        blocks.append(
+            heatmap(
+                frame,
+                "sensitivity",
+                x=across,
+                y=down,
+                panel="group" if many else None,
+                x_label=across,
+                y_label=down,
+                caption=caption,
+            )
+        )
+        blocks.append(
+            Table.pivot(frame, "sensitivity", [down], [across], block="group" if many else None, labels=_short)
+        )
+    return Report(
+        title="How much the settings matter",
+        question=f"How does validation {context.metric} change with {down} and {across}?",
+        answer=" ".join(_answer(context, group, found) for group, found in places.items()) or "There is no figure.",
+        sections=[Section("The grid", blocks), *telling.failures(results)],
+        settings=telling.settings(context),
+        commands=telling.commands(context),
+        name=results.experiment,
+    ).write(context.output, results, context.formats)
+
+
+def _answer(context: Context, group: str, found: dict[tuple[Any, Any], Measure]) -> str:
+    down, across = _names(context)
+    best, worst = (pick(found, key=lambda at: found[at].mean) for pick in (max, min))
+    top, low = found[best].mean, found[worst].mean
+    places = [f"{down} = {a:g} and {across} = {b:g}" for a, b in (best, worst)]
+    text = (
+        f"On {group}, validation {context.metric} is best, **{telling.figure(found[best])}**, at {places[0]}; worst, "
+        f"{telling.figure(found[worst])}, at {places[1]}."
+    )
+
+    def spread(at: int) -> float:
+        """Mean over the other option's values of the largest difference that this option makes."""
+        differences = []
+        for other in dict.fromkeys(place[1 - at] for place in found):
+            values = [measure.mean for place, measure in found.items() if place[1 - at] == other]
+            differences.append(max(values) - min(values))
+        return sum(differences) / len(differences)
+
+    if top > low:
+        shares = {name: 100 * spread(at) / top for at, name in enumerate((down, across))}
+        more = max(shares, key=shares.__getitem__)
+        told = telling.listed(f"{name} {share:.1f} %" for name, share in shares.items())
+        text += f" {more} matters more: with the other fixed, its values make a difference of {told} of the best."
+    noise = [measure.sd for measure in found.values() if measure.sd is not None]
+    if noise:
+        mean_sd = sum(noise) / len(noise)
+        within = sum(top - measure.mean <= mean_sd for measure in found.values())
+        text += f" {within} of {len(found)} settings lie within one sd of the seeds ({mean_sd:.4f}) of the best."
+    return text
+
+
+def _grid(context: Context) -> Iterator[tuple[str, tuple[Any, Any], list[Cell]]]:
+    """Name of the group, values (down, across), cells."""
+    down, across = _names(context)
+    values = [_values(context, name) for name in ("down_values", "across_values")]
+    many_models, many_sets = len(context.models or MODELS) > 1, len(context.sets) > 1
+    training = {one.name for one in fields(TrainConfig)}
+    for dataset in context.datasets:
+        for model in context.models or MODELS:
+            for name in (down, across):
+                if name not in training | {one.name for one in fields(config_type(model))}:
+                    raise ConfigError(f"{model} has no option '{name}'; say which to change with --set down=… across=…")
+            for feature_set in context.sets:
+                base = settled(context, dataset, model, feature_set)
+                said = [label(base.dataset_name)]
+                said += [label(model)] * many_models + [feature_set] * (many_sets and bool(feature_set))
+                for point in product(*values):
+                    cell = base
+                    for name, value in zip((down, across), point, strict=True):
+                        where = "training" if name in training else "model_options"
+                        cell = cell.with_(**{where: {**getattr(cell, where), name: value}})
+                    point_name = f"{down} {point[0]:g}, {across} {point[1]:g}"
+                    cells = [cell.with_(seed=seed, variant=point_name) for seed in context.seeds_of(model)]
+                    yield " · ".join(said), point, cells
+
+
+def _names(context: Context) -> tuple[str, str]:
+    down, across = (str(context.setting(name, SETTINGS[name][0])) for name in ("down", "across"))
+    if down == across:
+        raise ConfigError(f"down and across are both '{down}'; a grid needs two options")
+    return down, across
+
+
+def _values(context: Context, name: str) -> Sequence[Any]:
+    given = context.setting(name, SETTINGS[name][0])
+    found = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not found or not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in found):
+        raise ConfigError(f"{name} is {given!r}; give numbers, for instance --set {name}=[0.1,0.2]")
+    return found
+
+
+def _short(name: Any) -> str:
+    return f"{name:g}" if isinstance(name, float) else label(name)

@@ -1,0 +1,184 @@
+"""How fast models learn (Fig. 3 of the paper): validation over the first epochs, and over seconds of training.
+
+Nothing is stopped early and the test is not looked at. Seconds are those of training alone, without validation, as the
+cells' own processes measured them; on a busy machine they say little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lirdrec.errors import ConfigError
+from lirdrec.experiments import telling
+from lirdrec.experiments.bases import settled
+from lirdrec.experiments.cells import Cell, Result
+from lirdrec.experiments.context import Context
+from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, label, lines
+from lirdrec.experiments.results import Results
+from lirdrec.models.registry import model_type
+
+MODELS = ("lattice", "bm3", "freedom", "lirdrec")
+EPOCHS = 60
+SHARE = 0.9  # of a model's own best
+
+
+def plan(context: Context, results: Results) -> Iterator[Cell]:
+    """Every model with every seed, for all of the epochs."""
+    for cells in _cells(context).values():
+        yield from cells
+
+
+def report(context: Context, results: Results) -> Path:
+    """Two curves a dataset, a table of landmarks, and who leads when."""
+    import polars as pl
+
+    found = {place: [results.get(cell) for cell in cells] for place, cells in _cells(context).items()}
+    done = {place: [one for one in some if one is not None and one.done] for place, some in found.items()}
+    frame = results.where(status="done").histories().filter(pl.col("metric") == context.metric)
+    datasets = list(dict.fromkeys(dataset for dataset, _ in found))
+    accent = "lirdrec" if any(model == "lirdrec" for _, model in found) else next(model for _, model in found)
+    blocks: list[Any] = []
+    if frame.height:
+        panel = "dataset" if len(datasets) > 1 else None
+        about = f"Validation {context.metric}"
+        blocks = [
+            lines(
+                frame,
+                "startup-epochs",
+                x="epoch",
+                series="model",
+                panel=panel,
+                accent=accent,
+                y_label=f"valid {label(context.metric)}",
+                caption=f"{about} over the epochs, mean over {telling.count(context.seeds, 'seed')}, ± one sd.",
+            ),
+            lines(
+                _in_seconds(frame),
+                "startup-seconds",
+                x="seconds",
+                series="model",
+                panel=panel,
+                accent=accent,
+                x_label="seconds of training",
+                y_label=f"valid {label(context.metric)}",
+                log_x=True,
+                points=False,
+                caption=f"{about} over the seconds of training without validation; each epoch at its mean time.",
+            ),
+            _table(context, done),
+        ]
+    answers = [
+        _answer(context, {m: some for (d, m), some in done.items() if d == dataset}, dataset) for dataset in datasets
+    ]
+    return Report(
+        title="How fast models learn",
+        question="Which model is ahead after a few epochs of training, and after the same time?",
+        answer=" ".join(answers),
+        sections=[Section("The first epochs", blocks), *telling.failures(results)],
+        settings=telling.settings(context) | {"epochs": _epochs(context)},
+        commands=telling.commands(context),
+        name=results.experiment,
+    ).write(context.output, results, context.formats)
+
+
+def curve(results: Sequence[Result], metric: str) -> list[tuple[int, float, float]]:
+    """(epoch, seconds, figure), means over the runs, of the epochs that all of them have."""
+    lines_of = [{line["epoch"]: line for line in one.history if metric in line} for one in results]
+    epochs = sorted(set.intersection(*map(set, lines_of))) if lines_of else []
+    found = []
+    for epoch in epochs:
+        seconds, values = ([of[epoch][name] for of in lines_of] for name in ("seconds", metric))
+        found.append((epoch, sum(seconds) / len(seconds), sum(values) / len(values)))
+    return found
+
+
+def _table(context: Context, done: dict[tuple[str, str], list[Result]]) -> Table:
+    """Landmarks of each curve."""
+    columns = [
+        Column("model", "Model", format="text"),
+        *(
+            Column(f"at {n}", f"epoch {n}", f"Valid {label(context.metric)} after", "higher")
+            for n in _landmarks(context)
+        ),
+        Column("near", "epochs", f"{SHARE:.0%} of its best after", "lower", "count", 0),
+        Column("near seconds", "time", f"{SHARE:.0%} of its best after", None, "duration"),
+        Column("epoch seconds", "Epoch", format="duration"),
+    ]
+    rows = []
+    many = len({dataset for dataset, _ in done}) > 1
+    for (dataset, model), results in done.items():
+        points = curve(results, context.metric)
+        if not points:
+            continue
+        cells: dict[str, Any] = {"model": label(model), "epoch seconds": points[-1][1] / points[-1][0]}
+        for n in _landmarks(context):
+            values = [line[context.metric] for one in results for line in one.history if line["epoch"] == n]
+            cells[f"at {n}"] = Measure.of(values)
+        near = next(point for point in points if point[2] >= SHARE * max(value for _, _, value in points))
+        cells |= {"near": near[0], "near seconds": near[1]}
+        rows.append(Row(cells, label(dataset) if many else "", accent=model == "lirdrec"))
+    return Table("startup", columns, rows, "Landmarks of the curves, means over the seeds.")
+
+
+def _landmarks(context: Context) -> list[int]:
+    last = _epochs(context)
+    return sorted({n for n in (1, 5, 10, 20) if n < last} | {last})
+
+
+def _answer(context: Context, done: dict[str, list[Result]], dataset: str) -> str:
+    curves = {model: curve(results, context.metric) for model, results in done.items()}
+    curves = {model: points for model, points in curves.items() if points}
+    if not curves:
+        return f"On {label(dataset)} there is no curve."
+    said = []
+    for n in _landmarks(context):
+        at = {model: value for model, points in curves.items() for epoch, _, value in points if epoch == n}
+        if at:
+            leader = max(at, key=at.__getitem__)
+            said.append(f"after {telling.count(n, 'epoch')} **{label(leader)}** ({at[leader]:.4f})")
+    text = f"On {label(dataset)}, the highest validation {context.metric} has {telling.listed(said)}."
+    best = {model: max(value for _, _, value in points) for model, points in curves.items()}
+    ours = "lirdrec" if "lirdrec" in curves else max(best, key=best.__getitem__)
+    others = {model: value for model, value in best.items() if model != ours}
+    if others:
+        rival = max(others, key=others.__getitem__)
+        past = next((point for point in curves[ours] if point[2] > others[rival]), None)
+        theirs = next(point for point in curves[rival] if point[2] == others[rival])
+        if past is None:
+            text += f" {label(ours)} does not pass {label(rival)}'s best, {others[rival]:.4f}, within these epochs."
+        else:
+            text += (
+                f" {label(ours)} passes the best that any other reaches, {label(rival)}'s {others[rival]:.4f} in epoch "
+                f"{theirs[0]}, in epoch {past[0]}; that took {past[1]:.1f} s of training against {theirs[1]:.1f} s."
+            )
+    return text
+
+
+def _in_seconds(frame: Any) -> Any:
+    """Each epoch of a model at its mean time, so that seeds can be averaged."""
+    import polars as pl
+
+    place = ["dataset", "model", "epoch"]
+    return frame.with_columns(pl.col("seconds").mean().over(place)).sort("seconds")
+
+
+def _epochs(context: Context) -> int:
+    return int(context.training.get("epochs", EPOCHS))
+
+
+def _cells(context: Context) -> dict[tuple[str, str], list[Cell]]:
+    """(dataset's name, model) → cells."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    epochs = _epochs(context)
+    for dataset in context.datasets:
+        for model in context.models or MODELS:
+            if model_type(model).capabilities.training != "gradient":
+                raise ConfigError(f"{model} has no epochs: it is not trained step by step; name other models")
+            training = {"epochs": epochs, "patience": epochs, "evaluate_every": 1}
+            for feature_set in list(context.sets)[:1]:
+                base = settled(context, dataset, model, feature_set, training=training, variant="startup")
+                cells = [base.with_(seed=seed) for seed in context.seeds_of(model)]
+                found.setdefault((base.dataset_name, model), []).extend(cells)
+    return found
