@@ -142,6 +142,32 @@ def test_a_model_of_features_without_features(dataset, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments, loss, batch, rate",
+    [
+        (("lirdrec",), "softmax", 8192, 2e-3),
+        (("lirdrec", "fast", "bpr"), "bpr", 8192, 2e-4),
+        (("lirdrec", "paper"), "bpr", 2048, 1e-4),
+        (("lightgcn",), "softmax", 8192, 2e-3),
+        (("lightgcn", "fast", "bpr"), "bpr", 8192, 2e-3),
+        (("lightgcn", "paper"), "bpr", 2048, 1e-3),
+        (("slmrec",), None, 2048, 1e-3),
+    ],
+    ids=str,
+)
+def test_batch_and_rate_of_a_preset_suit_the_loss(arguments, loss, batch, rate):
+    config, training = preset(*arguments)
+    assert (getattr(config, "loss", None), training.batch_size, training.learning_rate) == (loss, batch, rate)
+
+
+def test_a_config_alone_gets_the_training_that_suits_its_loss(dataset, monkeypatch):
+    seen = []
+    monkeypatch.setattr("lirdrec.recommender.fit._fitted", lambda model, data, training, *a, **k: seen.append(training))
+    for loss in ("bpr", "softmax"):
+        fit(dataset, replace(CONFIG, loss=loss), **QUIET)
+    assert [one.learning_rate for one in seen] == [2e-4, 2e-3]
+
+
 def test_the_papers_preset_is_the_papers_setting():
     config, training = preset("lirdrec", "paper")
     assert (training.batch_size, training.learning_rate, training.epochs, training.patience) == (2048, 1e-4, 1000, 20)

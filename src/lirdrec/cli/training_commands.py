@@ -44,7 +44,9 @@ def train(
     run: Annotated[
         Path | None, typer.Option("--run", help="Run folder to write (default: runs/DATASET-MODEL).")
     ] = None,
-    model: Annotated[str, typer.Option("--model", help="lirdrec, item_knn or popularity.")] = "lirdrec",
+    model: Annotated[
+        str, typer.Option("--model", help="lirdrec, or another of docs/models.md (lightgcn, ease …).")
+    ] = "lirdrec",
     preset: Annotated[str | None, typer.Option("--preset", help="fast or paper (default: fast).")] = None,
     assignments: SetOption = None,
     config: Annotated[
@@ -227,17 +229,21 @@ def configuration(
     from lirdrec.recommender.presets import preset as preset_of
     from lirdrec.training.config import TrainConfig
 
-    base_model, base_training = preset_of(model, preset) if preset is not None else preset_of(model)
-    values = {"model": to_dict(base_model), "training": to_dict(base_training)}
     types = {"model": config_type(model), "training": TrainConfig}
-    if file is not None:
-        for heading, given in read_toml(file).items():
-            if heading not in values or not isinstance(given, dict):
-                raise ConfigError(f"{file}: '{heading}' is not known; it takes the tables [model] and [training]")
-            make(types[heading], given, f"{file}, [{heading}]")
-            values[heading] |= given
+    from_file = read_toml(file) if file is not None else {}
+    for heading, given in from_file.items():
+        if heading not in types or not isinstance(given, dict):
+            raise ConfigError(f"{file}: '{heading}' is not known; it takes the tables [model] and [training]")
+        make(types[heading], given, f"{file}, [{heading}]")
     keys = {field.name: heading for heading, kind in types.items() for field in fields(kind)}
-    for key, value in parse_assignments(assignments).items():
+    given_values = parse_assignments(assignments)
+    # batch and learning rate of a preset depend on the loss, so that has to be known first
+    loss = given_values.get("loss", from_file.get("model", {}).get("loss")) if "loss" in keys else None
+    base_model, base_training = preset_of(model, preset or "fast", loss)
+    values = {"model": to_dict(base_model), "training": to_dict(base_training)}
+    for heading, given in from_file.items():
+        values[heading] |= given
+    for key, value in given_values.items():
         if key not in keys:
             near = difflib.get_close_matches(key, keys, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"list them with: lirdrec options --model {model}"

@@ -12,6 +12,7 @@ from typing import Any
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.cells import canonical
 from lirdrec.models.registry import model_type
+from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES
 from lirdrec.training.config import TrainConfig
 
 TEMPERATURES = (0.07, 0.1, 0.15, 0.2, 0.3)
@@ -28,11 +29,10 @@ STEPS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 }
 # where the search begins: the published setting (LIRDRec's own, else the one common to public code), then softmax
 FIRST: Mapping[str, Mapping[str, Any]] = {
-    "bpr": {"batch_size": 2048, "learning_rate": 1e-3},
+    "bpr": {"batch_size": 2048},
     "softmax": {"temperature": 0.15, "scoring": "product", "batch_size": 4096, "learning_rate": 1e-3},
-    "": {"batch_size": 2048, "learning_rate": 1e-3},
+    "": {"batch_size": 2048},
 }
-PUBLISHED_RATE = {"lirdrec": 1e-4}
 WEIGHTS = (0.1, 0.5, 0.9)  # of the first of two modalities in an item-item graph; the second has the rest
 
 Choice = dict[str, Any]  # option → value, of the model and of training alike
@@ -112,8 +112,8 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), m
     for loss in wanted:
         own = {name: values for name, values in STEPS[loss].items() if name not in fixed and name not in shared}
         begin = {**FIRST[loss]}
-        if loss != "softmax" and model in PUBLISHED_RATE:
-            begin["learning_rate"] = PUBLISHED_RATE[model]
+        if loss != "softmax":
+            begin["learning_rate"] = PUBLISHED_RATES.get(model, COMMON_RATE)
         if "batch_size" in fixed:  # a larger batch needs a larger step: about the root of the ratio
             wanted_rate = begin["learning_rate"] * (fixed["batch_size"] / begin["batch_size"]) ** 0.5
             known = STEPS[loss]["learning_rate"]

@@ -53,7 +53,7 @@ def fit(
         dataset: what to learn from.
         config: the model's configuration, for instance `LIRDRecConfig(n_layers=2)`; its type says which model.
             None: LIRDRec as the preset has it.
-        training: options of the training loop; None: as the preset has them.
+        training: options of the training loop; None: as the preset has them for the config's model and loss.
         preset: "fast" or "paper".
         run: a folder to keep checkpoints, history and the trained model in; None: only in memory.
         resume: go on with a training that was stopped in `run`.
@@ -74,7 +74,8 @@ def fit(
         RunFolderError: the run folder holds a finished run, is in use, or its checkpoint is of another training.
         TrainingError: the loss is not a number any more.
     """
-    base_config, base_training = preset_of("lirdrec", preset)
+    name, loss = ("lirdrec", None) if config is None else (model_of(config).name, getattr(config, "loss", None))
+    base_config, base_training = preset_of(name, preset, loss)
     config = config if config is not None else base_config
     training = training if training is not None else base_training
     validate = _validation(dataset, training.metric)

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
+from lirdrec.configuration import make
 from lirdrec.errors import ConfigError
 from lirdrec.models.registry import config_type
 from lirdrec.training.config import TrainConfig
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"batch_size": 8192, "learning_rate": 2e-4},
-    "paper": {},
-}
+PRESETS = ("fast", "paper")
+PUBLISHED_RATES = {"lirdrec": 1e-4}  # learning rates at batches of 2,048
+COMMON_RATE = 1e-3  # of the other models in public code
+FAST_BATCH = 8192
+SOFTMAX_RATE = 2e-3
 
 
-def preset(model: str = "lirdrec", name: str = "fast") -> tuple[Any, TrainConfig]:
+def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) -> tuple[Any, TrainConfig]:
     """Model config and training config of a preset.
 
     Args:
         model: name of a model.
-        name: "fast" (the default everywhere): larger batches and a learning rate to match, the same quality in a
-            fraction of the time (docs/performance.md); "paper": the exact setting of the paper.
+        name: "fast" (the default everywhere): softmax where the model has the choice, large batches and a learning rate
+            to match: better figures in a fraction of the time (docs/performance.md); "paper": the exact setting of
+            the LIRDRec paper, for other models that of public code.
+        loss: another ranking loss than the preset's; batch and learning rate are then those that suit it.
 
     Raises:
-        ConfigError: an unknown model or preset.
+        ConfigError: an unknown model or preset, or a loss that the model has not.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")
-    return config_type(model)(), TrainConfig(**PRESETS[name])
+    kind = config_type(model)
+    chooses = "loss" in {field.name for field in fields(kind)}
+    if loss is None and chooses:
+        loss = "softmax" if name == "fast" else "bpr"
+    config = make(kind, {} if loss is None else {"loss": loss}, "the preset")
+    rate = PUBLISHED_RATES.get(model, COMMON_RATE)
+    if name == "paper" and loss != "softmax":
+        return config, TrainConfig(learning_rate=rate)
+    if loss == "softmax":
+        return config, TrainConfig(batch_size=FAST_BATCH, learning_rate=SOFTMAX_RATE)
+    if not chooses:  # a loss within the batch changes its meaning with the batch
+        return config, TrainConfig(learning_rate=rate)
+    # four times the batch, twice the rate: the root of the ratio
+    return config, TrainConfig(batch_size=FAST_BATCH, learning_rate=2 * rate)
