@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 OURS = "lirdrec"
 WORSE, BETTER = "*", "†"  # marks of models that ours is shown better, or worse, than
+BLANK = ("features", "gain", "seconds", "memory", "gpu")  # columns that the last row of a table leaves empty
 HIDDEN = ("metric", "device")  # options that say nothing about the model
 
 
@@ -266,9 +267,7 @@ def _table(entries: Sequence[Entry], dataset: str, metrics: Sequence[str], ours:
             cells["gain"] = _finite(average_gain(rival.means(metrics), entry.means(metrics))) if rival else ""
         cells |= _cost(entry, gpu)
         rows.append(Row(cells, accent=entry.model == ours))
-    blank: dict[str, Value] = {
-        column.key: "" for column in columns if column.key in ("gain", "seconds", "memory", "gpu")
-    }
+    blank: dict[str, Value] = {column.key: "" for column in columns if column.key in BLANK}
     if (over := _over_best(mine, metrics, ours)) is not None:
         rows.append(Row({"model": "Over best other", **over, **blank}, muted=True))
     return Table(f"test-{_slug(dataset)}", columns, rows, f"{label(dataset)}: test set", _notes(mine, ours, metrics))
@@ -324,17 +323,18 @@ def _difference_blocks(
     shown = [(entry, one) for entry, one in comparisons if one.metric == main]
     if not shown:
         return []
-    names = _names(entries)
+    rivals = {id(entry): _rival(entries, entry, ours) for entry, _ in shown}
     frame = pl.DataFrame(
         [
             {
-                "dataset": entry.dataset,
-                "model": names[entry.title],
+                "panel": _panel(entry.dataset, entry.features or (rival.features if rival else "")),
+                "model": entry.model,
                 "value": one.test.difference,
                 "low": one.test.low,
                 "high": one.test.high,
             }
             for entry, one in shown
+            for rival in [rivals[id(entry)]]
         ]
     )
     n = len(comparisons)
@@ -342,7 +342,7 @@ def _difference_blocks(
         frame,
         "differences",
         "model",
-        panel="dataset" if frame["dataset"].n_unique() > 1 else None,
+        panel="panel" if frame["panel"].n_unique() > 1 else None,
         low="low",
         high="high",
         reference=0.0,
@@ -380,33 +380,33 @@ def _cost_blocks(entries: Sequence[Entry], datasets: Sequence[str], main: str, o
     with_figures = [entry for entry in entries if entry.finals and entry.measure(main)]
     if len(with_figures) < 2:
         return []
-    rows = [
-        {"dataset": entry.dataset, "model": entry.title, "value": value, "minutes": max(one.seconds, 0.06) / 60}
-        for entry in with_figures
-        for one in entry.finals
-        if (value := one.figure(main, "test")) is not None
-    ]
-    frame = pl.DataFrame(rows)
-    panel = "dataset" if frame["dataset"].n_unique() > 1 else None
-    accent = next((entry.title for entry in with_figures if entry.model == ours), ours)
-    names = _names(with_figures)
+    frame = pl.DataFrame(
+        [
+            {"panel": panel, "model": entry.model, "value": value, "minutes": max(one.seconds, 0.06) / 60}
+            for entry in with_figures
+            for panel in _panels(entries, entry)
+            for one in entry.finals
+            if (value := one.figure(main, "test")) is not None
+        ]
+    )
+    several = "panel" if frame["panel"].n_unique() > 1 else None
     recall = dots(
-        frame.with_columns(pl.col("model").replace(names)),
+        frame,
         "recall",
         "model",
-        panel=panel,
-        accent=names.get(accent, accent),
+        panel=several,
+        accent=ours,
         x_label=f"test {label(main)}",
         caption=f"Test {label(main)}, mean ± one standard deviation of the seeds.",
     )
     cost = points(
-        frame.with_columns(pl.col("model").replace(names)),
+        frame,
         "cost",
         "minutes",
         "value",
         "model",
-        panel=panel,
-        accent=names.get(accent, accent),
+        panel=several,
+        accent=ours,
         log_x=True,
         x_label="minutes of one final training (logarithmic)",
         y_label=f"test {label(main)}",
@@ -420,7 +420,6 @@ def _tuning_blocks(context: Context, entries: Sequence[Entry], datasets: Sequenc
     import polars as pl
 
     rows, trials, numbers = [], [], []
-    names = _names(entries)
     for entry in entries:
         chosen = entry.finals[0] if entry.finals else None
         cells: dict[str, Value] = {"model": entry.title, "trials": len(entry.trials)}
@@ -436,14 +435,17 @@ def _tuning_blocks(context: Context, entries: Sequence[Entry], datasets: Sequenc
             cells["valid"] = entry.measure(context.metric, "valid")
         else:
             cells["options"] = entry.problem
-        rows.append(Row(cells, block=label(entry.dataset), accent=entry.model == ours))
         best = -math.inf
         for number, one in enumerate(entry.trials, 1):
             value = one.figure(context.metric) if one.done else None
             best = max(best, -math.inf if value is None else value)
             if best > -math.inf:
                 numbers.append(number)
-                trials.append({"dataset": entry.dataset, "model": names[entry.title], "trial": number, "value": best})
+                trials += [
+                    {"panel": panel, "model": entry.model, "trial": number, "value": best}
+                    for panel in _panels(entries, entry)
+                ]
+        rows.append(Row(cells, block=label(entry.dataset), accent=entry.model == ours))
     columns = [
         Column("model", "Model", format="text"),
         Column("valid", f"Valid {label(context.metric)}"),
@@ -453,9 +455,9 @@ def _tuning_blocks(context: Context, entries: Sequence[Entry], datasets: Sequenc
         Column("epoch", "Best epoch", digits=0),
         Column("trials", "Trials", format="count"),
         Column("tuned", "Tuned in", format="duration"),
-        Column("options", "Other options that differ from the defaults", format="text"),
+        Column("options", "Other options", format="text"),
     ]
-    note = f"Chosen by validation {label(context.metric)}; the test set played no part."
+    note = f"Chosen by validation {label(context.metric)}; the test set played no part. Options left out: defaults."
     blocks: list[Any] = [Table("settings", columns, rows, "Chosen settings", [note])]
     if any(number > 1 for number in numbers):
         frame = pl.DataFrame(trials)
@@ -465,8 +467,8 @@ def _tuning_blocks(context: Context, entries: Sequence[Entry], datasets: Sequenc
                 "tuning",
                 "trial",
                 series="model",
-                panel="dataset" if len(datasets) > 1 else None,
-                accent=next((names[e.title] for e in entries if e.model == ours), ours),
+                panel="panel" if frame["panel"].n_unique() > 1 else None,
+                accent=ours,
                 x_label="trial",
                 y_label=f"best validation {label(context.metric)}",
                 caption="What tuning brought: the best validation figure after each trial.",
@@ -553,7 +555,8 @@ def _answer(entries: Sequence[Entry], datasets: Sequence[str], main: str, ours: 
         if tests:
             won, lost = (sum(test.significant() == sign for test in tests) for sign in (1, -1))
             many = f"all {won}" if won == len(tests) > 1 else f"{won} of {len(tests)}" if won else "none of the"
-            text += f" {label(ours)} is significantly better than {many} models"
+            rows = "models, each on the same features" if any(entry.features for entry in others) else "models"
+            text += f" {label(ours)} is significantly better than {many} {rows}"
             text += f" and significantly worse than {lost}." if lost else "."
         said.append(text)
     problems = [f"{entry.title} on {label(entry.dataset)} ({entry.problem})" for entry in entries if entry.problem]
@@ -618,13 +621,14 @@ def _cost(entry: Entry, gpu: bool) -> dict[str, Value]:
     return cells
 
 
-def _names(entries: Sequence[Entry]) -> dict[str, str]:
-    """Title → name in figures: the model's own where its titles are not needed to tell rows apart, for its colour."""
-    sets: dict[tuple[str, str], int] = {}
-    for entry in entries:
-        sets[entry.dataset, entry.model] = sets.get((entry.dataset, entry.model), 0) + 1
-    alone = {entry.model for entry in entries} - {model for (_, model), n in sets.items() if n > 1}
-    return {entry.title: entry.model if entry.model in alone else entry.title for entry in entries}
+def _panel(dataset: str, features: str) -> str:
+    return f"{label(dataset)}, {features}" if features else label(dataset)
+
+
+def _panels(entries: Sequence[Entry], entry: Entry) -> list[str]:
+    """The panels that a row belongs to: one a set of features; models that use none stand in all of the dataset."""
+    sets = dict.fromkeys(one.features for one in entries if one.dataset == entry.dataset and one.features)
+    return [_panel(entry.dataset, name) for name in ([entry.features] if entry.features else sets or [""])]
 
 
 def _size(path: str) -> tuple[int, int, int] | None:

@@ -75,6 +75,10 @@ class Figure:
         buffer = io.BytesIO()
         nothing: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
         with style():
+            if self.drawing.get_layout_engine() is not None:
+                # laid out once: every further draw would move things a little
+                self.drawing.draw_without_rendering()
+                self.drawing.set_layout_engine(None)
             self.drawing.savefig(buffer, format=kind, metadata=nothing, dpi=200)
         return buffer.getvalue()
 
@@ -568,7 +572,9 @@ def style() -> Iterator[None]:
         "svg.hashsalt": "lirdrec",
         "pdf.fonttype": 42,
     }
-    with matplotlib.rc_context(settings):  # type: ignore[arg-type]  # its stubs know only literal names
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's own style is
+        matplotlib.rcParams.update(settings)  # type: ignore[arg-type]  # its stubs know only literal names
         yield
 
 
@@ -626,7 +632,9 @@ def _left_label(panels: Sequence[tuple[Axes, Any]], text: str) -> None:
     """The y-axis is named once a row of panels."""
     for place, (axes, _) in enumerate(panels):
         if place % _columns(panels) == 0:
-            axes.set_ylabel(text, rotation=90 if len(text) > 2 else 0, va="center")
+            axes.set_ylabel(text)
+            if len(text) < 3:  # a symbol stands upright
+                axes.yaxis.label.set(rotation=0, verticalalignment="center")
 
 
 def _end_labels(axes: Axes, ends: list[tuple[float, float, str, str, bool]], log: bool) -> None:

@@ -141,7 +141,7 @@ def inline(text: str) -> str:
     made = re.sub(r"`([^`]+)`", keep, html.escape(text, quote=False))
     made = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", made)
     made = re.sub(r"(?<![\w*])\*([^*\s](?:[^*]*[^*\s])?)\*(?![\w*])", r"<em>\1</em>", made)
-    made = re.sub(r"\[([^\]]+)\]\(((?:https?://|#|[\w./-]+)[^)\s\"]*)\)", r'<a href="\2">\1</a>', made)
+    made = re.sub(r"\[([^\]]+)\]\((https?://[^)\s\"]+|#?[\w./-]+)\)", r'<a href="\2">\1</a>', made)
     return re.sub(r"\0(\d+)\0", lambda match: codes[int(match[1])], made)
 
 
@@ -190,6 +190,7 @@ nav a{color:var(--ink);text-decoration:none}nav a:hover{text-decoration:underlin
 table{border-collapse:collapse;font-size:.875rem;line-height:1.35;font-variant-numeric:tabular-nums lining-nums;
   border-top:2px solid var(--ink);border-bottom:2px solid var(--ink)}
 caption{caption-side:top;text-align:left;font-weight:600;padding-bottom:.6rem;white-space:normal}
+caption span{position:sticky;left:0;display:inline-block;max-width:min(44rem,calc(100vw - 2.5rem))}
 th,td{padding:.34rem .8rem;text-align:left;vertical-align:baseline;white-space:nowrap;font-weight:400}
 th:first-child,tr:first-child>td:first-child{padding-left:.5rem}
 thead th{color:var(--grey);font-weight:600;vertical-align:bottom}
@@ -203,7 +204,7 @@ tr.block th{font-weight:600;padding-top:.8rem}
 td b{font-weight:700}
 td u{text-decoration-thickness:1.5px;text-underline-offset:.18em}
 td small{font-size:.82em;color:var(--grey);font-weight:400}
-td.long{white-space:normal;min-width:20rem}
+td.long{white-space:normal;min-width:16rem}
 td{position:relative}
 td sup{position:absolute;right:.25rem;top:.3rem;font-size:.8em;line-height:1;color:var(--grey)}
 tr.accent>*{background:var(--tint)}

@@ -155,7 +155,7 @@ class Table:
         """A `<table>` of its own, styled by the report's page."""
         lines = ["<table>"]
         if self.caption:
-            lines.append(f"<caption>{html.escape(self.caption)}</caption>")
+            lines.append(f"<caption><span>{html.escape(self.caption)}</span></caption>")
         lines.append("<thead>")
         if any(column.group for column in self.columns):
             spans = "".join(
@@ -292,8 +292,7 @@ class Table:
 
         def words(column: Column) -> str | int:
             value = row.cells.get(column.key)
-            said = isinstance(value, str) and value and column.format != "text"
-            return str(value) if said and column.better else id(column)
+            return str(value) if _is_words(value) and column.better else id(column)
 
         for _, columns in groupby(self.columns, key=words):
             first, *others = columns
@@ -312,6 +311,8 @@ class Table:
             return f'<th scope="row">{main}</th>'
         if width > 1:
             return f'<td colspan="{width}" class="said">{main}</td>'
+        if _is_words(value) and column.format != "text":
+            return f'<td class="said">{main}</td>'
         long = column.format == "text" and any(len(str(one.cells.get(column.key) or "")) > LONG for one in self.rows)
         return f"<td{_html_class('long' if long else _kind(column))}>{main}</td>"
 
@@ -398,6 +399,10 @@ def _number(value: Value) -> float | None:
     if isinstance(value, Measure):
         return value.mean
     return None if value is None or isinstance(value, str) else float(value)
+
+
+def _is_words(value: Value) -> bool:
+    return isinstance(value, str) and value[:1].isalpha()
 
 
 def _kind(column: Column) -> str:

@@ -1,0 +1,151 @@
+"""Tables: exact strings for a small example with ties, marks, a model without figures, and awkward names."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from lirdrec.errors import ConfigError
+from lirdrec.experiments.reporting import Column, Measure, Row, Table
+from lirdrec.experiments.reporting.tables import duration, latex_escape, memory
+
+
+@pytest.fixture
+def table() -> Table:
+    columns = [
+        Column("model", "Model", format="text"),
+        Column("r", "R@20", "Baby", "higher", digits=3),
+        Column("n", "N@20", "Baby", "higher", digits=3),
+        Column("time", "Time", format="duration"),
+    ]
+    rows = [
+        # .1001 and .0999 print as .100: a tie of the best, so the second is .090
+        Row({"model": "A & B", "r": Measure(0.1001, 0.0012, 3, "*"), "n": 0.05, "time": 75}),
+        Row({"model": "C_<d>", "r": Measure(0.0999, 0.0004, 3), "n": 0.04, "time": 7200}),
+        Row({"model": "E", "r": "out of memory", "n": "out of memory"}),
+        Row({"model": "Ours", "r": 0.09, "n": 0.0401, "time": 3}, accent=True),
+        Row({"model": "Paper", "r": 0.2, "n": 0.2, "time": ""}, muted=True),
+    ]
+    return Table("small", columns, rows, "A < B", ["**Best** 5 %."])
+
+
+def test_html(table):
+    thin = "\N{NARROW NO-BREAK SPACE}"
+    assert table.to_html() == "\n".join(
+        [
+            "<table>",
+            "<caption><span>A &lt; B</span></caption>",
+            "<thead>",
+            '<tr><td colspan="1"></td><th colspan="2" scope="colgroup" class="group">Baby</th>'
+            '<td colspan="1"></td></tr>',
+            '<tr><th scope="col">Model</th><th scope="col" class="n">R@20</th><th scope="col" class="n">N@20</th>'
+            '<th scope="col" class="n">Time</th></tr>',
+            "</thead>",
+            "<tbody>",
+            f'<tr><th scope="row">A &amp; B</th><td class="n"><b>0.100</b> <small>±{thin}0.001</small><sup>*</sup></td>'
+            f'<td class="n"><b>0.050</b></td><td class="n">75{thin}s</td></tr>',
+            f'<tr><th scope="row">C_&lt;d&gt;</th><td class="n"><b>0.100</b> <small>±{thin}0.000</small></td>'
+            f'<td class="n"><u>0.040</u></td><td class="n">2.0{thin}h</td></tr>',
+            '<tr><th scope="row">E</th><td colspan="2" class="said">out of memory</td><td class="n">–</td></tr>',
+            '<tr class="accent"><th scope="row">Ours</th><td class="n"><u>0.090</u></td>'
+            f'<td class="n"><u>0.040</u></td><td class="n">3.0{thin}s</td></tr>',
+            '<tr class="muted"><th scope="row">Paper</th><td class="n">0.200</td><td class="n">0.200</td>'
+            '<td class="n"></td></tr>',
+            "</tbody>",
+            "</table>",
+        ]
+    )
+
+
+def test_latex(table):
+    assert (
+        table.to_latex()
+        == r"""\begin{table}
+\centering
+\caption{A < B}
+\label{tab:small}
+\begin{tabular}{lrrr}
+\toprule
+& \multicolumn{2}{c}{Baby} & \\
+\cmidrule(lr){2-3}
+Model & R@20 & N@20 & Time \\
+\midrule
+A \& B & $\mathbf{0.100}{\scriptstyle\,\pm\,0.001}$\rlap{$^{*}$} & $\mathbf{0.050}$ & 75\,s \\
+C\_<d> & $\mathbf{0.100}{\scriptstyle\,\pm\,0.000}$ & $\underline{0.040}$ & 2.0\,h \\
+E & \multicolumn{2}{c}{\textit{out of memory}} & -- \\
+Ours & $\underline{0.090}$ & $\underline{0.040}$ & 3.0\,s \\
+Paper & $0.200$ & $0.200$ &  \\
+\bottomrule
+\end{tabular}
+\\[2pt] \footnotesize \textbf{Best} 5 \%.
+\end{table}
+"""
+    )
+
+
+def test_csv(table):
+    assert table.to_csv() == (
+        "Model,Baby R@20,Baby R@20 sd,Baby R@20 note,Baby N@20,Baby N@20 note,Time\n"
+        "A & B,0.1001,0.0012,*,0.05,,75.0\n"
+        "C_<d>,0.0999,0.0004,,0.04,,7200.0\n"
+        "E,,,out of memory,,out of memory,\n"
+        "Ours,0.09,,,0.0401,,3.0\n"
+        "Paper,0.2,,,0.2,,\n"
+    )
+
+
+def test_terminal(table):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table.to_rich())
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["A", "&", "B", "0.100", "±", "0.001*", "0.050", "75", "s"] in [" ".join(line).split() for line in lines]
+    assert ["Best", "5", "%."] in lines
+
+
+def test_lower_can_be_better_and_blocks_are_ranked_by_themselves():
+    column = Column("v", "Loss", better="lower", digits=1)
+    rows = [Row({"v": v}, block=block) for block, v in (("a", 3.0), ("a", 2.0), ("b", 9.0), ("b", 8.0), ("b", 7.0))]
+    page = Table("t", [column], rows).to_html()
+    assert page.count("<b>") == page.count("<u>") == 2
+    assert all(part in page for part in ("<b>2.0</b>", "<u>3.0</u>", "<b>7.0</b>", "<u>8.0</u>"))
+
+
+def test_a_lone_figure_is_the_best_of_nothing():
+    assert "<b>" not in Table("t", [Column("v", "V", better="higher")], [Row({"v": 0.5}), Row({"v": None})]).to_html()
+
+
+def test_pivot_of_a_tidy_frame():
+    frame = pl.DataFrame(
+        {
+            "model": ["mf", "mf", "mf", "lirdrec", "lirdrec", "lirdrec"],
+            "dataset": ["baby", "baby", "tiktok", "baby", "baby", "tiktok"],
+            "metric": ["recall@20"] * 6,
+            "value": [0.1, 0.3, 0.5, 0.4, 0.6, 0.7],
+        }
+    )
+    table = Table.pivot(frame, "t", "model", ["dataset", "metric"], accent="lirdrec", row_order=["lirdrec"])
+    assert [(column.group, column.title) for column in table.columns] == [
+        ("", "Model"),
+        ("Baby", "R@20"),
+        ("TikTok", "R@20"),
+    ]
+    ours, other = table.rows
+    assert (ours.accent, other.accent) == (True, False)
+    assert ours.cells["model"] == "LIRDRec"
+    assert other.cells["baby recall@20"] == Measure(pytest.approx(0.2), pytest.approx(0.1414, abs=1e-4), 2)
+    assert ours.cells["tiktok recall@20"] == Measure(0.7, None, 1)
+
+
+def test_a_cell_without_a_column_is_refused():
+    with pytest.raises(ConfigError, match="without a column: x"):
+        Table("t", [Column("v", "V")], [Row({"x": 1.0})])
+
+
+def test_words_for_amounts():
+    assert [duration(s) for s in (0.4, 48, 192, 5040, 7200)] == ["0.4 s", "48 s", "3.2 min", "84.0 min", "2.0 h"]
+    assert [memory(b) for b in (310e6, 1.5e9)] == ["310 MB", "1.5 GB"]
+
+
+def test_latex_letters():
+    assert latex_escape(r"50% of {a_b} & \x ± 1") == r"50\% of \{a\_b\} \& \textbackslash{}x $\pm$ 1"
