@@ -389,13 +389,12 @@ def points(
         x_label, y_label: default the columns' names.
         log_x: logarithmic x-axis.
     """
-    import polars as pl
     from matplotlib.ticker import NullLocator
 
     across = summarised(frame, [panel, series], x).rename({MEAN: x, SD: f"{x} sd", RUNS: RUNS})
     up = summarised(frame, [panel, series], y).rename({MEAN: y, SD: f"{y} sd"}).drop(RUNS)
     on = [key for key in (panel, series) if key]
-    data = across.join(up, on=on, how="inner", maintain_order="left").sort(pl.col(y), descending=True)
+    data = across.join(up, on=on, how="inner", maintain_order="left")
     with style():
         names = _names(data, series)
         crowd = len(names) > 8

@@ -147,6 +147,8 @@ def inline(text: str) -> str:
 
 def _said(value: Any) -> str:
     if isinstance(value, Mapping):
+        if any(isinstance(one, (list, tuple)) for one in value.values()):
+            return "; ".join(f"{k}: {_said(v)}" for k, v in value.items())
         return ", ".join(f"{k} {_said(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(_said(one) for one in value)
@@ -167,7 +169,7 @@ html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--ground);color:var(--ink);
   font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"Liberation Sans",sans-serif}
 main{max-width:72rem;margin:0 auto;padding:3.5rem 1.5rem 3rem}
-header,nav,pre,section>p,section>ul,.notes,figcaption,footer{max-width:44rem}
+header,nav,pre,dl,section>p,section>ul,.notes,figcaption,footer{max-width:44rem}
 h1{font-size:2.1rem;line-height:1.2;letter-spacing:-.015em;font-weight:700;margin:0 0 .6rem}
 h2{font-size:1.3rem;line-height:1.3;letter-spacing:-.005em;margin:0 0 .8rem}
 section{margin-top:3.2rem}
@@ -219,7 +221,7 @@ figcaption{font-size:.875rem;color:var(--grey);margin-top:.5rem}
 code{font:.88em/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
   background:var(--soft);padding:.1em .3em;border-radius:.25em}
 pre{background:var(--soft);padding:.9rem 1.1rem;border-radius:.4rem;overflow-x:auto;margin:0 0 1rem}
-pre code{padding:0;background:none}
+pre code{white-space:pre-wrap;overflow-wrap:anywhere;padding:0;background:none}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.5rem;font-size:.875rem;margin:0 0 1rem}
 dt{color:var(--grey)}dd{margin:0;overflow-wrap:anywhere}
 h3{font-size:1rem;margin:1.6rem 0 .5rem}
