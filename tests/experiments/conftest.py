@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
 from lirdrec.data.synthetic import planted
@@ -96,3 +100,57 @@ def inline() -> Callable[..., Results]:
 @pytest.fixture
 def job() -> Callable[[Cell, Context], worker.Job]:
     return job_for
+
+
+@pytest.fixture
+def scored() -> Callable[..., Callable[[Cell], Result]]:
+    """`scored(value)`: a stand-in for the work; a cell's figure is `value(cell)`, on validation and test alike.
+
+    With `folder`, per-user values go there, with the figure for a mean: the same users are easy for every cell.
+    """
+
+    def make(value: Callable[[Cell], float], folder: Path | None = None, users: int = 200) -> Callable[[Cell], Result]:
+        easy = np.random.default_rng(0).normal(0, 0.3, users)
+        names = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+
+        def compute(cell: Cell) -> Result:
+            figures, per_user = {"valid": dict.fromkeys(names, value(cell))}, None
+            if cell.final:
+                figures["test"] = figures["valid"]
+            if cell.final and folder is not None:
+                own = np.random.default_rng(int(cell.key[:8], 16)).normal(0, 0.05, users)
+                values = value(cell) + easy - easy.mean() + own - own.mean()
+                path = folder / "per_user" / f"{cell.key}.parquet"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pl.DataFrame({"user": np.arange(users), **dict.fromkeys(names, values)}).write_parquet(path)
+                per_user = path.relative_to(folder).as_posix()
+            return Result(cell, figures=figures, per_user=per_user, best_epoch=3, epochs=5)
+
+        return compute
+
+    return make
+
+
+@pytest.fixture
+def words() -> Callable[[Path], str]:
+    """`words(page)`: the text of a report, without its drawings."""
+
+    def read(page: Path) -> str:
+        text = page.read_text(encoding="utf-8")
+        text = text[text.index('class="question"') :]
+        text = re.sub(r"<svg.*?</svg>|<style.*?</style>|<[^>]+>", " ", text, flags=re.S)
+        return re.sub(r"\s+", " ", html.unescape(text))
+
+    return read
+
+
+@pytest.fixture
+def answer() -> Callable[[Path], str]:
+    """`answer(page)`: the answer of a report."""
+
+    def read(page: Path) -> str:
+        found = re.search(r'<div class="answer">(.*?)</div>', page.read_text(encoding="utf-8"), flags=re.S)
+        assert found is not None
+        return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", found[1]))).removeprefix("Answer").strip()
+
+    return read

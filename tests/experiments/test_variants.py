@@ -1,0 +1,173 @@
+"""Ablation, modalities and layers: the variants are what they are called, and the answers follow from the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lirdrec.data.synthetic import planted
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.experiments import ablation, layers, modality
+from lirdrec.experiments.cells import Cell, CellStore, Result
+from lirdrec.experiments.measuring_gradients import random_features
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.sealing import declaration_name
+from lirdrec.experiments.spaces import space_of
+
+
+class TestAblation:
+    def test_each_variant_changes_one_option(self, context):
+        cells = list(ablation.plan(context(seeds=2), Results()))
+        assert len(cells) == 12 and all(cell.final and cell.work == "train" for cell in cells)
+        full = cells[0]
+        changed = {
+            cell.variant: {k: v for k, v in cell.model_options.items() if full.model_options.get(k, "") != v}
+            for cell in cells
+        }
+        assert changed == {
+            "full": {},
+            "w/o PWC": {"pwc": None},
+            "uniform weights": {"pwc": "uniform"},
+            "PWC on logits": {"pwc": "logits"},
+            "w/o DCT": {"dct": None},
+            "DCT over matrix": {"dct": "matrix"},
+        }
+        assert {cell.seed for cell in cells} == {0, 1}
+
+    def test_with_both_losses_every_declaration_has_a_name_of_its_own(self, context):
+        cells = list(ablation.plan(context(losses=("bpr", "softmax")), Results()))
+        assert len(cells) == 12
+        assert len({declaration_name(cell) for cell in cells}) == 12
+        assert [cell.model_options["loss"] for cell in cells] == ["bpr"] * 6 + ["softmax"] * 6
+
+    def test_only_what_is_worse_is_called_worse(self, context, inline, scored, answer):
+        """All variants have the full model's users and figure but for noise; without PWC each user loses a tenth."""
+        settings = context(seeds=2)
+        value = lambda cell: 0.5 + (-0.1 if cell.variant == "w/o PWC" else 0.0)
+        results = inline(ablation.plan, settings, scored(value, settings.output))
+        page = ablation.report(settings, results)
+        said = answer(page)
+        assert "full reaches a test recall@20 of 0.5000 ± 0.0000 (2 seeds)" in said
+        assert "w/o PWC 0.4000 ± 0.0000 (−20.0 %, significant over users)" in said
+        assert said.endswith("Shown to be worse than the full model: w/o PWC.")
+        table = pl.read_csv(settings.output / "tables" / "ablation.csv")
+        marks = dict(zip(table["Variant"], table["Test R@20 note"], strict=True))
+        assert [name for name, mark in marks.items() if mark] == ["w/o PWC"]
+
+    def test_a_variant_that_ran_out_of_memory_is_a_row(self, context, inline, scored, answer, words):
+        settings = context()
+        fine = scored(lambda cell: 0.5)
+        broken = lambda cell: Result(cell, "out of memory") if cell.variant == "w/o DCT" else fine(cell)
+        page = ablation.report(settings, inline(ablation.plan, settings, broken))
+        assert "w/o DCT: out of memory" in answer(page)
+        assert "What did not work" in words(page)
+
+    def test_other_models_are_refused(self, context):
+        with pytest.raises(ConfigError, match="it knows no parts of freedom"):
+            list(ablation.plan(context(models=("freedom",)), Results()))
+
+
+class TestModality:
+    def test_two_modalities_make_three_sets_and_three_make_seven(self):
+        two = {one.label: one.modalities for one in modality.sets_of(("image", "text"))}
+        assert two == {"all modalities": None, "image only": ("image",), "text only": ("text",)}
+        three = {one.label: one.modalities for one in modality.sets_of(("audio", "image", "text"))}
+        assert len(three) == 7 and three["w/o image"] == ("audio", "text")
+
+    def test_one_modality_cannot_be_left_out(self):
+        with pytest.raises(DataError, match="there is only 'text'; two or more are needed"):
+            modality.sets_of(("text",))
+
+    def test_the_modality_that_tells_the_taste_is_missed(self, context, inline, answer, tmp_path):
+        """Trained for real: the text tells the groups, the picture is noise."""
+        whole = planted(150, 100, 1800, {"image": 8, "text": 8}, groups=5, noise=0.3, seed=4)
+        noise = random_features(whole, seed=1)
+        mixed = dataclasses.replace(whole, features={**whole.features, "image": noise.features["image"]})
+        settings = context(
+            datasets=(str(mixed.save(tmp_path / "mixed")),),
+            training={"epochs": 12, "batch_size": 256, "learning_rate": 5e-3},
+        )
+        results = inline(modality.plan, settings)
+        figures = {one.cell.variant: one.figures["test"]["recall@20"] for one in results}
+        assert figures["text only"] > figures["image only"] + 0.05
+        assert figures["all modalities"] > figures["image only"] + 0.05
+        assert f"text is missed most: without it {figures['image only']:.4f} remain" in answer(
+            modality.report(settings, results)
+        )
+        assert [one.cell.modalities for one in results] == [None, ("image",), ("text",)]
+
+
+class TestLayers:
+    def test_the_best_number_is_told_and_what_validation_chooses(self, context, inline, answer):
+        settings = context(settings={"layers": [1, 2, 4]}, seeds=2)
+
+        def compute(cell: Cell) -> Result:
+            n = cell.model_options["n_layers"]
+            figures = {"valid": {"recall@20": n / 10}, "test": {"recall@20": {1: 0.2, 2: 0.4, 4: 0.3}[n]}}
+            return Result(cell, figures=figures)
+
+        results = inline(layers.plan, settings, compute)
+        assert len(results) == 6
+        said = answer(layers.report(settings, results))
+        assert "2 layers reach the best test recall@20, 0.4000 ± 0.0000" in said
+        assert "1 layer the worst, 0.2000 ± 0.0000, which is 50.0 % less. Validation chooses 4 layers." in said
+
+    @pytest.mark.parametrize("given", ["two", [1.5], []])
+    def test_what_is_no_number_of_layers_is_refused(self, context, given):
+        with pytest.raises(ConfigError, match=r"give whole numbers, for instance --set layers=\[1,2,3\]"):
+            list(layers.plan(context(settings={"layers": given}), Results()))
+
+    def test_a_model_without_layers_is_refused(self, context):
+        with pytest.raises(ConfigError, match=r"^vbpr has no layers"):
+            list(layers.plan(context(models=("vbpr",)), Results()))
+
+
+class TestBaseSettings:
+    """What is not said by hand comes from an earlier tuning in the folder, else from the published defaults."""
+
+    def trial(self, context, value: float, dataset: str | None = None, **options) -> Result:
+        of_model = {k: v for k, v in options.items() if k != "learning_rate"}
+        training = {"metric": "recall@20", "learning_rate": options["learning_rate"]}
+        cell = Cell("trial", dataset or context.datasets[0], "lirdrec", of_model, training)
+        return Result(cell, figures={"valid": {"recall@20": value}})
+
+    def first(self, context) -> Cell:
+        return next(iter(ablation.plan(context, Results())))
+
+    def test_published_where_nothing_was_tuned(self, context):
+        settings = context(model_options={}, training={})
+        first = space_of("lirdrec", {}, ("bpr",), ("image", "text")).first[0]
+        found = self.first(settings)
+        assert {**found.model_options, **found.training, "metric": 0} == {**first, "metric": 0}
+
+    def test_the_best_trial_counts_and_what_is_set_by_hand_more(self, context, tmp_path):
+        settings = context(model_options={}, training={"epochs": 2})
+        store = CellStore(settings.output)
+        store.record(self.trial(settings, 0.3, n_layers=2, loss="softmax", learning_rate=1e-3))
+        store.record(self.trial(settings, 0.2, n_layers=4, loss="bpr", learning_rate=5e-3))
+        other = planted(40, 30, 300, {"text": 4}, groups=3).save(tmp_path / "other")
+        store.record(self.trial(settings, 0.9, str(other), n_layers=1, loss="bpr", learning_rate=0.1))
+        found = self.first(settings)
+        assert (found.model_options["n_layers"], found.model_options["loss"]) == (2, "softmax")
+        assert found.training == {"metric": "recall@20", "learning_rate": 1e-3, "epochs": 2}
+        with_bpr = self.first(dataclasses.replace(settings, losses=("bpr",)))
+        assert (with_bpr.model_options["n_layers"], with_bpr.training["learning_rate"]) == (4, 5e-3)
+        by_hand = self.first(dataclasses.replace(settings, training={"learning_rate": 0.5}))
+        assert by_hand.training["learning_rate"] == 0.5 and by_hand.model_options["n_layers"] == 2
+        # tuned with three layers in mind, nothing is known about five
+        five = self.first(dataclasses.replace(settings, model_options={"n_layers": 5}))
+        assert five.model_options["n_layers"] == 5 and five.training["learning_rate"] == 1e-4
+
+
+def test_seeds_are_averaged_before_users_are_paired(context, inline, scored, answer):
+    """Two seeds that differ by a constant each, in opposite directions: users' means are the full model's."""
+    settings = context(seeds=2)
+    shift = {0: 0.1, 1: -0.1}
+    value = lambda cell: 0.5 + (shift[cell.seed] if cell.variant == "w/o PWC" else 0.0)
+    results = inline(ablation.plan, settings, scored(value, settings.output))
+    said = answer(ablation.report(settings, results))
+    assert "None is shown to be worse" in said
+    assert f"w/o PWC 0.5000 ± {np.std([0.6, 0.4], ddof=1):.4f} (+0.0 %, not significant" in said
