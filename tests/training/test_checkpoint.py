@@ -176,3 +176,16 @@ def test_adam_goes_on_with_its_moments():
     step(whole, optimizer, 4)
     step(resumed, other, 4)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(resumed, whole, strict=True))
+
+
+def test_a_store_may_write_no_more_often_than_asked(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    store = CheckpointStore(tmp_path / "checkpoint", {}, seconds=60)
+    for epoch, now, kept in [(1, 159, None), (2, 161, 2), (3, 200, 2), (4, 220, 2), (5, 222, 5)]:
+        clock[0] = now
+        store.save(made(epoch, epoch))
+        if kept is None:
+            assert not store.folder.exists()
+        else:
+            check(CheckpointStore(store.folder, {}), kept, kept)

@@ -15,7 +15,7 @@ from lirdrec.configuration import make
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Watcher, train
+from lirdrec.training.loop import StopTraining, Watcher, train
 
 CONFIG = TrainConfig(epochs=12, batch_size=10, learning_rate=0.5, patience=3)
 
@@ -269,3 +269,30 @@ def test_options_out_of_range(options, sentence):
     with pytest.raises(ConfigError) as error:
         make(TrainConfig, options)
     assert str(error.value) == sentence
+
+
+class Enough(Watcher):
+    """Ends the training after an epoch, also when it begins there."""
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+
+    def started(self, history, n_steps):
+        if len(history) >= self.epoch:
+            raise StopTraining
+
+    def epoch_ended(self, line):
+        if line["epoch"] >= self.epoch:
+            raise StopTraining
+
+
+def test_a_watcher_may_end_the_training_and_the_others_are_told_all(slope, tmp_path):
+    model = slope()
+    seen, store = Seen(model), CheckpointStore(tmp_path / "checkpoint", {})
+    found = train(model, CONFIG, scripted(0.1, 0.4, 0.3), store=store, watchers=(Enough(3), seen))
+    assert (found.stopped, found.best_epoch, len(found.history)) == ("watcher", 2, 3)
+    assert [line["epoch"] for line in seen.lines] == [1, 2, 3]
+    assert model.w.tolist() == seen.w[1]  # the best parameters, not the last
+    again = slope()
+    resumed = train(again, CONFIG, scripted(), store=store, resume=True, watchers=(Enough(3),))
+    assert (resumed.stopped, len(resumed.history)) == ("watcher", 3) and again.w.tolist() == model.w.tolist()

@@ -10,6 +10,7 @@ from typing import Any
 from lirdrec.experiments.cells import Cell, Result
 
 WIDTH_OF_NAME = 44
+UNSAID = ("metric", "epochs", "patience")  # options that are the same for all trials
 
 
 class Progress:
@@ -75,7 +76,8 @@ class Progress:
             parts += [result.status if result.status != "failed" else f"failed: {result.error}"]
         parts += [left]
         if result.cell.work == "trial":
-            parts.append(" ".join(f"{k}={v}" for k, v in {**result.cell.model_options, **result.cell.training}.items()))
+            options = {**result.cell.model_options, **result.cell.training}
+            parts.append(" ".join(f"{k}={v}" for k, v in options.items() if k not in UNSAID and v is not None))
         self.say("  ".join(one for one in parts if one))
 
     def outlook(self, done: list[Result], waiting: list[Cell]) -> tuple[int, str]:
