@@ -18,14 +18,18 @@ from lirdrec.errors import LirdrecError
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.evaluation.evaluator import Metrics, evaluate
+    from lirdrec.models.bm3 import BM3Config
     from lirdrec.models.content_knn import ContentKNNConfig
     from lirdrec.models.ease import AddEASEConfig, CEASEConfig, EASEConfig
+    from lirdrec.models.freedom import FREEDOMConfig
     from lirdrec.models.grcn import GRCNConfig
     from lirdrec.models.item_knn import ItemKNNConfig
+    from lirdrec.models.lattice import LATTICEConfig
     from lirdrec.models.lgmrec import LGMRecConfig
     from lirdrec.models.lightgcn import LightGCNConfig
     from lirdrec.models.lirdrec import LIRDRecConfig
     from lirdrec.models.mf import MFConfig
+    from lirdrec.models.micro import MICROConfig
     from lirdrec.models.popularity import PopularityConfig
     from lirdrec.models.slmrec import SLMRecConfig
     from lirdrec.models.vbpr import VBPRConfig
@@ -38,17 +42,21 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AddEASEConfig",
+    "BM3Config",
     "CEASEConfig",
     "ContentKNNConfig",
     "Dataset",
     "EASEConfig",
+    "FREEDOMConfig",
     "GRCNConfig",
     "ItemKNNConfig",
+    "LATTICEConfig",
     "LGMRecConfig",
     "LIRDRecConfig",
     "LightGCNConfig",
     "LirdrecError",
     "MFConfig",
+    "MICROConfig",
     "Metrics",
     "PopularityConfig",
     "Recommender",
@@ -62,16 +70,20 @@ __all__ = [
 
 _HOMES = {
     "AddEASEConfig": "lirdrec.models.ease",
+    "BM3Config": "lirdrec.models.bm3",
     "CEASEConfig": "lirdrec.models.ease",
     "ContentKNNConfig": "lirdrec.models.content_knn",
     "Dataset": "lirdrec.data.dataset",
     "EASEConfig": "lirdrec.models.ease",
+    "FREEDOMConfig": "lirdrec.models.freedom",
     "GRCNConfig": "lirdrec.models.grcn",
     "ItemKNNConfig": "lirdrec.models.item_knn",
+    "LATTICEConfig": "lirdrec.models.lattice",
     "LGMRecConfig": "lirdrec.models.lgmrec",
     "LIRDRecConfig": "lirdrec.models.lirdrec",
     "LightGCNConfig": "lirdrec.models.lightgcn",
     "MFConfig": "lirdrec.models.mf",
+    "MICROConfig": "lirdrec.models.micro",
     "Metrics": "lirdrec.evaluation.evaluator",
     "PopularityConfig": "lirdrec.models.popularity",
     "Recommender": "lirdrec.recommender.recommender",

@@ -31,6 +31,10 @@ SMALL = {
     "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
     "vbpr": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1, "temperature": 0.3},
     "grcn": {"embedding_size": 8},
+    "freedom": {"embedding_size": 8, "n_neighbours": 5, "edge_dropout": 0.3},
+    "lattice": {"embedding_size": 8, "n_neighbours": 5, "regularization": 1e-2},
+    "micro": {"embedding_size": 8, "n_neighbours": 5, "regularization": 1e-2},
+    "bm3": {"embedding_size": 16, "n_layers": 2, "contrast_weight": 0.2},
     "lgmrec": {"embedding_size": 8},
     "slmrec": {"embedding_size": 8},
 }
@@ -41,6 +45,10 @@ TRAININGS = {
     "lightgcn": {"epochs": 30, "batch_size": 64, "learning_rate": 1e-2},
     "vbpr": {"epochs": 30, "batch_size": 64, "learning_rate": 1e-2},
     "grcn": {"learning_rate": 1e-2},
+    "freedom": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
+    "lattice": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
+    "micro": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
+    "bm3": {"epochs": 30, "batch_size": 128, "learning_rate": 3e-2},
     "lgmrec": {"epochs": 20, "learning_rate": 1e-2},
     "slmrec": {"learning_rate": 1e-2},
 }
@@ -58,6 +66,10 @@ MARGIN = {
     "grcn": 0.2,
     "lgmrec": 0.2,
     "slmrec": 0.2,
+    "freedom": 0.2,
+    "lattice": 0.2,
+    "micro": 0.2,
+    "bm3": 0.2,
 }
 BY_GRADIENT = [name for name in model_names() if model_type(name).capabilities.training == "gradient"]
 

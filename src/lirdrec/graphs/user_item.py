@@ -72,6 +72,59 @@ class _Propagate(torch.autograd.Function):
         return (*ctx.graph.sums(g_users.contiguous(), g_items.contiguous(), ctx.n_layers), None, None)
 
 
+class RowGraph:
+    r"""`P = D^-1 (A + I)`: a step gives each node the mean of itself and its neighbours; `D` counts the node itself.
+
+    Args:
+        users, items: `(E,)` int64 rows of the distinct training pairs.
+        n_users, n_items: sizes; a node without an edge keeps its own row.
+        dtype: of the values.
+    """
+
+    def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int, dtype: torch.dtype = torch.float32):
+        ones = torch.ones(len(users), dtype=dtype, device=users.device)
+        self.to_users = SparseMatrix(users, items, ones, (n_users, n_items))
+        self.to_items = self.to_users.transposed()
+        self.user_scale, self.item_scale = (
+            (1 / (torch.bincount(rows, minlength=n).double() + 1)).to(dtype)[:, None]
+            for rows, n in ((users, n_users), (items, n_items))
+        )
+
+    def layers(self, users: Tensor, items: Tensor, n_layers: int) -> list[tuple[Tensor, Tensor]]:
+        """The rows `(U, D)` and `(I, D)` of `P^l X0` for l = 0 … n_layers; differentiable."""
+        found = [(users, items)]
+        for _ in range(n_layers):
+            users, items = (
+                (users + self.to_users.matmul(items)) * self.user_scale,
+                (items + self.to_items.matmul(users)) * self.item_scale,
+            )
+            found.append((users, items))
+        return found
+
+
+def row_folded(histories: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
+    r"""What a new user with liked items `H` gets in a `RowGraph`, all layers summed, with all item states as trained.
+
+    `u^0 = 0`, `u^(l+1) = (u^l + Σ_{i∈H} x_i^l) / (|H| + 1)`, result `Σ_l u^l`.
+
+    Args:
+        histories: liked item rows, one int64 tensor a user.
+        states: `x^l` `(I, D)` of the layers 0 … L-1.
+
+    Returns:
+        `(len(histories), D)`.
+    """
+    device = states[0].device
+    sizes = torch.tensor([len(h) for h in histories], device=device)
+    liked = torch.cat([torch.as_tensor(h, device=device) for h in histories])
+    owner = torch.repeat_interleave(torch.arange(len(histories), device=device), sizes)
+    user = total = states[0].new_zeros(len(histories), states[0].shape[1])
+    for state in states:
+        user = user.index_add(0, owner, state[liked]) / (sizes + 1)[:, None]
+        total = total + user
+    return total
+
+
 def edge_values(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Tensor:
     """`1/√((d_u + ε)(d_i + ε))` of each edge, `(E,)` float64, degrees counted over the given edges."""
     user_degree = torch.bincount(users, minlength=n_users).double() + EPSILON

@@ -12,6 +12,10 @@ from lirdrec.models.base import Model, ModelInputs
 _MODELS = {
     "lirdrec": ("lirdrec.models.lirdrec", "LIRDRec"),
     "popularity": ("lirdrec.models.popularity", "Popularity"),
+    "freedom": ("lirdrec.models.freedom", "FREEDOM"),
+    "lattice": ("lirdrec.models.lattice", "LATTICE"),
+    "micro": ("lirdrec.models.micro", "MICRO"),
+    "bm3": ("lirdrec.models.bm3", "BM3"),
     "item_knn": ("lirdrec.models.item_knn", "ItemKNN"),
     "content_knn": ("lirdrec.models.content_knn", "ContentKNN"),
     "ease": ("lirdrec.models.ease", "EASE"),

@@ -1,0 +1,121 @@
+"""Item graphs with real values: nearest items with their cosines, normalised and added up (LATTICE, MICRO).
+
+Everything is kept at the places of the entries, `k` for each item and modality: memory is O(I·k), also for gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lirdrec.graphs.edges import Edges
+from lirdrec.graphs.item_item import nearest_among
+
+BLOCK_BYTES = 32 * 2**20  # of feature rows gathered at once on either side
+
+
+@dataclass(frozen=True)
+class Links:
+    """Entries of an item-item matrix: `values[n]` at `(rows[n], columns[n])`; entries of the same place add up.
+
+    Attributes:
+        rows, columns: `(n,)` int64 items.
+        values: `(n,)` float, possibly with a gradient.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Links]) -> Links:
+        """The sum of several matrices."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "columns", "values")))
+
+    def scaled(self, factor: float | Tensor) -> Links:
+        """The matrix times a number."""
+        return Links(self.rows, self.columns, self.values * factor)
+
+    def degrees(self, n: int) -> Tensor:
+        """Row sums `(n,)`."""
+        return self.values.new_zeros(n).index_add(0, self.rows, self.values)
+
+    def normalised(self, degrees: Tensor) -> Links:
+        """`D^-½ A D^-½` with `degrees` `(n,)` on both sides; a degree that is not positive counts as infinite."""
+        there = degrees > 0
+        # the inner where keeps the root, and its gradient, finite where the outer one discards it
+        scale = torch.where(there, torch.where(there, degrees, 1.0).rsqrt(), 0.0)
+        both = scale.index_select(0, self.rows) * scale.index_select(0, self.columns)
+        return Links(self.rows, self.columns, self.values * both)
+
+    def matrix(self, shape: tuple[int, int], first_row: int = 0) -> LinkMatrix:
+        """As a sparse matrix, whose row 0 is `first_row` here."""
+        keys = (self.rows - first_row) * shape[1] + self.columns
+        unique, where = torch.unique(keys, return_inverse=True)  # sorted: the order that `Edges` keeps
+        summed = self.values.new_zeros(len(unique)).index_add(0, where, self.values)
+        return LinkMatrix(Edges(unique // shape[1], unique % shape[1], shape), summed)
+
+
+@dataclass(frozen=True)
+class LinkMatrix:
+    """A sparse matrix whose `values` `(E,)` at `edges` may carry a gradient."""
+
+    edges: Edges
+    values: Tensor
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """The matrix times dense `x` `(columns, D)`; differentiable in the values and in `x`."""
+        return self.edges.matmul(self.values, x)
+
+    def detached(self) -> LinkMatrix:
+        """The same matrix as a constant."""
+        return LinkMatrix(self.edges, self.values.detach())
+
+
+def pairs(neighbours: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns, `(n,)` int64 each, of the entries of a neighbour table `(I, k)`; -1 is no entry."""
+    rows, slots = (neighbours >= 0).nonzero(as_tuple=True)
+    return rows, neighbours[rows, slots]
+
+
+def own_cosines(unit: Tensor, neighbours: Tensor) -> Links:
+    """Links of a neighbour table `(I, k)` among rows `(I, D)` of length 1, valued by cosine; differentiable."""
+    edges = Edges(*pairs(neighbours), (len(unit), len(unit)))
+    return Links(edges.rows, edges.columns, edges.dots(unit, unit))
+
+
+@torch.no_grad()
+def cosines(queries: Tensor, blocks: Sequence[Tensor], rows: Tensor, columns: Tensor) -> Tensor:
+    """Cosines `(n,)` of the rows `queries[rows]` and those of the stacked `blocks` at `columns`; no gradient.
+
+    Args:
+        queries: `(m, d)` float; blocks: `(_, d)` each. They need not be normalised, and are never copied whole.
+        rows, columns: `(n,)` int64.
+    """
+    result, first = queries.new_zeros(len(rows)), 0
+    step = max(1, BLOCK_BYTES // (queries.element_size() * max(1, queries.shape[1])))
+    for block in blocks:
+        inside = ((columns >= first) & (columns < first + len(block))).nonzero().squeeze(1)
+        for part in inside.split(step):
+            a, b = queries[rows[part]], block[columns[part] - first]
+            scale = a.norm(dim=1) * b.norm(dim=1)
+            result[part] = torch.linalg.vecdot(a, b) / scale.clamp(min=1e-12)
+        first += len(block)
+    return result
+
+
+@torch.no_grad()
+def nearest_links(queries: Tensor, present: Tensor, blocks: Sequence[tuple[Tensor, Tensor]], k: int) -> Links:
+    """Links from the last items of a catalogue to their `k` nearest in it, valued by cosine; see `nearest_among`.
+
+    Args:
+        queries: `(n, d)` float, the last `n` rows of `blocks` stacked; present: `(n,)` bool.
+        blocks: `(values, present)` pairs that together are the catalogue, in row order.
+    """
+    rows, columns = pairs(nearest_among(queries, present, blocks, k))
+    values = [values for values, _ in blocks]
+    first = sum(len(v) for v in values) - len(queries)
+    return Links(rows + first, columns, cosines(queries, values, rows, columns))

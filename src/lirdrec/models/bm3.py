@@ -1,0 +1,164 @@
+r"""BM3: bootstrapped learning without negatives.
+
+Zhou et al., "Bootstrap Latent Representations for Multi-modal Recommendation", WWW 2023. With ID tables `P` `(U, e)`,
+`Q` `(I, e)` and `Â` of `graphs/user_item.py`:
+
+    [u ; x] = (1/(L+1)) Σ_{l=0..L} Â^l [P ; Q],  i = x + Q                  LightGCN, items with a residual
+    t_m = W_m F_m + b_m,  g(·) = G · + c                                    projections; one predictor for all
+    C(a, b) = 1 - mean cos(g(a), stop_gradient(dropout(b)))                 over the batch's pairs
+    loss = C(u, i) + C(i, u) + γ Σ_m (C(t_m, i) + C(t_m, t_m)) + λ (‖u‖ + ‖i‖) / I
+    score(u, i) = ⟨g(u), g(i)⟩
+
+`‖·‖` is the Frobenius norm of all vectors (not squared, as the public code has it). A modality's terms are means over
+the pairs whose item has it. The features are fixed, as in the paper; the public code trains a copy of them. Dropout is
+drawn once for each user and item of a batch. A new user has `P = 0`, as in LightGCN; a new item has no vector, since it
+has no row of `Q`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.graphs.user_item import UserItemGraph, folded
+from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.initialisation import torch_linear_, xavier_normal_, xavier_uniform_
+from lirdrec.models.modalities import chosen_modalities
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+
+
+@dataclass(frozen=True)
+class BM3Config:
+    """Hyper-parameters of BM3; it has no ranking loss to choose, for it sees no negatives."""
+
+    embedding_size: int = option(64, "e, columns of user and item vectors")
+    n_layers: int = option(1, "L, user-item propagation layers")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    dropout: float = option(0.3, "share of a target vector's entries that are dropped")
+    contrast_weight: float = option(2.0, "γ of the terms that hold projected features and item vectors together")
+    regularization: float = option(0.1, "λ of the lengths of all user and item vectors")
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_size", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        if not self.contrast_weight > 0:
+            raise ConfigError(f"contrast_weight is {self.contrast_weight}; it must be more than 0")
+        if not self.regularization >= 0:
+            raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
+
+
+class BM3(Model):
+    """BM3; see the file's docstring for the formulas."""
+
+    name = "bm3"
+    Config = BM3Config
+    capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="gradient")
+    grid: ClassVar = {"n_layers": (1, 2), "dropout": (0.3, 0.5), "regularization": (0.1, 0.01)}
+
+    def __init__(self, inputs: ModelInputs, config: BM3Config):
+        super().__init__(inputs, config)
+        self.config: BM3Config = config
+        self.features = [inputs.features[m] for m in chosen_modalities(inputs, config.modalities)]
+        dtype, e = self.features[0].values.dtype, config.embedding_size
+        dims = [f.values.shape[1] for f in self.features]
+
+        def table(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, dtype=dtype, device=inputs.device))
+
+        self.user_embedding = table(inputs.n_users, e)  # P
+        self.item_embedding = table(inputs.n_items, e)  # Q
+        self.projection_weight = nn.ParameterList([table(e, d) for d in dims])  # W_m
+        self.projection_bias = nn.ParameterList([table(e) for _ in dims])
+        self.predictor_weight = table(e, e)  # G
+        self.predictor_bias = table(e)
+        generator = torch.Generator().manual_seed(inputs.seed)
+        xavier_uniform_(self.user_embedding, generator, inputs.n_users, e)
+        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e)
+        for weight, bias, d in zip(self.projection_weight, self.projection_bias, dims, strict=True):
+            xavier_normal_(weight, generator, d, e)
+            torch_linear_(bias, generator, d)
+        xavier_normal_(self.predictor_weight, generator, e, e)
+        torch_linear_(self.predictor_bias, generator, e)
+
+    @cached_property
+    def user_item(self) -> UserItemGraph:
+        i = self.inputs
+        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+
+    def predicted(self, vectors: Tensor) -> Tensor:
+        """`g` of vectors `(n, e)`."""
+        return F.linear(vectors, self.predictor_weight, self.predictor_bias)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """User vectors `u` `(U, e)` and item vectors `i` `(I, e)`, before the predictor."""
+        layers = self.config.n_layers
+        users, items = self.user_item.propagate(self.user_embedding, self.item_embedding, layers)
+        return users / (layers + 1), items / (layers + 1) + self.item_embedding
+
+    def _target(self, vectors: Tensor) -> Tensor:
+        """A constant copy of `(n, e)` with entries dropped."""
+        if self.config.dropout == 0:
+            return vectors.detach()
+        kept = torch.rand(vectors.shape, generator=self.generator) >= self.config.dropout
+        return vectors.detach() * kept.to(vectors.device) / (1 - self.config.dropout)
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Each of a pair predicts the other, features predict the item and themselves; `negatives` are not used."""
+        all_users, all_items = self()
+        # every user and item of the batch once: a repeated one has the same dropout
+        asked_users, user_at = users.unique(return_inverse=True)
+        asked_items, item_at = positives.unique(return_inverse=True)
+        user, item = all_users.index_select(0, asked_users), all_items.index_select(0, asked_items)
+        user_target = self._target(user).index_select(0, user_at)
+        item_target = self._target(item).index_select(0, item_at)
+        everything = torch.ones_like(users, dtype=torch.bool)
+
+        def apart(vectors: Tensor, at: Tensor, target: Tensor, counted: Tensor = everything) -> Tensor:
+            online = self.predicted(vectors).index_select(0, at)
+            distance = 1 - F.cosine_similarity(online, target, dim=-1)
+            return (distance * counted).sum() / counted.sum().clamp(min=1)
+
+        pairs = apart(user, user_at, item_target) + apart(item, item_at, user_target)
+        contrast = pairs.new_zeros(())
+        for feature, weight, bias in zip(self.features, self.projection_weight, self.projection_bias, strict=True):
+            projected = F.linear(feature.values.index_select(0, asked_items), weight, bias)
+            there = feature.present[positives]
+            own_target = self._target(projected).index_select(0, item_at)
+            contrast = contrast + apart(projected, item_at, item_target, there)
+            contrast = contrast + apart(projected, item_at, own_target, there)
+        contrast = self.config.contrast_weight * contrast
+        penalty = self.config.regularization * (all_users.norm() + all_items.norm()) / len(all_items)
+        return {
+            "loss": pairs + contrast + penalty,
+            "pairs": pairs.detach(),
+            "contrast": contrast.detach(),
+            "regularization": penalty.detach(),
+        }
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        """Predictions of the current parameters, with what `fold_in` needs."""
+        users, items = self()
+        _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
+        degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
+        # with one layer the states are the parameters themselves, which training goes on to change
+        memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
+        return VectorScorer(self.predicted(users), self.predicted(items), memory=memory)
+
+    @torch.no_grad()
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """User vectors `(B, e)` from liked items: `g` of the new node's part of a propagation in which `P = 0`."""
+        assert isinstance(scorer, VectorScorer)
+        received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
+        return self.predicted(received / (self.config.n_layers + 1))

@@ -1,0 +1,193 @@
+r"""FREEDOM: a frozen item-item graph beside a user-item graph that loses edges in each epoch.
+
+Zhou & Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation", MM 2023.
+With ID tables `P` `(U, e)` and `Q` `(I, e)`, `Â` of `graphs/user_item.py` and `S = Σ_m w_m S_m` of
+`graphs/item_item.py`, built once from the raw features:
+
+    [X_users ; X_items] = (1/(L+1)) Σ_{l=0..L} Â^l [P ; Q]                  LightGCN
+    V = X_items + S^Lm Q                                                    item vectors
+    loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ Σ_m -mean log σ(⟨u, W_m (F_m,i - F_m,j)⟩)
+
+Training uses an `Â` of `int(E(1-p))` edges, drawn anew for each epoch with probability ∝ `1/√(d_u d_i)` and normalised
+by the degrees that are left; scores use all edges. The features are fixed, as in the paper; the public code trains a
+copy of them, which occurs in the last term only. A bias of `W_m` would cancel in the difference, so there is none. The
+last term is BPR whatever `loss` says.
+
+A new item `n` has no edge and no ID row: `V_n = (S^Lm Q)_n` with `Q_n = 0`, its row of `S` pointing to its nearest
+among all items, itself included; rows of items that were there stay as they are. A new user has `P = 0`, as in
+LightGCN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.graphs.item_item import fuse, nearest_among
+from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
+from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.initialisation import torch_linear_, xavier_uniform_
+from lirdrec.models.losses import RankingLoss, RankingOptions
+from lirdrec.models.modalities import chosen_modalities, modality_weights
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+
+
+@dataclass(frozen=True)
+class FREEDOMConfig(RankingOptions):
+    """Hyper-parameters of FREEDOM."""
+
+    embedding_size: int = option(64, "e, columns of user and item vectors")
+    n_layers: int = option(2, "L, user-item propagation layers")
+    n_item_layers: int = option(1, "Lm, item-item propagation layers")
+    n_neighbours: int = option(10, "neighbours per item and modality in the item-item graph, itself included")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modality_weights: dict[str, float] | None = option(
+        None, "w_m of the item-item graph; None: image .1 and text .9 for exactly these two, else 1/M"
+    )
+    regularization: float = option(1e-3, "λ of the ranking losses on projected features")
+    edge_dropout: float = option(0.8, "p, share of training edges left out of the graph in each epoch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("embedding_size", "n_layers", "n_item_layers", "n_neighbours"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not self.regularization >= 0:
+            raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
+        if not 0 <= self.edge_dropout < 1:
+            raise ConfigError(f"edge_dropout is {self.edge_dropout}; it must be at least 0 and less than 1")
+        if self.modality_weights is not None and not all(w >= 0 for w in self.modality_weights.values()):
+            raise ConfigError("modality_weights must be 0 or more")
+
+
+class FREEDOM(Model):
+    """FREEDOM; see the file's docstring for the formulas."""
+
+    name = "freedom"
+    Config = FREEDOMConfig
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    grid: ClassVar = {"edge_dropout": (0.8, 0.9), "regularization": (0.0, 1e-5, 1e-4, 1e-3)}
+
+    def __init__(self, inputs: ModelInputs, config: FREEDOMConfig):
+        super().__init__(inputs, config)
+        self.config: FREEDOMConfig = config
+        self.modalities = chosen_modalities(inputs, config.modalities)
+        self.weights = modality_weights(self.modalities, config.modality_weights)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.features = [inputs.features[m] for m in self.modalities]
+        dtype, e = self.features[0].values.dtype, config.embedding_size
+        generator = torch.Generator().manual_seed(inputs.seed)
+
+        def table(rows: int, columns: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(rows, columns, dtype=dtype, device=inputs.device))
+
+        self.user_embedding = table(inputs.n_users, e)  # P
+        self.item_embedding = table(inputs.n_items, e)  # Q
+        xavier_uniform_(self.user_embedding, generator, inputs.n_users, e)
+        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e)
+        # W_m; with λ = 0 nothing would ever reach them
+        used = self.features if config.regularization > 0 else []
+        self.projection_weight = nn.ParameterList([table(e, f.values.shape[1]) for f in used])
+        for weight in self.projection_weight:
+            torch_linear_(weight, generator, weight.shape[1])
+
+    @cached_property
+    def user_item(self) -> UserItemGraph:
+        i = self.inputs
+        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+
+    @cached_property
+    def item_item(self) -> SparseMatrix:
+        tables = {m: self.inputs.neighbours(m, self.config.n_neighbours) for m in self.modalities}
+        return fuse(tables, self.weights, self.inputs.n_items, self.user_embedding.dtype)
+
+    def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor]:
+        """User vectors `(U, e)` and item vectors `(I, e)`."""
+        layers = self.config.n_layers
+        users, items = (graph or self.user_item).propagate(self.user_embedding, self.item_embedding, layers)
+        smoothed: Tensor = self.item_embedding
+        for _ in range(self.config.n_item_layers):
+            smoothed = self.item_item.matmul(smoothed)
+        return users / (layers + 1), items / (layers + 1) + smoothed
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the epoch's edges."""
+        super().start_epoch(epoch)
+        self._epoch_graph = None
+        if self.config.edge_dropout > 0:
+            i = self.inputs
+            kept = drop_edges(i.users, i.items, i.n_users, i.n_items, self.config.edge_dropout, self.generator)
+            self._epoch_graph = UserItemGraph(
+                i.users[kept], i.items[kept], i.n_users, i.n_items, self.user_embedding.dtype
+            )
+
+    _epoch_graph: UserItemGraph | None = None
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Ranking loss of the vectors, and λ times one BPR a modality of its projected features."""
+        user_vectors, item_vectors = self(self._epoch_graph)
+        ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
+        content = ranking.new_zeros(())
+        asking = user_vectors.index_select(0, users)
+        for feature, weight in zip(self.features, self.projection_weight, strict=False):
+            # only the batch's rows are projected, and a pair counts if both of its items have the modality
+            difference = feature.values.index_select(0, positives) - feature.values.index_select(0, negatives)
+            margin = (asking * F.linear(difference, weight)).sum(1)
+            both = feature.present[positives] & feature.present[negatives]
+            content = content + (F.softplus(-margin) * both).sum() / len(users)
+        content = self.config.regularization * content
+        return {"loss": ranking + content, "ranking": ranking.detach(), "content": content.detach()}
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        """Vectors of the current parameters over all edges, with what `grow` and `fold_in` need."""
+        _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
+        degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
+        # clones: with one layer these are the parameters themselves, which training goes on to change
+        memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
+        level = self.item_embedding.detach().clone()
+        for layer in range(self.config.n_item_layers):
+            memory[f"item_smoothed_{layer}"] = level
+            level = product(self.item_item.csr, level)
+        users, items = (self.ranking.scored(vectors) for vectors in self())
+        return VectorScorer(users, items, memory=memory)
+
+    @torch.no_grad()
+    def grow(
+        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> VectorScorer:
+        """New items by their rows of the item graph: `V_n = (S^Lm Q)_n` with `Q_n = 0`."""
+        assert isinstance(scorer, VectorScorer)
+        tables = {}
+        for m in self.modalities:
+            blocks = [(block[m].values, block[m].present) for block in [*catalogue, new]]
+            tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbours)
+        n = len(next(iter(tables.values())))
+        rows = fuse(tables, self.weights, scorer.n_items + n, scorer.item_vectors.dtype)
+        nothing = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
+        memory = dict(scorer.memory)
+        memory["item_states"] = torch.cat([memory["item_states"], nothing])
+        memory["item_degrees"] = torch.cat([memory["item_degrees"], nothing.new_zeros(n)])
+        smoothed = nothing
+        for layer in range(self.config.n_item_layers):
+            level = torch.cat([memory[f"item_smoothed_{layer}"], smoothed])
+            memory[f"item_smoothed_{layer}"] = level
+            smoothed = product(rows.csr, level)
+        items = torch.cat([scorer.item_vectors, self.ranking.scored(smoothed)])
+        return VectorScorer(scorer.user_vectors, items, memory=memory)
+
+    @torch.no_grad()
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """User vectors `(B, e)` from liked items: the new node's part of a propagation in which `P = 0`."""
+        assert isinstance(scorer, VectorScorer)
+        received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
+        return self.ranking.scored(received / (self.config.n_layers + 1))

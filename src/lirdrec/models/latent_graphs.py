@@ -1,0 +1,265 @@
+r"""What LATTICE and MICRO share: item graphs learned from projected features, beside frozen ones from the raw features.
+
+With ID tables `P` `(U, e)`, `Q` `(I, e)` and, for each modality m, `z_m = W_m F_m + b_m` `(I, e)`:
+
+    K(X)[i, j] = cos(X_i, X_j) where j is one of the k nearest of i (itself included), else 0
+    N(A) = D^-½ A D^-½,   D the row sums of A, on both sides
+    learned graphs from K(z_m), frozen ones N(K(F_m)); a model mixes them into graphs G, the frozen ones with weight λ
+    h = fused(G^Lm Q)
+    [X_users ; X_items] = (1/(L+1)) Σ_{l=0..L} R^l [P ; Q],   R = D^-1 (A + I)     rows of the user-item graph
+    V = X_items + h / ‖h‖,   users are X_users
+    loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + ρ (‖u‖² + ‖V_i‖² + ‖V_j‖²) / 2B + further terms
+
+The choice of the k nearest has no gradient; the cosines of the chosen pairs and the row sums have one. Since all other
+entries are 0, this is the dense computation of the public code, in O(I·k + I·e) memory: neighbours are found in blocks,
+and products and gradients are computed at the entries alone (`graphs/edges.py`).
+
+**Epochs.** The first batch of an epoch builds the graphs with their gradient; the other batches use them as constants,
+and the projections get no gradient there. `scorer()` builds them anew from the current parameters.
+
+**New items** have no ID row (`Q_n = 0`) and no edge: `V_n = h_n / ‖h_n‖`. Their rows of the graphs are made as above
+from their k nearest among all items, old and new, under the degrees that the old items have; rows of old items stay.
+**New users** have `P = 0` and get the layers of `R` from the states of their items (`row_folded` in
+`graphs/user_item.py`).
+
+As in the public codes, and unlike the papers: `R` has self-loops and is normalised by rows only. As in the papers, and
+unlike the codes: the features are fixed (the codes train a copy, from which only the learned graph is made). An item
+that lacks a modality has no entry in its graphs.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lirdrec.configuration import option
+from lirdrec.errors import ConfigError
+from lirdrec.graphs.item_item import nearest_items
+from lirdrec.graphs.links import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
+from lirdrec.graphs.user_item import RowGraph, row_folded
+from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.initialisation import torch_linear_, xavier_uniform_
+from lirdrec.models.losses import RankingLoss, RankingOptions, batch_penalty
+from lirdrec.models.modalities import chosen_modalities
+from lirdrec.models.operators import normalize
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+
+Degrees = Callable[[str, Links], Tensor]
+
+
+@dataclass(frozen=True)
+class LatentGraphOptions(RankingOptions):
+    """Hyper-parameters that LATTICE and MICRO share."""
+
+    embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")
+    n_layers: int = option(2, "L, user-item propagation layers")
+    n_item_layers: int = option(1, "Lm, item-item propagation layers")
+    n_neighbours: int = option(10, "k, neighbours per item and modality in the item graphs, itself included")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    frozen_weight: float = option(0.9, "λ, weight of the frozen graphs; the learned ones have 1 - λ")
+    regularization: float = option(1e-5, "ρ of the squared vectors of a batch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("embedding_size", "n_layers", "n_item_layers", "n_neighbours"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not 0 <= self.frozen_weight < 1:
+            raise ConfigError(f"frozen_weight is {self.frozen_weight}; it must be at least 0 and less than 1")
+        if not self.regularization >= 0:
+            raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
+
+
+class LatentGraphModel(Model):
+    """The parts of LATTICE and MICRO that are the same; see the file's docstring for the formulas."""
+
+    config: LatentGraphOptions
+
+    def __init__(self, inputs: ModelInputs, config: LatentGraphOptions, at_least: int):
+        super().__init__(inputs, config)
+        self.config = config
+        self.modalities = chosen_modalities(inputs, config.modalities, at_least=at_least, model=self.name)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.features = [inputs.features[m] for m in self.modalities]
+        dims = [f.values.shape[1] for f in self.features]
+        e = config.embedding_size
+        self.user_embedding = self._table(inputs.n_users, e)  # P
+        self.item_embedding = self._table(inputs.n_items, e)  # Q
+        self.projection_weight = nn.ParameterList([self._table(e, d) for d in dims])  # W_m
+        self.projection_bias = nn.ParameterList([self._table(e) for _ in dims])
+        self.initial = torch.Generator().manual_seed(inputs.seed)  # of the first values, here and in the derived class
+        xavier_uniform_(self.user_embedding, self.initial, inputs.n_users, e)
+        xavier_uniform_(self.item_embedding, self.initial, inputs.n_items, e)
+        for weight, bias, d in zip(self.projection_weight, self.projection_bias, dims, strict=True):
+            torch_linear_(weight, self.initial, d)
+            torch_linear_(bias, self.initial, d)
+
+    def _table(self, *shape: int) -> nn.Parameter:
+        return nn.Parameter(torch.empty(*shape, dtype=self.features[0].values.dtype, device=self.inputs.device))
+
+    # What a model adds
+
+    @abstractmethod
+    def blended(self, learned: Sequence[Links], frozen: Sequence[Links], degrees: Degrees) -> list[Links]:
+        """The model's graphs G.
+
+        Args:
+            learned, frozen: `K(z_m)` and `K(F_m)` of each modality, not normalised.
+            degrees: `(name, links) -> (n,)` row sums of `links`, which the model calls `name`.
+        """
+
+    @abstractmethod
+    def fused(self, smoothed: Sequence[Tensor], features: Sequence[Features]) -> Tensor:
+        """`h` `(n, e)` of items with these features, from `G^Lm Q` `(n, e)` of each graph."""
+
+    def further_terms(self, smoothed: Sequence[Tensor], fused: Tensor) -> dict[str, Tensor]:
+        """Terms that the loss has besides, weighted."""
+        return {}
+
+    # Graphs
+
+    @cached_property
+    def user_item(self) -> RowGraph:
+        i = self.inputs
+        return RowGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+
+    @cached_property
+    def frozen(self) -> list[Links]:
+        """`K(F_m)` of each modality."""
+        found = []
+        for name, feature in zip(self.modalities, self.features, strict=True):
+            rows, columns = pairs(self.inputs.neighbours(name, self.config.n_neighbours))
+            values = cosines(feature.values, [feature.values], rows, columns)
+            found.append(Links(rows, columns, values.to(self.user_embedding.dtype)))
+        return found
+
+    def projected(self, row: int, values: Tensor) -> Tensor:
+        """`z_m / ‖z_m‖` `(n, e)` of features `(n, d)` of the modality `row`."""
+        z = F.linear(values, self.projection_weight[row], self.projection_bias[row])
+        return normalize(z.to(self.user_embedding.dtype))
+
+    def item_graphs(self) -> tuple[list[LinkMatrix], dict[str, Tensor]]:
+        """The graphs G of the current parameters, and the degrees in them; differentiable."""
+        n, degrees, learned = self.inputs.n_items, dict[str, Tensor](), []
+        for row, feature in enumerate(self.features):
+            z = self.projected(row, feature.values)
+            learned.append(own_cosines(z, nearest_items(z.detach(), feature.present, self.config.n_neighbours)))
+
+        def sums(name: str, links: Links) -> Tensor:
+            degrees[name] = links.degrees(n)
+            return degrees[name]
+
+        return [links.matrix((n, n)) for links in self.blended(learned, self.frozen, sums)], degrees
+
+    # Forward and training
+
+    def forward(self, graphs: Sequence[LinkMatrix]) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+        """User vectors `(U, e)`, item vectors `(I, e)`, `G^Lm Q` `(I, e)` of each graph, and `h` `(I, e)`."""
+        users, items = (
+            torch.stack(layers).mean(0)
+            for layers in zip(
+                *self.user_item.layers(self.user_embedding, self.item_embedding, self.config.n_layers), strict=True
+            )
+        )
+        smoothed: list[Tensor] = [self.item_embedding for _ in graphs]
+        for _ in range(self.config.n_item_layers):
+            smoothed = [graph.matmul(x) for graph, x in zip(graphs, smoothed, strict=True)]
+        h = self.fused(smoothed, self.features)
+        return users, items + normalize(h), smoothed, h
+
+    def start_epoch(self, epoch: int) -> None:
+        """The epoch's first batch will build the graphs."""
+        super().start_epoch(epoch)
+        self._epoch_graphs = None
+
+    _epoch_graphs: list[LinkMatrix] | None = None
+
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Ranking loss, penalty of the batch's vectors, and the model's further terms."""
+        graphs = self._epoch_graphs
+        if graphs is None:
+            graphs, _ = self.item_graphs()
+            self._epoch_graphs = [graph.detached() for graph in graphs]
+        user_vectors, item_vectors, smoothed, h = self(graphs)
+        ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
+        gathered = [
+            user_vectors.index_select(0, users),
+            item_vectors.index_select(0, positives),
+            item_vectors.index_select(0, negatives),
+        ]
+        terms = {
+            "ranking": ranking,
+            "regularization": self.config.regularization * batch_penalty("squared", gathered),
+            **self.further_terms(smoothed, h),
+        }
+        return {"loss": torch.stack(list(terms.values())).sum(), **{k: term.detach() for k, term in terms.items()}}
+
+    # Serving
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        """Vectors of the current parameters with graphs built anew, and what `grow` and `fold_in` need."""
+        graphs, degrees = self.item_graphs()
+        memory = {f"item_degree_{name}": degree for name, degree in degrees.items()}
+        states = self.user_item.layers(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
+        for layer, (_, items) in enumerate(states):  # layer 0 is Q itself, which training goes on to change
+            memory[f"item_state_{layer}"] = items.detach().clone()
+        for number, graph in enumerate(graphs):
+            level: Tensor = memory["item_state_0"]
+            for layer in range(1, self.config.n_item_layers):
+                level = memory[f"item_smoothed_{number}_{layer}"] = graph.matmul(level)
+        user_vectors, item_vectors, _, _ = self(graphs)
+        return VectorScorer(self.ranking.scored(user_vectors), self.ranking.scored(item_vectors), memory=memory)
+
+    @torch.no_grad()
+    def grow(
+        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> VectorScorer:
+        """New items by their rows of the item graphs applied to the ID table: `V_n = h_n / ‖h_n‖`, `Q_n = 0`."""
+        assert isinstance(scorer, VectorScorer)
+        k, memory, old = self.config.n_neighbours, dict(scorer.memory), scorer.n_items
+        fresh = [new[m] for m in self.modalities]
+        n, dtype = len(fresh[0].values), self.user_embedding.dtype
+        learned, frozen = [], []
+        for row, m in enumerate(self.modalities):
+            blocks = [(block[m].values, block[m].present) for block in [*catalogue, new]]
+            projected = [(self.projected(row, values), present) for values, present in blocks]
+            learned.append(nearest_links(projected[-1][0], fresh[row].present, projected, k))
+            raw = nearest_links(fresh[row].values, fresh[row].present, blocks, k)
+            frozen.append(Links(raw.rows, raw.columns, raw.values.to(dtype)))
+
+        def sums(name: str, links: Links) -> Tensor:
+            # the links start at new items only, so the sums of the old ones are still zero
+            degrees = links.degrees(old + n)
+            degrees[:old] = memory[f"item_degree_{name}"]
+            memory[f"item_degree_{name}"] = degrees
+            return degrees
+
+        nothing = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
+        for layer in range(self.config.n_layers):
+            memory[f"item_state_{layer}"] = torch.cat([memory[f"item_state_{layer}"], nothing])
+        smoothed = []
+        for number, links in enumerate(self.blended(learned, frozen, sums)):
+            rows = links.matrix((n, old + n), first_row=old)
+            x = rows.matmul(memory["item_state_0"])
+            for layer in range(1, self.config.n_item_layers):
+                level = torch.cat([memory[f"item_smoothed_{number}_{layer}"], x])
+                memory[f"item_smoothed_{number}_{layer}"] = level
+                x = rows.matmul(level)
+            smoothed.append(x)
+        items = normalize(self.fused(smoothed, fresh))
+        items = torch.cat([scorer.item_vectors, self.ranking.scored(items)])
+        return VectorScorer(scorer.user_vectors, items, memory=memory)
+
+    @torch.no_grad()
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """User vectors `(B, e)` from liked items: `X_users` of a new node with `P = 0`."""
+        assert isinstance(scorer, VectorScorer)
+        states = [scorer.memory[f"item_state_{layer}"] for layer in range(self.config.n_layers)]
+        return self.ranking.scored(row_folded(histories, states) / (self.config.n_layers + 1))

@@ -1,0 +1,56 @@
+r"""LATTICE: one latent item graph, learned from all modalities and added to LightGCN.
+
+Zhang et al., "Mining Latent Structures for Multimedia Recommendation", MM 2021. In the notation of `latent_graphs.py`,
+which holds everything but the two lines here, with `w = softmax(modality_logits)`:
+
+    G = (1-λ) N(Σ_m w_m K(z_m)) + λ Σ_m w_m N(K(F_m))
+    h = G^Lm Q
+
+As in the public code. The paper normalises each modality's learned graph before the modalities are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lirdrec.graphs.links import Links
+from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.latent_graphs import Degrees, LatentGraphModel, LatentGraphOptions
+
+
+@dataclass(frozen=True)
+class LATTICEConfig(LatentGraphOptions):
+    """Hyper-parameters of LATTICE."""
+
+
+class LATTICE(LatentGraphModel):
+    """LATTICE; see the docstrings of this file and of `latent_graphs.py` for the formulas."""
+
+    name = "lattice"
+    Config = LATTICEConfig
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    grid: ClassVar = {"regularization": (0.0, 1e-5, 1e-4, 1e-3)}
+
+    def __init__(self, inputs: ModelInputs, config: LATTICEConfig):
+        super().__init__(inputs, config, at_least=1)
+        if len(self.modalities) > 1:  # a single modality has weight 1, whatever its logit
+            self.modality_logits = self._table(len(self.modalities))
+            nn.init.zeros_(self.modality_logits)
+
+    def blended(self, learned: Sequence[Links], frozen: Sequence[Links], degrees: Degrees) -> list[Links]:
+        """The one graph `G`."""
+        single = len(learned) == 1
+        w = (learned[0].values.new_ones(()),) if single else self.modality_logits.softmax(0).unbind()
+        mixed = Links.joined([links.scaled(share) for links, share in zip(learned, w, strict=True)])
+        parts = [mixed.normalised(degrees("learned", mixed)).scaled(1 - self.config.frozen_weight)]
+        for name, links, share in zip(self.modalities, frozen, w, strict=True):
+            parts.append(links.normalised(degrees(name, links)).scaled(self.config.frozen_weight * share))
+        return [Links.joined(parts)]
+
+    def fused(self, smoothed: Sequence[Tensor], features: Sequence[Features]) -> Tensor:
+        """`h` is what the one graph gives."""
+        return smoothed[0]
