@@ -23,7 +23,7 @@ from lirdrec.experiments.cells import Cell, Result
 from lirdrec.experiments.context import Context
 from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, bars, label
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.tuning import search
+from lirdrec.experiments.tuning import base_cell, search
 from lirdrec.models.registry import model_type
 
 if TYPE_CHECKING:
@@ -234,19 +234,15 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], me
 
 
 def _transductive(context: Context, results: Results, dataset: str, model: str, seed: int) -> Iterator[Cell]:
-    """The cell; for closed forms, whose search costs little, first the cells of the search on this very split."""
+    """The cell; for closed forms, whose trials cost little, first those of a search on this very split."""
     split = {"split": "cold_items", "seed": seed}
     extra = {"candidates": "cold"}
     feature_set = next(iter(context.sets))
     base = settled(context, dataset, model, feature_set)
     base = base.with_(split=split, extra=extra)
     if model_type(model).capabilities.training == "closed_form":
-        from dataclasses import replace
-
-        from lirdrec.experiments.tuning import base_cell
-
         asked = base_cell(context, dataset, model, feature_set, split=split, extra=extra)
-        found = search(replace(context, trials=1000, minutes=None, sampler="grid"), results, asked)
+        found = search(context, results, asked)
         yield from found.cells
         if found.chosen is None:
             return
