@@ -138,6 +138,15 @@ def test_another_model_can_be_ours(folder):
     assert row(table, "LIRDRec")["recall@20"].marks == "†"
 
 
+def test_without_lirdrec_the_first_model_is_ours(folder):
+    results = [one for model in ("vbpr", "freedom") for one in finals(folder, "mine", model)]
+    found = made(folder, results, models=("freedom", "vbpr"))
+    assert [(one.cells["model"], one.accent) for one in tables(found)["test-mine"].rows][:2] == [
+        ("VBPR", False),
+        ("FREEDOM", True),
+    ]
+
+
 def test_feature_sets_are_compared_with_the_same_set(folder):
     results = [
         one

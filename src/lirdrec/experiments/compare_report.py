@@ -100,12 +100,13 @@ def report(context: Context, results: Results, searches: Sequence[Search] = ()) 
     """The report of a comparison, also of one that is not finished.
 
     Args:
-        context: as for the plan. Its setting "ours" names the model that the others are compared with.
+        context: as for the plan. Its setting "ours" names the model that the others are compared with; without it that
+            is LIRDRec, or, where it takes no part, the first of the context's models.
         results: of the trials and of the final trainings.
         searches: where the tunings stand: a model that has no result at all gets its row from here.
     """
-    ours = str(context.setting("ours", OURS))
     entries = _entries(context, results, searches)
+    ours = _ours(context, entries)
     metrics = _metrics(entries)
     comparisons = _tested(entries, ours, metrics)
     datasets = list(dict.fromkeys(entry.dataset for entry in entries))
@@ -116,7 +117,7 @@ def report(context: Context, results: Results, searches: Sequence[Search] = ()) 
         sections.append(Section("How sure is it?", _difference_blocks(entries, comparisons, ours, main)))
         sections.append(Section("Accuracy and cost", _cost_blocks(entries, datasets, main, ours)))
     sections.append(Section("Tuning", _tuning_blocks(context, entries, datasets, ours)))
-    landmarks = _landmark_blocks(context, entries, datasets)
+    landmarks = _landmark_blocks(context, entries, datasets, ours)
     if landmarks:
         sections.append(Section("Beside published figures", landmarks))
     troubles = [f"- **{e.title} on {label(e.dataset)}**: {e.problem}. {e.error}".rstrip() for e in entries if e.problem]
@@ -170,17 +171,25 @@ def _entries(context: Context, results: Results, searches: Sequence[Search]) -> 
             scored = found.get((str(dataset), str(model), str(features)))
             if scored is not None and scored.finals:
                 scored.users = over_seeds([frame.select(values) for frame in part.partition_by("key")])
+    ours = _ours(context, list(found.values()))
     places = {Path(one).name: at for at, one in enumerate(context.datasets)}
     sets = list(context.sets)
     return sorted(
         found.values(),
         key=lambda e: (
             places.get(e.dataset, len(places)),
-            e.model == str(context.setting("ours", OURS)),
+            e.model == ours,
             model_order(e.model),
             sets.index(e.features) if e.features in sets else -1,
         ),
     )
+
+
+def _ours(context: Context, entries: Sequence[Entry]) -> str:
+    """The model that the others are compared with."""
+    present = {entry.model for entry in entries}
+    ours = str(context.setting("ours", OURS))
+    return ours if ours in present else next((model for model in context.models if model in present), ours)
 
 
 def _metrics(entries: Sequence[Entry]) -> list[str]:
@@ -427,8 +436,8 @@ def _tuning_blocks(context: Context, entries: Sequence[Entry], datasets: Sequenc
         if chosen is not None:
             options = {**chosen.cell.model_options, **chosen.cell.training}
             cells["loss"] = loss_of(chosen) or MISSING
-            cells["rate"] = _plain(options.pop("learning_rate", None))
-            cells["batch"] = _plain(options.pop("batch_size", None))
+            cells["rate"] = _plain(options.pop("learning_rate", MISSING))
+            cells["batch"] = _plain(options.pop("batch_size", MISSING))
             left = [f"{k} {_plain(v)}" for k, v in sorted(options.items()) if k not in (*HIDDEN, "loss")]
             cells["options"] = ", ".join(left) or "defaults"
             cells["epoch"] = Measure.of([one.best_epoch for one in entry.finals if one.best_epoch])
@@ -477,18 +486,18 @@ def _tuning_blocks(context: Context, entries: Sequence[Entry], datasets: Sequenc
     return blocks
 
 
-def _landmark_blocks(context: Context, entries: Sequence[Entry], datasets: Sequence[str]) -> list[Any]:
+def _landmark_blocks(context: Context, entries: Sequence[Entry], datasets: Sequence[str], ours: str) -> list[Any]:
     """For each dataset that others published figures of: theirs beside ours."""
     blocks: list[Any] = []
     for path in context.datasets:
         name = Path(path).name
         split = published(name, _size(path)) if name in datasets else None
         if split is not None:
-            blocks.append(_landmarks(split, [entry for entry in entries if entry.dataset == name]))
+            blocks.append(_landmarks(split, [entry for entry in entries if entry.dataset == name], ours))
     return blocks
 
 
-def _landmarks(split: Split, mine: Sequence[Entry]) -> Table:
+def _landmarks(split: Split, mine: Sequence[Entry], ours: str) -> Table:
     metrics = ("recall@20", "ndcg@20")
     columns = [Column("model", "Model", format="text")]
     columns += [Column(f"here {m}", label(m), "Here") for m in metrics]
@@ -511,7 +520,7 @@ def _landmarks(split: Split, mine: Sequence[Entry]) -> Table:
             used.add(row.model)
             cells |= {**_here(found[0], metrics), "model": title}
             cells["gap"] = _finite(average_gain(found[0].means(metrics), row.figures))
-        rows.append(Row(cells, accent=bool(found) and row.model == OURS))
+        rows.append(Row(cells, accent=bool(found) and row.model == ours))
     notes = [split.note, "Here above: mean over both metrics of how much the figures here are above the published."]
     notes += [SOURCES[source] for source in dict.fromkeys(row.source for row in split.rows)]
     caption = f"{split.name}: published figures, measured by others on their own splits and protocols"
@@ -657,8 +666,8 @@ def _percent(value: float) -> str:
 
 
 def _plain(value: Any) -> str:
-    if value is None:
-        return MISSING
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):

@@ -158,6 +158,7 @@ def lines(
                     markersize=4.5,
                     markeredgecolor=GROUND,
                     markeredgewidth=0.6,
+                    clip_on=False,
                     zorder=4 if top else 3,
                 )
                 if any(sd is not None for sd in spread):
@@ -389,7 +390,7 @@ def points(
         x_label, y_label: default the columns' names.
         log_x: logarithmic x-axis.
     """
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     across = summarised(frame, [panel, series], x).rename({MEAN: x, SD: f"{x} sd", RUNS: RUNS})
     up = summarised(frame, [panel, series], y).rename({MEAN: y, SD: f"{y} sd"}).drop(RUNS)
@@ -407,6 +408,8 @@ def points(
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axes.xaxis.set_minor_locator(NullLocator())
+                if max(part[x]) < 50 * min(part[x]):
+                    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.grid(True, axis="x")
             axes.margins(x=0.12, y=0.12)
             for record in part.iter_rows(named=True):
