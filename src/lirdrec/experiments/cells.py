@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,7 +70,7 @@ class Cell:
     def __hash__(self) -> int:
         return hash(canonical(self.to_json()))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hexadecimal digits: the hash of the content, with the dataset's bytes in place of its path."""
         content = self.to_json() | {"dataset": fingerprint(self.dataset), "version": RESULTS_VERSION}

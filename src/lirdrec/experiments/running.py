@@ -27,7 +27,7 @@ from lirdrec.experiments.progress import Progress
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.sealing import Ledger, seal
 
-POLL = 0.1  # seconds between looks at the running cells
+POLL = 0.2  # seconds between looks at the running cells
 POLL_OTHERS = 1.0  # seconds between looks at what other processes do
 TRIES = 2  # a cell that failed is begun again once, at the next start
 
