@@ -36,7 +36,7 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
     chooses = "loss" in {field.name for field in fields(kind)}
     if loss is None and chooses:
         loss = "softmax" if name == "fast" else "bpr"
-    config = make(kind, {} if loss is None else {"loss": loss}, "the preset")
+    config: Any = make(kind, {} if loss is None else {"loss": loss}, "the preset")
     rate = PUBLISHED_RATES.get(model, COMMON_RATE)
     if name == "paper" and loss != "softmax":
         return config, TrainConfig(learning_rate=rate)
