@@ -7,7 +7,7 @@ the loss are called here. Fixtures and where they come from: parity/README.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +287,65 @@ def test_slmrec_whose_two_layers_are_one():
     close(bias, gradients["g_iva_ivat.bias"], 1e-7, "g_iva_ivat.bias")
     close(theirs["g_iva_ivat.weight"].T @ weight, gradients["g_iv_iva.weight"], 1e-7, "g_iv_iva.weight")
     close(theirs["g_iva_ivat.weight"].T @ bias, gradients["g_iv_iva.bias"], 1e-7, "g_iv_iva.bias")
+
+
+@pytest.mark.parametrize("name", ["lattice", "micro"])
+def test_a_graph_learned_in_the_first_batch_of_an_epoch_and_kept(name):
+    """Later batches give no gradient to what the graph is made of, and after a step still use the graph from before."""
+    fixture, (first, second) = load(name), torch.from_numpy(load("inputs")["batches"][:2])
+    ours = model(name, CASES[name], fixture)
+    ours.start_epoch(1)
+    ours.loss(*first)
+    found = ours.loss(*second)
+    close(found["loss"].detach(), fixture["loss2"], 1e-7, "loss2")
+    found["loss"].backward()
+    gradients = under(fixture, "grad2/")
+    for key, parameter in ours.named_parameters():
+        if key.startswith(("projection", "modality")):
+            assert parameter.grad is None, key
+        else:
+            close(parameter.grad, CASES[name].parameters[key](gradients), 1e-7, f"second gradient of {key}")
+
+    stepped = model(name, CASES[name], {f"param/{k}": v for k, v in under(fixture, "stepped/param/").items()})
+    ours = model(name, CASES[name], fixture)
+    optimizer = torch.optim.Adam(ours.parameters(), lr=0.01)
+    ours.start_epoch(1)
+    ours.loss(*first)["loss"].backward()
+    optimizer.step()
+    for (key, mine), theirs in zip(ours.named_parameters(), stepped.parameters(), strict=True):
+        close(mine.detach(), theirs.detach(), 1e-6, f"{key} after a step")  # Adam divides by tiny roots
+    close(ours.loss(*second)["loss"].detach(), fixture["stepped/loss2"], 1e-7, "loss2 after a step")
+    ours.start_epoch(2)
+    rebuilt = ours.loss(*second)["loss"].item()
+    # not the public code's loss2_if_rebuilt: there the step has changed the features too
+    assert abs(rebuilt - fixture["stepped/loss2"]) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["freedom", "lattice", "micro", "bm3"])
+def test_the_gradient_that_reaches_the_features(name):
+    """The public codes train copies of the features; ours are fixed, but they would get the same gradient."""
+    case, fixture = CASES[name], load(name)
+    ours = model(name, case, fixture)
+    for feature in ours.features:
+        feature.values.requires_grad_()
+    ours.start_epoch(1)
+    ours.loss(*torch.from_numpy(load("inputs")["batches"][0]))["loss"].backward()
+    for feature, key in zip(ours.features, ("image", "text"), strict=True):
+        close(feature.values.grad, fixture[f"grad/{key}_embedding.weight"], case.tolerance, key)
+
+
+def test_freedom_under_the_edges_that_the_public_code_kept(monkeypatch):
+    case, fixture = CASES["freedom"], load("freedom")
+    pruned = under(fixture, "pruned/")
+    kept = torch.from_numpy(pruned["kept_edge_idx"])
+    monkeypatch.setattr("lirdrec.models.freedom.drop_edges", lambda *_: kept)
+    options = {**case.options, "edge_dropout": 0.8}
+    ours = model("freedom", replace(case, options=options), fixture)
+    ours.start_epoch(1)
+    found = ours.loss(*torch.from_numpy(load("inputs")["batches"][0]))["loss"]
+    close(found.detach(), pruned["loss"], 1e-7, "loss")
+    found.backward()
+    for key, parameter in ours.named_parameters():
+        close(parameter.grad, case.parameters[key](under(pruned, "grad/")), 1e-7, f"gradient of {key}")
+    scorer = ours.scorer()  # of all edges
+    close(scorer.scores(scorer.queries(torch.arange(50))), fixture["scores"], 1e-7, "scores")

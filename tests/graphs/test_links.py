@@ -1,0 +1,115 @@
+"""Item graphs with real values against dense matrices; the row-normalised user-item graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lirdrec.graphs.item_item import nearest_items
+from lirdrec.graphs.links import Links, cosines, nearest_links, own_cosines, pairs
+from lirdrec.graphs.user_item import RowGraph, row_folded
+
+
+def table(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_cosines_of_a_catalogue_in_blocks(monkeypatch):
+    monkeypatch.setattr("lirdrec.graphs.links.BLOCK_BYTES", 3 * 5 * 8)  # three rows at once
+    x, queries = table(11, 5), table(4, 5, seed=1)
+    x[2] = 0
+    rows, columns = torch.tensor([0, 3, 1, 1, 2, 0, 3, 2]), torch.tensor([10, 0, 4, 2, 7, 3, 9, 6])
+    found = cosines(queries, [x[:3], x[3:4], x[4:]], rows, columns)
+    expected = torch.nn.functional.cosine_similarity(queries[rows], x[columns], dim=1)
+    torch.testing.assert_close(found, expected)
+    assert found[3] == 0
+
+
+def test_links_of_the_last_items_are_rows_of_the_whole():
+    x, present = table(9, 4), torch.ones(9, dtype=torch.bool)
+    present[[2, 7]] = False
+    blocks = [(x[:5], present[:5]), (x[5:], present[5:])]
+    found = nearest_links(x[5:], present[5:], blocks, 3).matrix((4, 9), first_row=5)
+    rows, columns = pairs(nearest_items(x, present, 3))
+    whole = torch.zeros(9, 9, dtype=torch.float64)
+    whole[rows, columns] = torch.nn.functional.cosine_similarity(x[rows], x[columns], dim=1)
+    torch.testing.assert_close(found.matmul(torch.eye(9, dtype=torch.float64)), whole[5:])
+
+
+def test_joined_normalised_links_and_their_gradients_are_dense_ones():
+    """Two graphs that share entries, and a row whose sum is negative, which gets nothing instead of NaN."""
+    rows, columns = torch.tensor([0, 1, 1, 3, 4, 4]), torch.tensor([1, 0, 4, 3, 2, 4])
+    more = torch.tensor([1, 4]), torch.tensor([0, 4])
+    x = table(5, 3).requires_grad_()
+
+    def ours(values, others, x):
+        both = Links.joined([Links(rows, columns, values).scaled(0.3), Links(*more, others)])
+        return both.normalised(both.degrees(5)).matrix((5, 5)).matmul(x)
+
+    def dense(values, others, x):
+        empty = torch.zeros(5, 5, dtype=torch.float64)
+        a = empty.index_put((rows, columns), 0.3 * values) + empty.index_put(more, others)
+        d = a.sum(1)
+        r = torch.where(d > 0, d.clamp(min=1e-30).rsqrt(), 0.0)
+        return (r[:, None] * a * r) @ x
+
+    values = torch.tensor([0.5, 1.0, 0.2, -0.7, 0.4, 0.9], dtype=torch.float64, requires_grad=True)
+    others = torch.tensor([0.6, 0.1], dtype=torch.float64, requires_grad=True)
+    result = ours(values, others, x)
+    assert (result[[2, 3]] == 0).all()
+    torch.testing.assert_close(result, dense(values, others, x))
+    weight = table(5, 3, seed=2)
+    gradients = [torch.autograd.grad((f(values, others, x) * weight).sum(), (values, others, x)) for f in (ours, dense)]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_own_cosines_have_the_gradient_of_the_kept_entries():
+    x = table(7, 3).requires_grad_()
+    neighbours = nearest_items(x.detach(), torch.tensor([True] * 6 + [False]), 3)
+    weight = table(7, 7, seed=3)
+
+    def unit() -> torch.Tensor:
+        return x / x.norm(dim=1, keepdim=True)
+
+    links = own_cosines(unit(), neighbours)
+    ours = torch.autograd.grad((links.values * weight[links.rows, links.columns]).sum(), x)[0]
+    kept = torch.zeros(7, 7, dtype=torch.float64)
+    kept[pairs(neighbours)] = 1
+    theirs = torch.autograd.grad((unit() @ unit().T * kept * weight).sum(), x)[0]
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+def test_row_graph_is_the_powers_of_the_mean(n_layers):
+    r = (torch.rand(6, 5, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    r[5], r[:, 4] = 0, 0  # a user and an item without an edge keep themselves
+    a = torch.eye(11, dtype=torch.float64)
+    a[:6, 6:], a[6:, :6] = r, r.T
+    p = a / a.sum(1, keepdim=True)
+    users, items = r.nonzero(as_tuple=True)
+    graph = RowGraph(users, items, 6, 5, torch.float64)
+    x = table(11, 3).requires_grad_()
+    found = torch.stack([torch.cat(layer) for layer in graph.layers(x[:6], x[6:], n_layers)])
+    expected = torch.stack([torch.linalg.matrix_power(p, layer) @ x for layer in range(n_layers + 1)])
+    torch.testing.assert_close(found, expected)
+    weight = table(11 * (n_layers + 1), 3, seed=1).reshape(expected.shape)
+    ours, theirs = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_folded_user_is_a_node_that_only_listens():
+    """The node's row joins P, its column does not: items stay as trained."""
+    r = (torch.rand(4, 5, generator=torch.Generator().manual_seed(0)) < 0.6).double()
+    users, items = r.nonzero(as_tuple=True)
+    x = table(9, 2)
+    liked = [torch.tensor([0, 3]), torch.tensor([4])]
+    a = torch.eye(11, dtype=torch.float64)
+    a[:4, 4:9], a[4:9, :4] = r, r.T
+    for row, history in enumerate(liked):
+        a[9 + row, 4 + history] = 1
+    p = a / a.sum(1, keepdim=True)
+    y = torch.cat([x, torch.zeros(2, 2, dtype=torch.float64)])
+    expected = sum(torch.linalg.matrix_power(p, layer) @ y for layer in range(4))[9:]
+    states = [layer[1] for layer in RowGraph(users, items, 4, 5, torch.float64).layers(x[:4], x[4:], 2)]
+    torch.testing.assert_close(row_folded(liked, states), expected)
