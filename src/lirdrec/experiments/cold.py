@@ -21,7 +21,7 @@ from lirdrec.experiments import telling
 from lirdrec.experiments.bases import settled
 from lirdrec.experiments.cells import Cell, Result
 from lirdrec.experiments.context import Context
-from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, bars, label
+from lirdrec.experiments.reporting import Column, Report, Row, Section, Table, bars, label
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.tuning import base_cell, search
 from lirdrec.models.registry import model_type
@@ -119,7 +119,7 @@ def report(context: Context, results: Results) -> Path:
     return Report(
         title="Items that training has not seen",
         question="How well are items recommended that nobody has interacted with, known by their features alone?",
-        answer=" ".join(_answer(one, found, metric) for one in datasets),
+        answer=" ".join(_answer(one, found, metric) for one in datasets) or "There is no figure yet.",
         sections=[Section("Unseen items", blocks), *telling.failures(results)],
         settings=telling.settings(context),
         commands=telling.commands(context),
@@ -127,10 +127,10 @@ def report(context: Context, results: Results) -> Path:
     ).write(context.output, results, context.formats)
 
 
-def expected_recall(results: list[Result], k: int) -> Measure | None:
+def expected_recall(results: list[Result], k: int) -> float | None:
     """What random ranking of the unseen items would find: each of `C` candidates is among the first k with k / C."""
     sizes = [one.data["unseen"] for one in results if one.done and one.data]
-    return Measure.of(min(1.0, k / size) for size in sizes)
+    return sum(min(1.0, k / size) for size in sizes) / len(sizes) if sizes else None
 
 
 def _found(context: Context, results: Results) -> dict[tuple[str, str, str], list[Result]]:
@@ -206,11 +206,9 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], me
             f"{label(model)} ({mode})"
             for mode in MODES
             for model, measure in figures["test", mode].items()
-            if measure.mean <= floor.mean
+            if measure.mean <= floor
         ]
-        text += f" Random ranking would find {floor.mean:.4f}" + (
-            f"; no better: {telling.listed(lost)}." if lost else "."
-        )
+        text += f" Random ranking would find {floor:.4f}" + (f"; no better: {telling.listed(lost)}." if lost else ".")
     both = [model for model in figures["test", "inductive"] if model in figures["test", "transductive"]]
     if both:
         changes = [

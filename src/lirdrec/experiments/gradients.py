@@ -28,14 +28,16 @@ REAL, RANDOM = "features", "random features"
 # what the two sides of the inequality are, per item and together
 SIDES = (("id_per_item", "features_per_item"), ("id_table", "projection"))
 SERIES = {
-    "id_per_item": "item IDs",
-    "features_per_item": "projected features",
-    "id_table": "table of IDs",
-    "projection": "projection",
+    "id_per_item": "IDs",
+    "features_per_item": "features",
+    "id_table": "IDs",
+    "projection": "features",
     "loss_total": "whole score",
     "loss_id": "IDs alone",
     "loss_features": "features alone",
 }
+# option that weighs the loss by which a model learns its projection, where that is a loss of its own
+WEIGHTS = {"freedom": "regularization"}
 NOTES = {
     "freedom": "FREEDOM projects features only for a loss of their own, weighted by `regularization`; its score is "
     "made of IDs, which the item graph of the features smooths. So its features' gradients are small by that weight."
@@ -87,7 +89,7 @@ def report(context: Context, results: Results) -> Path:
             sections.append(
                 Section(name, _drawn(f"{model}-{dataset}".lower() if many else model, model, real, random, k))
             )
-        answers.append(_answer(name, real, random, k))
+        answers.append(_answer(name, model, real, random, k))
     sections.append(Section("All figures", [_table(done, many, k)]))
     return Report(
         title="Gradients of item IDs and of item features",
@@ -115,10 +117,10 @@ def means(results: Sequence[Result], key: str) -> list[Measure]:
 
 def _drawn(stem: str, model: str, real: Sequence[Result], random: Sequence[Result], k: str) -> list[Any]:
     blocks: list[Any] = [NOTES[model]] if model in NOTES else []
-    kinds = {"per item": SIDES[0], "all together": SIDES[1]}
+    kinds = {"a mean item": SIDES[0], "the table of IDs, the projection": SIDES[1]}
     frame = _frame({panel: (real, keys) for panel, keys in kinds.items()})
     about = "Norms of the gradients summed over each epoch"
-    blocks.append(_lines(frame, f"gradients-{stem}", "norm", f"{about}: a mean item, and everything.", log_y=True))
+    blocks.append(_lines(frame, f"gradients-{stem}", "norm", f"{about}.", log_y=_is_wide(frame)))
     losses = [key for key in ("loss_total", "loss_id", "loss_features") if means(real, key)]
     some = {"real features": (real, losses)} | ({RANDOM: (random, losses)} if random else {})
     caption = "BPR loss on the training pairs after each epoch: of the whole score and of its parts alone."
@@ -157,7 +159,7 @@ def _frame(panels: Mapping[str, tuple[Sequence[Result], Sequence[str]]]) -> Any:
 
 
 def _lines(frame: Any, name: str, y_label: str, caption: str, accent: str = "", log_y: bool = False) -> Any:
-    featured = {"projected features", "projection", "features alone"}
+    featured = {"features", "features alone"}
     return lines(
         frame,
         name,
@@ -169,6 +171,12 @@ def _lines(frame: Any, name: str, y_label: str, caption: str, accent: str = "", 
         log_y=log_y,
         caption=caption,
     )
+
+
+def _is_wide(frame: Any) -> bool:
+    """Whether a panel's figures differ so much that only a logarithmic axis shows them."""
+    parts = frame.partition_by("panel")
+    return any(part["value"].min() <= 0 or part["value"].max() > 30 * part["value"].min() for part in parts)
 
 
 def _table(done: Mapping[tuple[str, str, str], list[Result]], many: bool, k: str) -> Table:
@@ -202,7 +210,7 @@ def _table(done: Mapping[tuple[str, str, str], list[Result]], many: bool, k: str
     return Table("gradients", columns, rows, "The first and the last epoch, means over the seeds.")
 
 
-def _answer(name: str, real: Sequence[Result], random: Sequence[Result], k: str) -> str:
+def _answer(name: str, model: str, real: Sequence[Result], random: Sequence[Result], k: str) -> str:
     if not real:
         return f"{name} gave no figures."
     (small, large), (table, projection) = SIDES
@@ -219,6 +227,12 @@ def _answer(name: str, real: Sequence[Result], random: Sequence[Result], k: str)
         text += f" ({'in' if per_item[0] else 'not in'} the first {run})"
     together = holds(real, table, projection)
     text += f". For the whole table against the projection it holds in {sum(together)} of {len(together)}."
+    weight = real[0].options.get("model", {}).get(WEIGHTS.get(model, ""))
+    if weight:
+        text += (
+            f" The features' loss has the weight {WEIGHTS[model]} = {weight:g}; without it their gradient per item "
+            f"would be {first[1] / weight:.2e} in the first epoch."
+        )
     alone = [means(real, key) for key in ("loss_id", "loss_features")]
     if all(alone):
         lower = sum(b.mean < a.mean for a, b in zip(*alone, strict=True))

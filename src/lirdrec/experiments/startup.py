@@ -41,6 +41,8 @@ def report(context: Context, results: Results) -> Path:
     accent = "lirdrec" if any(model == "lirdrec" for _, model in found) else next(model for _, model in found)
     blocks: list[Any] = []
     if frame.height:
+        timed = _in_seconds(frame)
+        wide = timed["seconds"].max() > 20 * timed["seconds"].min()  # type: ignore[operator]  # numbers
         panel = "dataset" if len(datasets) > 1 else None
         about = f"Validation {context.metric}"
         blocks = [
@@ -55,7 +57,7 @@ def report(context: Context, results: Results) -> Path:
                 caption=f"{about} over the epochs, mean over {telling.count(context.seeds, 'seed')}, ± one sd.",
             ),
             lines(
-                _in_seconds(frame),
+                timed,
                 "startup-seconds",
                 x="seconds",
                 series="model",
@@ -63,7 +65,7 @@ def report(context: Context, results: Results) -> Path:
                 accent=accent,
                 x_label="seconds of training",
                 y_label=f"valid {label(context.metric)}",
-                log_x=True,
+                log_x=wide,
                 points=False,
                 caption=f"{about} over the seconds of training without validation; each epoch at its mean time.",
             ),
@@ -104,7 +106,7 @@ def _table(context: Context, done: dict[tuple[str, str], list[Result]]) -> Table
         ),
         Column("near", "epochs", f"{SHARE:.0%} of its best after", "lower", "count", 0),
         Column("near seconds", "time", f"{SHARE:.0%} of its best after", None, "duration"),
-        Column("epoch seconds", "Epoch", format="duration"),
+        Column("epoch seconds", "Seconds an epoch", digits=3),
     ]
     rows = []
     many = len({dataset for dataset, _ in done}) > 1
@@ -137,8 +139,8 @@ def _answer(context: Context, done: dict[str, list[Result]], dataset: str) -> st
         at = {model: value for model, points in curves.items() for epoch, _, value in points if epoch == n}
         if at:
             leader = max(at, key=at.__getitem__)
-            said.append(f"after {telling.count(n, 'epoch')} **{label(leader)}** ({at[leader]:.4f})")
-    text = f"On {label(dataset)}, the highest validation {context.metric} has {telling.listed(said)}."
+            said.append(f"**{label(leader)}** after {telling.count(n, 'epoch')} ({at[leader]:.4f})")
+    text = f"On {label(dataset)}, the model with the highest validation {context.metric} is {telling.listed(said)}."
     best = {model: max(value for _, _, value in points) for model, points in curves.items()}
     ours = "lirdrec" if "lirdrec" in curves else max(best, key=best.__getitem__)
     others = {model: value for model, value in best.items() if model != ours}
@@ -150,8 +152,8 @@ def _answer(context: Context, done: dict[str, list[Result]], dataset: str) -> st
             text += f" {label(ours)} does not pass {label(rival)}'s best, {others[rival]:.4f}, within these epochs."
         else:
             text += (
-                f" {label(ours)} passes the best that any other reaches, {label(rival)}'s {others[rival]:.4f} in epoch "
-                f"{theirs[0]}, in epoch {past[0]}; that took {past[1]:.1f} s of training against {theirs[1]:.1f} s."
+                f" {label(ours)} passes {label(rival)}'s best, {others[rival]:.4f} in epoch {theirs[0]} after "
+                f"{theirs[1]:.1f} s of training, in epoch {past[0]} after {past[1]:.1f} s."
             )
     return text
 
