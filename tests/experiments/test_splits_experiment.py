@@ -37,7 +37,7 @@ def test_orders_are_compared_and_the_one_that_moves_is_named(context, inline, sc
     results = inline(splits.plan, settings, scored(value))
     page = splits.report(settings, results)
     said = answer(page)
-    assert "random per user: LIRDRec (0.4000); one moment for all: MF (0.3000)" in said
+    assert "is LIRDRec (random per user, 0.4000) and MF (one moment for all, 0.3000)." in said
     # three of six pairs of models change order: τ = 0
     assert "Kendall's τ 0.00, LIRDRec moves most, from place 1 to 4; figures change by −35.0 % on average" in said
 

@@ -104,8 +104,11 @@ def _answer(context: Context, group: str, found: dict[tuple[Any, Any], Measure])
     if top > low:
         shares = {name: 100 * spread(at) / top for at, name in enumerate((down, across))}
         more = max(shares, key=shares.__getitem__)
-        told = telling.listed(f"{name} {share:.1f} %" for name, share in shares.items())
-        text += f" {more} matters more: with the other fixed, its values make a difference of {told} of the best."
+        less = across if more == down else down
+        text += (
+            f" {more} matters more: with the other option fixed, the figures of its values lie {shares[more]:.1f} % of the "
+            f"best figure apart, those of {less} {shares[less]:.1f} %."
+        )
     noise = [measure.sd for measure in found.values() if measure.sd is not None]
     if noise:
         mean_sd = sum(noise) / len(noise)

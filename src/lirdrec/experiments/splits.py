@@ -134,8 +134,8 @@ def _answer(dataset: str, by_method: Mapping[str, Mapping[str, float]], metric: 
     for method in methods:
         values = by_method[method]
         best = max(values, key=values.__getitem__)
-        said.append(f"{NAMED.get(method, method)}: **{label(best)}** ({values[best]:.4f})")
-    text = f"On {label(dataset)}, the best by test {metric} under each split: {'; '.join(said)}."
+        said.append(f"**{label(best)}** ({NAMED.get(method, method)}, {values[best]:.4f})")
+    text = f"On {label(dataset)}, the best model by test {metric} is {telling.listed(said)}."
     first = methods[0]
     for method in methods[1:]:
         tau = kendall(by_method[first], by_method[method])
