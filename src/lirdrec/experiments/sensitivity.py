@@ -106,8 +106,8 @@ def _answer(context: Context, group: str, found: dict[tuple[Any, Any], Measure])
         more = max(shares, key=shares.__getitem__)
         less = across if more == down else down
         text += (
-            f" {more} matters more: with the other option fixed, the figures of its values lie {shares[more]:.1f} % of the "
-            f"best figure apart, those of {less} {shares[less]:.1f} %."
+            f" {more} matters more: with the other option fixed, the figures of its values lie {shares[more]:.1f} % of "
+            f"the best figure apart, those of {less} {shares[less]:.1f} %."
         )
     noise = [measure.sd for measure in found.values() if measure.sd is not None]
     if noise:
