@@ -5,31 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 920, 772
+WIDTH, HEIGHT = 920, 866
 INK, GREY, LINE = "#1f2933", "#52606d", "#7b8794"
 # folder: x, y, width, height, fill, edge, what it holds
 BOXES = {
     "cli": (300, 168, 320, 58, "#eef1f4", "#9aa5b1", "the lirdrec command: parsing and tables"),
-    "recommender": (
+    "experiments": (
         80,
         264,
+        480,
+        58,
+        "#e3f4f4",
+        "#2f8f93",
+        "studies of many runs: tuning · sealed test · statistics · reports",
+    ),
+    "recommender": (
+        80,
+        358,
         760,
         62,
         "#fdeee2",
         "#dd8544",
         "fit · Recommender · run folders · new items and users · explanations",
     ),
-    "training": (200, 366, 270, 62, "#e8f0fc", "#4a7fcb", "sampling · the loop · checkpoints"),
-    "evaluation": (520, 366, 320, 62, "#fbe9f0", "#c9588a", "all-ranking metrics · breakdowns"),
-    "models": (80, 468, 340, 62, "#efeafb", "#7c5cc4", "one model a file, beside its config"),
-    "graphs": (80, 566, 150, 58, "#efeafb", "#7c5cc4", "sparse products"),
-    "features": (80, 660, 220, 58, "#efeafb", "#7c5cc4", "transforms (DCT)"),
-    "ranking": (360, 660, 240, 58, "#fdf6dc", "#c9a227", "Scorer · the top-K ranker"),
-    "data": (640, 660, 200, 58, "#e5f5ec", "#3f9b6b", "Dataset · readers · splits"),
+    "training": (200, 460, 270, 62, "#e8f0fc", "#4a7fcb", "sampling · the loop · checkpoints"),
+    "evaluation": (520, 460, 320, 62, "#fbe9f0", "#c9588a", "all-ranking metrics · breakdowns"),
+    "models": (80, 562, 340, 62, "#efeafb", "#7c5cc4", "one model a file, beside its config"),
+    "graphs": (80, 660, 150, 58, "#efeafb", "#7c5cc4", "sparse products"),
+    "features": (80, 754, 220, 58, "#efeafb", "#7c5cc4", "transforms (DCT)"),
+    "ranking": (360, 754, 240, 58, "#fdf6dc", "#c9a227", "Scorer · the top-K ranker"),
+    "data": (640, 754, 200, 58, "#e5f5ec", "#3f9b6b", "Dataset · readers · splits"),
 }
 # from, to, x of a straight arrow downwards
 IMPORTS = [
-    ("cli", "recommender", 460),
+    ("cli", "experiments", 400),
+    ("cli", "recommender", 590),
+    ("experiments", "recommender", 320),
     ("recommender", "training", 335),
     ("recommender", "evaluation", 680),
     ("training", "models", 310),
@@ -113,8 +124,8 @@ def draw() -> str:
             *arrows,
             text(
                 460,
-                750,
-                "cli and recommender may import everything below them; errors, configuration, atomic: everyone may",
+                844,
+                "the upper three may import everything below them; errors, configuration, atomic: everyone may",
                 13,
                 GREY,
             ),
