@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lirdrec.experiments import experiment as experiments
-from lirdrec.experiments import running
+from lirdrec.experiments.engine import running
 from lirdrec.experiments.experiment import experiment_names
 
 NAMES = sorted(experiment_names())

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from lirdrec.errors import DataError, RunFolderError
-from lirdrec.experiments.cells import Cell, CellStore, Result
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.engine.cells import Cell, CellStore, Result
+from lirdrec.experiments.engine.results import Results
 
 
 def cell_of(data, **changes) -> Cell:

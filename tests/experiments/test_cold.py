@@ -9,11 +9,12 @@ import pytest
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import planted
-from lirdrec.experiments import cold, worker
-from lirdrec.experiments.cells import Cell, Result
-from lirdrec.experiments.measuring_gradients import random_features
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.sealing import Ledger
+from lirdrec.experiments.engine import worker
+from lirdrec.experiments.engine.cells import Cell, Result
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.engine.sealing import Ledger
+from lirdrec.experiments.studies import cold
+from lirdrec.experiments.studies.measuring_gradients import random_features
 
 TRAINING = {"epochs": 8, "batch_size": 256, "learning_rate": 5e-3}
 

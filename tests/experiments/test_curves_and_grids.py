@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments import sensitivity, startup
-from lirdrec.experiments.cells import Cell, Result
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.engine.cells import Cell, Result
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.studies import sensitivity, startup
 
 SPEED = {"bm3": (0.30, 1.0), "lirdrec": (0.40, 4.0)}  # best figure, seconds of an epoch
 GRID = {"down_values": [1e-1, 1e-3], "across_values": [0.7, 0.9, 0.99]}

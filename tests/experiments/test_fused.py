@@ -9,7 +9,7 @@ import torch
 
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.evaluation.measuring import Truth, measure
-from lirdrec.experiments.fused import FusedScorer, grid_figures, normalised, simplex, try_mixes
+from lirdrec.experiments.studies.fused import FusedScorer, grid_figures, normalised, simplex, try_mixes
 from lirdrec.ranking.scorers import VectorScorer
 
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments import fusion
-from lirdrec.experiments.cells import Cell, Result
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.engine.cells import Cell, Result
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.studies import fusion
 
 # MF that hardly moves from its random start, beside item-kNN, which needs no training
 SMALL = {"models": ("mf", "item_knn"), "training": {"epochs": 1, "learning_rate": 1e-9}, "model_options": {}}

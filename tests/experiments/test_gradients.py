@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lirdrec.experiments import gradients
-from lirdrec.experiments.cells import Cell, Result
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.engine.cells import Cell, Result
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.studies import gradients
 
 
 def test_the_epochs_in_which_the_inequality_holds_are_counted(context, inline, answer):

@@ -11,7 +11,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import CapabilityError
 from lirdrec.evaluation.measuring import Truth
-from lirdrec.experiments.measuring_gradients import random_features, watch
+from lirdrec.experiments.studies.measuring_gradients import random_features, watch
 from lirdrec.models.registry import config_type, model_type
 from lirdrec.recommender.inputs import model_inputs
 from lirdrec.training.config import TrainConfig

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lirdrec.experiments.cells import Result
+from lirdrec.experiments.engine.cells import Result
+from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.experiment import experiment, experiment_names
-from lirdrec.experiments.results import Results
 
 OURS = [name for name in experiment_names() if name != "compare"]
 SETTINGS = {"splits": {"methods": ["random", "cold_items"]}, "layers": {"layers": [1, 2]}}

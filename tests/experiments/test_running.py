@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments import worker
-from lirdrec.experiments.cells import Cell, CellStore
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine import worker
+from lirdrec.experiments.engine.cells import Cell, CellStore
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.running import compute, report
 from lirdrec.experiments.experiment import Experiment
-from lirdrec.experiments.running import compute, report
 from lirdrec.training.loop import Watcher
 
 PATIENCE = 120.0  # seconds until a process that makes no progress is given up
@@ -98,8 +98,9 @@ def test_a_worker_ends_with_the_process_that_started_it(data, context):
     """Killed with SIGKILL, which cannot be prepared for, the parent leaves no worker behind."""
     settings = context()
     code = (
-        "from lirdrec.experiments import running; from lirdrec.experiments.cells import Cell\n"
-        "from lirdrec.experiments.context import Context; from lirdrec.experiments.experiment import Experiment\n"
+        "from lirdrec.experiments.engine import running; from lirdrec.experiments.engine.cells import Cell\n"
+        "from lirdrec.experiments.engine.context import Context\n"
+        "from lirdrec.experiments.experiment import Experiment\n"
         f"cells = [Cell('planned.works:forever', {str(data)!r}, '')]\n"
         "toy = Experiment('toy', '', lambda c, r: cells, lambda c, r: c.output)\n"
         f"running.compute(toy, Context(({str(data)!r},), {str(settings.output)!r}, quiet=True))\n"
@@ -279,7 +280,7 @@ def test_the_peak_memory_is_that_of_the_process(tmp_path):
     ballast = bytearray(300 << 20)
     code = (
         "import sys; a = bytearray(int(sys.argv[1]) << 20)\n"
-        "from lirdrec.experiments.worker import peak_memory; print(peak_memory())"
+        "from lirdrec.experiments.engine.worker import peak_memory; print(peak_memory())"
     )
 
     def peak(size: int) -> int:
@@ -292,7 +293,7 @@ def test_the_peak_memory_is_that_of_the_process(tmp_path):
 
 
 def test_a_model_that_needs_features_gets_those_of_the_cell(data, context, job):
-    from lirdrec.experiments.options import resolved
+    from lirdrec.experiments.engine.options import resolved
 
     cell = Cell("train", str(data), "lirdrec", modalities=("text",), training={"epochs": 1})
     given = job(cell, context())

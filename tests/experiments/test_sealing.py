@@ -19,10 +19,10 @@ import torch
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.errors import ConfigError
 from lirdrec.evaluation.evaluator import evaluate
-from lirdrec.experiments import worker
-from lirdrec.experiments.cells import CellStore
-from lirdrec.experiments.sealing import SEALED, Ledger, SealedTest, seal
-from lirdrec.experiments.tuning import base_cell, search
+from lirdrec.experiments.engine import worker
+from lirdrec.experiments.engine.cells import CellStore
+from lirdrec.experiments.engine.sealing import SEALED, Ledger, SealedTest, seal
+from lirdrec.experiments.engine.tuning import base_cell, search
 
 
 def trials(context, results):
@@ -262,7 +262,7 @@ WATCHED = """
 import json, sys
 opened = []
 sys.addaudithook(lambda event, what: opened.append(str(what[0])) if event == "open" else None)
-from lirdrec.experiments import worker
+from lirdrec.experiments.engine import worker
 job = worker.job_of(json.loads(sys.argv[1]))
 result = worker.compute(job)
 print(json.dumps([result["status"], result["figures"], opened]))

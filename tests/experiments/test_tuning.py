@@ -5,10 +5,10 @@ import random
 import pytest
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.cells import CellStore, Result, canonical
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.spaces import parts, space_of
-from lirdrec.experiments.tuning import WARM_UP, base_cell, n_trials, search
+from lirdrec.experiments.engine.cells import CellStore, Result, canonical
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.engine.spaces import parts, space_of
+from lirdrec.experiments.engine.tuning import WARM_UP, base_cell, n_trials, search
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.training.config import TrainConfig
 

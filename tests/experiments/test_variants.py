@@ -10,12 +10,12 @@ import pytest
 
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments import ablation, layers, modality
-from lirdrec.experiments.cells import Cell, CellStore, Result
-from lirdrec.experiments.measuring_gradients import random_features
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.sealing import declaration_name
-from lirdrec.experiments.spaces import space_of
+from lirdrec.experiments.engine.cells import Cell, CellStore, Result
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.engine.sealing import declaration_name
+from lirdrec.experiments.engine.spaces import space_of
+from lirdrec.experiments.studies import ablation, layers, modality
+from lirdrec.experiments.studies.measuring_gradients import random_features
 
 
 class TestAblation:

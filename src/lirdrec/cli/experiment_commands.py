@@ -87,9 +87,9 @@ def experiment(
         console().print(table(None, ["experiment", "answers"], rows))
         return
     from lirdrec.configuration import parse_assignments
-    from lirdrec.experiments.context import Context
-    from lirdrec.experiments.options import sort_assignments
-    from lirdrec.experiments.running import report, run
+    from lirdrec.experiments.engine.context import Context
+    from lirdrec.experiments.engine.options import sort_assignments
+    from lirdrec.experiments.engine.running import report, run
     from lirdrec.models.registry import model_names, model_type
 
     chosen = experiment_of(name)

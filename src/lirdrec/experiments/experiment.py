@@ -26,22 +26,22 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.cells import Cell
-from lirdrec.experiments.context import Context
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.engine.cells import Cell
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
 
-# name → (module, what it answers in one line)
+# name, also of its module in `studies` → what it answers
 _EXPERIMENTS = {
-    "compare": ("lirdrec.experiments.compare", "Which model recommends best? All tuned alike, test scored once."),
-    "ablation": ("lirdrec.experiments.ablation", "What does each part of LIRDRec bring? One changed at a time."),
-    "modality": ("lirdrec.experiments.modality", "What does each modality bring? Each left out, each alone."),
-    "cold": ("lirdrec.experiments.cold", "How well are items recommended that training has not seen?"),
-    "startup": ("lirdrec.experiments.startup", "Who is ahead in the first epochs, and after the same time?"),
-    "sensitivity": ("lirdrec.experiments.sensitivity", "How much do two settings matter? A grid, on validation."),
-    "layers": ("lirdrec.experiments.layers", "How many layers over the user-item graph are best?"),
-    "gradients": ("lirdrec.experiments.gradients", "Do item IDs learn more slowly than projected features?"),
-    "splits": ("lirdrec.experiments.splits", "Does the way the data are split decide who is best?"),
-    "fusion": ("lirdrec.experiments.fusion", "Is a mix of models better than the best of them alone?"),
+    "compare": "Which model recommends best? All tuned alike, test scored once.",
+    "ablation": "What does each part of LIRDRec bring? One changed at a time.",
+    "modality": "What does each modality bring? Each left out, each alone.",
+    "cold": "How well are items recommended that training has not seen?",
+    "startup": "Who is ahead in the first epochs, and after the same time?",
+    "sensitivity": "How much do two settings matter? A grid, on validation.",
+    "layers": "How many layers over the user-item graph are best?",
+    "gradients": "Do item IDs learn more slowly than projected features?",
+    "splits": "Does the way the data are split decide who is best?",
+    "fusion": "Is a mix of models better than the best of them alone?",
 }
 
 
@@ -60,7 +60,7 @@ class Experiment:
 
 def experiment_names() -> dict[str, str]:
     """Name → summary of every experiment; imports none of them."""
-    return {name: summary for name, (_, summary) in _EXPERIMENTS.items()}
+    return dict(_EXPERIMENTS)
 
 
 def experiment(name: str) -> Experiment:
@@ -73,11 +73,10 @@ def experiment(name: str) -> Experiment:
         near = difflib.get_close_matches(name, _EXPERIMENTS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known experiments: {', '.join(_EXPERIMENTS)}"
         raise ConfigError(f"unknown experiment '{name}'; {hint}")
-    path, summary = _EXPERIMENTS[name]
-    module = importlib.import_module(path)
+    module = importlib.import_module(f"lirdrec.experiments.studies.{name}")
     return Experiment(
         name,
-        summary,
+        _EXPERIMENTS[name],
         module.plan,
         module.report,
         tuple(getattr(module, "MODELS", ())),

@@ -15,8 +15,8 @@ from __future__ import annotations
 from lirdrec.experiments.reporting.figures import Figure, bars, dots, drawn, heatmap, lines, points
 from lirdrec.experiments.reporting.names import label
 from lirdrec.experiments.reporting.report import Report, Section
+from lirdrec.experiments.reporting.statistics import Measure
 from lirdrec.experiments.reporting.tables import Column, Row, Table
-from lirdrec.experiments.statistics import Measure
 
 __all__ = [
     "Column",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.console import RenderableType
 
-    from lirdrec.experiments.results import Results
+    from lirdrec.experiments.engine.results import Results
 
 PAGE, RESULTS = "report.html", "results.parquet"
 Block = str | Table | Figure

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.reporting.names import label
-from lirdrec.experiments.statistics import Measure
+from lirdrec.experiments.reporting.statistics import Measure
 
 if TYPE_CHECKING:
     import polars as pl

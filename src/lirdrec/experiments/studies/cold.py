@@ -17,17 +17,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments import telling
-from lirdrec.experiments.bases import settled
-from lirdrec.experiments.cells import Cell, Result
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import Cell, Result
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.engine.tuning import base_cell, search
 from lirdrec.experiments.reporting import Column, Report, Row, Section, Table, bars, label
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.tuning import base_cell, search
+from lirdrec.experiments.studies import telling
+from lirdrec.experiments.studies.bases import settled
 from lirdrec.models.registry import model_type
 
 if TYPE_CHECKING:
-    from lirdrec.experiments.worker import Job
+    from lirdrec.experiments.engine.worker import Job
 
 MODELS = ("content_knn", "vbpr", "lattice", "freedom", "lirdrec")
 MODES = ("transductive", "inductive")

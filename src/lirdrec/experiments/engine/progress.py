@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lirdrec.experiments.cells import Cell, Result
+from lirdrec.experiments.engine.cells import Cell, Result
 
 WIDTH_OF_NAME = 44
 UNSAID = ("metric", "epochs", "patience")  # options that are the same for all trials

@@ -1,4 +1,4 @@
-"""Computes one cell in a process of its own: `python -m lirdrec.experiments.worker JOB.json RESULT.json`.
+"""Computes one cell in a process of its own: `python -m lirdrec.experiments.engine.worker JOB.json RESULT.json`.
 
 The job names the development copy of the dataset, never the dataset itself; only a final cell is told where the sealed
 test lies. The result is written whole or not at all; a worker that is killed writes none and goes on from its
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 STARTED = time.perf_counter()
 
 from lirdrec.errors import ConfigError, DataError, LirdrecError  # noqa: E402 – the clock starts before the imports
-from lirdrec.experiments.cells import Cell, write_json  # noqa: E402
-from lirdrec.experiments.context import CUTOFFS, FINAL_METRICS  # noqa: E402
-from lirdrec.experiments.options import resolved  # noqa: E402
+from lirdrec.experiments.engine.cells import Cell, write_json  # noqa: E402
+from lirdrec.experiments.engine.context import CUTOFFS, FINAL_METRICS  # noqa: E402
+from lirdrec.experiments.engine.options import resolved  # noqa: E402
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
-    from lirdrec.experiments.scribe import Scribe
+    from lirdrec.experiments.engine.scribe import Scribe
     from lirdrec.recommender.recommender import Recommender
     from lirdrec.training.loop import Watcher
 
@@ -94,7 +94,7 @@ class Job:
             watchers: told of every step and epoch.
             part: name of the training, where a cell has several: each needs a checkpoint of its own.
         """
-        from lirdrec.experiments.scribe import Scribe
+        from lirdrec.experiments.engine.scribe import Scribe
         from lirdrec.recommender.fit import fit
 
         config, training = resolved(self.cell)
@@ -146,7 +146,7 @@ class Job:
         Raises:
             ConfigError: the cell is not final, or not what was declared.
         """
-        from lirdrec.experiments.sealing import SealedTest
+        from lirdrec.experiments.engine.sealing import SealedTest
 
         if self.vault is None:
             raise ConfigError(f"{self.cell.model}: only a final cell may score the test")
@@ -185,7 +185,7 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def work_of(name: str) -> Any:
-    """The function that a cell's `work` names; a module without a dot lies in `lirdrec.experiments`.
+    """The function that a cell's `work` names; a module without a dot lies in `lirdrec.experiments.studies`.
 
     Raises:
         ConfigError: there is no such function.
@@ -194,7 +194,7 @@ def work_of(name: str) -> Any:
         return train
     module, _, function = name.partition(":")
     try:
-        found = importlib.import_module(module if "." in module else f"lirdrec.experiments.{module}")
+        found = importlib.import_module(module if "." in module else f"lirdrec.experiments.studies.{module}")
         return getattr(found, function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"work '{name}': {error}") from None

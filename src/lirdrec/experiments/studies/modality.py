@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lirdrec.errors import DataError
-from lirdrec.experiments import variants
-from lirdrec.experiments.cells import Cell
-from lirdrec.experiments.compare import uses_features
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import Cell
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.reporting import Section, label
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.telling import figure, listed
-from lirdrec.experiments.variants import Group, Study, Variant
+from lirdrec.experiments.studies import variants
+from lirdrec.experiments.studies.compare import uses_features
+from lirdrec.experiments.studies.telling import figure, listed
+from lirdrec.experiments.studies.variants import Group, Study, Variant
 
 MODELS = ("lirdrec",)
 ALL = "all modalities"

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.cells import canonical
+from lirdrec.experiments.engine.cells import canonical
 from lirdrec.models.registry import model_type
 from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES
 from lirdrec.training.config import TrainConfig

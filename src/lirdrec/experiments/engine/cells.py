@@ -16,7 +16,7 @@ from lirdrec.atomic import atomic_write, write_errors
 from lirdrec.errors import DataError, RunFolderError
 
 if TYPE_CHECKING:
-    from lirdrec.experiments.results import Results
+    from lirdrec.experiments.engine.results import Results
 
 RESULTS_VERSION = 1  # part of every key: results of another version are computed anew
 SAMPLED_BYTES = 64 << 20  # files beyond this are told apart by samples of their bytes
@@ -207,7 +207,7 @@ class CellStore:
 
     def results(self) -> Results:
         """All results in the folder."""
-        from lirdrec.experiments.results import Results
+        from lirdrec.experiments.engine.results import Results
 
         found = []
         for path in sorted((self.folder / "cells").glob("*.json")):

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from lirdrec.experiments.cells import Cell
-from lirdrec.experiments.context import Context
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.tuning import base_cell, n_trials, search
+from lirdrec.experiments.engine.cells import Cell
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.engine.tuning import base_cell, n_trials, search
 from lirdrec.models.registry import model_names, model_type
 
 SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}
@@ -55,6 +55,6 @@ def uses_features(model: str) -> bool:
 
 def report(context: Context, results: Results) -> Path:
     """Test figures, tests over users, what was chosen, cost, published figures."""
-    from lirdrec.experiments.compare_report import write
+    from lirdrec.experiments.studies.compare_report import write
 
     return write(context, results, [search(context, results, base) for base in searches(context)])

@@ -13,12 +13,12 @@ from typing import Any
 
 from lirdrec.data.splits import METHODS
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments import telling
-from lirdrec.experiments.bases import settled
-from lirdrec.experiments.cells import Cell
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import Cell
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, bars, label
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import telling
+from lirdrec.experiments.studies.bases import settled
 
 MODELS = ("popularity", "item_knn", "lightgcn", "vbpr", "freedom", "lirdrec")
 SETTINGS = {"methods": (("random", "temporal", "global_time"), "splits to compare")}

@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lirdrec.experiments.cells import Cell, CellStore, Result, fingerprint
-from lirdrec.experiments.context import Context
-from lirdrec.experiments.spaces import parts, space_of
-from lirdrec.experiments.tuning import base_cell, feature_names
+from lirdrec.experiments.engine.cells import Cell, CellStore, Result, fingerprint
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.spaces import parts, space_of
+from lirdrec.experiments.engine.tuning import base_cell, feature_names
 
 
 def settled(

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import ConfigError, RunFolderError
-from lirdrec.experiments.cells import Cell, Result, canonical, fingerprint, locked, short_hash, write_json
-from lirdrec.experiments.context import Context
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.spaces import Choice, Space, parts, space_of, with_loss
+from lirdrec.experiments.engine.cells import Cell, Result, canonical, fingerprint, locked, short_hash, write_json
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.engine.spaces import Choice, Space, parts, space_of, with_loss
 
 PAIR = 2  # proposals that do not know of each other
 AT_RANDOM = 4  # proposals before TPE takes over, the published ones included

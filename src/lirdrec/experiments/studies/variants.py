@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import DataError
-from lirdrec.experiments import telling
-from lirdrec.experiments.bases import losses_of, settled
-from lirdrec.experiments.cells import Cell, Result
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import Cell, Result
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.reporting import Column, Measure, Row, Section, Table, dots, label
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.statistics import ALPHA, Comparison, compare, corrected, over_seeds
+from lirdrec.experiments.reporting.statistics import ALPHA, Comparison, compare, corrected, over_seeds
+from lirdrec.experiments.studies import telling
+from lirdrec.experiments.studies.bases import losses_of, settled
 
 if TYPE_CHECKING:
     import polars as pl
@@ -82,7 +82,7 @@ def groups(
         variants: `(dataset, model, modalities) -> list of Variant`, the reference first.
         final: score the sealed test.
     """
-    from lirdrec.experiments.tuning import feature_names
+    from lirdrec.experiments.engine.tuning import feature_names
 
     found = []
     for dataset in context.datasets:

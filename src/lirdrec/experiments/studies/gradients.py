@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments import telling
-from lirdrec.experiments.bases import settled
-from lirdrec.experiments.cells import Cell, Result
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import Cell, Result
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, label, lines
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import telling
+from lirdrec.experiments.studies.bases import settled
 
 if TYPE_CHECKING:
-    from lirdrec.experiments.worker import Job
+    from lirdrec.experiments.engine.worker import Job
 
 MODELS = ("vbpr", "freedom")
 EPOCHS = 30
@@ -56,8 +56,8 @@ def measure(job: Job) -> list[dict[str, float]]:
     import torch
 
     from lirdrec.evaluation.measuring import Truth
-    from lirdrec.experiments.measuring_gradients import random_features, watch
-    from lirdrec.experiments.options import resolved
+    from lirdrec.experiments.engine.options import resolved
+    from lirdrec.experiments.studies.measuring_gradients import random_features, watch
     from lirdrec.models.registry import model_type
     from lirdrec.recommender.inputs import model_inputs, resolve_device
 

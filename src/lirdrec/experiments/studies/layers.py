@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments import variants
-from lirdrec.experiments.cells import Cell
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import Cell
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.reporting import Section, label, lines
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.telling import count, figure, listed
-from lirdrec.experiments.variants import Group, Study, Variant
+from lirdrec.experiments.studies import variants
+from lirdrec.experiments.studies.telling import count, figure, listed
+from lirdrec.experiments.studies.variants import Group, Study, Variant
 from lirdrec.models.registry import config_type
 
 MODELS = ("lirdrec",)

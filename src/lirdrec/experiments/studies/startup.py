@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments import telling
-from lirdrec.experiments.bases import settled
-from lirdrec.experiments.cells import Cell, Result
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import Cell, Result
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, label, lines
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import telling
+from lirdrec.experiments.studies.bases import settled
 from lirdrec.models.registry import model_type
 
 MODELS = ("lattice", "bm3", "freedom", "lirdrec")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.cells import Cell, Result
+from lirdrec.experiments.engine.cells import Cell, Result
 
 if TYPE_CHECKING:
     import polars as pl

@@ -23,8 +23,8 @@ import numpy as np
 
 from lirdrec.atomic import atomic_write, write_errors
 from lirdrec.errors import ConfigError, RunFolderError
-from lirdrec.experiments.cells import Cell, fingerprint, locked, short_hash, write_json
-from lirdrec.experiments.context import CUTOFFS, FINAL_METRICS
+from lirdrec.experiments.engine.cells import Cell, fingerprint, locked, short_hash, write_json
+from lirdrec.experiments.engine.context import CUTOFFS, FINAL_METRICS
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
@@ -248,7 +248,7 @@ def _is_whole(sealed: Sealed) -> bool:
 def _check_trained(cell: Cell, recommender: Recommender) -> None:
     """The recommender must be what the cell says: model, model options, training options, seed."""
     from lirdrec.configuration import to_dict
-    from lirdrec.experiments.options import resolved
+    from lirdrec.experiments.engine.options import resolved
 
     model, training = resolved(cell)
     info = recommender.info

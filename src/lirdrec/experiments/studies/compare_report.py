@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import DataError, LirdrecError
-from lirdrec.experiments.cells import Result
-from lirdrec.experiments.context import Context
-from lirdrec.experiments.published import SOURCES, Split, published
+from lirdrec.experiments.engine.cells import Result
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import IDENTITY, Results, loss_of
 from lirdrec.experiments.reporting import (
     Column,
     Measure,
@@ -30,9 +30,7 @@ from lirdrec.experiments.reporting import (
     points,
 )
 from lirdrec.experiments.reporting.names import model_order
-from lirdrec.experiments.reporting.tables import MISSING, NARROW, Value
-from lirdrec.experiments.results import IDENTITY, Results, loss_of
-from lirdrec.experiments.statistics import (
+from lirdrec.experiments.reporting.statistics import (
     ALPHA,
     Comparison,
     average_gain,
@@ -41,11 +39,13 @@ from lirdrec.experiments.statistics import (
     gain,
     over_seeds,
 )
+from lirdrec.experiments.reporting.tables import MISSING, NARROW, Value
+from lirdrec.experiments.studies.published import SOURCES, Split, published
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from lirdrec.experiments.tuning import Search
+    from lirdrec.experiments.engine.tuning import Search
 
 OURS = "lirdrec"
 WORSE, BETTER = "*", "†"  # marks of models that ours is shown better, or worse, than

@@ -9,7 +9,7 @@ from typing import Any
 
 from lirdrec.configuration import make
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.cells import Cell
+from lirdrec.experiments.engine.cells import Cell
 from lirdrec.training.config import TrainConfig
 
 

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments import telling
-from lirdrec.experiments.bases import settled
-from lirdrec.experiments.cells import RESULTS_VERSION, Cell, Result, fingerprint, short_hash
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import RESULTS_VERSION, Cell, Result, fingerprint, short_hash
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, dots, label
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.statistics import ALPHA, PairedTest, over_seeds, paired
+from lirdrec.experiments.reporting.statistics import ALPHA, PairedTest, over_seeds, paired
+from lirdrec.experiments.studies import telling
+from lirdrec.experiments.studies.bases import settled
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from lirdrec.experiments.worker import Job
+    from lirdrec.experiments.engine.worker import Job
 
 MODELS = ("lirdrec", "freedom")
 SETTINGS = {"steps": (10, "weights are multiples of 1 / steps")}
@@ -45,7 +45,7 @@ def plan(context: Context, results: Results) -> Iterator[Cell]:
 
 def try_mixes(job: Job) -> list[dict[str, Any]]:
     """Work: the validation figures of every mix of the grid."""
-    from lirdrec.experiments import fused
+    from lirdrec.experiments.studies import fused
 
     recommenders = _members(job)
     metric = job.cell.training.get("metric", "recall@20")
@@ -64,7 +64,7 @@ def try_mixes(job: Job) -> list[dict[str, Any]]:
 
 def score_mix(job: Job) -> dict[str, Any]:
     """Work: validation and test figures of the declared mix."""
-    from lirdrec.experiments.fused import FusedScorer
+    from lirdrec.experiments.studies.fused import FusedScorer
 
     recommenders = _members(job)
     extra = job.cell.extra

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments import variants
-from lirdrec.experiments.cells import Cell
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import Cell
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.reporting import Section
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.variants import Group, Study, Variant
+from lirdrec.experiments.studies import variants
+from lirdrec.experiments.studies.variants import Group, Study, Variant
 
 MODELS = ("lirdrec",)
 VARIANTS = (
@@ -56,7 +56,7 @@ def _answer(study: Study, group: Group) -> str:
     better = [one for one in list(group.cells)[1:] if study.differs(group, one) > 0]
     if not study.tests:
         return text
-    from lirdrec.experiments.telling import listed
+    from lirdrec.experiments.studies.telling import listed
 
     said = (
         f"Shown to be worse than the full model: {listed(worse)}."

@@ -20,12 +20,12 @@ from pathlib import Path
 import lirdrec
 from lirdrec.atomic import atomic_write, write_errors
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments.cells import Cell, CellStore, Result, fingerprint, write_json
-from lirdrec.experiments.context import Context
+from lirdrec.experiments.engine.cells import Cell, CellStore, Result, fingerprint, write_json
+from lirdrec.experiments.engine.context import Context
+from lirdrec.experiments.engine.progress import Progress
+from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.engine.sealing import Ledger, seal
 from lirdrec.experiments.experiment import Experiment
-from lirdrec.experiments.progress import Progress
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.sealing import Ledger, seal
 
 POLL = 0.2  # seconds between looks at the running cells
 POLL_OTHERS = 1.0  # seconds between looks at what other processes do
@@ -80,7 +80,7 @@ def compute(experiment: Experiment, context: Context) -> Results:
 
 def _check(context: Context) -> None:
     """Refuse what is not there before anything is written."""
-    from lirdrec.experiments.tuning import feature_names
+    from lirdrec.experiments.engine.tuning import feature_names
     from lirdrec.models.registry import model_type
 
     for dataset in context.datasets:
@@ -225,7 +225,7 @@ class _Run:
         write_json(files.job, job)
         with files.log.open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "lirdrec.experiments.worker", str(files.job), str(files.result)],
+                [sys.executable, "-m", "lirdrec.experiments.engine.worker", str(files.job), str(files.result)],
                 stdin=subprocess.PIPE,  # closes when this process ends, however it ends
                 stdout=output,
                 stderr=output,

@@ -1,0 +1,1 @@
+"""What every experiment runs on: cells in processes of their own, the sealed test, tuning."""

@@ -1,0 +1,1 @@
+"""The experiments: each a plan of cells and a report of their results, and what several of them share."""
