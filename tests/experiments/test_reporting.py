@@ -13,8 +13,10 @@ import pytest
 
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.reporting import Column, Report, Row, Section, Table, bars, dots, drawn, heatmap, lines, points
-from lirdrec.experiments.reporting.figures import RED, _apart, styles, summarised
+from lirdrec.experiments.reporting.chart_data import summarised
+from lirdrec.experiments.reporting.chart_lines import apart
 from lirdrec.experiments.reporting.html import drawing, inline, prose
+from lirdrec.experiments.reporting.style import RED, styles
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -173,9 +175,9 @@ def test_bars_begin_at_zero_and_dots_need_not(frame):
 
 
 def test_labels_are_moved_apart_but_no_farther():
-    assert _apart([0, 5, 10], 1) == pytest.approx([0, 5, 10])
-    assert _apart([1, 1, 1], 2) == pytest.approx([-1, 1, 3])
-    places = _apart(sorted(np.random.default_rng(0).uniform(0, 5, 12)), 1)
+    assert apart([0, 5, 10], 1) == pytest.approx([0, 5, 10])
+    assert apart([1, 1, 1], 2) == pytest.approx([-1, 1, 3])
+    places = apart(sorted(np.random.default_rng(0).uniform(0, 5, 12)), 1)
     assert np.diff(places) == pytest.approx(np.maximum(np.diff(places), 1))
 
 

@@ -12,7 +12,12 @@ Report(
 
 from __future__ import annotations
 
-from lirdrec.experiments.reporting.figures import Figure, bars, dots, drawn, heatmap, lines, points
+from lirdrec.experiments.reporting.chart_bars import bars
+from lirdrec.experiments.reporting.chart_dots import dots
+from lirdrec.experiments.reporting.chart_heatmap import heatmap
+from lirdrec.experiments.reporting.chart_lines import lines
+from lirdrec.experiments.reporting.chart_points import points
+from lirdrec.experiments.reporting.figures import Figure, drawn
 from lirdrec.experiments.reporting.names import label
 from lirdrec.experiments.reporting.report import Report, Section
 from lirdrec.experiments.reporting.statistics import Measure

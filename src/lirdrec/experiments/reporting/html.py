@@ -7,25 +7,25 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lirdrec.experiments.reporting import figures
+from lirdrec.experiments.reporting import style
 from lirdrec.experiments.reporting.figures import Figure
 from lirdrec.experiments.reporting.tables import Table
 
 # colours of the drawings → variables of the page, which has two sets of them
 _VARIABLES = {
-    figures.INK: "ink",
-    figures.GREY: "grey",
-    figures.RULE: "rule",
-    figures.RED: "accent",
-    **{colour: f"c{place}" for place, colour in enumerate(figures.COLOURS)},
+    style.INK: "ink",
+    style.GREY: "grey",
+    style.RULE: "rule",
+    style.RED: "accent",
+    **{colour: f"c{place}" for place, colour in enumerate(style.COLOURS)},
 }
 _DARK = {
-    figures.INK: "#e6eaee",
-    figures.GREY: "#9aa6b2",
-    figures.RULE: "#333d48",
-    figures.RED: "#ff8055",
+    style.INK: "#e6eaee",
+    style.GREY: "#9aa6b2",
+    style.RULE: "#333d48",
+    style.RED: "#ff8055",
     **dict(
-        zip(figures.COLOURS, ("#5fb0ea", "#35c79c", "#dd8fc6", "#e0aa3e", "#8fd0f5", "#aa9df0", "#a9b4be"), strict=True)
+        zip(style.COLOURS, ("#5fb0ea", "#35c79c", "#dd8fc6", "#e0aa3e", "#8fd0f5", "#aa9df0", "#a9b4be"), strict=True)
     ),
 }
 
@@ -94,10 +94,10 @@ def drawing(one: Figure) -> str:
     svg = re.sub(r'xlink:href="#', f'href="#{one.name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{one.name}-", svg)
     # the ground is the page's
-    svg = re.sub(rf'(<g>\s*<path d="[^"]*" )style="fill: {figures.GROUND}"', r'\1style="fill: none"', svg, count=1)
+    svg = re.sub(rf'(<g>\s*<path d="[^"]*" )style="fill: {style.GROUND}"', r'\1style="fill: none"', svg, count=1)
     for colour, name in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{name})")
-    svg = svg.replace(figures.GROUND, "var(--ground)").replace("'DejaVu Sans', ", "")
+    svg = svg.replace(style.GROUND, "var(--ground)").replace("'DejaVu Sans', ", "")
     width = re.search(r'<svg [^>]*?width="([\d.]+)pt"', svg)
     pixels = float(width[1]) * 4 / 3 if width else 700
     said = html.escape(one.alt or one.caption or one.name, quote=True)
