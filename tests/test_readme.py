@@ -76,8 +76,13 @@ def test_links_lead_somewhere():
 
 def test_commands_for_own_files(place):
     for _, *arguments in commands("lirdrec"):
-        run(["-m", "lirdrec", *arguments], place)
+        # an experiment as it is written takes hours: the last of two values counts
+        short = (
+            ["--trials", "1", "--seeds", "1", "--epochs", "1"] if arguments[0] == "experiment" and arguments[1:] else []
+        )
+        run(["-m", "lirdrec", *arguments, *short], place)
     assert (place / "runs" / "first" / "metrics.json").is_file()
+    assert (place / "study" / "report.html").is_file() and (place / "study-ablation" / "report.html").is_file()
 
 
 @pytest.mark.slow
