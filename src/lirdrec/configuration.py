@@ -38,11 +38,27 @@ def make(config_type: type[C], values: Mapping[str, Any], where: str = "the conf
     known = list(field_docs(config_type))
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+            hint = nearest(key, known, f"known keys: {', '.join(known)}")
             raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
     converted = {key: _convert(value, hints[key], f"{where}: '{key}'") for key, value in values.items()}
     return config_type(**converted)
+
+
+def at_least(config: Any, minimum: int, *names: str) -> None:
+    """Check fields of a configuration, for its `__post_init__`.
+
+    Raises:
+        ConfigError: one of the fields `names` is below `minimum`, or not a number.
+    """
+    for name in names:
+        if not getattr(config, name) >= minimum:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be {minimum} or more")
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The end of a sentence about an unknown name: the known one that it looks like, or else `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean '{near[0]}'?" if near else otherwise
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lirdrec.cli.output import (
     write_frame,
 )
 from lirdrec.cli.settings import INTERRUPTED, settings
+from lirdrec.configuration import nearest
 from lirdrec.errors import ConfigError, RunFolderError
 
 if TYPE_CHECKING:
@@ -221,7 +222,6 @@ def configuration(
     model: str, preset: str | None, file: Path | None, assignments: list[str], seed: int | None
 ) -> tuple[Any, Any]:
     """Model and training configuration: the preset, then the TOML file, then --set, then --seed."""
-    import difflib
     from dataclasses import fields
 
     from lirdrec.configuration import make, parse_assignments, read_toml, to_dict
@@ -245,8 +245,7 @@ def configuration(
         values[heading] |= given
     for key, value in given_values.items():
         if key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"list them with: lirdrec options --model {model}"
+            hint = nearest(key, keys, f"list them with: lirdrec options --model {model}")
             raise ConfigError(f"--set {key}: unknown key '{key}'; {hint}")
         values[keys[key]][key] = value
     if seed is not None:

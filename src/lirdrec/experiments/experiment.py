@@ -18,13 +18,13 @@ and, if it likes,
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lirdrec.configuration import nearest
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.engine.cells import Cell
 from lirdrec.experiments.engine.context import Context
@@ -70,8 +70,7 @@ def experiment(name: str) -> Experiment:
         ConfigError: there is none; the nearest name is offered.
     """
     if name not in _EXPERIMENTS:
-        near = difflib.get_close_matches(name, _EXPERIMENTS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known experiments: {', '.join(_EXPERIMENTS)}"
+        hint = nearest(name, _EXPERIMENTS, f"known experiments: {', '.join(_EXPERIMENTS)}")
         raise ConfigError(f"unknown experiment '{name}'; {hint}")
     module = importlib.import_module(f"lirdrec.experiments.studies.{name}")
     return Experiment(

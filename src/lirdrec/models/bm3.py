@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.configuration import option
+from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
@@ -47,9 +47,7 @@ class BM3Config:
     regularization: float = option(0.1, "λ of the lengths of all user and item vectors")
 
     def __post_init__(self) -> None:
-        for name in ("embedding_size", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(self, 1, "embedding_size", "n_layers")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
         if not self.contrast_weight > 0:

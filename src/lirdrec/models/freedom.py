@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.configuration import option
+from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
@@ -58,9 +58,7 @@ class FREEDOMConfig(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("embedding_size", "n_layers", "n_item_layers", "n_neighbours"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbours")
         if not self.regularization >= 0:
             raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
         if not 0 <= self.edge_dropout < 1:

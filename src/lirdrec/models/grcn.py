@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.configuration import option
+from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.edges import Edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
@@ -54,9 +54,7 @@ class GRCNConfig(RankingOptions):
         super().__post_init__()
         if self.embedding_size < 1:
             raise ConfigError(f"embedding_size is {self.embedding_size}; it must be 1 or more")
-        for name in ("n_routings", "regularization"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        at_least(self, 0, "n_routings", "regularization")
 
 
 class GRCN(Model):

@@ -38,14 +38,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.configuration import option
+from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.links import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.user_item import RowGraph, row_folded
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.initialisation import torch_linear_, xavier_uniform_
-from lirdrec.models.losses import RankingLoss, RankingOptions, batch_penalty
+from lirdrec.models.losses import RankingLoss, RankingOptions, batch_penalty, batch_rows
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.models.operators import normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
@@ -67,9 +67,7 @@ class LatentGraphOptions(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("embedding_size", "n_layers", "n_item_layers", "n_neighbours"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbours")
         if not 0 <= self.frozen_weight < 1:
             raise ConfigError(f"frozen_weight is {self.frozen_weight}; it must be at least 0 and less than 1")
         if not self.regularization >= 0:
@@ -188,11 +186,7 @@ class LatentGraphModel(Model):
             self._epoch_graphs = [graph.detached() for graph in graphs]
         user_vectors, item_vectors, smoothed, h = self(graphs)
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
-        gathered = [
-            user_vectors.index_select(0, users),
-            item_vectors.index_select(0, positives),
-            item_vectors.index_select(0, negatives),
-        ]
+        gathered = batch_rows(user_vectors, item_vectors, users, positives, negatives)
         terms = {
             "ranking": ranking,
             "regularization": self.config.regularization * batch_penalty("squared", gathered),

@@ -31,13 +31,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.configuration import option
+from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.initialisation import xavier_uniform_
-from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, full_softmax
+from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows, full_softmax
 from lirdrec.models.modalities import chosen_modalities, pairs_with
 from lirdrec.models.operators import dropout, normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
@@ -61,12 +61,8 @@ class LGMRecConfig(PenaltyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("embedding_size", "n_hyper_layers", "n_hyperedges"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("n_layers", "n_modality_layers", "global_weight", "contrast_weight"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        at_least(self, 1, "embedding_size", "n_hyper_layers", "n_hyperedges")
+        at_least(self, 0, "n_layers", "n_modality_layers", "global_weight", "contrast_weight")
         if not 0 <= self.hyper_dropout < 1:
             raise ConfigError(f"hyper_dropout is {self.hyper_dropout}; it must be at least 0 and less than 1")
         if not self.hyper_temperature > 0:
@@ -207,8 +203,7 @@ class LGMRec(Model):
         """Ranking loss, the summed contrast of the hypergraphs, and the penalty of the batch's vectors."""
         user_vectors, item_vectors, hypergraphs = self(self.draw_noise())
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
-        gathered = [user_vectors.index_select(0, users)]
-        gathered += [item_vectors.index_select(0, rows) for rows in (positives, negatives)]
+        gathered = batch_rows(user_vectors, item_vectors, users, positives, negatives)
         penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
         terms = {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
         if len(hypergraphs) > 1 and self.config.contrast_weight > 0:

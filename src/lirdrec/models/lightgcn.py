@@ -21,12 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.configuration import option
-from lirdrec.errors import ConfigError
+from lirdrec.configuration import at_least, option
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.initialisation import xavier_uniform_
-from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty
+from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
@@ -40,9 +39,7 @@ class LightGCNConfig(PenaltyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("embedding_size", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(self, 1, "embedding_size", "n_layers")
 
 
 class LightGCN(Model):
@@ -79,11 +76,7 @@ class LightGCN(Model):
         """Ranking loss of the propagated vectors and the penalty of the batch's parameters."""
         user_vectors, item_vectors = self()
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
-        gathered = [
-            self.user_embedding.index_select(0, users),
-            self.item_embedding.index_select(0, positives),
-            self.item_embedding.index_select(0, negatives),
-        ]
+        gathered = batch_rows(self.user_embedding, self.item_embedding, users, positives, negatives)
         penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
         return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
 

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.configuration import option
+from lirdrec.configuration import at_least, option
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.features.dct import dct, idct
 from lirdrec.graphs.item_item import fuse, nearest_among
@@ -71,12 +71,8 @@ class LIRDRecConfig(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("embedding_size", "n_neighbours", "hidden_multiplier"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("n_layers", "n_item_layers", "regularization"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        at_least(self, 1, "embedding_size", "n_neighbours", "hidden_multiplier")
+        at_least(self, 0, "n_layers", "n_item_layers", "regularization")
         if self.pwc in ("released", "logits") and self.embedding_size < 4:
             raise ConfigError(
                 "embedding_size must be 4 or more: the weighting network's hidden layer is a quarter of it"

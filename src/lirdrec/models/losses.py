@@ -133,6 +133,16 @@ def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor]) -> T
     return torch.stack([x.square().sum() for x in rows]).sum() / (2 * len(rows[0]))
 
 
+def batch_rows(
+    user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
+) -> list[Tensor]:
+    """The vectors of a batch, three `(B, D)`, as `batch_penalty` takes them; arguments as of `bpr`."""
+    return [
+        user_vectors.index_select(0, users),
+        *(item_vectors.index_select(0, rows) for rows in (positives, negatives)),
+    ]
+
+
 def sampled_softmax(
     queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
 ) -> Tensor:

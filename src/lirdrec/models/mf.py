@@ -21,7 +21,7 @@ from lirdrec.configuration import option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.initialisation import xavier_normal_
-from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty
+from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
@@ -60,11 +60,7 @@ class MF(Model):
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """Ranking loss and the penalty of the batch's vectors."""
         ranking = self.ranking(self.user_embedding, self.item_embedding, users, positives, negatives)
-        gathered = [
-            self.user_embedding.index_select(0, users),
-            self.item_embedding.index_select(0, positives),
-            self.item_embedding.index_select(0, negatives),
-        ]
+        gathered = batch_rows(self.user_embedding, self.item_embedding, users, positives, negatives)
         penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
         return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
+from lirdrec.configuration import nearest
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Model, ModelInputs
 
@@ -42,8 +42,7 @@ def model_type(name: str) -> type[Model]:
         ConfigError: there is none; the nearest name is offered.
     """
     if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known models: {', '.join(_MODELS)}"
+        hint = nearest(name, _MODELS, f"known models: {', '.join(_MODELS)}")
         raise ConfigError(f"unknown model '{name}'; {hint}")
     module, attribute = _MODELS[name]
     found: type[Model] = getattr(importlib.import_module(module), attribute)

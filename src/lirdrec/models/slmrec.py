@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.configuration import option
+from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
@@ -66,9 +66,7 @@ class SLMRecConfig:
     def __post_init__(self) -> None:
         if self.embedding_size < 2:
             raise ConfigError(f"embedding_size is {self.embedding_size}; it must be 2 or more")
-        for name in ("n_layers", "contrast_weight", "regularization"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        at_least(self, 0, "n_layers", "contrast_weight", "regularization")
         for name in ("temperature", "contrast_temperature"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")

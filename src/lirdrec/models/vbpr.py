@@ -25,7 +25,7 @@ from lirdrec.configuration import option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.initialisation import uniform_, xavier_normal_, xavier_uniform_
-from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty
+from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
@@ -98,11 +98,7 @@ class VBPR(Model):
             item_vectors = self.item_vectors(rows)
             positives, negatives = where.split(len(users))
         ranking = self.ranking(self.user_embedding, item_vectors, users, positives, negatives)
-        gathered = [
-            self.user_embedding.index_select(0, users),
-            item_vectors.index_select(0, positives),
-            item_vectors.index_select(0, negatives),
-        ]
+        gathered = batch_rows(self.user_embedding, item_vectors, users, positives, negatives)
         penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
         return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
 

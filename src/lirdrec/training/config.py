@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lirdrec.configuration import option
+from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 
 
@@ -28,12 +28,8 @@ class TrainConfig:
     tensorboard: bool = option(False, "also write TensorBoard events (needs lirdrec[tensorboard])")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("patience", "warmup_epochs", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        at_least(self, 1, "epochs", "batch_size", "evaluate_every", "checkpoint_every")
+        at_least(self, 0, "patience", "warmup_epochs", "seed")
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be more than 0")
         if self.gradient_clip is not None and not self.gradient_clip > 0:

@@ -121,7 +121,11 @@ def _end_labels(axes: Axes, ends: Sequence[_End], log: bool) -> None:
     low, high = axes.get_ylim()
     if log:
         low, high = math.log10(low), math.log10(high)
-    inches = axes.get_figure().get_size_inches()[1] / axes.get_subplotspec().get_gridspec().nrows  # type: ignore[union-attr]
+    from matplotlib.figure import Figure as Drawing
+
+    place, drawing = axes.get_subplotspec(), axes.figure
+    assert place is not None and isinstance(drawing, Drawing)  # every panel is a subplot of a whole figure
+    inches = drawing.get_size_inches()[1] / place.get_gridspec().nrows
     step = (high - low) * 0.135 / max(0.5, inches - 0.85)  # one line of small type
     ordered = sorted(ends, key=lambda end: end.y)
     wanted = [math.log10(end.y) if log and end.y > 0 else end.y for end in ordered]

@@ -91,7 +91,7 @@ def _name_points(
     labels: Callable[[Any], str],
 ) -> None:
     """Names beside points: each where it hides the least of the other names and points, the accent first."""
-    inch = axes.get_figure().dpi  # type: ignore[union-attr]
+    inch = axes.figure.dpi
     tall, wide, gap = 10 / 72 * inch, 5.2 / 72 * inch, 6 / 72 * inch
     records = sorted(part.iter_rows(named=True), key=lambda record: record[series] != accent)
     at = [axes.transData.transform((record[x], record[y])) for record in records]

@@ -42,7 +42,7 @@ def report(context: Context, results: Results) -> Path:
     blocks: list[Any] = []
     if frame.height:
         timed = _in_seconds(frame)
-        wide = timed["seconds"].max() > 20 * timed["seconds"].min()  # type: ignore[operator]  # numbers
+        wide = bool(timed.select(pl.col("seconds").max() > 20 * pl.col("seconds").min()).item())
         panel = "dataset" if len(datasets) > 1 else None
         about = f"Validation {context.metric}"
         blocks = [
