@@ -265,6 +265,29 @@ def test_learns_by_softmax_too(name, dataset, popularity):
     assert recall > popularity + MARGIN[name], f"{recall:.3f} against popularity's {popularity:.3f}"
 
 
+LOSSES = [
+    (name, options)
+    for name in BY_GRADIENT
+    for options in ([{"loss": "bpr"}, {"loss": "softmax"}] if hasattr(config_type(name), "loss") else [{}])
+]
+
+
+@pytest.mark.parametrize(("name", "options"), LOSSES, ids=lambda x: x if isinstance(x, str) else "-".join(x.values()))
+def test_bfloat16_products_move_loss_and_gradients_a_little_only(name, options, dataset):
+    batch = torch.arange(40), torch.arange(40, 80), torch.arange(80, 120)
+    losses, gradients = [], []
+    for low in (False, True):
+        model = untrained(name, dataset, **options)
+        model.start_epoch(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss_of_batch = model.loss(*batch)["loss"]
+        loss_of_batch.backward()
+        losses.append(loss_of_batch.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.95
+
+
 def test_an_unknown_model_is_named_with_its_neighbour():
     with pytest.raises(ConfigError) as error:
         model_type("lirdreck")

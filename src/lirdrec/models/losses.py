@@ -174,7 +174,8 @@ def full_softmax(
         temperature: τ.
         excluded: `(B,)` int64, the one row of `items` that a query does not see, or None.
     """
-    result: Tensor = _FullSoftmax.apply(queries, items, targets, temperature, excluded)
+    full = torch.promote_types(torch.promote_types(queries.dtype, items.dtype), torch.float32)  # autocast mixes them
+    result: Tensor = _FullSoftmax.apply(queries.to(full), items.to(full), targets, temperature, excluded)
     return result
 
 
