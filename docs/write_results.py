@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 from lirdrec.experiments.engine.cells import Result
-from lirdrec.experiments.reporting.names import label
 from lirdrec.experiments.studies.published import published
+from lirdrec.reporting.names import label
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results"

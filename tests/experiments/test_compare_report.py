@@ -11,9 +11,9 @@ import pytest
 from lirdrec.experiments.engine.cells import Cell, Result
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Measure, Report, Table
 from lirdrec.experiments.studies.compare_report import report, write
 from lirdrec.experiments.studies.published import SOURCES, SPLITS, published
+from lirdrec.reporting import Measure, Report, Table
 
 N = 1500
 SHIFT = {"lirdrec": 0.0, "freedom": -0.01, "bm3": 0.0, "vbpr": +0.02}  # against LIRDRec, in every user's recall

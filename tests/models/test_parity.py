@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lirdrec.features.dct import dct, idct
 from lirdrec.graphs.item_item import fuse, nearest_items
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import Features, ModelInputs
+from lirdrec.models.dct import dct, idct
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 
 FOLDER = Path(__file__).parent / "parity"

@@ -31,11 +31,11 @@ from torch import Tensor, nn
 
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.features.dct import dct, idct
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.dct import dct, idct
 from lirdrec.models.initialisation import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.models.losses import RankingLoss, RankingOptions
 from lirdrec.models.modalities import chosen_modalities, modality_weights

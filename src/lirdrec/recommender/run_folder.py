@@ -9,13 +9,9 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -287,41 +283,6 @@ def reason(error: BaseException) -> str:
         return error.strerror
     text = str(error).splitlines()
     return text[0] if text else type(error).__name__
-
-
-def environment(seed: int | None = None) -> dict[str, Any]:
-    """Versions, git revision, platform, time: what is needed to repeat a run."""
-    versions = {}
-    for package in ("lirdrec", "torch", "numpy", "polars", "pyarrow", "safetensors"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "git_revision": _git_revision(),
-        "seed": seed,
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _git_revision() -> str | None:
-    """Revision of the checkout that lirdrec runs from, with "+changes" where it was edited; None for a wheel."""
-    here = Path(__file__).resolve()
-    if not any((parent / ".git").exists() for parent in here.parents):
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"],
-            cwd=here.parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None
 
 
 def _listed(folder: Path) -> list[str]:

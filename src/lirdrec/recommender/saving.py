@@ -16,6 +16,7 @@ from torch import Tensor
 from lirdrec.data.columns import ITEM, TIMESTAMP, USER
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.identifiers import IdMap
+from lirdrec.environment import environment
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.feature_store import FeatureStore
@@ -25,7 +26,6 @@ from lirdrec.recommender.run_folder import (
     MANIFEST,
     Writer,
     check_new,
-    environment,
     open_run,
     read_json,
     reason,

@@ -9,9 +9,9 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.engine.cells import Cell
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Section
 from lirdrec.experiments.studies import variants
 from lirdrec.experiments.studies.variants import Group, Study, Variant
+from lirdrec.reporting import Section
 
 MODELS = ("lirdrec",)
 VARIANTS = (

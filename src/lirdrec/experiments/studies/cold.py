@@ -21,10 +21,10 @@ from lirdrec.experiments.engine.cells import Cell, Result
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.engine.tuning import base_cell, search
-from lirdrec.experiments.reporting import Column, Report, Row, Section, Table, bars, label
 from lirdrec.experiments.studies import telling
 from lirdrec.experiments.studies.bases import settled
 from lirdrec.models.registry import model_type
+from lirdrec.reporting import Column, Report, Row, Section, Table, bars, label
 
 if TYPE_CHECKING:
     from lirdrec.experiments.engine.worker import Job

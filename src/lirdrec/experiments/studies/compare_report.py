@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results, loss_of
-from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, dots, label, lines, points
-from lirdrec.experiments.reporting.statistics import ALPHA
-from lirdrec.experiments.reporting.tables import MISSING, Value
 from lirdrec.experiments.studies.compare_rows import Rows, gather, panel
 from lirdrec.experiments.studies.compare_tables import figure_tables, landmark_tables
 from lirdrec.experiments.studies.compare_words import answer, listed, plain
+from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, lines, points
+from lirdrec.reporting.statistics import ALPHA
+from lirdrec.reporting.tables import MISSING, Value
 
 if TYPE_CHECKING:
     from lirdrec.experiments.engine.tuning import Search

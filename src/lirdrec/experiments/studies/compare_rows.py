@@ -16,9 +16,9 @@ from lirdrec.errors import DataError
 from lirdrec.experiments.engine.cells import Result
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import IDENTITY, Results
-from lirdrec.experiments.reporting import Measure, label
-from lirdrec.experiments.reporting.names import model_order
-from lirdrec.experiments.reporting.statistics import Comparison, compare, corrected, over_seeds
+from lirdrec.reporting import Measure, label
+from lirdrec.reporting.names import model_order
+from lirdrec.reporting.statistics import Comparison, compare, corrected, over_seeds
 
 if TYPE_CHECKING:
     import polars as pl

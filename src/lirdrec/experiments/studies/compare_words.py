@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lirdrec.experiments.reporting import Measure, label
-from lirdrec.experiments.reporting.statistics import gain
-from lirdrec.experiments.reporting.tables import MISSING, NARROW
 from lirdrec.experiments.studies.compare_rows import Rows
+from lirdrec.reporting import Measure, label
+from lirdrec.reporting.statistics import gain
+from lirdrec.reporting.tables import MISSING, NARROW
 
 
 def answer(rows: Rows) -> str:

@@ -15,10 +15,10 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.engine.cells import RESULTS_VERSION, Cell, Result, fingerprint, short_hash
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, dots, label
-from lirdrec.experiments.reporting.statistics import ALPHA, PairedTest, over_seeds, paired
 from lirdrec.experiments.studies import telling
 from lirdrec.experiments.studies.bases import settled
+from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label
+from lirdrec.reporting.statistics import ALPHA, PairedTest, over_seeds, paired
 
 if TYPE_CHECKING:
     import polars as pl

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from lirdrec.experiments.engine.cells import Cell, Result
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, label, lines
 from lirdrec.experiments.studies import telling
 from lirdrec.experiments.studies.bases import settled
+from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, label, lines
 
 if TYPE_CHECKING:
     from lirdrec.experiments.engine.worker import Job

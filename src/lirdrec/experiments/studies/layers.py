@@ -10,11 +10,11 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.engine.cells import Cell
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Section, label, lines
 from lirdrec.experiments.studies import variants
 from lirdrec.experiments.studies.telling import count, figure, listed
 from lirdrec.experiments.studies.variants import Group, Study, Variant
 from lirdrec.models.registry import config_type
+from lirdrec.reporting import Section, label, lines
 
 MODELS = ("lirdrec",)
 SETTINGS = {"layers": ((1, 2, 3, 4), "numbers of user-item layers to try")}

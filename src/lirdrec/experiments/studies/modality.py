@@ -9,11 +9,11 @@ from lirdrec.errors import DataError
 from lirdrec.experiments.engine.cells import Cell
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Section, label
 from lirdrec.experiments.studies import variants
 from lirdrec.experiments.studies.compare import uses_features
 from lirdrec.experiments.studies.telling import figure, listed
 from lirdrec.experiments.studies.variants import Group, Study, Variant
+from lirdrec.reporting import Section, label
 
 MODELS = ("lirdrec",)
 ALL = "all modalities"

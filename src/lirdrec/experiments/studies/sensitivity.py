@@ -15,10 +15,10 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.engine.cells import Cell
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Measure, Report, Section, Table, heatmap, label
 from lirdrec.experiments.studies import telling
 from lirdrec.experiments.studies.bases import settled
 from lirdrec.models.registry import config_type
+from lirdrec.reporting import Measure, Report, Section, Table, heatmap, label
 from lirdrec.training.config import TrainConfig
 
 MODELS = ("lirdrec",)

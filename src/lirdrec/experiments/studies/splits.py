@@ -16,9 +16,9 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.engine.cells import Cell
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, bars, label
 from lirdrec.experiments.studies import telling
 from lirdrec.experiments.studies.bases import settled
+from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, bars, label
 
 MODELS = ("popularity", "item_knn", "lightgcn", "vbpr", "freedom", "lirdrec")
 SETTINGS = {"methods": (("random", "temporal", "global_time"), "splits to compare")}

@@ -14,10 +14,10 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.engine.cells import Cell, Result
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Column, Measure, Report, Row, Section, Table, label, lines
 from lirdrec.experiments.studies import telling
 from lirdrec.experiments.studies.bases import settled
 from lirdrec.models.registry import model_type
+from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, label, lines
 
 MODELS = ("lattice", "bm3", "freedom", "lirdrec")
 EPOCHS = 60

@@ -9,7 +9,7 @@ from typing import Any
 
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Measure, Section, label
+from lirdrec.reporting import Measure, Section, label
 
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
@@ -24,7 +24,7 @@ def figure(measure: Measure | None, digits: int = 4) -> str:
 
 def change(ours: float, theirs: float) -> str:
     """By how many percent `ours` differs from `theirs`, with a sign."""
-    from lirdrec.experiments.reporting.statistics import gain
+    from lirdrec.reporting.statistics import gain
 
     percent = gain(ours, theirs)
     return "–" if percent != percent else f"{percent:+.1f} %".replace("-", "−")

@@ -15,10 +15,10 @@ from lirdrec.errors import DataError
 from lirdrec.experiments.engine.cells import Cell, Result
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.reporting import Column, Measure, Row, Section, Table, dots, label
-from lirdrec.experiments.reporting.statistics import ALPHA, Comparison, compare, corrected, over_seeds
 from lirdrec.experiments.studies import telling
 from lirdrec.experiments.studies.bases import losses_of, settled
+from lirdrec.reporting import Column, Measure, Row, Section, Table, dots, label
+from lirdrec.reporting.statistics import ALPHA, Comparison, compare, corrected, over_seeds
 
 if TYPE_CHECKING:
     import polars as pl
@@ -306,7 +306,7 @@ def write(
     sections: Sequence[Section],
 ) -> Path:
     """Write the report of a study into the context's folder; gives the page."""
-    from lirdrec.experiments.reporting import Report
+    from lirdrec.reporting import Report
 
     return Report(
         title=title,

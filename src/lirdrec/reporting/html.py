@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lirdrec.experiments.reporting import style
-from lirdrec.experiments.reporting.figures import Figure
-from lirdrec.experiments.reporting.tables import Table
+from lirdrec.reporting import style
+from lirdrec.reporting.figures import Figure
+from lirdrec.reporting.tables import Table
 
 # colours of the drawings → variables of the page, which has two sets of them
 _VARIABLES = {

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lirdrec.experiments.reporting.chart_data import MEAN, SD, names_of, summarised, where
-from lirdrec.experiments.reporting.figures import Figure
-from lirdrec.experiments.reporting.names import label
-from lirdrec.experiments.reporting.panels import Panels, write_right
-from lirdrec.experiments.reporting.style import ACCENT, GROUND, RED, Style, style, styles
+from lirdrec.reporting.chart_data import MEAN, SD, names_of, summarised, where
+from lirdrec.reporting.figures import Figure
+from lirdrec.reporting.names import label
+from lirdrec.reporting.panels import Panels, write_right
+from lirdrec.reporting.style import ACCENT, GROUND, RED, Style, style, styles
 
 if TYPE_CHECKING:
     import polars as pl

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.reporting.chart_data import MEAN, SD, names_of, summarised, where
-from lirdrec.experiments.reporting.figures import Figure
-from lirdrec.experiments.reporting.names import label
-from lirdrec.experiments.reporting.panels import Panels
-from lirdrec.experiments.reporting.style import ACCENT, GREY, INK, style, styles
+from lirdrec.reporting.chart_data import MEAN, SD, names_of, summarised, where
+from lirdrec.reporting.figures import Figure
+from lirdrec.reporting.names import label
+from lirdrec.reporting.panels import Panels
+from lirdrec.reporting.style import ACCENT, GREY, INK, style, styles
 
 if TYPE_CHECKING:
     import polars as pl

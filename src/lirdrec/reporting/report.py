@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from lirdrec import __version__
 from lirdrec.atomic import atomic_write, write_errors
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.reporting import html
-from lirdrec.experiments.reporting.figures import Figure
-from lirdrec.experiments.reporting.tables import Table
+from lirdrec.reporting import html
+from lirdrec.reporting.figures import Figure
+from lirdrec.reporting.tables import Table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -125,7 +125,7 @@ class Report:
         return Group(*parts)
 
     def _repeat(self) -> list[str]:
-        from lirdrec.recommender.run_folder import environment
+        from lirdrec.environment import environment
 
         found = dict(environment() if self.environment is None else self.environment)
         found = {key.replace("_", " "): value for key, value in found.items() if value is not None}

@@ -12,16 +12,16 @@ Report(
 
 from __future__ import annotations
 
-from lirdrec.experiments.reporting.chart_bars import bars
-from lirdrec.experiments.reporting.chart_dots import dots
-from lirdrec.experiments.reporting.chart_heatmap import heatmap
-from lirdrec.experiments.reporting.chart_lines import lines
-from lirdrec.experiments.reporting.chart_points import points
-from lirdrec.experiments.reporting.figures import Figure, drawn
-from lirdrec.experiments.reporting.names import label
-from lirdrec.experiments.reporting.report import Report, Section
-from lirdrec.experiments.reporting.statistics import Measure
-from lirdrec.experiments.reporting.tables import Column, Row, Table
+from lirdrec.reporting.chart_bars import bars
+from lirdrec.reporting.chart_dots import dots
+from lirdrec.reporting.chart_heatmap import heatmap
+from lirdrec.reporting.chart_lines import lines
+from lirdrec.reporting.chart_points import points
+from lirdrec.reporting.figures import Figure, drawn
+from lirdrec.reporting.names import label
+from lirdrec.reporting.report import Report, Section
+from lirdrec.reporting.statistics import Measure
+from lirdrec.reporting.tables import Column, Row, Table
 
 __all__ = [
     "Column",

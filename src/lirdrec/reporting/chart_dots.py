@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.reporting.chart_data import MEAN, SD, names_of, place_of, summarised, where
-from lirdrec.experiments.reporting.figures import Figure
-from lirdrec.experiments.reporting.names import label
-from lirdrec.experiments.reporting.panels import Panels, write_right
-from lirdrec.experiments.reporting.statistics import Measure
-from lirdrec.experiments.reporting.style import ACCENT, GREY, INK, RED, RULE, style, styles
+from lirdrec.reporting.chart_data import MEAN, SD, names_of, place_of, summarised, where
+from lirdrec.reporting.figures import Figure
+from lirdrec.reporting.names import label
+from lirdrec.reporting.panels import Panels, write_right
+from lirdrec.reporting.statistics import Measure
+from lirdrec.reporting.style import ACCENT, GREY, INK, RED, RULE, style, styles
 
 if TYPE_CHECKING:
     import polars as pl

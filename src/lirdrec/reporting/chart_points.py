@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from lirdrec.experiments.reporting.chart_data import MEAN, RUNS, SD, names_of, summarised
-from lirdrec.experiments.reporting.figures import Figure
-from lirdrec.experiments.reporting.names import label
-from lirdrec.experiments.reporting.panels import Panels
-from lirdrec.experiments.reporting.style import ACCENT, Style, style, styles
+from lirdrec.reporting.chart_data import MEAN, RUNS, SD, names_of, summarised
+from lirdrec.reporting.figures import Figure
+from lirdrec.reporting.names import label
+from lirdrec.reporting.panels import Panels
+from lirdrec.reporting.style import ACCENT, Style, style, styles
 
 if TYPE_CHECKING:
     import polars as pl

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.reporting.chart_data import MEAN, names_of, summarised
-from lirdrec.experiments.reporting.figures import Figure
-from lirdrec.experiments.reporting.names import label
-from lirdrec.experiments.reporting.panels import Panels
-from lirdrec.experiments.reporting.style import GROUND, RED, style
+from lirdrec.reporting.chart_data import MEAN, names_of, summarised
+from lirdrec.reporting.figures import Figure
+from lirdrec.reporting.names import label
+from lirdrec.reporting.panels import Panels
+from lirdrec.reporting.style import GROUND, RED, style
 
 if TYPE_CHECKING:
     import polars as pl

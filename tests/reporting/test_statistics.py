@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from lirdrec.errors import DataError
-from lirdrec.experiments.reporting.statistics import Measure, average_gain, compare, gain, holm, over_seeds, paired
+from lirdrec.reporting.statistics import Measure, average_gain, compare, gain, holm, over_seeds, paired
 
 
 def closed_holm(p_values: list[float]) -> list[float]:

@@ -15,8 +15,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.reporting.names import label
-from lirdrec.experiments.reporting.statistics import Measure
+from lirdrec.reporting.names import label
+from lirdrec.reporting.statistics import Measure
 
 if TYPE_CHECKING:
     import polars as pl

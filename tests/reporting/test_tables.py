@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.reporting import Column, Measure, Row, Table
-from lirdrec.experiments.reporting.tables import duration, latex_escape, memory
+from lirdrec.reporting import Column, Measure, Row, Table
+from lirdrec.reporting.tables import duration, latex_escape, memory
 
 
 @pytest.fixture

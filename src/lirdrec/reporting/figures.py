@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.reporting.style import WIDTH, style
+from lirdrec.reporting.style import WIDTH, style
 
 if TYPE_CHECKING:
     import polars as pl

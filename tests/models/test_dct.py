@@ -7,7 +7,7 @@ import pytest
 import scipy.fft
 import torch
 
-from lirdrec.features.dct import dct, idct
+from lirdrec.models.dct import dct, idct
 
 SIZES = [1, 2, 3, 4, 5, 16, 17, 127]
 

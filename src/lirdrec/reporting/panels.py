@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.reporting.chart_data import names_of, where
-from lirdrec.experiments.reporting.figures import empty
-from lirdrec.experiments.reporting.style import WIDTH
+from lirdrec.reporting.chart_data import names_of, where
+from lirdrec.reporting.figures import empty
+from lirdrec.reporting.style import WIDTH
 
 if TYPE_CHECKING:
     import polars as pl

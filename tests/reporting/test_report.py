@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.reporting import Column, Report, Row, Section, Table, bars, dots, drawn, heatmap, lines, points
-from lirdrec.experiments.reporting.chart_data import summarised
-from lirdrec.experiments.reporting.chart_lines import apart
-from lirdrec.experiments.reporting.html import drawing, inline, prose
-from lirdrec.experiments.reporting.style import RED, styles
+from lirdrec.reporting import Column, Report, Row, Section, Table, bars, dots, drawn, heatmap, lines, points
+from lirdrec.reporting.chart_data import summarised
+from lirdrec.reporting.chart_lines import apart
+from lirdrec.reporting.html import drawing, inline, prose
+from lirdrec.reporting.style import RED, styles
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -206,6 +206,6 @@ def test_markup():
 
 def test_matplotlib_and_scipy_are_imported_only_when_needed():
     heavy = ("matplotlib", "scipy", "polars", "rich")
-    code = f"import sys, lirdrec.experiments.reporting; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, lirdrec.reporting; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

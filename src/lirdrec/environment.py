@@ -1,0 +1,46 @@
+"""Where something was computed: versions, revision, platform and time, recorded beside every result."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def environment(seed: int | None = None) -> dict[str, Any]:
+    """Versions, git revision, platform, time: what is needed to repeat a run."""
+    versions = {}
+    for package in ("lirdrec", "torch", "numpy", "polars", "pyarrow", "safetensors"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "git_revision": _git_revision(),
+        "seed": seed,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git_revision() -> str | None:
+    """Revision of the checkout that lirdrec runs from, with "+changes" where it was edited; None for a wheel."""
+    here = Path(__file__).resolve()
+    if not any((parent / ".git").exists() for parent in here.parents):
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"],
+            cwd=here.parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
