@@ -1,1 +1,1 @@
-"""Transforms of feature matrices."""
+"""From texts and pictures to feature matrices: encoders, captions, and the run that survives being killed."""
