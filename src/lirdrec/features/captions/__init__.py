@@ -1,0 +1,1 @@
+"""Pictures into words by a multimodal language model."""

@@ -1,0 +1,1 @@
+"""Opening pictures safely, and encoders of them."""

@@ -1,0 +1,1 @@
+"""Datasets and runs to and from a model hub."""
