@@ -12,6 +12,7 @@ Report(
 
 from __future__ import annotations
 
+from lirdrec.reporting.cards import Card, Cards
 from lirdrec.reporting.chart_bars import bars
 from lirdrec.reporting.chart_dots import dots
 from lirdrec.reporting.chart_heatmap import heatmap
@@ -24,6 +25,8 @@ from lirdrec.reporting.statistics import Measure
 from lirdrec.reporting.tables import Column, Row, Table
 
 __all__ = [
+    "Card",
+    "Cards",
     "Column",
     "Figure",
     "Measure",

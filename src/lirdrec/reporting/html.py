@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lirdrec.reporting import style
+from lirdrec.reporting.cards import SHEET, Cards
 from lirdrec.reporting.figures import Figure
 from lirdrec.reporting.tables import Table
 
@@ -80,6 +81,13 @@ def figure(one: Figure) -> str:
     """A drawing inside the page, with its caption."""
     caption = f"<figcaption>{inline(one.caption)}</figcaption>" if one.caption else ""
     return f'<figure id="figure-{one.name}"><div class="drawing" tabindex="0">{drawing(one)}</div>{caption}</figure>'
+
+
+def cards(one: Cards) -> str:
+    """Cards in a grid, with their caption."""
+    caption = f"<figcaption>{inline(one.caption)}</figcaption>" if one.caption else ""
+    anchor = f' id="cards-{one.name}"' if one.name else ""
+    return f"<figure{anchor}>{one.to_html()}{caption}</figure>"
 
 
 def drawing(one: Figure) -> str:
@@ -160,7 +168,7 @@ def _style() -> str:
     dark = "".join(f"--{_VARIABLES[colour]}:{value};" for colour, value in _DARK.items())
     light += "--ground:#ffffff;--soft:#f5f7f9;--tint:#fdf1ec;--shade:#0c18242e;"
     dark += "--ground:#14191f;--soft:#1c232b;--tint:#2b201c;--shade:#000000b0;"
-    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}{_SHEET}"
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}{_SHEET}{SHEET}"
 
 
 _SHEET = """

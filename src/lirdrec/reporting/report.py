@@ -12,6 +12,7 @@ from lirdrec import __version__
 from lirdrec.atomic import atomic_write, write_errors
 from lirdrec.errors import ConfigError
 from lirdrec.reporting import html
+from lirdrec.reporting.cards import Cards
 from lirdrec.reporting.figures import Figure
 from lirdrec.reporting.tables import Table
 
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from lirdrec.experiments.engine.results import Results
 
 PAGE, RESULTS = "report.html", "results.parquet"
-Block = str | Table | Figure
+Block = str | Table | Figure | Cards
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it: texts (`code`, **bold**, lists of "- " lines), tables, figures, in order."""
+    """A heading and, in order, texts (`code`, **bold**, lists of "- " lines), tables, figures and cards below it."""
 
     title: str
     blocks: Sequence[Block]
@@ -60,7 +61,7 @@ class Report:
     def __post_init__(self) -> None:
         seen: set[tuple[type, str]] = set()
         for block in self.blocks():
-            if isinstance(block, str):
+            if isinstance(block, str) or (isinstance(block, Cards) and not block.name):
                 continue
             if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", block.name):
                 raise ConfigError(f"'{block.name}' is not a name for a file: use small letters, digits, - and _")
@@ -138,6 +139,8 @@ class Report:
 def _block(block: Block) -> str:
     if isinstance(block, Table):
         return html.table(block)
+    if isinstance(block, Cards):
+        return html.cards(block)
     return html.figure(block) if isinstance(block, Figure) else html.prose(block)
 
 
