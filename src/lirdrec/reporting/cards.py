@@ -19,7 +19,7 @@ class Card:
     Attributes:
         title: what it is called.
         text: shown as it is, its line breaks too.
-        picture: a JPEG, PNG or WebP file; None: a drawn placeholder.
+        picture: a JPEG, PNG or WebP file; None: a drawn placeholder, unless no card beside it has one either.
         badges: short remarks, such as "0.93" or "no text".
         lines: (name, value) pairs.
 
@@ -37,8 +37,8 @@ class Card:
         if self.picture is not None and not _kind(self.picture):
             raise ConfigError(f"the picture of '{self.title}' is no JPEG, PNG or WebP file; convert it first")
 
-    def to_html(self) -> str:
-        """The inside of the card; whatever the texts hold stays text."""
+    def to_html(self, pictured: bool = True) -> str:
+        """The inside of the card, with room for a picture or without; whatever the texts hold stays text."""
         badges = "".join(f"<li>{html.escape(one)}</li>" for one in self.badges)
         lines = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in self.lines)
         parts = [
@@ -47,7 +47,8 @@ class Card:
             f'<p class="text">{html.escape(self.text)}</p>' if self.text else "",
             f"<dl>{lines}</dl>" if lines else "",
         ]
-        return f'<div class="picture">{self._picture()}</div><div class="words">{"".join(parts)}</div>'
+        picture = f'<div class="picture">{self._picture()}</div>' if pictured else ""
+        return f'{picture}<div class="words">{"".join(parts)}</div>'
 
     def _picture(self) -> str:
         if self.picture is None:
@@ -77,13 +78,13 @@ class Cards:
         """The grid, without its caption."""
         everything = [*self.cards, *([self.lead] if self.lead else [])]
         kind = "cards wide" if any(len(card.text) > LONG for card in everything) else "cards"
-        grid = "".join(f'<li class="card">{card.to_html()}</li>' for card in self.cards)
+        pictured = any(card.picture is not None for card in everything)
+        grid = "".join(f'<li class="card">{card.to_html(pictured)}</li>' for card in self.cards)
         grid = f'<ul class="{kind}">{grid}</ul>' if grid else ""
         if self.lead is None:
             return grid
-        return (
-            f'<div class="led"><div class="{kind} lead"><div class="card">{self.lead.to_html()}</div></div>{grid}</div>'
-        )
+        lead = f'<div class="{kind} lead"><div class="card">{self.lead.to_html(pictured)}</div></div>'
+        return f'<div class="led">{lead}{grid}</div>'
 
 
 def _kind(picture: bytes) -> str:
@@ -126,7 +127,8 @@ SHEET = """
 .wide .card img{height:auto;max-height:24rem}
 .wide .card svg{align-self:center}
 .led{display:grid;grid-template-columns:11.5rem minmax(0,1fr);gap:1.2rem;margin:1.2rem 0 .4rem}
-.led>.lead{display:block}
+.led>.cards:not(.wide){grid-template-columns:repeat(auto-fill,minmax(min(8.2rem,calc(50% - .45rem)),1fr));gap:.75rem}
+.led>.cards.lead{display:block}
 .lead .card{border-color:var(--accent);box-shadow:0 0 0 1px var(--accent)}
 .led:has(.wide){grid-template-columns:minmax(0,1fr)}
 @media(max-width:40rem){
