@@ -66,7 +66,8 @@ class Report:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", block.name):
                 raise ConfigError(f"'{block.name}' is not a name for a file: use small letters, digits, - and _")
             if (type(block), block.name) in seen:
-                raise ConfigError(f"two {type(block).__name__.lower().removesuffix('s')}s of the report are called '{block.name}'")
+                kind = type(block).__name__.lower().removesuffix("s")
+                raise ConfigError(f"two {kind}s of the report are called '{block.name}'")
             seen.add((type(block), block.name))
 
     def blocks(self) -> Iterator[Block]:
