@@ -1,0 +1,295 @@
+"""Pictures of unknown origin opened safely: whatever a file holds, it becomes an RGB picture or one clear sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import io
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from lirdrec.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 256 * 2**20
+ENOUGH = 1024
+"""Pixels of the shorter side beyond which no encoder looks closer."""
+_MAX_SCANS = 500  # a progressive JPEG has about ten; thousands of empty ones would take hours
+_LARGE = 8_000_000
+
+# How a file begins → Pillow's module that reads it. Names of files say nothing: shops name WebP files .jpg.
+_SIGNATURES = {
+    b"\xff\xd8\xff": "Jpeg",
+    b"\x89PNG\r\n\x1a\n": "Png",
+    b"GIF87a": "Gif",
+    b"GIF89a": "Gif",
+    b"BM": "Bmp",
+    b"II*\0": "Tiff",
+    b"MM\0*": "Tiff",
+    b"II+\0": "Tiff",
+    b"MM\0+": "Tiff",
+    b"\0\0\1\0": "Ico",
+}
+_OTHERS = {
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an XML text",
+    b"%pdf": "a PDF document",
+    b"%!ps": "a PostScript document",
+    b"8bps": "a Photoshop document",
+    b"pk\3\4": "a ZIP archive",
+    b"\x1f\x8b": "gzipped data",
+}
+_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation → Pillow's Transpose that undoes it
+
+_one_large = threading.Lock()  # large pictures one after the other: threads must not multiply the memory
+
+
+class PictureError(DataError):
+    """A file that cannot be used as a picture."""
+
+
+def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int = ENOUGH) -> Image:
+    """The first frame of a picture, upright, RGB; what is transparent is white, colour profiles are ignored.
+
+    The type is told by the content. The size in the header is checked before anything is decoded. Large pictures come
+    back smaller: JPEGs are decoded at 1/2, 1/4 or 1/8, others are averaged over blocks, as far as both sides keep
+    `enough` pixels. Safe to call from several threads.
+
+    Args:
+        source: the file, or its content.
+        max_pixels: of the decoded picture; about four bytes each.
+        enough: pixels that either side keeps where it has them.
+
+    Raises:
+        PictureError: missing, no picture, damaged, cut off, or too large; one sentence that names the file.
+        ConfigError: Pillow is not installed.
+    """
+    where = str(source) if isinstance(source, Path) else "this picture"
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise ConfigError('pictures need Pillow: pip install "lirdrec[encoders]"') from None
+    with _content(source, where) as file, _quiet:
+        try:
+            image = _recognise(file, where, max_pixels)
+            width, height = image.size
+            if image.format == "JPEG" and not _has_many_passes(image, file, where):
+                image.draft(None, (enough, enough))
+            _check_size(image.size, where, max_pixels)
+            with _one_large if width * height > _LARGE else contextlib.nullcontext():
+                image.load()
+                _check_size(image.size, where, max_pixels)
+                return _upright(_shrink(image, max(1, min(image.size) // enough)), _orientation(image))
+        except PictureError:
+            raise
+        except MemoryError:
+            raise PictureError(f"{where}: takes more memory than there is") from None
+        except Exception as error:  # Pillow's readers let out nearly every kind of exception on damaged files
+            raise PictureError(f"{where}: the picture cannot be decoded ({_first_line(error)})") from error
+
+
+def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
+    """A small JPEG of a picture, for pages: at most `size` pixels a side.
+
+    Raises:
+        PictureError: as `open_picture`.
+    """
+    image = open_picture(source, enough=size)
+    image.thumbnail((size, size))
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=85)
+    return content.getvalue()
+
+
+@contextlib.contextmanager
+def _content(source: Path | bytes, where: str) -> Iterator[BinaryIO]:
+    """The content as an open file; anything but a regular file is refused before it is opened, since pipes wait."""
+    if isinstance(source, bytes):
+        _check_bytes(len(source), where)
+        yield io.BytesIO(source)
+        return
+    try:
+        status = source.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise PictureError(f"{where}: is a folder, not a picture")
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError(f"{where}: is not a regular file")
+        _check_bytes(status.st_size, where)
+        file = source.open("rb")
+    except OSError as error:
+        raise PictureError(f"{where}: {_refusal(error)}") from None
+    except ValueError:  # a NUL in the name
+        raise PictureError(f"{where!r}: is no name of a file") from None
+    with file:
+        yield file
+
+
+def _refusal(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "there is no such file"
+    if error.errno == errno.ELOOP:
+        return "its symbolic links lead in a circle"
+    return f"cannot be read ({error.strerror or error})"
+
+
+def _check_bytes(size: int, where: str) -> None:
+    if size == 0:
+        raise PictureError(f"{where}: the file is empty")
+    if size > MAX_BYTES:
+        raise PictureError(f"{where}: {size / 2**20:,.0f} MB are too much for a picture (the limit is 256 MB)")
+
+
+def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise PictureError(f"{where}: the picture has no pixels ({width} × {height})")
+    if width * height > max_pixels:
+        raise PictureError(f"{where}: {width:,} × {height:,} pixels are too many (the limit is {max_pixels:,})")
+
+
+def _recognise(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
+    """The header read by the module of Pillow that the first bytes call for; nothing is decoded yet."""
+    start = file.read(64)
+    name = next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        name = "WebP"
+    elif start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"mif1"):
+        name = "Avif"
+    if name is None:
+        text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        other = next((what for signature, what in _OTHERS.items() if text.startswith(signature)), "something else")
+        raise PictureError(f"{where}: holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, BMP, TIFF or ICO picture")
+    file.seek(0)
+    if name == "Ico" and (inside := _largest_icon(file, where, max_pixels)) is not None:
+        return _recognise(io.BytesIO(inside), where, max_pixels)
+    # Not Image.open: it refuses or warns by limits of its own before a JPEG could be asked for a smaller decoding.
+    module = importlib.import_module(f"PIL.{name}ImagePlugin")
+    image: ImageFile = getattr(module, f"{name}ImageFile")(file, where)
+    return image
+
+
+def _largest_icon(file: BinaryIO, where: str, max_pixels: int) -> bytes | None:
+    """The PNG inside an ICO file, or None where it is a bitmap; the size in the icon's own header is checked."""
+    content = file.read()
+    file.seek(0)
+    (n,) = struct.unpack_from("<H", content, 4)
+    entries = [struct.unpack_from("<BBBBHHII", content, 6 + 16 * at) for at in range(n)]
+    *_, size, offset = max(entries, key=lambda entry: ((entry[0] or 256) * (entry[1] or 256), entry[5]))
+    icon = content[offset : offset + size]
+    if icon.startswith(b"\x89PNG"):
+        return icon
+    width, height = struct.unpack_from("<ii", icon, 4)
+    _check_size((abs(width), abs(height) // 2), where, max_pixels)
+    return None
+
+
+def _has_many_passes(image: ImageFile, file: BinaryIO, where: str) -> bool:
+    """Whether a JPEG is progressive: it is held whole at its full size, so that a smaller decoding saves nothing."""
+    if not image.info.get("progressive"):
+        return False
+    place = file.tell()
+    file.seek(0)
+    n_scans = file.read().count(b"\xff\xda")
+    file.seek(place)
+    if n_scans > _MAX_SCANS:
+        raise PictureError(f"{where}: {n_scans:,} scans are too many for a progressive JPEG")
+    return True
+
+
+def _shrink(image: Image, factor: int) -> Image:
+    """RGB, each `factor` × `factor` pixels averaged; strip by strip, so that no second copy of a large one is made."""
+    from PIL import Image as Images
+
+    highest = _highest(image) if image.mode in ("I", "F") else 0.0
+    if factor == 1:
+        return _rgb(image, highest)
+    width, height = image.size
+    small = Images.new("RGB", (-(-width // factor), -(-height // factor)))
+    step = factor * max(1, 1_000_000 // (width * factor))
+    for top in range(0, height, step):
+        strip = image.crop((0, top, width, min(height, top + step)))
+        small.paste(_rgb(strip, highest).reduce(factor), (0, top // factor))
+    return small
+
+
+def _rgb(image: Image, highest: float) -> Image:
+    from PIL import Image as Images
+
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts everything above 255 off
+        return Images.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32)).clip(0, highest)
+        return Images.fromarray(np.round(values * (255 / highest)).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Images.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image if type(image) is Images.Image and image.mode == "RGB" else image.convert("RGB")
+
+
+def _highest(image: Image) -> float:
+    """The white of numbers without a fixed range: the end of the smallest usual range that holds them all."""
+    highest = float(np.max(np.asarray(image), where=np.isfinite(np.asarray(image)), initial=0))
+    return next((end for end in (1.0, 255.0, 65535.0) if highest <= end), highest)
+
+
+def _orientation(image: Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF does not damage the picture
+        return 1
+
+
+def _upright(image: Image, orientation: int) -> Image:
+    from PIL.Image import Transpose
+
+    return image.transpose(Transpose(_UPRIGHT[orientation])) if orientation in _UPRIGHT else image
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+class _Quiet:
+    """Ignores Pillow's warnings while any thread is inside.
+
+    The filters of `warnings` belong to the process: were each thread to put back those that it found, the last one
+    could leave those of another thread behind.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._found = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._found = warnings.catch_warnings()
+                self._found.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._found.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
