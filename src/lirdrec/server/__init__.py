@@ -1,0 +1,1 @@
+"""A run behind HTTP: recommendations, items added live, explanations, a page to look at."""

@@ -1,0 +1,278 @@
+"""The run and all that was added since, as one snapshot that answers are computed from."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from lirdrec.data.columns import ITEM
+from lirdrec.data.identifiers import IdMap
+from lirdrec.errors import CapabilityError, DataError, LirdrecError
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store
+
+log = logging.getLogger(__name__)
+
+Id = str | int
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """A user whose likes grew while serving.
+
+    Attributes:
+        liked: `(n,)` int64 item rows, those of training included.
+        query: `(D,)` the vector folded in from them; None where the model cannot do that.
+    """
+
+    liked: Tensor
+    query: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What is recommended from. Replaced as a whole, so a request sees one state from beginning to end.
+
+    Attributes:
+        recommender: the run with the items that were added; nobody changes it.
+        number: the last change of the store that is in it.
+        gone: `(I,)` bool, removed items.
+        user_rows, item_rows: id → row. Shared with later snapshots: rows from `recommender.n_items` on are not yet
+            there in this one.
+        people: users with new likes. Shared likewise.
+        run: the folder.
+    """
+
+    recommender: Recommender
+    number: int
+    gone: Tensor
+    user_rows: dict[Id, int]
+    item_rows: dict[Id, int]
+    people: dict[Id, Person]
+    run: Path
+
+    def item_row(self, item: Id) -> int:
+        """The row of an item that can be recommended, else -1."""
+        row = self.item_rows.get(item, -1)
+        return row if 0 <= row < len(self.gone) and not bool(self.gone[row]) else -1
+
+    def liked_rows(self, user: Id) -> Tensor:
+        """Item rows `(n,)` int64 that the user liked, in training and since; empty for a stranger."""
+        person = self.people.get(user)
+        if person is not None:
+            return person.liked[person.liked < len(self.gone)]
+        row = self.user_rows.get(user, -1)
+        if row < 0 or self.recommender.is_slim:
+            return torch.empty(0, dtype=torch.int64)
+        return torch.tensor(self.recommender.liked_rows(row))
+
+
+class Live:
+    """The current snapshot, and how it follows the store. Safe to use from several threads.
+
+    Args:
+        run: a run folder.
+        store: where changes are kept; those that are there already are taken over.
+
+    Raises:
+        LirdrecError: the run or the store cannot be read.
+    """
+
+    def __init__(self, run: str | Path, store: Store):
+        self.store = store
+        self._lock = threading.RLock()
+        self._snapshot = self._load(Path(run))
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The state as it is now."""
+        return self._snapshot
+
+    def catch_up(self) -> Snapshot:
+        """The snapshot after all changes that anyone has made by now."""
+        if self.store.latest() > self._snapshot.number:
+            with self._lock:
+                self._snapshot = self._followed(self._snapshot)
+        return self._snapshot
+
+    def swap(self, run: str | Path) -> Snapshot:
+        """Serve another run, with all changes since the store began; requests go on meanwhile on the old one."""
+        fresh = self._load(Path(run))
+        with self._lock:
+            self._snapshot = self._followed(fresh)
+        return self._snapshot
+
+    # ------------------------------------------------------------ changes
+
+    def add_items(self, items: Sequence[NewItem]) -> Snapshot:
+        """Keep new items durably and recommend them from now on; all of them or none.
+
+        Raises:
+            ConflictError: an id is there already.
+            DataError, CapabilityError: features or columns do not fit, or the model cannot take new items.
+            StoreError: they could not be written.
+        """
+        with self._lock:
+            snapshot = self.catch_up()
+            for one in items:
+                if snapshot.item_row(one.id) >= 0:
+                    raise ConflictError(f"item {one.id!r} is there already; remove it first")
+            if len({one.id for one in items}) < len(items):
+                raise ConflictError("an item is named twice in this call; name each once")
+            grown = _with_items(snapshot, items)  # before anything is written: what does not fit is refused here
+            number = self.store.add_items(items)
+            # another server may have written in between: then its change comes first
+            if number == snapshot.number + len(items):
+                self._snapshot = replace(grown, number=number)
+            return self.catch_up()
+
+    def remove_item(self, item: Id) -> Snapshot:
+        """Recommend an item no more.
+
+        Raises:
+            ConflictError: there is no such item.
+            StoreError: it could not be written.
+        """
+        with self._lock:
+            if self.catch_up().item_row(item) < 0:
+                raise ConflictError(f"there is no item {item!r}")
+            self.store.remove_item(item)
+            return self.catch_up()
+
+    def add_events(self, events: Sequence[Event]) -> Snapshot:
+        """Keep what users liked, and refresh their vectors.
+
+        Raises:
+            ConflictError: an item is unknown.
+            StoreError: they could not be written.
+        """
+        with self._lock:
+            snapshot = self.catch_up()
+            for one in events:
+                if snapshot.item_row(one.item) < 0:
+                    raise ConflictError(f"there is no item {one.item!r}")
+            self.store.add_events(events)
+            return self.catch_up()
+
+    # ------------------------------------------------------------ inside
+
+    def _load(self, run: Path) -> Snapshot:
+        recommender = Recommender.load(run)
+        users, items = (
+            dict(zip(known.series.to_list(), range(len(known)), strict=True))
+            for known in (recommender.users, recommender.items)
+        )
+        gone = torch.zeros(recommender.n_items, dtype=torch.bool)
+        return self._followed(Snapshot(recommender, 0, gone, users, items, {}, run))
+
+    def _followed(self, snapshot: Snapshot) -> Snapshot:
+        while changes := self.store.changes(snapshot.number):
+            for kind, some in itertools.groupby(changes, key=lambda change: change.kind):
+                snapshot = _applied(snapshot, kind, list(some))
+        return snapshot
+
+
+def _applied(snapshot: Snapshot, kind: str, changes: list[Change]) -> Snapshot:
+    if kind == "item":
+        snapshot = _with_stored(snapshot, [change.item for change in changes if change.item is not None])
+    elif kind == "removed":
+        gone = snapshot.gone.clone()
+        for change in changes:
+            row = snapshot.item_rows.get(change.subject, -1)
+            if row >= 0:
+                gone[row] = True
+        snapshot = replace(snapshot, gone=gone)
+    else:
+        snapshot = _with_events(snapshot, [change.event for change in changes if change.event is not None])
+    return replace(snapshot, number=changes[-1].number)
+
+
+def _with_stored(snapshot: Snapshot, items: list[NewItem]) -> Snapshot:
+    """Items from the log. One that this run was trained with is not added; one that does not fit is left out."""
+    fresh = [one for one in items if snapshot.item_row(one.id) < 0]
+    if not fresh:
+        return snapshot
+    try:
+        return _with_items(snapshot, fresh)
+    except LirdrecError:
+        for one in fresh:  # find the one that does not fit this run
+            try:
+                snapshot = _with_items(snapshot, [one])
+            except LirdrecError as error:
+                log.warning("item %r from the store is left out: %s", one.id, error)
+        return snapshot
+
+
+def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
+    """The snapshot with items added; the old one stays as it is."""
+    recommender = copy.copy(snapshot.recommender)
+    if recommender.features is None:
+        raise CapabilityError("a slim run holds vectors and ids only, so it cannot take new items; use the full run")
+    recommender.features = replace(recommender.features, added=list(recommender.features.added))
+    ids = [one.id for one in items]
+    _hide_old(recommender, [snapshot.item_rows[id] for id in ids if id in snapshot.item_rows])
+    recommender.add_items(_frame(items, recommender), _features(items))
+    first = snapshot.recommender.n_items
+    snapshot.item_rows.update(zip(ids, range(first, first + len(ids)), strict=True))
+    gone = torch.cat([snapshot.gone, torch.zeros(len(items), dtype=torch.bool)])
+    return replace(snapshot, recommender=recommender, gone=gone)
+
+
+def _hide_old(recommender: Recommender, rows: list[int]) -> None:
+    """Give removed items, whose ids come again, names that nobody uses: an id stands for one row only."""
+    if not rows:
+        return
+    ids = recommender.items.series.to_list()
+    for row in rows:
+        ids[row] = 2**62 + row if recommender.items.is_integer else f"\x00removed {row}"
+    recommender.items = IdMap(pl.Series(ITEM, ids, dtype=recommender.items.series.dtype), recommender.items.what)
+    recommender.item_table = recommender.item_table.with_columns(recommender.items.series.alias(ITEM))
+
+
+def _frame(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFrame:
+    known = set(recommender.item_table.columns)
+    columns: dict[str, list[Any]] = {ITEM: [one.id for one in items]}
+    for name in dict.fromkeys(name for one in items for name in one.columns):
+        if name not in known:
+            raise DataError(f"the item table has no column '{name}'; it has {', '.join(sorted(known - {ITEM}))}")
+        columns[name] = [one.columns.get(name) for one in items]
+    try:
+        return pl.DataFrame(columns, strict=True)
+    except (TypeError, pl.exceptions.PolarsError):
+        raise DataError("a column of the new items holds values of different types") from None
+
+
+def _features(items: Sequence[NewItem]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for one in items for name in one.features)
+    return {name: [one.features.get(name) for one in items] for name in names}
+
+
+def _with_events(snapshot: Snapshot, events: Iterable[Event]) -> Snapshot:
+    recommender = snapshot.recommender
+    liked: dict[Id, list[int]] = {}
+    for one in events:
+        row = snapshot.item_rows.get(one.item, -1)
+        if 0 <= row < recommender.n_items:
+            liked.setdefault(one.user, []).append(row)
+    if not liked:
+        return snapshot
+    rows = {
+        user: torch.unique(torch.cat([snapshot.liked_rows(user), torch.tensor(new)])) for user, new in liked.items()
+    }
+    queries: Sequence[Tensor | None] = [None] * len(rows)
+    if not recommender.is_slim and recommender.model().capabilities.new_users:
+        queries = list(recommender.model().fold_in(recommender.scorer, list(rows.values())))
+    snapshot.people.update(
+        {user: Person(some, query) for (user, some), query in zip(rows.items(), queries, strict=True)}
+    )
+    return snapshot
