@@ -38,8 +38,8 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
-                _flush(file)
-            _flush(temporary)
+                flush(file)
+            flush(temporary)
             _refuse(target, overwrite)  # someone else may have written it in the meantime
             _swap(temporary, target)
     finally:
@@ -58,9 +58,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         with write_errors(path):
             yield temporary
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, target)
-            _flush(target.parent)
+            flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -120,10 +120,10 @@ def _swap(temporary: Path, target: Path) -> None:
             os.rename(old, target)
             raise
         shutil.rmtree(old, ignore_errors=True)
-    _flush(target.parent)
+    flush(target.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Force a file or folder to the disk, so that a rename never shows names without their contents."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from lirdrec.errors import DataError, RunFolderError
 FORMAT = "lirdrec-dataset"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+USERS, ITEMS, INTERACTIONS = "users.parquet", "items.parquet", "interactions.parquet"
+BESIDE = ".new"  # ending of a file that is about to take its place; see switching.py
+ITEM_ROWS = 8192  # of a row group of the item table, which whoever reads it in ranges holds in memory
 
 
 def save(dataset: Dataset, folder: str | Path, overwrite: bool = False) -> Path:
@@ -53,13 +57,13 @@ def load(folder: str | Path, verify: bool = False) -> Dataset:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify)
     try:
-        users = IdMap(pl.read_parquet(folder / "users.parquet", glob=False)[USER], USER)
-        table = pl.read_parquet(folder / "items.parquet", glob=False)
-        pairs = pl.read_parquet(folder / "interactions.parquet", glob=False)
+        users = IdMap(pl.read_parquet(placed(folder, manifest, USERS), glob=False)[USER], USER)
+        table = pl.read_parquet(placed(folder, manifest, ITEMS), glob=False)
+        pairs = pl.read_parquet(placed(folder, manifest, INTERACTIONS), glob=False)
         features = {}
         for name in manifest["features"]:
-            values = np.load(folder / "features" / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            present = np.load(folder / "features" / f"{name}.mask.npy", allow_pickle=False)
+            values = np.load(placed(folder, manifest, f"features/{name}.npy"), mmap_mode="r", allow_pickle=False)
+            present = np.load(placed(folder, manifest, f"features/{name}.mask.npy"), allow_pickle=False)
             features[name] = FeatureMatrix.known_good(values, present)
         splits = {}
         for name in SPLITS:
@@ -98,6 +102,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         version, kind = manifest["format_version"], manifest["format"]
         complete = isinstance(manifest["name"], str) and isinstance(manifest["info"], dict)
         complete &= isinstance(manifest["features"], dict)
+        complete &= isinstance(manifest.get("moved", []), list)
         complete &= all({"bytes", "sha256"} <= entry.keys() for entry in manifest["files"].values())
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise RunFolderError(f"{path}: damaged ({type(error).__name__}: {error}); prepare the dataset again") from None
@@ -112,10 +117,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def placed(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
+    """Where a file of the manifest lies: under its name, or, if a switch was cut short, still beside it."""
+    return folder / (name + BESIDE if name in manifest.get("moved", ()) else name)
+
+
 def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
     """Raise a RunFolderError if a file of the manifest is missing or is not what was written."""
     for name, expected in manifest["files"].items():
-        path = folder / name
+        path = placed(folder, manifest, name)
         if not path.is_file():
             raise RunFolderError(f"{folder}: {name} is missing; copy the whole folder again, or prepare it again")
         if path.stat().st_size != expected["bytes"]:
@@ -127,19 +137,19 @@ def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
             raise RunFolderError(f"{path}: its checksum is wrong: damaged or changed; prepare the dataset again")
 
 
+def file_entry(path: Path) -> dict[str, Any]:
+    """What the manifest says about a file: its size and checksum."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
 def _is_big(name: str) -> bool:
     return name.startswith("features/") and not name.endswith(".mask.npy")
 
 
 def _write(dataset: Dataset, folder: Path) -> None:
-    pl.DataFrame({USER: dataset.users.series}).write_parquet(folder / "users.parquet")
-    try:
-        dataset.item_table.write_parquet(folder / "items.parquet")
-    except pl.exceptions.PolarsError as error:
-        if "no space" in str(error).lower():
-            raise
-        raise DataError(f"the item table cannot be written as Parquet: {error}") from error
-    interactions(dataset).write_parquet(folder / "interactions.parquet")
+    pl.DataFrame({USER: dataset.users.series}).write_parquet(folder / USERS)
+    write_item_table(dataset.item_table, folder / ITEMS)
+    interactions(dataset).write_parquet(folder / INTERACTIONS)
     if dataset.features:
         (folder / "features").mkdir()
     for name, matrix in dataset.features.items():
@@ -157,16 +167,35 @@ def _write(dataset: Dataset, folder: Path) -> None:
             for name, m in dataset.features.items()
         },
         "info": dataset.info,
-        "files": {
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in files
-        },
+        "files": {path.relative_to(folder).as_posix(): file_entry(path) for path in files},
     }
+    (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+
+
+def write_item_table(table: pl.DataFrame, path: Path) -> None:
+    """Write the item table, in row groups that can be read one at a time.
+
+    Raises:
+        DataError: a column of a type that Parquet cannot hold.
+    """
     try:
-        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+        table.write_parquet(path, row_group_size=ITEM_ROWS)
+    except pl.exceptions.PolarsError as error:
+        if "no space" in str(error).lower():
+            raise
+        raise DataError(f"the item table cannot be written as Parquet: {error}") from error
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The manifest as it is written.
+
+    Raises:
+        DataError: its `info` holds something that JSON cannot.
+    """
+    try:
+        return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise DataError(f"dataset.info cannot be written as JSON: {error}") from None
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def interactions(dataset: Dataset) -> pl.DataFrame:

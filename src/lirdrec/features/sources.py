@@ -1,0 +1,235 @@
+"""The inputs of a dataset's items, read range by range: texts by a template or a column, pictures by their path."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import polars as pl
+
+from lirdrec.data.columns import ITEM
+from lirdrec.data.storage import ITEMS, placed, read_manifest
+from lirdrec.errors import DataError
+from lirdrec.features.encoder import Input, Kind
+
+KEY_BYTES = 16
+IMAGE = "image"  # the column of pictures that `lirdrec prepare` writes
+
+
+@dataclass(frozen=True)
+class Item:
+    """The input of one item.
+
+    Attributes:
+        value: a text, or a picture's file; None where the item has none, or one that cannot be had.
+        key: 16 bytes, the hash of the content (of the text in UTF-8, or of the file's bytes); None without a value.
+        problem: why an input that was named cannot be had, as one sentence.
+        source: what `problem` speaks of: the path as the table has it.
+    """
+
+    value: Input | None = None
+    key: bytes | None = None
+    problem: str | None = None
+    source: str = ""
+
+
+class ItemRows:
+    """Ranges of rows of a prepared dataset's item table; one row group at a time is in memory.
+
+    Raises:
+        RunFolderError: `folder` is no prepared dataset.
+    """
+
+    def __init__(self, folder: str | Path):
+        import pyarrow.parquet
+
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        path = placed(self.folder, self.manifest, ITEMS)
+        try:
+            self._file = pyarrow.parquet.ParquetFile(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
+        sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.metadata.num_row_groups)]
+        self._starts = [sum(sizes[:at]) for at in range(len(sizes) + 1)]
+        self._held: tuple[int, tuple[str, ...], pl.DataFrame] | None = None
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @cached_property
+    def schema(self) -> dict[str, pl.DataType]:
+        """Column → type."""
+        empty = pl.from_arrow(self._file.schema_arrow.empty_table())
+        assert isinstance(empty, pl.DataFrame)
+        return dict(empty.schema)
+
+    def need(self, column: str, hint: str = "") -> None:
+        """Raise a DataError if the table has no such column."""
+        if column not in self.schema:
+            has = ", ".join(self.schema)
+            raise DataError(f"{self.folder}: the item table has no column '{column}'; it has {has}{hint}")
+
+    def read(self, start: int, stop: int, columns: tuple[str, ...] = (ITEM,)) -> pl.DataFrame:
+        """Rows `start` to `stop` (not included) of some columns."""
+        parts = []
+        for group, first in enumerate(self._starts[:-1]):
+            last = self._starts[group + 1]
+            if first < stop and start < last:
+                rows = self._group(group, columns)
+                parts.append(rows.slice(max(start - first, 0), min(stop, last) - max(start, first)))
+        return pl.concat(parts) if parts else pl.DataFrame(schema={name: self.schema[name] for name in columns})
+
+    def digest(self, columns: tuple[str, ...]) -> str:
+        """A hash of all values of some columns."""
+        hashed = hashlib.blake2b(digest_size=KEY_BYTES)
+        for group in range(len(self._starts) - 1):
+            buffer = io.BytesIO()
+            self._group(group, columns).write_ipc(buffer)
+            hashed.update(buffer.getbuffer())
+        return hashed.hexdigest()
+
+    def _group(self, group: int, columns: tuple[str, ...]) -> pl.DataFrame:
+        if self._held is None or self._held[:2] != (group, columns):
+            self._held = None  # never two in memory
+            frame = pl.from_arrow(self._file.read_row_group(group, list(columns), use_threads=False))
+            assert isinstance(frame, pl.DataFrame)
+            self._held = (group, columns, frame)
+        return self._held[2]
+
+
+class Source(ABC):
+    """Where a matrix's inputs come from: `read(start, stop)` gives those of a range of item rows."""
+
+    kind: ClassVar[Kind]
+    rows: ItemRows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """JSON-able: which columns, how; goes into `info["encoders"]`."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> list[Item]:
+        """One `Item` for each of the rows `start` to `stop` (not included)."""
+
+    def digest(self) -> str:
+        """A hash of what the table says about all items (of pictures: their paths, not their content)."""
+        return self.rows.digest(self.columns)
+
+
+class TextSource(Source):
+    """Texts of the item table.
+
+    Args:
+        folder: a prepared dataset.
+        template: such as "{title}. {brand}"; by default one of all columns that hold texts.
+        column: take this column as it is, instead of a template.
+
+    Raises:
+        DataError: a column is missing, or there is none with texts.
+    """
+
+    kind = "text"
+
+    def __init__(self, folder: str | Path, template: str | None = None, column: str | None = None):
+        self.rows = ItemRows(folder)
+        self.column = column
+        if column is not None:
+            hint = "; lirdrec captions makes it from pictures" if column == "caption" else ""
+            self.rows.need(column, hint)
+            return
+        from lirdrec.features.text.template import Template, default_template
+
+        self.template = default_template(self.rows.schema) if template is None else template
+        self._template = Template(self.template)
+        for name in self._template.columns:
+            self.rows.need(name)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"template": self.template} if self.column is None else {"column": self.column}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self._template.columns) if self.column is None else (self.column,)
+
+    def read(self, start: int, stop: int) -> list[Item]:
+        frame = self.rows.read(start, stop, self.columns)
+        if self.column is None:
+            texts = self._template.render(frame)
+        else:
+            texts = frame[self.column].cast(pl.String).to_list()
+        return [text_item(text) for text in texts]
+
+
+class PictureSource(Source):
+    """Picture files that a column of the item table names.
+
+    Args:
+        folder: a prepared dataset.
+        column: holds a path, or null.
+        root: the folder that the paths start from; by default the one that `lirdrec prepare` noted.
+
+    Raises:
+        DataError: no such column or folder.
+    """
+
+    kind = "image"
+
+    def __init__(self, folder: str | Path, column: str = IMAGE, root: str | Path | None = None):
+        self.rows = ItemRows(folder)
+        self.rows.need(column, "; prepare the dataset with --image, so that it knows the picture of each item")
+        self.column = column
+        noted = self.rows.manifest["info"].get("images")
+        self.root = Path(root) if root is not None else self.rows.folder / (noted if isinstance(noted, str) else "")
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: the folder of the pictures is not there; say where it is with --images")
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"column": self.column}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def read(self, start: int, stop: int) -> list[Item]:
+        names = self.rows.read(start, stop, self.columns)[self.column].cast(pl.String).to_list()
+        return [self._item(name) for name in names]
+
+    def _item(self, name: str | None) -> Item:
+        if name is None or not name.strip():
+            return Item()
+        if name.startswith(("http://", "https://")):
+            return Item(problem="this is a web address, not a file; download the picture first", source=name)
+        path = self.root / name
+        try:
+            with path.open("rb") as file:
+                key = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
+        except FileNotFoundError:
+            return Item(problem="there is no such file", source=name)
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            return Item(problem=f"the file cannot be read ({reason})", source=name)
+        return Item(path, key, source=name)
+
+
+def text_item(text: str | None) -> Item:
+    """A text as an item; one without a visible character is none."""
+    if text is None or not text.strip():
+        return Item()
+    return Item(text, hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest())
