@@ -1,0 +1,192 @@
+"""MovieLens as GroupLens publishes it: ml-latest, ml-32m and the like (CSV), ml-1m and ml-10m (`::` between values)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lirdrec.configuration import make
+from lirdrec.data.building import build
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.pictures import with_images
+from lirdrec.data.readers.feature_files import read_features
+from lirdrec.data.readers.loose_lines import text_lines, unquoted
+from lirdrec.data.recipe import Recipe
+from lirdrec.data.tables import Table, exists, read_table
+from lirdrec.errors import DataError
+
+USER, FILM, RATING, TIMESTAMP = "userId", "movieId", "rating", "timestamp"
+YEAR = re.compile(r"^(.*?)\s*\((\d{4})(?:[-–]\s?(?:\d{4})?)?\)$")  # Alien (1979), Fawlty Towers (1975-1979)
+FILM_LINES = {".csv": r"(\d{1,18}),(.*),([^,]*)", ".dat": r"(\d{1,18})::(.*)::(.*?)"}
+TAG_LINES = {".csv": r"\d+,(\d{1,18}),(.*),\d+", ".dat": r"\d+::(\d{1,18})::(.*)::\d+"}
+RATING_LINE = re.compile(r"\d{1,18}::\d{1,18}::\d+(\.\d+)?::\d{1,18}")
+FORMS = {
+    "movies.csv": "movieId,title,genres",
+    "tags.csv": "userId,movieId,tag,timestamp",
+    "movies.dat": "MovieID::Title::Genres",
+    "tags.dat": "UserID::MovieID::Tag::Timestamp",
+    "ratings.dat": "UserID::MovieID::Rating::Timestamp",
+}
+NO_GENRES = "(no genres listed)"
+DAT_ENCODINGS = ("utf-8-sig", "latin-1")  # ml-10m, ml-1m
+LICENCE = "MovieLens, GroupLens, University of Minnesota: research, not commercial; see README.txt of the dataset"
+
+
+def looks_like_movielens(folder: str | Path) -> bool:
+    """Whether a folder holds `ratings` and `movies`, both .csv or both .dat."""
+    return any(all((Path(folder) / f"{name}{end}").is_file() for name in ("ratings", "movies")) for end in FILM_LINES)
+
+
+def read_movielens(
+    folder: str | Path,
+    *,
+    images: str | Path | None = None,
+    features: Mapping[str, str | Path] | None = None,
+    name: str | None = None,
+    info: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Dataset:
+    """Read a MovieLens folder and prepare it.
+
+    The item table has every film of the file of movies, in its order: `title` (without the year), `year` (integer),
+    `genres` ("Comedy, Drama") and, where there is a file of tags, `tags`: each once, those that most users gave first.
+
+    Args:
+        folder: holds `ratings.csv` and `movies.csv`, perhaps `tags.csv` (UTF-8); or the same as .dat, with `::` between
+            the values (UTF-8 or Latin-1). Whatever else is there is not read.
+        images: a folder of posters named by movieId.
+        features: name → feature file, as for `read_interactions`.
+        name: of the dataset; by default that of the folder.
+        info: what else to record.
+        options: fields of `lirdrec.data.recipe.Recipe`. All ratings count unless `min_rating` is given.
+
+    Raises:
+        DataError: a file is missing or damaged; says what, where and what to do.
+        ConfigError: an unknown option, or one out of range.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    end = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
+    known = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
+    recipe = make(Recipe, known | options, "read_movielens")
+    files = [folder / f"{stem}{end}" for stem in ("ratings", "movies", "tags")]
+    if not files[2].is_file():
+        files.pop()
+    for path in files:
+        exists(path)
+    films = _films(files[1])
+    if len(files) == 3:
+        films = films.join(_tags(files[2]), on=FILM, how="left", maintain_order="left")
+    dataset = build(
+        _ratings_dat(files[0]) if end == ".dat" else _ratings_csv(files[0]),
+        Table(films.rename({FILM: recipe.item}), str(files[1])),
+        {key: read_features(path) for key, path in (features or {}).items()},
+        recipe,
+        name or folder.resolve().name,
+        {
+            "source": {"format": "movielens", "files": [path.name for path in files]},
+            "licence": LICENCE,
+            **(info or {}),
+        },
+    )
+    return dataset if images is None else with_images(dataset, images)
+
+
+def _ratings_csv(path: Path) -> Table:
+    # numbers, not texts: 33 million rows of four texts take more memory than many machines have
+    table = read_table(path, text="")
+    table.need([USER, FILM])
+    for column in (USER, FILM):
+        if not table.frame[column].dtype.is_integer():
+            bad = table.frame[column].cast(pl.String).str.contains(r"^[0-9]{1,18}$").fill_null(False).not_()
+            raise DataError(
+                f"{path}: {column} {table.frame[column][bad.arg_true()[0]]!r} in {table.at(bad)} is not an integer"
+            )
+    return table
+
+
+def _ratings_dat(path: Path) -> Table:
+    names = [USER, "_1", FILM, "_2", RATING, "_3", TIMESTAMP]
+    kinds = [pl.Int64, pl.String, pl.Int64, pl.String, pl.Float64, pl.String, pl.Int64]
+    try:  # between two colons there is an empty value
+        frame = pl.read_csv(
+            path,
+            separator=":",
+            has_header=False,
+            schema=dict(zip(names, kinds, strict=True)),
+            quote_char=None,
+            encoding="utf8-lossy",
+            glob=False,
+        )
+    except pl.exceptions.PolarsError:
+        frame = None
+    if frame is None or any(frame[one].null_count() != (frame.height if one[0] == "_" else 0) for one in names):
+        for number, line in enumerate(text_lines(path, DAT_ENCODINGS), 1):
+            if not RATING_LINE.fullmatch(line):
+                raise _wrong_line(path, number, line)
+        raise DataError(f"{path}: cannot be read as {FORMS[path.name]}")
+    return Table(frame.select(USER, FILM, RATING, TIMESTAMP), str(path))
+
+
+def _films(path: Path) -> pl.DataFrame:
+    """movieId, title, year, genres, each null where there is none."""
+    rows: dict[int, tuple[str | None, int | None, str | None]] = {}
+    for number, (film, title, genres) in _records(path, FILM_LINES[path.suffix]):
+        title = unquoted(title)
+        dated = YEAR.match(title)
+        listed = [] if genres.strip() == NO_GENRES else [one.strip(" '\"") for one in genres.split("|")]
+        if int(film) in rows:
+            raise DataError(f"{path}: film {film} in line {number} is there already; keep one line per film")
+        rows[int(film)] = (
+            (dated[1] if dated else title) or None,
+            int(dated[2]) if dated else None,
+            ", ".join(one for one in listed if one) or None,
+        )
+    if not rows:
+        raise DataError(f"{path}: has column names but no rows")
+    columns = list(zip(*rows.values(), strict=True))
+    return pl.DataFrame(
+        {FILM: list(rows), "title": columns[0], "year": columns[1], "genres": columns[2]},
+        schema={FILM: pl.Int64, "title": pl.String, "year": pl.Int64, "genres": pl.String},
+    )
+
+
+def _tags(path: Path) -> pl.DataFrame:
+    """movieId and its tags: each once whatever its case, what most users wrote first, then in the file's order."""
+    pairs = [(int(film), unquoted(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix])]
+    tags = pl.DataFrame(pairs, schema={FILM: pl.Int64, "tag": pl.String}, orient="row").filter(pl.col("tag") != "")
+    return (
+        tags.with_row_index("place")
+        .group_by(FILM, pl.col("tag").str.to_lowercase().alias("key"))
+        .agg(pl.col("tag").first(), pl.col("place").min(), pl.len().alias("times"))
+        .sort(FILM, -pl.col("times").cast(pl.Int64), "place")
+        .group_by(FILM, maintain_order=True)
+        .agg(pl.col("tag").str.join(", ").alias("tags"))
+    )
+
+
+def _records(path: Path, pattern: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Line number and values of each line; CSV files begin with the names of their columns."""
+    line_of = re.compile(pattern)
+    lines = enumerate(text_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
+    if path.suffix == ".csv":
+        columns = [unquoted(one) for one in next(lines)[1].split(",")]
+        for column in FORMS[path.name].split(","):
+            if column not in columns:
+                raise DataError(f"{path}: no column '{column}'; it has {', '.join(columns)}")
+        if columns != FORMS[path.name].split(","):
+            raise DataError(f"{path}: its columns are {','.join(columns)}; they must be {FORMS[path.name]}")
+    for number, line in lines:
+        if not (cut := line_of.fullmatch(line)):
+            raise _wrong_line(path, number, line)
+        yield number, cut.groups()
+
+
+def _wrong_line(path: Path, number: int, line: str) -> DataError:
+    shown = line if len(line) <= 60 else line[:57] + "..."
+    return DataError(f"{path}: line {number} is not {FORMS[path.name]}: {shown!r}")
