@@ -21,8 +21,8 @@ def switch(
 ) -> None:
     """Put new files in their places and say so in the manifest: all of it is seen, or nothing.
 
-    The new files first lie beside those they replace, and one manifest names the new ones; then they take the old names,
-    and a second manifest says that. Between the two, `lirdrec.data.storage.placed` knows where they are.
+    The new files first lie beside those they replace, and one manifest names the new ones; then they take the old
+    names, and a second manifest says that. Between the two, `lirdrec.data.storage.placed` knows where they are.
 
     Args:
         folder: a prepared folder.

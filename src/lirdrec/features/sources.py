@@ -169,10 +169,8 @@ class TextSource(Source):
 
     def read(self, start: int, stop: int) -> list[Item]:
         frame = self.rows.read(start, stop, self.columns)
-        if self.column is None:
-            texts = self._template.render(frame)
-        else:
-            texts = frame[self.column].cast(pl.String).to_list()
+        column = self.column
+        texts = self._template.render(frame) if column is None else frame[column].cast(pl.String).to_list()
         return [text_item(text) for text in texts]
 
 

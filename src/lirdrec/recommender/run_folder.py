@@ -10,20 +10,19 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lirdrec.atomic import sha256, write_errors
 from lirdrec.errors import RunFolderError
+from lirdrec.locks import folder_lock
 
 log = logging.getLogger(__name__)
 
 FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-LOCK = ".lock"
 TRAINING_FILES = ("checkpoint", "history.jsonl", "curves.png", "metrics.json", "environment.json", "tensorboard")
 SMALL_FILE_BYTES = 1 << 20  # files up to this size have their checksum verified at every load
 
@@ -42,68 +41,14 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
     Raises:
         RunFolderError: another training holds the folder, or it cannot be made.
     """
-    folder = Path(folder)
-    existed = folder.exists()
-    with write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / LOCK).open("a+b")
-    try:
-        if not lock_file(handle):
-            handle.seek(0)
-            owner = handle.read().decode(errors="replace").strip()
-            raise RunFolderError(
-                f"{folder}: another training{f' (process {owner})' if owner else ''} is writing to this run folder; "
-                "wait until it ends or choose another folder"
-            )
-        handle.truncate(0)
-        handle.write(str(os.getpid()).encode())
-        handle.flush()
-        try:
-            yield folder
-        finally:
-            unlock_file(handle)
-            with contextlib.suppress(OSError):  # a folder that nothing was written to is not left behind
-                if not existed and [p.name for p in folder.iterdir()] == [LOCK]:
-                    (folder / LOCK).unlink()
-                    folder.rmdir()
-    finally:
-        handle.close()
-
-
-def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
-    """Lock an open file for this process; False where another has it, unless `wait` is on."""
-    if sys.platform == "win32":  # pragma: no cover
-        import msvcrt
-
-        handle.seek(1 << 30)  # far behind the process number, which others must be able to read
-        while True:
-            try:
-                msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-            except OSError:
-                if wait:  # it gives up after ten seconds
-                    continue
-                return False
-            return True
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        return False
-    return True
-
-
-def unlock_file(handle: IO[bytes]) -> None:
-    """Give a locked file free."""
-    if sys.platform == "win32":  # pragma: no cover
-        import msvcrt
-
-        handle.seek(1 << 30)
-        msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
-        return
-    import fcntl
-
-    fcntl.flock(handle, fcntl.LOCK_UN)
+    with folder_lock(
+        folder,
+        lambda owner: (
+            f"{folder}: another training{owner} is writing to this run folder; "
+            "wait until it ends or choose another folder"
+        ),
+    ) as held:
+        yield held
 
 
 # ---------------------------------------------------------------- writing

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.atomic import atomic_write, write_errors
 from lirdrec.errors import DataError, RunFolderError
+from lirdrec.locks import lock_file, unlock_file
 
 if TYPE_CHECKING:
     from lirdrec.experiments.engine.results import Results
@@ -224,8 +225,6 @@ class CellStore:
 @contextlib.contextmanager
 def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
     """Hold a lock file, which is made where it is missing and stays; gives False where `wait` is off and it is held."""
-    from lirdrec.recommender.run_folder import lock_file, unlock_file
-
     path = Path(path)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
