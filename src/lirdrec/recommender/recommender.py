@@ -133,6 +133,15 @@ class Recommender:
         """Whether there is a model behind the scores, which new items and new users need."""
         return self._model is not None
 
+    @property
+    def histories(self) -> Histories:
+        """The training items of every user, as rows.
+
+        Raises:
+            CapabilityError: a slim run keeps none.
+        """
+        return self._full_history("tell what users liked")
+
     def liked_rows(self, user_row: int) -> np.ndarray:
         """Item rows `(n,)` int64 of the user's training items."""
         return self._full_history("tell what a user liked").of(user_row).cpu().numpy()
