@@ -55,7 +55,7 @@ def encode_rows(
         try:
             encoded = encoder.encode([prepared[place] for place in places])
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(places) == 1:
                 raise TrainingError(
@@ -64,7 +64,7 @@ def encode_rows(
                 ) from error
             batch_size = max(1, len(places) // 2)
             logger.warning("out of memory with a batch of %d; going on with %d", len(places), batch_size)
-            _give_memory_back()
+            give_memory_back()
             continue
         vectors[places] = encoded.vectors
         for at, problem in encoded.problems.items():
@@ -79,7 +79,8 @@ def _cut(prepared: Sequence[Prepared]) -> list[int]:
     return [place for place, one in enumerate(prepared) if one.cut]
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory, of the machine or of a device, does not suffice."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -90,7 +91,8 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
-def _give_memory_back() -> None:
+def give_memory_back() -> None:
+    """Free what a batch that failed has left behind."""
     import gc
 
     import torch
