@@ -1,1 +1,11 @@
-"""Datasets and runs to and from a model hub."""
+"""Datasets and runs to and from a model hub.
+
+`push` and `pull` take folders; `push_to_hub` and `from_hub` take what is in memory, too.
+"""
+
+from lirdrec.sharing.hub import HubError
+from lirdrec.sharing.objects import dataset_from_hub, from_hub, push_to_hub, recommender_from_hub
+from lirdrec.sharing.pulling import pull
+from lirdrec.sharing.pushing import push
+
+__all__ = ["HubError", "dataset_from_hub", "from_hub", "pull", "push", "push_to_hub", "recommender_from_hub"]

@@ -1,0 +1,139 @@
+"""What says where and by whom a folder was made is taken out before others see it: paths, keys, the machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from lirdrec.errors import DataError
+
+ENVIRONMENT = ("python", "platform", "versions", "git_revision", "seed", "written")
+IMAGE = "image"  # the column of the item table that names pictures
+
+_WHOLE = re.compile(r"(?:/|~[/\\]|[A-Za-z]:[\\/]|\\\\|file://)", re.IGNORECASE)
+_BEFORE = r"(?<![\w.:/\\~-])"  # what does not stand before a path: the host of an address, a word
+_INSIDE = re.compile(
+    rf"{_BEFORE}(?:file://|~?/(?=[^\s/]+/)|~/|[A-Za-z]:[\\/]|\\\\(?=\w))[^\s\"'<>|,;:)\]}}]*", re.IGNORECASE
+)
+_SECRETS = re.compile(r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,})|(?<=://)[^/@\s]+@|(?<=[Bb]earer )\S+")
+_ABSOLUTE = r"^(?:/[^/\s][^/]*/|~/|[A-Za-z]:[\\/]|\\\\\w|file://)"  # polars' dialect
+
+
+def without_secrets(text: str) -> str:
+    """The text without keys, tokens and passwords in addresses."""
+    return _SECRETS.sub("", text)
+
+
+def scrub(value: Any, known: Sequence[str] = ()) -> Any:
+    """A JSON value in which each absolute path is only its last part; keys and passwords are gone.
+
+    Args:
+        value: any JSON value; it is not changed.
+        known: folders whose names are taken from the front of paths, even of such with spaces (see `folders_in`).
+    """
+    if isinstance(value, str):
+        return _text(value, known)
+    if isinstance(value, dict):
+        return {_text(str(key), known): scrub(one, known) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [scrub(one, known) for one in value]
+    return value
+
+
+def folders_in(value: Any) -> list[str]:
+    """The strings of a JSON value that are absolute paths as a whole."""
+    if isinstance(value, str):
+        return [value] if _WHOLE.match(value) and len(value) > 1 else []
+    if isinstance(value, dict):
+        return [path for one in value.values() for path in folders_in(one)]
+    if isinstance(value, list | tuple):
+        return [path for one in value for path in folders_in(one)]
+    return []
+
+
+def scrub_environment(facts: Any) -> dict[str, Any]:
+    """What is needed to repeat a run (versions, revision, seed, time) and the system's name, without the machine's."""
+    if not isinstance(facts, dict):
+        return {}
+    kept = {key: facts[key] for key in ENVIRONMENT if key in facts}
+    if isinstance(kept.get("platform"), str):
+        kept["platform"] = kept["platform"].split("-")[0]
+    return scrub(kept)
+
+
+def scrub_file(path: Path, known: Sequence[str]) -> bytes | None:
+    """The scrubbed content of a text file (.json, .jsonl, .csv), or None where nothing has to change.
+
+    Raises:
+        ValueError: it is not what its ending says.
+    """
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        clean = [[_text(cell, known) for cell in row] for row in rows]
+        if clean == rows:
+            return None
+        written = io.StringIO(newline="")
+        csv.writer(written, lineterminator="\n").writerows(clean)
+        return written.getvalue().encode()
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".jsonl":
+        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+        clean_lines = [scrub(line, known) for line in lines]
+        return None if clean_lines == lines else "".join(f"{dumps(one, None)}\n" for one in clean_lines).encode()
+    value = json.loads(text)
+    cleaned = scrub_environment(value) if path.name == "environment.json" else scrub(value, known)
+    return None if cleaned == value else as_bytes(cleaned)
+
+
+def check_table(path: Path) -> None:
+    """Refuse an item table that names files of this machine: in the column `image`, or in all cells of another.
+
+    Raises:
+        DataError: it does; says which column and row.
+    """
+    import polars as pl
+
+    table = pl.read_parquet(path, glob=False)
+    for name in table.columns:
+        column = table[name]
+        if column.dtype != pl.String or column.null_count() == len(column):
+            continue
+        absolute = column.str.contains(_ABSOLUTE)
+        if absolute.any() if name == IMAGE else absolute.all():
+            row = int(absolute.arg_true()[0])
+            raise DataError(
+                f"{path}: column '{name}' holds paths of this machine (row {row + 1}: {column[row]}); make them relative "
+                "to the folder of the pictures, or leave the column out, and prepare the dataset again"
+            )
+
+
+def as_bytes(value: Any) -> bytes:
+    """A JSON document as the folders hold it."""
+    return f"{dumps(value, 2)}\n".encode()
+
+
+def dumps(value: Any, indent: int | None) -> str:
+    """JSON text with letters as they are."""
+    return json.dumps(value, indent=indent, ensure_ascii=False)
+
+
+def _text(text: str, known: Iterable[str]) -> str:
+    text = without_secrets(text)
+    if _WHOLE.match(text) and "\n" not in text:
+        return _last(text)
+    for folder in sorted(known, key=len, reverse=True):
+        base = folder.rstrip("/\\")
+        if len(base) > 1:
+            text = re.sub(rf"{_BEFORE}{re.escape(base)}[/\\]", "", text)
+    return _INSIDE.sub(lambda found: _last(found[0]), text)
+
+
+def _last(path: str) -> str:
+    """The last part of a path of any system; Windows takes both strokes."""
+    return PureWindowsPath(path.rstrip("/\\")).name
