@@ -75,8 +75,8 @@ class Report:
         for section in self.sections:
             yield from section.blocks
 
-    def to_html(self) -> str:
-        """The page: one file that needs no other."""
+    def to_html(self, alone: bool = False) -> str:
+        """The page: one file that needs no other; `alone`: nothing else is written."""
         lead = f'<p class="question">{html.inline(self.question)}</p>'
         lead += f'<div class="answer"><span class="word">Answer</span>{html.prose(self.answer)}</div>'
         made, contents = [], []
@@ -85,7 +85,9 @@ class Report:
             contents.append((f"s{place}", section.title))
         made.append(html.section("repeat", "How to repeat this", self._repeat()))
         contents.append(("repeat", "How to repeat this"))
-        foot = f"Written by lirdrec {__version__}. The tables and figures lie beside this page, as data and for papers."
+        foot = f"Written by lirdrec {__version__}."
+        if not alone:
+            foot += " The tables and figures lie beside this page, as data and for papers."
         return html.page(self.title, lead, "\n".join(made), contents, foot)
 
     def write(
@@ -116,6 +118,18 @@ class Report:
             _save(folder / RESULTS, results.frame() if hasattr(results, "frame") else results)
         _write(folder / PAGE, self.to_html().encode())
         return folder / PAGE
+
+    def write_page(self, path: str | Path) -> Path:
+        """Write the page alone, as a file of any name; gives its path.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        path = Path(path)
+        with write_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, self.to_html(alone=True).encode())
+        return path
 
     def to_rich(self) -> RenderableType:
         """Title, answer and tables for the terminal."""

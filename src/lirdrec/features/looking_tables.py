@@ -1,0 +1,160 @@
+"""The tables of a look at a feature matrix, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lirdrec.reporting import Column, Row, Table
+
+Facts = Mapping[str, Any]
+
+
+def figures(facts: Facts) -> Table:
+    """All that is one number or two."""
+    coverage, norms, spread = facts["coverage"], facts["norms"], facts["spread"]
+    duplicates, hubs = facts["duplicates"], facts["hubs"]
+    near = duplicates["near"]
+    lines = [
+        ("Items with a vector", f"{coverage['present']:,} of {coverage['items']:,}", _share(coverage)),
+        ("Items without", f"{coverage['missing']:,}", _problems(coverage)),
+        ("Numbers of a vector", f"{facts['dims']:,}", facts["dtype"]),
+        ("Same for all items", f"{len(facts['constant_columns']):,}", "columns that tell no items apart"),
+        (
+            "Length of a vector",
+            f"{norms['median']:.4g}",
+            "median; " + ("all the same" if len(norms["bins"]) < 2 else f"{norms['min']:.4g} to {norms['max']:.4g}"),
+        ),
+        ("Effective rank", f"{spread['effective_rank']:.1f}", _shares(spread)),
+    ]
+    if spread["cosine"]:
+        cosine = spread["cosine"]
+        lines.append(
+            (
+                "Cosine of random items",
+                f"{cosine['mean']:.3f}",
+                f"mean; 90 % lie between {cosine['low']:.3f} and {cosine['high']:.3f}",
+            )
+        )
+    lines += [
+        ("Exact copies", f"{duplicates['items']:,}", f"items in {duplicates['groups']:,} groups with the same vector"),
+        (
+            "Near-duplicates",
+            f"{near['items']:,}",
+            f"of {near['asked']:,} have a neighbour of cosine > {near['threshold']}",
+        ),
+        ("Most popular neighbour", f"{hubs['most']:,}", _hub(hubs)),
+    ]
+    if hubs["never"] is not None:
+        lines.append(("Nobody's neighbour", f"{hubs['never']:.1%}", f"of the items are in no list of {hubs['k']}"))
+    rows = [Row({"what": what, "figure": figure, "of": of}) for what, figure, of in lines]
+    columns = [Column("what", "", format="text"), Column("figure", "", format="text"), Column("of", "", format="text")]
+    return Table("figures", columns, rows, f"Features {facts['modality']} of {facts['dataset']}")
+
+
+def provenance(facts: Facts) -> Table | None:
+    """Who made the matrix, or None where nobody noted it."""
+    if not facts["encoder"]:
+        return None
+    rows = [Row({"what": name.replace("_", " "), "value": _said(value)}) for name, value in _flat(facts["encoder"])]
+    columns = [Column("what", "", format="text"), Column("value", "", format="text")]
+    return Table("encoder", columns, rows)
+
+
+def copies(facts: Facts) -> Table | None:
+    """Examples of duplicates, exact ones first."""
+    duplicates = facts["duplicates"]
+    rows = [
+        Row({"kind": "the same vector", "items": ", ".join(one["title"] for one in group)})
+        for group in duplicates["examples"]
+    ]
+    rows += [
+        Row({"kind": f"cosine {one['cosine']:.5f}", "items": ", ".join(item["title"] for item in one["items"])})
+        for one in duplicates["near"]["examples"]
+    ]
+    columns = [Column("kind", "", format="text"), Column("items", "Items", format="text")]
+    return Table("duplicates", columns, rows) if rows else None
+
+
+def problems(facts: Facts) -> Table | None:
+    """The first items whose input could not be used."""
+    examples = facts["coverage"]["examples"]
+    if not examples:
+        return None
+    columns = [Column(name, name.capitalize(), format="text") for name in examples[0]]
+    more = facts["coverage"]["problems"] - len(examples)
+    notes = [f"And {more:,} more."] if more else []
+    return Table("problems", columns, [Row(dict(one)) for one in examples], notes=notes)
+
+
+def agreement(facts: Facts) -> Table:
+    """Mean overlap of the neighbour lists of each pair of matrices."""
+    pairs = facts["agreement"]["pairs"]
+    names = list(dict.fromkeys([pair["a"] for pair in pairs] + [pair["b"] for pair in pairs]))
+    overlaps = {frozenset((pair["a"], pair["b"])): pair["overlap"] for pair in pairs}
+    rows = []
+    for name in names[:-1]:
+        rest = names[names.index(name) + 1 :]
+        rows.append(Row({"name": name, **{other: overlaps[frozenset((name, other))] for other in rest}}))
+    columns = [Column("name", "", format="text"), *(Column(name, name, digits=3) for name in names[1:])]
+    k = facts["agreement"]["k"]
+    chances = [pair["by_chance"] for pair in pairs if pair["by_chance"] is not None]
+    notes = [
+        f"Share of the {k} nearest neighbours that two matrices have in common, on average of the items with both."
+    ]
+    if chances:
+        notes.append(f"By chance it would be {max(chances):.3f}.")
+    return Table("agreement", columns, rows, "Do the matrices agree on who is near to whom?", [" ".join(notes)])
+
+
+def neighbours(one: Facts) -> Table:
+    """The nearest neighbours of one item."""
+    columns = [
+        Column("cosine", "cosine", digits=3),
+        Column("item", "item", format="text"),
+        Column("title", "title", format="text"),
+    ]
+    rows = [
+        Row({"cosine": near["cosine"], "item": str(near["item"]), "title": near["title"]}) for near in one["neighbours"]
+    ]
+    return Table("neighbours", columns, rows, f"Nearest to {one['title']}")
+
+
+def _share(coverage: Facts) -> str:
+    return f"{coverage['present'] / coverage['items']:.1%}" if coverage["items"] else ""
+
+
+def _problems(coverage: Facts) -> str:
+    if not coverage["missing"]:
+        return ""
+    return f"{coverage['problems']:,} of them with an input that could not be used"
+
+
+def _shares(spread: Facts) -> str:
+    shares = [f"{share:.0%} in the first {n}" for n, share in spread["shares"].items() if n in ("1", "16", "128")]
+    return f"of the variance {', '.join(shares)}" if shares else ""
+
+
+def _hub(hubs: Facts) -> str:
+    if hubs["item"] is None:
+        return ""
+    return (
+        f"of {hubs['asked']:,} lists of {hubs['k']} hold {hubs['item']['title']} ({hubs['by_chance']:.1f} on average)"
+    )
+
+
+def _flat(values: Facts, before: str = "") -> list[tuple[str, Any]]:
+    made: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        made += _flat(value, f"{before}{name} ") if isinstance(value, Mapping) else [(f"{before}{name}", value)]
+    return made
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_said(one) for one in value)
+    return "–" if value is None else str(value)
