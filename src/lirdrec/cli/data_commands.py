@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lirdrec.cli.output import JsonOption, console, print_json, table
+from lirdrec.cli.dataset_display import show_dataset, show_differences, show_run
+from lirdrec.cli.output import JsonOption, console, print_json
 from lirdrec.errors import ConfigError
 
-BAR = 32  # characters of the longest bar of a histogram
-LARGEST = 8  # products of a training step that are listed
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
 
 
 def prepare(
-    source: Annotated[Path, typer.Argument(help="A CSV, TSV or Parquet file; an MMRec or RecBole folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A CSV, TSV or Parquet file; MovieLens, MicroLens, MMRec or RecBole; Amazon reviews."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
     user: Annotated[str | None, typer.Option("--user", help="Column of user ids.")] = None,
     item: Annotated[str | None, typer.Option("--item", help="Column of item ids.")] = None,
@@ -35,6 +38,13 @@ def prepare(
         list[str] | None,
         typer.Option("--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors or .parquet; may be repeated."),
     ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of pictures: ITEM.jpg, .png, …, or see --image-column.")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option("--image-column", help="Column of the item table with the picture's path.")
+    ] = None,
+    metadata: Annotated[Path | None, typer.Option("--metadata", help="Of Amazon reviews: the products.")] = None,
     drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
     k_core: Annotated[int | None, typer.Option("--k-core", help="Keep users and items with K pairs or more.")] = None,
     split: Annotated[
@@ -46,6 +56,10 @@ def prepare(
     ] = None,
     held_out: Annotated[float | None, typer.Option("--held-out", help="Share for valid and test together.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the split.")] = None,
+    published: Annotated[
+        str | None,
+        typer.Option("--published", metavar="NAME", help="Prepare as a published dataset was, and check its counts."),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="What to call the dataset.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
     json: JsonOption = False,
@@ -55,10 +69,11 @@ def prepare(
     \b
       lirdrec prepare ratings.csv --user userId --item movieId --rating rating --min-rating 4 \\
           --items movies.csv --features text=text.npz --k-core 5 --output mydata
+      lirdrec prepare ml-latest-small --images posters --min-rating 4 --output films
+      lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --published baby --output baby
+      lirdrec prepare sales.csv --items shop.csv --images photos --image-column photo --output shop
       lirdrec prepare tiktok/ --output prepared/tiktok
     """
-    from lirdrec.data.summary import summarise
-
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output {output}: has something in it; choose another folder or give --overwrite")
     options: dict[str, Any] = {
@@ -74,15 +89,29 @@ def prepare(
         "held_out": held_out,
         "seed": seed,
         "items": items,
+        "images": images,
+        "image_column": image_column,
+        "metadata": metadata,
         "features": dict(named_file(one) for one in features) if features else None,
         "name": name,
     }
-    dataset = _read(source, {key: value for key, value in options.items() if value is not None})
+    given = {key: value for key, value in options.items() if value is not None}
+    differences = None
+    if published is None:
+        dataset = _read(source, given)
+    else:
+        from lirdrec.data.published import check, recipe
+
+        dataset = _read(source, {**recipe(published), **given})
+        differences = check(dataset, published)
     dataset.save(output, overwrite=overwrite)
+    figures = _figures(dataset)
     if json:
-        return print_json(summarise(dataset))
-    _show(summarise(dataset))
-    console().print(f"Written to {output}. Next: lirdrec train {output}", markup=False)
+        return print_json(figures if differences is None else figures | {"differences_from_published": differences})
+    show_dataset(figures)
+    if differences is not None:
+        show_differences(str(published), differences)
+    console().print(f"Written to {output}. Next: {_next(figures, output)}", markup=False, soft_wrap=True)
 
 
 def inspect(
@@ -90,6 +119,11 @@ def inspect(
         Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset, what prepare reads, or a run folder.")
     ],
     verify: Annotated[bool, typer.Option("--verify", help="Compare the checksums of all files.")] = False,
+    modality: Annotated[
+        str | None, typer.Option("--modality", metavar="NAME", help="Look at one feature matrix and its neighbours.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="With --modality: write a page.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="With --modality: which items are drawn.")] = 0,
     device: Annotated[str, typer.Option("--device", help="Of a run: where a step is timed (cpu, cuda, mps).")] = "cpu",
     json: JsonOption = False,
 ) -> None:
@@ -98,44 +132,57 @@ def inspect(
     \b
       lirdrec inspect mydata
       lirdrec inspect runs/first
+      lirdrec inspect mydata --modality image --html image.html
     """
     from lirdrec.data.dataset import Dataset
-    from lirdrec.data.summary import summarise
     from lirdrec.recommender.run_folder import is_run
 
+    if modality is not None:
+        from lirdrec.features.looking import look, show
+
+        looked = look(dataset, modality, html, seed)
+        return print_json(looked) if json else show(console(), looked)
+    if html is not None:
+        raise ConfigError("--html: shows one feature matrix; name it with --modality")
     if is_run(dataset):
         from lirdrec.recommender.inspecting import summarise_run
 
         facts = summarise_run(dataset, device, verify)
-        return print_json(facts) if json else _show_run(dataset, facts)
-    data = Dataset.load(dataset, verify=True) if verify else _read(dataset, {})
-    figures = summarise(data)
+        return print_json(facts) if json else show_run(dataset, facts)
+    figures = _figures(Dataset.load(dataset, verify=True) if verify else _read(dataset, {}))
     if json:
         return print_json(figures)
-    _show(figures)
+    show_dataset(figures)
 
 
-def _read(source: Path, options: dict[str, Any]) -> Any:
-    from lirdrec.data.readers import read_any, read_interactions, read_mmrec, read_recbole
-    from lirdrec.data.storage import MANIFEST
+def _figures(dataset: Dataset) -> dict[str, Any]:
+    from lirdrec.data.pictures import described
+    from lirdrec.data.summary import summarise
 
-    if source.is_file() or not source.exists():
-        return read_interactions(source, **options)
-    inters = sorted(source.glob("*.inter"))
-    if not options or not inters:
-        if options and (source / MANIFEST).is_file():
-            raise ConfigError(f"{source}: is prepared already, so options do nothing; prepare the raw files again")
-        return read_any(source)
-    with inters[0].open("rb") as file:
-        if b":token" in file.readline():
-            return read_recbole(source, **options)
-    strange = sorted(set(options) - {"user", "item", "name"})
-    if strange:
+    return summarise(dataset) | described(dataset)
+
+
+def _next(figures: dict[str, Any], folder: Path) -> str:
+    """The command that most people want after `prepare`."""
+    encoders = {"--text hashed": figures["texts"], "--image descriptor": figures["pictures"]}
+    if figures["modalities"] or not any(encoders.values()):
+        return f"lirdrec train {folder}"
+    return " ".join([f"lirdrec features {folder}", *(option for option, there in encoders.items() if there)])
+
+
+def _read(source: Path, options: dict[str, Any]) -> Dataset:
+    from lirdrec.data.readers import kind_of, read_any, read_raw
+
+    kind = kind_of(source)
+    strange = sorted(set(options) - {"user", "item", "name", "images", "image_column"})
+    if kind == "mmrec" and strange:
+        option = strange[0] if strange[0] != "without_features" else "drop_without_features"
+        inter = min(source.glob("*.inter"))
         raise ConfigError(
-            f"--{strange[0].replace('_', '-')}: {source} is an MMRec folder, which keeps its own split and features; "
-            f"to prepare it anew, name its table: lirdrec prepare {inters[0]} --user userID --item itemID …"
+            f"--{option.replace('_', '-')}: {source} is an MMRec folder, which keeps its own split and features;"
+            f" to prepare it anew, name its table: lirdrec prepare {inter} --user userID --item itemID …"
         )
-    return read_mmrec(source, **options)
+    return read_raw(source, **options) if options or kind == "table" else read_any(source)
 
 
 def named_file(text: str) -> tuple[str, Path]:
@@ -144,115 +191,3 @@ def named_file(text: str) -> tuple[str, Path]:
     if not equals or not name or not file:
         raise ConfigError(f"--features {text}: write it as NAME=FILE, for instance --features image=image.npy")
     return name, Path(file)
-
-
-def _show(figures: Mapping[str, Any]) -> None:
-    out = console()
-    splits = figures["splits"]
-    out.print(
-        table(
-            f"Dataset {figures['name']}",
-            ["users", "items", "pairs", "empty cells", *splits, "memory to train"],
-            [
-                [
-                    f"{figures['users']:,}",
-                    f"{figures['items']:,}",
-                    f"{figures['interactions']:,}",
-                    f"{figures['sparsity']:.2%}",
-                    *(f"{size:,}" for size in splits.values()),
-                    f"about {_size(figures['memory_to_train'])}",
-                ]
-            ],
-        )
-    )
-    if figures["modalities"]:
-        rows = [
-            [name, f"{m['dims']:,}", m["dtype"], f"{m['present']:,}", f"{m['coverage']:.1%}", _size(m["bytes"])]
-            for name, m in figures["modalities"].items()
-        ]
-        numbers = ("dims", "items", "coverage", "on disk")
-        out.print(table(None, ["modality", "dims", "numbers", "items", "coverage", "on disk"], rows, right=numbers))
-    else:
-        out.print("No features: models that learn from features cannot be trained on it.\n", style="yellow")
-    remarks = {
-        "cold_items": "items occur in valid or test only (cold)",
-        "users_without_training": "users have no training pair",
-    }
-    for key, words in remarks.items():
-        if figures[key]:
-            out.print(f"{figures[key]:,} {words}")
-    for who, what in (("user", "items"), ("item", "users")):
-        _histogram(f"Training {what} per {who}", figures[f"{who}_degrees"])
-
-
-def _show_run(folder: Path, facts: Mapping[str, Any]) -> None:
-    out = console()
-    figures = [facts[name] for name in ("users", "items", "pairs", "parameters")]
-    out.print(
-        table(
-            f"Run {folder}",
-            ["model", "dataset", "users", "items", "pairs", "parameters"],
-            [[facts["model"], facts["dataset"], *(f"{one:,}" for one in figures)]],
-        )
-    )
-    step = facts["step"]
-    if step is None:
-        out.print(f"{facts['model']} has a closed form: it is computed at once, not in training steps.")
-        return
-    rows = []
-    for kind, phases in step["operations"].items():
-        rows.append([f"{kind} products", *(_count(one) for one in (*phases.values(), sum(phases.values())))])
-    columns = ("forward", "backward", "together")
-    title = f"Multiply-adds of a training step of {step['batch_size']:,} pairs, which takes {step['seconds']:.3g} s"
-    out.print(table(title, ["", *columns], rows, right=columns))
-    whole = sum(one["operations"] for one in step["products"])
-    rows = [
-        [
-            f"{one['kind']}, {one['phase']}",
-            f"{one['rows']:,} × {one['inner']:,}" + (f" ({one['entries']:,})" if one["kind"] == "sparse" else ""),
-            f"{one['columns']:,}",
-            f"{one['times']:,}",
-            _count(one["operations"]),
-            f"{one['operations'] / whole:.0%}",
-        ]
-        for one in step["products"][:LARGEST]
-    ]
-    right = ("columns", "times", "multiply-adds", "share")
-    out.print(table("The largest", ["", "rows × inner (entries)", *right], rows, right=right))
-
-
-def _count(n: float) -> str:
-    for unit in ("", " k", " M"):
-        if n < 1000:
-            return f"{n:.3g}{unit}"
-        n /= 1000
-    return f"{n:,.3g} G" if n < 1000 else f"{n / 1000:,.3g} T"
-
-
-def _histogram(title: str, degrees: Mapping[str, Any]) -> None:
-    from rich.text import Text
-
-    out = console()
-    head = f"min {degrees['min']:,}, median {degrees['median']:,g}, mean {degrees['mean']:,.1f}, max {degrees['max']:,}"
-    out.print(Text.assemble("\n", (title, "bold"), f"  ({head})"))
-    most = max((one["count"] for one in degrees["bins"]), default=1) or 1
-    shown = [one for one in degrees["bins"] if one["to"] >= degrees["min"]]
-    for one in shown:
-        span = f"{one['from']:,}" if one["from"] == one["to"] else f"{one['from']:,}-{one['to']:,}"
-        out.print(Text.assemble(f"{span:>13} ", (_bar(one["count"] / most), "cyan"), f" {one['count']:,}"))
-
-
-def _bar(share: float) -> str:
-    """A bar of eighths of a character, so that small counts still show."""
-    eighths = round(share * BAR * 8)
-    if share > 0:
-        eighths = max(1, eighths)
-    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
-
-
-def _size(n: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if n < 1000:
-            return f"{n:,.0f} {unit}"
-        n /= 1000
-    return f"{n:,.1f} GB"

@@ -55,9 +55,10 @@ def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series |
     Args:
         items: the item ids.
         folder: of the pictures.
-        column: `(I,)` a path below the folder, an absolute path into it or a file name for each item, or null. A plain
-            file name may lack its ending and may be that of a file one folder down. Without a column ITEM.jpg, .jpeg, .png, .webp, .gif, .bmp,
-            .tif or .tiff is looked for, in the folder and one folder down; of several the first by path is taken.
+        column: `(I,)` for each item a path below the folder, an absolute path into it, or a file name; or null. A file
+            name may lack its ending, and may be that of a file one folder down. Without a column ITEM.jpg, .jpeg,
+            .png, .webp, .gif, .bmp, .tif or .tiff is looked for, in the folder and one folder down; of several the
+            first by path is taken.
 
     Returns:
         Series `image` `(I,)` of strings.

@@ -1,4 +1,4 @@
-"""Readers of the file formats that data comes in; `read_any` recognises a folder."""
+"""Readers of the file formats that data comes in; `read_any` and `read_raw` recognise which one."""
 
 from __future__ import annotations
 
@@ -6,20 +6,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lirdrec.data.readers.amazon import read_amazon
     from lirdrec.data.readers.feature_files import read_features
     from lirdrec.data.readers.interactions import read_interactions
+    from lirdrec.data.readers.microlens import read_microlens
     from lirdrec.data.readers.mmrec import read_mmrec
+    from lirdrec.data.readers.movielens import read_movielens
     from lirdrec.data.readers.recbole import read_recbole
-    from lirdrec.data.readers.recognise import read_any
+    from lirdrec.data.readers.recognise import kind_of, read_any, read_raw
 
-__all__ = ["read_any", "read_features", "read_interactions", "read_mmrec", "read_recbole"]
+__all__ = [
+    "kind_of",
+    "read_amazon",
+    "read_any",
+    "read_features",
+    "read_interactions",
+    "read_microlens",
+    "read_mmrec",
+    "read_movielens",
+    "read_raw",
+    "read_recbole",
+]
 
 # Loaded when asked for: `building` needs the feature files, and the readers of whole datasets need `building`.
 _HOMES = {
+    "kind_of": "recognise",
+    "read_amazon": "amazon",
     "read_any": "recognise",
     "read_features": "feature_files",
     "read_interactions": "interactions",
+    "read_microlens": "microlens",
     "read_mmrec": "mmrec",
+    "read_movielens": "movielens",
+    "read_raw": "recognise",
     "read_recbole": "recbole",
 }
 

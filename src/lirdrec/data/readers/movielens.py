@@ -14,9 +14,9 @@ from lirdrec.data.building import build
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
 from lirdrec.data.readers.feature_files import read_features
-from lirdrec.data.readers.loose_lines import text_lines, unquoted
+from lirdrec.data.readers.raw_files import id_columns, read_numbers, text_lines, unquoted
 from lirdrec.data.recipe import Recipe
-from lirdrec.data.tables import Table, exists, read_table
+from lirdrec.data.tables import Table, exists
 from lirdrec.errors import DataError
 
 USER, FILM, RATING, TIMESTAMP = "userId", "movieId", "rating", "timestamp"
@@ -82,9 +82,10 @@ def read_movielens(
     films = _films(files[1])
     if len(files) == 3:
         films = films.join(_tags(files[2]), on=FILM, how="left", maintain_order="left")
+    ratings = _ratings_dat(files[0]) if end == ".dat" else read_numbers(files[0])
     dataset = build(
-        _ratings_dat(files[0]) if end == ".dat" else _ratings_csv(files[0]),
-        Table(films.rename({FILM: recipe.item}), str(files[1])),
+        id_columns(ratings, recipe, recipe.user, recipe.item),
+        id_columns(Table(films.rename({FILM: recipe.item}), str(files[1])), recipe, recipe.item),
         {key: read_features(path) for key, path in (features or {}).items()},
         recipe,
         name or folder.resolve().name,
@@ -95,19 +96,6 @@ def read_movielens(
         },
     )
     return dataset if images is None else with_images(dataset, images)
-
-
-def _ratings_csv(path: Path) -> Table:
-    # numbers, not texts: 33 million rows of four texts take more memory than many machines have
-    table = read_table(path, text="")
-    table.need([USER, FILM])
-    for column in (USER, FILM):
-        if not table.frame[column].dtype.is_integer():
-            bad = table.frame[column].cast(pl.String).str.contains(r"^[0-9]{1,18}$").fill_null(False).not_()
-            raise DataError(
-                f"{path}: {column} {table.frame[column][bad.arg_true()[0]]!r} in {table.at(bad)} is not an integer"
-            )
-    return table
 
 
 def _ratings_dat(path: Path) -> Table:

@@ -1,36 +1,151 @@
-"""Which reader a folder needs."""
+"""Which reader a file or folder needs."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
+from lirdrec.configuration import field_docs
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.pictures import with_images
+from lirdrec.data.readers.interactions import read_interactions
+from lirdrec.data.readers.microlens import looks_like_microlens, read_microlens
 from lirdrec.data.readers.mmrec import read_mmrec
+from lirdrec.data.readers.movielens import looks_like_movielens, read_movielens
 from lirdrec.data.readers.recbole import read_recbole
+from lirdrec.data.recipe import Recipe
 from lirdrec.data.storage import MANIFEST, load
-from lirdrec.errors import DataError
+from lirdrec.errors import ConfigError, DataError
+
+Kind = Literal["prepared", "mmrec", "recbole", "movielens", "microlens", "amazon", "table"]
+WORDS: dict[Kind, str] = {
+    "mmrec": "an MMRec folder",
+    "recbole": "a RecBole folder",
+    "movielens": "a MovieLens folder",
+    "microlens": "a MicroLens folder",
+    "amazon": "Amazon reviews",
+    "table": "a table",
+}
+READERS: dict[str, Callable[..., Dataset]] = {
+    "mmrec": read_mmrec,
+    "recbole": read_recbole,
+    "movielens": read_movielens,
+    "microlens": read_microlens,
+    "table": read_interactions,
+}
+
+
+def kind_of(path: str | Path) -> Kind:
+    """What is at a path. Any file that is not known is a table.
+
+    Raises:
+        DataError: nothing is there, or it is a folder of something unknown.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if path.is_file():
+        return "amazon" if _looks_like_amazon(path) else "table"
+    if (path / MANIFEST).is_file():
+        return "prepared"
+    if inters := sorted(path.glob("*.inter")):
+        with inters[0].open("rb") as file:
+            return "recbole" if b":token" in file.readline() else "mmrec"
+    if looks_like_movielens(path):
+        return "movielens"
+    if looks_like_microlens(path):
+        return "microlens"
+    if _looks_like_amazon(path):
+        return "amazon"
+    raise DataError(
+        f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
+        " of MovieLens (ratings.csv and movies.csv), MicroLens (…_pairs.csv) or Amazon reviews; make a dataset of other"
+        " files with lirdrec prepare FILE"
+    )
 
 
 def read_any(path: str | Path) -> Dataset:
-    """The dataset in a folder, whatever it is: a prepared dataset, an MMRec folder, RecBole's atomic files.
+    """The dataset at a path, whatever it is: prepared, or in one of the published forms that `kind_of` knows.
 
     Raises:
         DataError: it is none of these, or what is in it is wrong.
         RunFolderError: it is a prepared dataset that is damaged or from a newer version.
     """
-    path = Path(path)
-    if path.is_file():
-        raise DataError(f"{path}: is a file; name a dataset's folder, or make one with lirdrec prepare")
-    if not path.is_dir():
+    if not Path(path).exists():
         raise DataError(f"{path}: no such folder")
-    if (path / MANIFEST).is_file():
-        return load(path)
-    inters = sorted(path.glob("*.inter"))
-    if not inters:
-        raise DataError(
-            f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file);"
-            " make a dataset of other files with lirdrec prepare"
-        )
-    with inters[0].open("rb") as file:
-        typed = b":token" in file.readline()
-    return read_recbole(path) if typed else read_mmrec(path)
+    if kind_of(path) == "table":
+        raise DataError(f"{path}: is a file; name a dataset's folder, or make one with lirdrec prepare")
+    return read_raw(path)
+
+
+def read_raw(
+    path: str | Path, *, images: str | Path | None = None, image_column: str | None = None, **options: Any
+) -> Dataset:
+    """Read what `lirdrec prepare` reads: whatever `kind_of` knows, and tables.
+
+    Args:
+        path: a file or a folder.
+        images: a folder of pictures, found by item id or by `image_column`; see `lirdrec.data.pictures.with_images`.
+        image_column: column of the item table with paths or file names of pictures. Without `images` its paths begin
+            in the folder of `items`, or of `path`.
+        options: of the reader of this kind of source.
+
+    Raises:
+        DataError: something is wrong with the files.
+        ConfigError: this kind of source does not take an option.
+    """
+    path, kind = Path(path), kind_of(path)
+    if kind != "prepared":
+        _check_options(path, kind, options)
+    if kind in ("movielens", "microlens") and image_column is None:
+        return READERS[kind](path, images=images, **options)  # covers that lie in the folder are not looked at first
+    if kind == "prepared":
+        if options:
+            raise ConfigError(f"{path}: is prepared already, so options do nothing; prepare the raw files again")
+        dataset = load(path)
+    elif kind == "amazon":
+        dataset = _amazon(path, **options)
+    else:
+        dataset = READERS[kind](path, **options)
+    if images is None and image_column is None:
+        return dataset
+    beside = Path(options.get("items", path))
+    return with_images(dataset, images or (beside if beside.is_dir() else beside.parent), image_column)
+
+
+def _check_options(path: Path, kind: Kind, options: Mapping[str, Any]) -> None:
+    reader = _amazon if kind == "amazon" else READERS[kind]
+    parameters = inspect.signature(reader).parameters.values()
+    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY or one.default is not one.empty]
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        known += field_docs(Recipe)
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"'{option}' says nothing about {path} ({WORDS[kind]}); it takes {', '.join(known)}")
+
+
+def _amazon(
+    path: Path,
+    *,
+    metadata: str | Path | None = None,
+    image_features: str | Path | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Dataset:
+    """Of a folder, its one file of reviews and what goes with it."""
+    from lirdrec.data.readers.amazon import find_amazon, read_amazon
+
+    reviews, known_metadata, known_features = find_amazon(path) if path.is_dir() else (path, None, None)
+    return read_amazon(
+        reviews, metadata or known_metadata, image_features=image_features or known_features, name=name, **options
+    )
+
+
+def _looks_like_amazon(path: Path) -> bool:
+    try:
+        from lirdrec.data.readers.amazon import looks_like_amazon
+    except ModuleNotFoundError:
+        return False
+    return looks_like_amazon(path)

@@ -1,12 +1,42 @@
-"""Files of one record a line whose last or middle value may hold the separator: cut by hand, where CSV rules fail."""
+"""What readers of published data sets share: big tables of integers, and lines that break the rules of CSV."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from lirdrec.data.tables import exists
+import polars as pl
+
+from lirdrec.data.recipe import Recipe
+from lirdrec.data.tables import Table, exists, read_table
 from lirdrec.errors import DataError
+
+
+def read_numbers(path: Path) -> Table:
+    """A CSV file read as numbers: tens of millions of rows of texts take more memory than many machines have."""
+    return read_table(path, text="")  # no column is kept as text
+
+
+def id_columns(table: Table, recipe: Recipe, *columns: str) -> Table:
+    """The table with its columns of ids checked, and as strings where the recipe asks for them.
+
+    Raises:
+        DataError: a column is missing or holds something else than integers of at most 18 digits; names the line.
+    """
+    table.need(columns)
+    for column in columns:
+        values = table.frame[column]
+        if not values.dtype.is_integer() or values.null_count():
+            bad = values.cast(pl.String).str.contains(r"^[0-9]{1,18}$").fill_null(False).not_()
+            value = values[bad.arg_true()[0]]
+            raise DataError(
+                f"{table.where}: {'no value' if value is None else repr(value)} in column '{column}' in"
+                f" {table.at(bad)}; it must be an integer"
+            )
+    if not recipe.string_ids:
+        return table
+    return dataclasses.replace(table, frame=table.frame.with_columns(pl.col(columns).cast(pl.String)))
 
 
 def text_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[str]:

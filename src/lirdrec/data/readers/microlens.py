@@ -1,0 +1,138 @@
+"""MicroLens as published: short videos with who watched them when, a title and a cover each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lirdrec.configuration import make
+from lirdrec.data.building import build
+from lirdrec.data.columns import ITEM, TIMESTAMP, USER
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.pictures import with_images
+from lirdrec.data.readers.feature_files import read_features
+from lirdrec.data.readers.raw_files import id_columns, read_numbers, text_lines, unquoted
+from lirdrec.data.recipe import Recipe
+from lirdrec.data.tables import Table
+from lirdrec.errors import DataError
+
+PAIRS = "*_pairs.csv"
+TITLES = ("*_title_en.csv", "*_titles_en.csv", "*_titles.csv", "*_title.csv")  # English first
+COVERS = ("*_covers", "covers")
+CATEGORIES = "tags_to_summary.csv"
+NAMES = {  # names of columns in the releases
+    USER: ("user", "userID", "user_id"),
+    ITEM: ("item", "videoID", "video_id", "itemID", "item_id"),
+    TIMESTAMP: ("timestamp", "time"),
+}
+LINE = re.compile(r"(\d{1,18}),(.*)")
+
+
+def looks_like_microlens(folder: str | Path) -> bool:
+    """Whether a folder holds a file `…_pairs.csv`."""
+    return any(Path(folder).glob(PAIRS))
+
+
+def read_microlens(
+    folder: str | Path,
+    *,
+    images: str | Path | None = None,
+    titles: str | Path | None = None,
+    features: Mapping[str, str | Path] | None = None,
+    name: str | None = None,
+    info: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Dataset:
+    """Read a MicroLens folder and prepare it.
+
+    The items are the videos of the titles and of the pairs, by id: `title`, where there is `tags_to_summary.csv`
+    `category`, and where there is a folder of covers `image`. Likes, views and comments are not read: they are what
+    users did, those of the test set too.
+
+    Args:
+        folder: holds `…_pairs.csv` (user, item, timestamp in milliseconds), perhaps `…_titles.csv` or `…_title_en.csv`
+            (item, title; with names of columns or without) and a folder `…_covers` of ITEM.jpg.
+        images: the folder of covers, if it is elsewhere.
+        titles: the file of titles, if it is elsewhere or one of several.
+        features: name → feature file, as for `read_interactions`.
+        name: of the dataset; by default that of the pairs file without its ending.
+        info: what else to record.
+        options: fields of `lirdrec.data.recipe.Recipe`.
+
+    Raises:
+        DataError: a file is missing or damaged; says what, where and what to do.
+        ConfigError: an unknown option, or one out of range.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found = sorted(folder.glob(PAIRS))
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "none"
+        raise DataError(f"{folder}: a MicroLens folder has one file {PAIRS}; found {listed}")
+    pairs = read_numbers(found[0])
+    known = {ours: name for ours, names in NAMES.items() for name in names if name in pairs.frame.columns}
+    recipe = make(Recipe, known | options, "read_microlens")
+    pairs = id_columns(pairs, recipe, recipe.user, recipe.item)
+    texts = {
+        "title": _one(folder, TITLES) if titles is None else Path(titles),
+        "category": _one(folder, (CATEGORIES,)),
+    }
+    files = {column: path for column, path in texts.items() if path is not None}
+    dataset = build(
+        pairs,
+        id_columns(_items(pairs, recipe.item, files), recipe, recipe.item),
+        {key: read_features(path) for key, path in (features or {}).items()},
+        recipe,
+        name or found[0].name.removesuffix(PAIRS[1:]),
+        {
+            "source": {"format": "microlens", "files": [found[0].name, *(path.name for path in files.values())]},
+            **(info or {}),
+        },
+    )
+    covers = _one(folder, COVERS) if images is None else Path(images)
+    return dataset if covers is None else with_images(dataset, covers)
+
+
+def _items(pairs: Table, item: str, files: Mapping[str, Path]) -> Table:
+    """All videos that any file names, by id, with a column from each file."""
+    frames = {column: _texts(path, column) for column, path in files.items()}
+    ids = pl.concat([pairs.frame[item].cast(pl.Int64).rename(ITEM), *(frame[ITEM] for frame in frames.values())])
+    table = pl.DataFrame({ITEM: ids.unique().sort()})
+    for frame in frames.values():
+        table = table.join(frame, on=ITEM, how="left", maintain_order="left")
+    where = f"the videos of {', '.join([pairs.where, *map(str, files.values())])}"
+    return Table(table.rename({ITEM: item}), where)
+
+
+def _texts(path: Path, column: str) -> pl.DataFrame:
+    """`item` and a text from lines `ITEM,TEXT`; a text may hold commas, and, in quotes, line ends."""
+    found: dict[int, str] = {}
+    item = -1
+    for number, line in enumerate(text_lines(path), 1):
+        if cut := LINE.fullmatch(line):
+            item = int(cut[1])
+            if item in found:
+                raise DataError(f"{path}: item {item} in line {number} is there already; keep one line per item")
+            found[item] = cut[2]
+        elif found and found[item].startswith('"') and found[item].count('"') % 2:  # a line end within quotes
+            found[item] += f" {line}"
+        elif number > 1 or "," not in line:  # the first line may hold the names of columns
+            raise DataError(f"{path}: line {number} is not ITEM,{column.upper()}: {line[:60]!r}")
+    texts = [unquoted(text) or None for text in found.values()]
+    return pl.DataFrame({ITEM: list(found), column: texts}, schema={ITEM: pl.Int64, column: pl.String})
+
+
+def _one(folder: Path, patterns: Sequence[str]) -> Path | None:
+    """The file or folder that fits the first pattern that anything fits."""
+    for pattern in patterns:
+        found = sorted(folder.glob(pattern))
+        if len(found) > 1:
+            raise DataError(f"{folder}: several of {pattern}: {', '.join(path.name for path in found)}; keep one")
+        if found:
+            return found[0]
+    return None
