@@ -9,14 +9,14 @@ import io
 import stat
 import struct
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from lirdrec.errors import ConfigError, DataError
+from lirdrec.errors import DataError
+from lirdrec.features.pictures.quiet import quiet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,30 +76,21 @@ def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int
 
     Raises:
         PictureError: missing, no picture, damaged, cut off, or too large; one sentence that names the file.
-        ConfigError: Pillow is not installed.
     """
     where = str(source) if isinstance(source, Path) else "this picture"
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        raise ConfigError('pictures need Pillow: pip install "lirdrec[encoders]"') from None
-    with _content(source, where) as file, _quiet:
-        try:
+    with _content(source, where) as file, quiet:
+        with _faults(where, "its header cannot be read"):
             image = _recognise(file, where, max_pixels)
-            width, height = image.size
+            claimed = image.size
             if image.format == "JPEG" and not _has_many_passes(image, file, where):
                 image.draft(None, (enough, enough))
-            _check_size(image.size, where, max_pixels)
-            with _one_large if width * height > _LARGE else contextlib.nullcontext():
+            _check_size(claimed, where, max_pixels, decoded=image.size)
+        with _faults(where, "it cannot be decoded"):
+            with _one_large if claimed[0] * claimed[1] > _LARGE else contextlib.nullcontext():
                 image.load()
                 _check_size(image.size, where, max_pixels)
-                return _upright(_shrink(image, max(1, min(image.size) // enough)), _orientation(image))
-        except PictureError:
-            raise
-        except MemoryError:
-            raise PictureError(f"{where}: takes more memory than there is") from None
-        except Exception as error:  # Pillow's readers let out nearly every kind of exception on damaged files
-            raise PictureError(f"{where}: the picture cannot be decoded ({_first_line(error)})") from error
+                small = _shrink(image, max(1, min(image.size) // enough))
+            return _upright(small, _orientation(image))
 
 
 def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
@@ -130,6 +121,8 @@ def _content(source: Path | bytes, where: str) -> Iterator[BinaryIO]:
             raise PictureError(f"{where}: is not a regular file")
         _check_bytes(status.st_size, where)
         file = source.open("rb")
+    except PictureError:
+        raise
     except OSError as error:
         raise PictureError(f"{where}: {_refusal(error)}") from None
     except ValueError:  # a NUL in the name
@@ -153,12 +146,35 @@ def _check_bytes(size: int, where: str) -> None:
         raise PictureError(f"{where}: {size / 2**20:,.0f} MB are too much for a picture (the limit is 256 MB)")
 
 
-def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
-    width, height = size
+def _check_size(claimed: tuple[int, int], where: str, max_pixels: int, decoded: tuple[int, int] | None = None) -> None:
+    width, height = decoded or claimed
     if width < 1 or height < 1:
         raise PictureError(f"{where}: the picture has no pixels ({width} × {height})")
     if width * height > max_pixels:
-        raise PictureError(f"{where}: {width:,} × {height:,} pixels are too many (the limit is {max_pixels:,})")
+        raise PictureError(
+            f"{where}: {claimed[0]:,} × {claimed[1]:,} pixels are too many (the limit is {max_pixels:,})"
+        )
+
+
+@contextlib.contextmanager
+def _faults(where: str, what: str) -> Iterator[None]:
+    """Whatever goes wrong inside as one sentence. Pillow's readers let nearly every exception out on damaged files."""
+    from PIL.Image import DecompressionBombError
+
+    try:
+        yield
+    except PictureError:
+        raise
+    except MemoryError:
+        raise PictureError(f"{where}: takes more memory than there is") from None
+    except DecompressionBombError:  # by a part of the file that is larger than its header says
+        raise PictureError(f"{where}: claims more pixels than any picture has") from None
+    except Exception as error:
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        if "truncated" in said.lower():
+            raise PictureError(f"{where}: the picture is cut off") from None
+        detail = "" if isinstance(error, (struct.error, SyntaxError, IndexError)) else f" ({said})"
+        raise PictureError(f"{where}: {what}{detail}; it is damaged") from error
 
 
 def _recognise(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
@@ -187,6 +203,8 @@ def _largest_icon(file: BinaryIO, where: str, max_pixels: int) -> bytes | None:
     content = file.read()
     file.seek(0)
     (n,) = struct.unpack_from("<H", content, 4)
+    if n == 0:
+        raise PictureError(f"{where}: holds no icon")
     entries = [struct.unpack_from("<BBBBHHII", content, 6 + 16 * at) for at in range(n)]
     *_, size, offset = max(entries, key=lambda entry: ((entry[0] or 256) * (entry[1] or 256), entry[5]))
     icon = content[offset : offset + size]
@@ -260,36 +278,3 @@ def _upright(image: Image, orientation: int) -> Image:
     from PIL.Image import Transpose
 
     return image.transpose(Transpose(_UPRIGHT[orientation])) if orientation in _UPRIGHT else image
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-class _Quiet:
-    """Ignores Pillow's warnings while any thread is inside.
-
-    The filters of `warnings` belong to the process: were each thread to put back those that it found, the last one
-    could leave those of another thread behind.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._found = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._found = warnings.catch_warnings()
-                self._found.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._found.__exit__(None, None, None)
-
-
-_quiet = _Quiet()
