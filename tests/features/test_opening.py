@@ -1,4 +1,4 @@
-"""Whatever a file holds, it becomes the picture that it shows or one sentence; nothing crashes, hangs or fills memory."""
+"""Whatever a file holds, it becomes the picture it shows or one sentence; nothing crashes, hangs or fills memory."""
 
 from __future__ import annotations
 
