@@ -1,0 +1,176 @@
+"""What Amazon's metadata of 2014, 2018 and 2023 say of items, under one set of columns."""
+
+from __future__ import annotations
+
+import html
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lirdrec.data.columns import ITEM
+from lirdrec.data.identifiers import count
+from lirdrec.data.readers.json_lines import BadLines, blocks, finite, parse_record, parsed
+from lirdrec.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = {
+    ITEM: pl.String,
+    "title": pl.String,
+    "brand": pl.String,
+    "category": pl.String,
+    "description": pl.String,
+    "price": pl.Float64,
+    "image_url": pl.String,
+}
+LEVELS, PATHS = " > ", " | "  # Baby > Car Seats | Baby > Travel
+ASIN_OF_LINE = re.compile(rb"asin['\"]\s*:\s*['\"]([^'\"]*)")
+TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+SPACE = re.compile(r"\s+")
+PRICE = re.compile(r"(?:from\s*)?\$?\s*([0-9][0-9,]{0,15}(?:\.[0-9]+)?)(?:\s*-\s*\$?\s*[0-9][0-9,]*(?:\.[0-9]+)?)?")
+
+
+def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
+    """The item table of some items.
+
+    Lines of other items are passed over unread. Texts lose their HTML; an item that the file repeats keeps its first
+    line, and how many were repeated is logged.
+
+    Args:
+        path: JSON lines or Python literals, plain or gzipped.
+        items: `(n,)` distinct string ids.
+        bad: told of the lines that cannot be used.
+
+    Returns:
+        one row per item of `items`, in their order, with the columns item, title, brand, category (levels of a path
+        joined by " > ", paths by " | "), description (and the listed features), price and image_url; null where
+        nothing is known.
+
+    Raises:
+        DataError: the file is damaged, holds no metadata, knows none of the items, or a line is bad and `bad` says to
+            stop.
+    """
+    wanted = set(items.to_list())
+    as_bytes = {one.encode() for one in wanted}
+    seen: set[str] = set()
+    repeated = 0
+
+    def parse(line: bytes) -> tuple[Any, ...] | None:
+        nonlocal repeated
+        asins = ASIN_OF_LINE.findall(line)
+        if asins and as_bytes.isdisjoint(asins):
+            return None
+        record = parse_record(line)
+        if "reviewerID" in record or "user_id" in record:
+            raise DataError(f"{path}: holds reviews, not metadata of items; exchange the two files")
+        row = describe(record)
+        if row[0] not in wanted:
+            return None
+        if row[0] in seen:
+            repeated += 1
+            return None
+        seen.add(row[0])
+        return row
+
+    frames = [pl.DataFrame(schema=COLUMNS)]
+    for number, block in blocks(path):
+        rows = list(parsed(number, block, bad, parse))
+        frames.append(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
+    if repeated:
+        logger.warning("%s: %s of items that came before; the first counts", path, count(repeated, "line"))
+    if len(items) and not seen:
+        raise DataError(
+            f"{path}: knows none of the {count(len(items), 'item')} of the reviews; is it the metadata of another"
+            " category or another year?"
+        )
+    return pl.DataFrame({ITEM: items}).join(pl.concat(frames), on=ITEM, how="left", maintain_order="left")
+
+
+def describe(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A record of any year as a row of `COLUMNS`.
+
+    Raises:
+        ValueError: it has no ASIN, or an object where a text is expected; the message says so.
+    """
+    item = record.get("parent_asin") or record.get("asin")
+    if not isinstance(item, str):
+        raise ValueError("there is no asin" if item is None else f"asin is {item!r:.60}, not a text")
+    return (
+        item,
+        _joined(record, " ", "title"),
+        _joined(record, " ", "brand") or _joined(record, " ", "store"),
+        _category(record),
+        _joined(record, " ", "description", "feature", "features"),
+        _price(record.get("price")),
+        _image(record),
+    )
+
+
+def plain(text: str) -> str:
+    """A text without HTML entities and tags, runs of white space as one blank, and no half characters."""
+    if "&" in text:
+        text = html.unescape(text)
+    if "<" in text:
+        text = TAG.sub(" ", text)
+    if not text.isascii():
+        text = text.encode("utf-8", "ignore").decode("utf-8")
+    return SPACE.sub(" ", text).strip()
+
+
+def _joined(record: Mapping[str, Any], separator: str, *keys: str) -> str | None:
+    parts = [plain(text) for key in keys for text in _texts(record.get(key), key)]
+    return separator.join(part for part in parts if part) or None
+
+
+def _texts(value: Any, key: str) -> list[str]:
+    """A text, a number or a list of them as a list of texts."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, (int, float)):
+        return [str(value)]
+    if isinstance(value, (list, tuple)) and all(isinstance(one, (str, int, float)) for one in value):
+        return [str(one) for one in value]
+    raise ValueError(f"{key} is {value!r:.60}, not a text or a list of texts")
+
+
+def _category(record: Mapping[str, Any]) -> str | None:
+    """2014 has several paths in `categories`, 2018 one in `category`, 2023 one in `categories`."""
+    value = record.get("categories") or record.get("category")
+    key = "categories" if record.get("categories") else "category"
+    several = isinstance(value, (list, tuple)) and all(isinstance(one, (list, tuple)) for one in value)
+    paths = list(value) if several and value else [value]
+    joined = (_joined({key: path}, LEVELS, key) for path in paths)
+    distinct = dict.fromkeys(path for path in joined if path)
+    return PATHS.join(distinct) or _joined(record, " ", "main_cat") or _joined(record, " ", "main_category")
+
+
+def _price(value: Any) -> float | None:
+    """Dollars; of a range the lower end; None where there is no price (the files also hold scraps of web pages)."""
+    if isinstance(value, str):
+        found = PRICE.fullmatch(value.strip())
+        return None if found is None else float(found[1].replace(",", ""))
+    number = finite(value)
+    return number if number is not None and number >= 0 else None
+
+
+def _image(record: Mapping[str, Any]) -> str | None:
+    """The address of the main picture, the largest there is."""
+    for key in ("imUrl", "imageURLHighRes", "imageURL", "images"):
+        value = record.get(key)
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, (list, tuple)):
+            continue
+        pictures = sorted(value, key=lambda one: not (isinstance(one, dict) and one.get("variant") == "MAIN"))
+        for one in pictures:
+            sizes = [one.get(size) for size in ("hi_res", "large", "thumb")] if isinstance(one, dict) else [one]
+            for address in sizes:
+                if isinstance(address, str) and plain(address):
+                    return plain(address)
+    return None

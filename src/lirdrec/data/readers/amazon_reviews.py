@@ -1,0 +1,277 @@
+"""Amazon's reviews of 2014, 2018 and 2023 as columns: user, item and, where wanted, rating and time."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lirdrec.data.columns import ITEM, RATING, TIMESTAMP, USER
+from lirdrec.data.readers.compressed import open_bytes
+from lirdrec.data.readers.json_lines import BadLines, blocks, decode, finite, parse_record, parsed
+from lirdrec.errors import DataError
+
+HEAD_BYTES = 1 << 20
+HEAD_LINES = 200
+ASIN = re.compile(r"B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
+NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]*)?([eE][+-]?[0-9]{1,4})?")
+TYPES = {USER: pl.String, ITEM: pl.String, RATING: pl.Float64, TIMESTAMP: pl.Int64}
+EXPECTED = (
+    "JSON lines with reviewerID and asin (2014, 2018) or user_id and parent_asin (2023), or lines of user, item, rating"
+    " and time separated by commas"
+)
+
+
+@dataclass(frozen=True)
+class ReviewFormat:
+    """How a file says who reviewed what.
+
+    Attributes:
+        year: of the collection, as far as the file tells ("2014", "2018", "2023").
+        names: our column → key of the JSON record, or name of the CSV column in messages.
+        places: our column → position in a line of a CSV file; None for JSON.
+        width: values in a line of a CSV file.
+        header: whether the first line holds names.
+        day: the key with the date as text, where a record has no number for its time.
+    """
+
+    year: str
+    names: dict[str, str]
+    places: dict[str, int] | None = None
+    width: int = 0
+    header: bool = False
+    day: str | None = None
+
+
+def recognise_reviews(path: Path) -> ReviewFormat:
+    """Tell the format from the first records.
+
+    Raises:
+        DataError: the file is none of the known formats, or cannot be read.
+    """
+    with open_bytes(path) as file:
+        head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")
+    lines = [line for line in head.splitlines()[:HEAD_LINES] if line.strip()]
+    if not lines:
+        raise DataError(f"{path}: there are no rows")
+    if lines[0].lstrip().startswith(b"["):
+        raise DataError(f"{path}: begins with '[': write one record a line instead of one list of all")
+    found = _json_format(lines) if lines[0].lstrip().startswith(b"{") else _csv_format(lines)
+    if isinstance(found, str):
+        raise DataError(f"{path}: not Amazon's reviews: {found}; expected {EXPECTED}")
+    return found
+
+
+def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: BadLines) -> pl.DataFrame:
+    """The reviews as a frame, in the order of the file.
+
+    Args:
+        path: plain or gzipped.
+        form: what `recognise_reviews` found.
+        columns: which of user, item, rating and timestamp to read; a line that lacks one of them is bad.
+        bad: told of the lines that cannot be used.
+
+    Returns:
+        the columns, user and item as strings, rating float64, timestamp int64 in the unit of the file (seconds; in
+        2023 milliseconds).
+
+    Raises:
+        DataError: the file is damaged or without a good line, or a line is bad and `bad` says to stop.
+    """
+    form = dataclasses.replace(form, names={column: form.names[column] for column in columns})
+    fast = _json_block if form.places is None else _csv_block
+    schema = {column: TYPES[column] for column in columns}
+
+    def parse(line: bytes) -> tuple[Any, ...]:
+        return _review(parse_record(line) if form.places is None else _fields(decode(line), form), form)
+
+    frames = [pl.DataFrame(schema=schema)]
+    for number, block in blocks(path):
+        if form.header and number == 1:
+            _, _, block = block.partition(b"\n")
+            number = 2
+        frame = fast(block, form)
+        if frame is None:  # something is odd in the block: look at each line
+            rows = list(parsed(number, block, bad, parse))
+            frame = pl.DataFrame(rows, schema=schema, orient="row")
+        frames.append(frame)
+    reviews = pl.concat(frames)
+    if reviews.height == 0:
+        raise DataError(f"{path}: there is no row that can be used" + (f" ({bad.example})" if bad.count else ""))
+    return reviews
+
+
+def _json_format(lines: list[bytes]) -> ReviewFormat | str:
+    """The format of JSON lines by the first record that can be read, or why it is none."""
+    record: dict[str, Any] = {}
+    reason = ""
+    for line in lines:
+        try:
+            record = parse_record(line)
+            break
+        except ValueError as error:
+            reason = reason or f"line 1 is {error}"
+    if "reviewerID" in record and "asin" in record:
+        year = "2018" if {"verified", "vote", "style"} & record.keys() else "2014"
+        names = {USER: "reviewerID", ITEM: "asin", RATING: "overall", TIMESTAMP: "unixReviewTime"}
+        return ReviewFormat(year, names, day="reviewTime")
+    item = "parent_asin" if "parent_asin" in record else "asin"
+    if "user_id" in record and item in record:
+        time = "sort_timestamp" if "sort_timestamp" in record and "timestamp" not in record else "timestamp"
+        return ReviewFormat("2023", {USER: "user_id", ITEM: item, RATING: "rating", TIMESTAMP: time})
+    if item in record and {"title", "categories", "category", "imUrl", "price"} & record.keys():
+        return "it holds what is known of the items (metadata), which goes with a file of reviews"
+    return reason or f"the first record has the keys {', '.join(map(str, list(record)[:8])) or '(none)'}"
+
+
+def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
+    """The format of a table of ratings, by its header or by which column looks like ASINs, or why it is none."""
+    try:
+        rows = [decode(line).split(",") for line in lines]
+    except ValueError as error:
+        return str(error)
+    first = [name.strip() for name in rows[0]]
+    item = "parent_asin" if "parent_asin" in first else "asin"
+    if "user_id" in first and item in first:
+        names = {USER: "user_id", ITEM: item, RATING: "rating", TIMESTAMP: "timestamp"}
+        if lacking := [name for name in names.values() if name not in first]:
+            return f"its header lacks {', '.join(lacking)}"
+        places = {column: first.index(name) for column, name in names.items()}
+        return ReviewFormat("2023", names, places, len(first), header=True)
+    if len(first) != 4:
+        return f"line 1 has {len(first)} values"
+    shares = [sum(bool(ASIN.fullmatch(row[at])) for row in rows if len(row) == 4) for at in (0, 1)]
+    if max(shares) * 2 <= len(rows):
+        return "neither its first nor its second column looks like ASINs"
+    user, item_at = (0, 1) if shares[1] >= shares[0] else (1, 0)
+    names = {USER: "user", ITEM: "item", RATING: "rating", TIMESTAMP: "time"}
+    # 2014 has the user first, 2018 the item
+    places = {USER: user, ITEM: item_at, RATING: 2, TIMESTAMP: 3}
+    return ReviewFormat("2014" if user == 0 else "2018", names, places, len(first))
+
+
+def _json_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
+    """A block through Arrow's parser, or None where that could differ from reading each line.
+
+    Every line must begin with a brace: on a line that holds only `null` Arrow ends the whole process. Blank lines and
+    several records in a line change the number of rows.
+    """
+    import pyarrow
+    from pyarrow import json
+
+    n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    if b"\r" in block or not block.startswith(b"{") or block.count(b"\n{") != n_lines - 1 or not _is_utf8(block):
+        return None
+    kinds = {USER: pyarrow.string(), ITEM: pyarrow.string(), RATING: pyarrow.float64(), TIMESTAMP: pyarrow.int64()}
+    schema = pyarrow.schema([(name, kinds[column]) for column, name in form.names.items()])
+    options = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    try:
+        table = json.read_json(BytesIO(block), json.ReadOptions(block_size=4 << 20), options)
+        frame = pl.from_arrow(table.select(list(form.names.values())).rename_columns(list(form.names)))
+    except (pyarrow.ArrowException, UnicodeDecodeError, pl.exceptions.PolarsError):
+        return None
+    assert isinstance(frame, pl.DataFrame)
+    return frame if frame.height == n_lines and _sound(frame) else None
+
+
+def _csv_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
+    """A block through polars' parser, or None where that could differ from reading each line."""
+    assert form.places is not None
+    if not block:
+        return pl.DataFrame(schema={column: TYPES[column] for column in form.names})
+    n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    if b"\r" in block or b'"' in block or not _is_utf8(block):
+        return None
+    names = {place: column for column, place in form.places.items() if column in form.names}
+    schema = {
+        names.get(place, f"column {place}"): TYPES.get(names.get(place, ""), pl.String) for place in range(form.width)
+    }
+    try:
+        frame = pl.read_csv(block, has_header=False, schema=schema, quote_char=None).select(list(form.names))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return None
+    return frame if frame.height == n_lines and _sound(frame) else None
+
+
+def _is_utf8(block: bytes) -> bool:
+    if block.isascii():
+        return True
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _sound(frame: pl.DataFrame) -> bool:
+    """No value is missing, no id empty, no rating NaN or infinite."""
+    if any(frame.null_count().row(0)) or any((frame[column].str.len_bytes() == 0).any() for column in (USER, ITEM)):
+        return False
+    return RATING not in frame.columns or bool(frame[RATING].is_finite().all())
+
+
+def _fields(line: str, form: ReviewFormat) -> dict[str, Any]:
+    """A line of a CSV file as a record under the names of the format; numbers are numbers."""
+    assert form.places is not None
+    values = line.split(",")
+    if len(values) != form.width:
+        raise ValueError(f"{len(values)} values, and there must be {form.width}")
+    record: dict[str, Any] = {}
+    for column, name in form.names.items():
+        value = values[form.places[column]].removesuffix("\r")
+        number = NUMBER.fullmatch(value) if column in (RATING, TIMESTAMP) else None
+        record[name] = value if number is None else int(value) if value.lstrip("-").isdigit() else float(value)
+    return record
+
+
+def _review(record: dict[str, Any], form: ReviewFormat) -> tuple[Any, ...]:
+    """The wanted values of a record; raises ValueError with the reason where one is missing or of the wrong type."""
+    readers = {USER: _id, ITEM: _id, RATING: _rating, TIMESTAMP: _time}
+    if TIMESTAMP in form.names and form.day is not None and record.get(form.names[TIMESTAMP]) is None:
+        record = {**record, form.names[TIMESTAMP]: _day(record.get(form.day))}
+    values = []
+    for column, name in form.names.items():
+        value = record.get(name)
+        if value is None:
+            raise ValueError(f"there is no {name}")
+        values.append(readers[column](value, name))
+    return tuple(values)
+
+
+def _id(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is {value!r:.60}, not a text of one character or more")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{name} is {value!r:.60}, which is half of a character")
+    return value
+
+
+def _rating(value: Any, name: str) -> float:
+    number = finite(value)
+    if number is None:
+        raise ValueError(f"{name} is {value!r:.60}, not a number")
+    return number
+
+
+def _time(value: Any, name: str) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
+        raise ValueError(f"{name} is {value!r:.60}, not a whole number")
+    return value
+
+
+def _day(text: Any) -> int | None:
+    """Seconds since 1970 of a date such as "09 3, 2013", or None."""
+    try:
+        moment = datetime.datetime.strptime(str(text), "%m %d, %Y")
+    except ValueError:
+        return None
+    return int(moment.replace(tzinfo=datetime.UTC).timestamp())
