@@ -126,7 +126,7 @@ def full(*_, **__):
 
 @pytest.mark.parametrize(
     "where",
-    ["lirdrec.data.storage._write_matrix", "polars.DataFrame.write_parquet", "numpy.save", "os.fsync", "os.rename"],
+    ["lirdrec.data.storage.write_matrix", "polars.DataFrame.write_parquet", "numpy.save", "os.fsync", "os.rename"],
 )
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch, where, exists):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,7 +154,7 @@ def _write(dataset: Dataset, folder: Path) -> None:
     if dataset.features:
         (folder / "features").mkdir()
     for name, matrix in dataset.features.items():
-        _write_matrix(matrix.values, folder / "features" / f"{name}.npy")
+        write_matrix(matrix.values, folder / "features" / f"{name}.npy")
         np.save(folder / "features" / f"{name}.mask.npy", matrix.present)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
@@ -211,11 +212,20 @@ def interactions(dataset: Dataset) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def _write_matrix(values: np.ndarray, path: Path) -> None:
-    """Write an npy file in blocks: a memory map is never read whole."""
+def matrix_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """What an npy file begins with, for matrices that are written in pieces."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    )
+    return header.getvalue()
+
+
+def write_matrix(values: np.ndarray, path: Path, keep: np.ndarray | None = None) -> None:
+    """Write an npy file in blocks: a memory map is never read whole. `keep` `(I,)` bool chooses rows."""
+    n_rows = len(values) if keep is None else int(keep.sum())
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": values.shape}
-        )
-        for _, block in row_blocks(values):
-            file.write(np.ascontiguousarray(block).data)
+        file.write(matrix_header(values.dtype, (n_rows, *values.shape[1:])))
+        for start, block in row_blocks(values):
+            some = block if keep is None else block[keep[start : start + len(block)]]
+            file.write(np.ascontiguousarray(some).data)

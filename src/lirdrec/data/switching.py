@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lirdrec.atomic import atomic_write, flush, write_errors
 from lirdrec.data.storage import BESIDE, MANIFEST, file_entry, manifest_text, placed, read_manifest
+from lirdrec.locks import folder_lock
+
+SWITCHING = ".switching"
 
 
 def switch(
@@ -35,14 +38,14 @@ def switch(
         DataError: `entries` holds something that JSON cannot.
     """
     folder = Path(folder)
-    settle(folder)
-    old = read_manifest(folder)
-    moved = sorted(name for name in files if name in old["files"])
-    listed = {name: entry for name, entry in old["files"].items() if name not in gone}
-    listed |= {name: file_entry(path) for name, path in files.items()}
-    manifest = {**old, **entries, "moved": moved, "files": dict(sorted(listed.items()))}
-    manifest_text(manifest)  # raises before anything is moved
-    with write_errors(folder):
+    with _alone(folder):
+        _settle(folder)
+        old = read_manifest(folder)
+        moved = sorted(name for name in files if name in old["files"])
+        listed = {name: entry for name, entry in old["files"].items() if name not in gone}
+        listed |= {name: file_entry(path) for name, path in files.items()}
+        manifest = {**old, **entries, "moved": moved, "files": dict(sorted(listed.items()))}
+        manifest_text(manifest)  # raises before anything is moved
         for name, path in files.items():
             target = placed(folder, manifest, name)
             target.parent.mkdir(exist_ok=True)
@@ -50,23 +53,43 @@ def switch(
             os.replace(path, target)
             flush(target.parent)
         _write(folder, manifest)
-        settle(folder)
+        _settle(folder)
         for name in gone:
             (folder / name).unlink(missing_ok=True)
 
 
 def settle(folder: str | Path) -> None:
-    """Finish a switch that was cut short; does nothing to a folder that is in order."""
+    """Finish a switch that was cut short; does nothing to a folder that is in order.
+
+    Raises:
+        RunFolderError: no prepared folder, or it cannot be written.
+    """
     folder = Path(folder)
+    read_manifest(folder)
+    with _alone(folder):
+        _settle(folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    lock = folder_lock(
+        folder / SWITCHING,
+        lambda owner: f"{folder}: another process{owner} is changing this dataset at the moment; try again",
+        tidy=True,
+    )
+    with write_errors(folder), lock:
+        yield
+
+
+def _settle(folder: Path) -> None:
     manifest = read_manifest(folder)
-    with write_errors(folder):
-        for name in manifest.get("moved", ()):
-            (folder / name).unlink(missing_ok=True)
-            _second_name(placed(folder, manifest, name), folder / name)
-        if "moved" in manifest:
-            _write(folder, {key: value for key, value in manifest.items() if key != "moved"})
-        for path in [*folder.glob(f"*{BESIDE}"), *folder.glob(f"features/*{BESIDE}")]:
-            path.unlink()
+    for name in manifest.get("moved", ()):
+        (folder / name).unlink(missing_ok=True)
+        _second_name(placed(folder, manifest, name), folder / name)
+    if "moved" in manifest:
+        _write(folder, {key: value for key, value in manifest.items() if key != "moved"})
+    for path in [*folder.glob(f"*{BESIDE}"), *folder.glob(f"features/*{BESIDE}")]:
+        path.unlink()
 
 
 def _second_name(path: Path, name: Path) -> None:

@@ -1,112 +1,197 @@
 """From inputs to matrices: shards are encoded one after the other, sealed, and joined when all are there.
 
-**The loop.** `make_features(…, loop=…)` takes whatever runs `encode_shard` over the shards: `local`, in this process, or
-something that spreads them over machines. A loop is called once for each matrix as
-
-    loop(encoder, tasks, batch_size, advance) -> iterator of (index, arrays, facts)
-
-- `encoder`: an `Encoder` that has loaded no weights; a fitted one holds its state already. It can be pickled.
-- `tasks`: an iterator of `(index, items)`: the number of a shard, and the inputs (`list[Item]`) that it needs encoded.
-  It reads the sources as it goes, so a loop draws only as many tasks ahead as it can work on. It is not thread-safe.
-- `batch_size`: inputs of a batch to begin with.
-- `advance(n)`: called, from the thread that iterates, when `n` more items are through.
-- It yields, for each task and in any order, `index` and what `encode_shard(encoder, items, …)` returned for it.
-
-Whatever the loop, the same shards hold the same items, so the vectors are the same.
+Whoever runs the shards elsewhere than in this process finds the contract of a `loop` in `encoding.py`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lirdrec.features.batching import encode_rows
-from lirdrec.features.encoder import Encoder
-from lirdrec.features.sources import KEY_BYTES, Item
+from lirdrec.data.columns import ITEM
+from lirdrec.data.identifiers import count, describe_ids
+from lirdrec.data.storage import placed, read_manifest
+from lirdrec.data.switching import settle
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.dropping import drop_items
+from lirdrec.features.encoding import Loop, encode_shard, local
+from lirdrec.features.joining import Joined
+from lirdrec.features.making import Job, MatrixWork
+from lirdrec.features.sources import ItemRows
+from lirdrec.features.store import MASK, PROBLEMS, add_features, file_name
+from lirdrec.locks import folder_lock
 
-logger = logging.getLogger(__name__)
+__all__ = ["Job", "Made", "encode_shard", "features_lock", "local", "make_features"]
 
-Arrays = dict[str, np.ndarray]
-Facts = dict[str, Any]
-Task = tuple[int, list[Item]]
-Done = tuple[int, Arrays, Facts]
-Advance = Callable[[int], None]
-Loop = Callable[[Encoder, Iterable[Task], int, Advance], Iterator[Done]]
-
-SHOWN = 80  # characters of a text in the list of problems
+WORK = "work/features"  # unfinished work, in the prepared folder
+DROPPED = ".dropped"  # below it; no matrix can have this name
 
 
-def encode_shard(
-    encoder: Encoder, items: Sequence[Item], batch_size: int, advance: Advance = lambda n: None
-) -> tuple[Arrays, Facts]:
-    """Vectors of some items; equal inputs are encoded once. Reads and writes nothing but what the encoder reads.
+@dataclass(frozen=True)
+class Made:
+    """A matrix that was made, and how it went.
 
-    Returns:
-        Arrays: `vectors` (n, d) float32, `present` (n,) bool, `keys` (n, 16) uint8 (zero without an input), `cut` (n,)
-        bool. Facts, JSON-able: `problems`, a list of [place, source, sentence]; `missing`, items without an input;
-        `encoded`, inputs that went through the encoder; `batch_size`, what memory allowed.
+    Attributes:
+        name, dims: of the matrix.
+        items: rows; `present` of them have a vector, `missing` have no input, `n_problems` one that cannot be used.
+        cut: items whose input was longer than the encoder's limit.
+        problems: the first ten, as (item, source, sentence); all are in `features/NAME.problems.csv`.
+        encoded: inputs that went through the encoder in this call; `copied`: items whose vector was known; `resumed`:
+            items that an earlier call, which was stopped, had finished.
+        seconds: that encoding took in this call.
+        told: what the dataset notes about the matrix, `info["encoders"][NAME]`.
+        dropped: what was left out of the dataset for want of features; None unless that was asked for and needed.
+    """
+
+    name: str
+    dims: int
+    items: int
+    present: int
+    missing: int
+    n_problems: int
+    problems: list[tuple[str, str, str]]
+    cut: int
+    encoded: int
+    copied: int
+    resumed: int
+    seconds: float
+    told: Mapping[str, Any]
+    dropped: Mapping[str, int] | None = None
+
+
+@contextmanager
+def features_lock(folder: str | Path) -> Iterator[Path]:
+    """Hold a prepared folder for the making of features; gives the folder of unfinished work.
 
     Raises:
-        TrainingError: not even one input fits into memory.
+        RunFolderError: another process makes some in it, or it cannot be written.
     """
-    n = len(items)
-    keys = np.zeros((n, KEY_BYTES), dtype=np.uint8)
-    places: dict[bytes, list[int]] = {}
-    inputs = []
-    problems: list[tuple[int, str, str]] = []
-    for place, item in enumerate(items):
-        if item.value is None or item.key is None:
-            if item.problem is not None:
-                problems.append((place, item.source, item.problem))
-            continue
-        keys[place] = np.frombuffer(item.key, dtype=np.uint8)
-        if item.key not in places:
-            inputs.append(item.value)
-        places.setdefault(item.key, []).append(place)
-    missing = n - len(problems) - sum(len(same) for same in places.values())
-    advance(n - len(inputs))
-    vectors = np.zeros((n, encoder.dims), dtype=np.float32)
-    cut = np.zeros(n, dtype=bool)
-    if inputs:
-        rows = encode_rows(encoder, inputs, batch_size, advance)
-        batch_size = rows.batch_size
-        faults = {at: fault for at, row in enumerate(rows.vectors) if (fault := _fault(row))} | rows.problems
-        was_cut = set(rows.cut)
-        for at, same in enumerate(places.values()):
-            cut[same] = at in was_cut
-            if at in faults:
-                problems += [(place, _source(items[place]), faults[at]) for place in same]
-            else:
-                vectors[same] = rows.vectors[at]
-    return {"vectors": vectors, "present": vectors.any(axis=1), "keys": keys, "cut": cut}, {
-        "problems": [list(one) for one in sorted(problems)],
-        "missing": missing,
-        "encoded": len(inputs),
-        "batch_size": batch_size,
-    }
+    folder = Path(folder)
+    with folder_lock(
+        folder / WORK,
+        lambda owner: f"{folder}: another process{owner} is making features of this dataset; wait until it ends",
+        tidy=True,
+    ) as work:
+        yield work
+    with suppress(OSError):  # captions may lie beside
+        (folder / WORK).parent.rmdir()
 
 
-def local(encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: Advance) -> Iterator[Done]:
-    """The loop of a single process; a batch that memory halved stays halved."""
-    for index, items in tasks:
-        arrays, facts = encode_shard(encoder, items, batch_size, advance)
-        batch_size = facts["batch_size"]
-        yield index, arrays, facts
+def make_features(
+    folder: str | Path,
+    jobs: Sequence[Job],
+    *,
+    batch_size: int | None = None,
+    restart: bool = False,
+    reuse: str | Path | None = None,
+    drop: bool = False,
+    progress: bool = True,
+    loop: Loop = local,
+) -> list[Made]:
+    """Make feature matrices of a prepared dataset and add them to it, all together.
+
+    Stopped at any moment, the same call goes on where it was, and the bytes are those of a call that was never stopped.
+    What the dataset has a vector of already, by the same encoder, is not encoded again; neither is what `reuse` has.
+
+    Args:
+        folder: the prepared dataset.
+        jobs: the matrices; one of a name that is there replaces it.
+        batch_size: inputs of a batch; by default the encoder's own. Another one may be given to go on with.
+        restart: forget unfinished work, and fit anew encoders that are fitted.
+        reuse: another prepared folder whose vectors may be taken.
+        drop: leave out of the dataset the items that have no features in any matrix, and their pairs.
+        progress: show a bar on the error stream.
+        loop: what runs the shards; see `encoding.py`.
+
+    Raises:
+        ConfigError: jobs of equal or impossible names, or unfinished work of other settings.
+        DataError: a matrix would be empty, or an item has no features in any matrix; finished work is kept.
+        RunFolderError: no prepared dataset, held by another process, or it cannot be written.
+    """
+    folder = Path(folder)
+    read_manifest(folder)  # before anything is made in a folder that is none
+    names = [job.name for job in jobs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two of the matrices {', '.join(names)} have one name; give them names of their own")
+    with features_lock(folder) as place:
+        settle(folder)
+        works = [MatrixWork(folder, place, job, restart, None if reuse is None else Path(reuse)) for job in jobs]
+        for work in works:
+            work.run(batch_size, progress, loop)
+        joined = {work.job.name: work.join() for work in works}
+        told = {work.job.name: work.told(joined[work.job.name]) for work in works}
+        _refuse_empty(works, joined)
+        matrices = {name: one.matrix for name, one in joined.items()}
+        keep = _covered(folder, joined)
+        if keep.all():
+            dropped = None
+            add_features(folder, matrices, told)
+        else:
+            if not drop:
+                raise DataError(_uncovered(folder, keep, works))
+            changed = drop_items(folder, read_manifest(folder), keep, place / DROPPED, without=names)
+            dropped = changed.told
+            matrices = {work.job.name: work.join(keep).matrix for work in works}
+            add_features(folder, matrices, told, changed.files, changed.entries)
+            (place / DROPPED).rmdir()
+        for work in works:
+            work.shards.discard()
+    return [_made(work, joined[work.job.name], told[work.job.name], dropped) for work in works]
 
 
-def _fault(vector: np.ndarray) -> str | None:
-    if not np.isfinite(vector).all():
-        return "the encoder gave values that are not numbers"
-    if not vector.any():
-        return "the encoder found nothing in it that it knows: its vector is all zero"
-    return None
+def _refuse_empty(works: Sequence[MatrixWork], joined: Mapping[str, Joined]) -> None:
+    for work in works:
+        one = joined[work.job.name]
+        if not one.matrix.present:
+            fault = f"; the first problem: {one.problems[0][1]}: {one.problems[0][2]}" if one.problems else ""
+            raise DataError(
+                f"{work.folder}: no item got a vector for '{work.job.name}': of {count(len(one.present), 'item')}"
+                f" {one.missing:,} have no {work.job.source.kind}"
+                f" and {count(one.n_problems, 'input')} cannot be used{fault}"
+            )
 
 
-def _source(item: Item) -> str:
-    if item.source:
-        return item.source
-    text = " ".join(str(item.value).split())
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+def _covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:
+    """`(I,)` bool: the items that will have features in some matrix."""
+    manifest = read_manifest(folder)
+    masks = [one.present for one in joined.values()]
+    for name in set(manifest["features"]) - set(joined):
+        masks.append(np.load(placed(folder, manifest, file_name(name, MASK)), allow_pickle=False))
+    return np.any(masks, axis=0)
+
+
+def _uncovered(folder: Path, keep: np.ndarray, works: Sequence[MatrixWork]) -> str:
+    without = np.flatnonzero(~keep)
+    rows = ItemRows(folder)
+    shown = [rows.read(row, row + 1)[ITEM][0] for row in without[:10]]
+    more = f" and {len(without) - 10:,} more" if len(without) > 10 else ""
+    lists = [str(path) for work in works if (path := work.place / "joined" / f"matrix{PROBLEMS}").is_file()]
+    return (
+        f"{folder}: no features in any matrix for {len(without):,} of {count(len(keep), 'item')}:"
+        f" {describe_ids(shown)}{more}; give them one with a second matrix (for instance --text hashed), or leave these"
+        f" items out (--drop-without-features); what was encoded is kept (problems: {', '.join(lists)})"
+    )
+
+
+def _made(work: MatrixWork, joined: Joined, told: Mapping[str, Any], dropped: Mapping[str, int] | None) -> Made:
+    return Made(
+        name=work.job.name,
+        dims=joined.matrix.dims,
+        items=len(joined.present),
+        present=joined.matrix.present,
+        missing=joined.missing,
+        n_problems=joined.n_problems,
+        problems=joined.problems,
+        cut=joined.cut,
+        encoded=work.encoded,
+        copied=work.copied,
+        resumed=work.resumed,
+        seconds=work.seconds,
+        told=told,
+        dropped=dropped,
+    )

@@ -140,7 +140,8 @@ class TextSource(Source):
         column: take this column as it is, instead of a template.
 
     Raises:
-        DataError: a column is missing, or there is none with texts.
+        DataError: the column is missing.
+        ConfigError: the template cannot be read or names a column that is missing, or no column looks like text.
     """
 
     kind = "text"
@@ -154,14 +155,12 @@ class TextSource(Source):
             return
         from lirdrec.features.text.template import Template, default_template
 
-        self.template = default_template(self.rows.schema) if template is None else template
-        self._template = Template(self.template)
-        for name in self._template.columns:
-            self.rows.need(name)
+        self._template = default_template(self.rows.schema) if template is None else Template(template)
+        self._template.check(self.rows.schema)
 
     @property
     def description(self) -> dict[str, Any]:
-        return {"template": self.template} if self.column is None else {"column": self.column}
+        return {"template": self._template.text} if self.column is None else {"column": self.column}
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,0 +1,203 @@
+"""One matrix on its way: fitted where needed, its shards encoded or copied, then joined."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lirdrec import __version__
+from lirdrec.data.storage import read_manifest
+from lirdrec.errors import ConfigError
+from lirdrec.features.encoder import Encoder
+from lirdrec.features.encoding import Advance, Arrays, Facts, Loop, Task, encode_shard
+from lirdrec.features.fitting import State, fit, identity, json_like
+from lirdrec.features.joining import Joined, join
+from lirdrec.features.known import Known, fitted_state
+from lirdrec.features.progress import progress_bar
+from lirdrec.features.shards import Shards
+from lirdrec.features.sources import KEY_BYTES, Item, Source
+
+
+@dataclass(frozen=True)
+class Job:
+    """A matrix that is to be made.
+
+    Attributes:
+        name: what it is called in the dataset.
+        encoder: makes the vectors.
+        source: of the inputs, of the kind that the encoder takes.
+        origin: how the encoder can be made again (`lirdrec.features.registry`); noted in the dataset for serving.
+
+    Raises:
+        ConfigError: an impossible name, or an encoder and inputs of different kinds.
+    """
+
+    name: str
+    encoder: Encoder
+    source: Source
+    origin: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
+            raise ConfigError(f"'{self.name}' cannot name a feature matrix: use letters, digits, _ and -")
+        if self.encoder.kind != self.source.kind:
+            raise ConfigError(
+                f"features '{self.name}': an encoder of kind '{self.encoder.kind}' cannot take"
+                f" inputs of kind '{self.source.kind}'"
+            )
+
+
+@dataclass
+class _Halfway:
+    """A shard of which some vectors were known; the others are being made."""
+
+    todo: np.ndarray
+    keys: np.ndarray
+    found: np.ndarray
+    vectors: np.ndarray | None
+    cut: np.ndarray
+
+    def merged(self, arrays: Arrays, facts: Facts) -> tuple[Arrays, Facts]:
+        if self.vectors is None:
+            return arrays, facts | {"copied": 0}
+        n = len(self.found)
+        whole = {name: np.zeros((n, *array.shape[1:]), dtype=array.dtype) for name, array in arrays.items()}
+        for name, array in arrays.items():
+            whole[name][self.todo] = array
+        whole["vectors"][self.found], whole["cut"][self.found] = self.vectors, self.cut
+        whole["present"][self.found], whole["keys"][self.found] = True, self.keys[self.found]
+        problems = [[int(self.todo[place]), source, fault] for place, source, fault in facts["problems"]]
+        return whole, facts | {"problems": problems, "copied": len(self.vectors)}
+
+
+class MatrixWork:
+    """The unfinished work on one matrix, in a folder of its own.
+
+    Args:
+        folder: the prepared dataset.
+        place: of unfinished work; this one's is below, under the job's name.
+        job: what to make.
+        restart: forget what is there.
+        reuse: another prepared folder whose vectors may be taken.
+
+    Attributes:
+        encoded, copied, resumed, seconds: see `lirdrec.features.run.Made`.
+
+    Raises:
+        ConfigError: the work that is there was begun with other settings.
+        DataError: nothing to fit the encoder to.
+    """
+
+    def __init__(self, folder: Path, place: Path, job: Job, restart: bool = False, reuse: Path | None = None):
+        self.folder, self.job, self.place = folder, job, place / job.name
+        self.restart = restart
+        self.folders = [folder] if reuse is None else [folder, reuse]
+        if restart:
+            shutil.rmtree(self.place, ignore_errors=True)
+        plan = {"source": job.source.description, "inputs": job.source.digest()}
+        if job.encoder.needs_fit:
+            fitting = {**plan, "identity": json_like(job.encoder.identity)}
+            fit(job.encoder, job.source, self.place / "fit", fitting, self._state_before)
+        self.identity = identity(job.encoder)
+        self.shards = Shards(self.place, {**plan, "identity": self.identity}, len(job.source), job.encoder.shard_rows)
+        self.encoded = self.copied = self.resumed = 0
+        self.seconds = 0.0
+
+    def run(self, batch_size: int | None, progress: bool, loop: Loop) -> None:
+        """Make all shards that are not sealed yet."""
+        started = time.perf_counter()
+        asked = self.job.encoder.batch_size if batch_size is None else batch_size
+        pending = self.shards.pending()
+        todo = sum(len(self.shards.rows(index)) for index in pending)
+        self.resumed = self.shards.n_rows - todo
+        if not pending:
+            return
+        self._batch_size, self._asked = self._batch_to_go_on_with(pending[0], asked), asked
+        known = Known(self.folders, self.identity)
+        halfway: dict[int, _Halfway] = {}
+        with progress_bar(self.job.name, self.shards.n_rows, self.resumed, progress) as advance:
+            tasks = self._tasks(pending, known, halfway, advance)
+            for index, arrays, facts in loop(self.job.encoder, tasks, self._batch_size, advance):
+                self._batch_size = min(self._batch_size, facts["batch_size"])
+                self._seal(index, *halfway.pop(index).merged(arrays, facts))
+        self.seconds = time.perf_counter() - started
+
+    def join(self, keep: np.ndarray | None = None) -> Joined:
+        """The files of the matrix, for the items of `keep` `(I,)` bool (by default all)."""
+        state = self.job.encoder.state() if self.job.encoder.needs_fit else {}
+        return join(self.shards, self.place / "joined", self.job.source.rows, state, keep)
+
+    def told(self, joined: Joined) -> dict[str, Any]:
+        """What the dataset notes about the matrix."""
+        return {
+            "identity": self.identity,
+            "source": self.job.source.description,
+            "origin": None if self.job.origin is None else dict(self.job.origin),
+            "dims": joined.matrix.dims,
+            "present": joined.matrix.present,
+            "missing": joined.missing,
+            "problems": joined.n_problems,
+            "cut": joined.cut,
+            "lirdrec": __version__,
+        }
+
+    def _tasks(
+        self, pending: Iterable[int], known: Known, halfway: dict[int, _Halfway], advance: Advance
+    ) -> Iterator[Task]:
+        for index in pending:
+            rows = self.shards.rows(index)
+            items = self.job.source.read(rows.start, rows.stop)
+            keys = _keys(items)
+            found, vectors, cut = known.look_up(keys)
+            todo = np.flatnonzero(~found)
+            wanted = [items[place] for place in todo]
+            one = _Halfway(todo, keys, found, vectors, cut)
+            advance(int(found.sum()))
+            if any(item.value is not None for item in wanted):
+                halfway[index] = one
+                yield index, wanted
+            else:
+                arrays, facts = encode_shard(self.job.encoder, wanted, self._batch_size, advance)
+                self._seal(index, *one.merged(arrays, facts))
+
+    def _seal(self, index: int, arrays: Arrays, facts: Facts) -> None:
+        self.shards.seal(index, arrays, {**facts, "asked": self._asked})
+        self.encoded += facts["encoded"]
+        self.copied += facts["copied"]
+
+    def _batch_to_go_on_with(self, first: int, asked: int) -> int:
+        """What memory had allowed when the work was stopped, so that the batches are those of an unstopped run."""
+        if first == 0:
+            return asked
+        facts = self.shards.read(first - 1).facts
+        return facts["batch_size"] if facts["asked"] == asked else asked
+
+    def _state_before(self) -> State | None:
+        """The state behind the matrix that is there, if it was made by this encoder of these texts, or `reuse`'s."""
+        if self.restart:
+            return None
+        bare = json_like(self.job.encoder.identity)
+        for folder in self.folders:
+            for name, told in read_manifest(folder)["info"].get("encoders", {}).items():
+                if {key: value for key, value in told["identity"].items() if key != "fitted"} != bare:
+                    continue
+                own = (self.job.name, self.job.source.description)
+                if folder == self.folder and (name, told["source"]) != own:
+                    continue  # fitted to other texts of this dataset
+                if (state := fitted_state(folder, name)) is not None:
+                    return state
+        return None
+
+
+def _keys(items: list[Item]) -> np.ndarray:
+    keys = np.zeros((len(items), KEY_BYTES), dtype=np.uint8)
+    for place, item in enumerate(items):
+        if item.key is not None:
+            keys[place] = np.frombuffer(item.key, dtype=np.uint8)
+    return keys

@@ -1,0 +1,52 @@
+"""A line for each matrix on the error stream: items done, items per second, time left."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from lirdrec.features.encoding import Advance
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, total: int, done: int, show: bool) -> Iterator[Advance]:
+    """Give a function that is told how many more items are through.
+
+    Args:
+        name: of the matrix.
+        total, done: items, and how many of them an earlier call finished.
+        show: draw anything at all.
+    """
+    if not show:
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f} items/s" if speed >= 10 else f"{speed:.1f} items/s")
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        refresh_per_second=4,
+        speed_estimate_period=60,
+    )
+    with bar:
+        task = bar.add_task(name, total=total, completed=done)
+        yield lambda n: bar.advance(task, n)
