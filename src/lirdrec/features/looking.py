@@ -17,7 +17,7 @@ from lirdrec.data.storage import placed, read_manifest
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features import measuring
 from lirdrec.features.neighbours import nearest
-from lirdrec.features.sources import PictureSource, TextSource
+from lirdrec.features.sources import IMAGE, PictureSource, TextSource
 from lirdrec.features.store import PROBLEMS, file_name
 from lirdrec.features.text.template import KNOWN
 
@@ -112,13 +112,14 @@ def show(console: Console, facts: Mapping[str, Any]) -> None:
     """Print what `look` found."""
     from rich.text import Text
 
-    from lirdrec.features.looking_tables import agreement, figures, neighbours
+    from lirdrec.features import looking_tables as tables
 
-    console.print(figures(facts).to_rich())
-    if facts["agreement"]:
-        console.print(agreement(facts).to_rich())
-    for one in facts["neighbours"]:
-        console.print(neighbours(one).to_rich())
+    shown = [tables.provenance(facts), tables.figures(facts), tables.copies(facts), tables.agreement(facts)]
+    for table in (*shown, *(tables.neighbours(one) for one in facts["neighbours"])):
+        if table is not None:
+            drawn = table.to_rich()
+            drawn.columns[-1].no_wrap = False  # sentences and titles may take several lines
+            console.print(drawn)
     for sentence in facts["remarks"]:
         console.print(Text.assemble(("! ", "yellow"), sentence))
     if facts["page"]:
@@ -133,6 +134,10 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
     if coverage["problems"]:
         said.append(
             f"The input of {count(coverage['problems'], 'item')} could not be used: see {coverage['problems_file']}."
+        )
+    if facts["encoder"] and facts["encoder"].get("cut", 0) > 0.2 * max(1, n):
+        said.append(
+            f"The input of {count(facts['encoder']['cut'], 'item')} was longer than the encoder's limit and cut."
         )
     if coverage["missing"] > 0.2 * coverage["items"]:
         said.append(f"{coverage['missing'] / coverage['items']:.0%} of the items have no vector here.")
@@ -219,9 +224,11 @@ class Views:
 
 
 def _text_source(folder: Path, encoder: Mapping[str, Any]) -> TextSource | None:
-    for template, column in ((encoder.get("template"), encoder.get("column")), (None, None)):
+    source = encoder.get("source", {})
+    column = None if source.get("column") == IMAGE else source.get("column")
+    for template, one in ((source.get("template"), column), (None, None)):
         try:
-            return TextSource(folder, template, column if template is None else None)
+            return TextSource(folder, template, one)
         except (ConfigError, DataError):  # the columns are gone, or none holds texts
             continue
     return None

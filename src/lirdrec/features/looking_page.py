@@ -42,13 +42,16 @@ def report(
         sections.append(Section("Inputs that could not be used", [faulty]))
     if (copied := tables.copies(facts)) is not None:
         sections.append(Section("Items that look the same", [copied]))
-    if facts["agreement"]:
-        sections.append(Section("Beside the other features", [tables.agreement(facts)]))
+    if (agreed := tables.agreement(facts)) is not None:
+        said = (
+            "The share of nearest neighbours that two matrices have in common, on average of the items that have both."
+        )
+        sections.append(Section("Beside the other features", [said, agreed]))
     made_by = tables.provenance(facts)
     unknown = "Nobody noted how this matrix was made. `lirdrec features` notes encoder, revision, prompt and template."
     sections.append(Section("Who made it", [unknown if made_by is None else made_by]))
     return Report(
-        title=f"Features {name} of {facts['dataset']}",
+        title=f"Features “{name}” of {facts['dataset']}",
         question=f"What do the {facts['dims']:,} numbers of each item know, and can they be trusted?",
         answer=_answer(facts),
         sections=sections,
@@ -59,10 +62,11 @@ def report(
 
 
 def _answer(facts: Facts) -> str:
-    coverage = facts["coverage"]
-    said = f"{coverage['present']:,} of {count(coverage['items'], 'item')} have a vector"
-    if coverage["items"]:
-        said += f" (**{coverage['present'] / coverage['items']:.1%}**)"
+    items, present = facts["coverage"]["items"], facts["coverage"]["present"]
+    if present == items:
+        said = f"All {count(items, 'item')} have a vector"
+    else:
+        said = f"**{present / items:.1%}** of {count(items, 'item')} have a vector"
     rank = facts["spread"]["effective_rank"]
     said += f" of {facts['dims']:,} numbers, which vary in about **{rank:.0f}** independent directions. "
     if not facts["remarks"]:

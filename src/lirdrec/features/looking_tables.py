@@ -48,17 +48,24 @@ def figures(facts: Facts) -> Table:
     if hubs["never"] is not None:
         lines.append(("Nobody's neighbour", f"{hubs['never']:.1%}", f"of the items are in no list of {hubs['k']}"))
     rows = [Row({"what": what, "figure": figure, "of": of}) for what, figure, of in lines]
-    columns = [Column("what", "", format="text"), Column("figure", "", format="text"), Column("of", "", format="text")]
-    return Table("figures", columns, rows, f"Features {facts['modality']} of {facts['dataset']}")
+    columns = [
+        Column("what", "Quantity", format="text"),
+        Column("figure", "Value", format="text"),
+        Column("of", "Remark", format="text"),
+    ]
+    return Table("figures", columns, rows, f"Features “{facts['modality']}” of {facts['dataset']}")
 
 
 def provenance(facts: Facts) -> Table | None:
     """Who made the matrix, or None where nobody noted it."""
     if not facts["encoder"]:
         return None
-    rows = [Row({"what": name.replace("_", " "), "value": _said(value)}) for name, value in _flat(facts["encoder"])]
-    columns = [Column("what", "", format="text"), Column("value", "", format="text")]
-    return Table("encoder", columns, rows)
+    noted = facts["encoder"]
+    told = dict(noted.get("identity", {})) | dict(noted.get("source", {}))
+    told |= {name: noted[name] for name in ("cut", "lirdrec") if name in noted}
+    rows = [Row({"what": name.replace("_", " "), "value": _said(value)}) for name, value in _flat(told)]
+    columns = [Column("what", "Setting", format="text"), Column("value", "Value", format="text")]
+    return Table("encoder", columns, rows, "Made by")
 
 
 def copies(facts: Facts) -> Table | None:
@@ -72,8 +79,8 @@ def copies(facts: Facts) -> Table | None:
         Row({"kind": f"cosine {one['cosine']:.5f}", "items": ", ".join(item["title"] for item in one["items"])})
         for one in duplicates["near"]["examples"]
     ]
-    columns = [Column("kind", "", format="text"), Column("items", "Items", format="text")]
-    return Table("duplicates", columns, rows) if rows else None
+    columns = [Column("kind", "Alike by", format="text"), Column("items", "Items", format="text")]
+    return Table("duplicates", columns, rows, "Examples of copies") if rows else None
 
 
 def problems(facts: Facts) -> Table | None:
@@ -87,24 +94,25 @@ def problems(facts: Facts) -> Table | None:
     return Table("problems", columns, [Row(dict(one)) for one in examples], notes=notes)
 
 
-def agreement(facts: Facts) -> Table:
-    """Mean overlap of the neighbour lists of each pair of matrices."""
+def agreement(facts: Facts) -> Table | None:
+    """Mean overlap of the neighbour lists of each pair of matrices; None where there is one matrix only."""
+    if not facts["agreement"]:
+        return None
     pairs = facts["agreement"]["pairs"]
-    names = list(dict.fromkeys([pair["a"] for pair in pairs] + [pair["b"] for pair in pairs]))
-    overlaps = {frozenset((pair["a"], pair["b"])): pair["overlap"] for pair in pairs}
-    rows = []
-    for name in names[:-1]:
-        rest = names[names.index(name) + 1 :]
-        rows.append(Row({"name": name, **{other: overlaps[frozenset((name, other))] for other in rest}}))
-    columns = [Column("name", "", format="text"), *(Column(name, name, digits=3) for name in names[1:])]
-    k = facts["agreement"]["k"]
-    chances = [pair["by_chance"] for pair in pairs if pair["by_chance"] is not None]
-    notes = [
-        f"Share of the {k} nearest neighbours that two matrices have in common, on average of the items with both."
+    rows = [
+        Row(
+            {"pair": f"{one['a']} and {one['b']}", **{name: one[name] for name in ("overlap", "by_chance", "asked")}},
+            accent=len(pairs) > 1 and facts["modality"] in (one["a"], one["b"]),
+        )
+        for one in pairs
     ]
-    if chances:
-        notes.append(f"By chance it would be {max(chances):.3f}.")
-    return Table("agreement", columns, rows, "Do the matrices agree on who is near to whom?", [" ".join(notes)])
+    columns = [
+        Column("pair", "Features", format="text"),
+        Column("overlap", f"Of {facts['agreement']['k']} neighbours in common", digits=3),
+        Column("by_chance", "By chance", digits=3),
+        Column("asked", "Items asked", format="count"),
+    ]
+    return Table("agreement", columns, rows, "Do the features agree on who is near to whom?")
 
 
 def neighbours(one: Facts) -> Table:
@@ -127,6 +135,8 @@ def _share(coverage: Facts) -> str:
 def _problems(coverage: Facts) -> str:
     if not coverage["missing"]:
         return ""
+    if not coverage["problems"]:
+        return "they have no input"
     return f"{coverage['problems']:,} of them with an input that could not be used"
 
 

@@ -47,7 +47,7 @@ def histogram(values: np.ndarray, low: float | None = None, high: float | None =
     """`from`, `to`, `count` of equal steps."""
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
-    if high - low < 1e-6 * max(abs(low), abs(high), 1e-30):  # all the same: one bar
+    if high - low < 2e-3 * max(abs(low), abs(high), 1e-30):  # all the same, but for rounding to float16: one bar
         return [{"from": low, "to": high, "count": len(values)}]
     counts, edges = np.histogram(values, bins=BINS, range=(low, high))
     return [
