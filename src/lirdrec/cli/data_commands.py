@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,13 +97,11 @@ def prepare(
         "name": name,
     }
     given = {key: value for key, value in options.items() if value is not None}
+    dataset = _read(source, given, published)
     differences = None
-    if published is None:
-        dataset = _read(source, given)
-    else:
-        from lirdrec.data.published import check, recipe
+    if published is not None:
+        from lirdrec.data.published import check
 
-        dataset = _read(source, {**recipe(published), **given})
         differences = check(dataset, published)
     dataset.save(output, overwrite=overwrite)
     figures = _figures(dataset)
@@ -170,9 +169,14 @@ def _next(figures: dict[str, Any], folder: Path) -> str:
     return " ".join([f"lirdrec features {folder}", *(option for option, there in encoders.items() if there)])
 
 
-def _read(source: Path, options: dict[str, Any]) -> Dataset:
+def _read(source: Path, options: dict[str, Any], published: str | None = None) -> Dataset:
     from lirdrec.data.readers import kind_of, read_any, read_raw
 
+    recommended: Mapping[str, Any] = {}
+    if published is not None:
+        from lirdrec.data.published import recipe
+
+        recommended = recipe(published).options
     kind = kind_of(source)
     strange = sorted(set(options) - {"user", "item", "name", "images", "image_column"})
     if kind == "mmrec" and strange:
@@ -182,6 +186,11 @@ def _read(source: Path, options: dict[str, Any]) -> Dataset:
             f"--{option.replace('_', '-')}: {source} is an MMRec folder, which keeps its own split and features;"
             f" to prepare it anew, name its table: lirdrec prepare {inter} --user userID --item itemID …"
         )
+    if kind == "amazon" and list(options.get("features", ())) == ["image"]:  # their form: ids and 4,096 numbers
+        options = {**options, "image_features": options["features"]["image"]}
+        del options["features"]
+    if kind not in ("mmrec", "prepared"):  # those are split already; of them only the counts are checked
+        options = {**recommended, **options}
     return read_raw(source, **options) if options or kind == "table" else read_any(source)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lirdrec.configuration import field_docs
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
+from lirdrec.data.readers.amazon import looks_like_amazon, read_amazon
 from lirdrec.data.readers.interactions import read_interactions
 from lirdrec.data.readers.microlens import looks_like_microlens, read_microlens
 from lirdrec.data.readers.mmrec import read_mmrec
@@ -33,6 +34,7 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "recbole": read_recbole,
     "movielens": read_movielens,
     "microlens": read_microlens,
+    "amazon": read_amazon,
     "table": read_interactions,
 }
 
@@ -47,7 +49,7 @@ def kind_of(path: str | Path) -> Kind:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_file():
-        return "amazon" if _looks_like_amazon(path) else "table"
+        return "amazon" if looks_like_amazon(path) else "table"
     if (path / MANIFEST).is_file():
         return "prepared"
     if inters := sorted(path.glob("*.inter")):
@@ -57,7 +59,7 @@ def kind_of(path: str | Path) -> Kind:
         return "movielens"
     if looks_like_microlens(path):
         return "microlens"
-    if _looks_like_amazon(path):
+    if looks_like_amazon(path):
         return "amazon"
     raise DataError(
         f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
@@ -105,8 +107,6 @@ def read_raw(
         if options:
             raise ConfigError(f"{path}: is prepared already, so options do nothing; prepare the raw files again")
         dataset = load(path)
-    elif kind == "amazon":
-        dataset = _amazon(path, **options)
     else:
         dataset = READERS[kind](path, **options)
     if images is None and image_column is None:
@@ -116,36 +116,10 @@ def read_raw(
 
 
 def _check_options(path: Path, kind: Kind, options: Mapping[str, Any]) -> None:
-    reader = _amazon if kind == "amazon" else READERS[kind]
-    parameters = inspect.signature(reader).parameters.values()
+    parameters = inspect.signature(READERS[kind]).parameters.values()
     known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY or one.default is not one.empty]
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         known += field_docs(Recipe)
     for option in options:
         if option not in known:
             raise ConfigError(f"'{option}' says nothing about {path} ({WORDS[kind]}); it takes {', '.join(known)}")
-
-
-def _amazon(
-    path: Path,
-    *,
-    metadata: str | Path | None = None,
-    image_features: str | Path | None = None,
-    name: str | None = None,
-    **options: Any,
-) -> Dataset:
-    """Of a folder, its one file of reviews and what goes with it."""
-    from lirdrec.data.readers.amazon import find_amazon, read_amazon
-
-    reviews, known_metadata, known_features = find_amazon(path) if path.is_dir() else (path, None, None)
-    return read_amazon(
-        reviews, metadata or known_metadata, image_features=image_features or known_features, name=name, **options
-    )
-
-
-def _looks_like_amazon(path: Path) -> bool:
-    try:
-        from lirdrec.data.readers.amazon import looks_like_amazon
-    except ModuleNotFoundError:
-        return False
-    return looks_like_amazon(path)
