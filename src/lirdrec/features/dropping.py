@@ -24,13 +24,15 @@ class Dropped:
 
     Attributes:
         files: name in the manifest → the file that takes its place.
-        entries: of the manifest that change.
+        counts: of the manifest.
+        info: entries of `info` that change.
         told: counts: `items`, `pairs` that went with them, `users` who have no training pair left, and
             `held_out_pairs` of these users, which went too.
     """
 
     files: dict[str, Path]
-    entries: dict[str, Any]
+    counts: dict[str, int]
+    info: dict[str, Any]
     told: dict[str, int]
 
 
@@ -80,8 +82,7 @@ def drop_items(
     counts |= {name: left.filter(pl.col(SPLIT) == name).height for name in SPLITS}
     before = manifest["info"].get("dropped_without_features", {})
     both = {key: number + before.get(key, 0) for key, number in told.items()}
-    info = {**manifest["info"], "dropped_without_features": both}
-    return Dropped(files, {"counts": counts, "info": info}, told)
+    return Dropped(files, counts, {"dropped_without_features": both}, told)
 
 
 def _method(manifest: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import count, describe_ids
+from lirdrec.data.pictures import IMAGES
 from lirdrec.data.storage import placed, read_manifest
 from lirdrec.data.switching import settle
 from lirdrec.errors import ConfigError, DataError
@@ -22,7 +23,7 @@ from lirdrec.features.dropping import drop_items
 from lirdrec.features.encoding import Loop, encode_shard, local
 from lirdrec.features.joining import Joined
 from lirdrec.features.making import Job, MatrixWork
-from lirdrec.features.sources import ItemRows
+from lirdrec.features.sources import ItemRows, PictureSource
 from lirdrec.features.store import MASK, PROBLEMS, add_features, file_name
 from lirdrec.locks import folder_lock
 
@@ -127,17 +128,18 @@ def make_features(
         told = {work.job.name: work.told(joined[work.job.name]) for work in works}
         _refuse_empty(works, joined)
         matrices = {name: one.matrix for name, one in joined.items()}
+        noted = _pictures(works)
         keep = _covered(folder, joined)
         if keep.all():
             dropped = None
-            add_features(folder, matrices, told)
+            add_features(folder, matrices, told, noted)
         else:
             if not drop:
                 raise DataError(_uncovered(folder, keep, works))
             changed = drop_items(folder, read_manifest(folder), keep, place / DROPPED, without=names)
             dropped = changed.told
             matrices = {work.job.name: work.join(keep).matrix for work in works}
-            add_features(folder, matrices, told, changed.files, changed.entries)
+            add_features(folder, matrices, told, changed.info | noted, changed.files, changed.counts)
             (place / DROPPED).rmdir()
         for work in works:
             work.shards.discard()
@@ -154,6 +156,12 @@ def _refuse_empty(works: Sequence[MatrixWork], joined: Mapping[str, Joined]) -> 
                 f" {one.missing:,} have no {work.job.source.kind}"
                 f" and {count(one.n_problems, 'input')} cannot be used{fault}"
             )
+
+
+def _pictures(works: Sequence[MatrixWork]) -> dict[str, Any]:
+    """The folder of the pictures, for whoever shows them later."""
+    roots = [work.job.source.root for work in works if isinstance(work.job.source, PictureSource)]
+    return {IMAGES: str(roots[0].absolute())} if roots else {}
 
 
 def _covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:

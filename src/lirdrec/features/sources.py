@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import polars as pl
 
 from lirdrec.data.columns import ITEM
+from lirdrec.data.pictures import IMAGE, IMAGES
 from lirdrec.data.storage import ITEMS, placed, read_manifest
 from lirdrec.errors import DataError
 from lirdrec.features.encoder import Input, Kind
 
 KEY_BYTES = 16
-IMAGE = "image"  # the column of pictures that `lirdrec prepare` writes
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class PictureSource(Source):
         self.rows = ItemRows(folder)
         self.rows.need(column, "; prepare the dataset with --image, so that it knows the picture of each item")
         self.column = column
-        noted = self.rows.manifest["info"].get("images")
+        noted = self.rows.manifest["info"].get(IMAGES)
         self.root = Path(root) if root is not None else self.rows.folder / (noted if isinstance(noted, str) else "")
         if not self.root.is_dir():
             raise DataError(f"{self.root}: the folder of the pictures is not there; say where it is with --images")

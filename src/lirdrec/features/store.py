@@ -48,8 +48,9 @@ def add_features(
     folder: str | Path,
     matrices: Mapping[str, NewMatrix],
     encoders: Mapping[str, Any],
+    info: Mapping[str, Any] | None = None,
     files: Mapping[str, Path] | None = None,
-    entries: Mapping[str, Any] | None = None,
+    counts: Mapping[str, int] | None = None,
 ) -> None:
     """Add matrices to a prepared folder, or replace those of the same name. A kill at any moment leaves it loadable.
 
@@ -57,22 +58,24 @@ def add_features(
         folder: the prepared folder.
         matrices: name → the finished files; they are moved.
         encoders: name → what goes into `info["encoders"]`.
-        files, entries: of the dataset besides the matrices, changed in the same step; see `switching.switch`.
+        info: other entries of `info` that change.
+        files, counts: of the dataset besides the matrices, changed in the same step: name in the manifest → file.
 
     Raises:
         RunFolderError: not a prepared folder, or it cannot be written.
     """
     settle(folder)
-    manifest = read_manifest(folder) | dict(entries or {})
+    manifest = read_manifest(folder)
     new = {file_name(name, ending): path for name, one in matrices.items() for ending, path in one.files.items()}
     possible = {file_name(name, ending) for name in matrices for ending in ENDINGS}
     features = {name: {"dims": m.dims, "dtype": m.dtype, "present": m.present} for name, m in matrices.items()}
-    info = dict(manifest["info"])
-    info["encoders"] = {**info.get("encoders", {}), **encoders}
+    noted = {**manifest["info"], **(info or {})}
+    noted["encoders"] = {**noted.get("encoders", {}), **encoders}
+    entries = {"features": {**manifest["features"], **features}, "info": noted}
     switch(
         folder,
         {**new, **(files or {})},
-        {**(entries or {}), "features": {**manifest["features"], **features}, "info": info},
+        entries if counts is None else entries | {"counts": counts},
         gone=(possible - set(new)) & set(manifest["files"]),
     )
 

@@ -1,0 +1,188 @@
+"""`lirdrec features`: texts and pictures of a prepared dataset become feature matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lirdrec.cli.output import JsonOption, console, print_json, table
+from lirdrec.cli.settings import settings
+from lirdrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lirdrec.features.making import Job
+    from lirdrec.features.run import Made
+
+EXTRA = 'pip install "lirdrec[encoders]"'
+BETTER = {
+    "text": ("hashed", "compares words, not meanings", "--text minilm"),
+    "image": ("descriptor", "sees colours and edges, not things", "--image efficientnet-lite0"),
+}
+
+Models = list[str] | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(features)
+
+
+def features(
+    dataset: Annotated[Path, typer.Argument(help="A prepared dataset.")],
+    text: Annotated[
+        Models,
+        typer.Option("--text", metavar="[NAME=]MODEL", help="Encode the items' texts; may be repeated."),
+    ] = None,
+    image: Annotated[
+        Models, typer.Option("--image", metavar="[NAME=]MODEL", help="Encode their pictures; may be repeated.")
+    ] = None,
+    caption: Annotated[
+        Models,
+        typer.Option("--caption", metavar="[NAME=]MODEL", help="Encode the captions that lirdrec captions wrote."),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("--text-template", help="What an item's text is made of: '{title}. {brand}'.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The folder of the pictures, if not where prepare found it.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Words that stand before every text.")] = None,
+    pooling: Annotated[str | None, typer.Option("--pooling", help="mean, cls or last; by default the model's.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens of a text; the rest is cut.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Inputs at once; halves itself.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or float16.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Of a model on the hub.")] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget unfinished work; fit fitted encoders anew.")
+    ] = False,
+    reuse: Annotated[
+        Path | None, typer.Option("--reuse", metavar="DATASET", help="Take vectors of another dataset too.")
+    ] = None,
+    drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster (or: local).")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Encode texts and pictures. Stopped at any moment, the same command goes on; only what changed is encoded again.
+
+    MODEL is for texts hashed, minilm, endpoint:URL#MODEL, or any sentence-transformers or Hugging Face model by its
+    name or folder; for pictures descriptor, efficientnet-lite0, or any Hugging Face vision model. hashed and
+    descriptor are the defaults and need no download. A NAME of your own lets several encoders lie side by side.
+
+    \b
+      lirdrec features mydata                                        what there is, with the defaults
+      lirdrec features mydata --text minilm --image efficientnet-lite0
+      lirdrec features mydata --text BAAI/bge-base-en-v1.5 --text-template "{title}. {brand}. {category}"
+      lirdrec features mydata --image clip=openai/clip-vit-base-patch32 --images covers/ --device cuda
+      lirdrec features mydata --caption intfloat/e5-mistral-7b-instruct --precision bfloat16
+      lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
+    """
+    from lirdrec.features.choosing import choose_jobs
+    from lirdrec.features.run import make_features
+
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"--batch-size {batch_size}: it must be 1 or more")
+    jobs = choose_jobs(
+        dataset,
+        [*(("text", one) for one in text or ()), *(("image", one) for one in image or ())]
+        + [("caption", one) for one in caption or ()],
+        template=template,
+        images=images,
+        options={
+            "prompt": prompt,
+            "pooling": pooling,
+            "max_length": max_length,
+            "device": device,
+            "precision": precision,
+            "revision": revision,
+        },
+    )
+    loop: dict[str, Any] = {}
+    if ray is not None:
+        from lirdrec.features.cluster import RayLoop
+
+        loop["loop"] = RayLoop(ray)
+    made = make_features(
+        dataset,
+        jobs,
+        batch_size=batch_size,
+        restart=restart,
+        reuse=reuse,
+        drop=drop,
+        progress=not settings.quiet and not json,
+        **loop,
+    )
+    if json:
+        return print_json([_plain(one) for one in made])
+    _show(dataset, jobs, made)
+
+
+def _plain(made: Made) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    plain = asdict(made)
+    problems = [dict(zip(("item", "source", "problem"), one, strict=True)) for one in made.problems]
+    return plain | {"problems": problems, "seconds": round(made.seconds, 3)}
+
+
+def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made]) -> None:
+    out = console()
+    columns = ["matrix", "encoder", "dims", "items", "missing", "problems", "cut", "items/s"]
+    rows = [
+        [
+            one.name,
+            _model(job),
+            f"{one.dims:,}",
+            f"{one.present:,}",
+            f"{one.missing:,}",
+            f"{one.n_problems:,}",
+            f"{one.cut:,}",
+            _speed(one),
+        ]
+        for job, one in zip(jobs, made, strict=True)
+    ]
+    out.print(table(f"Features of {dataset}", columns, rows, right=columns[2:]))
+    for one in made:
+        if one.copied or one.resumed:
+            out.print(
+                f"{one.name}: {one.encoded:,} inputs were encoded now; {one.copied:,} items had a vector already,"
+                f" {one.resumed:,} were done before the run was stopped.",
+                markup=False,
+            )
+    for one in made:
+        if one.problems:
+            title = f"{one.n_problems:,} problems of {one.name}"
+            if one.n_problems > len(one.problems):
+                title += f", the first {len(one.problems)}"
+            out.print(table(title, ["item", "source", "problem"], one.problems))
+            out.print(f"All of them: {dataset}/features/{one.name}.problems.csv\n", markup=False)
+    if made and made[0].dropped:
+        gone = made[0].dropped
+        out.print(
+            f"Left out for want of features: {gone['items']:,} items with {gone['pairs']:,} pairs. {gone['users']:,}"
+            f" users have no training pair left; {gone['held_out_pairs']:,} of their pairs in valid and test went too.",
+            style="yellow",
+        )
+    for job in jobs:
+        default, fault, better = BETTER[job.encoder.kind]
+        if _model(job) == default:
+            out.print(f"{default} {fault}. Better: {EXTRA}, then lirdrec features {dataset} {better}", markup=False)
+    seen = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
+    out.print(f"To look at them: lirdrec inspect {dataset} --modality {seen} --html page.html", markup=False)
+    out.print(f"To train: lirdrec train {dataset} --run runs/first", markup=False)
+
+
+def _model(job: Job) -> str:
+    return str(job.origin["model"]) if job.origin else type(job.encoder).__name__
+
+
+def _speed(made: Made) -> str:
+    if not made.encoded or not made.seconds:
+        return "–"
+    speed = made.encoded / made.seconds
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"

@@ -1,0 +1,85 @@
+"""What a person asked for, `--text MODEL --image NAME=MODEL`, as jobs of the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lirdrec.errors import ConfigError
+from lirdrec.features.encoder import Kind
+from lirdrec.features.making import Job
+from lirdrec.features.registry import DEFAULTS, Choice
+from lirdrec.features.sources import IMAGE, ItemRows, PictureSource, Source, TextSource
+
+What = Literal["text", "image", "caption"]
+CAPTION = "caption"
+
+
+def choose_jobs(
+    folder: str | Path,
+    wanted: Sequence[tuple[What, str]],
+    *,
+    template: str | None = None,
+    images: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Job]:
+    """Jobs for `make_features`.
+
+    Args:
+        folder: a prepared dataset.
+        wanted: what to encode, and "MODEL" or "NAME=MODEL"; the name of a matrix is by default what it encodes. Nothing
+            wanted: texts and pictures, as far as the dataset has them, with the encoders that need no download.
+        template: of the texts.
+        images: the folder of the pictures.
+        options: of the encoders; each gets those that it takes. None stands for the default.
+
+    Raises:
+        ConfigError: an option that no encoder takes, a name used twice, or nothing to encode.
+        DataError: the dataset lacks the column, or the folder of pictures is not there.
+    """
+    wanted = list(wanted) or _defaults(folder, template)
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    jobs: list[Job] = []
+    used: set[str] = set()
+    for what, text in wanted:
+        name, model = named(text, what)
+        kind: Kind = "image" if what == "image" else "text"
+        takes = Choice(kind, model).takes
+        choice = Choice(kind, model, {key: value for key, value in given.items() if key in takes})
+        used |= set(choice.options)
+        jobs.append(Job(name, choice.encoder(), _source(folder, what, template, images), choice.origin))
+    for name in given:
+        if name not in used:
+            models = ", ".join(named(text, what)[1] for what, text in wanted)
+            raise ConfigError(f"--{name.replace('_', '-')}: none of the chosen encoders ({models}) takes it")
+    return jobs
+
+
+def named(text: str, what: str) -> tuple[str, str]:
+    """`NAME=MODEL` as a pair; the name is `what` if there is none."""
+    found = re.fullmatch(r"([\w-]+)=(.*)", text)
+    return (found[1], found[2]) if found else (what, text)
+
+
+def _source(folder: str | Path, what: What, template: str | None, images: str | Path | None) -> Source:
+    if what == "image":
+        return PictureSource(folder, root=images)
+    return TextSource(folder, column=CAPTION) if what == "caption" else TextSource(folder, template)
+
+
+def _defaults(folder: str | Path, template: str | None) -> list[tuple[What, str]]:
+    found: list[tuple[What, str]] = []
+    rows = ItemRows(folder)
+    try:
+        TextSource(folder, template)
+        found.append(("text", DEFAULTS["text"]))
+    except ConfigError as error:
+        if template is not None:
+            raise
+        if IMAGE not in rows.schema:
+            raise ConfigError(f"{folder}: there is nothing to encode: no column '{IMAGE}' and {error}") from None
+    if IMAGE in rows.schema:
+        found.append(("image", DEFAULTS["image"]))
+    return found

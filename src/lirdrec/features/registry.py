@@ -1,0 +1,193 @@
+"""Encoders by name: the same words on the command line, in Python and in what a dataset notes about its matrices."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lirdrec.data.storage import read_manifest
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.encoder import Encoder, Kind
+from lirdrec.features.fitting import identity
+from lirdrec.features.known import fitted_state
+
+HASHED, MINILM, ENDPOINT = "hashed", "minilm", "endpoint:"
+DESCRIPTOR, EFFICIENTNET = "descriptor", "efficientnet-lite0"
+NAMES: Mapping[Kind, tuple[str, ...]] = {"text": (HASHED, MINILM), "image": (DESCRIPTOR, EFFICIENTNET)}
+DEFAULTS: Mapping[Kind, str] = {"text": HASHED, "image": DESCRIPTOR}
+
+# What each kind of encoder can be told, beside its model.
+_LANGUAGE = ("pooling", "prompt", "max_length", "device", "precision", "revision")
+_VISION = ("device", "precision", "revision")
+_OF_MACHINE = ("device",)  # says nothing about the vectors
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An encoder that was chosen: enough to make it again.
+
+    Attributes:
+        kind: "text" or "image".
+        model: `hashed`, `minilm`, `endpoint:URL#MODEL`, `descriptor`, `efficientnet-lite0`, or a model of Hugging Face
+            by its name or folder.
+        options: what the encoder is told; those that are None are its defaults.
+
+    Raises:
+        ConfigError: an option that this encoder does not take, or a name that is nearly one of ours.
+    """
+
+    kind: Kind
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in self.options.items() if value is not None}
+        object.__setattr__(self, "options", given)
+        if not self.model:
+            raise ConfigError(f"no {self.kind} encoder is named; for instance {', '.join(NAMES[self.kind])}")
+        near = difflib.get_close_matches(self.model.lower(), NAMES[self.kind], n=1, cutoff=0.8)
+        if near and self.model not in NAMES[self.kind] and not Path(self.model).is_dir():
+            raise ConfigError(f"no {self.kind} encoder is called '{self.model}'; did you mean '{near[0]}'?")
+        if self.kind == "image" and self.model.startswith(ENDPOINT):
+            raise ConfigError(
+                "a server cannot encode pictures; caption them (lirdrec captions), then encode the captions"
+            )
+        for name in given:
+            if name not in self.takes:
+                can = f"it takes {', '.join(self.takes)}" if self.takes else "it takes no options"
+                raise ConfigError(f"the encoder '{self.model}' takes no {name.replace('_', ' ')}; {can}")
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The options that this encoder knows."""
+        if self.model == HASHED:
+            return ("dims",)
+        if self.model.startswith(ENDPOINT):
+            return ("dims", "prompt")
+        if self.kind == "text":
+            return _LANGUAGE
+        return {DESCRIPTOR: (), EFFICIENTNET: _OF_MACHINE}.get(self.model, _VISION)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """JSON-able, for `info["encoders"]`: how to make the encoder again. A model's folder is named in full."""
+        folder = Path(self.model)
+        options = {name: value for name, value in self.options.items() if name not in _OF_MACHINE}
+        named = str(folder.absolute()) if self.model not in NAMES[self.kind] and folder.is_dir() else self.model
+        return {"kind": self.kind, "model": named, "options": options}
+
+    def encoder(self) -> Encoder:
+        """The encoder; its weights are loaded when it is first used.
+
+        Raises:
+            ConfigError: the package that it needs is not installed, or an option is out of range.
+        """
+        return (_text if self.kind == "text" else _image)(self.model, dict(self.options))
+
+
+def text_encoder(name: str, **options: Any) -> Encoder:
+    """An encoder of texts.
+
+    Args:
+        name: `hashed`, `minilm`, `endpoint:URL#MODEL`, or a sentence-transformers or Hugging Face model by its name or
+            folder.
+        options: of `hashed`: dims; of a server: dims, prompt; of the others: pooling, prompt, max_length, device,
+            precision, revision.
+
+    Raises:
+        ConfigError: an option that it does not take, or a package that is not installed.
+    """
+    return Choice("text", name, options).encoder()
+
+
+def image_encoder(name: str, **options: Any) -> Encoder:
+    """An encoder of pictures.
+
+    Args:
+        name: `descriptor`, `efficientnet-lite0`, or a vision model of Hugging Face by its name or folder.
+        options: of `efficientnet-lite0`: device; of a vision model: device, precision, revision.
+
+    Raises:
+        ConfigError: an option that it does not take, or a package that is not installed.
+    """
+    return Choice("image", name, options).encoder()
+
+
+def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None, device: str | None = None) -> Encoder:
+    """The encoder that made a matrix of a prepared dataset, ready for new items.
+
+    Args:
+        dataset_folder: the prepared dataset.
+        name: of the matrix.
+        model: where the encoder's model lies now, if not where it was.
+        device: what to run on.
+
+    Raises:
+        DataError: the matrix was not made by `lirdrec features`, or what the encoder had learned was not kept.
+        ConfigError: the model is not the one that made the matrix, or cannot be had.
+    """
+    folder = Path(dataset_folder)
+    manifest = read_manifest(folder)
+    told = manifest["info"].get("encoders", {}).get(name)
+    if name not in manifest["features"] or not told or not told.get("origin"):
+        raise DataError(f"{folder}: nothing is noted about how the features '{name}' were made; give vectors instead")
+    origin = told["origin"]
+    choice = Choice(origin["kind"], model or origin["model"], origin["options"])
+    if device is not None and "device" in choice.takes:
+        choice = Choice(choice.kind, choice.model, {**choice.options, "device": device})
+    encoder = choice.encoder()
+    if encoder.needs_fit:
+        state = fitted_state(folder, name)
+        if state is None:
+            raise DataError(
+                f"{folder}: what the encoder of '{name}' had learned is not there; make it anew: lirdrec features"
+            )
+        encoder.load_state(state)
+    if identity(encoder) != told["identity"]:
+        raise ConfigError(
+            f"{folder}: the features '{name}' were made by another model than {choice.model} is now; say where it"
+            " lies, or make the features anew (lirdrec features)"
+        )
+    return encoder
+
+
+def _text(model: str, options: dict[str, Any]) -> Encoder:
+    if model == HASHED:
+        from lirdrec.features.text.hashed import HashedText
+
+        return HashedText(**options)
+    if model.startswith(ENDPOINT):
+        from lirdrec.features.endpoint import Endpoint
+        from lirdrec.features.text.endpoint import EndpointText
+
+        url, _, served = model.removeprefix(ENDPOINT).partition("#")
+        if not url or not served:
+            raise ConfigError(
+                f"{model}: name the server and its model as endpoint:URL#MODEL,"
+                " for instance endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct"
+            )
+        return EndpointText(Endpoint(url), served, **options)
+    from lirdrec.features.text.sentences import SentenceEncoder
+
+    if model == MINILM:
+        from lirdrec.features.text.loading import minilm_folder
+
+        return SentenceEncoder(minilm_folder(), **options)
+    return SentenceEncoder(model, **options)
+
+
+def _image(model: str, options: dict[str, Any]) -> Encoder:
+    if model == DESCRIPTOR:
+        from lirdrec.features.pictures.descriptor import Descriptor
+
+        return Descriptor()
+    if model == EFFICIENTNET:
+        from lirdrec.features.pictures.efficientnet import EfficientNetLite0
+
+        return EfficientNetLite0(**options)
+    from lirdrec.features.pictures.vision import VisionEncoder
+
+    return VisionEncoder(model, **options)
