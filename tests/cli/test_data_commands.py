@@ -61,7 +61,121 @@ def test_inspect_reads_raw_folders_too(lirdrec, tmp_path):
     assert figures["splits"] == {"train": 2, "valid": 0, "test": 1}
 
 
+@pytest.fixture
+def films(tmp_path, lirdrec):
+    """A folder like ml-latest beside a folder of three posters."""
+    (tmp_path / "ml-tiny").mkdir()
+    (tmp_path / "posters").mkdir()
+    rows = "".join(f"{user},{film},{5 - (user + film) % 3},1\n" for user in range(1, 9) for film in range(10))
+    (tmp_path / "ml-tiny" / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + rows)
+    titles = "".join(f'{film},"Film, The {film} (199{film})",Drama\n' for film in range(10))
+    (tmp_path / "ml-tiny" / "movies.csv").write_text("movieId,title,genres\n" + titles)
+    for film in (1, 2, 77):
+        (tmp_path / "posters" / f"{film}.jpg").write_bytes(b"x")
+    return tmp_path
+
+
+def test_prepare_recognises_movielens_finds_pictures_and_says_what_to_run_next(lirdrec, films):
+    result = lirdrec("prepare", "ml-tiny", "--images", "posters", "--min-rating", 4, "-o", "films")
+    assert result.exit_code == 0, result.stderr
+    assert (
+        "Items with a text: title 10 (100.0%), genres 10 (100.0%)\nItems with a picture: 2 (20.0%)\n" in result.stdout
+    )
+    assert result.stdout.endswith("Next: lirdrec features films --text hashed --image descriptor\n")
+    data = Dataset.load(films / "films", verify=True)
+    assert data.info["images"] == str(films / "posters") and data.item_table["title"][3] == "Film, The 3"
+    assert data.item_table["image"].to_list()[:3] == [None, "1.jpg", "2.jpg"]
+    assert data.info["preparation"]["min_rating"] == 4 and not data.features
+    figures = json.loads(lirdrec("inspect", "films", "--json").stdout)
+    assert figures["pictures"] == 2 and figures["texts"] == {"title": 10, "genres": 10}
+    assert "Items with a picture: 2 (20.0%)" in lirdrec("inspect", "ml-tiny/../films").stdout
+
+
+def test_the_next_command_names_only_what_is_there(lirdrec, films):
+    assert lirdrec("prepare", "ml-tiny", "-o", "texts").stdout.endswith("Next: lirdrec features texts --text hashed\n")
+    ratings = ["prepare", "ml-tiny/ratings.csv", "--user", "userId", "--item", "movieId"]
+    assert lirdrec(*ratings, "-o", "plain").stdout.endswith("Next: lirdrec train plain\n")
+    result = lirdrec(*ratings, "--images", "posters", "-o", "pictures")
+    assert result.stdout.endswith("Next: lirdrec features pictures --image descriptor\n")
+
+
+def test_pictures_by_a_column_begin_beside_the_item_table(lirdrec, films):
+    (films / "shop").mkdir()
+    (films / "shop" / "items.csv").write_text("movieId,photo\n" + "".join(f"{n},../posters/1.jpg\n" for n in range(10)))
+    command = ["prepare", "ml-tiny/ratings.csv", "--user", "userId", "--item", "movieId", "--items", "shop/items.csv"]
+    result = lirdrec(*command, "--image-column", "photo", "-o", "x")
+    assert result.stderr.startswith("lirdrec: the picture of item 0, ../posters/1.jpg, leaves the folder shop")
+    assert result.exit_code == 2 and not (films / "x").exists()
+    (films / "shop" / "items.csv").write_text("movieId,photo\n" + "".join(f"{n},posters/{n}.jpg\n" for n in range(10)))
+    result = lirdrec(*command, "--image-column", "photo", "--images", ".", "-o", "x")
+    assert "pictures of column 'photo' not there: posters/0.jpg, posters/3.jpg" in result.stderr
+    assert Dataset.load(films / "x").item_table["image"].to_list()[:3] == [None, "posters/1.jpg", "posters/2.jpg"]
+
+
+def test_pictures_are_added_to_what_was_prepared(lirdrec, films):
+    lirdrec("prepare", "ml-tiny", "-o", "texts", "--seed", 7)
+    assert lirdrec("prepare", "texts", "--images", "posters", "-o", "both").exit_code == 0
+    before, after = Dataset.load(films / "texts"), Dataset.load(films / "both")
+    assert after.item_table.drop("image").equals(before.item_table)
+    assert after.frame("test").equals(before.frame("test")) and after.info["split"]["seed"] == 7
+    assert after.item_table["image"].count() == 2
+
+
+def test_microlens_and_amazon_are_recognised(lirdrec, tmp_path):
+    (tmp_path / "micro" / "x_covers").mkdir(parents=True)
+    (tmp_path / "micro" / "x_covers" / "1.jpg").write_bytes(b"x")
+    pairs = "".join(f"{user},{item},{user + item}\n" for user in range(5) for item in range(5))
+    (tmp_path / "micro" / "x_pairs.csv").write_text("user,item,timestamp\n" + pairs)
+    result = lirdrec("prepare", "micro", "-o", "videos")
+    assert result.stdout.endswith("Next: lirdrec features videos --image descriptor\n"), result.stderr
+    (tmp_path / "amazon").mkdir()
+    lines = [
+        {"reviewerID": f"U{u}", "asin": f"B{i}", "overall": 5.0, "unixReviewTime": u, "reviewText": ""}
+        for u in range(5)
+        for i in range(5)
+    ]
+    (tmp_path / "amazon" / "reviews_Toys_5.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    titles = "".join(str({"asin": f"B{i}", "title": f"Toy {i}"}) + "\n" for i in range(5))
+    (tmp_path / "amazon" / "products.json").write_text(titles)
+    result = lirdrec(
+        *["prepare", "amazon/reviews_Toys_5.json", "--metadata", "amazon/products.json"],
+        *["--published", "baby", "-o", "toys"],
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "NOT the published dataset baby:\n  users: 5 instead of 19,445" in result.stdout
+    assert result.stdout.endswith("Next: lirdrec features toys --text hashed\n")
+    toys = Dataset.load(tmp_path / "toys")
+    assert toys.info["preparation"]["k_core"] == 5 and toys.item_table["title"][4] == "Toy 4"
+    figures = json.loads(lirdrec("prepare", "toys", "--published", "baby", "-o", "y", "--json").stdout)
+    assert figures["differences_from_published"][0].startswith("users: 5 instead of 19,445")
+
+
+def test_the_published_counts_are_found_in_the_real_tables(lirdrec, real_data, tmp_path):
+    names = ["--user", "reviewerID", "--item", "asin"]
+    table = real_data / "clothing" / "reviews.tsv"
+    result = lirdrec("prepare", table, *names, "--published", "clothing", "-o", "clothing")
+    assert "The counts are those of the published dataset clothing." in result.stdout, result.stderr
+    data = Dataset.load(tmp_path / "clothing")
+    assert (data.n_users, data.n_items) == (39_387, 23_033)
+
+
+def test_inspect_looks_at_one_matrix(lirdrec, raw):
+    lirdrec("prepare", "ratings.csv", "-o", "ready", *COLUMNS, "--items", "movies.csv", "--features", "text=text.npy")
+    result = lirdrec("inspect", "ready", "--modality", "text", "--html", "text.html", "--seed", 1)
+    assert result.exit_code == 0, result.stderr
+    assert "With titles and pictures: text.html" in result.stdout
+    assert "Film 10" in (raw / "text.html").read_text(encoding="utf-8")
+    facts = json.loads(lirdrec("inspect", "ready", "--modality", "text", "--json").stdout)
+    assert facts["modality"] == "text" and facts["dims"] == 3 and facts["page"] is None
+
+
 BAD = [
+    (["prepare", "ratings.csv", "-o", "x", "--published", "babys"], "there is no published dataset 'babys'"),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--metadata", "m.json"], "'metadata' says nothing about ratings"),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "taken"], "taken: no picture in it or one folder"),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "no"], "no: no such folder of pictures"),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--image-column", "p"], "the item table has no column 'p'; it"),
+    (["inspect", "ratings.csv", "--html", "p.html"], "--html: shows one feature matrix; name it with --modality"),
     (["prepare", "no.csv", "-o", "x"], "no.csv: no such file"),
     (["prepare", "ratings.csv", "-o", "x"], "ratings.csv: no column 'user'; it has userId, movieId, rating"),
     (["prepare", "ratings.csv", "-o", "taken", *COLUMNS], "--output taken: has something in it; choose another folder"),
