@@ -3,9 +3,8 @@
     python benchmarks/reading_amazon.py
     python benchmarks/reading_amazon.py --reviews 10000000
 
-The reviews are made up: as many users and items for each review as in the 5-core of Electronics times 10 (so that there
-are many of both), texts of 90 words. The file is written into a temporary folder first; only reading is measured:
-unpacking, parsing, preparation and the split.
+The reviews are made up: a third as many users as reviews, a fifteenth as many items, texts of 90 words. The file is
+written into a temporary folder first; only reading is measured: unpacking, parsing, preparation and the split.
 """
 
 from __future__ import annotations

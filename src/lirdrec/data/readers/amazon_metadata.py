@@ -29,7 +29,7 @@ COLUMNS = {
 }
 LEVELS, PATHS = " > ", " | "  # Baby > Car Seats | Baby > Travel
 ASIN_OF_LINE = re.compile(rb"asin['\"]\s*:\s*['\"]([^'\"]*)")
-TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s+[^\s<>=]+\s*=[^<>]*|\s*/?)>")
 SPACE = re.compile(r"\s+")
 PRICE = re.compile(r"(?:from\s*)?\$?\s*([0-9][0-9,]{0,15}(?:\.[0-9]+)?)(?:\s*-\s*\$?\s*[0-9][0-9,]*(?:\.[0-9]+)?)?")
 
