@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lirdrec.cli import data_commands, demo_command, experiment_commands, serving_commands, training_commands
+from lirdrec.cli import (
+    caption_commands,
+    data_commands,
+    demo_command,
+    experiment_commands,
+    feature_commands,
+    serving_commands,
+    training_commands,
+)
 from lirdrec.cli.settings import INTERRUPTED, settings
 from lirdrec.errors import LirdrecError
 
@@ -79,6 +87,8 @@ def options(
 
 
 data_commands.register(app)
+feature_commands.register(app)
+caption_commands.register(app)
 training_commands.register(app)
 serving_commands.register(app)
 experiment_commands.register(app)

@@ -19,7 +19,7 @@ DEFAULT = {
     "style": "how it looks: modern, classic, playful, sporty …",
     "use": "what it is for, and where or when",
     "audience": "whom it is made for",
-    "print": "words, names, logos and figures that are printed on it, as they stand there",
+    "printed": "words, names, logos and figures that are printed on it, as they stand there",
 }
 
 

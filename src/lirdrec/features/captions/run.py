@@ -79,7 +79,11 @@ def captioning(
     settle(folder)
     source = PictureSource(folder, column, images)
     with folder_lock(folder / WORK, lambda who: f"{folder}: is being captioned already{who}; wait for it", tidy=True):
-        yield Captioning(folder, captioner, attributes, source, restart, overwrite_edited)
+        job = Captioning(folder, captioner, attributes, source, restart, overwrite_edited)
+        try:
+            yield job
+        finally:
+            job.tidy()
     with contextlib.suppress(OSError):  # other work may lie there
         (folder / WORK).parent.rmdir()
 
@@ -154,6 +158,11 @@ class Captioning:
         left = len(self.waiting())
         self._shards.discard()
         return Outcome(made.columns.height, *counts, left, made.tokens_in, made.tokens_out)
+
+    def tidy(self) -> None:
+        """Leave no folder behind where nothing is kept in it."""
+        if not self._sealed:
+            self._shards.discard()
 
     def _facts(self, key: str) -> dict[str, Any] | None:
         return self._shards.read(self._sealed[key]).facts if key in self._sealed else None

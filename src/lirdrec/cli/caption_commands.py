@@ -1,0 +1,206 @@
+"""`lirdrec caption`: pictures into words, by a model on this machine or by a server."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lirdrec.cli.output import JsonOption, console, print_json
+from lirdrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lirdrec.features.captions.captioner import Answer, Captioner
+    from lirdrec.features.captions.estimate import Estimate
+    from lirdrec.features.captions.run import Captioning
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command("caption")(caption)
+
+
+def caption(
+    dataset: Annotated[Path | None, typer.Argument(help="A prepared dataset.", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="Name on the hub or folder (meta-llama/Llama-3.2-11B-Vision-Instruct); the server's name."
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", metavar="URL", help="Ask this OpenAI-compatible server instead.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of the pictures (default: the one prepare noted).")
+    ] = None,
+    attributes: Annotated[
+        Path | None, typer.Option("--attributes", metavar="FILE", help="TOML file: what to ask for.")
+    ] = None,
+    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Print the prompt and stop.")] = False,
+    show_attributes: Annotated[
+        bool, typer.Option("--show-attributes", help="Print the attributes as a TOML file to edit, and stop.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Pictures to do this time.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it starts.")] = False,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure 3 pictures for the estimate.")] = True,
+    price_input: Annotated[
+        float | None, typer.Option("--price-input", metavar="PRICE", min=0, help="Of a million tokens read.")
+    ] = None,
+    price_output: Annotated[
+        float | None, typer.Option("--price-output", metavar="PRICE", min=0, help="Of a million tokens written.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget unfinished work.")] = False,
+    overwrite_edited: Annotated[
+        bool, typer.Option("--overwrite-edited", help="Replace what people wrote or changed, too.")
+    ] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="Write the captions to a CSV file, to be edited.")
+    ] = None,
+    take: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Take the captions of an edited file.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write a page: pictures beside their captions.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Server: requests at once.")] = 8,
+    timeout: Annotated[float, typer.Option("--timeout", help="Server: seconds to wait for an answer.")] = 120.0,
+    requests_per_minute: Annotated[
+        float | None, typer.Option("--requests-per-minute", help="Server: no more than this.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Local: commit, tag or branch of the model.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Local: auto, cpu, cuda or mps.")] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option("--device-map", help="Local: spread the model over devices (auto).")
+    ] = None,
+    precision: Annotated[str, typer.Option("--precision", help="Local: bfloat16, float16 or float32.")] = "bfloat16",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Local: pictures at once.")] = 8,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens of an answer at most.")] = 400,
+    side: Annotated[int, typer.Option("--side", help="Pixels of a picture's longer side at most.")] = 1024,
+    json: JsonOption = False,
+) -> None:
+    """Describe the picture of each item in words, attribute by attribute, by a multimodal language model.
+
+    \b
+      lirdrec caption mydata                                        on this machine
+      lirdrec caption mydata --endpoint http://localhost:8000 --model NAME
+      lirdrec caption mydata --export captions.csv                  edit it, then
+      lirdrec caption mydata --import captions.csv
+      lirdrec caption mydata --report captions.html                 look at them
+
+    Stopped at any moment, the same command goes on; only new and changed pictures are asked about again, and captions
+    that people edited are kept. A server's key is read from LIRDREC_API_KEY or OPENAI_API_KEY.
+    """
+    from lirdrec.features.captions.prompt import Attributes, read_attributes, render, to_toml
+
+    asked = read_attributes(attributes) if attributes is not None else Attributes()
+    if show_prompt or show_attributes:
+        print(render(asked) if show_prompt else to_toml(asked).rstrip())
+        return
+    if dataset is None:
+        raise ConfigError("name the prepared dataset: lirdrec caption DATASET")
+    if export is not None or take is not None or report is not None:
+        return _files(dataset, images, export, take, report)
+    from lirdrec.cli.caption_display import show_outcome, show_survey, work
+    from lirdrec.features.captions.estimate import estimate
+    from lirdrec.features.captions.run import captioning
+
+    prompt = render(asked)
+    captioner: Captioner
+    if endpoint is not None:
+        from lirdrec.features.captions.over_http import EndpointCaptioner
+        from lirdrec.features.endpoint import Endpoint
+
+        server = Endpoint(endpoint, concurrency=concurrency, timeout=timeout, requests_per_minute=requests_per_minute)
+        captioner = EndpointCaptioner(server, model or "", prompt, max_tokens, side)
+    else:
+        from lirdrec.features.captions.in_process import MODEL, TransformersCaptioner
+
+        captioner = TransformersCaptioner(
+            prompt,
+            model or MODEL,
+            revision=revision,
+            device=device,
+            precision=precision,  # type: ignore[arg-type]  # checked there
+            device_map=device_map,
+            batch_size=batch_size,
+            max_tokens=max_tokens,
+            side=side,
+        )
+    with captioning(
+        dataset, captioner, asked, images=images, restart=restart, overwrite_edited=overwrite_edited
+    ) as job:
+        n = len(job.waiting()) if limit is None else min(limit, len(job.waiting()))
+        if n:
+            show_survey(job)
+            outlook = partial(
+                estimate,
+                captioner,
+                asked,
+                price_in=price_input,
+                price_out=price_output,
+                requests_per_minute=requests_per_minute if captioner.remote else None,
+            )
+            done = _agree(job, outlook, n, yes, probe)
+            if done is None:
+                return
+            work(job, n - done)
+        outcome = job.finish()
+    if json:
+        return print_json(dataclasses.asdict(outcome))
+    show_outcome(dataset, outcome)
+
+
+def _agree(job: Captioning, outlook: Callable[..., Estimate], n: int, yes: bool, probe: bool) -> int | None:
+    """Show what `n` pictures will take and ask; gives the number measured by then, or None for no."""
+    from lirdrec.cli.caption_display import show_estimate
+    from lirdrec.data.identifiers import count
+    from lirdrec.features.captions.estimate import PROBE
+
+    remote, person = job.captioner.remote, sys.stdin.isatty() and sys.stderr.isatty()
+    if not yes and not person:
+        if not remote:
+            return 0
+        show_estimate(outlook(n), remote)
+        raise ConfigError(
+            f"{count(n, 'picture')} would be sent to {job.captioner.place}, and nobody is there to agree: say --yes"
+        )
+    answers: list[Answer] = []
+    if probe and n > PROBE and (yes or _asked(f"Measure the first {PROBE} pictures? Their captions are kept")):
+        job.work(PROBE, answers.append)
+    show_estimate(outlook(n - len(answers), probe=answers), remote)
+    if yes or _asked("Go on?"):
+        return len(answers)
+    if answers:
+        console(errors=True).print(f"{count(len(answers), 'caption')} kept; the same command goes on", soft_wrap=True)
+    return None
+
+
+def _asked(question: str) -> bool:
+    return typer.confirm(question, default=True, err=True)
+
+
+def _files(dataset: Path, images: Path | None, export: Path | None, take: Path | None, report: Path | None) -> None:
+    out = console()
+    if take is not None:
+        from lirdrec.data.identifiers import count
+        from lirdrec.features.captions.editing import import_captions
+
+        out.print(f"{count(import_captions(dataset, take), 'caption')} changed.", soft_wrap=True)
+    if export is not None:
+        from lirdrec.data.identifiers import count
+        from lirdrec.features.captions.editing import export_captions
+
+        n = export_captions(dataset, export)
+        out.print(f"{count(n, 'item')} written to {export}.", markup=False, soft_wrap=True)
+    if report is not None:
+        from lirdrec.features.captions.case_study import write_case_study
+
+        out.print(f"Report: {write_case_study(dataset, report, images)}", markup=False, soft_wrap=True)

@@ -1,0 +1,107 @@
+"""What `lirdrec caption` shows: what there is to do, what it will take, how far it is, what became of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lirdrec.cli.output import console, table
+from lirdrec.cli.settings import settings
+from lirdrec.data.identifiers import count
+from lirdrec.experiments.engine.progress import duration
+from lirdrec.features.captions.captioner import Answer
+from lirdrec.features.captions.estimate import PROBE, Estimate
+from lirdrec.features.captions.results import PROBLEMS
+from lirdrec.features.captions.run import Captioning, Outcome
+
+
+def work(job: Captioning, n: int) -> None:
+    """Ask about `n` pictures, with a bar."""
+    bar = Progress(
+        TextColumn("captions"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[problems]}", style="yellow"),
+        console=console(errors=True),
+        disable=settings.quiet,
+    )
+    problems = 0
+    with bar:
+        task = bar.add_task("captions", total=n, speed="", problems="")
+
+        def told(answer: Answer) -> None:
+            nonlocal problems
+            problems += answer.problem is not None
+            speed = bar.tasks[0].speed
+            bar.update(
+                task,
+                advance=1,
+                speed=f"{speed:.1f} a second" if speed else "",
+                problems=count(problems, "problem") if problems else "",
+            )
+
+        job.work(n, told)
+
+
+def show_survey(job: Captioning) -> None:
+    """What there is to do."""
+    if settings.quiet:
+        return
+    survey = job.survey
+    rows = [
+        ["items", survey.items, ""],
+        ["without a picture", survey.missing, ""],
+        ["captioned already", survey.unchanged, "by this model and prompt, of this picture"],
+        ["edited by people", survey.edited, "kept"],
+        ["picture cannot be read", len(survey.unreadable), ""],
+        ["done before it was stopped", len(survey.wanted) - len(job.waiting()), ""],
+        ["pictures to do", len(job.waiting()), f"by {job.captioner.model} on {job.captioner.place}"],
+    ]
+    shown = [[name, f"{n:,}", said] for name, n, said in rows if n]
+    console(errors=True).print(table(None, ["", "number", " "], shown, right=("number",)))
+
+
+def show_estimate(one: Estimate, remote: bool) -> None:
+    """What it will take."""
+    if settings.quiet:
+        return
+    how = f"measured on {PROBE} pictures" if one.measured else "by a rule of thumb; models differ much"
+    assert one.tokens_in is not None and one.tokens_out is not None
+    rows = [
+        ["pictures", f"{one.pictures:,}", ""],
+        ["tokens read", f"{one.pictures * one.tokens_in:,.0f}", f"{one.tokens_in:,.0f} a picture, {how}"],
+        ["tokens written", f"{one.pictures * one.tokens_out:,.0f}", f"{one.tokens_out:,.0f} a picture, {how}"],
+    ]
+    if remote:
+        cost = one.cost
+        said = "not known: give --price-input and --price-output, per million tokens" if cost is None else ""
+        rows.append(["cost", "?" if cost is None else f"{cost:,.2f}", said or "in the currency of the prices"])
+    time = one.time
+    pace = f"{count(one.concurrency, 'request')} at once" if remote else ""
+    rows.append(["time", "?" if time is None else f"about {duration(time)}", pace if time else "not measured"])
+    console(errors=True).print(table("What it will take", ["", "altogether", " "], rows, right=("altogether",)))
+
+
+def show_outcome(dataset: Path, outcome: Outcome) -> None:
+    """What became of it, and what to do next."""
+    out = console()
+    edited = f", {outcome.edited:,} of them by people" if outcome.edited else ""
+    out.print(f"{count(outcome.written, 'new caption')}; {outcome.captions:,} altogether{edited}.", soft_wrap=True)
+    if outcome.tokens_in or outcome.tokens_out:
+        out.print(f"{outcome.tokens_in:,} tokens read, {outcome.tokens_out:,} written.", soft_wrap=True)
+    if outcome.problems:
+        out.print(
+            f"{count(outcome.problems, 'item')} without: {dataset / PROBLEMS} says why; the same command tries again.",
+            style="yellow",
+            soft_wrap=True,
+            markup=False,
+        )
+    if outcome.waiting:
+        out.print(f"{count(outcome.waiting, 'picture')} still to do: the same command goes on.", soft_wrap=True)
+    if outcome.captions:
+        out.print(f"Look at them: lirdrec caption {dataset} --report captions.html", markup=False, soft_wrap=True)
