@@ -1,4 +1,4 @@
-"""The picture of each item: found by id or by a column, never outside of the folder, with one listing of each folder."""
+"""The picture of each item: found by id or by a column, never outside of the folder, each folder listed once."""
 
 import logging
 import os
