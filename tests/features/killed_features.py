@@ -24,7 +24,10 @@ SHARD_ROWS = 16
 
 
 class Counting(Encoder):
-    """A vector drawn from the text, and a trace of the longest text in the batch: other batches give other bits."""
+    """A vector drawn from the text, and a trace of the longest text in the batch: other batches give other bits.
+
+    Without a log it stops with KeyboardInterrupt after `kill` calls.
+    """
 
     kind = "text"
     shard_rows = SHARD_ROWS
@@ -47,9 +50,9 @@ class Counting(Encoder):
         return [Prepared(one, len(one), cut=len(one) > 30) for one in inputs]
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
+        self.batches.append(len(batch))
         if len(batch) > self.memory:
             raise MemoryError
-        self.batches.append(len(batch))
         texts = [one.value for one in batch]
         longest = max(len(text) for text in texts)
         vectors = np.stack([self.vector(text) + longest / 1000 for text in texts]).astype(np.float32)
@@ -63,6 +66,8 @@ class Counting(Encoder):
                 self.kill -= 1
                 if self.kill == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
+            elif len(self.calls) == self.kill:
+                raise KeyboardInterrupt
         return Encoded(vectors, problems)
 
     def vector(self, text: str) -> np.ndarray:
