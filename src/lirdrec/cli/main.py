@@ -18,6 +18,7 @@ from lirdrec.cli import (
     experiment_commands,
     feature_commands,
     serving_commands,
+    sharing_commands,
     training_commands,
 )
 from lirdrec.cli.settings import INTERRUPTED, settings
@@ -91,6 +92,7 @@ feature_commands.register(app)
 caption_commands.register(app)
 training_commands.register(app)
 serving_commands.register(app)
+sharing_commands.register(app)
 experiment_commands.register(app)
 demo_command.register(app)
 

@@ -9,6 +9,7 @@ from typing import Any
 from lirdrec.data.storage import FORMAT as DATASET
 from lirdrec.sharing.folders import CONFIG, FEATURES, Shared
 from lirdrec.sharing.hub import Repository
+from lirdrec.sharing.licences import OTHER
 
 SPLITS = {"valid": "validation", "test": "test"}
 SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
@@ -47,7 +48,6 @@ def _dataset_header(shared: Shared) -> str:
         "tags": [*TAGS, *(["multimodal"] if shared.manifest["features"] else [])],
         "library_name": "lirdrec",
         "size_categories": [next((name for most, name in SIZES.items() if pairs < most), "n>10M")],
-        "dataset_info": {"n_users": counts["users"], "n_items": counts["items"], "n_interactions": pairs},
         # the viewer of the hub would otherwise take the three tables for one
         "configs": [{"config_name": name, "data_files": f"{name}.parquet", **more} for name, more in tables],
     }
@@ -171,7 +171,9 @@ def _rows(shared: Shared, name: str) -> str | None:
 
 
 def _licence(shared: Shared) -> list[str]:
-    return ["## Licence", _plain(shared.licence.text)]
+    terms = shared.licence.text
+    told = "Other: ask whoever shared it for the terms." if terms == OTHER else _code_word(terms)
+    return ["## Licence", told]
 
 
 def _note() -> str:
@@ -211,4 +213,4 @@ def _code_word(text: Any) -> str:
 def _plain(text: Any) -> str:
     """Text that Markdown and HTML leave as it is, on one line."""
     one_line = " ".join(str(text).split())
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", one_line)
+    return re.sub(r"([\\`*\[\]<>|#]|\b_|_\b)", r"\\\1", one_line)

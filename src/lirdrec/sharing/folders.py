@@ -14,7 +14,6 @@ from lirdrec.data.storage import FORMAT as DATASET
 from lirdrec.data.storage import check_files, read_manifest
 from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.recommender.feature_store import FeatureStore
-from lirdrec.recommender.run_folder import FORMAT as RUN
 from lirdrec.recommender.run_folder import is_run, open_run, read_json
 from lirdrec.sharing.files import MANIFEST, check_content, check_name
 from lirdrec.sharing.licences import Licence, find_licence
@@ -23,6 +22,7 @@ from lirdrec.sharing.scrubbing import as_bytes, check_table, folders_in, scrub, 
 TEXTS = (".json", ".jsonl", ".csv")
 CONFIG = "config.json"
 FEATURES = "features.json"
+ITEMS = "items.parquet"
 
 Content = Path | bytes
 
@@ -78,6 +78,16 @@ class Shared:
         return json.loads(content if isinstance(content, bytes) else content.read_bytes())
 
 
+@dataclass
+class _Found:
+    """A verified folder, as it lies on disk."""
+
+    manifest: dict[str, Any]
+    contents: dict[str, Content]
+    info: dict[str, Any]
+    data_info: dict[str, Any] = field(default_factory=dict)
+
+
 def gather(folder: str | Path, licence: str | None = None, features: bool = True) -> Shared:
     """Read a folder, verify it, and take out what identifies the machine. Nothing is written.
 
@@ -95,70 +105,58 @@ def gather(folder: str | Path, licence: str | None = None, features: bool = True
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; name a prepared dataset or a run")
     found = _run(folder, features) if is_run(folder) else _dataset(folder)
-    manifest, contents, info, data_info = found
-    terms = find_licence(licence, {**data_info, **info}, str(folder))
-    known = [str(Path.home()), str(Path.cwd()), str(folder.resolve().parent), *folders_in(info), *folders_in(data_info)]
-    info = scrub(info, known) | {"licence": terms.text}
-    if "features.json" in contents:
-        known += folders_in(read_json(folder / FEATURES))
-    entries: dict[str, Any] = {}
-    for name in list(contents):
-        contents[name] = _clean(folder, name, contents[name], known)
-    if "items.parquet" in contents:
-        check_table(folder / "items.parquet")
-    if found[0]["format"] == RUN:
-        config = json.loads(_read(contents[CONFIG]))
-        contents[CONFIG] = as_bytes(config | {"info": info})
-    else:
+    terms = find_licence(licence, {**found.data_info, **found.info}, str(folder))
+    places = [str(Path.home()), str(Path.cwd()), str(folder.resolve().parent)]
+    known = places + folders_in(found.info) + folders_in(found.data_info)
+    info = scrub(found.info, known) | {"licence": terms.text}
+    contents = {name: _clean(folder, name, content, known) for name, content in found.contents.items()}
+    if ITEMS in contents:
+        check_table(folder / ITEMS)
+    manifest = found.manifest
+    if manifest["format"] == DATASET:
         manifest = scrub(manifest, known) | {"info": info}
-    for name, content in contents.items():
-        entries[name] = _entry(content, found[0]["files"].get(name))
-    manifest = manifest | {"files": entries}
-    return Shared(
-        folder,
-        manifest["format"],
-        manifest,
-        {**contents, MANIFEST: as_bytes(manifest)},
-        info,
-        terms,
-        scrub(data_info, known),
-    )
+    else:
+        contents[CONFIG] = as_bytes(json.loads(_read(contents[CONFIG])) | {"info": info})
+    recorded = found.manifest["files"]
+    manifest = manifest | {"files": {name: _entry(one, recorded.get(name)) for name, one in contents.items()}}
+    contents[MANIFEST] = as_bytes(manifest)
+    return Shared(folder, manifest["format"], manifest, contents, info, terms, scrub(found.data_info, known))
 
 
-Found = tuple[dict[str, Any], dict[str, Content], dict[str, Any], dict[str, Any]]
-
-
-def _dataset(folder: Path) -> Found:
+def _dataset(folder: Path) -> _Found:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify=True)
-    return manifest, {name: folder / name for name in manifest["files"]}, dict(manifest["info"]), {}
+    return _Found(manifest, {name: folder / name for name in manifest["files"]}, dict(manifest["info"]))
 
 
-def _run(folder: Path, features: bool) -> Found:
+def _run(folder: Path, features: bool) -> _Found:
     manifest = open_run(folder, verify=True)
     contents: dict[str, Content] = {name: folder / name for name in manifest["files"]}
     if CONFIG not in contents:
         raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {CONFIG}; train again")
-    info = read_json(folder / CONFIG).get("info", {})
-    data_info: dict[str, Any] = {}
+    found = _Found(manifest, contents, read_json(folder / CONFIG).get("info", {}))
     description = read_json(folder / FEATURES) if FEATURES in contents else {}
-    if "dataset" not in description:
-        return manifest, contents, info, data_info
+    if "dataset" in description:
+        _settle_reference(folder, found, description, features)
+    return found
+
+
+def _settle_reference(folder: Path, found: _Found, description: dict[str, Any], features: bool) -> None:
+    """A run may refer to the features of a dataset elsewhere: take them in, or leave only the dataset's name."""
     store = FeatureStore.read(folder, verify=True)
     if store.folder is not None and (store.folder / MANIFEST).is_file():
-        data_info = dict(read_manifest(store.folder)["info"])
+        found.data_info = dict(read_manifest(store.folder)["info"])
     if features:
         if store.folder is None or store.trained is None:
             raise RunFolderError(f"{store.missing}; or share the run without them (--without-features)")
         for name in store.names():
             for part, ending in (("values", ".npy"), ("mask", ".mask.npy")):
-                contents[f"features/{name}{ending}"] = store.folder / store.files[f"{name}.{part}"]["file"]
+                found.contents[f"features/{name}{ending}"] = store.folder / store.files[f"{name}.{part}"]["file"]
         del description["dataset"]
     else:
         place = Path(description["dataset"]["folder"]).name
-        description["dataset"] = description["dataset"] | {"folder": place, "relative": place}
-    contents[FEATURES] = as_bytes(description)
-    return manifest, contents, info, data_info
+        description["dataset"] |= {"folder": place, "relative": place}
+    found.contents[FEATURES] = as_bytes(description)
 
 
 def _clean(folder: Path, name: str, content: Content, known: list[str]) -> Content:

@@ -179,8 +179,8 @@ def _check_listing(repo: Repository, commit: str, names: list[str]) -> None:
     strange = sorted(name for name in held if name not in names and name != MANIFEST and not is_document(name))
     if strange:
         raise HubError(
-            f"{repo} holds {strange[0]!r}, which its {MANIFEST} does not list: it was changed after it was pushed, or is "
-            "not to be trusted; nothing was written"
+            f"{repo} holds {strange[0]!r}, which its {MANIFEST} does not list: it was changed after it was pushed, or "
+            "is not to be trusted; nothing was written"
         )
 
 

@@ -108,8 +108,8 @@ def check_table(path: Path) -> None:
         if absolute.any() if name == IMAGE else absolute.all():
             row = int(absolute.arg_true()[0])
             raise DataError(
-                f"{path}: column '{name}' holds paths of this machine (row {row + 1}: {column[row]}); make them relative "
-                "to the folder of the pictures, or leave the column out, and prepare the dataset again"
+                f"{path}: column '{name}' holds paths of this machine (row {row + 1}: {column[row]}); make them "
+                "relative to the folder of the pictures, or leave the column out, and prepare the dataset again"
             )
 
 
