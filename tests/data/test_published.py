@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from lirdrec.data import Dataset
-from lirdrec.data.published import PUBLISHED, check, recipe
+from lirdrec.data.published import PUBLISHED, Published, check, recipe
 from lirdrec.data.readers import read_interactions, read_mmrec
 from lirdrec.errors import ConfigError, DataError
 
@@ -56,35 +56,34 @@ def whole(n=6, **options):
     return Dataset.from_frames(frame.with_columns(ratings), rating="rating", **options)
 
 
+PART = "the file of interactions is cut short or a part of it; expected is x"
+
+
 @pytest.mark.parametrize(
-    ("dataset", "reason"),
+    ("dataset", "expected", "reason"),
     [
-        (whole(), "the file of interactions is cut short or a part of it; expected is reviews_Baby_5.json.gz"),
+        (whole(), (7, 7, 49), PART),
+        (whole(4), (6, 6, 36), "some users or items have only 4 interactions, so this is not the 5-core: prepare it"),
+        (whole(min_rating=4), (6, 6, 15), "22 rows rated below 4.0 left out, and here all count"),
+        (whole(info={"source": {"bad_lines": 3}}), (6, 6, 39), "3 bad lines of the source left out"),
+        (whole(info={"source": {"bad_lines": 3}}), (60, 60, 390), f"3 bad lines of the source left out; {PART}"),
         (
-            whole(4),
-            "someone has only 4 interactions, so this is not the 5-core: prepare it with k_core=5, from reviews_",
+            whole(features={"image": (list(range(1, 6)), [[1.0]] * 5)}, without_features="drop"),
+            (6, 6, 36),
+            "1 item without features dropped, and the published data keep them",
         ),
-        (whole(min_rating=4), "22 rows rated below 4.0 were left out, and here all count"),
-        (whole(info={"source": {"bad_lines": 3}}), "3 bad lines of the source were left out"),
-        (
-            whole(
-                features={"image": (list(range(1, 6)), [[1.0]] * 5)},
-                without_features="drop",
-            ),
-            "1 item without features were dropped, and the published data keep them",
-        ),
+        (whole(), (6, 7, 30), "another file or another year of the collection; expected is x"),
     ],
 )
-def test_the_likely_reason_is_given(dataset, reason):
-    assert check(dataset, "baby")[-1].startswith(f"likely reason: {reason}")
+def test_the_likely_reason_is_given(monkeypatch, dataset, expected, reason):
+    monkeypatch.setitem(PUBLISHED, "tiny", Published("tiny", "Tiny", "amazon", ("x",), *expected))
+    assert check(dataset, "tiny")[-1].startswith(f"likely reason: {reason}")
 
 
 def test_one_differing_number_is_enough(monkeypatch):
     data = whole()
     for counts, lines in (((6, 6, 36), 0), ((6, 6, 37), 2), ((7, 6, 36), 2), ((6, 5, 35), 3)):
-        changed = {"name": "tiny", "title": "Tiny", "source": "amazon", "files": ("x",)}
-        changed |= dict(zip(("users", "items", "interactions"), counts, strict=True))
-        monkeypatch.setitem(PUBLISHED, "tiny", type(recipe("baby"))(**changed))
+        monkeypatch.setitem(PUBLISHED, "tiny", Published("tiny", "Tiny", "amazon", ("x",), *counts))
         assert len(check(data, "tiny")) == lines
 
 

@@ -136,19 +136,29 @@ def _reason(dataset: Dataset, expected: Published, found: Mapping[str, int]) -> 
     source = dataset.info.get("source") or {}
     if not isinstance(preparation, Mapping) or not isinstance(source, Mapping):
         preparation, source = {}, {}
+    noted = []
     if below := preparation.get("below_min_rating"):
-        return f"{count(below, 'row')} rated below {preparation.get('min_rating')} were left out, and here all count"
+        noted.append(f"{count(below, 'row')} rated below {preparation.get('min_rating')} left out, and here all count")
     if dropped := preparation.get("items_without_features_dropped"):
-        return f"{count(dropped, 'item')} without features were dropped, and the published data keep them"
+        noted.append(f"{count(dropped, 'item')} without features dropped, and the published data keep them")
     if skipped := source.get("bad_lines"):
-        return f"{count(skipped, 'bad line')} of the source were left out"
+        noted.append(f"{count(skipped, 'bad line')} of the source left out")
+    share = found["interactions"] / expected.interactions
+    if not noted or not 0.5 < share < 2:  # what was noted cannot explain so much
+        noted.append(_by_counts(dataset, expected, found))
+    return "; ".join(noted)
+
+
+def _by_counts(dataset: Dataset, expected: Published, found: Mapping[str, int]) -> str:
     parts = [dataset.split(split) for split in SPLITS]
     users, items = (np.concatenate([getattr(part, what) for part in parts]) for what in ("users", "items"))
-    smallest = min(np.bincount(users, minlength=dataset.n_users).min(), np.bincount(items).min())
+    smallest = min(
+        np.bincount(users, minlength=dataset.n_users).min(), np.bincount(items, minlength=dataset.n_items).min()
+    )
     if smallest < CORE:
         return (
-            f"someone has only {count(int(smallest), 'interaction')}, so this is not the {CORE}-core: prepare it with"
-            f" k_core={CORE}, from {expected.files[0]}"
+            f"some users or items have only {count(int(smallest), 'interaction')}, so this is not the {CORE}-core:"
+            f" prepare it with k_core={CORE}, from {expected.files[0]}"
         )
     if all(found[what] < getattr(expected, what) for what in found):
         return f"the file of interactions is cut short or a part of it; expected is {expected.files[0]}"
