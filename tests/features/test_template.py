@@ -99,7 +99,7 @@ def test_what_is_wrong_with_a_template_is_said_with_the_position(text, said):
 
 
 def test_an_unknown_column_gets_the_nearest():
-    with pytest.raises(ConfigError, match="no column 'titel'; did you mean 'title'?"):
+    with pytest.raises(ConfigError, match=r"no column 'titel'; did you mean 'title'\?"):
         Template("{titel}").render(FRAME)
     with pytest.raises(ConfigError, match="the table has title, brand, year, tags"):
         Template("{qqqqqq}").check(FRAME.columns)

