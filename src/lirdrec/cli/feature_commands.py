@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,11 @@ import typer
 
 from lirdrec.cli.output import JsonOption, console, print_json, table
 from lirdrec.cli.settings import settings
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
+    from lirdrec.features.choosing import What
+    from lirdrec.features.encoding import Loop
     from lirdrec.features.making import Job
     from lirdrec.features.run import Made
 
@@ -83,14 +86,16 @@ def features(
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
     """
     from lirdrec.features.choosing import choose_jobs
-    from lirdrec.features.run import make_features
+    from lirdrec.features.run import local, make_features
 
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: it must be 1 or more")
+    wanted: list[tuple[What, str]] = [("text", one) for one in text or ()]
+    wanted += [("image", one) for one in image or ()]
+    wanted += [("caption", one) for one in caption or ()]
     jobs = choose_jobs(
         dataset,
-        [*(("text", one) for one in text or ()), *(("image", one) for one in image or ())]
-        + [("caption", one) for one in caption or ()],
+        wanted,
         template=template,
         images=images,
         options={
@@ -102,24 +107,39 @@ def features(
             "revision": revision,
         },
     )
-    loop: dict[str, Any] = {}
-    if ray is not None:
-        from lirdrec.features.cluster import RayLoop
+    with ExitStack() as stack:
+        stack.enter_context(_kept(dataset))
+        loop: Loop = local
+        if ray is not None:
+            from lirdrec.features.cluster import RayLoop
 
-        loop["loop"] = RayLoop(ray)
-    made = make_features(
-        dataset,
-        jobs,
-        batch_size=batch_size,
-        restart=restart,
-        reuse=reuse,
-        drop=drop,
-        progress=not settings.quiet and not json,
-        **loop,
-    )
+            loop = stack.enter_context(RayLoop(ray))
+        made = make_features(
+            dataset,
+            jobs,
+            batch_size=batch_size,
+            restart=restart,
+            reuse=reuse,
+            drop=drop,
+            progress=not settings.quiet and not json,
+            loop=loop,
+        )
     if json:
         return print_json([_plain(one) for one in made])
     _show(dataset, jobs, made)
+
+
+@contextmanager
+def _kept(dataset: Path) -> Iterator[None]:
+    """Say, where work was cut short, that it is not lost."""
+    from lirdrec.features.run import WORK
+
+    try:
+        yield
+    except (KeyboardInterrupt, TrainingError):
+        if (dataset / WORK).is_dir():
+            console(errors=True).print("\nWhat is done is kept; the same command goes on.", markup=False)
+        raise
 
 
 def _plain(made: Made) -> dict[str, Any]:

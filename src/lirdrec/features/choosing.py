@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lirdrec.data.columns import ITEM
+from lirdrec.data.pictures import IMAGE, image_column
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Kind
 from lirdrec.features.making import Job
 from lirdrec.features.registry import DEFAULTS, Choice
-from lirdrec.features.sources import IMAGE, ItemRows, PictureSource, Source, TextSource
+from lirdrec.features.sources import ItemRows, PictureSource, Source, TextSource
+from lirdrec.features.store import set_item_columns
 
 What = Literal["text", "image", "caption"]
 CAPTION = "caption"
@@ -32,14 +35,15 @@ def choose_jobs(
         wanted: what to encode, and "MODEL" or "NAME=MODEL"; the name of a matrix is by default what it encodes. Nothing
             wanted: texts and pictures, as far as the dataset has them, with the encoders that need no download.
         template: of the texts.
-        images: the folder of the pictures.
+        images: the folder of the pictures. Where the item table has no column of pictures yet, it gets one: files
+            that are named after items.
         options: of the encoders; each gets those that it takes. None stands for the default.
 
     Raises:
         ConfigError: an option that no encoder takes, a name used twice, or nothing to encode.
         DataError: the dataset lacks the column, or the folder of pictures is not there.
     """
-    wanted = list(wanted) or _defaults(folder, template)
+    wanted = list(wanted) or _defaults(folder, template, images)
     given = {name: value for name, value in (options or {}).items() if value is not None}
     jobs: list[Job] = []
     used: set[str] = set()
@@ -65,21 +69,30 @@ def named(text: str, what: str) -> tuple[str, str]:
 
 def _source(folder: str | Path, what: What, template: str | None, images: str | Path | None) -> Source:
     if what == "image":
+        if images is not None and IMAGE not in ItemRows(folder).schema:
+            _find_pictures(folder, Path(images))
         return PictureSource(folder, root=images)
     return TextSource(folder, column=CAPTION) if what == "caption" else TextSource(folder, template)
 
 
-def _defaults(folder: str | Path, template: str | None) -> list[tuple[What, str]]:
-    found: list[tuple[What, str]] = []
+def _find_pictures(folder: str | Path, images: Path) -> None:
+    """Give the item table its column of pictures, as `lirdrec prepare --images` does: files named after items."""
     rows = ItemRows(folder)
+    ids = rows.read(0, len(rows))
+    set_item_columns(folder, ids.with_columns(image_column(ids[ITEM], images)))
+
+
+def _defaults(folder: str | Path, template: str | None, images: str | Path | None) -> list[tuple[What, str]]:
+    found: list[tuple[What, str]] = []
+    pictures = images is not None or IMAGE in ItemRows(folder).schema
     try:
         TextSource(folder, template)
         found.append(("text", DEFAULTS["text"]))
     except ConfigError as error:
         if template is not None:
             raise
-        if IMAGE not in rows.schema:
+        if not pictures:
             raise ConfigError(f"{folder}: there is nothing to encode: no column '{IMAGE}' and {error}") from None
-    if IMAGE in rows.schema:
+    if pictures:
         found.append(("image", DEFAULTS["image"]))
     return found

@@ -22,6 +22,7 @@ from lirdrec.features.known import Known, fitted_state
 from lirdrec.features.progress import progress_bar
 from lirdrec.features.shards import Shards
 from lirdrec.features.sources import KEY_BYTES, Item, Source
+from lirdrec.features.store import PROBLEMS
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ class MatrixWork:
         """The files of the matrix, for the items of `keep` `(I,)` bool (by default all)."""
         state = self.job.encoder.state() if self.job.encoder.needs_fit else {}
         return join(self.shards, self.place / "joined", self.job.source.rows, state, keep)
+
+    @property
+    def problems_file(self) -> Path:
+        """The list of problems, as long as the matrix has not joined the dataset."""
+        return self.place / "joined" / f"matrix{PROBLEMS}"
 
     def told(self, joined: Joined) -> dict[str, Any]:
         """What the dataset notes about the matrix."""

@@ -21,10 +21,10 @@ from lirdrec.data.switching import settle
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.dropping import drop_items
 from lirdrec.features.encoding import Loop, encode_shard, local
-from lirdrec.features.joining import Joined
+from lirdrec.features.joining import SHOWN, Joined
 from lirdrec.features.making import Job, MatrixWork
 from lirdrec.features.sources import ItemRows, PictureSource
-from lirdrec.features.store import MASK, PROBLEMS, add_features, file_name
+from lirdrec.features.store import MASK, add_features, file_name
 from lirdrec.locks import folder_lock
 
 __all__ = ["Job", "Made", "encode_shard", "features_lock", "local", "make_features"]
@@ -135,7 +135,7 @@ def make_features(
             add_features(folder, matrices, told, noted)
         else:
             if not drop:
-                raise DataError(_uncovered(folder, keep, works))
+                raise DataError(_uncovered(folder, keep, works, joined))
             changed = drop_items(folder, read_manifest(folder), keep, place / DROPPED, without=names)
             dropped = changed.told
             matrices = {work.job.name: work.join(keep).matrix for work in works}
@@ -173,16 +173,17 @@ def _covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:
     return np.any(masks, axis=0)
 
 
-def _uncovered(folder: Path, keep: np.ndarray, works: Sequence[MatrixWork]) -> str:
+def _uncovered(folder: Path, keep: np.ndarray, works: Sequence[MatrixWork], joined: Mapping[str, Joined]) -> str:
     without = np.flatnonzero(~keep)
     rows = ItemRows(folder)
-    shown = [rows.read(row, row + 1)[ITEM][0] for row in without[:10]]
-    more = f" and {len(without) - 10:,} more" if len(without) > 10 else ""
-    lists = [str(path) for work in works if (path := work.place / "joined" / f"matrix{PROBLEMS}").is_file()]
+    shown = [rows.read(row, row + 1)[ITEM][0] for row in without[:SHOWN]]
+    more = f" and {len(without) - SHOWN:,} more" if len(without) > SHOWN else ""
+    lists = [work.problems_file for work in works if joined[work.job.name].n_problems]
+    listed = f" (inputs that cannot be used: {', '.join(map(str, lists))})" if lists else ""
     return (
         f"{folder}: no features in any matrix for {len(without):,} of {count(len(keep), 'item')}:"
-        f" {describe_ids(shown)}{more}; give them one with a second matrix (for instance --text hashed), or leave these"
-        f" items out (--drop-without-features); what was encoded is kept (problems: {', '.join(lists)})"
+        f" {describe_ids(shown, SHOWN)}{more}; give them some with a second matrix (for instance --text hashed),"
+        f" or leave these items out (--drop-without-features); what was encoded is kept{listed}"
     )
 
 
