@@ -68,7 +68,7 @@ class EfficientNetLite0(Encoder):
         opened = open_batch(batch, _pixels, enough=2 * _SIZE)
         vectors = np.zeros((0, self.dims), dtype=np.float32)
         if opened.arrays:
-            pixels = torch.from_numpy(np.stack(opened.arrays)).to(self._device)
+            pixels = torch.from_numpy(np.stack(opened.arrays)).to(self._device, memory_format=torch.channels_last)
             with torch.inference_mode():
                 maps = self._model.extract_features(pixels)  # (B, 1280, 7, 7)
                 vectors = maps.mean(dim=(2, 3)).cpu().numpy()
@@ -87,7 +87,8 @@ class EfficientNetLite0(Encoder):
 
         model = EfficientNet.from_name("efficientnet-lite0")
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        return model.eval().requires_grad_(False).to(self._device)
+        # this order of the numbers makes the network half as fast again on a CPU
+        return model.eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
 
 
 def _weights() -> Path:
