@@ -333,3 +333,20 @@ def test_memory_grows_by_few_bytes_an_item(tmp_path):
             peaks[n] = max(peaks.get(n, 0), tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert peaks[10_000] - peaks[2_000] < 8_000 * 100
+
+
+def test_a_matrix_of_something_else_is_replaced_only_when_asked_to(tmp_path):
+    pairs = pl.DataFrame({"user": [0, 0], "item": ["i0", "i1"]})
+    table = pl.DataFrame({"item": ["i0", "i1"], "title": ["a", "b"]})
+    given = Dataset.from_frames(pairs, items=table, features={"text": np.eye(2)}, split="none")
+    folder = given.save(tmp_path / "data")
+    encoder = Counting()
+    with pytest.raises(ConfigError, match=r"has features 'text' that came with the data; give .* \(NAME=MODEL\)"):
+        make_features(folder, [job(folder, encoder=encoder)], progress=False)
+    assert not encoder.calls
+    make_features(folder, [job(folder, name="mine")], progress=False)
+    make_features(folder, [job(folder)], replace=True, progress=False)
+    with pytest.raises(ConfigError, match=r"has features 'text' of another encoder, or .* \(--replace\)"):
+        make_features(folder, [job(folder, encoder=Counting(model="b"))], progress=False)
+    make_features(folder, [Job("text", Counting(), TextSource(folder, "{item}: {title}"))], progress=False)
+    assert Dataset.load(folder).info["encoders"]["text"]["source"] == {"template": "{item}: {title}"}

@@ -65,6 +65,9 @@ def features(
     reuse: Annotated[
         Path | None, typer.Option("--reuse", metavar="DATASET", help="Take vectors of another dataset too.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a matrix of this name that something else made.")
+    ] = False,
     drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster (or: local).")
@@ -121,6 +124,7 @@ def features(
             restart=restart,
             reuse=reuse,
             drop=drop,
+            replace=replace,
             progress=not settings.quiet and not json,
             loop=loop,
         )
@@ -151,6 +155,8 @@ def _plain(made: Made) -> dict[str, Any]:
 
 
 def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made]) -> None:
+    from lirdrec.data.identifiers import count
+
     out = console()
     columns = ["matrix", "encoder", "dims", "items", "missing", "problems", "cut", "items/s"]
     rows = [
@@ -171,12 +177,12 @@ def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made]) -> None:
         if one.copied or one.resumed:
             out.print(
                 f"{one.name}: {one.encoded:,} inputs were encoded now; {one.copied:,} items had a vector already,"
-                f" {one.resumed:,} were done before the run was stopped.",
+                f" {one.resumed:,} were done by an earlier call that did not end.",
                 markup=False,
             )
     for one in made:
         if one.problems:
-            title = f"{one.n_problems:,} problems of {one.name}"
+            title = f"{count(one.n_problems, 'problem')} of {one.name}"
             if one.n_problems > len(one.problems):
                 title += f", the first {len(one.problems)}"
             out.print(table(title, ["item", "source", "problem"], one.problems))

@@ -63,7 +63,7 @@ def choose_jobs(
 
 def named(text: str, what: str) -> tuple[str, str]:
     """`NAME=MODEL` as a pair; the name is `what` if there is none."""
-    found = re.fullmatch(r"([\w-]+)=(.*)", text)
+    found = re.fullmatch(r"([^=:/\\]*)=(.*)", text)  # an address or a path may have "=" further on
     return (found[1], found[2]) if found else (what, text)
 
 

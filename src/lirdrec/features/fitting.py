@@ -18,6 +18,7 @@ from lirdrec.features.sources import Source
 
 SAMPLE = 50_000  # inputs at most that an encoder is fitted to
 SEED = 0
+FITTED = "fitted"  # entry of an identity: the hash of what was learned
 
 State = dict[str, np.ndarray]
 
@@ -69,10 +70,15 @@ def identity(encoder: Encoder) -> dict[str, Any]:
     """The encoder's identity as JSON gives it back, with a hash of what it was fitted to."""
     told = json_like(encoder.identity)
     if encoder.needs_fit:
-        told["fitted"] = hashlib.sha256(save(dict(sorted(encoder.state().items())))).hexdigest()
+        told[FITTED] = hashlib.sha256(save(dict(sorted(encoder.state().items())))).hexdigest()
     return told
 
 
 def json_like(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity as JSON gives it back: tuples are lists."""
     return json.loads(json.dumps(dict(identity)))
+
+
+def bare(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without what the encoder was fitted to."""
+    return {key: value for key, value in identity.items() if key != FITTED}

@@ -16,7 +16,7 @@ from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoder
 from lirdrec.features.encoding import Advance, Arrays, Facts, Loop, Task, encode_shard
-from lirdrec.features.fitting import State, fit, identity, json_like
+from lirdrec.features.fitting import State, bare, fit, identity, json_like
 from lirdrec.features.joining import Joined, join
 from lirdrec.features.known import Known, fitted_state
 from lirdrec.features.progress import progress_bar
@@ -188,10 +188,10 @@ class MatrixWork:
         """The state behind the matrix that is there, if it was made by this encoder of these texts, or `reuse`'s."""
         if self.restart:
             return None
-        bare = json_like(self.job.encoder.identity)
+        wanted = json_like(self.job.encoder.identity)
         for folder in self.folders:
             for name, told in read_manifest(folder)["info"].get("encoders", {}).items():
-                if {key: value for key, value in told["identity"].items() if key != "fitted"} != bare:
+                if bare(told["identity"]) != wanted:
                     continue
                 own = (self.job.name, self.job.source.description)
                 if folder == self.folder and (name, told["source"]) != own:

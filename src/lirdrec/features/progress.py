@@ -34,8 +34,8 @@ def progress_bar(name: str, total: int, done: int, show: bool) -> Iterator[Advan
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f} items/s" if speed >= 10 else f"{speed:.1f} items/s")
+            speed = task.finished_speed or task.speed or 0.0
+            return Text(f"{speed:,.0f} items/s" if speed >= 10 else f"{speed:.1f} items/s" if speed >= 0.1 else "")
 
     bar = Progress(
         TextColumn("{task.description}"),

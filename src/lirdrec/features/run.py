@@ -21,6 +21,7 @@ from lirdrec.data.switching import settle
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.dropping import drop_items
 from lirdrec.features.encoding import Loop, encode_shard, local
+from lirdrec.features.fitting import bare, json_like
 from lirdrec.features.joining import SHOWN, Joined
 from lirdrec.features.making import Job, MatrixWork
 from lirdrec.features.sources import ItemRows, PictureSource
@@ -91,6 +92,7 @@ def make_features(
     restart: bool = False,
     reuse: str | Path | None = None,
     drop: bool = False,
+    replace: bool = False,
     progress: bool = True,
     loop: Loop = local,
 ) -> list[Made]:
@@ -101,16 +103,17 @@ def make_features(
 
     Args:
         folder: the prepared dataset.
-        jobs: the matrices; one of a name that is there replaces it.
+        jobs: the matrices; one of a name that is there replaces it if the same encoder made it.
         batch_size: inputs of a batch; by default the encoder's own. Another one may be given to go on with.
         restart: forget unfinished work, and fit anew encoders that are fitted.
         reuse: another prepared folder whose vectors may be taken.
         drop: leave out of the dataset the items that have no features in any matrix, and their pairs.
+        replace: replace a matrix of the same name even if it came with the data, or another encoder made it.
         progress: show a bar on the error stream.
         loop: what runs the shards; see `encoding.py`.
 
     Raises:
-        ConfigError: jobs of equal or impossible names, or unfinished work of other settings.
+        ConfigError: two jobs of one name, a matrix that is not to be replaced, or unfinished work of other settings.
         DataError: a matrix would be empty, or an item has no features in any matrix; finished work is kept.
         RunFolderError: no prepared dataset, held by another process, or it cannot be written.
     """
@@ -121,6 +124,9 @@ def make_features(
         raise ConfigError(f"two of the matrices {', '.join(names)} have one name; give them names of their own")
     with features_lock(folder) as place:
         settle(folder)
+        if not replace:
+            for job in jobs:
+                _spare(folder, job)
         works = [MatrixWork(folder, place, job, restart, None if reuse is None else Path(reuse)) for job in jobs]
         for work in works:
             work.run(batch_size, progress, loop)
@@ -144,6 +150,24 @@ def make_features(
         for work in works:
             work.shards.discard()
     return [_made(work, joined[work.job.name], told[work.job.name], dropped) for work in works]
+
+
+def _spare(folder: Path, job: Job) -> None:
+    """Refuse to replace what may be dear to someone: vectors that came with the data, or of another encoder."""
+    manifest = read_manifest(folder)
+    if job.name not in manifest["features"]:
+        return
+    told = manifest["info"].get("encoders", {}).get(job.name)
+    if told is None:
+        whose = "that came with the data"
+    elif bare(told["identity"]) != json_like(job.encoder.identity):
+        whose = "of another encoder, or of the same with other settings"
+    else:
+        return
+    raise ConfigError(
+        f"{folder}: has features '{job.name}' {whose}; give the new ones a name of their own (NAME=MODEL),"
+        " or replace them (--replace)"
+    )
 
 
 def _refuse_empty(works: Sequence[MatrixWork], joined: Mapping[str, Joined]) -> None:

@@ -1,0 +1,109 @@
+"""`lirdrec features`: from a prepared dataset to recommendations, and what it says on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lirdrec.data import Dataset
+
+COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
+THINGS = ["chair", "lamp", "table", "sofa"]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """24 things in three colours; the pictures show the colours. One has no picture, one a broken one."""
+    from PIL import Image
+
+    names = [(colour, THINGS[at % 4]) for at in range(8) for colour in COLOURS]
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for at, (colour, _) in enumerate(names):
+        Image.new("RGB", (40, 30), COLOURS[colour]).save(pictures / f"{at}.png")
+    (pictures / "5.png").write_bytes((pictures / "5.png").read_bytes()[:20])
+    images = [None if at == 4 else f"{at}.png" for at in range(24)]
+    table = pl.DataFrame({"item": range(24), "title": [f"{a} {b}" for a, b in names], "image": images})
+    rng = np.random.default_rng(0)
+    pairs = pl.DataFrame(
+        [(user, at) for user in range(12) for at in rng.permutation(24)[:8]], schema=["user", "item"], orient="row"
+    )
+    info = {"images": str(pictures)}
+    return Dataset.from_frames(pairs, items=table, split="none", info=info).save(tmp_path / "data")
+
+
+def test_the_defaults_need_nothing_and_lead_to_recommendations(lirdrec, data):
+    result = lirdrec("features", data)
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    text, image = (next(line for line in lines if line[:1] == [name]) for name in ("text", "image"))
+    assert text[1] == "hashed" and text[3:7] == ["24", "0", "0", "0"]
+    assert image[1:7] == ["descriptor", "496", "22", "1", "1", "0"]
+    assert "1 problem of image" in result.stdout
+    assert "5.png" in result.stdout and "features/image.problems.csv" in result.stdout.replace("\n", "")
+    words = " ".join(result.stdout.split())
+    assert 'pip install "lirdrec[encoders]"' in words and "--text minilm" in words
+    assert f"lirdrec inspect {data} --modality image --html page.html" in words
+    assert f"lirdrec train {data}" in words
+    features = Dataset.load(data, verify=True).features
+    # the same words and colours are alike
+    for name, alike, other in (("text", 12, 1), ("image", 3, 1)):
+        values = features[name].values
+        assert values[0] @ values[alike] > 0.99 > values[0] @ values[other]
+    trained = lirdrec("train", data, "--run", "run", "--set", "epochs=1")
+    assert trained.exit_code == 0, trained.stderr
+    assert len(json.loads(lirdrec("recommend", "run", "--user", 3, "--json").stdout)) == 10
+
+
+def test_json_says_the_same(lirdrec, data):
+    made = json.loads(lirdrec("features", data, "--text", "words=hashed", "--json").stdout)
+    assert [one["name"] for one in made] == ["words"]
+    assert made[0]["items"] == 24 and made[0]["encoded"] == len(COLOURS) * len(THINGS)
+    assert made[0]["told"]["source"] == {"template": "{title}"}
+    again = json.loads(lirdrec("features", data, "--text", "words=hashed", "--json").stdout)
+    assert (again[0]["encoded"], again[0]["copied"]) == (0, 24)
+
+
+def test_the_pictures_folder_may_be_another(lirdrec, data, tmp_path):
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    result = lirdrec("features", data, "--image", "descriptor", "--text", "hashed")
+    assert result.exit_code == 2 and "say where it is with --images" in result.stderr
+    result = lirdrec("features", data, "--image", "descriptor", "--text", "hashed", "--images", tmp_path / "moved")
+    assert result.exit_code == 0, result.stderr
+    assert Dataset.load(data).info["images"] == str(tmp_path / "moved")
+
+
+def test_items_without_features_and_how_to_leave_them_out(lirdrec, data):
+    result = lirdrec("features", data, "--image", "descriptor")
+    assert result.exit_code == 2
+    assert "no features in any matrix for 2 of 24 items: 4, 5; give them some" in result.stderr
+    assert "--drop-without-features" in result.stderr
+    result = lirdrec("features", data, "--image", "descriptor", "--drop-without-features")
+    assert result.exit_code == 0, result.stderr
+    words = " ".join(result.stdout.split())
+    assert "Left out for want of features: 2 items with" in words
+    assert "24 were done by an earlier call that did not end" in words
+    assert Dataset.load(data, verify=True).n_items == 22
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--text", "hashd"], "did you mean 'hashed'?"),
+        (["--text", "hashed", "--text", "hashed"], "have one name"),
+        (["--text", "hashed", "--prompt", "query:"], "--prompt: none of the chosen encoders (hashed) takes it"),
+        (["--text", "hashed", "--text-template", "{titel}"], "no column 'titel'"),
+        (["--caption", "hashed"], "no column 'caption'"),
+        (["--batch-size", "0"], "--batch-size 0: it must be 1 or more"),
+        (["--text", "a b=hashed"], "'a b' cannot name a feature matrix"),
+    ],
+)
+def test_mistakes_are_one_sentence_before_anything_is_made(lirdrec, data, arguments, sentence):
+    before = (data / "manifest.json").read_bytes()
+    result = lirdrec("features", data, *arguments)
+    assert result.exit_code == 2 and sentence in result.stderr and len(result.stderr.splitlines()) == 1
+    assert (data / "manifest.json").read_bytes() == before and not (data / "work").exists()

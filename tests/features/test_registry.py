@@ -1,0 +1,123 @@
+"""Encoders by name, options that fit them, and the encoder of a finished matrix for new items."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lirdrec.data import Dataset
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.batching import encode_rows
+from lirdrec.features.choosing import choose_jobs, named
+from lirdrec.features.registry import Choice, image_encoder, load_encoder, text_encoder
+from lirdrec.features.run import make_features
+
+TITLES = ["a red chair", "a blue chair", "the old lamp", "a new lamp of glass", "garden table", "table lamp, red"]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    table = pl.DataFrame({"item": range(6), "title": TITLES, "caption": [f"shows {title}" for title in TITLES]})
+    pairs = pl.DataFrame({"user": [0] * 6, "item": range(6)})
+    return Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "data")
+
+
+def test_the_encoder_of_a_matrix_encodes_new_items_as_it_did_the_old(folder, tmp_path):
+    jobs = choose_jobs(folder, [("text", "hashed"), ("caption", "hashed")])
+    assert [job.name for job in jobs] == ["text", "caption"]
+    make_features(folder, jobs, progress=False)
+    moved = shutil.move(folder, tmp_path / "elsewhere")
+    for name, texts in (("text", TITLES), ("caption", [f"shows {title}" for title in TITLES])):
+        vectors = encode_rows(load_encoder(moved, name), texts, 2).vectors
+        np.testing.assert_allclose(vectors, np.load(moved / f"features/{name}.npy"), atol=1e-6)
+    other = encode_rows(load_encoder(moved, "caption"), TITLES, 2).vectors
+    assert other.shape != vectors.shape or not np.allclose(other, np.load(moved / "features/text.npy"))
+
+
+def test_an_encoder_that_is_not_the_one_that_made_the_matrix_is_refused(folder, tmp_path):
+    make_features(folder, choose_jobs(folder, [("text", "hashed")]), progress=False)
+    copy = Dataset.load(folder).save(tmp_path / "copy")  # a copy keeps the vectors, not what was learned
+    with pytest.raises(DataError, match="what the encoder of 'text' had learned is not there; make it anew"):
+        load_encoder(copy, "text")
+    with pytest.raises(DataError, match="nothing is noted about how the features 'image' were made"):
+        load_encoder(folder, "image")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["info"]["encoders"]["text"]["identity"]["fitted"] = "0"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="were made by another model than hashed is now"):
+        load_encoder(folder, "text")
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "options", "sentence"),
+    [
+        (text_encoder, "hashd", {}, "no text encoder is called 'hashd'; did you mean 'hashed'?"),
+        (text_encoder, "MiniLM", {}, "no text encoder is called 'MiniLM'; did you mean 'minilm'?"),
+        (image_encoder, "discriptor", {}, "no image encoder is called 'discriptor'; did you mean 'descriptor'?"),
+        (text_encoder, "", {}, "no text encoder is named; for instance hashed, minilm"),
+        (text_encoder, "hashed", {"prompt": "query: "}, "the encoder 'hashed' takes no prompt; it takes dims"),
+        (image_encoder, "descriptor", {"max_length": 3}, "'descriptor' takes no max length; it takes no options"),
+        (text_encoder, "endpoint:http://localhost", {}, "name the server and its model as endpoint:URL#MODEL"),
+        (image_encoder, "endpoint:http://localhost#m", {}, "a server cannot encode pictures; caption them"),
+    ],
+)
+def test_what_cannot_be_chosen(make, name, options, sentence):
+    with pytest.raises(ConfigError) as caught:
+        make(name, **options)
+    assert sentence in str(caught.value)
+
+
+def test_a_server_is_named_with_its_model():
+    encoder = text_encoder("endpoint:http://localhost:8000#some/model", prompt="query: ", dims=7)
+    assert encoder.identity["model"] == "some/model" and encoder.identity["prompt"] == "query: " and encoder.dims == 7
+
+
+def test_what_is_noted_makes_the_same_again_wherever_it_is_called(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    choice = Choice("text", "model", {"prompt": "query: ", "device": "cpu", "pooling": None})
+    assert choice.origin == {"kind": "text", "model": str(tmp_path / "model"), "options": {"prompt": "query: "}}
+    assert Choice("text", "some/model").origin["model"] == "some/model"
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("minilm", ("text", "minilm")),
+        ("mine=minilm", ("mine", "minilm")),
+        ("endpoint:http://h/v1?a=b#m", ("text", "endpoint:http://h/v1?a=b#m")),
+        ("a-b_2=endpoint:http://h#m=n", ("a-b_2", "endpoint:http://h#m=n")),
+        ("./models/x=y", ("text", "./models/x=y")),
+    ],
+)
+def test_names_before_models(text, pair):
+    assert named(text, "text") == pair
+
+
+def test_options_go_to_the_encoders_that_take_them(folder):
+    wanted = [("text", "hashed"), ("caption", "endpoint:http://localhost#m")]
+    jobs = choose_jobs(folder, wanted, options={"prompt": "query: ", "pooling": None})
+    assert jobs[1].encoder.identity["prompt"] == "query: " and "prompt" not in jobs[0].origin["options"]
+    with pytest.raises(
+        ConfigError, match=r"--max-length: none of the chosen encoders \(hashed, endpoint:.*\) takes it"
+    ):
+        choose_jobs(folder, wanted, options={"max_length": 3})
+
+
+def test_without_a_wish_there_is_what_the_dataset_has(folder, tmp_path):
+    assert [(job.name, job.origin["model"]) for job in choose_jobs(folder, [])] == [("text", "hashed")]
+    (tmp_path / "covers").mkdir()
+    for item in (0, 3):
+        (tmp_path / "covers" / f"{item}.jpg").write_bytes(b"a picture")
+    jobs = choose_jobs(folder, [], images=tmp_path / "covers")  # files named after items
+    assert [(job.name, job.origin["model"]) for job in jobs] == [("text", "hashed"), ("image", "descriptor")]
+    assert Dataset.load(folder).item_table["image"].to_list() == ["0.jpg", None, None, "3.jpg", None, None]
+    bare = Dataset.from_frames(pl.DataFrame({"user": [0], "item": [0]}), split="none").save(tmp_path / "bare")
+    with pytest.raises(ConfigError, match="there is nothing to encode: no column 'image' and no column"):
+        choose_jobs(bare, [])
