@@ -1,8 +1,4 @@
-"""A local server of OpenAI's HTTP interface that misbehaves as its script says; it counts what it was asked.
-
-Alone: `python misbehaving_server.py LOG [HOLD]` prints its port and answers captions; the HOLD-th picture is never
-answered. LOG gets a line for every picture that was answered.
-"""
+"""A local server of OpenAI's HTTP interface that misbehaves as its script says, and counts what it was asked."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import contextlib
 import hashlib
 import io
 import json
-import sys
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,8 +22,8 @@ def describe(picture: bytes) -> dict[str, str]:
     name = ("red", "green", "blue")[(r, g, b).index(max(r, g, b))]
     return {
         "category": "plain tile",
-        "colour": f"{name}, {r // 16 * 16}-{g // 16 * 16}-{b // 16 * 16}",
-        "print": "unknown",
+        "colour": f"{name}, {r // 16}-{g // 16}-{b // 16}",
+        "printed": "unknown",
     }
 
 

@@ -148,7 +148,7 @@ def test_no_server_stops_at_once_and_one_that_went_away_after_all_attempts(endpo
         one = endpoint(server, attempts=3)
         one.ask("/embeddings", BODY, texts)
     one.close()
-    with pytest.raises(TrainingError, match="the server is gone .*; what is done is kept"):
+    with pytest.raises(TrainingError, match=r"the server is gone .*; what is done is kept"):
         one.ask("/embeddings", BODY, texts)
     assert len(waits) == 2
 

@@ -1,4 +1,4 @@
-"""Tiny multimodal language models of the real classes, with random weights, written as folders like those of the hub."""
+"""Tiny multimodal language models of the real classes, with random weights, in folders like those of the hub."""
 
 from __future__ import annotations
 

@@ -149,16 +149,20 @@ class Endpoint:
     def each(self, inputs: Iterable[A], work: Callable[[A], T]) -> Iterator[tuple[int, T]]:
         """Do work on inputs with `concurrency` threads; (place, result) as they are ready, the inputs drawn as needed.
 
-        The first error of `work` ends it: no further input is begun, those under way are left to themselves.
+        No more than `concurrency` inputs are under way or done without having been taken by the caller, who can keep
+        each result before he asks for the next. The first error of `work` ends it: no further input is begun.
         """
         from queue import Queue
 
         todo: Iterator[tuple[int, A]] = iter(enumerate(inputs))
-        drawing, ended = threading.Lock(), threading.Event()
+        drawing, ended, free = threading.Lock(), threading.Event(), threading.Semaphore(self.concurrency)
         ready: Queue[tuple[int, Any, BaseException | None] | None] = Queue()
 
         def labour() -> None:
-            while not ended.is_set():
+            while True:
+                free.acquire()
+                if ended.is_set():
+                    break
                 place = -1
                 try:
                     with drawing:
@@ -186,8 +190,10 @@ class Endpoint:
                     raise one[2]
                 else:
                     yield one[0], one[1]
+                    free.release()
         finally:
             ended.set()
+            free.release(len(threads))
 
     def close(self) -> None:
         """Close the connections."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,9 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a model's odd backslashes
+            return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
 
@@ -91,7 +94,7 @@ def _lines(text: str, known: Mapping[str, str]) -> dict[str, str]:
     for line in text.splitlines():
         name, colon, value = re.sub(r"[*`#|]", "", line).partition(":")
         name = re.sub(r"^\s*(?:[-•·]|\d+[.)])?\s*", "", name)
-        if colon and plain_name(name) in known:
+        if colon and "{" not in line and plain_name(name) in known:
             found.setdefault(name, value.strip().strip('",'))
     return found
 

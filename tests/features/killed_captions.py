@@ -1,0 +1,34 @@
+"""Caption a dataset by a server and get SIGKILL right after the KILL-th answer was sealed; run by test_captions.py.
+
+python killed_captions.py DATASET URL CONCURRENCY KILL
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from lirdrec.features.captions.over_http import EndpointCaptioner
+from lirdrec.features.captions.prompt import Attributes, render
+from lirdrec.features.captions.run import captioning
+from lirdrec.features.endpoint import Endpoint
+from lirdrec.features.shards import Shards
+
+dataset, url, concurrency, kill = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+seal, sealed = Shards.seal, []
+
+
+def seal_and_die(self, index, arrays, facts):
+    seal(self, index, arrays, facts)
+    sealed.append(index)
+    if len(sealed) == kill:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+Shards.seal = seal_and_die  # type: ignore[method-assign]
+attributes = Attributes()
+captioner = EndpointCaptioner(Endpoint(url, concurrency=concurrency), "m", render(attributes))
+with captioning(dataset, captioner, attributes) as job:
+    job.work()
+    job.finish()

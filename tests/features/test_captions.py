@@ -1,0 +1,483 @@
+"""Captions: the prompt, answers of all kinds, a run that is killed, edited captions, models of the real classes."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.pictures import with_images
+from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
+from lirdrec.features.captions import run as run_module
+from lirdrec.features.captions.answers import caption_of, clean, read_answer
+from lirdrec.features.captions.captioner import Answer, Captioner
+from lirdrec.features.captions.case_study import write_case_study
+from lirdrec.features.captions.columns import COLUMNS
+from lirdrec.features.captions.editing import export_captions, import_captions
+from lirdrec.features.captions.estimate import estimate
+from lirdrec.features.captions.over_http import EndpointCaptioner
+from lirdrec.features.captions.prompt import Attributes, read_attributes, render, to_toml
+from lirdrec.features.captions.run import captioning
+from lirdrec.features.endpoint import Endpoint
+
+from .misbehaving_server import Server, describe
+
+N = 12
+COLOURS = [(248 - 16 * n, 24 + 16 * (n % 3), 8 + 16 * n) for n in range(N)]  # each in the middle of a shade
+ATTRIBUTES = Attributes()
+PROMPT = render(ATTRIBUTES)
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv("LIRDREC_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    """Twelve items with a tile each; 10 shows the tile of 3 again, 11 has none, 5 is no picture, 0 has a title."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for n, colour in enumerate(COLOURS[:10]):
+        Image.new("RGB", (20, 10), colour).save(pictures / f"{n}.png")
+    shutil.copy(pictures / "3.png", pictures / "10.png")
+    (pictures / "5.png").write_text("no picture")
+    items = pl.DataFrame({"item": range(N), "title": ["A <b>tile</b>", *[None] * (N - 1)]})
+    pairs = pl.DataFrame({"user": [n % 3 for n in range(N)], "item": range(N)})
+    made = with_images(Dataset.from_frames(pairs, items=items, split="none", name="tiles"), pictures)
+    return made.save(tmp_path / "tiles")
+
+
+DRAWN = [n for n in range(N) if n not in (5, 11)]  # items that can be captioned; 10 repeats 3
+
+
+def captioner(server: Server, **options) -> EndpointCaptioner:
+    model = options.pop("model", "m")
+    return EndpointCaptioner(Endpoint(server.url, sleep=lambda s: None, **options), model, PROMPT)
+
+
+def caption(folder: Path, by: Captioner, limit: int | None = None, **options):
+    with captioning(folder, by, ATTRIBUTES, **options) as job:
+        job.work(limit)
+        return job.finish()
+
+
+def table(folder: Path) -> dict[int, str | None]:
+    frame = Dataset.load(folder, verify=True).item_table
+    return dict(zip(frame["item"], frame["caption"], strict=True))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def expected(n: int) -> str:
+    """What the server says of item n: computed from the picture's own file, not from what was sent."""
+    said = describe((Path("pictures") / f"{n}.png").read_bytes())
+    return f"Category: {said['category']}. Colour: {said['colour']}."
+
+
+class TestPrompt:
+    def test_the_prompt_word_for_word(self):
+        asked = Attributes("A lamp.", "German", 1, {"shape": "its form", "light on": "yes or no"})
+        assert render(asked) == (
+            'A lamp.\n\nAnswer with one JSON object and nothing else. Its keys are:\n- "shape": its form\n'
+            '- "light on": yes or no\n\nEach value is a short text in German of one word. Say only what the picture'
+            ' shows; where it shows nothing of the kind, the value is "unknown".'
+        )
+
+    def test_the_defaults_are_the_issues(self):
+        names = "category colour material pattern style use audience printed"
+        assert list(Attributes().attributes) == names.split()
+
+    def test_a_file_goes_out_and_in(self, tmp_path):
+        asked = Attributes('Say "it".\nNow.', "日本語", 7, {'Farbe "x"': "töne", "b": "c"})
+        (tmp_path / "a.toml").write_text(to_toml(asked), encoding="utf-8")
+        assert read_attributes(tmp_path / "a.toml") == asked
+        assert list(read_attributes(tmp_path / "a.toml").attributes) == list(asked.attributes)
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("max_word = 3", "unknown key 'max_word'; did you mean 'max_words'?"),
+            ("max_words = 0", "max_words is 0; it must be 1 or more"),
+            ("[attributes]", "the prompt needs at least one attribute"),
+            ("[attributes]\ncolour = 3", "'attributes' is 3; it must be str"),
+            ('[attributes]\ncolour = " "', "the attribute 'colour' needs a name"),
+            ('[attributes]\n"--" = "x"', "the attribute '--' needs a name"),
+            ('[attributes]\n"a b" = "x"\nA-B = "y"', "the attributes 'a b' and 'A-B' have the same name"),
+            ("intro", "cannot be read as TOML"),
+        ],
+    )
+    def test_files_that_are_wrong(self, tmp_path, text, sentence):
+        path = tmp_path / "a.toml"
+        path.write_text(text)
+        with pytest.raises(ConfigError) as error:
+            read_attributes(path)
+        assert str(error.value).startswith(str(path)) and sentence in str(error.value)
+
+
+NAMES = ["category", "colour", "printed on"]
+DRESS = {"category": "dress", "colour": "red", "printed on": "Ö!"}
+ANSWERS = {
+    "as asked": (json.dumps(DRESS), DRESS),
+    "fenced": (f"Sure! Here it is:\n```json\n{json.dumps(DRESS, indent=2)}\n```\nAnything else?", DRESS),
+    "names in another spelling": ('{"Category":"dress","COLOUR":"red","Printed_On":"Ö!"}', DRESS),
+    "in another order": ('{"colour":"red","printed on":"Ö!","category":"dress"}', DRESS),
+    "lists, numbers, objects": (
+        '{"category": ["dress", "gown"], "colour": {"main": "red", "hem": null}, "printed on": 7}',
+        {"category": "dress, gown", "colour": "main red", "printed on": "7"},
+    ),
+    "wrapped": (f'{{"product": {json.dumps(DRESS)}}}', DRESS),
+    "a Python dict": ("{'category': 'dress', 'colour': 'red', 'printed on': None}", {k: DRESS[k] for k in NAMES[:2]}),
+    "two products": (f"[{json.dumps(DRESS)}, {json.dumps(DRESS | {'colour': 'blue'})}]", DRESS),
+    "cut short": (
+        '{"category": "dress", "colour": "red \\"wine\\"", "printed on": "Ö',
+        {"category": "dress", "colour": 'red "wine"'},
+    ),
+    "lines": ("**Category:** dress\n- Colour: red\n3. printed on: Ö!", DRESS),
+    "thoughts before": (f'<think>{{"category": "a hat", "colour": "no"}}</think>{json.dumps(DRESS)}', DRESS),
+    "says nothing": ('{"category": "dress", "colour": "Unknown.", "printed on": "N/A"}', {"category": "dress"}),
+    "others' keys": ('{"category": "dress", "mood": "glad"}', {"category": "dress"}),
+    "half a surrogate, zeros, tabs": (
+        '{"category": "dr\\ud800ess\\u0000\\t!", "colour": " "}',
+        {"category": "dr ess !"},
+    ),
+    "all unknown": ('{"category": "unknown", "colour": ""}', {}),
+    "a refusal": ("I cannot help with that.", {}),
+    "braces": ("{{{{{", {}),
+    "empty": ("", {}),
+    "deep": ('{"category":' * 9000, {}),
+}
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("kind", ANSWERS)
+    def test_answers_of_all_kinds(self, kind):
+        text, attributes = ANSWERS[kind]
+        found = read_answer(text, NAMES)
+        assert found == attributes and list(found) == [name for name in NAMES if name in found]
+
+    def test_the_caption_is_one_line(self):
+        assert caption_of(DRESS | {"colour": "red, white."}) == "Category: dress. Colour: red, white. Printed on: Ö!."
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        st.text(st.characters(exclude_categories=()), max_size=60), st.sampled_from(list(ANSWERS.values())), st.data()
+    )
+    def test_whatever_a_model_says_can_be_written_to_a_file(self, noise, answer, data):
+        at = data.draw(st.integers(0, len(answer[0][:200])))
+        text = answer[0][:at] + noise + answer[0][at : at + 300]
+        for value in (*read_answer(text, NAMES).values(), clean(text), clean(text, keep_lines=True)):
+            value.encode()
+            assert "\x00" not in value and value == value.strip()
+
+
+class TestOverHTTP:
+    def test_what_is_sent(self, dataset):
+        Image.effect_noise((3000, 600), 90).convert("CMYK").save(dataset / "large.jpg")
+        with Server() as server:
+            by = EndpointCaptioner(Endpoint(server.url), "the model", "What is it?", max_tokens=77, side=100)
+            (answer,) = by.caption([dataset / "large.jpg"])
+        (body,) = server.bodies
+        assert (body["model"], body["max_tokens"], body["temperature"]) == ("the model", 77, 0)
+        text, picture = body["messages"][0]["content"]
+        assert text == {"type": "text", "text": "What is it?"}
+        sent = Image.open(io.BytesIO(base64.b64decode(picture["image_url"]["url"].partition(",")[2])))
+        assert (sent.format, sent.mode, sent.size) == ("JPEG", "RGB", (100, 20))
+        assert (answer.tokens_in, answer.tokens_out) == (900, 40) and answer.seconds > 0
+
+    def test_answers_stand_in_the_order_of_the_pictures(self, dataset, monkeypatch):
+        monkeypatch.chdir(dataset.parent)
+        paths = [Path("pictures") / f"{n}.png" for n in (4, 5, 0, 7, 10, 1)]
+        with Server([500, "cut", "garbage", "shape", "null", 429, "hang up"]) as server:
+            answers = captioner(server, concurrency=3).caption(paths)
+        assert [one.text and json.loads(one.text) for one in answers] == [
+            None if path.name == "5.png" else describe(path.read_bytes()) for path in paths
+        ]
+        assert answers[1].picture and answers[1].problem.startswith("pictures/5.png: holds something else, not a JPEG")
+        assert len(server.asked) == 12  # the broken picture is not sent
+
+    @pytest.mark.parametrize(
+        ("fault", "problem", "passing"),
+        [
+            (400, "the server refuses it (400 Bad Request: status 400 as told)", False),
+            ("decline", "the model declines: I cannot help", False),
+            ("shape", "the server's answer holds no message (6 attempts)", True),
+            ("null", "the server's answer is empty (6 attempts)", True),
+            (503, "503 Service Unavailable: status 503 as told (6 attempts)", True),
+        ],
+    )
+    def test_a_picture_that_keeps_failing_is_a_problem(self, dataset, fault, problem, passing):
+        with Server(sticky=lambda body: fault) as server:
+            (answer,) = captioner(server).caption([dataset.parent / "pictures" / "1.png"])
+        assert (answer.text, answer.problem, answer.passing) == (None, problem, passing)
+
+    def test_content_in_parts(self, dataset):
+        with Server(["parts"]) as server:
+            (answer,) = captioner(server).caption([dataset.parent / "pictures" / "1.png"])
+        assert answer.text == '{"category": "in parts"}'
+
+
+class TestRun:
+    def test_captions_become_columns(self, dataset, monkeypatch):
+        monkeypatch.chdir(dataset.parent)
+        with Server() as server:
+            outcome = caption(dataset, captioner(server))
+        assert table(dataset) == {n: expected(n) if n in DRAWN else None for n in range(N)}
+        frame = Dataset.load(dataset, verify=True).item_table
+        assert frame["title"].to_list() == ["A <b>tile</b>", *[None] * (N - 1)]
+        assert frame["caption_machine"].equals(frame["caption"], check_names=False)
+        assert json.loads(frame["caption_attributes"][4]) == {"category": "plain tile", "colour": expected(4)[34:-1]}
+        assert frame["caption_key"][3] == frame["caption_key"][10] and frame["caption_key"].n_unique() == 10
+        assert len(server.asked) == 9  # equal pictures once
+        assert (outcome.written, outcome.captions, outcome.problems, outcome.waiting) == (10, 10, 1, 0)
+        assert (outcome.tokens_in, outcome.tokens_out) == (8100, 360)
+        rows = list(csv.DictReader((dataset / "captions.problems.csv").open()))
+        assert [(row["item"], row["picture"]) for row in rows] == [("5", "5.png")]
+        info = Dataset.load(dataset).info["captions"]
+        assert info["prompt"] == PROMPT and info["model"] == "m" and info["captions"] == 10
+        assert not (dataset / "work").exists()
+
+    def test_again_it_asks_nothing_and_changes_no_byte(self, dataset):
+        with Server() as server:
+            caption(dataset, captioner(server))
+            before, asked = content(dataset), len(server.asked)
+            outcome = caption(dataset, captioner(server, concurrency=1))
+            assert content(dataset) == before and len(server.asked) == asked
+            assert (outcome.written, outcome.captions) == (0, 10)
+
+    def test_only_changed_and_new_pictures_are_asked_about(self, dataset, monkeypatch):
+        monkeypatch.chdir(dataset.parent)
+        with Server() as server:
+            caption(dataset, captioner(server))
+            asked = len(server.asked)
+            Image.new("RGB", (9, 9), "blue").save("pictures/2.png")
+            Image.new("RGB", (9, 9), "lime").save("pictures/5.png")
+            caption(dataset, captioner(server))
+        assert len(server.asked) == asked + 2
+        assert table(dataset) == {n: expected(n) if n != 11 else None for n in range(N)}
+        assert not (dataset / "captions.problems.csv").exists()
+
+    def test_another_prompt_or_model_captions_all_anew(self, dataset):
+        with Server() as server:
+            caption(dataset, captioner(server))
+            caption(dataset, captioner(server, model="other"))
+            assert len(server.asked) == 18
+
+    def test_what_people_edited_is_kept(self, dataset):
+        with Server() as server:
+            caption(dataset, captioner(server))
+            machine = table(dataset)
+            path = dataset.parent / "captions.csv"
+            assert export_captions(dataset, path) == N
+            rows = pl.read_csv(path)
+            assert rows.columns == ["item", "title", "image", "caption", "caption_machine"]
+            new = {0: "A person's.\nTwo lines.", 1: "", 11: "No picture, but a word"}
+            changed = rows.with_columns(
+                pl.Series("caption", [new.get(n, old) for n, old in zip(rows["item"], rows["caption"], strict=True)])
+            )
+            changed.write_csv(path)
+            assert import_captions(dataset, path) == 3
+            assert import_captions(dataset, path) == 0
+            assert table(dataset) == machine | new
+            asked = len(server.asked)
+            outcome = caption(dataset, captioner(server, model="other"))  # even then
+            assert outcome.edited == 3 and table(dataset) == machine | new
+            assert len(server.asked) == asked + 7
+            outcome = caption(dataset, captioner(server, model="other"), overwrite_edited=True)
+            assert len(server.asked) == asked + 9
+            assert table(dataset) == machine | {11: new[11]} and outcome.edited == 1
+
+    def test_edited_captions_go_back_to_the_machines_without_asking(self, dataset):
+        with Server() as server:
+            caption(dataset, captioner(server))
+            before, asked = table(dataset), len(server.asked)
+            (dataset.parent / "c.csv").write_text("item,caption\n4,mine\n")
+            import_captions(dataset, dataset.parent / "c.csv")
+            assert table(dataset)[4] == "mine"
+            caption(dataset, captioner(server), overwrite_edited=True)
+            assert table(dataset) == before and len(server.asked) == asked
+
+    def test_a_limit_now_the_rest_later(self, dataset):
+        with Server() as server:
+            outcome = caption(dataset, captioner(server), limit=4)
+            assert (outcome.written, outcome.waiting) == (5, 6)  # item 10 shows what item 3 does
+            one_go = captioner(server)
+            outcome = caption(dataset, one_go)
+            assert (outcome.captions, outcome.waiting) == (10, 0) and len(server.asked) == 9
+
+    def test_answers_of_no_use_are_listed_with_what_was_said(self, dataset):
+        said = {"say": 'I see, "nothing"\n\ud800 at all'}
+        with Server([said]) as server:
+            caption(dataset, captioner(server, concurrency=1))
+            row = next(csv.DictReader((dataset / "captions.problems.csv").open()))
+            assert row["item"] == "0" and row["problem"] == "the answer holds none of the attributes"
+            assert row["answer"] == 'I see, "nothing"\nat all'
+            assert table(dataset)[0] is None
+            caption(dataset, captioner(server))
+            assert table(dataset)[0] is not None and len(server.asked) == 10
+
+    def test_many_of_no_use_in_a_row_stop_the_run(self, dataset, monkeypatch):
+        monkeypatch.setattr(run_module, "TOO_MANY", 4)
+        with Server(["ok", *[{"say": "a nice picture"}] * 9]) as server:
+            with pytest.raises(TrainingError, match=r"m: 4 pictures in a row without a caption.*'a nice picture'"):
+                caption(dataset, captioner(server, concurrency=1))
+            assert len(server.asked) == 5
+            server.script.clear()
+            outcome = caption(dataset, captioner(server))  # goes on behind them
+            assert outcome.captions == 5 and outcome.problems == 6 and len(server.asked) == 9
+
+    def test_a_wrong_key_in_the_middle_keeps_what_was_sealed(self, dataset):
+        with Server(["ok", "ok", "ok", 401]) as server:
+            with pytest.raises(ConfigError, match="401"):
+                caption(dataset, captioner(server, concurrency=1))
+            assert "caption" not in Dataset.load(dataset).item_table.columns
+            assert len(list((dataset / "work" / "caption").glob("0*.json"))) == 3
+            caption(dataset, captioner(server, concurrency=1))
+        assert set(server.answered.values()) == {1} and len(server.answered) == 9
+
+    def test_unfinished_work_of_another_model_is_not_mixed_in(self, dataset):
+        with Server(["ok", 401]) as server:
+            with pytest.raises(ConfigError):
+                caption(dataset, captioner(server, concurrency=1))
+            with pytest.raises(ConfigError, match=r"unfinished work with other settings.*--restart"):
+                caption(dataset, captioner(server, model="other"))
+            outcome = caption(dataset, captioner(server, model="other"), restart=True)
+            assert outcome.captions == 10 and len(server.answered) == 9
+
+    def test_a_damaged_seal_is_asked_about_again(self, dataset):
+        with Server(["ok", "ok", 401]) as server:
+            with pytest.raises(ConfigError):
+                caption(dataset, captioner(server, concurrency=1))
+            (dataset / "work" / "caption" / "00001.json").write_bytes(b'{"fac')
+            caption(dataset, captioner(server))
+            assert sorted(server.answered.values()) == [1] * 8 + [2]
+
+    def test_nothing_done_leaves_nothing_behind(self, dataset):
+        before = content(dataset)
+        with Server([401]) as server, pytest.raises(ConfigError):
+            caption(dataset, captioner(server))
+        assert content(dataset) == before
+
+    def test_one_process_at_a_time(self, dataset):
+        with (
+            Server() as server,
+            captioning(dataset, captioner(server), ATTRIBUTES),
+            pytest.raises(RunFolderError, match=r"is being captioned already \(process \d+\)"),
+        ):
+            caption(dataset, captioner(server))
+
+
+@pytest.mark.parametrize(("kill", "concurrency"), [(1, 1), (4, 1), (6, 3)])
+def test_killed_by_force_it_goes_on_to_the_same_bytes(dataset, kill, concurrency):
+    whole = shutil.copytree(dataset, dataset.parent / "whole")
+    with Server() as server:
+        caption(whole, captioner(server))
+    with Server() as server:
+        script = Path(__file__).with_name("killed_captions.py")
+        command = [sys.executable, str(script), str(dataset), server.url, str(concurrency), str(kill)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert "caption" not in Dataset.load(dataset, verify=True).item_table.columns
+        assert kill <= len(server.asked) < kill + concurrency
+        caption(dataset, captioner(server))
+        assert content(dataset) == content(whole)
+        assert len(set(server.asked)) == 9
+        assert len(server.asked) - 9 < concurrency  # no more than was under way; with one request at a time, nothing
+
+
+class TestEstimate:
+    class Fixed(Captioner):
+        model, prompt, concurrency, remote, identity, place = "m", "x" * 400, 8, True, {}, "there"
+
+        def answers(self, pictures):
+            raise NotImplementedError
+
+    def test_by_a_probe(self):
+        probe = [Answer("", tokens_in=n, tokens_out=50, seconds=s) for n, s in ((900, 2.0), (1100, 4.0))]
+        one = estimate(self.Fixed(), ATTRIBUTES, 10_000, [*probe, Answer(None, "broken", picture=True)], 0.5, 2.0)
+        assert one.measured and (one.tokens_in, one.tokens_out) == (1000, 50)
+        assert one.cost == pytest.approx(10_000 * (1000 * 0.5 + 50 * 2.0) / 1e6) and one.cost == pytest.approx(6.0)
+        assert one.time == pytest.approx(10_000 * 3 / 8)
+        slow = estimate(self.Fixed(), ATTRIBUTES, 10_000, probe, requests_per_minute=60)
+        assert slow.time == pytest.approx(10_000) and slow.cost is None
+        assert estimate(self.Fixed(), ATTRIBUTES, 1, probe).time == pytest.approx(3.0)
+
+    def test_by_rules(self):
+        one = estimate(self.Fixed(), ATTRIBUTES, 7)
+        assert not one.measured and one.tokens_in == 1700 and one.time is None
+        assert 8 * 8 <= one.tokens_out <= 8 * 15 * 1.5
+
+
+BAD_IMPORTS = [
+    ("item,words\n1,x\n", "no column 'caption'; it has item, words"),
+    ("item,caption\n1,x\n99,y\n", "line 3: no item of {data} is called '99'; nothing was imported"),
+    ("item,caption\n1,x\ntwo,y\n", "line 3: no item of {data} is called 'two'"),
+    ("item,caption\n1,x\n2,y\n1,z\n", "line 4: the item 1 occurs twice; nothing was imported"),
+    ('item,caption\n1,"x\n', "cannot be read as a table: a quote is opened and never closed"),
+    (b"item,caption\n1,sch\xf6n\n", "not UTF-8 text (byte 0xf6 in line 2); save it as UTF-8"),
+    ("", "the file is empty"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), BAD_IMPORTS)
+def test_imports_that_are_wrong_change_nothing(dataset, text, sentence):
+    path = dataset.parent / "c.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match="has no captions of its 12 items yet; make them with lirdrec caption"):
+        import_captions(dataset, path)
+    with Server() as server:
+        caption(dataset, captioner(server))
+    before = content(dataset)
+    with pytest.raises(DataError) as error:
+        import_captions(dataset, path)
+    assert str(error.value).startswith(str(path)) and sentence.format(data=dataset) in str(error.value)
+    assert content(dataset) == before
+
+
+class TestCaseStudy:
+    def test_the_page_shows_what_it_claims(self, dataset):
+        with pytest.raises(DataError, match="has no captions yet"):
+            write_case_study(dataset, dataset.parent / "page.html")
+        with Server() as server:
+            caption(dataset, captioner(server))
+        (dataset.parent / "c.csv").write_text("item,caption\n4,edited <i>here</i>\n")
+        import_captions(dataset, dataset.parent / "c.csv")
+        page = write_case_study(dataset, dataset.parent / "out" / "page.html").read_text(encoding="utf-8")
+        assert "10 of 12 items have a caption by <strong>m</strong>" in page
+        assert "11 items without any text: 9 of them can now be read" in page
+        assert "People wrote or changed 1." in page and "1 picture gave none." in page
+        assert page.count("data:image/jpeg;base64,") == 10 and page.count("<li>no text</li>") == 9
+        assert "A &lt;b&gt;tile&lt;/b&gt;" in page and "edited &lt;i&gt;here&lt;/i&gt;" in page
+        assert "<b>tile" not in page and "<i>here" not in page
+        for line in PROMPT.splitlines():
+            assert line.replace('"', "&quot;") in page
+        assert "plain tile (10)" in page and "http://" not in page and str(dataset.parent) not in page
+        shown = base64.b64decode(page.split("data:image/jpeg;base64,")[1].partition('"')[0])
+        assert np.allclose(np.asarray(Image.open(io.BytesIO(shown)))[5, 5], COLOURS[1], atol=6)  # item 1 is the first
+
+    def test_the_same_captions_give_the_same_page(self, dataset):
+        with Server() as server:
+            caption(dataset, captioner(server))
+        pages = [write_case_study(dataset, dataset.parent / name).read_bytes() for name in ("a.html", "a.html")]
+        assert pages[0] == pages[1]
+
+
+def test_columns_are_named_as_documented():
+    assert COLUMNS == ("caption", "caption_attributes", "caption_machine", "caption_key")
