@@ -53,9 +53,10 @@ class Known:
             here = np.flatnonzero(rows >= 0)
             if not len(here):
                 continue
+            taken = matrix.vectors(rows[here])
             if vectors is None:
-                vectors = np.zeros((len(keys), matrix.values.shape[1]), dtype=np.float32)
-            vectors[here] = matrix.values[rows[here]]
+                vectors = np.zeros((len(keys), taken.shape[1]), dtype=np.float32)
+            vectors[here] = taken
             cut[here] = matrix.cut[rows[here]]
             found[here] = True
         return found, None if vectors is None else vectors[found], cut[found]
@@ -68,9 +69,9 @@ class _Matrix:
         def load(ending: str) -> np.ndarray:
             return np.load(placed(folder, manifest, file_name(name, ending)), mmap_mode="r", allow_pickle=False)
 
-        self.values, self.keys = load(VALUES), load(KEYS)
+        self._values, self.keys = placed(folder, manifest, file_name(name, VALUES)), load(KEYS)
         has_cut = file_name(name, CUT) in manifest["files"]
-        self.cut = load(CUT) if has_cut else np.zeros(len(self.values), dtype=bool)
+        self.cut = load(CUT) if has_cut else np.zeros(len(self.keys), dtype=bool)
         rows = np.flatnonzero(load(MASK))
         heads = _heads(self.keys[rows])
         order = np.argsort(heads, kind="stable")
@@ -82,6 +83,10 @@ class _Matrix:
         rows = self._rows[np.minimum(at, len(self._rows) - 1)] if len(self._rows) else np.full(len(keys), -1)
         same = (self.keys[rows] == keys).all(axis=1) & keys.any(axis=1) if len(self._rows) else False
         return np.where(same, rows, -1)
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows. The map is opened for each call: the pages of one that stays open pile up in memory."""
+        return np.load(self._values, mmap_mode="r", allow_pickle=False)[rows]
 
 
 def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:
