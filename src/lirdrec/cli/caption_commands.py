@@ -164,8 +164,8 @@ def _agree(job: Captioning, outlook: Callable[..., Estimate], n: int, yes: bool,
     from lirdrec.data.identifiers import count
     from lirdrec.features.captions.estimate import PROBE
 
-    remote, person = job.captioner.remote, sys.stdin.isatty() and sys.stderr.isatty()
-    if not yes and not person:
+    remote = job.captioner.remote
+    if not yes and not _is_terminal():
         if not remote:
             return 0
         show_estimate(outlook(n), remote)
@@ -181,6 +181,10 @@ def _agree(job: Captioning, outlook: Callable[..., Estimate], n: int, yes: bool,
     if answers:
         console(errors=True).print(f"{count(len(answers), 'caption')} kept; the same command goes on", soft_wrap=True)
     return None
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _asked(question: str) -> bool:

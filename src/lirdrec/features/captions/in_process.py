@@ -60,7 +60,8 @@ class TransformersCaptioner(Captioner):
         if precision not in get_args(Precision):
             known = get_args(Precision)
             raise ConfigError(f"precision '{precision}': {nearest(precision, known, 'choose ' + ', '.join(known))}")
-        self.prompt, self.model, self.revision, self.device = prompt, model, revision, device
+        self.prompt, self.revision, self.device = prompt, revision, device
+        self.source, self.model = model, Path(model).resolve().name if Path(model).is_dir() else model
         self.precision, self.device_map, self.side = precision, device_map, side
         self.batch_size, self.max_tokens = batch_size, max_tokens
         at_least(self, 1, "batch_size", "max_tokens", "side")
@@ -116,12 +117,12 @@ class TransformersCaptioner(Captioner):
     @cached_property
     def _weights(self) -> dict[str, str]:
         """What the weights are: the content of a folder, or a name and its commit on the hub."""
-        folder = model_folder(self.model, self.revision)
-        if folder is not None and folder == Path(self.model):
+        folder = model_folder(self.source, self.revision)
+        if folder is not None and folder == Path(self.source):
             return {"fingerprint": fingerprint(folder)}
         if folder is None:
             self._from_hub("AutoConfig")
-            folder = model_folder(self.model, self.revision)
+            folder = model_folder(self.source, self.revision)
         return {"model": self.model, "revision": folder.name if folder is not None else self.revision or "main"}
 
     @cached_property
@@ -155,10 +156,10 @@ class TransformersCaptioner(Captioner):
                 'captions by a model on this machine need transformers: pip install "lirdrec[captions]"'
             ) from None
         try:
-            return getattr(transformers, kind).from_pretrained(self.model, revision=self.revision, **options)
+            return getattr(transformers, kind).from_pretrained(self.source, revision=self.revision, **options)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ConfigError(
-                f"--model {self.model}: cannot be loaded ({first_line(error)}); name a model that takes pictures and"
+                f"--model {self.source}: cannot be loaded ({first_line(error)}); name a model that takes pictures and"
                 " texts, with `hf auth login` where its licence must be accepted, or a folder"
             ) from error
 

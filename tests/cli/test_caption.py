@@ -1,0 +1,215 @@
+"""lirdrec caption: from drawn pictures over a server to vectors, the estimate and its question, the key kept secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from lirdrec.cli import caption_commands
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.pictures import with_images
+
+from ..features.misbehaving_server import Server, describe, embed
+from .conftest import files
+
+SECRET = "sk-secret-4711"
+COLOURS = [(248 - 16 * n, 24, 8 + 16 * n) for n in range(8)]
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("LIRDREC_API_KEY", SECRET)
+    (tmp_path / "covers").mkdir()
+    for n, colour in enumerate(COLOURS):
+        Image.new("RGB", (20, 10), colour).save(tmp_path / "covers" / f"{n}.png")
+    pairs = pl.DataFrame({"user": [n % 2 for n in range(16)], "item": [n // 2 for n in range(16)]})
+    return with_images(Dataset.from_frames(pairs, split="none", name="tiles"), tmp_path / "covers").save(
+        tmp_path / "tiles"
+    )
+
+
+@pytest.fixture
+def person(monkeypatch):
+    """Somebody at a terminal; `person(True, False)` gives the answers, `person.asked` has the questions."""
+
+    class Person:
+        asked: list[str] = []
+
+        def __call__(self, *answers: bool) -> None:
+            left = list(answers)
+            self.asked = []
+
+            def asked(question: str) -> bool:
+                self.asked.append(question)
+                return left.pop(0)
+
+            monkeypatch.setattr(caption_commands, "_asked", asked)
+            monkeypatch.setattr(caption_commands, "_is_terminal", lambda: True)
+
+    return Person()
+
+
+def captions(data: Path) -> list:
+    return Dataset.load(data, verify=True).item_table["caption"].to_list()
+
+
+def expected(n: int) -> str:
+    said = describe((Path("covers") / f"{n}.png").read_bytes())
+    return f"Category: {said['category']}. Colour: {said['colour']}."
+
+
+def test_from_pictures_to_vectors(lirdrec, data):
+    """The paper's two matrices, by servers: pictures → captions → vectors, nothing asked twice."""
+    with Server([500, 429, "garbage"]) as server:
+        done = lirdrec("caption", "tiles", "--endpoint", server.url, "--model", "m", "--yes", "--concurrency", 3)
+        # waits are real here: three tries, the first waits are a second at most
+        assert done.exit_code == 0, done.stderr
+        assert "8 new captions; 8 altogether." in done.stdout and "7,200 tokens read, 320 written." in done.stdout
+        assert captions(data) == [expected(n) for n in range(8)]
+        assert len(server.asked) == 8 + 3
+        encoder = f"mllm=endpoint:{server.url}#embedder"
+        done = lirdrec("features", "tiles", "--caption", encoder, "--drop-without-features")
+        assert done.exit_code == 0, done.stderr
+    found = Dataset.load(data, verify=True).features["mllm"].values
+    assert np.allclose(found, [embed(expected(n)) for n in range(8)])
+
+
+def test_the_key_is_in_no_file_and_no_line(lirdrec, data):
+    leak = (400, {"error": {"message": f"Incorrect key {SECRET}"}})
+    with Server([leak, "ok", "ok", (401, {"error": {"message": f"key {SECRET} has expired"}})]) as server:
+        arguments = ("--debug", "--verbose", "caption", "tiles", "--endpoint", server.url, "--model", "m", "--yes")
+        done = lirdrec(*arguments, "--concurrency", 1, "--no-probe")
+        assert done.exit_code == 2 and "[key] has expired" in done.stderr
+        said = done.output + done.stderr
+        assert len(list((data / "work").rglob("0*.json"))) == 3
+        left = files(data)
+        done = lirdrec(*arguments)
+        assert done.exit_code == 0 and server.headers[0]["Authorization"] == f"Bearer {SECRET}"
+        said += done.output + done.stderr
+        lirdrec("caption", "tiles", "--report", "page.html")
+        lirdrec("caption", "tiles", "--export", "c.csv")
+    left |= files(data.parent)
+    assert any("captions.problems.csv" in name for name in left)
+    assert SECRET not in said and not any(SECRET.encode() in content for content in left.values())
+
+
+def test_without_a_terminal_nothing_is_sent_unless_told(lirdrec, data):
+    before = files(data)
+    with Server() as server:
+        done = lirdrec("caption", "tiles", "--endpoint", server.url, "--model", "m", "--limit", 5)
+        assert done.exit_code == 2 and not server.asked
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == f"lirdrec: 5 pictures would be sent to {server.url}/v1, and nobody is there to agree: say --yes"
+    assert "by a rule of thumb" in done.stderr and "not known: give --price-input" in done.stderr
+    assert files(data) == before
+
+
+def test_a_person_sees_measured_figures_and_decides(lirdrec, data, person):
+    with Server() as server:
+        call = ["caption", "tiles", "--endpoint", server.url, "--model", "m"]
+        person(False, False)
+        done = lirdrec(*call)
+        assert done.exit_code == 0 and not server.asked and not (data / "work").exists()
+        assert person.asked == ["Measure the first 3 pictures? Their captions are kept", "Go on?"]
+        person(True, False)
+        done = lirdrec(*call, "--price-input", 1000, "--price-output", 100)
+        assert len(server.asked) == 3 and "3 captions kept; the same command goes on" in done.stderr
+        words = " ".join(done.stderr.split())
+        assert "pictures 5" in words and "tokens read 4,500 900 a picture, measured on 3 pictures" in words
+        assert "cost 4.52" in words  # 5 × (900 × 1000 + 40 × 100) / 1e6
+        person(True)
+        done = lirdrec(*call, "--no-probe")
+        assert person.asked == ["Go on?"] and len(server.asked) == 8
+        assert "done before it was stopped" in done.stderr
+        assert captions(data) == [expected(n) for n in range(8)]
+        person()
+        assert "0 new captions; 8 altogether." in lirdrec(*call).stdout and not person.asked
+
+
+def test_prompt_and_attributes_are_shown_and_used(lirdrec, data):
+    shown = lirdrec("caption", "--show-attributes").stdout
+    Path("mine.toml").write_text(re.sub(r'"style".*\n', '"mood" = "how it makes one feel"\n', shown), encoding="utf-8")
+    prompt = lirdrec("caption", "--attributes", "mine.toml", "--show-prompt").stdout
+    assert '- "mood": how it makes one feel' in prompt and '"style"' not in prompt
+    with Server(answer=lambda picture: '{"mood": "calm", "style": "none"}') as server:
+        done = lirdrec(
+            "caption", "tiles", "--endpoint", server.url, "--model", "m", "-y", "--attributes", "mine.toml", "--json"
+        )
+        assert json.loads(done.stdout)["captions"] == 8
+        assert server.bodies[0]["messages"][0]["content"][0]["text"] + "\n" == prompt
+    assert captions(data) == ["Mood: calm."] * 8
+
+
+def test_edited_by_a_person_and_looked_at(lirdrec, data):
+    with Server() as server:
+        lirdrec("caption", "tiles", "--endpoint", server.url, "--model", "m", "--yes")
+    assert "8 items written to c.csv" in lirdrec("caption", "tiles", "--export", "c.csv").stdout
+    text = Path("c.csv").read_text(encoding="utf-8")
+    Path("c.csv").write_text(text.replace(f"{expected(5)},", "Mine.,", 1), encoding="utf-8")
+    assert "1 caption changed" in lirdrec("caption", "tiles", "--import", "c.csv").stdout
+    assert captions(data) == [expected(n) if n != 5 else "Mine." for n in range(8)]
+    assert "Report: page.html" in lirdrec("caption", "tiles", "--report", "page.html").stdout
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") == 8 and "Items without any text" in page and "Mine." in page
+
+
+BAD = [
+    (["caption"], "name the prepared dataset: lirdrec caption DATASET"),
+    (["caption", "nowhere"], "nowhere: not a prepared dataset"),
+    (["caption", "tiles", "--endpoint", "localhost", "--model", "m"], "--endpoint 'localhost': is no address"),
+    (
+        ["caption", "tiles", "--endpoint", "http://localhost"],
+        "--endpoint needs the name that the server gives its model",
+    ),
+    (["caption", "tiles", "--attributes", "no.toml"], "no.toml: no such configuration file"),
+    (["caption", "tiles", "--images", "none"], "none: the folder of the pictures is not there"),
+    (["caption", "tiles", "--export", "c.csv"], "tiles: has no captions of its 8 items yet"),
+    (["caption", "tiles", "--import", "c.csv"], "tiles: has no captions of its 8 items yet"),
+    (["caption", "tiles", "--report", "p.html"], "tiles: has no captions yet; make them with lirdrec caption tiles"),
+    (["caption", "tiles", "--precision", "half"], "precision 'half': choose bfloat16, float16, float32"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD)
+def test_mistakes_get_one_sentence_and_change_nothing(lirdrec, data, arguments, sentence):
+    before = files(data.parent)
+    done = lirdrec(*arguments)
+    assert done.exit_code == 2 and done.stderr.startswith(f"lirdrec: {sentence}"), done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == "" and files(data.parent) == before
+
+
+def test_real_posters_over_a_server(lirdrec, real_data, tmp_path):
+    """Twelve real posters: what arrives at the server is the poster, in the order of the items."""
+    posters = sorted((real_data / "posters").glob("*.jpg"))[:12]
+    if not posters:
+        pytest.skip("no posters")
+    (tmp_path / "posters").mkdir()
+    for path in posters:
+        shutil.copy(path, tmp_path / "posters")
+    films = [int(path.stem) for path in posters]
+    pairs = pl.DataFrame({"user": [1] * 12, "item": films})
+    with_images(Dataset.from_frames(pairs, split="none"), tmp_path / "posters").save(tmp_path / "films")
+    with Server() as server:
+        done = lirdrec("caption", "films", "--endpoint", server.url, "--model", "m", "--yes")
+        assert done.exit_code == 0, done.stderr
+    table = Dataset.load(tmp_path / "films").item_table
+    for film, caption in zip(table["item"], table["caption"], strict=True):
+        with Image.open(tmp_path / "posters" / f"{film}.jpg") as poster:
+            mean = np.asarray(poster.convert("RGB").resize((1, 1)), dtype=float)[0, 0]
+        shade = [16 * int(one) + 8 for one in re.search(r"(\d+)-(\d+)-(\d+)", caption).groups()]
+        assert np.abs(mean - shade).max() <= 16, (film, caption)
+
+
+def test_help_stays_light():
+    code = "import sys; from lirdrec.cli.main import app; sys.exit(bool({'httpx', 'torch', 'PIL', 'polars'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
