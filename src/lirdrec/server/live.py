@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import IdMap
 from lirdrec.errors import CapabilityError, DataError, LirdrecError
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store
+from lirdrec.server.layered import Layered
+from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store, check_distinct
 
 log = logging.getLogger(__name__)
 
@@ -47,30 +49,34 @@ class Snapshot:
         recommender: the run with the items that were added; nobody changes it.
         number: the last change of the store that is in it.
         gone: `(I,)` bool, removed items.
-        user_rows, item_rows: id → row. Shared with later snapshots: rows from `recommender.n_items` on are not yet
-            there in this one.
-        people: users with new likes. Shared likewise.
+        user_rows, item_rows: id → row; nobody changes them.
+        people: users with new likes; nobody changes it.
         run: the folder.
     """
 
     recommender: Recommender
     number: int
     gone: Tensor
-    user_rows: dict[Id, int]
-    item_rows: dict[Id, int]
-    people: dict[Id, Person]
+    user_rows: Layered[Id, int]
+    item_rows: Layered[Id, int]
+    people: Layered[Id, Person]
     run: Path
+
+    @cached_property
+    def gone_rows(self) -> Tensor:
+        """Rows `(n,)` int64 of the items that were removed."""
+        return self.gone.nonzero().squeeze(1)
 
     def item_row(self, item: Id) -> int:
         """The row of an item that can be recommended, else -1."""
         row = self.item_rows.get(item, -1)
-        return row if 0 <= row < len(self.gone) and not bool(self.gone[row]) else -1
+        return row if row >= 0 and not bool(self.gone[row]) else -1
 
     def liked_rows(self, user: Id) -> Tensor:
         """Item rows `(n,)` int64 that the user liked, in training and since; empty for a stranger."""
         person = self.people.get(user)
         if person is not None:
-            return person.liked[person.liked < len(self.gone)]
+            return person.liked
         row = self.user_rows.get(user, -1)
         if row < 0 or self.recommender.is_slim:
             return torch.empty(0, dtype=torch.int64)
@@ -127,8 +133,7 @@ class Live:
             for one in items:
                 if snapshot.item_row(one.id) >= 0:
                     raise ConflictError(f"item {one.id!r} is there already; remove it first")
-            if len({one.id for one in items}) < len(items):
-                raise ConflictError("an item is named twice in this call; name each once")
+            check_distinct(items)
             grown = _with_items(snapshot, items)  # before anything is written: what does not fit is refused here
             number = self.store.add_items(items)
             # another server may have written in between: then its change comes first
@@ -144,7 +149,8 @@ class Live:
             StoreError: it could not be written.
         """
         with self._lock:
-            if self.catch_up().item_row(item) < 0:
+            # the store may hold an item that did not fit this run: it must be possible to be rid of it
+            if self.catch_up().item_row(item) < 0 and not self.store.holds(item):
                 raise ConflictError(f"there is no item {item!r}")
             self.store.remove_item(item)
             return self.catch_up()
@@ -169,48 +175,73 @@ class Live:
     def _load(self, run: Path) -> Snapshot:
         recommender = Recommender.load(run)
         users, items = (
-            dict(zip(known.series.to_list(), range(len(known)), strict=True))
+            Layered(dict(zip(known.series.to_list(), range(len(known)), strict=True)))
             for known in (recommender.users, recommender.items)
         )
         gone = torch.zeros(recommender.n_items, dtype=torch.bool)
-        return self._followed(Snapshot(recommender, 0, gone, users, items, {}, run))
+        return self._followed(Snapshot(recommender, 0, gone, users, items, Layered(), run))
 
     def _followed(self, snapshot: Snapshot) -> Snapshot:
         while changes := self.store.changes(snapshot.number):
-            for kind, some in itertools.groupby(changes, key=lambda change: change.kind):
-                snapshot = _applied(snapshot, kind, list(some))
+            for stretch in _stretches(changes):
+                snapshot = _with_stored(snapshot, stretch.items)
+                snapshot = _with_events(snapshot, stretch.events)
+                snapshot = _without(snapshot, stretch.removed)
+            snapshot = replace(snapshot, number=changes[-1].number)
         return snapshot
 
 
-def _applied(snapshot: Snapshot, kind: str, changes: list[Change]) -> Snapshot:
-    if kind == "item":
-        snapshot = _with_stored(snapshot, [change.item for change in changes if change.item is not None])
-    elif kind == "removed":
-        gone = snapshot.gone.clone()
-        for change in changes:
-            row = snapshot.item_rows.get(change.subject, -1)
-            if row >= 0:
-                gone[row] = True
-        snapshot = replace(snapshot, gone=gone)
-    else:
-        snapshot = _with_events(snapshot, [change.event for change in changes if change.event is not None])
-    return replace(snapshot, number=changes[-1].number)
+@dataclass
+class _Stretch:
+    """Changes that have the same effect in any order in which each item comes before what is said about it."""
+
+    items: list[NewItem] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    removed: list[Id] = field(default_factory=list)
+    named: set[Id] = field(default_factory=set)
 
 
-def _with_stored(snapshot: Snapshot, items: list[NewItem]) -> Snapshot:
+def _stretches(changes: Sequence[Change]) -> Iterator[_Stretch]:
+    """Items are placed together where that can be: one at a time, thousands of them would take minutes."""
+    stretch = _Stretch()
+    for change in changes:
+        if change.item is not None:
+            if change.item.id in stretch.named:  # an id that comes again
+                yield stretch
+                stretch = _Stretch()
+            stretch.items.append(change.item)
+            stretch.named.add(change.item.id)
+        elif change.event is not None:
+            stretch.events.append(change.event)
+            stretch.named.add(change.event.item)
+        else:
+            stretch.removed.append(change.subject)
+            stretch.named.add(change.subject)
+    yield stretch
+
+
+def _without(snapshot: Snapshot, removed: Sequence[Id]) -> Snapshot:
+    rows = [snapshot.item_rows[item] for item in removed if item in snapshot.item_rows]
+    if not rows:
+        return snapshot
+    gone = snapshot.gone.clone()
+    gone[rows] = True
+    return replace(snapshot, gone=gone)
+
+
+def _with_stored(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
     """Items from the log. One that this run was trained with is not added; one that does not fit is left out."""
     fresh = [one for one in items if snapshot.item_row(one.id) < 0]
     if not fresh:
         return snapshot
     try:
         return _with_items(snapshot, fresh)
-    except LirdrecError:
-        for one in fresh:  # find the one that does not fit this run
-            try:
-                snapshot = _with_items(snapshot, [one])
-            except LirdrecError as error:
-                log.warning("item %r from the store is left out: %s", one.id, error)
-        return snapshot
+    except LirdrecError as error:
+        if len(fresh) == 1:
+            log.warning("item %r from the store is left out: %s", fresh[0].id, error)
+            return snapshot
+        middle = len(fresh) // 2
+        return _with_stored(_with_stored(snapshot, fresh[:middle]), fresh[middle:])
 
 
 def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
@@ -223,9 +254,9 @@ def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
     _hide_old(recommender, [snapshot.item_rows[id] for id in ids if id in snapshot.item_rows])
     recommender.add_items(_frame(items, recommender), _features(items))
     first = snapshot.recommender.n_items
-    snapshot.item_rows.update(zip(ids, range(first, first + len(ids)), strict=True))
+    rows = snapshot.item_rows.updated(dict(zip(ids, range(first, first + len(ids)), strict=True)))
     gone = torch.cat([snapshot.gone, torch.zeros(len(items), dtype=torch.bool)])
-    return replace(snapshot, recommender=recommender, gone=gone)
+    return replace(snapshot, recommender=recommender, gone=gone, item_rows=rows)
 
 
 def _hide_old(recommender: Recommender, rows: list[int]) -> None:
@@ -248,13 +279,17 @@ def _frame(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFrame:
         columns[name] = [one.columns.get(name) for one in items]
     try:
         return pl.DataFrame(columns, strict=True)
-    except (TypeError, pl.exceptions.PolarsError):
-        raise DataError("a column of the new items holds values of different types") from None
+    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        raise DataError("a column of the new items holds values of different types, or too large ones") from None
 
 
 def _features(items: Sequence[NewItem]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for one in items for name in one.features)
-    return {name: [one.features.get(name) for one in items] for name in names}
+    # in the type in which the store keeps them, so that a restart gives the same vectors
+    return {
+        name: [None if (row := one.features.get(name)) is None else np.asarray(row, np.float32) for one in items]
+        for name in names
+    }
 
 
 def _with_events(snapshot: Snapshot, events: Iterable[Event]) -> Snapshot:
@@ -262,7 +297,7 @@ def _with_events(snapshot: Snapshot, events: Iterable[Event]) -> Snapshot:
     liked: dict[Id, list[int]] = {}
     for one in events:
         row = snapshot.item_rows.get(one.item, -1)
-        if 0 <= row < recommender.n_items:
+        if row >= 0:
             liked.setdefault(one.user, []).append(row)
     if not liked:
         return snapshot
@@ -272,7 +307,5 @@ def _with_events(snapshot: Snapshot, events: Iterable[Event]) -> Snapshot:
     queries: Sequence[Tensor | None] = [None] * len(rows)
     if not recommender.is_slim and recommender.model().capabilities.new_users:
         queries = list(recommender.model().fold_in(recommender.scorer, list(rows.values())))
-    snapshot.people.update(
-        {user: Person(some, query) for (user, some), query in zip(rows.items(), queries, strict=True)}
-    )
-    return snapshot
+    people = {user: Person(some, query) for (user, some), query in zip(rows.items(), queries, strict=True)}
+    return replace(snapshot, people=snapshot.people.updated(people))

@@ -14,16 +14,19 @@ from typing import Any, Literal
 
 import numpy as np
 import sqlalchemy as sa
+from safetensors import SafetensorError
 
+from lirdrec.data.frames import first_line
 from lirdrec.errors import DataError, LirdrecError
 
 Kind = Literal["item", "removed", "event"]
 
+# the names have a prefix because a shop's own database may have tables called "items"
 _metadata = sa.MetaData()
 # SQLite counts rows by itself only in a column of exactly this type
 _number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _changes = sa.Table(
-    "changes",
+    "lirdrec_changes",
     _metadata,
     sa.Column("number", _number, primary_key=True, autoincrement=True),
     sa.Column("kind", sa.Text, nullable=False),
@@ -33,7 +36,7 @@ _changes = sa.Table(
     sqlite_autoincrement=True,
 )
 _items = sa.Table(
-    "items",
+    "lirdrec_items",
     _metadata,
     sa.Column("subject", sa.Text, primary_key=True),
     sa.Column("number", _number, nullable=False),
@@ -41,6 +44,9 @@ _items = sa.Table(
     sa.Column("picture", sa.LargeBinary, nullable=True),
 )
 LOCK = 0x11BD_BEC0  # of PostgreSQL: one writer at a time, so that numbers become visible in order
+FULL = {"SQLITE_FULL", "53100"}  # SQLite's name and PostgreSQL's code of a full disk
+BLOCK = 2_000  # changes read at once: an item's features may be many
+SECONDS = 10  # to wait for another writer, or for the server to answer
 
 
 class StoreError(LirdrecError, RuntimeError):
@@ -104,21 +110,37 @@ class Store:
 
     def __init__(self, url: str):
         try:
-            self.engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        except (sa.exc.ArgumentError, ImportError) as error:
-            raise StoreError(f"the store {_public(url)} cannot be opened ({_first(error)})") from None
-        self.is_sqlite = self.engine.dialect.name == "sqlite"
+            self.url = sa.make_url(url)
+            self.is_sqlite = self.url.get_backend_name() == "sqlite"
+            kind = sa.pool.QueuePool  # also for SQLite in memory, which is refused below
+            self.engine = sa.create_engine(self.url, poolclass=kind, **(_SQLITE if self.is_sqlite else _SERVER))
+        except (sa.exc.ArgumentError, ValueError):
+            raise StoreError(
+                "the URL of the store cannot be read; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
+            ) from None
+        except ImportError as error:
+            raise StoreError(
+                f"the store {self.name} needs a driver ({first_line(error)}); install it by: "
+                'pip install "lirdrec[serve,postgres]"'
+            ) from None
         if self.is_sqlite:
+            if self.url.database in (None, "", ":memory:"):
+                raise StoreError("a store in memory would forget everything; name a file, as in sqlite:///shop.sqlite")
             sa.event.listen(self.engine, "connect", _durable)
-        with self._speaking():
-            _metadata.create_all(self.engine)
+        with self._writing() as connection:  # so that two servers that start at once do not both create the tables
+            _metadata.create_all(connection)
+
+    @property
+    def name(self) -> str:
+        """The URL without its password."""
+        return self.url.render_as_string(hide_password=True)
 
     def latest(self) -> int:
         """The number of the last change, 0 if there is none; cheap enough to ask before every answer."""
         with self._speaking(), self.engine.connect() as connection:
             return int(connection.scalar(sa.select(sa.func.max(_changes.c.number))) or 0)
 
-    def changes(self, after: int = 0, limit: int = 10_000) -> list[Change]:
+    def changes(self, after: int = 0, limit: int = BLOCK) -> list[Change]:
         """The next `limit` changes after a number, in order."""
         asked = sa.select(_changes).where(_changes.c.number > after).order_by(_changes.c.number).limit(limit)
         with self._speaking(), self.engine.connect() as connection:
@@ -128,9 +150,10 @@ class Store:
         """Keep all of the items or, on any error, none; the number of the last change.
 
         Raises:
-            ConflictError: an item is live in the store already.
+            ConflictError: an item is live in the store already, or named twice.
             StoreFullError, StoreError: they could not be written.
         """
+        check_distinct(items)
         with self._writing() as connection:
             subjects = [json.dumps(one.id) for one in items]
             there = connection.scalars(
@@ -146,6 +169,12 @@ class Store:
                     sa.insert(_items).values(subject=subject, number=last, live=True, picture=one.picture)
                 )
             return last
+
+    def holds(self, item: str | int) -> bool:
+        """Whether an item came by `add_items` and was not removed since."""
+        asked = sa.select(_items.c.number).where(_items.c.subject == json.dumps(item), _items.c.live)
+        with self._speaking(), self.engine.connect() as connection:
+            return connection.scalar(asked) is not None
 
     def remove_item(self, item: str | int) -> int:
         """Record that an item is gone, whether it came by `add_items` or with the run; the number of the change."""
@@ -185,6 +214,7 @@ class Store:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{SECONDS}s'")
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
             try:
                 yield connection
@@ -198,17 +228,43 @@ class Store:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
-            reason = _first(getattr(error, "orig", None) or error)
-            if any(sign in reason.lower() for sign in ("disk is full", "no space left", "disk full")):
+            original = getattr(error, "orig", None) or error
+            code = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None)
+            if code in FULL:
                 raise StoreFullError("the disk of the store is full; nothing was changed") from error
-            raise StoreError(f"the store cannot be used ({reason}); nothing was changed") from error
+            if getattr(error, "connection_invalidated", False):
+                raise StoreError(
+                    f"the connection to the store {self.name} was lost; a change under way may or may not be kept"
+                ) from error
+            raise StoreError(
+                f"the store {self.name} cannot be used ({first_line(original)}); nothing was changed"
+            ) from error
+
+
+def check_distinct(items: Sequence[NewItem]) -> None:
+    """Refuse an id that occurs twice.
+
+    Raises:
+        ConflictError: it does.
+    """
+    if len({one.id for one in items}) < len(items):
+        raise ConflictError("an item is named twice in this call; name each once")
+
+
+# every transaction of SQLite is begun by hand (`_writing`), and each reading statement is one of its own
+_SQLITE: dict[str, Any] = {"pool_size": 8, "max_overflow": 64, "connect_args": {"timeout": SECONDS}}
+_SERVER: dict[str, Any] = {
+    "pool_pre_ping": True,  # after the server was restarted, the first call finds new connections
+    "isolation_level": "READ COMMITTED",  # what was committed while waiting for the lock must be seen
+    "connect_args": {"connect_timeout": SECONDS},
+}
 
 
 def _durable(connection: Any, _: Any) -> None:
     """Many readers beside one writer, and every commit on the disk before it returns."""
     connection.isolation_level = None  # transactions are begun by hand: the driver's own would not be immediate
     cursor = connection.cursor()
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
+    for setting in (f"busy_timeout={1000 * SECONDS}", "journal_mode=WAL", "synchronous=FULL"):
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
 
@@ -234,20 +290,12 @@ def _unpacked(id: str | int, payload: bytes) -> NewItem:
 
 
 def _change(row: Any) -> Change:
-    subject = json.loads(row.subject)
-    if row.kind == "item":
-        return Change(row.number, "item", subject, item=_unpacked(subject, row.payload))
-    if row.kind == "event":
-        return Change(row.number, "event", subject, event=Event(subject, json.loads(row.payload)))
-    return Change(row.number, "removed", subject)
-
-
-def _public(url: str) -> str:
     try:
-        return sa.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return "given"
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        subject = json.loads(row.subject)
+        if row.kind == "item":
+            return Change(row.number, "item", subject, item=_unpacked(subject, row.payload))
+        if row.kind == "event":
+            return Change(row.number, "event", subject, event=Event(subject, json.loads(row.payload)))
+        return Change(row.number, "removed", subject)
+    except (ValueError, KeyError, TypeError, SafetensorError):
+        raise StoreError(f"change {row.number} of the store is damaged; restore the store from a copy") from None
