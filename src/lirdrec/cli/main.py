@@ -17,6 +17,7 @@ from lirdrec.cli import (
     demo_command,
     experiment_commands,
     feature_commands,
+    server_commands,
     serving_commands,
     sharing_commands,
     training_commands,
@@ -92,6 +93,7 @@ feature_commands.register(app)
 caption_commands.register(app)
 training_commands.register(app)
 serving_commands.register(app)
+server_commands.register(app)
 sharing_commands.register(app)
 experiment_commands.register(app)
 demo_command.register(app)

@@ -1,0 +1,78 @@
+"""The HTTP application: routes, what is around them, and what stands behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from lirdrec import __version__
+from lirdrec.server import problems
+from lirdrec.server.config import ServerConfig
+from lirdrec.server.documentation import describe
+from lirdrec.server.middleware import Guarded, Observed
+from lirdrec.server.routes import catalogue, events, items, operations, recommend
+from lirdrec.server.services import Services
+
+PAGE = Path(__file__).parent / "ui"
+
+
+def create_app(config: ServerConfig) -> FastAPI:
+    """The application of one worker; it opens the run and the store when the server starts.
+
+    Raises:
+        ConfigError: the file of keys cannot be used.
+    """
+    services = Services(config)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        services.start()
+        try:
+            yield
+        finally:
+            await services.stop()
+
+    app = FastAPI(
+        title="lirdrec",
+        version=__version__,
+        summary="Recommendations of a run, with items added live.",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=life,
+    )
+    app.state.services = services
+    problems.register(app)
+    for part in (recommend, items, events, catalogue, operations):
+        app.include_router(part.router)
+    describe(app, keyed=config.keys is not None)
+    if config.ui:
+        _serve_page(app)
+    app.add_middleware(Guarded, services=services)
+    if config.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(Observed, services=services)
+    return app
+
+
+def _serve_page(app: FastAPI) -> None:
+    from starlette.responses import RedirectResponse
+    from starlette.staticfiles import StaticFiles
+
+    async def to_page(_: Any) -> RedirectResponse:
+        return RedirectResponse("/ui/")
+
+    for path in ("/", "/ui"):
+        app.add_route(path, to_page, include_in_schema=False)
+    app.mount("/ui", StaticFiles(directory=PAGE, html=True), name="ui")

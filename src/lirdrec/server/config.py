@@ -1,0 +1,101 @@
+"""What `lirdrec serve` can be told."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lirdrec.configuration import at_least, option
+from lirdrec.errors import ConfigError
+
+KEYED_RATE = 200.0  # requests a second that a key may send, unless the configuration says otherwise
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Options of a server. Safe as they are: only this machine is answered, and nothing is unlimited.
+
+    Raises:
+        ConfigError: values that contradict each other, or that would open the server to everyone.
+    """
+
+    run: str = field(metadata={"doc": "a run folder, or a link to one, or a file that names one"})
+    host: str = option("127.0.0.1", "address to listen at")
+    port: int = option(8000, "port to listen at; 0 takes a free one")
+    store: str | None = option(None, "where live changes are kept: a URL; by default the file RUN.live.sqlite")
+    workers: int = option(1, "processes that answer")
+    threads: int = option(0, "threads of torch in each worker; 0 shares the cores among the workers")
+
+    keys: str | None = option(None, "file of API keys (lirdrec keys add); without one everybody may do everything")
+    insecure: bool = option(False, "allow other machines without keys")
+    hosts: tuple[str, ...] = option((), "names in the Host header that are answered without keys, beside loopback")
+    cors: tuple[str, ...] = option((), "origins of web pages that may ask; none by default")
+
+    rate_limit: float | None = option(
+        None, "requests a second of each key, or address, and worker; 0 for no limit (default: 200 with keys)"
+    )
+    max_body_bytes: int = option(8 * 2**20, "largest body of a request")
+    max_pixels: int = option(25_000_000, "largest picture that is decoded")
+    max_batch: int = option(256, "recommendations in one batch call")
+    timeout_seconds: float = option(30.0, "what takes longer is answered with 503")
+    max_connections: int = option(1024, "connections at a time of each worker; more are answered with 503")
+
+    ranking_batch: int = option(64, "waiting requests that are ranked together at most")
+    images: str | None = option(None, "folder of the items' pictures; by default the one that the dataset notes")
+    encoders: bool = option(False, "load the dataset's encoders, so that new items need only a title and a picture")
+    device: str = option("cpu", "of the encoders")
+    ui: bool = option(False, "serve the page at /ui")
+    watch: bool = option(False, "follow RUN: serve what it points to, or holds, as soon as that changes")
+    watch_seconds: float = option(1.0, "how often to look")
+    runs: str | None = option(None, "folder of runs that POST /model may change to; implies --watch")
+    access_log: bool = option(True, "a line for each request")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "workers", "max_body_bytes", "max_pixels", "max_batch", "max_connections", "ranking_batch")
+        at_least(self, 0, "port", "threads")
+        at_least(self, 0.01, "timeout_seconds", "watch_seconds")
+        if self.port > 65535:
+            raise ConfigError(f"port is {self.port}; it must be at most 65535")
+        if self.rate_limit is not None:
+            at_least(self, 0, "rate_limit")
+        if self.keys is None and not self.is_local and not self.insecure:
+            raise ConfigError(
+                f"host {self.host} would let other machines in, and there are no API keys: make some (lirdrec keys add "
+                "keys.json --name shop --role write) and name the file with --keys; or say --insecure"
+            )
+        if self.runs is not None and Path(self.run).is_dir() and not Path(self.run).is_symlink():
+            raise ConfigError(
+                f"{self.run} is a run folder, so POST /model could not change what it means after a restart: write the"
+                f" run's name into a file (echo {Path(self.run).name} > {Path(self.run).parent / 'current'}) and serve"
+                " that"
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def store_url(self) -> str:
+        """The store's URL."""
+        if self.store is not None:
+            return self.store
+        run = Path(os.path.abspath(self.run))
+        return f"sqlite:///{run.with_name(run.name + '.live.sqlite')}"
+
+    @property
+    def requests_per_second(self) -> float:
+        """The rate limit that holds, 0 for none."""
+        if self.rate_limit is not None:
+            return self.rate_limit
+        return KEYED_RATE if self.keys is not None else 0.0
+
+    @property
+    def follows(self) -> bool:
+        """Whether `run` is watched."""
+        return self.watch or self.runs is not None

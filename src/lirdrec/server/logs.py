@@ -1,0 +1,40 @@
+"""Log lines as JSON, one a line, for machines to collect. No line holds a key, a body or a query string."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+from typing import Any, TextIO
+
+import orjson
+
+ACCESS = "lirdrec.server.access"
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object: time, level, logger, message, what `extra={"fields": …}` gives, and a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        value: dict[str, Any] = {
+            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        value |= getattr(record, "fields", {})
+        if record.exc_info:
+            value["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(value, default=str).decode()
+
+
+def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Write the records of lirdrec and of uvicorn as JSON to a stream, by default the error stream."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    for name in ("lirdrec", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
+    logging.getLogger("uvicorn.access").disabled = True  # ours knows routes, request ids and callers

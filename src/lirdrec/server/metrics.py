@@ -1,0 +1,66 @@
+"""Figures for Prometheus. Several workers share them through files (PROMETHEUS_MULTIPROC_DIR), as its client does."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from lirdrec.errors import LirdrecError
+from lirdrec.server.engine import Engine, Query, Ranked
+from lirdrec.server.live import Live
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The figures of one server; of all workers where they share a folder."""
+
+    def __init__(self) -> None:
+        own = CollectorRegistry()
+        self.requests = Counter("lirdrec_requests", "Answered requests.", ("method", "route", "status"), registry=own)
+        self.seconds = Histogram(
+            "lirdrec_request_seconds",
+            "From a request's head to its answer's end.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self.batch = Histogram("lirdrec_batch_size", "Requests ranked together.", buckets=_BATCHES, registry=own)
+        self.ranking = Histogram("lirdrec_ranking_seconds", "Ranking of one batch.", buckets=_SECONDS, registry=own)
+        self.items = Gauge("lirdrec_items", "Items that can be recommended.", registry=own, multiprocess_mode="max")
+        self.behind = Gauge(
+            "lirdrec_changes_behind", "Changes of the store not taken over yet.", registry=own, multiprocess_mode="max"
+        )
+        self.registry = own
+        if os.environ.get(SHARED):
+            self.registry = CollectorRegistry()
+            MultiProcessCollector(self.registry)
+
+    def text(self, live: Live | None) -> bytes:
+        """Everything in Prometheus' format."""
+        if live is not None:
+            snapshot = live.snapshot
+            self.items.set(len(snapshot.gone) - int(snapshot.gone.sum()))
+            self.behind.set(max(0, live.store.latest() - snapshot.number))
+        return generate_latest(self.registry)
+
+
+class MeasuredEngine(Engine):
+    """An engine whose batches are counted and timed."""
+
+    def __init__(self, live: Live, max_batch: int, metrics: Metrics):
+        self._metrics = metrics
+        super().__init__(live, max_batch)
+
+    def rank(self, queries: Sequence[Query]) -> list[Ranked | LirdrecError]:
+        started = time.perf_counter()
+        answers = super().rank(queries)
+        self._metrics.ranking.observe(time.perf_counter() - started)
+        self._metrics.batch.observe(len(queries))
+        return answers

@@ -1,0 +1,104 @@
+"""Errors as `application/problem+json` (RFC 9457): one sentence, never a traceback."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from lirdrec.errors import CapabilityError, LirdrecError, RunFolderError, UnknownIdError
+from lirdrec.server.store import ConflictError, StoreError
+
+MEDIA_TYPE = "application/problem+json"
+MAX_FAULTS = 20
+
+
+class Problem(HTTPException):
+    """An answer that is an error.
+
+    Attributes:
+        status_code: of HTTP.
+        detail: one sentence.
+        faults: where in the request, if that can be told.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        headers: dict[str, str] | None = None,
+        faults: list[dict[str, str]] | None = None,
+    ):
+        super().__init__(status, detail, headers)
+        self.faults = faults
+
+    @classmethod
+    def of(cls, error: LirdrecError) -> Problem:
+        """The problem that an error of the library is."""
+        if isinstance(error, StoreError):
+            return cls(503, str(error), {"Retry-After": "5"})
+        if isinstance(error, UnknownIdError):
+            return cls(404, str(error))
+        if isinstance(error, (ConflictError, CapabilityError, RunFolderError)):
+            return cls(409, str(error))
+        return cls(422, str(error))
+
+    @classmethod
+    def of_faults(cls, error: ValidationError | RequestValidationError) -> Problem:
+        """What pydantic found in a request; the values themselves are not repeated."""
+        faults = [
+            {"where": ".".join(map(str, one["loc"])), "what": _plain(one["msg"])} for one in error.errors()[:MAX_FAULTS]
+        ]
+        first = faults[0] if faults else {"where": "", "what": "it is not valid"}
+        where = f" ({first['where']})" if first["where"] else ""
+        return cls(422, f"the request does not fit{where}: {first['what']}", faults=faults)
+
+    def value(self) -> dict[str, Any]:
+        """What the answer holds."""
+        value: dict[str, Any] = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status_code).phrase,
+            "status": self.status_code,
+            "detail": self.detail,
+        }
+        if self.faults:
+            value["faults"] = self.faults
+        return value
+
+    def response(self) -> Response:
+        """The answer, to which the request's id is added on the way out as a header."""
+        return Response(orjson.dumps(self.value()), self.status_code, self.headers, MEDIA_TYPE)
+
+
+def register(app: FastAPI) -> None:
+    """Answer every error as a problem."""
+
+    async def library(request: Request, error: Exception) -> Response:
+        assert isinstance(error, LirdrecError)
+        return Problem.of(error).response()
+
+    async def faults(request: Request, error: Exception) -> Response:
+        assert isinstance(error, (ValidationError, RequestValidationError))
+        return Problem.of_faults(error).response()
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if isinstance(error, Problem):
+            return error.response()
+        said = {404: "there is nothing at this address", 405: f"{request.method} is not possible here"}
+        detail = said.get(error.status_code, str(error.detail))
+        return Problem(error.status_code, detail, dict(error.headers or {})).response()
+
+    app.add_exception_handler(LirdrecError, library)
+    app.add_exception_handler(ValidationError, faults)
+    app.add_exception_handler(RequestValidationError, faults)
+    app.add_exception_handler(HTTPException, http)
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ")

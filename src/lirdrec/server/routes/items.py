@@ -1,0 +1,155 @@
+"""POST /items, GET and DELETE /items/{id}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.datastructures import UploadFile
+
+from lirdrec.data.columns import ITEM
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.server.documentation import body, errors
+from lirdrec.server.encoding import Draft
+from lirdrec.server.problems import Problem
+from lirdrec.server.routes.common import PlainRoute, answer, id_of, known_item, parsed, services
+from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemIn, ItemsRequest
+from lirdrec.server.services import Services
+from lirdrec.server.store import NewItem
+from lirdrec.server.uploads import checked_picture
+
+router = APIRouter(tags=["items"])
+
+_FORM = {
+    "type": "object",
+    "required": ["id"],
+    "properties": {
+        "id": {"type": "string", "description": "The new item's id."},
+        "picture": {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP."},
+        "features": {"type": "string", "description": "JSON: name → vector, for what the server shall not encode."},
+    },
+    "additionalProperties": {"type": "string", "description": "A column of the item table."},
+}
+
+
+async def add_items(request: Request) -> Response:
+    """Add items; they are durable when this answers, and recommended from the next call on.
+
+    JSON brings several items with vectors. A form brings one with columns, a picture, or both. What the server has
+    encoders for need not be given as a vector.
+    """
+    served = services(request)
+    live = served.live
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        item, picture = await _from_form(request, served)
+        asked, pictures = [item], [picture]
+    else:
+        asked = (await parsed(request, ItemsRequest)).items
+        pictures = [None] * len(asked)
+
+    def add() -> dict[str, Any]:
+        small = [None if one is None else checked_picture(one, served.config.max_pixels) for one in pictures]
+        made, encoded = _with_vectors(served, asked, pictures)
+        snapshot = live.add_items(
+            [
+                NewItem(one.id, one.columns, features, picture)
+                for one, features, picture in zip(asked, made, small, strict=True)
+            ]
+        )
+        return {"change": snapshot.number, "items": [one.id for one in asked], "encoded": encoded}
+
+    return answer(await served.write(add), 201)
+
+
+router.add_api_route(
+    "/items",
+    add_items,
+    methods=["POST"],
+    status_code=201,
+    route_class_override=PlainRoute,
+    response_model=None,
+    responses={201: {"model": Changed}, **errors(400, 409, 413, 415)},
+    openapi_extra=body(ItemsRequest, **{"multipart/form-data": _FORM}),
+)
+
+
+@router.delete("/items/{item:path}", responses={200: {"model": Changed}, **errors(404, 409)}, response_model=None)
+async def remove_item(request: Request, item: str) -> Response:
+    """Recommend an item no more, whether it was trained with or added."""
+    served = services(request)
+    id, _ = known_item(await served.current(), item)
+    snapshot = await served.write(lambda: served.live.remove_item(id))
+    return answer({"change": snapshot.number, "items": [id]})
+
+
+async def _from_form(request: Request, served: Services) -> tuple[ItemIn, bytes | None]:
+    """The item of a form, and its picture."""
+    async with request.form(max_files=1, max_fields=MAX_COLUMNS, max_part_size=served.config.max_body_bytes) as form:
+        columns: dict[str, Any] = {}
+        picture: bytes | None = None
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if name != "picture":
+                    raise Problem(422, f"the form's field '{name}' is a file; only 'picture' may be one")
+                picture = await value.read()
+            elif name in columns:
+                raise Problem(422, f"the form's field '{name}' comes twice")
+            else:
+                columns[name] = value
+    if "id" not in columns:
+        raise Problem(422, "the form has no field 'id'")
+    if "picture" in columns:
+        raise Problem(422, "the form's field 'picture' must be a file")
+    id = id_of(columns.pop("id"), served.live.snapshot.recommender.items)
+    features = columns.pop("features", None)
+    try:
+        vectors = {} if features is None else orjson.loads(features)
+    except orjson.JSONDecodeError:
+        raise Problem(422, "the form's field 'features' is not JSON") from None
+    return ItemIn.model_validate({"id": id, "columns": columns, "features": vectors}), picture
+
+
+def _with_vectors(
+    served: Services, asked: Sequence[ItemIn], pictures: Sequence[bytes | None]
+) -> tuple[list[dict[str, np.ndarray]], list[str]]:
+    """The vectors of each item, those that the server can make included, and the names of what it made."""
+    if any(ITEM in one.columns for one in asked):
+        raise DataError(f"the column '{ITEM}' is the id; give it as 'id' only")
+    given = [{name: np.asarray(row, dtype=np.float32) for name, row in one.features.items()} for one in asked]
+    for one, vectors in zip(asked, given, strict=True):
+        for name, row in vectors.items():
+            if not np.isfinite(row).all():
+                raise DataError(f"item {one.id!r}: '{name}' has a value that is too large")
+    encoded: list[str] = []
+    encoders = served.encoders
+    drafts = [Draft(one.columns, picture) for one, picture in zip(asked, pictures, strict=True)]
+    for name in encoders.kinds:
+        lacking = [place for place, vectors in enumerate(given) if name not in vectors]
+        made = encoders.encode(name, [drafts[place] for place in lacking]) if lacking else []
+        for place, row in zip(lacking, made, strict=True):
+            if row is not None:
+                given[place][name] = row
+        if any(row is not None for row in made):
+            encoded.append(name)
+    for one, vectors in zip(asked, given, strict=True):
+        if not vectors:
+            raise ConfigError(_nothing(served, one.id))
+    return given, encoded
+
+
+def _nothing(served: Services, id: Any) -> str:
+    """What to do about an item without any vector."""
+    features = served.live.snapshot.recommender.features
+    trained: Mapping[str, Any] = {} if features is None or features.trained is None else features.trained
+    wanted = ", ".join(f"'{name}' ({matrix.dims})" for name, matrix in trained.items()) or "none"
+    start = f"item {id!r} has no vector: send features ({wanted})"
+    if served.encoders.kinds:
+        kinds = ", ".join(f"{kind} for '{name}'" for name, kind in served.encoders.kinds.items())
+        return f"{start}, or what the server can encode: {kinds}"
+    if not served.config.encoders:
+        return f"{start}, or start the server with --encoders, if the dataset's features were made by lirdrec"
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in served.encoders.reasons.items())
+    return f"{start}; the server cannot encode ({reasons or 'its encoders are still being loaded'})"

@@ -1,0 +1,134 @@
+"""POST /recommend and /recommend/batch, GET /similar and /explain."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from lirdrec.errors import ConfigError, LirdrecError
+from lirdrec.server import engine
+from lirdrec.server.documentation import body, errors
+from lirdrec.server.explaining import explained, similar
+from lirdrec.server.filters import Filter
+from lirdrec.server.problems import Problem
+from lirdrec.server.routes.common import PlainRoute, answer, id_of, known_item, parsed, services
+from lirdrec.server.schemas import (
+    MAX_K,
+    BatchAnswer,
+    BatchRequest,
+    ExplanationAnswer,
+    Neighbours,
+    Recommendations,
+    RecommendRequest,
+)
+from lirdrec.server.services import Services
+
+router = APIRouter(tags=["recommend"])
+
+
+async def recommend(request: Request) -> Response:
+    """The best items for a user, or for a history of items."""
+    served = services(request)
+    asked = await parsed(request, RecommendRequest)
+    return answer(await _recommend(served, asked))
+
+
+async def recommend_batch(request: Request) -> Response:
+    """Several recommendations at once. One that fails leaves the others as they are."""
+    served = services(request)
+    asked = (await parsed(request, BatchRequest)).requests
+    limit = served.config.max_batch
+    if len(asked) > limit:
+        raise Problem(422, f"{len(asked)} recommendations in one call are too many; {limit} are allowed")
+    found = await asyncio.gather(*(_recommend(served, one) for one in asked), return_exceptions=True)
+    return answer({"answers": [_entry(one) for one in found]})
+
+
+for path, function, incoming, outgoing in (
+    ("/recommend", recommend, RecommendRequest, Recommendations),
+    ("/recommend/batch", recommend_batch, BatchRequest, BatchAnswer),
+):
+    router.add_api_route(
+        path,
+        function,
+        methods=["POST"],
+        route_class_override=PlainRoute,
+        response_model=None,
+        responses={200: {"model": outgoing}, **errors(404, 409, 413, 415)},
+        openapi_extra=body(incoming),
+    )
+
+
+@router.get("/similar/{item:path}", responses={200: {"model": Neighbours}, **errors(404)}, response_model=None)
+async def similar_items(request: Request, item: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 10) -> Response:
+    """The items most similar to one, nearest first."""
+    served = services(request)
+    snapshot = await served.current()
+    id, row = known_item(snapshot, item)
+    near = await served.read(lambda: similar(snapshot, row, k))
+    recommender = snapshot.recommender
+    neighbours = [
+        {"item": recommender.items.series[at], "similarity": value, "title": recommender.title(at)}
+        for at, value in near
+    ]
+    return answer({"item": id, "title": recommender.title(row), "neighbours": neighbours})
+
+
+@router.get("/explain", responses={200: {"model": ExplanationAnswer}, **errors(404, 409)}, response_model=None)
+async def explain(request: Request, user: str, item: str, n_liked: Annotated[int, Query(ge=0, le=100)] = 5) -> Response:
+    """Why an item suits a user: the parts of the score, and the liked items nearest to it."""
+    served = services(request)
+    snapshot = await served.current()
+    id, row = known_item(snapshot, item)
+    who = id_of(user, snapshot.recommender.users)
+    return answer((await served.read(lambda: explained(snapshot, who, id, row, n_liked))).to_dict())
+
+
+async def _recommend(served: Services, asked: RecommendRequest) -> dict[str, Any]:
+    query = engine.Query(
+        asked.user,
+        asked.history,
+        asked.k,
+        asked.exclude_seen,
+        None if asked.filter is None else Filter.of(asked.filter),
+        asked.diversity,
+        asked.branch_weights,
+        asked.unknown,
+        asked.parts,
+    )
+    ranked = await served.engine.recommend(query)
+    pairs = zip(ranked.items, ranked.scores, strict=True)
+    found: list[dict[str, Any]] = [{"item": item, "score": score} for item, score in pairs]
+    if ranked.parts is not None:
+        for one, parts in zip(found, ranked.parts, strict=True):
+            one["parts"] = parts
+    if asked.columns:
+        _add_columns(served, found, asked.columns)
+    value: dict[str, Any] = {"items": found}
+    if ranked.fallback is not None:
+        value["fallback"] = ranked.fallback
+    return value
+
+
+def _add_columns(served: Services, found: list[dict[str, Any]], columns: list[str]) -> None:
+    snapshot = served.live.snapshot
+    table = snapshot.recommender.item_table
+    if strange := [name for name in columns if name not in table.columns]:
+        raise ConfigError(f"columns: there is no '{strange[0]}'; the item table has {', '.join(table.columns)}")
+    rows = [snapshot.item_row(one["item"]) for one in found]
+    there = [row for row in rows if row >= 0]  # a run that was changed meanwhile may lack one
+    values = iter(table.select(columns)[there].to_dicts())
+    for one, row in zip(found, rows, strict=True):
+        one["columns"] = next(values) if row >= 0 else {}
+
+
+def _entry(found: dict[str, Any] | BaseException) -> Any:
+    if isinstance(found, dict):
+        return found
+    if isinstance(found, LirdrecError):
+        found = Problem.of(found)
+    if isinstance(found, Problem):
+        return {"problem": found.value()}
+    raise found

@@ -1,0 +1,203 @@
+"""What stands behind the routes: opened in the background when the server starts, closed when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from lirdrec.errors import LirdrecError
+from lirdrec.server.config import ServerConfig
+from lirdrec.server.encoding import Encoders
+from lirdrec.server.engine import Engine
+from lirdrec.server.live import Live, Snapshot
+from lirdrec.server.looking import picture_folder
+from lirdrec.server.metrics import MeasuredEngine, Metrics
+from lirdrec.server.problems import Problem
+from lirdrec.server.security import Keys, RateLimiter
+from lirdrec.server.store import Store
+from lirdrec.server.watching import Pointer
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Services:
+    """Everything that routes use.
+
+    Attributes:
+        config, metrics: as the server was told, and what it counts.
+        keys: API keys, or None where everybody may do everything.
+        limiter: of requests, or None.
+        pointer: which run is to be served.
+        encoders: of the dataset, empty until they are loaded.
+        pictures: the folder of the items' pictures, if there is one.
+        failure: why the server could not start.
+    """
+
+    def __init__(self, config: ServerConfig):
+        self.config = config
+        self.metrics = Metrics()
+        self.keys = None if config.keys is None else Keys(config.keys)
+        rate = config.requests_per_second
+        self.limiter = RateLimiter(rate) if rate > 0 else None
+        self.pointer = Pointer(config.run)
+        self.encoders = Encoders()
+        self.pictures: Path | None = None
+        self.failure: str | None = None
+        self._live: Live | None = None
+        self._engine: Engine | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers = anyio.CapacityLimiter(1)  # changes are one after another anyway: those that wait need no thread
+        self._swapping = asyncio.Lock()
+
+    @property
+    def live(self) -> Live:
+        """The snapshot and the store.
+
+        Raises:
+            Problem: the server is not ready yet.
+        """
+        if self._live is None:
+            raise self._unready()
+        return self._live
+
+    @property
+    def engine(self) -> Engine:
+        """What ranks. Raises a Problem while the server is not ready yet."""
+        if self._engine is None:
+            raise self._unready()
+        return self._engine
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run is loaded and the store followed."""
+        return self._engine is not None
+
+    # ------------------------------------------------------------ work that would block
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Run in a thread; given up when the request is."""
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+    async def write(self, work: Callable[[], T]) -> T:
+        """Run in a thread, one after another; what has begun comes to its end."""
+        return await anyio.to_thread.run_sync(work, limiter=self._writers)
+
+    async def current(self) -> Snapshot:
+        """The snapshot after all changes that anyone has made by now."""
+        return await self.read(self.live.catch_up)
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Begin to open everything; returns at once."""
+        self._spawn(self._start())
+
+    async def stop(self) -> None:
+        """Answer what waits, then close the store."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await anyio.to_thread.run_sync(self._close)
+
+    async def swap(self, run: Path | None = None) -> None:
+        """Serve another run: the one given, to which the pointer leads from then on, or the one that it leads to now.
+
+        Requests go on meanwhile.
+
+        Raises:
+            LirdrecError: the run cannot be loaded; the old one stays.
+        """
+        async with self._swapping:
+            await anyio.to_thread.run_sync(self._swap, run)
+        self._spawn(self._warm())
+
+    def _open(self) -> None:
+        stamp = self.pointer.stamp()
+        store = Store(self.config.store_url)
+        try:
+            live = Live(self.pointer.target(), store)
+        except BaseException:
+            store.close()
+            raise
+        self.pointer.took(stamp)
+        self.pictures = picture_folder(live.snapshot.recommender, self.config.images)
+        self._live = live
+        self._engine = MeasuredEngine(live, self.config.ranking_batch, self.metrics)
+
+    def _swap(self, run: Path | None) -> None:
+        if run is None:
+            stamp = self.pointer.stamp()
+            self.live.swap(self.pointer.target())
+        else:
+            self.live.swap(run)
+            self.pointer.point(run)
+            stamp = self.pointer.stamp()
+        self.pointer.took(stamp)
+        self.pictures = picture_folder(self.live.snapshot.recommender, self.config.images)
+        log.info("another run is served: %s", self.live.snapshot.run.name)
+
+    def _close(self) -> None:
+        if self._engine is not None:
+            self._engine.stop()
+        if self._live is not None:
+            self._live.store.close()
+
+    async def _start(self) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._open)
+        except LirdrecError as error:
+            self.failure = str(error)
+            log.error("cannot serve: %s", error)
+            return
+        except Exception:
+            self.failure = "an internal error; the log tells more"
+            log.exception("cannot serve")
+            return
+        log.info("ready: %s", self.live.snapshot.recommender)
+        self._spawn(self._warm())
+        if self.config.follows:
+            self._spawn(self._watch())
+
+    async def _warm(self) -> None:
+        """Build what the first new item would have to wait for."""
+        try:
+            recommender = self.live.snapshot.recommender
+            if self.config.encoders:
+                self.encoders = await self.read(lambda: Encoders.load(recommender, self.config.device))
+            if not recommender.is_slim and recommender.has_model:
+                await self.read(recommender.model)
+        except LirdrecError as error:
+            log.warning("new items may be refused: %s", error)
+        except Exception:
+            log.exception("new items may be refused")
+
+    async def _watch(self) -> None:
+        refused: Any = None  # a run that could not be loaded is told of once
+        while True:
+            await asyncio.sleep(self.config.watch_seconds)
+            try:
+                if self.pointer.moved() and self.pointer.stamp() != refused:
+                    refused = self.pointer.stamp()
+                    await self.swap()
+                    refused = None
+            except LirdrecError as error:
+                log.error("the run stays as it is: %s", error)
+            except Exception:
+                log.exception("the run stays as it is")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _unready(self) -> Problem:
+        if self.failure is not None:
+            return Problem(503, f"the server cannot serve: {self.failure}")
+        return Problem(503, "the server is starting; ask again in a moment", {"Retry-After": "1"})
