@@ -1,0 +1,154 @@
+"""The picture of an item, small enough for a card: what came with it, a file of the dataset's folder, or a drawn one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from lirdrec.data.pictures import IMAGE, IMAGES, image_column
+from lirdrec.data.storage import read_manifest
+from lirdrec.errors import LirdrecError
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.live import Live, Snapshot
+from lirdrec.server.placeholder import placeholder
+
+log = logging.getLogger(__name__)
+
+SIDE = 480  # pixels, of the longer side: sharp on a card of half as many
+KEPT = 512  # thumbnails in memory, about 30 kB each
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a browser gets.
+
+    Attributes:
+        content: of a JPEG, or of a drawn SVG.
+        media_type: of the content.
+        tag: changes when the content does.
+        is_drawn: whether the item has no picture of its own.
+    """
+
+    content: bytes
+    media_type: str
+    tag: str
+    is_drawn: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Paths:
+    """Where the pictures of a run's items lie."""
+
+    owner: object  # users of the run: the same object in all its snapshots
+    folder: Path | None
+    column: pl.Series | None
+
+
+class Pictures:
+    """Pictures of the items that are served.
+
+    Args:
+        live: the catalogue; pictures of items that were added lie in its store.
+        folder: of the pictures; None for the one that the run's dataset notes.
+    """
+
+    def __init__(self, live: Live, folder: str | Path | None = None):
+        self.live, self.folder = live, folder
+        self._lock = threading.Lock()
+        self._paths = _Paths(None, None, None)
+        self._kept: OrderedDict[tuple[str, float, int], Picture] = OrderedDict()
+
+    def of(self, snapshot: Snapshot, row: int) -> Picture:
+        """The picture of the item of a row."""
+        item = snapshot.recommender.items.series[row]
+        path = self.path(snapshot, row)
+        found = None if path is None else self._file(path)
+        if found is None:
+            content = self.live.store.picture(item)
+            found = None if content is None else self._thumbnail(content)
+        return found or _drawn(item, snapshot.recommender.title(row))
+
+    def path(self, snapshot: Snapshot, row: int) -> Path | None:
+        """The file of a trained item's picture, never outside of the folder; None where there is none."""
+        paths = self._found(snapshot.recommender)
+        if paths.column is None or paths.folder is None or row >= len(paths.column) or paths.column[row] is None:
+            return None
+        path = (paths.folder / paths.column[row]).resolve()
+        return path if path.is_relative_to(paths.folder) else None  # a link may lead out
+
+    def _found(self, recommender: Recommender) -> _Paths:
+        with self._lock:
+            if self._paths.owner is not recommender.users:
+                self._paths = _look(recommender, self.folder)
+            return self._paths
+
+    def _file(self, path: Path) -> Picture | None:
+        try:
+            state = path.stat()
+        except OSError:
+            return None
+        key = (str(path), state.st_mtime, state.st_size)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = self._thumbnail(path)
+        if made is not None:
+            with self._lock:
+                self._kept[key] = made
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+        return made
+
+    def _thumbnail(self, source: Path | bytes) -> Picture | None:
+        from lirdrec.features.pictures.opening import PictureError, thumbnail
+
+        try:
+            content = thumbnail(source, SIDE)
+        except PictureError as error:
+            log.info("a drawn picture stands for one that cannot be shown: %s", error)
+            return None
+        return Picture(content, "image/jpeg", _tag(content))
+
+
+def _look(recommender: Recommender, folder: str | Path | None) -> _Paths:
+    """Find the pictures; a folder that is gone is told of once, and the page draws all of them."""
+    owner = recommender.users
+    try:
+        if folder is None:
+            folder = _noted(recommender)
+        if folder is None:
+            return _Paths(owner, None, None)
+        root = Path(folder).resolve()
+        ids = recommender.items.series[: recommender.n_trained_items]
+        table = recommender.item_table
+        named = table[IMAGE][: recommender.n_trained_items] if IMAGE in table.columns else None
+        if named is not None and (named.dtype != pl.String or named.null_count() == len(named)):
+            named = None
+        return _Paths(owner, root, image_column(ids, root, named))
+    except LirdrecError as error:
+        log.warning("the page draws the pictures itself: %s", error)
+        return _Paths(owner, None, None)
+
+
+def _noted(recommender: Recommender) -> str | None:
+    """The folder of pictures that the run's dataset notes."""
+    if recommender.features is None or recommender.features.folder is None:
+        return None
+    noted = read_manifest(recommender.features.folder)["info"].get(IMAGES)
+    return noted if isinstance(noted, str) else None
+
+
+def _drawn(item: int | str, title: str | None) -> Picture:
+    content = placeholder(item, title)
+    return Picture(content, "image/svg+xml", _tag(content), is_drawn=True)
+
+
+def _tag(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
