@@ -14,7 +14,9 @@ import pytest
 
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.batching import encode_rows
-from lirdrec.features.endpoint import Endpoint, GaveUp, Pace, Passing, Refused
+from lirdrec.features.endpoint import Endpoint
+from lirdrec.features.pace import Pace
+from lirdrec.features.replies import GaveUp, Passing, Refused
 from lirdrec.features.text.endpoint import EndpointText
 
 from .misbehaving_server import Server, embed

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lirdrec.configuration import at_least
 from lirdrec.data.identifiers import count
 from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.features.pace import Pace
+from lirdrec.features.replies import GaveUp, Passing, Refused, message_of, retry_after, said_by
+from lirdrec.features.threads import each
 
 if TYPE_CHECKING:
     import httpx
@@ -30,22 +31,6 @@ PASSING = (408, 409, 425, 429)  # and everything from 500: asking again may help
 LONGEST_WAIT = 600.0  # seconds that a server may ask us to wait; with more, the run stops
 HEADERS = ("content-type", "retry-after", "location")
 ROUTES = ("/chat/completions", "/embeddings", "/models")
-
-
-class Refused(Exception):
-    """The server will not do this one request (its picture, its text); others may go well. Says why."""
-
-
-class GaveUp(Exception):
-    """The request failed in a way that may pass, as often as it was tried. Says how it failed the last time."""
-
-
-class Passing(Exception):
-    """One try failed; the next may not. `wait`: what the server asked for, in seconds; `gone`: it is not there."""
-
-    def __init__(self, message: str, wait: float | None = None, gone: bool = False):
-        super().__init__(message)
-        self.wait, self.gone = wait, gone
 
 
 class Endpoint:
@@ -147,53 +132,8 @@ class Endpoint:
             raise GaveUp(f"{error} ({count(self.attempts, 'attempt')})") from None
 
     def each(self, inputs: Iterable[A], work: Callable[[A], T]) -> Iterator[tuple[int, T]]:
-        """Do work on inputs with `concurrency` threads; (place, result) as they are ready, the inputs drawn as needed.
-
-        No more than `concurrency` inputs are under way or done without having been taken by the caller, who can keep
-        each result before he asks for the next. The first error of `work` ends it: no further input is begun.
-        """
-        from queue import Queue
-
-        todo: Iterator[tuple[int, A]] = iter(enumerate(inputs))
-        drawing, ended, free = threading.Lock(), threading.Event(), threading.Semaphore(self.concurrency)
-        ready: Queue[tuple[int, Any, BaseException | None] | None] = Queue()
-
-        def labour() -> None:
-            while True:
-                free.acquire()
-                if ended.is_set():
-                    break
-                place = -1
-                try:
-                    with drawing:
-                        drawn = next(todo, None)
-                    if drawn is None:
-                        break
-                    place = drawn[0]
-                    ready.put((place, work(drawn[1]), None))
-                except BaseException as error:
-                    ready.put((place, None, error))
-                    break
-            ready.put(None)
-
-        # daemons: Ctrl-C does not wait for servers
-        threads = [threading.Thread(target=labour, daemon=True, name="endpoint") for _ in range(self.concurrency)]
-        for thread in threads:
-            thread.start()
-        running = len(threads)
-        try:
-            while running:
-                one = ready.get()
-                if one is None:
-                    running -= 1
-                elif one[2] is not None:
-                    raise one[2]
-                else:
-                    yield one[0], one[1]
-                    free.release()
-        finally:
-            ended.set()
-            free.release(len(threads))
+        """Work on inputs, `concurrency` at once; see `lirdrec.features.threads.each`."""
+        return each(inputs, work, self.concurrency)
 
     def close(self) -> None:
         """Close the connections."""
@@ -218,7 +158,7 @@ class Endpoint:
         except (ValueError, RecursionError):
             raise Passing(f"the answer is not JSON: {self.scrub(response.text)[:80]!r}") from None
         if isinstance(answer, Mapping) and answer.get("error"):
-            raise Passing(f"the server reports an error: {self.scrub(_message(answer) or response.text)}")
+            raise Passing(f"the server reports an error: {self.scrub(message_of(answer) or response.text)}")
         got = read(answer)
         self._succeeded = True
         return got
@@ -254,10 +194,10 @@ class Endpoint:
         status = response.status_code
         if 200 <= status < 300:
             return
-        said = self.scrub(_said(response))
+        said = self.scrub(said_by(response))
         about = f"{status} {response.reason_phrase}" + (f": {said}" if said else "")
         if status in PASSING or status >= 500:
-            wait = _retry_after(response.headers.get("retry-after"))
+            wait = retry_after(response.headers.get("retry-after"))
             if wait is not None and wait > LONGEST_WAIT:
                 raise TrainingError(
                     f"{self.name}: the server asks to come back in {wait:,.0f} seconds ({about}); what is done is"
@@ -305,37 +245,6 @@ class Endpoint:
         return self.address.copy_with(path=self.address.path.rstrip("/") + route)
 
 
-class Pace:
-    """At most so many requests a minute, a second's worth at once; and none while the server asks for a rest."""
-
-    def __init__(self, per_minute: float | None, sleep: Callable[[float], None], clock: Callable[[], float]):
-        if per_minute is not None and not per_minute > 0:
-            raise ConfigError(f"requests_per_minute is {per_minute}; it must be more than 0")
-        self._rate = None if per_minute is None else per_minute / 60
-        self._burst = 1.0 if self._rate is None else max(1.0, self._rate)
-        self._sleep, self._clock = sleep, clock
-        self._tokens, self._at = self._burst, clock()
-        self._held = float("-inf")
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        """Sleep until a request may go out."""
-        with self._lock:
-            now = self._clock()
-            start = max(now, self._held)
-            if self._rate is not None:
-                self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1
-                self._at = now
-                start = max(start, now - self._tokens / self._rate)  # tokens below 0 are requests that wait before us
-        if start > now:
-            self._sleep(start - now)
-
-    def hold(self, seconds: float) -> None:
-        """Let no request out for so many seconds."""
-        with self._lock:
-            self._held = max(self._held, self._clock() + seconds)
-
-
 def _address(url: str) -> httpx.URL:
     try:
         import httpx
@@ -361,34 +270,3 @@ def _key(address: httpx.URL) -> str | None:
         return own
     here = address.host in ("localhost", "127.0.0.1", "::1")
     return openai if openai and (here or address.scheme == "https") else None
-
-
-def _said(response: httpx.Response) -> str:
-    try:
-        return _message(response.json()) or ""
-    except ValueError:
-        return "" if "html" in response.headers.get("content-type", "") else response.text
-
-
-def _message(answer: Any) -> str | None:
-    """The words of an error as servers write it: {"error": {"message": …}}, or under "message" or "detail"."""
-    if not isinstance(answer, Mapping):
-        return None
-    found = answer.get("error") or answer.get("message") or answer.get("detail")
-    if isinstance(found, Mapping):
-        found = found.get("message") or found.get("code")
-    return None if found is None else found if isinstance(found, str) else json.dumps(found)
-
-
-def _retry_after(text: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds a number or a date."""
-    if not text:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -13,7 +13,8 @@ from typing import Any
 from lirdrec.configuration import at_least
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.captions.captioner import SIDE, Answer, Captioner
-from lirdrec.features.endpoint import Endpoint, GaveUp, Passing, Refused
+from lirdrec.features.endpoint import Endpoint
+from lirdrec.features.replies import GaveUp, Passing, Refused
 
 QUALITY = 90  # of the JPEG that is sent
 

@@ -11,7 +11,8 @@ import numpy as np
 from lirdrec.configuration import at_least
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Prepared
-from lirdrec.features.endpoint import Endpoint, GaveUp, Passing, Refused
+from lirdrec.features.endpoint import Endpoint
+from lirdrec.features.replies import GaveUp, Passing, Refused
 
 TEXTS = 64  # of a request
 SURE = 4  # texts in a row that are refused one by one: then it is not the texts' fault
