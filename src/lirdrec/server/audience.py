@@ -74,8 +74,7 @@ def audience(snapshot: Snapshot, row: int, k: int = 12) -> Audience:
     _, found = best(scores[None], min(k * _POOL, len(users)))
     pool = found[0][found[0] >= 0]
     others = users[torch.isfinite(scores)]
-    step = max(1, -(-len(others) // SAMPLE))
-    sample = others[::step]
+    sample = others[torch.linspace(0, max(0, len(others) - 1), min(SAMPLE, len(others))).long()]
     places = _places(snapshot, torch.cat([pool, sample]), row)
     reach = float((places[len(pool) :] <= LISTED).mean()) if len(sample) else 0.0
     order = np.lexsort((-scores[pool].numpy(), places[: len(pool)]))[:k]

@@ -1,4 +1,4 @@
-"""The picture of an item, small enough for a card: what came with it, a file of the dataset's folder, or a drawn one."""
+"""The picture of an item, small enough for a card: what came with it, a file of the dataset, or a drawn one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A drawn picture for an item that has none: calm shapes that follow from its id, and the first letters of its title."""
+"""A drawn picture for an item that has none: calm shapes that follow from its id, and letters of its title."""
 
 from __future__ import annotations
 

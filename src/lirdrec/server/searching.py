@@ -65,7 +65,9 @@ class Search:
                 .then(2)
                 .otherwise(3)
             )
-            table = table.with_columns(place.alias("place")).sort("place", _LIKES, _ROW, descending=[False, True, False])
+            table = table.with_columns(place.alias("place")).sort(
+                "place", _LIKES, _ROW, descending=[False, True, False]
+            )
         else:
             table = table.sort(_LIKES, _ROW, descending=[True, False])
         return Found(table.height, table[_ROW].slice(offset, limit).to_list())
@@ -78,9 +80,7 @@ class Search:
         text = query.strip()
         if text:
             lower = pl.col(_ID).str.to_lowercase()
-            place = (
-                pl.when(pl.col(_ID) == text).then(0).when(lower.str.starts_with(text.lower())).then(1).otherwise(2)
-            )
+            place = pl.when(pl.col(_ID) == text).then(0).when(lower.str.starts_with(text.lower())).then(1).otherwise(2)
             table = table.filter(lower.str.contains(text.lower(), literal=True))
             table = table.with_columns(place.alias("place"), pl.col(_ID).str.len_bytes().alias("length"))
             table = table.sort("place", "length", _ROW)

@@ -57,6 +57,12 @@ class ItemEntry(ItemShort):
     columns: dict[str, Any]
 
 
+class ItemAnswer(ItemEntry):
+    """What is known of an item."""
+
+    picture: bool = Field(description="Whether it has one of its own.")
+
+
 class ItemList(BaseModel):
     """A page of items."""
 
