@@ -35,7 +35,10 @@ def serve(
         Path | None, typer.Option("--keys", help="File of API keys; without it, only this machine is answered.")
     ] = None,
     store: Annotated[
-        str | None, typer.Option("--store", help="Where live changes are kept: a URL (default: RUN.live.sqlite).")
+        str | None,
+        typer.Option(
+            "--store", envvar="LIRDREC_STORE", help="Where live changes are kept: a URL (default: RUN.live.sqlite)."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that answer.")] = 1,
     threads: Annotated[
@@ -82,7 +85,8 @@ def serve(
 
     try:
         from lirdrec.server.config import ServerConfig
-        from lirdrec.server.running import serve as run_server
+        from lirdrec.server.running import check
+        from lirdrec.server.running import serve as answer
     except ModuleNotFoundError as error:
         raise ConfigError(f'{error.name} is not installed; get it with: pip install "lirdrec[serve]"') from None
 
@@ -109,9 +113,10 @@ def serve(
     }
     values = {name: value for name, value in given.items() if value is not None}
     config = make(ServerConfig, {"run": str(run), **values}, "serve")
+    check(config)
     if not settings.quiet:
         _tell(config.host, config.port, config.ui, config.keys is not None)
-    run_server(config)
+    answer(config)
 
 
 @keys.callback()

@@ -15,7 +15,7 @@ from lirdrec.server import problems
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.documentation import describe
 from lirdrec.server.middleware import Guarded, Observed
-from lirdrec.server.routes import catalogue, events, items, operations, recommend
+from lirdrec.server.routes import events, items, operations, page, recommend
 from lirdrec.server.services import Services
 
 PAGE = Path(__file__).parent / "ui"
@@ -48,7 +48,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     )
     app.state.services = services
     problems.register(app)
-    for part in (recommend, items, events, catalogue, operations):
+    for part in (recommend, items, events, page, operations):
         app.include_router(part.router)
     describe(app, keyed=config.keys is not None)
     if config.ui:

@@ -55,7 +55,9 @@ class ServerConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "workers", "max_body_bytes", "max_pixels", "max_batch", "max_connections", "ranking_batch")
         at_least(self, 0, "port", "threads")
-        at_least(self, 0.01, "timeout_seconds", "watch_seconds")
+        for name in ("timeout_seconds", "watch_seconds"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
         if self.port > 65535:
             raise ConfigError(f"port is {self.port}; it must be at most 65535")
         if self.rate_limit is not None:

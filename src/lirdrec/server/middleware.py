@@ -126,8 +126,8 @@ class Guarded:
                 raise
             late = Problem(
                 503,
-                f"this took longer than {self._seconds:g} seconds and was given up; a change may have been made all the "
-                "same: look before you repeat it",
+                f"this took longer than {self._seconds:g} seconds and was given up; a change may have been made all the"
+                " same: look before you repeat it",
                 {"Retry-After": "5"},
             )
             await late.response()(scope, receive, send)

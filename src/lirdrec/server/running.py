@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import os
+import socket
 import tempfile
 from functools import partial
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.supervisors import Multiprocess
 
+from lirdrec.configuration import make, to_dict
+from lirdrec.errors import ConfigError
 from lirdrec.recommender.run_folder import open_run
 from lirdrec.server import logs
 from lirdrec.server.config import ServerConfig
@@ -19,56 +22,66 @@ from lirdrec.server.security import read_keys
 from lirdrec.server.store import Store
 from lirdrec.server.watching import Pointer
 
+TOLD = "LIRDREC_SERVER"  # how the workers, which are processes of their own, hear of the configuration
 
-def serve(config: ServerConfig, level: int = logging.INFO) -> None:
-    """Answer until a signal ends it; what waits then is still answered.
 
-    Raises:
-        LirdrecError: the run, the store or the file of keys cannot be used; nothing was started.
-    """
-    check(config)
+def serve(config: ServerConfig) -> None:
+    """Answer until a signal ends it; what waits then is still answered. `check` first what could be wrong."""
+    logs.configure()
+    options: dict[str, Any] = {
+        "factory": True,
+        "host": config.host,
+        "port": config.port,
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "limit_concurrency": config.max_connections,
+        "timeout_keep_alive": 30,
+        "timeout_graceful_shutdown": round(config.timeout_seconds) + 1,
+    }
+    if config.workers == 1:
+        uvicorn.run(partial(_application, config), **options)
+        return
     with tempfile.TemporaryDirectory(prefix="lirdrec-metrics-") as folder:
-        if config.workers > 1:
-            os.environ[SHARED] = folder
-        told = uvicorn.Config(
-            partial(_worker, config, level),
-            factory=True,
-            host=config.host,
-            port=config.port,
-            workers=config.workers,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=config.max_connections,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=round(config.timeout_seconds) + 1,
-        )
-        logs.configure(level)
-        server = uvicorn.Server(told)
-        if config.workers > 1:
-            Multiprocess(told, target=server.run, sockets=[told.bind_socket()]).run()
-        else:
-            server.run()
+        os.environ |= {SHARED: folder, TOLD: json.dumps(to_dict(config))}
+        uvicorn.run(f"{__name__}:worker", workers=config.workers, **options)
 
 
 def check(config: ServerConfig) -> None:
     """Refuse what could not be served, before anything listens.
 
     Raises:
-        LirdrecError: the run, the store or the file of keys cannot be used.
+        LirdrecError: the run, the store or the file of keys cannot be used, or the port is taken.
     """
     open_run(Pointer(config.run).target())
     if config.keys is not None:
         read_keys(config.keys)
     Store(config.store_url).close()
+    _check_address(config)
 
 
-def _worker(config: ServerConfig, level: int) -> FastAPI:
-    """The application of a worker, in its own process."""
+def _check_address(config: ServerConfig) -> None:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((config.host, config.port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen at {config.host}, port {config.port} ({error.strerror}): choose others (--host, --port)"
+            ) from None
+
+
+def worker() -> FastAPI:
+    """The application of one of several workers, in its own process."""
+    logs.configure()
+    return _application(make(ServerConfig, json.loads(os.environ[TOLD])))
+
+
+def _application(config: ServerConfig) -> FastAPI:
     import torch
 
     from lirdrec.server.app import create_app
 
-    logs.configure(level)
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.workers))
     return create_app(config)

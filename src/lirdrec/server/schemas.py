@@ -216,60 +216,7 @@ class ItemAnswer(BaseModel):
     item: int | str
     title: str | None
     columns: dict[str, Any]
-    added: bool = Field(description="Whether it came while serving, or by add-items.")
-    picture: bool
-
-
-class ItemList(BaseModel):
-    """A page of items."""
-
-    total: int
-    items: list[ItemAnswer]
-
-
-class UserShort(BaseModel):
-    """A user in a list."""
-
-    user: int | str
-    liked: int = Field(description="How many items.")
-
-
-class UserList(BaseModel):
-    """A page of users."""
-
-    total: int
-    users: list[UserShort]
-
-
-class LikedItemAnswer(BaseModel):
-    """An item of a user's history."""
-
-    item: int | str
-    title: str | None
-
-
-class UserAnswer(BaseModel):
-    """What is known of a user."""
-
-    user: int | str
-    known: bool = Field(description="Whether the run was trained with this user.")
-    total: int = Field(description="Number of liked items.")
-    liked: list[LikedItemAnswer]
-    weights: dict[str, float] | None = Field(
-        None, description="What the user gives to each branch, if the model has it."
-    )
-
-
-class MapAnswer(BaseModel):
-    """Items in the plane: the two main directions of their vectors."""
-
-    items: list[int | str]
-    titles: list[str | None]
-    x: list[float]
-    y: list[float]
-    column: str | None
-    values: list[Any] | None
-    explained: list[float] = Field(description="Share of the variance that each of the two directions holds.")
+    added: bool = Field(description="Whether it came after training.")
 
 
 class ModelAnswer(BaseModel):

@@ -16,7 +16,6 @@ from lirdrec.server.config import ServerConfig
 from lirdrec.server.encoding import Encoders
 from lirdrec.server.engine import Engine
 from lirdrec.server.live import Live, Snapshot
-from lirdrec.server.looking import picture_folder
 from lirdrec.server.metrics import MeasuredEngine, Metrics
 from lirdrec.server.problems import Problem
 from lirdrec.server.security import Keys, RateLimiter
@@ -36,7 +35,6 @@ class Services:
         limiter: of requests, or None.
         pointer: which run is to be served.
         encoders: of the dataset, empty until they are loaded.
-        pictures: the folder of the items' pictures, if there is one.
         failure: why the server could not start.
     """
 
@@ -48,7 +46,6 @@ class Services:
         self.limiter = RateLimiter(rate) if rate > 0 else None
         self.pointer = Pointer(config.run)
         self.encoders = Encoders()
-        self.pictures: Path | None = None
         self.failure: str | None = None
         self._live: Live | None = None
         self._engine: Engine | None = None
@@ -127,7 +124,6 @@ class Services:
             store.close()
             raise
         self.pointer.took(stamp)
-        self.pictures = picture_folder(live.snapshot.recommender, self.config.images)
         self._live = live
         self._engine = MeasuredEngine(live, self.config.ranking_batch, self.metrics)
 
@@ -140,7 +136,6 @@ class Services:
             self.pointer.point(run)
             stamp = self.pointer.stamp()
         self.pointer.took(stamp)
-        self.pictures = picture_folder(self.live.snapshot.recommender, self.config.images)
         log.info("another run is served: %s", self.live.snapshot.run.name)
 
     def _close(self) -> None:

@@ -11,14 +11,14 @@ from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
 from lirdrec.data.columns import ITEM
-from lirdrec.errors import ConfigError, DataError
+from lirdrec.errors import ConfigError, DataError, UnknownIdError
 from lirdrec.server.documentation import body, errors
 from lirdrec.server.encoding import Draft
 from lirdrec.server.problems import Problem
 from lirdrec.server.routes.common import PlainRoute, answer, id_of, known_item, parsed, services
-from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemIn, ItemsRequest
+from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
 from lirdrec.server.services import Services
-from lirdrec.server.store import NewItem
+from lirdrec.server.store import ConflictError, NewItem
 from lirdrec.server.uploads import checked_picture
 
 router = APIRouter(tags=["items"])
@@ -52,11 +52,11 @@ async def add_items(request: Request) -> Response:
 
     def add() -> dict[str, Any]:
         small = [None if one is None else checked_picture(one, served.config.max_pixels) for one in pictures]
-        made, encoded = _with_vectors(served, asked, pictures)
+        vectors, encoded = _with_vectors(served, asked, pictures)
         snapshot = live.add_items(
             [
                 NewItem(one.id, one.columns, features, picture)
-                for one, features, picture in zip(asked, made, small, strict=True)
+                for one, features, picture in zip(asked, vectors, small, strict=True)
             ]
         )
         return {"change": snapshot.number, "items": [one.id for one in asked], "encoded": encoded}
@@ -80,9 +80,25 @@ router.add_api_route(
 async def remove_item(request: Request, item: str) -> Response:
     """Recommend an item no more, whether it was trained with or added."""
     served = services(request)
-    id, _ = known_item(await served.current(), item)
-    snapshot = await served.write(lambda: served.live.remove_item(id))
+    live = served.live
+    id = id_of(item, live.snapshot.recommender.items)
+    try:
+        snapshot = await served.write(lambda: live.remove_item(id))
+    except ConflictError:
+        raise UnknownIdError(f"no item has the id {id!r}") from None
     return answer({"change": snapshot.number, "items": [id]})
+
+
+@router.get("/items/{item:path}", responses={200: {"model": ItemAnswer}, **errors(404)}, response_model=None)
+async def one_item(request: Request, item: str) -> Response:
+    """What is known of an item."""
+    snapshot = await services(request).current()
+    recommender = snapshot.recommender
+    id, row = known_item(snapshot, item)
+    columns = recommender.item_table.row(row, named=True)
+    del columns[ITEM]
+    added = row >= recommender.n_trained_items
+    return answer({"item": id, "title": recommender.title(row), "columns": columns, "added": added})
 
 
 async def _from_form(request: Request, served: Services) -> tuple[ItemIn, bytes | None]:
@@ -129,10 +145,10 @@ def _with_vectors(
     for name in encoders.kinds:
         lacking = [place for place, vectors in enumerate(given) if name not in vectors]
         made = encoders.encode(name, [drafts[place] for place in lacking]) if lacking else []
-        for place, row in zip(lacking, made, strict=True):
-            if row is not None:
-                given[place][name] = row
-        if any(row is not None for row in made):
+        for place, vector in zip(lacking, made, strict=True):
+            if vector is not None:
+                given[place][name] = vector
+        if any(vector is not None for vector in made):
             encoded.append(name)
     for one, vectors in zip(asked, given, strict=True):
         if not vectors:
