@@ -141,7 +141,7 @@ def _kept(dataset: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, TrainingError):
-        if (dataset / WORK).is_dir():
+        if any((dataset / WORK).glob("*/[0-9]*.json")):  # a sealed shard
             console(errors=True).print("\nWhat is done is kept; the same command goes on.", markup=False)
         raise
 
