@@ -82,8 +82,7 @@ class SentenceEncoder(Encoder):
         if folder.is_dir():
             origin: dict[str, str | None] = {"model": "folder", "sha256": fingerprint(folder)}
         else:
-            _ = self._outline  # the hub is asked for the commit now, if it may be asked
-            origin = {"model": self.model, "revision": commit_of(self.model, self.revision) or self.revision}
+            origin = {"model": self.model, "revision": self._commit or self.revision}
         return {
             "encoder": "sentence-transformers",
             **origin,
@@ -156,7 +155,7 @@ class SentenceEncoder(Encoder):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was loaded: another process loads its own."""
-        loaded = ("_outline", "_model", "_takes_tokens", "_prompt", "_prompt_tokens", "_limit")
+        loaded = ("_outline", "_commit", "_model", "_takes_tokens", "_prompt", "_prompt_tokens", "_limit")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     # What the configuration says, without the weights
@@ -165,7 +164,13 @@ class SentenceEncoder(Encoder):
     def _outline(self) -> SentenceTransformer:
         if not without_weights_possible():
             return self._model
-        return self._load(None)
+        return self._load(None, self.revision)
+
+    @cached_property
+    def _commit(self) -> str | None:
+        """The commit of a model of the hub; the hub is asked for it, if it may be asked, with the outline."""
+        _ = self._outline
+        return None if Path(self.model).expanduser().is_dir() else commit_of(self.model, self.revision)
 
     @cached_property
     def _takes_tokens(self) -> bool:
@@ -193,13 +198,14 @@ class SentenceEncoder(Encoder):
 
     @cached_property
     def _model(self) -> SentenceTransformer:
-        weights = 0
+        weights, revision = 0, self.revision
         if without_weights_possible():
             weights = sum(parameter.nbytes for parameter in self._outline.parameters())
-        return self._load(choose_device(self.device, weights))
+            revision = self._commit or revision  # that of the identity, whatever the hub has by now
+        return self._load(choose_device(self.device, weights), revision)
 
-    def _load(self, device: str | None) -> SentenceTransformer:
-        model = load(self.model, self.revision, self.precision, device)
+    def _load(self, device: str | None, revision: str | None) -> SentenceTransformer:
+        model = load(self.model, revision, self.precision, device)
         if self.pooling is not None:
             pipeline.set_pooling(model, self.pooling)
         if self.normalise is not None:
