@@ -15,6 +15,7 @@ from PIL import Image
 from lirdrec.cli import caption_commands
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
+from lirdrec.features.captions import run
 from lirdrec.features.endpoint import Endpoint
 
 from ..features.misbehaving_server import Server, describe, embed
@@ -73,10 +74,10 @@ def test_from_pictures_to_vectors(lirdrec, data):
         assert "8 new captions; 8 altogether." in done.stdout and "7,200 tokens read, 320 written." in done.stdout
         assert captions(data) == [expected(n) for n in range(8)]
         assert len(server.asked) == 8 + 3
-        encoder = f"mllm=endpoint:{server.url}#embedder"
+        encoder = f"image=endpoint:{server.url}#embedder"
         done = lirdrec("features", "tiles", "--caption", encoder, "--drop-without-features")
         assert done.exit_code == 0, done.stderr
-    found = Dataset.load(data, verify=True).features["mllm"].values
+    found = Dataset.load(data, verify=True).features["image"].values
     assert np.allclose(found, [embed(expected(n)) for n in range(8)])
 
 
@@ -144,6 +145,24 @@ def test_prompt_and_attributes_are_shown_and_used(lirdrec, data):
         assert json.loads(done.stdout)["captions"] == 8
         assert server.bodies[0]["messages"][0]["content"][0]["text"] + "\n" == prompt
     assert captions(data) == ["Mood: calm."] * 8
+
+
+def test_ctrl_c_keeps_what_is_done(lirdrec, data, monkeypatch):
+    with Server() as server:
+        call = ["caption", "tiles", "--endpoint", server.url, "--model", "m", "--yes", "--no-probe", "--concurrency", 1]
+        keep, kept = run.Captioning._keep, []
+
+        def interrupted(*arguments):
+            keep(*arguments)
+            kept.append(arguments)
+            if len(kept) == 5:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(run.Captioning, "_keep", interrupted)
+        done = lirdrec(*call)
+        assert done.exit_code == 130 and "Stopped; what is done is kept. Go on" in done.stderr
+        assert lirdrec(*call).exit_code == 0
+    assert captions(data) == [expected(n) for n in range(8)] and len(server.asked) == 8
 
 
 def test_edited_by_a_person_and_looked_at(lirdrec, data):

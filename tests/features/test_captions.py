@@ -370,7 +370,7 @@ class TestRun:
 
     def test_nothing_done_leaves_nothing_behind(self, dataset):
         before = content(dataset)
-        with Server([401]) as server, pytest.raises(ConfigError):
+        with Server(sticky=lambda body: 401) as server, pytest.raises(ConfigError):
             caption(dataset, captioner(server))
         assert content(dataset) == before
 

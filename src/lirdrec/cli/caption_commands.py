@@ -151,7 +151,11 @@ def caption(
             done = _agree(job, outlook, n, yes, probe)
             if done is None:
                 return
-            work(job, n - done)
+            try:
+                work(job, n - done)
+            except KeyboardInterrupt:
+                console(errors=True).print("Stopped; what is done is kept. Go on: the same command again")
+                raise
         outcome = job.finish()
     if json:
         return print_json(dataclasses.asdict(outcome))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from lirdrec.features.text.template import default_template
 from lirdrec.reporting import Card, Cards, Column, Report, Row, Section, Table
 
 SHOWN, BESIDE = 12, 6  # items without a text, and with one
+NOT_SETTINGS = ("prompt", "attributes", "captions", "edited", "problems")
 SIZE = 360  # pixels of a picture's longer side
-LONG = 300  # letters of an item's own text that are shown
+LONG = 90  # letters of an item's own text that are shown
 
 
 def write_case_study(
@@ -57,14 +58,14 @@ def write_case_study(
     silent, told = table.filter(pl.col("text").is_null()), table.filter(pl.col("text").is_not_null())
     sections = []
     if silent["captioned"].any():
-        cards = [_card(one, picture, "no text") for one in _some(silent, SHOWN, seed)]
+        cards = [_card(one, picture) for one in _some(silent, SHOWN, seed)]
         among = f"{silent['captioned'].sum():,} that have a caption and no text of their own"
         words = f"{count(len(cards), 'item')} of the {among}, drawn at random."
         sections.append(Section("Items without any text", [Cards(cards, words)]))
     if told["captioned"].any():
         n = SHOWN if not sections else BESIDE
         cards = [_card(one, picture) for one in _some(told, n, seed)]
-        words = "The text below each title is the item's own. The model saw the picture only."
+        words = "The title is the item's own text. The model saw the picture only."
         sections.append(Section("Items with a text, to compare", [Cards(cards, words)]))
     names = info.get("attributes")
     sections.append(
@@ -86,7 +87,7 @@ def write_case_study(
         question="What does a multimodal language model say of items whose pictures are all there is?",
         answer=_answer(table, info),
         sections=sections,
-        settings={key: value for key, value in info.items() if key not in ("prompt", "attributes", "problems")},
+        settings={key: value for key, value in info.items() if key not in NOT_SETTINGS},
         commands=[f"lirdrec caption {name}", f"lirdrec caption {name} --report {Path(path).name}"],
         name="captions",
     )
@@ -102,7 +103,7 @@ def _texts(rows: ItemRows) -> list[str | None]:
     return template.render(rows.read(0, len(rows), tuple(template.columns)))
 
 
-def _pictures(source: PictureSource) -> Any:
+def _pictures(source: PictureSource) -> Callable[[int], bytes | None]:
     def picture(row: int) -> bytes | None:
         value = source.read(row, row + 1)[0].value
         try:
@@ -120,14 +121,16 @@ def _some(table: pl.DataFrame, n: int, seed: int) -> Iterable[dict[str, Any]]:
     return has[places].iter_rows(named=True)
 
 
-def _card(one: Mapping[str, Any], picture: Any, *badges: str) -> Card:
-    lines = [] if one["edited"] else [(name, value) for name, value in _said(one[ATTRIBUTES]).items()]
-    text = str(one["text"] or "")
-    shown = [text if len(text) <= LONG else text[: LONG - 1] + "…"] if text else []
-    if not lines:
-        shown.append(str(one[CAPTION]))
-    more = ("edited by a person",) if one["edited"] else ()
-    return Card(f"{one[ITEM]}", "\n".join(shown), picture(one["row"]), (*badges, *more), lines)
+def _card(one: Mapping[str, Any], picture: Callable[[int], bytes | None]) -> Card:
+    """Picture beside caption, an attribute a line; what a person wrote stands as it was written."""
+    own = " ".join(str(one["text"] or "").split())
+    said = {} if one["edited"] else _said(one[ATTRIBUTES])
+    text = "\n".join(f"{name[:1].upper()}{name[1:]}: {value}" for name, value in said.items()) or str(one[CAPTION])
+    badges = [words for words, is_so in (("no text", not own), ("edited by a person", one["edited"])) if is_so]
+    if not own:
+        return Card(str(one[ITEM]), text, picture(one["row"]), badges)
+    title = own if len(own) <= LONG else own[: LONG - 1] + "…"
+    return Card(title, text, picture(one["row"]), badges, [("item", str(one[ITEM]))])
 
 
 def _said(text: str | None) -> dict[str, str]:
@@ -145,11 +148,10 @@ def _attributes(table: pl.DataFrame, names: Sequence[str]) -> Table:
     for name in dict.fromkeys([*names, *(name for one in said for name in one)]):
         values = Counter(one[name].casefold() for one in said if name in one)
         common = "; ".join(value if n == 1 else f"{value} ({n})" for value, n in values.most_common(3))
-        share = 100 * sum(values.values()) / max(1, len(said))
-        rows.append(Row({"name": name, "share": share, "distinct": len(values), "common": common}))
+        rows.append(Row({"name": name, "captions": sum(values.values()), "distinct": len(values), "common": common}))
     columns = [
         Column("name", "attribute", format="text"),
-        Column("share", "captions", format="percent", digits=0),
+        Column("captions", "captions", format="count"),
         Column("distinct", "different answers", format="count"),
         Column("common", "most often", format="text"),
     ]
