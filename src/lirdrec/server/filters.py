@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from datetime import date, datetime
 from typing import Any
 
 import polars as pl
@@ -13,11 +14,9 @@ import torch
 from torch import Tensor
 
 from lirdrec.configuration import nearest
-from lirdrec.data.columns import ITEM
-from lirdrec.data.frames import first_line
 from lirdrec.errors import ConfigError
 
-_COMPARISONS: dict[str, Callable[[pl.Expr, Any], pl.Expr]] = {
+_COMPARISONS: dict[str, Callable[[pl.Series, Any], pl.Series]] = {
     "eq": lambda column, value: column == value,
     "ne": lambda column, value: column != value,
     "lt": lambda column, value: column < value,
@@ -25,17 +24,34 @@ _COMPARISONS: dict[str, Callable[[pl.Expr, Any], pl.Expr]] = {
     "gt": lambda column, value: column > value,
     "ge": lambda column, value: column >= value,
     "in": lambda column, value: column.is_in(value),
-    "contains": lambda column, value: column.str.contains(value, literal=True),
+    "contains": lambda column, value: (
+        column.list.contains(value) if column.dtype == pl.List else column.str.contains(value, literal=True)
+    ),
 }
 MAX_VALUES = 10_000  # of one "in"
+_SUITABLE = {  # kind of column → comparisons
+    "number": ("eq", "ne", "lt", "le", "gt", "ge", "in"),
+    "truth": ("eq", "ne", "in"),
+    "text": ("eq", "ne", "lt", "le", "gt", "ge", "in", "contains"),
+    "time": ("eq", "ne", "lt", "le", "gt", "ge", "in"),
+    "list": ("contains",),
+}
+_WANTED = {
+    "number": "a number",
+    "truth": "true or false",
+    "text": "a text",
+    "time": 'a date such as "2024-05-31"',
+    "list": "a text",
+}
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions that must all hold; a missing value never satisfies one.
+    """Conditions that must all hold; a missing value (null, or a number that is none) never satisfies one.
 
     `{"price": {"lt": 30}, "in_stock": true, "category": {"in": ["tents", "lamps"]}, "title": {"contains": "red"}}`.
-    A bare value means `eq`. Comparisons: eq, ne, lt, le, gt, ge, in, contains.
+    A bare value means `eq`. Comparisons: eq, ne, lt, le, gt, ge, in, contains; in a column of lists, `contains` asks
+    for one of the list. Texts are compared byte by byte.
 
     Attributes:
         text: the conditions in one canonical form, which names the mask in a cache.
@@ -61,8 +77,9 @@ class Filter:
                     )
                 if isinstance(value, list) and len(value) > MAX_VALUES:
                     raise ConfigError(f"filter on '{column}': a list may have {MAX_VALUES:,} values at most")
-                if name == "contains" and not isinstance(value, str):
-                    raise ConfigError(f"filter on '{column}': 'contains' takes a text")
+                for one in value if isinstance(value, list) else [value]:
+                    if not isinstance(one, (bool, int, float, str)) or (isinstance(one, float) and not _finite(one)):
+                        raise ConfigError(f"filter on '{column}': '{name}' compares with numbers, texts, true or false")
         return cls(json.dumps(conditions, sort_keys=True))
 
     def mask(self, items: pl.DataFrame) -> Tensor:
@@ -71,22 +88,72 @@ class Filter:
         Raises:
             ConfigError: a column is unknown, or of a type that cannot be compared so.
         """
-        conditions: list[pl.Expr] = []
-        for column, asked in json.loads(self.text).items():
-            if column not in items.columns:
+        together = torch.ones(items.height, dtype=torch.bool)
+        for name, asked in json.loads(self.text).items():
+            if name not in items.columns:
                 known = ", ".join(items.columns)
-                raise ConfigError(f"filter: no column '{column}'; {nearest(column, items.columns, f'it has {known}')}")
-            conditions += [_COMPARISONS[name](pl.col(column), value) for name, value in _comparisons(asked).items()]
-        if not conditions:
-            return torch.ones(items.height, dtype=torch.bool)
-        together = reduce(lambda a, b: a & b, conditions).fill_null(False)
-        try:
-            return torch.tensor(items.select(together.alias(ITEM))[ITEM].to_numpy())
-        except (pl.exceptions.PolarsError, TypeError) as error:
-            raise ConfigError(
-                f"filter {self.text}: does not fit the types of the columns ({first_line(error)})"
-            ) from None
+                raise ConfigError(f"filter: no column '{name}'; {nearest(name, items.columns, f'it has {known}')}")
+            column, kind = _readable(items[name])
+            for comparison, value in _comparisons(asked).items():
+                if comparison not in _SUITABLE.get(kind, ()):
+                    raise ConfigError(
+                        f"filter on '{name}': '{comparison}' cannot be asked of a column of type {items.schema[name]}"
+                    )
+                many = value if isinstance(value, list) else [value]
+                values = [_value(one, column.dtype, kind, name) for one in many]
+                holds = _held(column, comparison, values)
+                together &= torch.tensor(holds.fill_null(False).to_numpy())
+        return together
 
 
 def _comparisons(asked: Any) -> Mapping[str, Any]:
     return asked if isinstance(asked, Mapping) else {"eq": asked}
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _readable(column: pl.Series) -> tuple[pl.Series, str]:
+    """The column with missing values as null, and its kind."""
+    kind = column.dtype
+    if kind.is_float():
+        return column.cast(pl.Float64).fill_nan(None), "number"
+    if kind.is_decimal() or kind == pl.UInt64:
+        return column.cast(pl.Float64), "number"
+    if kind.is_integer():
+        return column.cast(pl.Int64), "number"
+    if kind in (pl.Categorical, pl.Enum):
+        return column.cast(pl.String), "text"
+    if kind == pl.Datetime:
+        return column.dt.replace_time_zone(None) if getattr(kind, "time_zone", None) else column, "time"
+    if kind == pl.List(pl.String):
+        return column, "list"
+    return column, {pl.Boolean: "truth", pl.String: "text", pl.Date: "time"}.get(kind.base_type(), "other")
+
+
+def _value(given: Any, dtype: Any, kind: str, name: str) -> Any:
+    """The value in the column's type."""
+    suits = {
+        "number": isinstance(given, (int, float)) and not isinstance(given, bool),
+        "truth": isinstance(given, bool),
+        "time": isinstance(given, str),
+    }.get(kind, isinstance(given, str))
+    if suits and kind != "time":
+        return given
+    if suits:
+        try:
+            return date.fromisoformat(given) if dtype == pl.Date else datetime.fromisoformat(given).replace(tzinfo=None)
+        except ValueError:
+            pass
+    raise ConfigError(f"filter on '{name}': {given!r} cannot be compared with it; give {_WANTED[kind]}")
+
+
+def _held(column: pl.Series, comparison: str, values: list[Any]) -> pl.Series:
+    if column.dtype == pl.Int64 and any(isinstance(one, float) or abs(one) >= 2**63 for one in values):
+        column, values = column.cast(pl.Float64), [float(one) for one in values]
+    if comparison == "in":
+        return column.is_in(pl.Series([values], dtype=pl.List(column.dtype)))
+    if column.dtype in (pl.Date, pl.Datetime):  # a series is not compared with one date, but with a column of them
+        return _COMPARISONS[comparison](column, pl.Series(values, dtype=column.dtype))
+    return _COMPARISONS[comparison](column, values[0])

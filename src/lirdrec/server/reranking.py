@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 
-CANDIDATES = 10  # best items that are considered for each place of the list
+CANDIDATES = 10  # best items that are considered for each place of the list …
+MOST_CANDIDATES = 1000  # … in all
+
+
+def depth(k: int, diversity: float) -> int:
+    """Best items that have to be known for a list of `k`."""
+    return k if diversity == 0 else max(k, min(k * CANDIDATES, MOST_CANDIDATES))
 
 
 def maximal_marginal_relevance(scorer: Scorer, items: Tensor, scores: Tensor, k: int, diversity: float) -> Tensor:
@@ -23,20 +29,29 @@ def maximal_marginal_relevance(scorer: Scorer, items: Tensor, scores: Tensor, k:
         diversity: δ in [0, 1]; 0 keeps the order.
 
     Returns:
-        Places `(min(k, c),)` int64 in `items`, in the order chosen.
+        Places `(min(k, c),)` int64 in `items`, in the order chosen; of equals the better-ranked one.
     """
     k = min(k, len(items))
     if k == 0 or diversity == 0:
         return torch.arange(k)
     span = (scores[0] - scores[-1]).clamp(min=1e-12)
-    relevance = (scores - scores[-1]) / span
-    similarity = scorer.similar_items(items)[:, items]  # (c, c)
+    relevance = (1 - diversity) * (scores - scores[-1]) / span
+    similarity = diversity * _similarity(scorer, items)  # (c, c)
     chosen = [0]
     nearest = similarity[:, 0].clone()
+    relevance[0] = -torch.inf
     while len(chosen) < k:
-        value = (1 - diversity) * relevance - diversity * nearest
-        value[chosen] = -torch.inf
-        place = int(value.argmax())
+        place = int((relevance - nearest).argmax())
         chosen.append(place)
+        relevance[place] = -torch.inf
         nearest = torch.maximum(nearest, similarity[:, place])
     return torch.tensor(chosen)
+
+
+def _similarity(scorer: Scorer, items: Tensor) -> Tensor:
+    """`(c, c)` among the candidates, as `Scorer.similar_items` has it."""
+    if not isinstance(scorer, VectorScorer):
+        return scorer.similar_items(items)[:, items]
+    vectors = scorer.item_vectors[items]  # not the whole catalogue
+    vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return vectors @ vectors.T

@@ -1,0 +1,163 @@
+"""The vectors of a batch of queries, and what each of them leaves out, with as few tensor operations as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lirdrec.data.identifiers import count, describe_ids
+from lirdrec.errors import CapabilityError, ConfigError, LirdrecError, UnknownIdError
+from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.server.live import Id, Snapshot
+from lirdrec.server.query import Query, Ranked
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The queries of a batch that are ranked by vectors.
+
+    Attributes:
+        places: of the queries in the batch, one for each row of `vectors`.
+        vectors: `(b, D)`.
+        owners, liked: `(n,)` int64 each: rows of `vectors` and the item rows that they leave out.
+        strangers: places of the unknown users who are content with what is popular.
+    """
+
+    places: list[int]
+    vectors: Tensor
+    owners: Tensor
+    liked: Tensor
+    strangers: list[int]
+
+    def only(self, rows: Tensor) -> Gathered:
+        """Some of the rows `(r,)`, ascending."""
+        kept = torch.isin(self.owners, rows)
+        owners = torch.searchsorted(rows, self.owners[kept])
+        return Gathered([self.places[row] for row in rows.tolist()], self.vectors[rows], owners, self.liked[kept], [])
+
+
+def gather(snapshot: Snapshot, queries: Sequence[Query], answers: list[Ranked | LirdrecError | None]) -> Gathered:
+    """Vectors of the queries that have no answer yet; an error becomes the answer of its query."""
+    strangers: list[int] = []
+    trained: list[tuple[int, int]] = []  # place, user row
+    folded: list[tuple[int, Tensor]] = []  # place, vector
+    histories: list[tuple[int, Tensor]] = []  # place, item rows
+    for place, query in enumerate(queries):
+        if answers[place] is not None:
+            continue
+        try:
+            _check(snapshot, query)
+            if query.history is not None:
+                histories.append((place, _rows(snapshot, query.history)))
+                continue
+            assert query.user is not None
+            person, row = snapshot.people.get(query.user), snapshot.user_rows.get(query.user, -1)
+            if person is not None and person.query is not None:
+                folded.append((place, person.query))
+            elif row >= 0:
+                trained.append((place, row))
+            elif query.unknown == "popular":
+                strangers.append(place)
+            else:
+                raise UnknownIdError(f"no user has the id {query.user!r}")
+        except LirdrecError as error:
+            answers[place] = error
+
+    scorer = snapshot.recommender.scorer
+    found: list[Tensor] = []
+    users = torch.tensor([row for _, row in trained])
+    if trained:
+        found.append(scorer.queries(users))
+    if folded:
+        found.append(torch.stack([vector for _, vector in folded]))
+    if histories:
+        model = snapshot.recommender.model("serve new users")
+        found.append(model.fold_in(scorer, [rows for _, rows in histories]))
+    places = [place for some in (trained, folded, histories) for place, _ in some]  # type: ignore[attr-defined]
+    if not places:
+        return Gathered([], torch.empty(0, 0), _NONE, _NONE, strangers)
+    vectors = torch.cat(found) if len(found) > 1 else found[0]
+    _weigh(snapshot, queries, places, vectors)
+    return Gathered(places, vectors, *_liked(snapshot, queries, places, users, histories), strangers)
+
+
+_NONE = torch.empty(0, dtype=torch.int64)
+
+
+def _liked(
+    snapshot: Snapshot,
+    queries: Sequence[Query],
+    places: Sequence[int],
+    users: Tensor,
+    histories: Sequence[tuple[int, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Rows of the batch and the items that they leave out, `(n,)` each; the first rows are the users of training."""
+    own: list[tuple[int, Tensor]] = []
+    plain: list[int] = []  # users of training who liked nothing since
+    first_history = len(places) - len(histories)
+    for at, place in enumerate(places):
+        query = queries[place]
+        if not query.exclude_seen:
+            continue
+        if at >= first_history:
+            own.append((at, histories[at - first_history][1]))
+        elif query.user is not None and (person := snapshot.people.get(query.user)) is not None:
+            own.append((at, person.liked))
+        else:
+            plain.append(at)
+    owners, liked = [], []
+    if plain:
+        whole = len(plain) == len(users)
+        of_plain, rows = snapshot.recommender.histories.pairs(users if whole else users[plain])
+        owners.append(of_plain if whole else torch.tensor(plain)[of_plain])
+        liked.append(rows)
+    if own:
+        owners.append(
+            torch.repeat_interleave(torch.tensor([at for at, _ in own]), torch.tensor([len(rows) for _, rows in own]))
+        )
+        liked += [rows for _, rows in own]
+    if not liked:
+        return _NONE, _NONE
+    return (owners[0], liked[0]) if len(liked) == 1 else (torch.cat(owners), torch.cat(liked))
+
+
+def _check(snapshot: Snapshot, query: Query) -> None:
+    """Refuse what would make a batch fail."""
+    recommender = snapshot.recommender
+    if query.history is not None:
+        if not recommender.model("serve new users").capabilities.new_users:
+            raise CapabilityError("this model cannot serve users that it was not trained with")
+    elif query.exclude_seen and recommender.is_slim:
+        raise CapabilityError(
+            "a slim run holds vectors and ids only, so it cannot leave out what a user has seen; use the full run, or "
+            "ask without exclude_seen"
+        )
+    if query.branch_weights:
+        scorer = recommender.scorer
+        if not isinstance(scorer, VectorScorer):
+            raise CapabilityError("this model's score has no branches to weigh")
+        if strange := set(query.branch_weights) - set(scorer.part_names):
+            raise ConfigError(f"no branch '{min(strange)}'; the model has {', '.join(scorer.part_names)}")
+
+
+def _rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
+    rows = [snapshot.item_row(item) for item in history]
+    if strange := [item for item, row in zip(history, rows, strict=True) if row < 0]:
+        raise UnknownIdError(f"{count(len(strange), 'item')} of the history unknown: {describe_ids(strange)}")
+    return torch.unique(torch.tensor(rows))
+
+
+def _weigh(snapshot: Snapshot, queries: Sequence[Query], places: Sequence[int], vectors: Tensor) -> None:
+    """Weigh the branches of the vectors anew, in place."""
+    names = snapshot.recommender.scorer.part_names
+    for at, place in enumerate(places):
+        if weights := queries[place].branch_weights:
+            vectors[at] = _weighed(vectors[at], weights, names)
+
+
+def _weighed(vector: Tensor, weights: Mapping[str, float], names: Sequence[str]) -> Tensor:
+    factors = torch.tensor([float(weights.get(name, 1.0)) for name in names])
+    return (vector.unflatten(0, (len(names), -1)) * factors[:, None]).flatten()

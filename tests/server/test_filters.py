@@ -1,0 +1,149 @@
+"""Filters against plain Python: each row is judged by itself."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import operator
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lirdrec.errors import ConfigError
+from lirdrec.server.filters import MAX_VALUES, Filter
+
+PLAIN = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "in": lambda value, many: value in many,
+    "contains": lambda value, part: part in value,
+}
+
+
+def wanted(row: dict[str, Any], conditions: dict[str, Any]) -> bool:
+    for column, asked in conditions.items():
+        value = row[column]
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return False
+        comparisons = asked if isinstance(asked, dict) else {"eq": asked}
+        if not all(PLAIN[name](value, other) for name, other in comparisons.items()):
+            return False
+    return True
+
+
+numbers = st.one_of(st.integers(-3, 3), st.sampled_from([0.5, 1.5, -2.0, 2**60, -(2**70), 1e300]))
+texts = st.sampled_from(["", "a", "b", "ab", "ä", "a.b", "A", "b\nc"])
+ORDER = ["eq", "ne", "lt", "le", "gt", "ge"]
+
+
+def condition(values: st.SearchStrategy, comparisons: list[str]) -> st.SearchStrategy:
+    one = st.dictionaries(st.sampled_from(comparisons), values, min_size=1, max_size=2)
+    listed = st.builds(lambda many: {"in": many}, st.lists(values, max_size=4))
+    return st.one_of(values, one, listed)
+
+
+conditions = st.fixed_dictionaries(
+    {},
+    optional={
+        "price": condition(numbers, ORDER),
+        "year": condition(numbers, ORDER),
+        "title": condition(texts, [*ORDER, "contains"]),
+        "kind": condition(texts, [*ORDER, "contains"]),
+        "stock": condition(st.booleans(), ["eq", "ne"]),
+        "tags": st.builds(lambda part: {"contains": part}, texts),
+    },
+)
+rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "price": st.one_of(st.none(), st.sampled_from([math.nan, 0.5, 1.0, 1.5, -2.0, 1e300])),
+            "year": st.one_of(st.none(), st.sampled_from([-1, 0, 1, 2, 2**60])),
+            "title": st.one_of(st.none(), texts),
+            "kind": st.one_of(st.none(), texts),
+            "stock": st.one_of(st.none(), st.booleans()),
+            "tags": st.one_of(st.none(), st.lists(texts, max_size=2)),
+        }
+    ),
+    min_size=1,
+    max_size=6,
+)
+SCHEMA = {
+    "price": pl.Float32,
+    "year": pl.Int32,
+    "title": pl.String,
+    "kind": pl.Categorical,
+    "stock": pl.Boolean,
+    "tags": pl.List(pl.String),
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows, conditions)
+def test_a_mask_is_what_plain_python_says_of_each_row(table, asked):
+    frame = pl.DataFrame(table, schema=SCHEMA | {"price": pl.Float64, "year": pl.Int64})
+    assert Filter.of(asked).mask(frame).tolist() == [wanted(row, asked) for row in table]
+
+
+def test_the_order_of_conditions_does_not_matter_for_the_cache():
+    one, other = {"a": {"lt": 1, "gt": 0}, "b": True}, {"b": True, "a": {"gt": 0, "lt": 1}}
+    assert Filter.of(one) == Filter.of(other) != Filter.of({"a": {"lt": 1}, "b": True})
+
+
+def test_dates_are_compared_as_dates():
+    days = [datetime.date(2024, 1, 31), None, datetime.date(2023, 12, 1)]
+    frame = pl.DataFrame(
+        {"day": days, "at": [None if d is None else datetime.datetime(d.year, d.month, 1, 12) for d in days]}
+    )
+    assert Filter.of({"day": {"ge": "2024-01-01"}}).mask(frame).tolist() == [True, False, False]
+    assert Filter.of({"day": {"in": ["2023-12-01"]}}).mask(frame).tolist() == [False, False, True]
+    assert Filter.of({"at": {"lt": "2023-12-01T12:00:01"}}).mask(frame).tolist() == [False, False, True]
+    assert Filter.of({"at": "2024-01-01T12:00"}).mask(frame).tolist() == [True, False, False]
+
+
+REFUSED = [
+    ({"price": {"les": 3}}, "filter on 'price': no comparison 'les'; did you mean"),
+    ({"price": {"in": 3}}, "filter on 'price': 'in' takes a list"),
+    ({"price": {"lt": [3]}}, "filter on 'price': 'lt' takes one value"),
+    ({"price": [3]}, "filter on 'price': 'eq' takes one value"),
+    ({"price": None}, "filter on 'price': 'eq' compares with numbers, texts, true or false"),
+    ({"price": {"in": [None]}}, "filter on 'price': 'in' compares with numbers, texts, true or false"),
+    ({"price": {"lt": {"deep": 1}}}, "filter on 'price': 'lt' compares with numbers"),
+    ({"price": math.nan}, "filter on 'price': 'eq' compares with numbers"),
+    ({"price": {"in": [0] * (MAX_VALUES + 1)}}, "a list may have 10,000 values at most"),
+    ({"prise": 3}, "filter: no column 'prise'; did you mean 'price'"),
+    ({"price": "cheap"}, "filter on 'price': 'cheap' cannot be compared with it; give a number"),
+    ({"price": True}, "filter on 'price': True cannot be compared with it; give a number"),
+    ({"stock": 1}, "filter on 'stock': 1 cannot be compared with it; give true or false"),
+    ({"stock": {"lt": True}}, "filter on 'stock': 'lt' cannot be asked of a column of type Boolean"),
+    ({"title": 3}, "filter on 'title': 3 cannot be compared with it; give a text"),
+    ({"title": {"in": ["a", 1]}}, "filter on 'title': 1 cannot be compared with it"),
+    ({"price": {"contains": "1"}}, "filter on 'price': 'contains' cannot be asked of a column of type Float64"),
+    ({"tags": "red"}, r"filter on 'tags': 'eq' cannot be asked of a column of type List\(String\)"),
+    ({"day": "soon"}, "filter on 'day': 'soon' cannot be compared with it; give a date such as"),
+    ({"size": {"eq": "x"}}, "filter on 'size': 'eq' cannot be asked of a column of type Struct"),
+]
+
+
+@pytest.mark.parametrize(("asked", "sentence"), REFUSED)
+def test_what_cannot_be_is_one_sentence(asked, sentence):
+    frame = pl.DataFrame(
+        {
+            "item": [1],
+            "price": [1.0],
+            "stock": [True],
+            "title": ["a"],
+            "tags": [["red"]],
+            "day": [datetime.date(2024, 1, 1)],
+            "size": [{"cm": 3}],
+        }
+    )
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        Filter.of(asked).mask(frame)
+    assert "\n" not in str(caught.value)
