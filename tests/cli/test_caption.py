@@ -191,7 +191,7 @@ BAD = [
     (["caption", "tiles", "--attributes", "no.toml"], "no.toml: no such configuration file"),
     (["caption", "tiles", "--images", "none"], "none: the folder of the pictures is not there"),
     (["caption", "tiles", "--export", "c.csv"], "tiles: has no captions of its 8 items yet"),
-    (["caption", "tiles", "--import", "c.csv"], "tiles: has no captions of its 8 items yet"),
+    (["caption", "tiles", "--import", "c.csv"], "c.csv: no such file"),
     (["caption", "tiles", "--report", "p.html"], "tiles: has no captions yet; make them with lirdrec caption tiles"),
     (["caption", "tiles", "--precision", "half"], "precision 'half': choose bfloat16, float16, float32"),
 ]

@@ -424,6 +424,19 @@ class TestEstimate:
         assert 8 * 8 <= one.tokens_out <= 8 * 15 * 1.5
 
 
+def test_captions_of_people_need_no_model(dataset):
+    path = dataset.parent / "c.tsv"
+    path.write_text("item\tcaption\tnotes\n11\tA word\tx\n2\tTwo\ty\n3\t\tz\n")
+    with pytest.raises(DataError, match="has no captions of its 12 items yet; make them with lirdrec caption"):
+        export_captions(dataset, path)
+    assert import_captions(dataset, path) == 2
+    with Server() as server:
+        outcome = caption(dataset, captioner(server))
+        assert (outcome.captions, outcome.edited, len(server.asked)) == (11, 2, 8)
+    found = table(dataset)
+    assert (found[2], found[11]) == ("Two", "A word") and found[3].startswith("Category")
+
+
 BAD_IMPORTS = [
     ("item,words\n1,x\n", "no column 'caption'; it has item, words"),
     ("item,caption\n1,x\n99,y\n", "line 3: no item of {data} is called '99'; nothing was imported"),
@@ -439,10 +452,6 @@ BAD_IMPORTS = [
 def test_imports_that_are_wrong_change_nothing(dataset, text, sentence):
     path = dataset.parent / "c.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DataError, match="has no captions of its 12 items yet; make them with lirdrec caption"):
-        import_captions(dataset, path)
-    with Server() as server:
-        caption(dataset, captioner(server))
     before = content(dataset)
     with pytest.raises(DataError) as error:
         import_captions(dataset, path)

@@ -25,7 +25,12 @@ def export_captions(folder: str | Path, path: str | Path) -> int:
         DataError: the dataset has no captions yet.
         RunFolderError: the file cannot be written.
     """
-    rows = _rows(folder)
+    settle(folder)
+    rows = ItemRows(folder)
+    if CAPTION not in rows.schema:
+        raise DataError(
+            f"{folder}: has no captions of its {count(len(rows), 'item')} yet; make them with lirdrec caption"
+        )
     shown = [name for name in ("title", "name", IMAGE) if name in rows.schema]
     table = rows.read(0, len(rows), (ITEM, *shown))
     captions = read_columns(rows)
@@ -38,12 +43,14 @@ def export_captions(folder: str | Path, path: str | Path) -> int:
 def import_captions(folder: str | Path, path: str | Path) -> int:
     """Take the captions of a CSV, TSV or Parquet file with the columns `item` and `caption`; gives how many changed.
 
-    Items that the file lacks keep theirs. An empty cell empties a caption; the machine does not fill it again.
+    The dataset may have none yet: then these are a person's. Items that the file lacks keep theirs. An empty cell
+    empties a caption; the machine does not fill it again.
 
     Raises:
         DataError: the file cannot be read, lacks a column, or has an unknown or repeated item; nothing is changed then.
     """
-    rows = _rows(folder)
+    settle(folder)
+    rows = ItemRows(folder)
     table = read_table(path)
     table.need([ITEM, CAPTION])
     old = read_columns(rows)
@@ -62,13 +69,3 @@ def import_captions(folder: str | Path, path: str | Path) -> int:
     if new.height:
         set_item_columns(folder, new)
     return new.height
-
-
-def _rows(folder: str | Path) -> ItemRows:
-    settle(folder)
-    rows = ItemRows(folder)
-    if CAPTION not in rows.schema:
-        raise DataError(
-            f"{folder}: has no captions of its {count(len(rows), 'item')} yet; make them with lirdrec caption"
-        )
-    return rows
