@@ -1,4 +1,4 @@
-"""A hub of one's own, a trained run and a prepared dataset to share, and a client that never waits or leaves the machine."""
+"""A hub of one's own, a run and a dataset to share, and a client that never waits or leaves the machine."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def hub(monkeypatch, tmp_path_factory) -> Iterator[Hub]:
     made = Hub()
     use_endpoint(monkeypatch, made.url)
     yield made
+    _http.close_session()
     made.close()
 
 

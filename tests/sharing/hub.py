@@ -59,6 +59,7 @@ class Hub:
         self.stored: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, bool]] = []
+        self.ranges: list[int] = []  # where downloads that went on began
         self.servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (_handler(self), _storage(self))]
         for server in self.servers:
             server.daemon_threads = True
@@ -93,6 +94,12 @@ class _Base(BaseHTTPRequestHandler):
         pass
 
     def body(self) -> bytes:
+        """What came with the request, read once."""
+        if self.read is None:
+            self.read = self.receive()
+        return self.read
+
+    def receive(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         parts = []
@@ -113,6 +120,7 @@ class _Base(BaseHTTPRequestHandler):
 
     def began(self) -> bool:
         """Note the request; False where a fault has answered it already."""
+        self.read = None
         self.hub.requests.append((self.command, self.path, "Authorization" in self.headers))
         fault = self.hub.fault(self.command, self.path)
         self.cut = None if fault is None else fault.cut
@@ -123,7 +131,7 @@ class _Base(BaseHTTPRequestHandler):
         if fault is not None and self.command != "GET":  # an upload that is cut
             self.rfile.read(min(fault.cut or 0, int(self.headers.get("Content-Length") or 0)))
             self.close_connection = True
-            self.connection.close()
+            self.connection.shutdown(2)
             return False
         return True
 
@@ -138,6 +146,8 @@ class _Base(BaseHTTPRequestHandler):
 
     def send_file(self, data: bytes, **headers: Any) -> None:
         start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])  # type: ignore[index]
+        if start:
+            self.hub.ranges.append(start)
         self.send_response(206 if start else 200)
         for name, value in ({"Content-Length": len(data) - start} | headers).items():
             self.send_header(name.replace("_", "-"), str(value))

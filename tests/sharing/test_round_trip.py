@@ -1,4 +1,4 @@
-"""Real bytes go up and come down: the same recommendations, the same dataset, one commit, nothing that was not meant."""
+"""Real bytes go up and come down: the same recommendations, the same dataset, one commit, nothing else."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def _check_listing(repo: Repository, commit: str, names: list[str]) -> None:
     """Refuse a repository that holds more than its manifest lists, where the hub can be asked."""
     from huggingface_hub import constants
 
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         return  # only what the manifest lists is ever taken
     try:
         with hub_errors(repo):

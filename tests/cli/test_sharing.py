@@ -1,0 +1,103 @@
+"""push and pull as a person types them, in processes of their own, against a hub on this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lirdrec.recommender.recommender import Recommender
+
+pytest.importorskip("huggingface_hub", reason="sharing needs lirdrec[hub]")
+
+
+@pytest.fixture
+def hub():
+    from tests.sharing.hub import Hub
+
+    made = Hub()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shell(hub, tmp_path, monkeypatch):
+    """`shell("push", run, "me/films")` with the variables that the client's documentation names."""
+    from tests.sharing.hub import OWNER
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    settings = {
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": OWNER,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+    def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lirdrec", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=kept | settings | more)
+
+    return call
+
+
+def test_a_run_goes_to_the_hub_and_comes_back(shell, hub, run, tmp_path):
+    done = shell("push", run, "me/films", "--licence", "mit", "-m", "Three films")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{run} is at {hub.url}/me/films\n"
+    repo = hub.repos["me/films"]
+    assert repo.private and repo.messages[-1] == "Three films"
+    done = shell("pull", "me/films", "--output", "runs/films")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "me/films is in runs/films. Next: lirdrec recommend runs/films --all\n"
+    before, after = Recommender.load(run), Recommender.load(tmp_path / "runs" / "films", verify=True)
+    assert before.recommend(k=2).equals(after.recommend(k=2))
+    # and once more without a connection
+    hub.close()
+    done = shell("pull", "me/films", "--output", "runs/again", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dataset_for_everyone(shell, hub, sample):
+    done = shell("--quiet", "push", sample, "me/films", "--public", "--revision", "v1")
+    assert (done.returncode, done.stderr) == (0, "")
+    repo = hub.repos["datasets/me/films"]
+    assert not repo.private and "users.parquet" in repo.files("v1") and "users.parquet" not in repo.files()
+    done = shell("pull", "datasets/me/films", "-o", "films", "--revision", "v1", HF_TOKEN="")
+    assert done.stdout == "datasets/me/films is in films. Next: lirdrec train films\n"
+
+
+BAD = [
+    (["push", "RUN", "me/films"], 2, "RUN: its licence is not known; name the one that its data allow"),
+    (["push", "RUN", "films", "--licence", "mit"], 2, "'films' is no name of a repository; write OWNER/NAME"),
+    (["push", "nowhere", "me/films"], 2, "nowhere: there is no such folder"),
+    (["push", "RUN", "you/films", "--licence", "mit"], 1, "you/films: the token does not allow this"),
+    (["pull", "me/films", "-o", "got"], 1, "me/films: there is no such repository, or the token does not see it"),
+    (["pull", "me/films", "-o", "RUN"], 2, "RUN: this folder has something in it"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "sentence"), BAD)
+def test_refusals_are_one_sentence(lirdrec, hub, run, tmp_path, monkeypatch, arguments, code, sentence):
+    from huggingface_hub import constants
+    from tests.sharing.hub import OWNER
+
+    monkeypatch.setenv("HF_TOKEN", OWNER)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    before = sorted(Path(tmp_path).iterdir())
+    result = lirdrec(*(run if one == "RUN" else one for one in arguments), "--endpoint", hub.url)
+    assert result.stderr.startswith(f"lirdrec: {sentence}".replace("RUN", str(run)))
+    assert result.stderr.count("\n") == 1 and result.stdout == "" and OWNER not in result.stderr
+    assert result.exit_code == code
+    assert sorted(Path(tmp_path).iterdir()) == before
+
+
+def test_debug_does_not_show_the_token(shell, hub, run):
+    done = shell("--debug", "push", run, "me/films", "--licence", "mit", HF_TOKEN="hf_wrongwrongwrongwrong")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "HubError" in done.stderr
+    assert "hf_wrong" not in done.stderr + done.stdout
