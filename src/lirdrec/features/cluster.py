@@ -8,8 +8,9 @@ that is fed by hand has neither fault, and Ray's own retries mend it: an actor w
 does its shards again.
 
 A shard is encoded whole by one worker and by the same function as everywhere (`encoding.encode_shard`), in the same
-batches, so that the bytes are those of a single process: as far as the machines' arithmetic is the same (processor,
-versions, number of threads), and unless memory runs out, which halves the batches of that shard alone.
+batches and in as many threads as this process would take (another number of threads gives other last bits). So the
+bytes are those of a single process, as far as the machines compute alike (processors, versions of libraries), and
+unless memory runs out: that halves the batches of a shard, here not those of the following ones.
 
 All machines need the same lirdrec, and see pictures and models in folders under the same paths.
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lirdrec.data.identifiers import count
 from lirdrec.errors import ConfigError, LirdrecError, TrainingError
 from lirdrec.features.encoder import Encoder
 from lirdrec.features.encoding import Advance, Arrays, Done, Facts, Task, encode_shard
@@ -53,10 +55,8 @@ class RayLoop:
     Args:
         address: "local" starts Ray on this machine; "auto" is the cluster of this machine; or "HOST:PORT", or
             "ray://HOST:PORT".
-        workers: processes that encode; by default 2 with "local", else one for each GPU of the cluster, or, where it
-            has none, one for each machine.
-
-    The processors of the cluster are shared out among the workers: each computes in so many threads.
+        workers: processes that encode; by default one for each GPU of the cluster, or, where it has none, one for each
+            `OMP_NUM_THREADS` processors (those of this machine, where that is not set); two with "local".
 
     Raises:
         ConfigError: Ray is not installed, or fewer than one worker is asked for. At the first use: no cluster answers,
@@ -91,8 +91,12 @@ class RayLoop:
         """
         ray = self._connect()
         machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
-        share = share_out(machines, LOCAL_WORKERS if self.address == LOCAL and not self.workers else self.workers)
-        pool = _Pool(ray, encoder, share)
+        own = self._started and self.address == LOCAL
+        workers = LOCAL_WORKERS if own and not any("GPU" in one for one in machines) else None
+        threads = _threads()
+        share = share_out(machines, self.workers or workers, threads)
+        # workers with an environment of their own start slowly
+        pool = _Pool(ray, encoder, share, {} if own else {"OMP_NUM_THREADS": str(threads)})
         try:
             # Ray tells of dead workers on the output stream, where a program may expect our JSON
             with contextlib.redirect_stdout(sys.stderr):
@@ -109,7 +113,11 @@ class RayLoop:
         try:
             if self.address == LOCAL:
                 options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-                ray.init(address=LOCAL, num_cpus=max(self.workers or LOCAL_WORKERS, os.cpu_count() or 1), **options)
+                threads = _threads()
+                # a little more work than there are processors, rather than other bits
+                n = max((self.workers or LOCAL_WORKERS) * threads, os.cpu_count() or 1)
+                with _environment("OMP_NUM_THREADS", str(threads)):  # inherited by all that Ray starts
+                    ray.init(address=LOCAL, num_cpus=n, **options)
             else:
                 _knock(self.address)  # Ray itself goes on trying for many minutes
                 ray.init(address=self.address, **options)
@@ -124,48 +132,49 @@ class RayLoop:
 
 @dataclass(frozen=True)
 class Share:
-    """Workers, and what each of them gets."""
+    """Workers, and what each of them takes of the machine that it lives on."""
 
     workers: int
     cpus: int
     gpus: int
 
 
-def share_out(machines: Sequence[Mapping[str, float]], workers: int | None) -> Share:
-    """How many workers, with how many processors each, so that all of them find a place.
+def share_out(machines: Sequence[Mapping[str, float]], workers: int | None, threads: int) -> Share:
+    """How many workers there are, so that all of them find a place.
 
     Args:
         machines: "CPU" and "GPU" of each.
-        workers: by default one a GPU, or, where there is none, one a machine.
+        workers: by default as many as have room: one a GPU, or, where there is none, one for `threads` processors.
+        threads: that a worker computes in.
 
     Raises:
         ConfigError: there is no room for so many.
     """
-    gpus = sum(int(one.get("GPU", 0)) for one in machines)
-    hosts = [one for one in machines if int(one.get("GPU" if gpus else "CPU", 0))]
-    room = gpus or sum(int(one["CPU"]) for one in hosts)
-    workers = (gpus or len(hosts)) if workers is None else workers
-    if workers > room or not room:
-        what = "GPUs" if gpus else "processors"
-        raise ConfigError(f"{workers} workers need as many {what}; the Ray cluster has {room}: take fewer workers")
-    if gpus:
-        cpus = min(int(one.get("CPU", 0)) // int(one["GPU"]) for one in hosts)
+    if gpus := sum(int(one.get("GPU", 0)) for one in machines):
+        cpus, room = 0, gpus
     else:
-        each = -(-workers // len(hosts))
-        cpus = min(int(one["CPU"]) // each for one in hosts)
-    return Share(workers, max(1, cpus), 1 if gpus else 0)
+        hosts = [int(one["CPU"]) for one in machines if one.get("CPU", 0) >= 1]
+        cpus = min([threads, *hosts])
+        room = sum(host // cpus for host in hosts)
+    if not room or (workers or 1) > room:
+        raise ConfigError(
+            f"the Ray cluster has room for {room} workers of {'a GPU' if gpus else count(threads, 'thread')} each, not"
+            f" for {workers or 1}: take fewer workers" + ("" if gpus else ", or fewer threads (OMP_NUM_THREADS)")
+        )
+    return Share(workers or room, cpus, min(gpus, 1))
 
 
 class _Pool:
     """Workers with one encoder each, and the shards that they have."""
 
-    def __init__(self, ray: Any, encoder: Encoder, share: Share):
+    def __init__(self, ray: Any, encoder: Encoder, share: Share, environment: dict[str, str]):
         self._ray = ray
         worker = ray.remote(
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
             num_cpus=share.cpus,
             num_gpus=share.gpus,
+            runtime_env={"env_vars": environment} if environment else None,
             # a second thread answers while the first encodes
             concurrency_groups={"encode": 1, "progress": 1},
         )(_Worker)
@@ -277,6 +286,26 @@ class _Worker:
 
     def _advance(self, n: int) -> None:
         self.done += n
+
+
+def _threads() -> int:
+    """That this process computes in."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _knock(address: str) -> None:
