@@ -44,7 +44,7 @@ def features(
     ] = None,
     caption: Annotated[
         Models,
-        typer.Option("--caption", metavar="[NAME=]MODEL", help="Encode the captions that lirdrec captions wrote."),
+        typer.Option("--caption", metavar="[NAME=]MODEL", help="Encode the captions that lirdrec caption wrote."),
     ] = None,
     template: Annotated[
         str | None, typer.Option("--text-template", help="What an item's text is made of: '{title}. {brand}'.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ SWITCHING = ".switching"
 def switch(
     folder: str | Path,
     files: Mapping[str, Path],
-    entries: Mapping[str, Any],
+    entries: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda manifest: {},
     gone: Collection[str] = (),
 ) -> None:
     """Put new files in their places and say so in the manifest: all of it is seen, or nothing.
@@ -30,8 +30,8 @@ def switch(
     Args:
         folder: a prepared folder.
         files: name in the manifest → the finished file, on the same disk; it is moved.
-        entries: entries of the manifest that change, for instance `features` and `info`.
-        gone: names of files that the dataset has no more.
+        entries: from the manifest as it is to the entries that change, for instance `features` and `info`.
+        gone: names of files that the dataset has no more; those that it never had do not count.
 
     Raises:
         RunFolderError: no prepared folder, or it cannot be written.
@@ -41,10 +41,11 @@ def switch(
     with _alone(folder):
         _settle(folder)
         old = read_manifest(folder)
+        gone = set(gone) & set(old["files"])
         moved = sorted(name for name in files if name in old["files"])
         listed = {name: entry for name, entry in old["files"].items() if name not in gone}
         listed |= {name: file_entry(path) for name, path in files.items()}
-        manifest = {**old, **entries, "moved": moved, "files": dict(sorted(listed.items()))}
+        manifest = {**old, **entries(old), "moved": moved, "files": dict(sorted(listed.items()))}
         manifest_text(manifest)  # raises before anything is moved
         for name, path in files.items():
             target = placed(folder, manifest, name)

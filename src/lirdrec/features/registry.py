@@ -53,7 +53,7 @@ class Choice:
             raise ConfigError(f"no {self.kind} encoder is called '{self.model}'; did you mean '{near[0]}'?")
         if self.kind == "image" and self.model.startswith(ENDPOINT):
             raise ConfigError(
-                "a server cannot encode pictures; caption them (lirdrec captions), then encode the captions"
+                "a server cannot encode pictures; caption them (lirdrec caption), then encode the captions"
             )
         for name in given:
             if name not in self.takes:

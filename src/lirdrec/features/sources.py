@@ -150,7 +150,7 @@ class TextSource(Source):
         self.rows = ItemRows(folder)
         self.column = column
         if column is not None:
-            hint = "; lirdrec captions makes it from pictures" if column == "caption" else ""
+            hint = "; lirdrec caption makes it from pictures" if column == "caption" else ""
             self.rows.need(column, hint)
             return
         from lirdrec.features.text.template import Template, default_template

@@ -64,20 +64,17 @@ def add_features(
     Raises:
         RunFolderError: not a prepared folder, or it cannot be written.
     """
-    settle(folder)
-    manifest = read_manifest(folder)
     new = {file_name(name, ending): path for name, one in matrices.items() for ending, path in one.files.items()}
     possible = {file_name(name, ending) for name in matrices for ending in ENDINGS}
     features = {name: {"dims": m.dims, "dtype": m.dtype, "present": m.present} for name, m in matrices.items()}
-    noted = {**manifest["info"], **(info or {})}
-    noted["encoders"] = {**noted.get("encoders", {}), **encoders}
-    entries = {"features": {**manifest["features"], **features}, "info": noted}
-    switch(
-        folder,
-        {**new, **(files or {})},
-        entries if counts is None else entries | {"counts": counts},
-        gone=(possible - set(new)) & set(manifest["files"]),
-    )
+
+    def entries(manifest: Mapping[str, Any]) -> dict[str, Any]:
+        noted = {**manifest["info"], **(info or {})}
+        noted["encoders"] = {**noted.get("encoders", {}), **encoders}
+        changed = {"features": {**manifest["features"], **features}, "info": noted}
+        return changed if counts is None else changed | {"counts": counts}
+
+    switch(folder, {**new, **(files or {})}, entries, gone=possible - set(new))
 
 
 def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
@@ -117,6 +114,6 @@ def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
     try:
         with write_errors(folder):
             write_item_table(table, path)
-        switch(folder, {ITEMS: path}, {})
+        switch(folder, {ITEMS: path})
     finally:
         path.unlink(missing_ok=True)

@@ -106,7 +106,11 @@ def note(folder: Path, entry: Mapping[str, Any], problems: Sequence[Problem], id
         noted = manifest["files"].get(PROBLEMS)
         if manifest["info"].get(INFO) == entry and noted == (file_entry(path) if files else None):
             return
-        gone = [PROBLEMS] if noted and not files else []
-        switch(folder, files, {"info": {**manifest["info"], INFO: dict(entry)}}, gone)
+        switch(
+            folder,
+            files,
+            lambda current: {"info": {**current["info"], INFO: dict(entry)}},
+            gone=() if files else (PROBLEMS,),
+        )
     finally:
         path.unlink(missing_ok=True)

@@ -51,6 +51,7 @@ class SentenceEncoder(Encoder):
     """
 
     kind: ClassVar[Kind] = "text"
+    shard_rows: ClassVar[int] = 512
 
     def __init__(
         self,
