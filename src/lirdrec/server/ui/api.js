@@ -1,0 +1,130 @@
+// Requests to the server, with the key of this tab; errors as one sentence; pictures.
+
+const ROOT = new URL("../", document.baseURI); // the page lies at …/ui/
+const KEY = "lirdrec-key";
+let remembered = null; // where the browser keeps nothing
+
+/** An answer that is an error: `status`, and a sentence as `message`. */
+export class Problem extends Error {
+  constructor(status, sentence) {
+    super(sentence);
+    this.status = status;
+  }
+}
+
+export function key() {
+  try {
+    return sessionStorage.getItem(KEY) ?? remembered;
+  } catch {
+    return remembered;
+  }
+}
+
+export function setKey(value) {
+  remembered = value || null;
+  pictures.clear();
+  try {
+    if (value) sessionStorage.setItem(KEY, value);
+    else sessionStorage.removeItem(KEY);
+  } catch {
+    // it is remembered until the page is left
+  }
+}
+
+async function ask(path, { method = "GET", query = {}, body, signal } = {}) {
+  const url = new URL(path, ROOT);
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== undefined && value !== null) url.searchParams.set(name, value);
+  }
+  const headers = {};
+  if (key()) headers["X-API-Key"] = key();
+  if (body !== undefined && !(body instanceof FormData)) {
+    headers["Content-Type"] = "application/json";
+    body = JSON.stringify(body);
+  }
+  let answer;
+  try {
+    answer = await fetch(url, { method, headers, body, signal, credentials: "same-origin" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, "The server does not answer. Is it still running?");
+  }
+  if (answer.ok) return answer;
+  if (answer.status === 401) document.dispatchEvent(new CustomEvent("key-wanted", { detail: Boolean(key()) }));
+  let said = null;
+  try {
+    said = (await answer.json()).detail;
+  } catch {
+    // no JSON: something between here and the server answered
+  }
+  throw new Problem(answer.status, sentence(said ?? `The server answered with ${answer.status}.`));
+}
+
+const json = async (path, options) => (await ask(path, options)).json();
+const at = (id) => encodeURIComponent(String(id));
+
+export const api = {
+  model: (signal) => json("model", { signal }),
+  columns: (signal) => json("columns", { signal }),
+  users: (query, signal) => json("users", { query, signal }),
+  user: (id, query, signal) => json(`users/${at(id)}`, { query, signal }),
+  items: (query, signal) => json("items", { query, signal }),
+  item: (id, signal) => json(`items/${at(id)}`, { signal }),
+  similar: (id, k, signal) => json(`similar/${at(id)}`, { query: { k }, signal }),
+  audience: (id, k, signal) => json(`audience/${at(id)}`, { query: { k }, signal }),
+  explain: (user, item, signal) => json("explain", { query: { user, item }, signal }),
+  map: (column, signal) => json("map", { query: { column }, signal }),
+  recommend: (asked, signal) => json("recommend", { method: "POST", body: asked, signal }),
+  add: (form) => json("items", { method: "POST", body: form }),
+  remove: (id) => json(`items/${at(id)}`, { method: "DELETE" }),
+};
+
+// ---------------------------------------------------------------- pictures
+
+const KEPT = 400;
+const pictures = new Map(); // id → address of a blob; needed only where a key must go with the request
+
+const seen = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      seen.unobserve(target);
+      fetched(target.dataset.item).then(
+        (address) => (target.src = address),
+        () => target.classList.add("lost"),
+      );
+    }
+  },
+  { rootMargin: "200px" },
+);
+
+/** The picture of an item, loaded when it comes into view. Its title stands beside it, so it has no text of its own. */
+export function picture(id) {
+  const made = document.createElement("img");
+  made.alt = "";
+  made.decoding = "async";
+  made.draggable = false;
+  if (key()) {
+    made.dataset.item = String(id);
+    seen.observe(made);
+  } else {
+    made.loading = "lazy";
+    made.src = new URL(`pictures/${at(id)}`, ROOT);
+  }
+  return made;
+}
+
+async function fetched(id) {
+  if (!pictures.has(id)) {
+    const asked = ask(`pictures/${at(id)}`).then(async (answer) => URL.createObjectURL(await answer.blob()));
+    asked.catch(() => pictures.delete(id));
+    pictures.set(id, asked);
+    if (pictures.size > KEPT) pictures.delete(pictures.keys().next().value);
+  }
+  return pictures.get(id);
+}
+
+function sentence(text) {
+  const trimmed = String(text).trim();
+  return trimmed.charAt(0).toUpperCase() + trimmed.slice(1) + (/[.!?)]$/.test(trimmed) ? "" : ".");
+}

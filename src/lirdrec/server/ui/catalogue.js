@@ -1,0 +1,50 @@
+// What is being served: asked for once, and again after a change.
+
+import { api } from "./api.js";
+import { told } from "./dom.js";
+
+const TITLES = ["title", "name", "item_name"];
+// of the parts of a score, in the order of the model; more than six are unheard of
+const HUES = ["--c0", "--c3", "--c1", "--c2", "--c5", "--c4"];
+
+let asked = null;
+
+/** The answers of /model and /columns, together. */
+export function catalogue() {
+  asked ??= Promise.all([api.model(), api.columns()]).then(([model, columns]) => ({ ...model, table: columns.columns }));
+  asked.catch(() => (asked = null));
+  return asked;
+}
+
+/** Ask anew: an item came or went, or the key is another. */
+export function changed() {
+  asked = null;
+}
+
+/** The CSS colour of a part of the score. */
+export const hue = (model, name) => `var(${HUES[Math.max(0, model.parts.indexOf(name)) % HUES.length]})`;
+
+/** The column that a person reads as the title, or null. */
+export const titleColumn = (model) => TITLES.find((name) => name in model.columns) ?? null;
+
+/** What to call an item. */
+export const called = (one) => one.title || `Item ${one.item}`;
+
+/** A short line about an item: the first of its texts that is no title. */
+export function about(model, columns) {
+  const title = titleColumn(model);
+  for (const { name, kind } of model.table) {
+    const value = columns?.[name];
+    if (name === title || value === null || value === undefined || value === "") continue;
+    if (kind === "choice" || kind === "list") return String(value);
+  }
+  return "";
+}
+
+/** A value of a column as text. */
+export function shown(value) {
+  if (value === null || value === undefined || value === "") return "–";
+  if (typeof value === "number") return told(value);
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return Array.isArray(value) ? value.join(", ") : String(value);
+}

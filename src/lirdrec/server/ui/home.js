@@ -1,0 +1,51 @@
+// The first page: what is served, and where to begin.
+
+import { api } from "./api.js";
+import { card, grid, userLink } from "./cards.js";
+import { catalogue } from "./catalogue.js";
+import { counted, el, icon } from "./dom.js";
+
+const PEOPLE = 6;
+
+export async function home(root, _, signal) {
+  const model = await catalogue();
+  const [most, someone] = await Promise.all([api.items({ limit: 12 }, signal), some(model, signal)]);
+  root.replaceChildren(
+    el(
+      "div",
+      { class: "head wide" },
+      el("h1", { tabindex: "-1" }, "Who would like what?"),
+      el("p", { class: "lead" }, facts(model)),
+      el(
+        "div",
+        { class: "chips" },
+        el("span", { class: "quiet", id: "people" }, "Look at a person"),
+        el("ul", { class: "row", "aria-labelledby": "people" }, someone.map((one) => el("li", {}, el("a", { class: "chip", href: userLink(one.user) }, icon("user"), String(one.user))))),
+        el("button", { type: "button", class: "chip", on: { click: () => anyone(model) } }, "Anyone"),
+      ),
+    ),
+    el(
+      "section",
+      {},
+      el("h2", {}, "What most people liked"),
+      grid(most.items.map((one) => card(model, one, { added: one.added })), "Most liked"),
+    ),
+  );
+  return "Start";
+}
+
+const facts = (model) => {
+  const how = model.parts.length > 1 ? ` What counts: ${model.parts.join(", ").replace(/, ([^,]*)$/, " and $1")}.` : "";
+  return `${counted(model.items, "item")}, ${counted(model.users, "person", "people")}.${how}`;
+};
+
+async function some(model, signal) {
+  const step = Math.floor(model.users / PEOPLE);
+  const asked = Array.from({ length: Math.min(PEOPLE, model.users) }, (_, at) => api.users({ limit: 1, offset: at * step }, signal));
+  return (await Promise.all(asked)).flatMap((one) => one.users);
+}
+
+async function anyone(model) {
+  const { users } = await api.users({ limit: 1, offset: Math.floor(Math.random() * model.users) });
+  if (users.length) location.hash = userLink(users[0].user);
+}

@@ -1,0 +1,149 @@
+// An item: its neighbours, who would get it, where it lies.
+
+import { api, picture } from "./api.js";
+import { bar, card, grid, legend, scaleOf, userLink } from "./cards.js";
+import { called, catalogue, changed, shown, titleColumn } from "./catalogue.js";
+import { counted, el, say, told } from "./dom.js";
+import { Plane } from "./plane.js";
+
+const NEIGHBOURS = 12;
+
+export async function item(root, id, signal) {
+  const model = await catalogue();
+  const one = await api.item(id, signal);
+  const near = await api.similar(one.item, NEIGHBOURS, signal);
+  const isNew = sessionNews.delete(String(one.item));
+  const people = el("div", {}, el("p", { class: "quiet" }, "…"));
+  const place = el("div", { class: "locality" });
+
+  root.replaceChildren(
+    isNew ? banner(one, near) : "",
+    el(
+      "div",
+      { class: "item-head" },
+      el("div", { class: "picture large" }, picture(one.item)),
+      el(
+        "div",
+        {},
+        el("p", { class: "over" }, "An item", one.added && el("span", { class: "badge" }, "added live")),
+        el("h1", { tabindex: "-1" }, called(one)),
+        details(model, one),
+        one.added && removal(one),
+      ),
+    ),
+    el("section", {}, el("h2", {}, "Who would get it"), people),
+    el(
+      "section",
+      {},
+      el("h2", {}, "Its neighbours"),
+      el("p", { class: "quiet between" }, lies(near)),
+      grid(near.neighbours.map((other) => card(model, { ...other, columns: {} }, { similarity: other.similarity })), "Neighbours"),
+    ),
+    place,
+  );
+  audience(model, one, people, signal);
+  locality(one, near, place, signal);
+  return called(one);
+}
+
+/** Items that were added from this page: their own page greets them. */
+export const sessionNews = new Set();
+
+const lies = ({ neighbours }) => {
+  if (neighbours.length < 2) return "There is nothing near it.";
+  return `It lies between “${called(neighbours[0])}” and “${called(neighbours[1])}”.`;
+};
+
+function banner(one, near) {
+  const text = `“${called(one)}” is in the catalogue and recommended from now on.`;
+  say(`${text} ${lies(near)}`);
+  return el("p", { class: "banner" }, el("strong", {}, "Added. "), `${text} ${lies(near)}`);
+}
+
+function details(model, one) {
+  const title = titleColumn(model);
+  const columns = Object.entries(one.columns).filter(([name, value]) => name !== title && name !== "image" && value !== null && value !== "");
+  return el(
+    "dl",
+    {},
+    el("dt", {}, "id"),
+    el("dd", {}, String(one.item)),
+    columns.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, shown(value))]),
+  );
+}
+
+function removal(one) {
+  const button = el("button", { type: "button", class: "plain danger" }, "Remove it");
+  let sure = false;
+  button.addEventListener("click", async () => {
+    if (!sure) {
+      sure = true;
+      button.textContent = "Remove it for good?";
+      say("Press again to remove it for good.");
+      return;
+    }
+    try {
+      await api.remove(one.item);
+      changed();
+      location.hash = "#/";
+      say(`${called(one)} was removed.`);
+    } catch (error) {
+      button.replaceWith(el("p", { class: "fault", role: "alert" }, error.message));
+    }
+  });
+  button.addEventListener("blur", () => {
+    sure = false;
+    button.textContent = "Remove it";
+  });
+  return el("p", {}, button);
+}
+
+async function audience(model, one, place, signal) {
+  try {
+    const found = await api.audience(one.item, 12, signal);
+    const scale = scaleOf(found.members.map((member) => member.parts));
+    place.replaceChildren(
+      el("div", { class: "row apart" }, el("p", { class: "quiet" }, reach(found)), found.members.length ? legend(model) : ""),
+      el(
+        "ol",
+        { class: "people", "aria-label": "Who would get it" },
+        found.members.map((member) =>
+          el(
+            "li",
+            {},
+            el("a", { href: userLink(member.user), class: "who" }, String(member.user)),
+            el("span", { class: "place" }, `place ${told(member.place)}`),
+            bar(model, member.parts, scale),
+            el("span", { class: "score" }, told(member.score)),
+          ),
+        ),
+      ),
+    );
+  } catch (error) {
+    if (error.name !== "AbortError") place.replaceChildren(el("p", { class: "quiet" }, error.message));
+  }
+}
+
+function reach(found) {
+  const share = found.reach * 100;
+  const some = share === 0 ? "Nobody" : `About ${share < 1 ? "less than 1" : told(Math.round(share))} % of the people`;
+  const known = found.liked ? ` ${counted(found.liked, "person", "people")} liked it already.` : "";
+  return `${some} would see it among their first ${found.listed}.${known} These are the most likely, with its place in their list.`;
+}
+
+async function locality(one, near, place, signal) {
+  try {
+    const points = await api.map(null, signal);
+    const at = points.items.indexOf(one.item);
+    if (at < 0) return;
+    const canvas = el("canvas", { role: "img", "aria-label": `A map of the catalogue around ${called(one)}; the neighbours are listed above` });
+    place.replaceChildren(el("h2", {}, "Where it lies"), el("div", { class: "chart small" }, canvas));
+    const around = near.neighbours.map((other) => points.items.indexOf(other.item)).filter((other) => other >= 0);
+    const plane = new Plane(canvas, points, { fixed: true });
+    plane.mark(at, around.slice(0, 6));
+    plane.fit([at, ...around.slice(0, 8)], 0.35);
+    signal.addEventListener("abort", () => plane.stop());
+  } catch {
+    place.replaceChildren(); // without a map the page is whole
+  }
+}

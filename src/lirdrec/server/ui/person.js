@@ -1,0 +1,171 @@
+// A person: what they liked, what they would get, and why.
+
+import { api, picture, Problem } from "./api.js";
+import { bar, card, grid, itemLink, legend, rearranged, scaleOf } from "./cards.js";
+import { called, catalogue, titleColumn } from "./catalogue.js";
+import { controls, request, untouched } from "./controls.js";
+import { counted, el, icon, say, told } from "./dom.js";
+
+const SHOWN = 30; // of the history, at first
+let kept = null; // the controls stay as they are from person to person
+
+export async function person(root, id, signal) {
+  const model = await catalogue();
+  const who = await api.user(id, { limit: SHOWN }, signal);
+  if (kept?.parts !== model.parts.join()) kept = { parts: model.parts.join(), state: untouched(model) };
+  const { state } = kept;
+
+  const list = grid([], "Recommended");
+  const remark = el("p", { class: "quiet", id: "remark" });
+  const history = el("ul", { class: "strip", "aria-label": "Liked", tabindex: "0" }, who.liked.map((one) => small(one)));
+  if (who.total > who.liked.length) history.append(moreHistory(who, signal));
+
+  let usual = null; // item → place, before anything was turned
+  let running = null;
+  const ask = async () => {
+    running?.abort();
+    running = new AbortController();
+    const own = running;
+    signal.addEventListener("abort", () => own.abort());
+    list.setAttribute("aria-busy", "true");
+    try {
+      const columns = shownColumns(model);
+      const asked = { user: who.user, columns, ...request(state) };
+      const plain = !asked.branch_weights;
+      const { items } = await api.recommend(asked, own.signal);
+      if (plain) usual = new Map(items.map((one, at) => [one.item, at + 1]));
+      show(items, plain);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      remark.textContent = error.message;
+      say(error.message);
+    } finally {
+      if (running === own) list.removeAttribute("aria-busy");
+    }
+  };
+  const show = (items, plain) => {
+    const scale = scaleOf(items.map((one) => one.parts));
+    const cards = items.map((one, at) => {
+      const item = { item: one.item, title: one.columns[titleColumn(model)], columns: one.columns };
+      const why = el(
+        "button",
+        { type: "button", class: "plain small why-button", "aria-label": `Why ${called(item)}?`, on: { click: () => explain(model, who, item, one) } },
+        "Why?",
+      );
+      return card(model, item, { rank: at + 1, score: one.score, parts: one.parts, scale, note: plain ? null : moved(usual, one.item, at + 1), action: why });
+    });
+    rearranged(list, cards);
+    remark.textContent = items.length ? "" : "Nothing fits: loosen the conditions under “Only items with”.";
+    say(items.length ? `${counted(items.length, "item")}, first ${called({ item: items[0].item, title: items[0].columns[titleColumn(model)] })}` : remark.textContent);
+  };
+
+  root.replaceChildren(
+    el(
+      "div",
+      { class: "head" },
+      el("p", { class: "over" }, who.known ? "A person" : "A new person"),
+      el("h1", { tabindex: "-1" }, String(who.user)),
+      el("p", { class: "lead" }, `Liked ${counted(who.total, "item")}.`, who.weights && gives(who.weights)),
+    ),
+    who.liked.length ? el("section", { class: "liked" }, el("h2", {}, "What they liked"), history) : "",
+    el(
+      "div",
+      { class: "beside" },
+      el("aside", { "aria-label": "How to rank" }, foldable(controls(model, state, ask))),
+      el(
+        "section",
+        { class: "found", "aria-label": "Recommendations" },
+        el("div", { class: "row apart" }, el("h2", {}, "What they would get"), legend(model)),
+        remark,
+        list,
+      ),
+    ),
+  );
+  if (Object.values(state.weights).some((one) => one !== 1)) {
+    // places to compare with
+    const base = request({ ...state, weights: {} });
+    usual = await api.recommend({ user: who.user, ...base, parts: false }, signal).then(
+      ({ items }) => new Map(items.map((one, at) => [one.item, at + 1])),
+      () => null,
+    );
+  }
+  await ask();
+  return `Person ${who.user}`;
+}
+
+/** Columns that cards show; a table may have many more. */
+export const shownColumns = (model) => model.table.filter((one) => one.kind !== "text" || one.name === titleColumn(model)).map((one) => one.name).slice(0, 12);
+
+const moved = (usual, item, now) => {
+  const before = usual?.get(item);
+  if (before === undefined) return "new here";
+  return before === now ? "same place" : `was ${before}`;
+};
+
+const gives = (weights) => {
+  const [[name, share]] = Object.entries(weights).sort((a, b) => b[1] - a[1]);
+  return Math.abs(share - 1 / Object.keys(weights).length) > 0.02 ? ` Goes most by ${name} (${told(share * 100, 0)} %).` : "";
+};
+
+function small(one) {
+  return el("li", { class: "mini" }, el("a", { href: itemLink(one.item) }, el("span", { class: "picture" }, picture(one.item)), el("span", { class: "name" }, called(one))));
+}
+
+function moreHistory(who, signal) {
+  let offset = who.liked.length;
+  const button = el("button", { type: "button", class: "plain small" }, `${who.total - offset} more`);
+  const last = el("li", { class: "more" }, button);
+  button.addEventListener("click", async () => {
+    try {
+      const next = await api.user(who.user, { offset, limit: 100 }, signal);
+      const cards = next.liked.map(small);
+      last.before(...cards);
+      cards[0]?.querySelector("a").focus();
+      offset += next.liked.length;
+      if (offset >= next.total || !cards.length) last.remove();
+      else button.textContent = `${next.total - offset} more`;
+    } catch (error) {
+      if (error instanceof Problem) say(error.message);
+    }
+  });
+  return last;
+}
+
+/** On a narrow page the controls are folded away. */
+function foldable(inside) {
+  const wide = matchMedia("(min-width: 56rem)").matches;
+  return el("details", { class: "fold", open: wide }, el("summary", {}, "Weigh, vary, filter"), inside);
+}
+
+async function explain(model, who, item, one) {
+  const dialog = document.getElementById("why");
+  const near = el("div", { class: "near" }, el("p", { class: "quiet" }, "…"));
+  const close = el("button", { type: "button", class: "tool", on: { click: () => dialog.close() } }, el("span", { class: "unseen" }, "Close"), icon("close"));
+  dialog.replaceChildren(
+    el("div", { class: "row apart top-row" }, el("h2", { id: "why-title" }, `Why ${called(item)}?`), close),
+    el("div", { class: "whole-score" }, bar(model, one.parts, scaleOf([one.parts])), partsTable(model, one)),
+    near,
+    el("p", { class: "row end" }, el("a", { href: itemLink(item.item), on: { click: () => dialog.close() } }, "Look at the item")),
+  );
+  dialog.showModal();
+  try {
+    const reasons = await api.explain(who.user, item.item);
+    near.replaceChildren(...because(reasons));
+  } catch (error) {
+    near.replaceChildren(el("p", { class: "quiet" }, error.message));
+  }
+}
+
+function partsTable(model, one) {
+  const rows = model.parts.map((name) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, told(one.parts[name], 3))));
+  const sum = el("tr", { class: "sum" }, el("th", { scope: "row" }, "score"), el("td", {}, told(one.score, 3)));
+  return el("table", { class: "parts" }, el("tbody", {}, rows, sum));
+}
+
+function because(reasons) {
+  if (!reasons.liked.length) return [el("p", { class: "quiet" }, "There is nothing they liked to compare it with.")];
+  return [
+    el("h3", {}, "Because they liked"),
+    el("ul", { class: "strip wrap", "aria-label": "Liked items that are most like it" }, reasons.liked.map((one) => small(one))),
+  ];
+}

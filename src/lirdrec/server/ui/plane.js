@@ -1,0 +1,362 @@
+// Points on a canvas: zoom, pan, hover, choose. Knows nothing of what the points are beyond their titles.
+
+const RADIUS = 3.2;
+const LABELS = 26; // titles are drawn where no more points than these are in view
+const NEAR = 14; // pixels within which a pointer finds a point
+const HUES = ["--c0", "--c1", "--c3", "--c2", "--c5", "--c4", "--accent"];
+const STEPS = ["--s0", "--s1", "--s2", "--s3", "--s4"];
+
+/**
+ * `points`: x, y, titles, and maybe kind, labels, codes, added, as from GET /map.
+ * `options`: `fixed` (no pointer), `hovered(place | -1, x, y)`, `chosen(place)`, `moved()`.
+ */
+export class Plane {
+  constructor(canvas, points, options = {}) {
+    this.canvas = canvas;
+    this.points = points;
+    this.options = options;
+    this.hidden = new Set(); // codes that are switched off
+    this.shown = null; // places that a search found, or null for all
+    this.subject = -1;
+    this.around = [];
+    this.over = -1;
+    this.added = new Set(points.added ?? []);
+    this.view = { x: 0, y: 0, scale: 1 };
+    this.listeners = new AbortController();
+    this.resizing = new ResizeObserver(() => this.resize());
+    this.resizing.observe(canvas);
+    const again = () => this.recolour();
+    document.addEventListener("theme", again, { signal: this.listeners.signal });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again, { signal: this.listeners.signal });
+    this.recolour();
+    this.resize();
+    if (!options.fixed) this.listen();
+  }
+
+  stop() {
+    this.listeners.abort();
+    this.resizing.disconnect();
+  }
+
+  // ------------------------------------------------------------ what is seen
+
+  /** Set one point and its neighbours apart. */
+  mark(subject, around = []) {
+    this.subject = subject;
+    this.around = around;
+    this.draw();
+  }
+
+  /** Other colours, of the same points. */
+  colour(points) {
+    this.points = points;
+    this.hidden.clear();
+    this.recolour();
+  }
+
+  /** Show all of these places, by default everything; `room` is the share left free around them. */
+  fit(places = null, room = 0.06) {
+    const { x, y } = this.points;
+    const all = places ?? x.map((_, at) => at);
+    if (!all.length) return;
+    let [west, east, south, north] = [Infinity, -Infinity, Infinity, -Infinity];
+    for (const at of all) {
+      west = Math.min(west, x[at]);
+      east = Math.max(east, x[at]);
+      south = Math.min(south, y[at]);
+      north = Math.max(north, y[at]);
+    }
+    const least = 0.02;
+    const scale = Math.min(this.width / Math.max(east - west, least), this.height / Math.max(north - south, least)) * (1 - 2 * room);
+    this.fitted = places === null;
+    this.wanted = { places, room };
+    this.view = { x: (west + east) / 2, y: (south + north) / 2, scale };
+    this.limit ??= scale;
+    this.changed();
+  }
+
+  zoom(factor, atX = this.width / 2, atY = this.height / 2) {
+    const before = this.place(atX, atY);
+    this.wanted = null;
+    this.view.scale = Math.min(Math.max(this.view.scale * factor, (this.limit ?? 1) * 0.5), (this.limit ?? 1) * 400);
+    const after = this.place(atX, atY);
+    this.view.x += before.x - after.x;
+    this.view.y += before.y - after.y;
+    this.changed();
+  }
+
+  pan(dx, dy) {
+    this.wanted = null;
+    this.view.x -= dx / this.view.scale;
+    this.view.y += dy / this.view.scale;
+    this.changed();
+  }
+
+  /** Places in view, nearest to the middle first. */
+  inView() {
+    const found = [];
+    for (let at = 0; at < this.points.x.length; at += 1) {
+      if (!this.visible(at)) continue;
+      const { x, y } = this.screen(at);
+      if (x < 0 || y < 0 || x > this.width || y > this.height) continue;
+      found.push([at, (x - this.width / 2) ** 2 + (y - this.height / 2) ** 2]);
+    }
+    return found.sort((a, b) => a[1] - b[1]).map(([at]) => at);
+  }
+
+  visible(at) {
+    if (this.shown && !this.shown.has(at)) return false;
+    return !this.points.codes || !this.hidden.has(this.points.codes[at]);
+  }
+
+  // ------------------------------------------------------------ drawing
+
+  changed() {
+    this.draw();
+    this.options.moved?.();
+  }
+
+  draw() {
+    if (this.waiting || !this.width) return;
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = null;
+      this.paint();
+    });
+  }
+
+  paint() {
+    const ink = this.canvas.getContext("2d");
+    const { points } = this;
+    ink.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    ink.clearRect(0, 0, this.width, this.height);
+    const radius = RADIUS * Math.min(2.2, Math.max(0.75, Math.sqrt(this.view.scale / (this.limit || this.view.scale))));
+    const apart = this.subject >= 0;
+    const drawn = [];
+    ink.globalAlpha = apart ? 0.35 : 0.78;
+    for (let at = 0; at < points.x.length; at += 1) {
+      const { x, y } = this.screen(at);
+      if (x < -9 || y < -9 || x > this.width + 9 || y > this.height + 9) continue;
+      if (!this.visible(at)) {
+        ink.fillStyle = this.colours.faint;
+        disc(ink, x, y, radius * 0.7);
+        continue;
+      }
+      ink.fillStyle = this.colourOf(at);
+      disc(ink, x, y, radius);
+      drawn.push(at);
+    }
+    ink.globalAlpha = 1;
+    for (const at of drawn) if (this.added.has(at) && at !== this.subject) this.ring(ink, at, radius + 2.5, this.colours.accent);
+    if (apart) this.paintSubject(ink, radius);
+    else if (drawn.length <= LABELS) this.paintLabels(ink, drawn, radius);
+    if (this.over >= 0) {
+      ink.fillStyle = this.colourOf(this.over);
+      const { x, y } = this.screen(this.over);
+      disc(ink, x, y, radius + 2);
+      this.ring(ink, this.over, radius + 3.5, this.colours.ink);
+    }
+  }
+
+  paintSubject(ink, radius) {
+    const from = this.screen(this.subject);
+    ink.strokeStyle = this.colours.accent;
+    ink.globalAlpha = 0.5;
+    for (const at of this.around) {
+      const { x, y } = this.screen(at);
+      ink.beginPath();
+      ink.moveTo(from.x, from.y);
+      ink.lineTo(x, y);
+      ink.stroke();
+    }
+    ink.globalAlpha = 1;
+    for (const at of this.around) {
+      const { x, y } = this.screen(at);
+      ink.fillStyle = this.colours.hues[0];
+      disc(ink, x, y, radius + 1);
+    }
+    ink.fillStyle = this.colours.accent;
+    disc(ink, from.x, from.y, radius + 3);
+    this.paintLabels(ink, [this.subject, ...this.around], radius + 3);
+  }
+
+  paintLabels(ink, places, radius) {
+    ink.font = `12.5px ${getComputedStyle(this.canvas).fontFamily}`;
+    ink.textBaseline = "middle";
+    const taken = [];
+    for (const at of places) {
+      const text = cut(this.points.titles[at] || String(this.points.items[at]));
+      const { x, y } = this.screen(at);
+      const wide = ink.measureText(text).width;
+      const left = x + radius + 5 + wide > this.width - 4 ? x - radius - 5 - wide : x + radius + 5;
+      const box = [left, y - 8, left + wide, y + 8];
+      if (taken.some((one) => box[0] < one[2] && box[2] > one[0] && box[1] < one[3] && box[3] > one[1])) continue;
+      taken.push(box);
+      ink.lineWidth = 3.5;
+      ink.lineJoin = "round";
+      ink.strokeStyle = this.colours.ground;
+      ink.strokeText(text, left, y);
+      ink.fillStyle = at === this.subject ? this.colours.accent : this.colours.ink;
+      ink.fillText(text, left, y);
+      ink.lineWidth = 1;
+    }
+  }
+
+  ring(ink, at, radius, colour) {
+    const { x, y } = this.screen(at);
+    ink.strokeStyle = colour;
+    ink.lineWidth = 1.5;
+    ink.beginPath();
+    ink.arc(x, y, radius, 0, 2 * Math.PI);
+    ink.stroke();
+    ink.lineWidth = 1;
+  }
+
+  colourOf(at) {
+    const { codes, kind } = this.points;
+    if (!codes) return this.colours.hues[0];
+    const code = codes[at];
+    if (code < 0) return this.colours.grey;
+    return (kind === "number" ? this.colours.steps[code] : this.colours.hues[code]) ?? this.colours.grey;
+  }
+
+  /** CSS variables as colours that a canvas knows. */
+  recolour() {
+    const probe = document.createElement("span");
+    document.body.append(probe);
+    const read = (name) => {
+      probe.style.color = `var(${name})`;
+      return getComputedStyle(probe).color;
+    };
+    this.colours = {
+      ink: read("--ink"),
+      grey: read("--grey"),
+      ground: read("--ground"),
+      faint: read("--rule"),
+      accent: read("--accent"),
+      hues: HUES.map(read),
+      steps: STEPS.map(read),
+    };
+    probe.remove();
+    this.draw();
+  }
+
+  resize() {
+    const { clientWidth, clientHeight } = this.canvas;
+    if (!clientWidth || !clientHeight) return;
+    this.ratio = window.devicePixelRatio || 1;
+    this.width = clientWidth;
+    this.height = clientHeight;
+    this.canvas.width = Math.round(clientWidth * this.ratio);
+    this.canvas.height = Math.round(clientHeight * this.ratio);
+    if (this.wanted) {
+      this.limit = this.wanted.places === null ? undefined : this.limit;
+      this.fit(this.wanted.places, this.wanted.room);
+    } else this.changed();
+  }
+
+  screen(at) {
+    return {
+      x: this.width / 2 + (this.points.x[at] - this.view.x) * this.view.scale,
+      y: this.height / 2 - (this.points.y[at] - this.view.y) * this.view.scale,
+    };
+  }
+
+  place(x, y) {
+    return {
+      x: this.view.x + (x - this.width / 2) / this.view.scale,
+      y: this.view.y - (y - this.height / 2) / this.view.scale,
+    };
+  }
+
+  // ------------------------------------------------------------ pointer and keys
+
+  listen() {
+    const { canvas } = this;
+    const { signal } = this.listeners;
+    const pointers = new Map();
+    let dragged = 0;
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      const { x, y } = spot(canvas, event);
+      this.zoom(Math.exp(-event.deltaY * 0.0016), x, y);
+    }, { signal, passive: false });
+    canvas.addEventListener("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      pointers.set(event.pointerId, spot(canvas, event));
+      dragged = 0;
+    }, { signal });
+    canvas.addEventListener("pointermove", (event) => {
+      const now = spot(canvas, event);
+      const before = pointers.get(event.pointerId);
+      if (!before) {
+        this.hover(this.nearest(now.x, now.y));
+        return;
+      }
+      const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
+      if (other) {
+        const factor = Math.hypot(now.x - other.x, now.y - other.y) / Math.max(1, Math.hypot(before.x - other.x, before.y - other.y));
+        this.zoom(factor, (now.x + other.x) / 2, (now.y + other.y) / 2);
+        dragged = 99;
+      } else {
+        dragged += Math.hypot(now.x - before.x, now.y - before.y);
+        if (dragged > 4) this.pan(now.x - before.x, now.y - before.y);
+      }
+      pointers.set(event.pointerId, now);
+    }, { signal });
+    const lifted = (event) => {
+      if (!pointers.delete(event.pointerId) || event.type !== "pointerup" || dragged > 4) return;
+      const { x, y } = spot(canvas, event);
+      const at = this.nearest(x, y);
+      if (at >= 0) this.options.chosen?.(at);
+    };
+    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, lifted, { signal });
+    canvas.addEventListener("pointerleave", () => this.hover(-1), { signal });
+    canvas.addEventListener("keydown", (event) => {
+      const step = 60;
+      const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key in moves) this.pan(...moves[event.key]);
+      else if (event.key === "+" || event.key === "=") this.zoom(1.4);
+      else if (event.key === "-") this.zoom(1 / 1.4);
+      else if (event.key === "0") this.fit();
+      else return;
+      event.preventDefault();
+    }, { signal });
+  }
+
+  hover(at) {
+    if (at === this.over) return;
+    this.over = at;
+    this.canvas.classList.toggle("hit", at >= 0);
+    this.draw();
+    const { x, y } = at < 0 ? { x: 0, y: 0 } : this.screen(at);
+    this.options.hovered?.(at, x, y);
+  }
+
+  nearest(x, y) {
+    let best = -1;
+    let least = NEAR ** 2;
+    for (let at = 0; at < this.points.x.length; at += 1) {
+      const place = this.screen(at);
+      const far = (place.x - x) ** 2 + (place.y - y) ** 2;
+      if (far < least && this.visible(at)) {
+        best = at;
+        least = far;
+      }
+    }
+    return best;
+  }
+}
+
+function disc(ink, x, y, radius) {
+  ink.beginPath();
+  ink.arc(x, y, radius, 0, 2 * Math.PI);
+  ink.fill();
+}
+
+function spot(canvas, event) {
+  const box = canvas.getBoundingClientRect();
+  return { x: event.clientX - box.left, y: event.clientY - box.top };
+}
+
+const cut = (text) => (text.length > 32 ? `${text.slice(0, 31)}…` : text);
