@@ -194,9 +194,9 @@ def _read(source: Path, options: dict[str, Any], published: str | None = None) -
     return read_raw(source, **options) if options or kind == "table" else read_any(source)
 
 
-def named_file(text: str) -> tuple[str, Path]:
+def named_file(text: str, option: str = "--features") -> tuple[str, Path]:
     """NAME=FILE as a pair; raises a ConfigError if it is not one."""
     name, equals, file = text.partition("=")
     if not equals or not name or not file:
-        raise ConfigError(f"--features {text}: write it as NAME=FILE, for instance --features image=image.npy")
+        raise ConfigError(f"{option} {text}: write it as NAME=FILE, for instance {option} image=image.npy")
     return name, Path(file)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lirdrec.cli.data_commands import named_file
 from lirdrec.cli.output import JsonOption, console, print_json, table
 from lirdrec.cli.settings import settings
 from lirdrec.errors import ConfigError, TrainingError
@@ -45,6 +46,10 @@ def features(
     caption: Annotated[
         Models,
         typer.Option("--caption", metavar="[NAME=]MODEL", help="Encode the captions that lirdrec caption wrote."),
+    ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option("--add", metavar="NAME=FILE", help="Add vectors from a file, after what is encoded."),
     ] = None,
     template: Annotated[
         str | None, typer.Option("--text-template", help="What an item's text is made of: '{title}. {brand}'.")
@@ -86,6 +91,7 @@ def features(
       lirdrec features mydata --text BAAI/bge-base-en-v1.5 --text-template "{title}. {brand}. {category}"
       lirdrec features mydata --image clip=openai/clip-vit-base-patch32 --images covers/ --device cuda
       lirdrec features mydata --caption intfloat/e5-mistral-7b-instruct --precision bfloat16
+      lirdrec features mydata --text minilm --add image=image_features_Baby.b
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
     """
     from lirdrec.features.choosing import choose_jobs
@@ -96,6 +102,9 @@ def features(
     wanted: list[tuple[What, str]] = [("text", one) for one in text or ()]
     wanted += [("image", one) for one in image or ()]
     wanted += [("caption", one) for one in caption or ()]
+    added = [named_file(one, "--add") for one in add or ()]
+    if added and not wanted:
+        return _add(dataset, added, replace, json)
     jobs = choose_jobs(
         dataset,
         wanted,
@@ -129,8 +138,19 @@ def features(
             loop=loop,
         )
     if json:
-        return print_json([_plain(one) for one in made])
-    _show(dataset, jobs, made)
+        print_json([_plain(one) for one in made])
+    else:
+        _show(dataset, jobs, made)
+    _add(dataset, added, replace, json)
+
+
+def _add(dataset: Path, files: Sequence[tuple[str, Path]], replace: bool, quiet: bool) -> None:
+    from lirdrec.features.adding import add_file
+
+    for name, path in files:
+        made = add_file(dataset, name, path, replace)
+        if not quiet:
+            console().print(f"{name}: {made.present:,} items have a vector of {path} now.", markup=False)
 
 
 @contextmanager

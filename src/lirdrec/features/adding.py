@@ -1,0 +1,63 @@
+"""Vectors that someone else made, added to a prepared dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.aligning import align
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.identifiers import count
+from lirdrec.data.readers.feature_files import read_features
+from lirdrec.data.readers.image_features import read_image_features
+from lirdrec.data.storage import write_matrix
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.run import features_lock
+from lirdrec.features.store import MASK, VALUES, NewMatrix, add_features
+
+BINARY = (".b", ".gz")  # records of an Amazon id and numbers
+
+
+def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> NewMatrix:
+    """Add the vectors of a file as one more matrix; rows whose id is no item are left out.
+
+    Args:
+        folder: the prepared dataset.
+        name: of the matrix.
+        path: .npy (rows in the order of the items), .npz, .safetensors or .parquet with ids, or Amazon's .b.
+        replace: replace a matrix of this name.
+
+    Raises:
+        ConfigError: there is a matrix of this name, and `replace` is off.
+        DataError: the file is damaged or fits no item, or an item would have no features in any matrix.
+        RunFolderError: not a prepared dataset, or it cannot be written.
+    """
+    folder, path = Path(folder), Path(path)
+    dataset = Dataset.load(folder)
+    if name in dataset.features and not replace:
+        raise ConfigError(f"{folder}: has features '{name}'; give the new ones another name, or --replace")
+    binary = path.suffix.lower() in BINARY
+    file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)
+    matrix = align(file, dataset.items, str(path), drop_unknown=True).take(np.ones(dataset.n_items, dtype=bool))
+    others = [one.present for key, one in dataset.features.items() if key != name]
+    bare = int((~np.any([matrix.present, *others], axis=0)).sum())
+    if not matrix.present.any():
+        raise DataError(f"{path}: has no vector of any item of {folder}; are these the right ids?")
+    if bare:
+        raise DataError(
+            f"{path}: with it {bare:,} of {count(dataset.n_items, 'item')} of {folder} would have no features in any"
+            f" matrix; add another one first, for instance lirdrec features {folder} --text hashed"
+        )
+    with features_lock(folder) as work:
+        files = {ending: work / f".{name}{ending}" for ending in (VALUES, MASK)}
+        try:
+            write_matrix(matrix.values, files[VALUES])
+            np.save(files[MASK], matrix.present)
+            made = NewMatrix(files, matrix.dims, str(matrix.values.dtype), int(matrix.present.sum()))
+            add_features(folder, {name: made}, {})
+        finally:
+            for one in files.values():
+                one.unlink(missing_ok=True)
+    return made

@@ -1,0 +1,60 @@
+"""Vectors of a file beside those that were encoded here."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lirdrec.data.dataset import Dataset
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.adding import add_file
+
+IDS = ["B000000001", "B000000002", "B000000003"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pairs = pl.DataFrame({"user": ["u", "u", "v", "v"], "item": [IDS[0], IDS[1], IDS[1], IDS[2]]})
+    text = (IDS, np.eye(3, dtype=np.float32))
+    Dataset.from_frames(pairs, features={"text": text}, split="none").save(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def records(path, ids, dims=4096):
+    record = np.dtype([("asin", "S10"), ("values", "<f4", (dims,))])
+    rows = np.zeros(len(ids), dtype=record)
+    rows["asin"] = [one.encode() for one in ids]
+    rows["values"] = np.arange(1, len(ids) + 1)[:, None]
+    path.write_bytes(rows.tobytes())
+    return path
+
+
+def test_the_published_binary_joins_by_id_and_leaves_the_others_without(folder, tmp_path):
+    made = add_file(folder, "image", records(tmp_path / "image_features.b", [IDS[2], "B999999999", IDS[0]]))
+    assert made.present == 2
+    matrix = Dataset.load(folder, verify=True).features["image"]
+    assert matrix.present.tolist() == [True, False, True]
+    assert [float(row[0]) for row in matrix.values] == [3.0, 0.0, 1.0]
+    assert Dataset.load(folder).features["text"].values.tolist() == np.eye(3).tolist()
+
+
+def test_a_name_that_is_there_is_replaced_only_when_asked(folder, tmp_path):
+    np.savez(tmp_path / "text.npz", ids=np.array(IDS), x=np.full((3, 2), 7.0))
+    with pytest.raises(ConfigError, match="has features 'text'; give the new ones another name, or --replace"):
+        add_file(folder, "text", tmp_path / "text.npz")
+    add_file(folder, "text", tmp_path / "text.npz", replace=True)
+    assert Dataset.load(folder, verify=True).features["text"].values.tolist() == [[7.0, 7.0]] * 3
+
+
+def test_no_item_is_left_without_any_features(folder, tmp_path):
+    np.savez(tmp_path / "text.npz", ids=np.array(IDS[:2]), x=np.ones((2, 2)))
+    with pytest.raises(DataError, match=r"with it 1 of 3 items of .* would have no features in any matrix"):
+        add_file(folder, "text", tmp_path / "text.npz", replace=True)
+    assert Dataset.load(folder, verify=True).features["text"].dims == 3
+
+
+def test_ids_of_another_catalogue(folder, tmp_path):
+    np.savez(tmp_path / "text.npz", ids=np.array(["x", "y"]), x=np.ones((2, 2)))
+    with pytest.raises(DataError, match=r"has no vector of any item of .*; are these the right ids"):
+        add_file(folder, "more", tmp_path / "text.npz")
