@@ -118,7 +118,7 @@ def show(console: Console, facts: Mapping[str, Any]) -> None:
     for table in (*shown, *(tables.neighbours(one) for one in facts["neighbours"])):
         if table is not None:
             drawn = table.to_rich()
-            drawn.columns[-1].no_wrap = False  # sentences and titles may take several lines
+            drawn.columns[-1].no_wrap, drawn.columns[-1].overflow = False, "fold"  # sentences take several lines
             console.print(drawn)
     for sentence in facts["remarks"]:
         console.print(Text.assemble(("! ", "yellow"), sentence))

@@ -114,7 +114,7 @@ SHEET = """
 .card img{width:100%;height:100%;object-fit:contain;display:block}
 .card svg{width:38%;max-width:4rem;color:var(--grey);opacity:.55}
 .card .words{padding:.6rem .7rem .7rem;font-size:.8rem;line-height:1.45;min-width:0;overflow-wrap:anywhere}
-.card h4{font-size:.875rem;line-height:1.3;margin:0;font-weight:600}
+.card h4{font-size:.875rem;line-height:1.3;margin:0;font-weight:600;hyphens:auto}
 .card .text{margin:.35rem 0 0;white-space:pre-line;color:var(--grey)}
 .card dl{grid-template-columns:max-content minmax(0,1fr);gap:.05rem .7rem;font-size:.75rem;margin:.45rem 0 0}
 .card dd{margin:0}
