@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -12,6 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from lirdrec.errors import LirdrecError
 from lirdrec.server.engine import Engine, Query, Ranked
 from lirdrec.server.live import Live
+from lirdrec.server.store import StoreError
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -33,10 +36,9 @@ class Metrics:
         )
         self.batch = Histogram("lirdrec_batch_size", "Requests ranked together.", buckets=_BATCHES, registry=own)
         self.ranking = Histogram("lirdrec_ranking_seconds", "Ranking of one batch.", buckets=_SECONDS, registry=own)
-        self.items = Gauge("lirdrec_items", "Items that can be recommended.", registry=own, multiprocess_mode="max")
-        self.behind = Gauge(
-            "lirdrec_changes_behind", "Changes of the store not taken over yet.", registry=own, multiprocess_mode="max"
-        )
+        gauge = partial(Gauge, registry=own, multiprocess_mode="mostrecent")
+        self.items = gauge("lirdrec_items", "Items that can be recommended.")
+        self.behind = gauge("lirdrec_changes_behind", "Changes of the store not taken over yet.")
         self.registry = own
         if os.environ.get(SHARED):
             self.registry = CollectorRegistry()
@@ -47,7 +49,10 @@ class Metrics:
         if live is not None:
             snapshot = live.snapshot
             self.items.set(len(snapshot.gone) - int(snapshot.gone.sum()))
-            self.behind.set(max(0, live.store.latest() - snapshot.number))
+            try:
+                self.behind.set(max(0, live.store.latest() - snapshot.number))
+            except StoreError:
+                self.behind.set(math.nan)  # nobody knows
         return generate_latest(self.registry)
 
 

@@ -74,7 +74,7 @@ class Services:
     @property
     def is_open(self) -> bool:
         """Whether the run is loaded and the store followed."""
-        return self._engine is not None
+        return self._live is not None
 
     # ------------------------------------------------------------ work that would block
 
@@ -124,8 +124,8 @@ class Services:
             store.close()
             raise
         self.pointer.took(stamp)
-        self._live = live
         self._engine = MeasuredEngine(live, self.config.ranking_batch, self.metrics)
+        self._live = live  # last: from here on the server is ready
 
     def _swap(self, run: Path | None) -> None:
         if run is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import polars as pl
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
@@ -23,6 +24,7 @@ from lirdrec.server.uploads import checked_picture
 
 router = APIRouter(tags=["items"])
 
+_YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _FORM = {
     "type": "object",
     "required": ["id"],
@@ -119,13 +121,32 @@ async def _from_form(request: Request, served: Services) -> tuple[ItemIn, bytes 
         raise Problem(422, "the form has no field 'id'")
     if "picture" in columns:
         raise Problem(422, "the form's field 'picture' must be a file")
-    id = id_of(columns.pop("id"), served.live.snapshot.recommender.items)
+    recommender = served.live.snapshot.recommender
+    try:
+        id = id_of(columns.pop("id"), recommender.items)
+    except UnknownIdError:
+        raise Problem(422, "the form's field 'id' must be a whole number, as the item ids of this run are") from None
     features = columns.pop("features", None)
     try:
         vectors = {} if features is None else orjson.loads(features)
     except orjson.JSONDecodeError:
         raise Problem(422, "the form's field 'features' is not JSON") from None
-    return ItemIn.model_validate({"id": id, "columns": columns, "features": vectors}), picture
+    schema = recommender.item_table.schema
+    values = {name: _typed(text, schema.get(name), name) for name, text in columns.items()}
+    return ItemIn.model_validate({"id": id, "columns": values, "features": vectors}), picture
+
+
+def _typed(text: str, kind: pl.DataType | None, name: str) -> Any:
+    """A field of a form as a value of its column; numbers are read where the item is added."""
+    if not text.strip():
+        return None
+    if kind == pl.Boolean:
+        if text.lower() not in _YES_NO:
+            raise Problem(422, f"the form's field '{name}' must be true or false")
+        return _YES_NO[text.lower()]
+    if isinstance(kind, pl.List):
+        return [part.strip() for part in text.split(",")]
+    return text
 
 
 def _with_vectors(
@@ -134,7 +155,8 @@ def _with_vectors(
     """The vectors of each item, those that the server can make included, and the names of what it made."""
     if any(ITEM in one.columns for one in asked):
         raise DataError(f"the column '{ITEM}' is the id; give it as 'id' only")
-    given = [{name: np.asarray(row, dtype=np.float32) for name, row in one.features.items()} for one in asked]
+    with np.errstate(over="ignore"):  # told below, with the item's id
+        given = [{name: np.asarray(row, dtype=np.float32) for name, row in one.features.items()} for one in asked]
     for one, vectors in zip(asked, given, strict=True):
         for name, row in vectors.items():
             if not np.isfinite(row).all():

@@ -1,0 +1,245 @@
+"""POST /recommend and its kin: what `Recommender` says, and every way to ask wrongly."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import polars as pl
+import pytest
+
+from lirdrec.server.documentation import BODIES
+from lirdrec.server.schemas import ProblemBody
+
+from .shop import KINDS, N_USERS, asked
+
+
+def frame_of(response):
+    return [(one["item"], one["score"]) for one in response.json()["items"]]
+
+
+def expected(frame):
+    return [(item, pytest.approx(score, abs=1e-5)) for item, score in frame.select("item", "score").rows()]
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_known_users_get_what_the_recommender_says(client, recommender, exclude_seen):
+    for user in range(N_USERS):
+        answer = client.post("/recommend", json={"user": user, "k": 48, "exclude_seen": exclude_seen})
+        assert frame_of(answer) == expected(recommender.recommend(user, 48, exclude_seen=exclude_seen))
+
+
+def test_a_history_is_answered_as_by_the_recommender(client, recommender):
+    for history in ([101], [205, 207, 205], [101, 202, 303, 404]):
+        answer = client.post("/recommend", json={"history": history, "k": 12})
+        assert frame_of(answer) == expected(recommender.recommend_for_history(history, 12))
+
+
+def test_many_at_once_get_their_own_answers(client, recommender):
+    """Sixteen at a time share products; each answer is that of its own user."""
+
+    def ask(number):
+        return number % N_USERS, client.post("/recommend", json={"user": number % N_USERS, "k": 7})
+
+    with ThreadPoolExecutor(16) as pool:
+        for user, answer in pool.map(ask, range(150)):
+            assert frame_of(answer) == expected(recommender.recommend(user, 7))
+
+
+def test_filters_leave_the_order_of_what_remains(client, recommender):
+    table = recommender.item_table
+    allowed = table.filter((table["price"] < 40) & table["in_stock"])["item"].to_list()
+    found = asked(client, user=5, k=48, filter={"price": {"lt": 40}, "in_stock": True})
+    assert found == recommender.recommend(5, 48, candidates=allowed)["item"].to_list()
+    kinds = {"kind": {"in": ["lamp", "cup"]}, "title": {"contains": "old"}}
+    ids = asked(client, user=5, k=48, filter=kinds, exclude_seen=False)
+    assert set(ids) == {one for one in range(102, 112, 6)} | {one for one in range(402, 412, 6)}
+    assert asked(client, user=5, filter={"price": {"gt": 10_000}}) == []
+
+
+def test_diversity_brings_other_kinds(client):
+    """Who likes one kind gets nothing else; with diversity, the best item and then others' kinds."""
+    plain = asked(client, user=0, k=3)
+    diverse = asked(client, user=0, k=3, diversity=0.9)
+    assert {one // 100 for one in plain} == {1}
+    assert diverse[0] == plain[0] and len({one // 100 for one in diverse}) > 1
+
+
+def test_branches_are_weighed_anew(client):
+    parts = client.post("/recommend", json={"user": 2, "k": 48, "parts": True, "exclude_seen": False}).json()["items"]
+    for one in parts:
+        assert sum(one["parts"].values()) == pytest.approx(one["score"], abs=1e-5)
+    assert set(parts[0]["parts"]) == {"text", "image", "shared"}
+    factors = {"text": 2.0, "image": 0.0, "shared": -1.0}
+    weighed = {one["item"]: sum(factors[name] * part for name, part in one["parts"].items()) for one in parts}
+    got = client.post("/recommend", json={"user": 2, "k": 48, "branch_weights": factors, "exclude_seen": False})
+    assert dict(frame_of(got)) == pytest.approx(weighed, abs=1e-5)
+    assert [one for one, _ in frame_of(got)] == sorted(weighed, key=lambda one: -weighed[one])
+
+
+def test_columns_come_with_the_items(client, recommender):
+    items = client.post("/recommend", json={"user": 1, "k": 3, "columns": ["title", "price"]}).json()["items"]
+    table = recommender.item_table
+    for one in items:
+        row = table.row(by_predicate=pl.col("item") == one["item"], named=True)
+        assert one["columns"] == {"title": row["title"], "price": row["price"]}
+
+
+def test_a_batch_is_its_single_answers_and_one_that_fails_spoils_none(client):
+    wanted = [{"user": 3}, {"user": 999}, {"history": [101, 102], "k": 4}, {"user": 7, "filter": {"prize": 3}}]
+    answers = client.post("/recommend/batch", json={"requests": wanted}).json()["answers"]
+    for place in (0, 2):
+        single = client.post("/recommend", json=wanted[place]).json()["items"]
+        assert [one["item"] for one in answers[place]["items"]] == [one["item"] for one in single]
+    assert (answers[1]["problem"]["status"], answers[3]["problem"]["status"]) == (404, 422)
+    assert "did you mean 'price'?" in answers[3]["problem"]["detail"]
+
+
+def test_an_unknown_user_gets_404_or_what_is_popular(client, recommender):
+    assert client.post("/recommend", json={"user": 999}).status_code == 404
+    answer = client.post("/recommend", json={"user": 999, "k": 5, "unknown": "popular"})
+    assert answer.json()["fallback"] == "popular"
+    assert frame_of(answer) == expected(recommender.recommend(999, 5, unknown="popular"))
+    assert "fallback" not in client.post("/recommend", json={"user": 9, "unknown": "popular"}).json()
+
+
+def test_similar_items_are_the_recommenders(client, recommender):
+    answer = client.get("/similar/207", params={"k": 6}).json()
+    frame = recommender.similar_items(207, 6)
+    assert [one["item"] for one in answer["neighbours"]] == frame["neighbour"].to_list()
+    assert [one["similarity"] for one in answer["neighbours"]] == pytest.approx(frame["score"].to_list(), abs=1e-5)
+    assert answer["title"] == recommender.title(int(recommender.items.rows([207])[0]))
+
+
+def test_an_explanation_is_the_recommenders_and_sums_to_the_ranked_score(client, recommender):
+    best = client.post("/recommend", json={"user": 6, "k": 1}).json()["items"][0]
+    answer = client.get("/explain", params={"user": 6, "item": best["item"], "n_liked": 3}).json()
+    direct = recommender.explain(6, best["item"], 3).to_dict()
+    assert answer["score"] == pytest.approx(best["score"], abs=1e-5)
+    assert answer["parts"] == pytest.approx(direct["parts"], abs=1e-6)
+    assert answer["weights"] == pytest.approx(direct["weights"], abs=1e-6)
+    assert [one["item"] for one in answer["liked"]] == [one["item"] for one in direct["liked"]]
+
+
+WRONG = [
+    ("/recommend", {}, 422, "give either a user or a history"),
+    ("/recommend", {"user": 1, "history": [101]}, 422, "give either a user or a history"),
+    ("/recommend", {"user": 1, "k": 0}, 422, "(k)"),
+    ("/recommend", {"user": 1, "k": 10**9}, 422, "(k)"),
+    ("/recommend", {"user": 1, "k": "5"}, 422, "(k)"),
+    ("/recommend", {"user": 1.5}, 422, "user"),
+    ("/recommend", {"user": -1}, 422, "user"),
+    ("/recommend", {"user": 2**70}, 422, "user"),
+    ("/recommend", {"user": 1, "kk": 3}, 422, "(kk)"),
+    ("/recommend", {"history": []}, 422, "history"),
+    ("/recommend", {"history": [101, 5]}, 404, "1 item of the history"),
+    ("/recommend", {"history": list(range(1001))}, 422, "history"),
+    ("/recommend", {"user": 1, "diversity": 2}, 422, "diversity"),
+    ("/recommend", {"user": 1, "branch_weights": {"txt": 1}}, 422, "txt"),
+    ("/recommend", {"user": 1, "branch_weights": {"text": 1e9}}, 422, "branch_weights"),
+    ("/recommend", {"user": 1, "filter": {"price": {"near": 3}}}, 422, "near"),
+    ("/recommend", {"user": 1, "filter": {"price": {"in": 3}}}, 422, "'in' takes a list"),
+    ("/recommend", {"user": 1, "filter": {"price": {"in": [1, "a"]}}}, 422, "price"),
+    ("/recommend", {"user": 1, "filter": {"price": "cheap"}}, 422, "price"),
+    ("/recommend", {"user": 1, "filter": {"kind": {"contains": 3}}}, 422, "give a text"),
+    ("/recommend", {"user": 1, "columns": ["colour"]}, 422, "colour"),
+    ("/recommend", {"user": "one"}, 404, "'one'"),
+    ("/recommend/batch", {"requests": []}, 422, "requests"),
+    ("/recommend/batch", {"requests": [{"user": 1}] * 300}, 422, "256 are allowed"),
+    ("/events", {"events": [{"user": "new", "item": 101}]}, 422, "the user ids of this run are integers"),
+    ("/events", {"events": [{"user": 1, "item": 5}]}, 404, "no item has the id 5"),
+    ("/items", {"items": [{"id": 101, "features": {"text": [0.0]}}]}, 409, "101"),
+    ("/items", {"items": [{"id": 900, "features": {"text": [1.0, 2.0]}}]}, 422, "'text'"),
+    ("/items", {"items": [{"id": 900, "features": {"sound": [1.0]}}]}, 422, "sound"),
+    ("/items", {"items": [{"id": 900, "features": {"text": [1e300]}}]}, 422, "too large"),
+    ("/items", {"items": [{"id": 900, "columns": {"item": 7}}]}, 422, "'item'"),
+    (
+        "/items",
+        {"items": [{"id": "x", "features": {"text": [0.0] * 18}}]},
+        422,
+        "the ids of the catalogue are integers",
+    ),
+    ("/items", {"items": [{"id": 900}]}, 422, "has no vector: send features ('text' (18), 'image' (496))"),
+    ("/model", {"run": "other"}, 409, "--runs FOLDER"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "sentence"), WRONG)
+def test_what_is_wrong_is_told_in_one_sentence(client, path, body, status, sentence):
+    answer = client.post(path, json=body)
+    problem = ProblemBody.model_validate_json(answer.content)
+    assert (answer.status_code, problem.status) == (status, status), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert sentence in answer.text
+    assert "\n" not in problem.detail and "Traceback" not in answer.text and "pydantic" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/similar/5", 404),
+        ("GET", "/similar/lamp", 404),
+        ("GET", "/similar/101?k=0", 422),
+        ("GET", "/explain?user=1", 422),
+        ("GET", "/explain?user=999&item=101", 404),
+        ("GET", "/explain?user=1&item=5", 404),
+        ("GET", "/items/5", 404),
+        ("DELETE", "/items/5", 404),
+        ("DELETE", "/items/%00", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", "/recommend", 405),
+        ("PUT", "/items", 405),
+        ("GET", "/docs", 404),
+    ],
+)
+def test_addresses_and_parameters_that_are_wrong(client, method, path, status):
+    answer = client.request(method, path)
+    assert answer.status_code == status, answer.text
+    assert ProblemBody.model_validate_json(answer.content).status == status
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'"user"', b'{"user": NaN}', b'{"user": 1}x', b"\xff\xfe", b"[" * 5000]
+)
+def test_bodies_that_are_no_json_are_refused(client, content):
+    answer = client.post("/recommend", content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
+def test_a_body_must_say_that_it_is_json(client):
+    answer = client.post("/recommend", content=b'{"user": 1}', headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 415 and "Content-Type: application/json" in answer.json()["detail"]
+
+
+def test_the_api_is_described_truthfully(client):
+    """Each example of the description is valid, and every reference leads somewhere."""
+    told = client.get("/openapi.json").json()
+    schemas = told["components"]["schemas"]
+
+    def references(node):
+        if isinstance(node, dict):
+            if "$ref" in node:
+                yield node["$ref"]
+            for value in node.values():
+                yield from references(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from references(value)
+
+    found = set(references(told))
+    assert found and all(one.removeprefix("#/components/schemas/") in schemas for one in found)
+    examples = 0
+    for model in BODIES:
+        for example in schemas[model.__name__].get("examples", []):
+            model.model_validate(example)
+            examples += 1
+    assert examples >= 4
+    for path, methods in told["paths"].items():
+        for method, operation in methods.items():
+            assert {"422", "429", "503"} <= set(operation["responses"]), (method, path)
+            assert "HTTPValidationError" not in str(operation), (method, path)
+    assert set(told["paths"]) >= {"/recommend", "/recommend/batch", "/similar/{item}", "/explain", "/items", "/events"}
+
+
+def test_every_kind_is_recommended_to_who_likes_it(client):
+    for user in range(len(KINDS)):
+        assert {one // 100 for one in asked(client, user=user, k=3)} == {user + 1}
