@@ -1,7 +1,7 @@
 """A stand-in of the Hugging Face hub on this machine: what its client really calls, with real bytes up and down.
 
 Repositories with commits and branches, private ones, tokens with and without the right to write; large files go through
-the LFS batch interface to a storage on another port (another origin, as on the real hub, so tokens must not go there).
+the LFS batch interface to a storage of another name (as on the real hub, so tokens must not go there).
 `fail` makes the next matching requests end badly. The client's Xet protocol is not spoken: tests switch it off.
 """
 
@@ -64,7 +64,8 @@ class Hub:
         for server in self.servers:
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        self.url, self.storage = (f"http://127.0.0.1:{server.server_port}" for server in self.servers)
+        ports = [server.server_port for server in self.servers]
+        self.url, self.storage = f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[1]}"
 
     def close(self) -> None:
         for server in self.servers:
