@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from lirdrec import Dataset
 
@@ -48,7 +49,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         matrix = data.features[name]
         rows = np.flatnonzero(matrix.present[:300])
         np.savez(folder / file, ids=films["item"].to_numpy()[rows], x=matrix.values[rows])
+    movielens(folder, data, films["item"].to_list())
     return folder
+
+
+def movielens(folder: Path, data: Dataset, films: list[int]) -> None:
+    """The same films as MovieLens publishes them, with drawn posters for some."""
+    (folder / "ml-latest-small").mkdir()
+    (folder / "posters").mkdir()
+    likes = pl.concat([data.frame(split) for split in ("train", "valid", "test")]).filter(pl.col("item").is_in(films))
+    likes.select(
+        pl.col("user").alias("userId"),
+        pl.col("item").alias("movieId"),
+        pl.lit(4.5).alias("rating"),
+        pl.int_range(pl.len()).alias("timestamp"),
+    ).write_csv(folder / "ml-latest-small" / "ratings.csv")
+    table = data.item_table.filter(pl.col("item").is_in(films))
+    table.select(pl.col("item").alias("movieId"), "title", "genres").write_csv(
+        folder / "ml-latest-small" / "movies.csv"
+    )
+    for film in films[:40]:
+        Image.new("RGB", (60, 90), ((film * 37) % 256, (film * 91) % 256, (film * 13) % 256)).save(
+            folder / "posters" / f"{film}.jpg"
+        )
 
 
 def run(arguments: list[str], cwd: Path) -> str:
@@ -82,6 +105,7 @@ def test_commands_for_own_files(place):
         )
         run(["-m", "lirdrec", *arguments, *short], place)
     assert (place / "runs" / "first" / "metrics.json").is_file()
+    assert (place / "runs" / "films" / "metrics.json").is_file() and (place / "images.html").is_file()
     assert (place / "study" / "report.html").is_file() and (place / "study-ablation" / "report.html").is_file()
 
 
