@@ -15,6 +15,7 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from lirdrec import __version__
+from lirdrec.errors import ConfigError
 from lirdrec.server import logs
 from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig
@@ -63,6 +64,14 @@ def test_ready_means_loaded_and_the_store_followed(start, monkeypatch):
     answer = client.get("/ready")
     assert (answer.status_code, answer.json()["detail"]) == (503, "the store is gone")
     assert client.get("/health").status_code == 200
+
+
+def test_one_of_several_workers_takes_no_request_before_it_is_ready(start, tmp_path):
+    """Its neighbour may be ready: a request must not meet a 503 because the wrong one took it."""
+    client = start(workers=2, ready=False)
+    assert client.get("/ready").status_code == 200
+    with pytest.raises(ConfigError, match="no such run folder"):
+        start(workers=2, ready=False, run=str(tmp_path / "nothing"))
 
 
 def test_a_server_that_cannot_start_says_why(start, tmp_path, caplog):

@@ -31,7 +31,7 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        services.start()
+        await services.start()
         try:
             yield
         finally:

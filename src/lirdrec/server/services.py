@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from lirdrec.errors import LirdrecError
+from lirdrec.errors import ConfigError, LirdrecError
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.encoding import Encoders
 from lirdrec.server.engine import Engine
@@ -92,9 +92,17 @@ class Services:
 
     # ------------------------------------------------------------ life
 
-    def start(self) -> None:
-        """Begin to open everything; returns at once."""
-        self._spawn(self._start())
+    async def start(self) -> None:
+        """Begin to open everything. One of several workers waits for that: another may be ready to answer already.
+
+        Raises:
+            ConfigError: it failed, and others may do better.
+        """
+        opening = self._spawn(self._start())
+        if self.config.workers > 1:
+            await opening
+            if self.failure is not None:
+                raise ConfigError(self.failure)
 
     async def stop(self) -> None:
         """Answer what waits, then close the store."""
@@ -187,10 +195,11 @@ class Services:
             except Exception:
                 log.exception("the run stays as it is")
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _unready(self) -> Problem:
         if self.failure is not None:

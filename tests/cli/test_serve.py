@@ -1,0 +1,124 @@
+"""`lirdrec serve` and `lirdrec keys` as a person types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.config import ServerConfig
+from lirdrec.server.security import Keys
+
+
+def test_a_key_is_shown_once_and_works(lirdrec, tmp_path):
+    made = lirdrec("keys", "add", "keys.json", "--name", "shop", "--role", "write")
+    assert made.exit_code == 0 and "only time" in made.stderr
+    key = made.stdout.strip()
+    found = Keys(tmp_path / "keys.json").find(key)
+    assert (found.name, found.role) == ("shop", "write")
+    assert lirdrec("keys", "add", "keys.json", "-n", "page").exit_code == 0
+    listed = json.loads(lirdrec("keys", "list", "keys.json", "--json").stdout)
+    assert [(one["name"], one["role"]) for one in listed] == [("shop", "write"), ("page", "read")]
+    shown = lirdrec("keys", "list", "keys.json").stdout
+    assert "shop" in shown and key not in shown and found.sha256 not in shown
+    assert lirdrec("keys", "revoke", "keys.json", "--name", "shop").exit_code == 0
+    assert Keys(tmp_path / "keys.json").find(key) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["keys", "list", "none.json"], "no such file of keys"),
+        (["keys", "add", "keys.json", "--name", "a", "--role", "admin"], "choose read or write"),
+        (["serve", "nothing"], "no such run folder"),
+        (["serve", "RUN", "--host", "0.0.0.0"], "there are no API keys"),
+        (["serve", "RUN", "--keys", "none.json"], "no such file of keys"),
+        (["serve", "RUN", "--port", "99999"], "at most 65535"),
+        (["serve", "RUN", "--workers", "0"], "workers is 0"),
+        (["serve", "RUN", "--timeout", "0"], "more than 0"),
+        (["serve", "RUN", "--store", "nonsense"], "the URL of the store cannot be read"),
+        (["serve", "RUN", "--store", "sqlite:////no/such/folder/x.sqlite"], "cannot be used"),
+        (["serve", "RUN", "--runs", "."], "echo run >"),
+        (["serve", "RUN", "--host", "203.0.113.7", "--insecure"], "cannot listen"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_nothing_starts(lirdrec, run, arguments, sentence):
+    result = lirdrec(*(str(run) if one == "RUN" else one for one in arguments))
+    assert result.exit_code in (1, 2) and result.exit_code
+    assert result.stderr.startswith("lirdrec: ") and sentence in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_port_that_is_taken_is_told(lirdrec, run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = lirdrec("serve", run, "--port", taken.getsockname()[1])
+    assert result.exit_code == 2 and "choose others (--host, --port)" in result.stderr
+
+
+def test_the_help_tells_the_defaults_that_hold(lirdrec):
+    text = lirdrec("serve", "--help").stdout
+    config = ServerConfig("run")
+    assert f"(default: {config.max_batch})" in text and f"(default: {config.max_body_bytes // 2**20})" in text
+    assert f"(default: {config.timeout_seconds:g})" in text
+    assert str(ServerConfig("run", keys="k").requests_per_second.__int__()) in text
+    assert f"[default: {config.host}]" in text and f"[default: {config.port}]" in text
+
+
+class Served:
+    """`lirdrec serve` as a process of its own, ended as a service manager does."""
+
+    def __init__(self, run: Path, *options: str):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "lirdrec", "serve", str(run), "--port", str(port), *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def __enter__(self):
+        with httpx.Client(transport=httpx.HTTPTransport(retries=0)) as client:
+            while self.process.poll() is None:
+                try:
+                    if client.get(f"{self.url}/ready", timeout=5).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+        return self
+
+    def __exit__(self, *error):
+        self.process.send_signal(signal.SIGTERM)
+        self.lines = self.process.communicate(timeout=60)[1].splitlines()
+
+
+def test_a_server_starts_answers_and_ends(run):
+    with Served(run) as served:
+        answer = httpx.post(f"{served.url}/recommend", json={"user": 1, "k": 2, "columns": ["title"]})
+        assert [one["columns"]["title"] for one in answer.json()["items"]] == ["Brazil", "Alien"]
+        assert httpx.delete(f"{served.url}/items/20").status_code == 200
+    assert served.lines[0].startswith(f"lirdrec listens at {served.url}")
+    messages = [json.loads(line)["message"] for line in served.lines[1:]]
+    assert any("ready" in one for one in messages) and messages[-1].startswith("Finished")
+    assert (run.parent / "run.live.sqlite").is_file()
+
+
+@pytest.mark.slow
+def test_workers_see_each_others_changes_and_count_together(run, tmp_path):
+    """`pytest -m slow tests/cli/test_serve.py`."""
+    with Served(run, "--workers", "2") as served:
+        with ThreadPoolExecutor(8) as pool:  # connections of their own, so that both workers get some
+            ask = lambda _: httpx.post(f"{served.url}/recommend", json={"user": 1, "k": 3}).json()["items"]
+            assert {one[0]["item"] for one in pool.map(ask, range(40))} == {20}
+            assert httpx.delete(f"{served.url}/items/20").status_code == 200
+            assert {one[0]["item"] for one in pool.map(ask, range(40))} == {10}
+        text = httpx.get(f"{served.url}/metrics").text
+    assert 'lirdrec_requests_total{method="POST",route="/recommend",status="200"} 80.0' in text
+    started = [line for line in served.lines if "Started server process" in line]
+    assert len(started) == 2 and Recommender.load(run).n_items == 3
