@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as json_module
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,7 @@ from lirdrec.cli.output import (
     write_frame,
     write_json,
 )
+from lirdrec.cli.settings import settings
 from lirdrec.errors import ConfigError, UnknownIdError
 
 if TYPE_CHECKING:
@@ -50,9 +53,15 @@ def recommend(
     ] = None,
     k: KOption = None,
     candidates: Annotated[str | None, typer.Option("--candidates", help="Choose among these items only.")] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help='Choose among items with such columns: \'{"price": {"lt": 30}}\'.')
+    ] = None,
     seen: Annotated[bool, typer.Option("--seen", help="Recommend items that the user has seen, too.")] = False,
     unknown: Annotated[str | None, typer.Option("--unknown", help="raise, skip or popular, for unknown users.")] = None,
     device: DeviceOption = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="--all into a file: go on with unfinished work, or forget it.")
+    ] = True,
     json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
@@ -61,7 +70,10 @@ def recommend(
     \b
       lirdrec recommend runs/demo --user 15 -k 5
       lirdrec recommend runs/demo --history 1,50,260
-      lirdrec recommend runs/demo --all --output all.parquet
+      lirdrec recommend runs/demo --user 15 --where '{"genres": {"contains": "Comedy"}}'
+      lirdrec recommend runs/demo --all -k 50 --output all.parquet
+
+    For every user, a file is written as it comes; stopped at any moment, the same command goes on where it was.
     """
     check_output(output)
     if sum((bool(user), all_users, history is not None)) != 1:
@@ -69,8 +81,10 @@ def recommend(
     recommender = _load(run, device)
     options: dict[str, Any] = {} if k is None else {"k": k}
     options["exclude_seen"] = not seen
-    if candidates is not None:
-        options["candidates"] = ids(_split(candidates), recommender.items)
+    if candidates is not None or where is not None:
+        options["candidates"] = _candidates(recommender, candidates, where)
+    if all_users and output is not None:
+        return _everyone(recommender, output, resume, options)
     if history is not None:
         frame = recommender.recommend_for_history(ids(_split(history), recommender.items), **options)
     else:
@@ -218,6 +232,40 @@ def _load(run: Path, device: str) -> Recommender:
     recommender = Recommender.load(run, device=device)
     recommender.frames = "polars"
     return recommender
+
+
+def _candidates(recommender: Recommender, named: str | None, where: str | None) -> list[Any]:
+    """Ids of the items to choose from: those that are named, those that the conditions hold for, or what is both."""
+    from lirdrec.server.filters import Filter
+
+    known = recommender.items
+    chosen = known.series.to_list() if named is None else ids(_split(named), known)
+    if where is None:
+        return chosen
+    try:
+        conditions = json_module.loads(where)
+    except ValueError as error:
+        raise ConfigError(f'--where: is not JSON ({error}); write it like \'{{"price": {{"lt": 30}}}}\'') from None
+    if not isinstance(conditions, dict):
+        raise ConfigError('--where: give columns and conditions, like \'{"price": {"lt": 30}}\'')
+    holds = Filter.of(conditions).mask(recommender.item_table).tolist()
+    rows = known.rows(chosen).tolist()
+    left = [one for one, row in zip(chosen, rows, strict=True) if row < 0 or holds[row]]  # unknown ids are told later
+    if not left:
+        raise ConfigError(f"--where {where}: there is no such item")
+    return left
+
+
+def _everyone(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
+    from lirdrec.exporting.everyone import recommend_everyone
+
+    show = not settings.quiet and sys.stderr.isatty()
+    try:
+        done = recommend_everyone(recommender, output, restart=not resume, progress=show, **options)
+    except KeyboardInterrupt:
+        console(errors=True).print("What was ranked is kept. Go on: the same command again", markup=False)
+        raise
+    console(errors=True).print(f"{done.rows:,} rows written to {output}", markup=False)
 
 
 def _split(text: str) -> list[str]:

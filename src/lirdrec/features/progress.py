@@ -1,4 +1,4 @@
-"""A line for each matrix on the error stream: items done, items per second, time left."""
+"""A line for each long task on the error stream: items done, items per second, time left."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from lirdrec.features.encoding import Advance
 
 
 @contextlib.contextmanager
-def progress_bar(name: str, total: int, done: int, show: bool) -> Iterator[Advance]:
+def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "items") -> Iterator[Advance]:
     """Give a function that is told how many more items are through.
 
     Args:
-        name: of the matrix.
+        name: of the matrix or file.
         total, done: items, and how many of them an earlier call finished.
         show: draw anything at all.
+        unit: what is counted.
     """
     if not show:
         yield lambda n: None
@@ -35,7 +36,7 @@ def progress_bar(name: str, total: int, done: int, show: bool) -> Iterator[Advan
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed or 0.0
-            return Text(f"{speed:,.0f} items/s" if speed >= 10 else f"{speed:.1f} items/s" if speed >= 0.1 else "")
+            return Text(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s" if speed >= 0.1 else "")
 
     bar = Progress(
         TextColumn("{task.description}"),

@@ -1,0 +1,66 @@
+"""Tables that are written piece by piece, so that a file may be larger than memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+
+from lirdrec.errors import ConfigError
+
+Write = Callable[[pl.DataFrame], None]
+ENDINGS = (".parquet", ".csv", ".tsv", ".json")
+
+
+@contextlib.contextmanager
+def table_writer(path: Path, ending: str, empty: pl.DataFrame) -> Iterator[Write]:
+    """Give a function that appends a frame to the file.
+
+    Args:
+        path: the file to write.
+        ending: one of `ENDINGS`. A frame becomes one row group of a Parquet file.
+        empty: a frame without rows, for the columns and their types.
+
+    Raises:
+        ConfigError: an ending of no known format.
+    """
+    if ending == ".parquet":
+        with _parquet(path, empty) as write:
+            yield write
+    elif ending in (".csv", ".tsv"):
+        separator = "\t" if ending == ".tsv" else ","
+        with path.open("wb") as file:
+            empty.write_csv(file, separator=separator)
+            yield lambda frame: frame.write_csv(file, separator=separator, include_header=False)
+    elif ending == ".json":
+        with _json(path) as write:
+            yield write
+    else:
+        raise ConfigError(f"'{ending}' names no format; choose {', '.join(ENDINGS)}")
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, empty: pl.DataFrame) -> Iterator[Write]:
+    from pyarrow.parquet import ParquetWriter
+
+    with ParquetWriter(path, empty.to_arrow().schema, compression="zstd") as writer:
+        yield lambda frame: writer.write_table(frame.to_arrow(), row_group_size=max(1, frame.height))
+
+
+@contextlib.contextmanager
+def _json(path: Path) -> Iterator[Write]:
+    """One list of objects, with the same bytes as if it were written at once."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        before = "["
+
+        def write(frame: pl.DataFrame) -> None:
+            nonlocal before
+            if frame.height:
+                file.write(before + json.dumps(frame.to_dicts(), ensure_ascii=False, indent=1)[1:-2])
+                before = ","
+
+        yield write
+        file.write("[]\n" if before == "[" else "\n]\n")
