@@ -271,6 +271,9 @@ def _hide_old(recommender: Recommender, rows: list[int]) -> None:
 
 
 def _frame(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFrame:
+    is_integer = recommender.items.is_integer
+    if strange := [one.id for one in items if isinstance(one.id, str) is is_integer]:
+        raise DataError(f"the item ids of this run are {'integers' if is_integer else 'texts'}, {strange[0]!r} is not")
     known = set(recommender.item_table.columns)
     columns: dict[str, list[Any]] = {ITEM: [one.id for one in items]}
     for name in dict.fromkeys(name for one in items for name in one.columns):
