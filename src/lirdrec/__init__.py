@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.presets import preset
     from lirdrec.recommender.recommender import Recommender
+    from lirdrec.sharing.objects import from_hub, push_to_hub
     from lirdrec.training.config import TrainConfig
 
 __version__ = "0.1.0"
@@ -65,7 +66,9 @@ __all__ = [
     "VBPRConfig",
     "evaluate",
     "fit",
+    "from_hub",
     "preset",
+    "push_to_hub",
 ]
 
 _HOMES = {
@@ -92,7 +95,9 @@ _HOMES = {
     "VBPRConfig": "lirdrec.models.vbpr",
     "evaluate": "lirdrec.evaluation.evaluator",
     "fit": "lirdrec.recommender.fit",
+    "from_hub": "lirdrec.sharing.objects",
     "preset": "lirdrec.recommender.presets",
+    "push_to_hub": "lirdrec.sharing.objects",
 }
 
 

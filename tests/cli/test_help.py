@@ -15,7 +15,8 @@ COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_the_commands_are_those_of_the_manual():
-    known = "demo prepare inspect train evaluate options experiment recommend similar explain add-items slim"
+    known = "demo prepare features caption inspect train evaluate options experiment"
+    known += " recommend similar explain add-items slim export serve keys push pull"
     assert sorted(known.split(" ")) == COMMANDS
 
 

@@ -98,6 +98,8 @@ class Recommender:
         from lirdrec.configuration import to_dict
 
         facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
+        if "licence" in dataset.info:
+            facts["licence"] = dataset.info["licence"]
         return cls(
             scorer if scorer is not None else model.scorer(),
             dataset.users,
