@@ -26,8 +26,8 @@ class Column:
 
     Attributes:
         name: of the column.
-        kind: "number", "yes_no", "choice" (few texts) or "text".
-        values: the texts of a choice, most frequent first; lowest and highest of a number; else nothing.
+        kind: "number", "yes_no", "choice" (few texts), "list" (cells that list a few known texts) or "text".
+        values: the texts of a choice or list, most frequent first; lowest and highest of a number; else nothing.
         colours: whether a map can be coloured by it.
     """
 
@@ -78,7 +78,7 @@ def colouring(table: pl.DataFrame, name: str) -> Colouring:
         return _ranges(column.cast(pl.Float64).fill_nan(None))
     if column.dtype == pl.Boolean:
         column = column.replace_strict({True: "yes", False: "no"}, return_dtype=pl.String)
-    column = _first_values(column)
+    column = _cut(column, _separator(column)).list.first()
     counts = column.drop_nulls().value_counts(sort=True).sort("count", name, descending=[True, False])
     labels = counts[name].head(N_COLOURS).to_list()
     places: Mapping[str, int] = {label: place for place, label in enumerate(labels)}
@@ -89,26 +89,31 @@ def colouring(table: pl.DataFrame, name: str) -> Colouring:
 
 
 def _texts(name: str, column: pl.Series) -> Column:
-    is_title = name in TITLES
-    whole = column.drop_nulls().n_unique()
-    first = _first_values(column).drop_nulls()
-    repeats = not is_title and first.n_unique() * 2 <= len(first)
-    if is_title or whole > MAX_CHOICES:
+    mark = _separator(column)
+    values = _cut(column, mark)
+    cells = values.drop_nulls()
+    if name in TITLES or cells.list.len().max() is None:
+        return Column(name, "text", colours=False)
+    repeats = cells.list.first().n_unique() * 2 <= len(cells)
+    counts = cells.list.explode().value_counts(sort=True).sort("count", name, descending=[True, False])
+    if counts.height > MAX_CHOICES:
         return Column(name, "text", colours=repeats)
-    counts = column.drop_nulls().value_counts(sort=True).sort("count", name, descending=[True, False])
-    return Column(name, "choice", counts[name].to_list(), colours=repeats)
+    return Column(name, "choice" if mark is None else "list", counts[name].to_list(), colours=repeats)
 
 
-def _first_values(column: pl.Series) -> pl.Series:
-    """Texts without blanks around them, cut at the separator that most of the cells have; blank ones are null."""
-    texts = column.str.strip_chars()
-    texts = texts.set(texts == "", None)
-    there = max(1, len(texts) - texts.null_count())
-    shares = {mark: texts.str.contains(mark, literal=True).sum() / there for mark in _BETWEEN}
+def _separator(column: pl.Series) -> str | None:
+    """What parts the values of a cell, if a quarter of the cells hold several."""
+    there = max(1, len(column) - column.null_count())
+    shares = {mark: (column.str.contains(mark, literal=True).sum() or 0) / there for mark in _BETWEEN}
     mark = max(shares, key=lambda one: shares[one])
-    if shares[mark] < 0.25:
-        return texts
-    return texts.str.split(mark).list.first().str.strip_chars()
+    return mark if shares[mark] >= 0.25 else None
+
+
+def _cut(column: pl.Series, mark: str | None) -> pl.Series:
+    """Cells as lists of texts without blanks around them; null where there is none."""
+    lists = column.str.split("\0" if mark is None else mark).list.eval(pl.element().str.strip_chars())
+    lists = lists.list.eval(pl.element().filter(pl.element() != ""))
+    return lists.set(lists.list.len() == 0, None)
 
 
 def _ranges(column: pl.Series) -> Colouring:

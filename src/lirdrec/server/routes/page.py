@@ -19,7 +19,6 @@ from lirdrec.server.routes.common import answer, id_of, known_item, services
 from lirdrec.server.routes.page_answers import (
     AudienceAnswer,
     ColumnsAnswer,
-    ItemAnswer,
     ItemList,
     MapAnswer,
     UserAnswer,
@@ -45,16 +44,6 @@ async def items(request: Request, query: Text = "", offset: Offset = 0, limit: L
     snapshot = await served.current()
     found = await served.read(lambda: own.search.items(snapshot, query, offset, limit))
     return answer({"total": found.total, "items": [_item(snapshot, row) for row in found.rows]})
-
-
-@router.get("/items/{item:path}", responses={200: {"model": ItemAnswer}, **errors(404)}, response_model=None)
-async def one_item(request: Request, item: str) -> Response:
-    """What is known of an item."""
-    served, own = services(request), view(request)
-    snapshot = await served.current()
-    _, row = known_item(snapshot, item)
-    pictured = await served.read(lambda: not own.pictures.of(snapshot, row).is_drawn)
-    return answer(_item(snapshot, row) | {"picture": pictured})
 
 
 @router.get("/users", responses={200: {"model": UserList}, **errors()}, response_model=None)

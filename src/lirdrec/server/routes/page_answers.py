@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from lirdrec.server.map import CatalogueMap
 from lirdrec.server.pictures import Pictures
 from lirdrec.server.routes.common import services
+from lirdrec.server.schemas import ItemAnswer
 from lirdrec.server.searching import Search
 from lirdrec.server.services import Services
 
@@ -51,23 +52,11 @@ class ItemShort(BaseModel):
     added: bool = Field(description="Whether it came after training.")
 
 
-class ItemEntry(ItemShort):
-    """An item with its columns."""
-
-    columns: dict[str, Any]
-
-
-class ItemAnswer(ItemEntry):
-    """What is known of an item."""
-
-    picture: bool = Field(description="Whether it has one of its own.")
-
-
 class ItemList(BaseModel):
     """A page of items."""
 
     total: int
-    items: list[ItemEntry]
+    items: list[ItemAnswer]
 
 
 class UserShort(BaseModel):
@@ -98,8 +87,8 @@ class ColumnAnswer(BaseModel):
     """A column of the item table."""
 
     name: str
-    kind: Literal["number", "yes_no", "choice", "text"]
-    values: list[Any] = Field(description="Of a choice, most frequent first; lowest and highest of a number.")
+    kind: Literal["number", "yes_no", "choice", "list", "text"]
+    values: list[Any] = Field(description="Of a choice or list, most frequent first; lowest and highest of a number.")
     colours: bool = Field(description="Whether the map can be coloured by it.")
 
 

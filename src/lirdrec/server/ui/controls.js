@@ -42,7 +42,7 @@ export const untouched = (model) => ({
   diversity: 0,
   excludeSeen: true,
   filter: {},
-  k: 24,
+  k: 0, // the view says how many
 });
 
 /** The state as a request. */

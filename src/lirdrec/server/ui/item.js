@@ -141,7 +141,7 @@ async function locality(one, near, place, signal) {
     const around = near.neighbours.map((other) => points.items.indexOf(other.item)).filter((other) => other >= 0);
     const plane = new Plane(canvas, points, { fixed: true });
     plane.mark(at, around.slice(0, 6));
-    plane.fit([at, ...around.slice(0, 8)], 0.35);
+    plane.fit([at, ...around.slice(0, 4)], 0.3);
     signal.addEventListener("abort", () => plane.stop());
   } catch {
     place.replaceChildren(); // without a map the page is whole

@@ -34,7 +34,9 @@ export async function map(root, _, signal) {
   const listing = debounced(() => {
     const places = plane.inView();
     inView.textContent = `In view: ${counted(places.length, "item")}`;
+    const focused = list.contains(document.activeElement) && document.activeElement.getAttribute("href");
     list.replaceChildren(...places.slice(0, LISTED).map((at) => mini(at)));
+    if (focused) list.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
     if (places.length > LISTED) list.append(el("li", { class: "quiet rest" }, `and ${told(places.length - LISTED)} more; zoom in to see them`));
   }, 140);
   const plane = new Plane(canvas, points, {

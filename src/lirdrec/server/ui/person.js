@@ -7,6 +7,8 @@ import { controls, request, untouched } from "./controls.js";
 import { counted, el, icon, say, told } from "./dom.js";
 
 const SHOWN = 30; // of the history, at first
+const STEP = 24; // recommendations, and as many again
+const MOST = 240;
 let kept = null; // the controls stay as they are from person to person
 
 export async function person(root, id, signal) {
@@ -14,11 +16,18 @@ export async function person(root, id, signal) {
   const who = await api.user(id, { limit: SHOWN }, signal);
   if (kept?.parts !== model.parts.join()) kept = { parts: model.parts.join(), state: untouched(model) };
   const { state } = kept;
+  state.k = STEP;
 
   const list = grid([], "Recommended");
   const remark = el("p", { class: "quiet", id: "remark" });
   const history = el("ul", { class: "strip", "aria-label": "Liked", tabindex: "0" }, who.liked.map((one) => small(one)));
   if (who.total > who.liked.length) history.append(moreHistory(who, signal));
+
+  const further = el("p", { class: "further", hidden: true }, el("button", { type: "button", class: "plain", on: { click: () => longer() } }, "Show more"));
+  const longer = () => {
+    state.k += STEP;
+    ask();
+  };
 
   let usual = null; // item → place, before anything was turned
   let running = null;
@@ -55,6 +64,7 @@ export async function person(root, id, signal) {
       return card(model, item, { rank: at + 1, score: one.score, parts: one.parts, scale, note: plain ? null : moved(usual, one.item, at + 1), action: why });
     });
     rearranged(list, cards);
+    further.hidden = items.length < state.k || state.k >= MOST;
     remark.textContent = items.length ? "" : "Nothing fits: loosen the conditions under “Only items with”.";
     say(items.length ? `${counted(items.length, "item")}, first ${called({ item: items[0].item, title: items[0].columns[titleColumn(model)] })}` : remark.textContent);
   };
@@ -78,6 +88,7 @@ export async function person(root, id, signal) {
         el("div", { class: "row apart" }, el("h2", {}, "What they would get"), legend(model)),
         remark,
         list,
+        further,
       ),
     ),
   );
@@ -98,8 +109,8 @@ export const shownColumns = (model) => model.table.filter((one) => one.kind !== 
 
 const moved = (usual, item, now) => {
   const before = usual?.get(item);
-  if (before === undefined) return "new here";
-  return before === now ? "same place" : `was ${before}`;
+  if (before === undefined) return "new";
+  return before === now ? null : `was ${before}`;
 };
 
 const gives = (weights) => {

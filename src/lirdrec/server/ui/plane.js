@@ -1,7 +1,7 @@
 // Points on a canvas: zoom, pan, hover, choose. Knows nothing of what the points are beyond their titles.
 
 const RADIUS = 3.2;
-const LABELS = 26; // titles are drawn where no more points than these are in view
+const LABELS = 40; // titles are drawn where no more points than these are in view
 const NEAR = 14; // pixels within which a pointer finds a point
 const HUES = ["--c0", "--c1", "--c3", "--c2", "--c5", "--c4", "--accent"];
 const STEPS = ["--s0", "--s1", "--s2", "--s3", "--s4"];

@@ -1,0 +1,127 @@
+"""A real Chromium without a window, and servers of the small shop for it to look at."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from lirdrec.server.app import create_app
+from lirdrec.server.config import ServerConfig
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The system's Chromium; tests are skipped where it, or playwright, is missing."""
+    path = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("no Chromium found: install the package chromium to test the page")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def _serving(config: ServerConfig) -> Iterator[str]:
+    """The address of a server in a thread."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = uvicorn.Server(uvicorn.Config(create_app(config), log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            with httpx.Client(base_url=address, timeout=60) as client:
+                while client.get("/ready", headers={"X-API-Key": "x"}).status_code == 503:
+                    assert client.get("/health").status_code == 200
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def serve(shop, tmp_path_factory) -> Iterator[Callable[..., str]]:
+    """`serve(encoders=True)` gives the address of a server with the page; the same options, the same server."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        known: dict[str, str] = {}
+
+        def start(**options: Any) -> str:
+            name = repr(sorted(options.items()))
+            if name not in known:
+                store = f"sqlite:///{tmp_path_factory.mktemp('store') / 'live.sqlite'}"
+                config = ServerConfig(**{"run": str(shop), "store": store, "ui": True} | options)
+                known[name] = stack.enter_context(_serving(config))
+            return known[name]
+
+        yield start
+
+
+class Visit:
+    """A page of the browser on a server's page, and all that it complained about."""
+
+    def __init__(self, browser: Any, address: str, width: int = 1280, height: int = 860, **options: Any):
+        self.address = address
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(10_000)
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._hear)
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.expected: tuple[str, ...] = ()
+
+    def _hear(self, message: Any) -> None:
+        if message.type in ("error", "warning") and not any(part in message.text for part in self.expected):
+            self.complaints.append(message.text)
+
+    def go(self, where: str = "#/") -> Any:
+        """Open a view anew and wait until it is there."""
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.address}/ui/{where}", wait_until="domcontentloaded")
+        self.page.wait_for_selector("main:not([aria-busy]) h1")
+        return self.page
+
+    def get(self, path: str, **options: Any) -> Any:
+        """What the server itself answers."""
+        return httpx.get(f"{self.address}{path}", **options).raise_for_status().json()
+
+    def post(self, path: str, body: Any) -> Any:
+        """What the server itself answers."""
+        return httpx.post(f"{self.address}{path}", json=body).raise_for_status().json()
+
+
+@pytest.fixture
+def visit(browser, serve) -> Iterator[Callable[..., Visit]]:
+    """`visit(width=360)` opens the page of a server; at the end nothing may have been complained about, nor asked of
+    another host."""
+    visits: list[Visit] = []
+
+    def open(server: dict[str, Any] | None = None, **options: Any) -> Visit:
+        visits.append(Visit(browser, serve(**server or {"encoders": True}), **options))
+        return visits[-1]
+
+    yield open
+    for one in visits:
+        one.context.close()
+        assert one.complaints == []
+        assert [
+            url
+            for url in one.asked
+            if not url.startswith((one.address + "/", "blob:" + one.address, "data:", "about:"))
+        ] == []

@@ -1,0 +1,317 @@
+"""Every flow of the page, clicked through in a real browser; what it shows is compared with what the server says."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from ..shop import KINDS, picture
+
+HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp; "tent"'
+
+
+def texts(page, selector: str) -> list[str]:
+    return [one.strip() for one in page.locator(selector).all_inner_texts()]
+
+
+def ids(page, within: str = ".found") -> list[int]:
+    return [int(one.get_attribute("data-item")) for one in page.locator(f"{within} .card").all()]
+
+
+def test_search_by_keys_alone_finds_items_and_people(visit):
+    one = visit()
+    page = one.go()
+    page.keyboard.press("/")
+    page.keyboard.type("lamp")
+    page.get_by_role("option", name="lamp").first.wait_for()
+    found = one.get("/items?query=lamp&limit=7")["items"]
+    assert texts(page, ".hit .name") == [item["title"] for item in found]
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    chosen = page.locator("#query").get_attribute("aria-activedescendant")
+    assert page.locator(f"#{chosen}").get_attribute("aria-selected") == "true"
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", level=1, name=found[1]["title"]).wait_for()
+    assert page.evaluate("document.activeElement.tagName") == "H1"  # a reader of the screen goes on there
+
+    page.fill("#query", "47")
+    page.get_by_role("option", name="47 liked").click()
+    page.get_by_role("heading", level=1, name="47").wait_for()
+    page.fill("#query", "no such thing")
+    page.locator(".hit").get_by_text("Nothing is called so.").wait_for()
+    page.keyboard.press("Escape")
+    assert page.locator("#hits").is_hidden()
+
+
+def test_a_person_with_history_recommendations_and_the_parts_of_scores(visit):
+    one = visit()
+    page = one.go("#/user/4")
+    who = one.get("/users/4")
+    assert texts(page, ".liked .name") == [item["title"] for item in who["liked"]]
+    best = one.post("/recommend", {"user": 4, "k": 24, "parts": True})["items"]
+    assert ids(page) == [item["item"] for item in best]
+    said = page.locator(".found .bar").first.get_attribute("aria-label")
+    parts = dict(re.findall(r"(\w+) (−?[\d.]+)", said))
+    for name, value in best[0]["parts"].items():
+        assert float(parts[name].replace("−", "-")) == pytest.approx(value, abs=0.006)
+    assert float(parts["together"].replace("−", "-")) == pytest.approx(best[0]["score"], abs=0.006)
+    # the pieces are as long as the parts are large
+    widths = page.locator(".found .bar").first.locator(".piece").evaluate_all("all => all.map(p => p.offsetWidth)")
+    values = [abs(value) for value in best[0]["parts"].values()]
+    assert [w / sum(widths) for w in widths] == pytest.approx([v / sum(values) for v in values], abs=0.03)
+    # pictures of the shop's files, not drawn ones
+    assert page.locator(".found .card img").first.evaluate("i => i.decode().then(() => i.naturalWidth)") == 48
+
+
+def test_sliders_weigh_the_branches_live(visit):
+    one = visit()
+    page = one.go("#/user/4")
+    before = ids(page)
+    name = one.get("/model")["parts"][0]
+    with page.expect_response("**/recommend"):
+        page.get_by_role("slider", name=name).fill("0")
+    expected = one.post("/recommend", {"user": 4, "k": 24, "branch_weights": {name: 0}})["items"]
+    page.wait_for_function(
+        "want => document.querySelector('.found .card').dataset.item === want", arg=str(expected[0]["item"])
+    )
+    assert ids(page) == [item["item"] for item in expected] != before
+    moved = next(place for place, (a, b) in enumerate(zip(ids(page), before, strict=False)) if a != b)
+    was = before.index(ids(page)[moved]) + 1 if ids(page)[moved] in before else None
+    note = page.locator(".found .card").nth(moved).locator(".note").inner_text()
+    assert note == (f"was {was}" if was else "new")
+    # the controls stay from person to person; a button takes them back
+    page.evaluate("location.hash = '#/user/5'")
+    page.get_by_role("heading", level=1, name="5").wait_for()
+    page.wait_for_selector("main:not([aria-busy])")
+    assert page.get_by_role("slider", name=name).input_value() == "0"
+    with page.expect_response("**/recommend"):
+        page.get_by_role("button", name="As learned").click()
+    plain = one.post("/recommend", {"user": 5, "k": 24})["items"]
+    page.wait_for_function(
+        "want => document.querySelector('.found .card').dataset.item === want", arg=str(plain[0]["item"])
+    )
+    assert ids(page) == [item["item"] for item in plain]
+
+
+def test_filters_variety_and_what_was_liked(visit):
+    one = visit()
+    page = one.go("#/user/1")
+    known = {item["item"]: item["columns"] for item in one.get("/items?limit=200")["items"]}
+    with page.expect_response("**/recommend"):
+        page.get_by_label("price, at most").fill("30")
+    with page.expect_response("**/recommend"):
+        page.get_by_label("in_stock").select_option("no")
+    with page.expect_response("**/recommend"):
+        page.get_by_label("kind").select_option("cup")
+    asked = {"user": 1, "k": 24, "filter": {"price": {"le": 30}, "in_stock": False, "kind": "cup"}}
+    expected = [item["item"] for item in one.post("/recommend", asked)["items"]]
+    page.wait_for_function("n => document.querySelectorAll('.found .card').length === n", arg=len(expected))
+    assert ids(page) == expected != []
+    assert {known[item]["kind"] for item in expected} == {"cup"}
+    with page.expect_response("**/recommend"):
+        page.get_by_label("title").fill("zebra")
+    page.locator("#remark").get_by_text("Nothing fits").wait_for()
+    with page.expect_response("**/recommend"):
+        page.get_by_role("button", name="Clear").click()
+    with page.expect_response("**/recommend"):
+        page.get_by_label("Show what was liked already").check()
+    asked = {"user": 1, "k": 24, "exclude_seen": False, "diversity": 0.5}
+    with page.expect_response("**/recommend"):
+        page.get_by_role("slider", name="Variety").fill("0.5")
+    expected = [item["item"] for item in one.post("/recommend", asked)["items"]]
+    page.wait_for_function(
+        "all => [...document.querySelectorAll('.found .card')].map(c => c.dataset.item).join() === all",
+        arg=",".join(map(str, expected)),
+    )
+
+
+def test_why_an_item_was_recommended(visit):
+    one = visit()
+    page = one.go("#/user/6")
+    first = ids(page)[0]
+    button = page.locator(".found .card").first.get_by_role("button")
+    button.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("Because they liked").wait_for()
+    why = one.get(f"/explain?user=6&item={first}")
+    assert texts(page, "#why .name") == [item["title"] for item in why["liked"]]
+    shown = dict(zip(texts(page, "#why th"), texts(page, "#why td"), strict=True))
+    assert float(shown["score"].replace("−", "-")) == pytest.approx(why["score"], abs=6e-4)
+    page.keyboard.press("Escape")
+    assert dialog.is_hidden()
+    assert button.evaluate("b => b === document.activeElement")
+
+
+def test_an_item_with_its_neighbours_and_those_who_would_get_it(visit):
+    one = visit()
+    page = one.go("#/item/203")
+    page.locator(".people li").first.wait_for()
+    near = one.get("/similar/203?k=12")["neighbours"]
+    assert ids(page, "main") == [other["item"] for other in near]
+    page.locator(".between").get_by_text(f"It lies between “{near[0]['title']}” and “{near[1]['title']}”.").wait_for()
+    members = one.get("/audience/203?k=12")["members"]
+    assert texts(page, ".people .who") == [str(member["user"]) for member in members]
+    assert texts(page, ".people .place") == [f"place {member['place']}" for member in members]
+    page.locator(".chart.small canvas").wait_for()
+    page.locator(".people .who").first.click()
+    page.get_by_role("heading", level=1, name=str(members[0]["user"]), exact=True).wait_for()
+
+
+def test_an_item_is_added_with_title_and_picture_and_finds_its_people(visit, tmp_path):
+    one = visit()
+    page = one.go("#/add")
+    page.get_by_role("button", name="Add it").click()
+    page.get_by_text("Give it a title.").wait_for()
+    page.get_by_label("Title").fill("heavy tent number 99")
+    page.get_by_label("kind").fill("tent")
+    page.get_by_label("price").fill("12.5")
+    (tmp_path / "tent.png").write_bytes(picture("tent", 99))
+    page.set_input_files("#new-picture", tmp_path / "tent.png")
+    page.locator(".drop img").wait_for()
+    id = page.get_by_label("Id").input_value()
+    page.get_by_role("button", name="Add it").click()
+    page.locator(".banner").get_by_text("is in the catalogue and recommended from now on").wait_for()
+    page.locator(".people li").first.wait_for()
+    # planted truth: it lies among the tents, and those who like tents would get it
+    titles = texts(page, "main .card h3")
+    assert sum("tent" in title for title in titles[:6]) >= 5
+    who = [int(user) for user in texts(page, ".people .who")]
+    assert sum(KINDS[user % len(KINDS)] == "tent" for user in who) >= 10
+    assert page.locator(".picture.large img").evaluate("i => i.decode().then(() => i.src)").endswith(f"/pictures/{id}")
+    assert httpx.get(f"{one.address}/pictures/{id}").headers["content-type"] == "image/jpeg"
+    best = [item["item"] for item in one.post("/recommend", {"user": who[0], "k": 10})["items"]]
+    assert int(id) in best
+    # taken away again, on the second press only
+    page.get_by_role("button", name="Remove it").click()
+    page.get_by_role("button", name="Remove it for good?").click()
+    page.get_by_role("heading", level=1, name="Who would like what?").wait_for()
+    assert httpx.get(f"{one.address}/items/{id}").status_code == 404
+
+
+def test_what_is_wrong_with_a_new_item_is_told_in_a_sentence(visit, tmp_path):
+    one = visit()
+    one.expected = ("409", "422")
+    page = one.go("#/add")
+    page.get_by_label("Title").fill("old lamp")
+    page.get_by_label("Id").fill("103")
+    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("alert").get_by_text("is there already").wait_for()
+    page.get_by_label("Id").fill("999103")
+    (tmp_path / "broken.png").write_bytes(picture("lamp", 1)[:300])
+    page.set_input_files("#new-picture", tmp_path / "broken.png")
+    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("alert").get_by_text("picture").wait_for()
+    assert page.get_by_label("Title").input_value() == "old lamp"  # nothing that was typed is lost
+
+
+def test_without_encoders_the_page_says_what_to_do(visit):
+    one = visit(server={"encoders": False})
+    one.expected = ("422",)
+    page = one.go("#/add")
+    page.get_by_text("does not read titles and pictures itself").wait_for()
+    assert "--encoders" in page.locator("pre").inner_text()
+    page.get_by_label("Title").fill("brought by its vectors")
+    widths = one.get("/model")["features"]
+    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("alert").get_by_text("has no vector").wait_for()
+    page.get_by_label(f"text: {widths['text']} numbers").fill(", ".join(["0.5"] * widths["text"]))
+    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("heading", level=1, name="brought by its vectors").wait_for()
+
+
+def test_hostile_texts_stay_texts_everywhere(visit):
+    one = visit(server={"encoders": True, "max_batch": 255})  # a server of its own
+    httpx.post(
+        f"{one.address}/items", files={"id": (None, "666"), "title": (None, HOSTILE), "kind": (None, "<b>tent</b>")}
+    ).raise_for_status()
+    page = one.go("#/item/666")
+    assert page.locator("h1").inner_text() == HOSTILE
+    page.locator(".people li").first.wait_for()
+    near = one.get("/similar/666?k=1")["neighbours"][0]["item"]
+    page = one.go(f"#/item/{near}")
+    page = one.go("#/map")
+    page.fill("#map-find", "onerror")
+    page.locator(".rows .name").get_by_text(HOSTILE[:75]).wait_for()
+    page.fill("#query", "onerror")
+    page.locator(".hit .name").get_by_text(HOSTILE).wait_for()
+    user = one.get("/audience/666?k=1")["members"][0]["user"]
+    page = one.go(f"#/user/{user}")
+    page.locator(".found .card h3").get_by_text(HOSTILE).wait_for()
+    page.get_by_role("button", name="Why <img").click()
+    page.get_by_role("heading", name="Why <img").wait_for()
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("main img:not(.picture img)").count() == 0
+    answer = httpx.get(f"{one.address}/pictures/666")
+    assert answer.headers["content-type"] == "image/svg+xml"
+    assert b"<script" not in answer.content and "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_map_is_coloured_zoomed_and_walked_by_keys(visit):
+    one = visit()
+    page = one.go("#/map")
+    page.get_by_label("Colour by").select_option("kind")
+    page.get_by_role("button", name="lamp").wait_for()
+    total = one.get("/map")["total"]
+    page.get_by_role("heading", name=f"In view: {total} items").wait_for()
+    colours = page.locator(".chart canvas").evaluate(
+        """canvas => { const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        const seen = new Set(); for (let at = 0; at < all.length; at += 4) if (all[at + 3] > 190) seen.add(`${all[at]},${all[at + 1]},${all[at + 2]}`);
+        return seen.size }"""
+    )
+    assert colours >= 4  # of the four kinds, some mixed
+    page.get_by_role("button", name="lamp").click()
+    assert page.get_by_role("button", name="lamp").get_attribute("aria-pressed") == "false"
+    page.get_by_role("heading", name=f"In view: {total - 12} items").wait_for()
+    page.get_by_role("button", name="lamp").click()
+    page.locator(".chart canvas").focus()
+    for _ in range(5):
+        page.keyboard.press("+")
+    page.wait_for_function("n => !document.querySelector('.in-view h2').textContent.includes(n)", arg=str(total))
+    page.keyboard.press("0")
+    page.get_by_role("heading", name=f"In view: {total} items").wait_for()
+    page.get_by_label("Colour by").select_option("price")
+    page.get_by_role("list", name="Colours of price").wait_for()
+    assert len(texts(page, ".swatch")) == 5
+    page.locator(".rows a").first.focus()
+    page.locator(".tip").wait_for()
+    title = page.locator(".rows .name").first.inner_text()
+    assert page.locator(".tip strong").inner_text() == title
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", level=1, name=title).wait_for()
+
+
+def test_a_point_of_the_map_is_hovered_and_clicked(visit):
+    one = visit()
+    page = one.go("#/map")
+    page.locator(".rows a").first.hover()
+    page.locator(".tip").wait_for()
+    canvas, tip = page.locator(".chart canvas").bounding_box(), page.locator(".tip strong").inner_text()
+    points = one.get("/map")
+    at = points["titles"].index(tip)
+    # the same arithmetic as the page's: everything fits, with 6 % around
+    width, height = canvas["width"], canvas["height"]
+    (west, east), (south, north) = ((min(points[name]), max(points[name])) for name in "xy")
+    scale = min(width / (east - west), height / (north - south)) * 0.88
+    x = canvas["x"] + width / 2 + (points["x"][at] - (west + east) / 2) * scale
+    y = canvas["y"] + height / 2 - (points["y"][at] - (south + north) / 2) * scale
+    page.mouse.move(5, 5)
+    page.mouse.move(x, y)
+    page.locator(".tip").wait_for()
+    shown = page.locator(".tip strong").inner_text()
+    page.mouse.down()
+    page.mouse.up()
+    page.get_by_role("heading", level=1, name=shown).wait_for()
+    assert shown == tip
+
+
+def test_a_person_or_item_that_is_not_there(visit):
+    one = visit()
+    one.expected = ("404",)
+    page = one.go("#/user/123456")
+    page.get_by_role("heading", name="There is no such thing here").wait_for()
+    page.get_by_text("No user has the id 123456.").wait_for()
+    page = one.go("#/item/%E2%98%83")
+    page.get_by_text("the item ids are integers").wait_for()
