@@ -21,7 +21,8 @@ import pytest
 
 from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, TrainingError
-from lirdrec.features.cluster import AHEAD, RayLoop, Share, share_out
+from lirdrec.features.cluster import RayLoop, share_out
+from lirdrec.features.cluster_workers import AHEAD, Share
 from lirdrec.features.encoding import Task, local
 from lirdrec.features.run import Job, make_features
 from lirdrec.features.sources import Item, TextSource, text_item
