@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,9 @@ import httpx
 import pytest
 
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig
+from lirdrec.server.schemas import MAX_EVENTS, MAX_ITEMS, EventsRequest, ItemsRequest, RecommendRequest, SwapRequest
 from lirdrec.server.security import Keys
 
 
@@ -122,3 +125,19 @@ def test_workers_see_each_others_changes_and_count_together(run, tmp_path):
     assert 'lirdrec_requests_total{method="POST",route="/recommend",status="200"} 80.0' in text
     started = [line for line in served.lines if "Started server process" in line]
     assert len(started) == 2 and Recommender.load(run).n_items == 3
+
+
+def test_the_page_on_serving_is_true():
+    """Bodies of its examples fit, its addresses exist, and its limits are the configuration's."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    models = {"recommend": RecommendRequest, "events": EventsRequest, "items": ItemsRequest, "model": SwapRequest}
+    examples = re.findall(r"-d '(\{[^']*\})'[^/]*?http://127.0.0.1:8000/(\w+)", page)
+    for body, path in examples:
+        models[path].model_validate_json(body)
+    assert {path for _, path in examples} == set(models)
+    known = {path.split("?")[0] for path in create_app(ServerConfig("run")).openapi()["paths"]}
+    assert known - {"/users/{user}", "/openapi.json"} <= {*re.findall(r"/[\w/{}]+", page)}
+    config = ServerConfig("run")
+    for limit in (f"{config.max_batch} |", f"{config.max_body_bytes // 2**20} MB", f"{config.timeout_seconds:g} s"):
+        assert limit in page
+    assert f"{config.max_pixels // 10**6} million pixels" in page and f"{MAX_ITEMS}, {MAX_EVENTS:,} |" in page
