@@ -29,12 +29,11 @@ def placeholder(item: int | str, title: str | None = None) -> bytes:
 
 
 def initials(title: str) -> str:
-    """One or two letters that stand for a title: of its first words that say something, else its first letter."""
-    words = [word.strip("\"'([{.,:;!?-–") for word in title.split()]
+    """One or two letters that stand for a title: of its first words that say something; "·" where it has none."""
+    words = [word.strip("\"'([{.,:;!?-–…“”‘’") for word in title.split()]
     words = [word for word in words if word and word[0].isalnum()]
-    telling = [word for word in words if word.lower() not in _SKIPPED] or words
-    letters = "".join(word[0] for word in telling[:2] if not (len(telling) > 1 and word[0].isdigit()))
-    return (letters or "".join(word[0] for word in telling[:1]) or "·").upper()[:2]
+    telling = [word for word in words if word.lower() not in _SKIPPED and not word[0].isdigit()] or words
+    return "".join(word[0] for word in telling[:2]).upper()[:2] or "·"
 
 
 def _shapes(digits: bytes, hue: str, other: str) -> str:

@@ -99,7 +99,7 @@ def keys(tmp_path_factory):
 def test_a_server_with_keys_asks_for_one_and_the_tab_keeps_it(visit, keys):
     path, write, read = keys
     one = visit(server={"keys": path})
-    one.expected = ("401", "403")
+    one.expected = ("401", "403", "422")
     one.page.goto(f"{one.address}/ui/")
     dialog = one.page.get_by_role("dialog")
     dialog.get_by_text("This server wants an API key").wait_for()
@@ -125,7 +125,10 @@ def test_a_server_with_keys_asks_for_one_and_the_tab_keeps_it(visit, keys):
     dialog.get_by_text("This server wants an API key").wait_for()
     dialog.get_by_label("API key").fill(write)
     dialog.get_by_role("button", name="Use this key").click()
-    assert one.page.evaluate("sessionStorage.getItem('lirdrec-key')") == write
+    page.wait_for_function("key => sessionStorage.getItem('lirdrec-key') === key", arg=write)
+    page.get_by_label("Title").fill("a lamp")
+    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("alert").get_by_text("has no vector").wait_for()
 
 
 def test_the_page_itself_holds_nothing_that_needs_a_key_and_runs_no_inline_script(visit, keys):

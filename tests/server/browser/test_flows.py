@@ -11,6 +11,13 @@ from ..shop import KINDS, picture
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp; "tent"'
 
+COLOURS = """canvas => {
+  const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  const seen = new Set();
+  for (let at = 0; at < all.length; at += 4) if (all[at + 3] > 190) seen.add(all.slice(at, at + 3).join());
+  return seen.size;
+}"""
+
 
 def texts(page, selector: str) -> list[str]:
     return [one.strip() for one in page.locator(selector).all_inner_texts()]
@@ -256,11 +263,7 @@ def test_the_map_is_coloured_zoomed_and_walked_by_keys(visit):
     page.get_by_role("button", name="lamp").wait_for()
     total = one.get("/map")["total"]
     page.get_by_role("heading", name=f"In view: {total} items").wait_for()
-    colours = page.locator(".chart canvas").evaluate(
-        """canvas => { const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-        const seen = new Set(); for (let at = 0; at < all.length; at += 4) if (all[at + 3] > 190) seen.add(`${all[at]},${all[at + 1]},${all[at + 2]}`);
-        return seen.size }"""
-    )
+    colours = page.locator(".chart canvas").evaluate(COLOURS)
     assert colours >= 4  # of the four kinds, some mixed
     page.get_by_role("button", name="lamp").click()
     assert page.get_by_role("button", name="lamp").get_attribute("aria-pressed") == "false"

@@ -37,7 +37,8 @@ async function ask(path, { method = "GET", query = {}, body, signal } = {}) {
     if (value !== undefined && value !== null) url.searchParams.set(name, value);
   }
   const headers = {};
-  if (key()) headers["X-API-Key"] = key();
+  const used = key();
+  if (used) headers["X-API-Key"] = used;
   if (body !== undefined && !(body instanceof FormData)) {
     headers["Content-Type"] = "application/json";
     body = JSON.stringify(body);
@@ -50,7 +51,8 @@ async function ask(path, { method = "GET", query = {}, body, signal } = {}) {
     throw new Problem(0, "The server does not answer. Is it still running?");
   }
   if (answer.ok) return answer;
-  if (answer.status === 401) document.dispatchEvent(new CustomEvent("key-wanted", { detail: Boolean(key()) }));
+  // not where another key was given meanwhile
+  if (answer.status === 401 && key() === used) document.dispatchEvent(new CustomEvent("key-wanted", { detail: Boolean(used) }));
   let said = null;
   try {
     said = (await answer.json()).detail;
