@@ -16,6 +16,7 @@ from lirdrec.cli import (
     data_commands,
     demo_command,
     experiment_commands,
+    exporting_commands,
     feature_commands,
     server_commands,
     serving_commands,
@@ -95,6 +96,7 @@ training_commands.register(app)
 serving_commands.register(app)
 server_commands.register(app)
 sharing_commands.register(app)
+exporting_commands.register(app)
 experiment_commands.register(app)
 demo_command.register(app)
 

@@ -162,7 +162,7 @@ def _identity(recommender: Recommender, exclude_seen: bool) -> str:
     for name, tensor in sorted(recommender.scorer.tensors().items()):
         if not name.startswith("memory."):  # of no use but to growing
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+            digest.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
     for known in (recommender.users, recommender.items):
         digest.update("\n".join(map(str, known.series)).encode())
     if exclude_seen and recommender.train is not None:

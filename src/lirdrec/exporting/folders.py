@@ -1,0 +1,43 @@
+"""`export`: one folder for each kind of destination, written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from lirdrec.atomic import atomic_folder
+from lirdrec.configuration import nearest
+from lirdrec.errors import ConfigError
+from lirdrec.exporting.arrays import write_faiss, write_npy
+from lirdrec.exporting.pgvector import write_pgvector
+from lirdrec.exporting.qdrant import write_qdrant
+from lirdrec.recommender.recommender import Recommender
+
+KINDS: Mapping[str, Callable[[Recommender, Path], None]] = {
+    "npy": write_npy,
+    "faiss": write_faiss,
+    "qdrant": write_qdrant,
+    "pgvector": write_pgvector,
+}
+
+
+def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write what another search engine or runtime needs of a recommender, with a README.txt that says how to use it.
+
+    Args:
+        recommender: a run, slim or not.
+        kind: one of `KINDS`.
+        folder: the folder to make.
+        overwrite: replace what the folder holds.
+
+    Raises:
+        ConfigError: an unknown kind, or its library is not installed.
+        CapabilityError: the model has nothing of the kind.
+        RunFolderError: the folder holds something while `overwrite` is off, or it cannot be written.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"no export to '{kind}'; {nearest(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
+    folder = Path(folder)
+    with atomic_folder(folder, overwrite) as temporary:
+        KINDS[kind](recommender, temporary)
+    return folder

@@ -1,0 +1,92 @@
+"""Vectors and item columns of a recommender, as other search engines take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.columns import USER
+from lirdrec.errors import CapabilityError
+from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.recommender.recommender import Recommender
+
+BLOCK_ROWS = 8192
+
+WHAT = """\
+{n_users:,} users and {n_items:,} items of a run of lirdrec ({model} on {dataset}); vectors of {width} numbers.
+The score of an item for a user is the inner product of their vectors; larger is better. It is no cosine: do not
+normalise the vectors. What a user has seen already is among the best: ask for so many more, and leave it out.
+Items of equal score may come in another order than lirdrec's.
+
+"""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """`users` `(U, D)` and `items` `(I, D)`, float32; the score is their inner product."""
+
+    users: np.ndarray
+    items: np.ndarray
+
+    @property
+    def width(self) -> int:
+        """Number of columns, D."""
+        return self.items.shape[1]
+
+
+def vectors_of(recommender: Recommender) -> Vectors:
+    """The vectors of a recommender.
+
+    Raises:
+        CapabilityError: its model scores without vectors.
+    """
+    scorer = recommender.scorer
+    if not isinstance(scorer, VectorScorer):
+        model = recommender.info.get("model", "this model")
+        raise CapabilityError(
+            f"{model} scores by a matrix of items and items, so it has no vectors to export;"
+            " lirdrec recommend --all writes its lists"
+        )
+    users, items = (one.detach().float().cpu().numpy() for one in (scorer.user_vectors, scorer.item_vectors))
+    return Vectors(np.ascontiguousarray(users), np.ascontiguousarray(items))
+
+
+def item_columns(recommender: Recommender) -> pl.DataFrame:
+    """The item table without what is neither number, truth, text, time, list nor struct; categories become texts."""
+    table = recommender.item_table
+    columns = []
+    for name, kind in table.schema.items():
+        if kind in (pl.Binary, pl.Object):
+            continue
+        plain = kind.is_numeric() and not kind.is_decimal()
+        plain = plain or kind.is_nested() or kind.base_type() in (pl.Boolean, pl.String, pl.Date, pl.Datetime)
+        columns.append(table[name] if plain else table[name].cast(pl.String, strict=False))
+    return pl.DataFrame(columns)
+
+
+def user_column(recommender: Recommender) -> pl.DataFrame:
+    """The users' ids as a table."""
+    return pl.DataFrame({USER: recommender.users.series})
+
+
+def with_vectors(frame: pl.DataFrame, vectors: np.ndarray, name: str) -> Iterator[pl.DataFrame]:
+    """The rows in blocks, with their vectors as the last column, a list of float32."""
+    for start in range(0, frame.height, BLOCK_ROWS):
+        block = pl.Series(name, vectors[start : start + BLOCK_ROWS]).arr.to_list()
+        yield frame[start : start + BLOCK_ROWS].with_columns(block.alias(name))
+
+
+def write_readme(folder: Path, recommender: Recommender, vectors: Vectors, text: str) -> None:
+    """Write README.txt: what all exports have in common, then `text`."""
+    what = WHAT.format(
+        n_users=recommender.n_users,
+        n_items=recommender.n_items,
+        model=recommender.info.get("model", "a model"),
+        dataset=recommender.info.get("dataset", "unnamed data"),
+        width=vectors.width,
+    )
+    (folder / "README.txt").write_text(what + text, encoding="utf-8")
