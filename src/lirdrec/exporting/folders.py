@@ -9,6 +9,7 @@ from lirdrec.atomic import atomic_folder
 from lirdrec.configuration import nearest
 from lirdrec.errors import ConfigError
 from lirdrec.exporting.arrays import write_faiss, write_npy
+from lirdrec.exporting.item_encoder import write_onnx
 from lirdrec.exporting.pgvector import write_pgvector
 from lirdrec.exporting.qdrant import write_qdrant
 from lirdrec.recommender.recommender import Recommender
@@ -18,6 +19,7 @@ KINDS: Mapping[str, Callable[[Recommender, Path], None]] = {
     "faiss": write_faiss,
     "qdrant": write_qdrant,
     "pgvector": write_pgvector,
+    "onnx": write_onnx,
 }
 
 
@@ -33,7 +35,8 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
     Raises:
         ConfigError: an unknown kind, or its library is not installed.
         CapabilityError: the model has nothing of the kind.
-        RunFolderError: the folder holds something while `overwrite` is off, or it cannot be written.
+        RunFolderError: the folder holds something while `overwrite` is off, or cannot be written; for "onnx": the
+            features that the run was trained with are gone.
     """
     if kind not in KINDS:
         raise ConfigError(f"no export to '{kind}'; {nearest(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
