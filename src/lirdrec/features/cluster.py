@@ -116,6 +116,11 @@ class RayLoop:
                 _knock(self.address)  # Ray itself goes on trying for many minutes
                 ray.init(address=self.address, **options)
         except (OSError, ValueError, RuntimeError) as error:
+            if _wants_a_token(error):
+                raise ConfigError(
+                    f"the Ray cluster at '{self.address}' asks for a token: set RAY_AUTH_MODE=token, and give the"
+                    " cluster's token as Ray's documentation says"
+                ) from error
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ConfigError(
                 f"no Ray cluster answers at '{self.address}' ({first}); start one with ray start --head, or use 'local'"
@@ -167,6 +172,14 @@ def _environment(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def _wants_a_token(error: BaseException | None) -> bool:
+    while error is not None:
+        if "AuthenticationError" in f"{type(error).__name__} {error}":  # Ray puts the cause into the message
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _knock(address: str) -> None:
