@@ -52,7 +52,7 @@ def vectors(n: int, width: int, draw: np.random.Generator) -> torch.Tensor:
 
 
 def histories(users: int, items: int, pairs: int, draw: np.random.Generator) -> Interactions:
-    """Five likes or so of each user, few users with hundreds; popular items are liked most. Repeated pairs count once."""
+    """Five likes or so of each user, few users with hundreds; popular items are liked most."""
     extra = draw.pareto(1.3, users)
     lengths = np.minimum(5 + (extra * (1.066 * pairs - 5 * users) / extra.sum()).astype(int), 2000)
     owner = np.repeat(np.arange(users), lengths)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lirdrec.errors import LirdrecError
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.ranking.top_k import best
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.filters import Filter
 from lirdrec.server.gathering import Gathered, gather
 from lirdrec.server.live import Snapshot
 from lirdrec.server.query import Query, Ranked
 from lirdrec.server.reranking import depth, maximal_marginal_relevance
+from lirdrec.server.selection import best_by_stretches
 
 KEPT_MASKS = 64
 
@@ -132,7 +132,7 @@ class Ranker:
 def _exact(
     snapshot: Snapshot, gathered: Gathered, masks: Sequence[tuple[int, Tensor]], k: int
 ) -> tuple[Tensor, Tensor]:
-    """Scores and rows `(b, k)` of the best items, as `ranking.top_k.best` gives them."""
+    """Scores and rows `(b, k)` of the best items, equal ones in order of item row."""
     scores = snapshot.recommender.scorer.scores(gathered.vectors)  # (b, I)
     if len(snapshot.gone_rows):
         scores.index_fill_(1, snapshot.gone_rows, -torch.inf)
@@ -140,7 +140,7 @@ def _exact(
         scores[gathered.owners, gathered.liked] = -torch.inf
     for at, mask in masks:
         scores[at].masked_fill_(mask, -torch.inf)
-    return best(scores, k)
+    return best_by_stretches(scores, k)
 
 
 def _special(
