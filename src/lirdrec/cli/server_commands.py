@@ -48,6 +48,7 @@ def serve(
     encoders: Annotated[
         bool, typer.Option("--encoders", help="Encode titles and pictures of new items, as the dataset's were.")
     ] = False,
+    device: Annotated[str, typer.Option("--device", help="Of the encoders: cpu, cuda or mps.")] = "cpu",
     images: Annotated[Path | None, typer.Option("--images", help="Folder of the items' pictures.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow RUN when it leads to another run.")] = False,
     runs: Annotated[Path | None, typer.Option("--runs", help="Folder of runs that POST /model may change to.")] = None,
@@ -99,6 +100,7 @@ def serve(
         "threads": threads,
         "ui": ui,
         "encoders": encoders,
+        "device": device,
         "images": _text(images),
         "watch": watch,
         "runs": _text(runs),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 import logging
 import re
 import secrets
@@ -43,6 +44,7 @@ class Observed:
 
     def __init__(self, app: ASGIApp, services: Services):
         self.app, self.services = app, services
+        self._worker, self._numbers = secrets.token_hex(6), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,7 +52,7 @@ class Observed:
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8).encode()
+        request_id = given if _ID.fullmatch(given) else f"{self._worker}-{next(self._numbers)}".encode()
         safe = (*_SAFE, _PAGE_POLICY if scope["path"].startswith(PAGE) else _POLICY, (b"x-request-id", request_id))
         started = time.perf_counter()
         status = 0
@@ -141,7 +143,7 @@ class Guarded:
         caller = client[0] if client else "unknown"
         if self.services.keys is not None:
             caller = self._key(headers, method, path)
-        elif self._names is not None:
+        else:
             _refuse_strangers(headers, self._names, self.services.config.cors)
         scope[CALLER] = caller
         if self.services.limiter is not None:
@@ -202,20 +204,18 @@ def _too_large(limit: int) -> Problem:
 
 
 def _names(config: ServerConfig) -> frozenset[str] | None:
-    """Host names that a server without keys answers to; None where strangers are allowed anyway.
+    """Host names that a server without keys answers to; None where it may be reached under any.
 
     A page that a person of this machine looks at could else ask the server in the person's place, under a name that it
     lets point to 127.0.0.1.
     """
-    if config.keys is not None or not config.is_local:
-        return None
-    return frozenset({"localhost", config.host, *config.hosts})
+    return frozenset({"localhost", config.host, *config.hosts}) if config.is_local else None
 
 
-def _refuse_strangers(headers: dict[bytes, bytes], names: frozenset[str], origins: tuple[str, ...]) -> None:
+def _refuse_strangers(headers: dict[bytes, bytes], names: frozenset[str] | None, origins: tuple[str, ...]) -> None:
     host = headers.get(b"host", b"").decode("latin-1")
     name = _host(host)
-    if name not in names and not _is_loopback(name):
+    if names is not None and name not in names and not _is_loopback(name):
         raise Problem(
             403, "without API keys only this machine is answered; name other hosts with --allow-host, or use keys"
         )
