@@ -247,3 +247,21 @@ def test_before_the_run_is_loaded_all_of_it_says_so(start, tmp_path):
     client = start(ready=False, run=str(tmp_path / "no such run"))
     for path in ("/items", "/users", "/users/1", "/pictures/1", "/columns", "/map", "/audience/1"):
         assert client.get(path).status_code == 503, path
+
+
+def test_a_slim_run_shows_what_it_can(start, recommender, tmp_path):
+    recommender.slim(tmp_path / "slim")
+    client = start(run=str(tmp_path / "slim"))
+    assert get(client, "/items", query="100")["items"][0] == {"item": 100, "title": None, "columns": {}, "added": False}
+    assert get(client, "/columns") == {"columns": []}  # it keeps vectors and ids only
+    assert get(client, "/users/4") | {"weights": None} == {
+        "user": 4,
+        "known": True,
+        "total": 0,
+        "liked": [],
+        "weights": None,
+    }
+    assert len(get(client, "/map")["items"]) == recommender.n_items
+    assert client.get("/pictures/100").status_code == 200
+    refused = client.get("/audience/203")
+    assert refused.status_code == 409 and "slim" in refused.json()["detail"]

@@ -182,23 +182,36 @@ export class Plane {
   paintLabels(ink, places, radius) {
     ink.font = `12.5px ${getComputedStyle(this.canvas).fontFamily}`;
     ink.textBaseline = "middle";
-    const taken = [];
-    for (const at of places) {
+    ink.lineJoin = "round";
+    ink.lineWidth = 3.5;
+    ink.strokeStyle = this.colours.ground;
+    const spots = places.map((at) => this.screen(at));
+    const taken = spots.map(({ x, y }) => [x - radius, y - radius, x + radius, y + radius]);
+    places.forEach((at, own) => {
       const text = cut(this.points.titles[at] || String(this.points.items[at]));
-      const { x, y } = this.screen(at);
-      const wide = ink.measureText(text).width;
-      const left = x + radius + 5 + wide > this.width - 4 ? x - radius - 5 - wide : x + radius + 5;
-      const box = [left, y - 8, left + wide, y + 8];
-      if (taken.some((one) => box[0] < one[2] && box[2] > one[0] && box[1] < one[3] && box[3] > one[1])) continue;
+      const box = this.room(spots[own], ink.measureText(text).width, radius + 4, taken, own);
+      if (!box) return;
       taken.push(box);
-      ink.lineWidth = 3.5;
-      ink.lineJoin = "round";
-      ink.strokeStyle = this.colours.ground;
-      ink.strokeText(text, left, y);
+      const middle = (box[1] + box[3]) / 2;
+      ink.strokeText(text, box[0], middle);
       ink.fillStyle = at === this.subject ? this.colours.accent : this.colours.ink;
-      ink.fillText(text, left, y);
-      ink.lineWidth = 1;
-    }
+      ink.fillText(text, box[0], middle);
+    });
+    ink.lineWidth = 1;
+  }
+
+  /** A free box for a label beside, below or above its point; null where there is none. */
+  room({ x, y }, wide, off, taken, own) {
+    const high = 8;
+    const boxes = [
+      [x + off, y - high],
+      [x - off - wide, y - high],
+      [x - wide / 2, y + off - 2],
+      [x - wide / 2, y - off + 2 - 2 * high],
+    ].map(([left, top]) => [left, top, left + wide, top + 2 * high]);
+    const inside = (box) => box[0] >= 3 && box[1] >= 0 && box[2] <= this.width - 3 && box[3] <= this.height;
+    const free = (box) => taken.every((one, at) => at === own || box[0] > one[2] || box[2] < one[0] || box[1] > one[3] || box[3] < one[1]);
+    return boxes.find((box) => inside(box) && free(box)) ?? null;
   }
 
   ring(ink, at, radius, colour) {
