@@ -1,4 +1,4 @@
-"""Sealed shards become the files of one matrix, block by block: memory holds 18 bytes an item, never the matrix."""
+"""Sealed shards become the files of one matrix, block by block: memory holds a few bytes an item, never the matrix."""
 
 from __future__ import annotations
 
@@ -58,7 +58,6 @@ def join(
     n = shards.n_rows
     keep = np.ones(n, dtype=bool) if keep is None else keep
     present, cut = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    keys = np.zeros((n, KEY_BYTES), dtype=np.uint8)
     files = {ending: folder / f"matrix{ending}" for ending in (VALUES, MASK, KEYS)}
     dims = missing = n_problems = 0
     told: list[tuple[str, str, str]] = []
@@ -66,10 +65,12 @@ def join(
         folder.mkdir(parents=True, exist_ok=True)
         with (
             files[VALUES].open("wb") as values,
+            files[KEYS].open("wb") as keys,
             (folder / f"matrix{PROBLEMS}").open("w", encoding="utf-8", newline="") as list_of_problems,
         ):
             writer = csv.writer(list_of_problems, lineterminator="\n")
             writer.writerow((ITEM, "source", "problem"))
+            keys.write(matrix_header(np.dtype(np.uint8), (int(keep.sum()), KEY_BYTES)))
             for index in range(len(shards)):
                 at, shard = shards.rows(index), shards.read(index)
                 some = slice(at.start, at.stop)
@@ -79,7 +80,7 @@ def join(
                     values.write(matrix_header(vectors.dtype, (int(keep.sum()), dims)))
                 values.write(np.ascontiguousarray(vectors[keep[some]]).data)
                 present[some], cut[some] = shard.arrays["present"], shard.arrays["cut"]
-                keys[some] = shard.arrays["keys"]
+                keys.write(np.ascontiguousarray(shard.arrays["keys"][keep[some]]).data)
                 missing += shard.facts["missing"]
                 n_problems += len(shard.facts["problems"])
                 if shard.facts["problems"]:
@@ -88,7 +89,6 @@ def join(
                     writer.writerows(lines)
                     told += lines[: SHOWN - len(told)]
         np.save(files[MASK], present[keep])
-        np.save(files[KEYS], keys[keep])
         if cut.any():
             files[CUT] = folder / f"matrix{CUT}"
             np.save(files[CUT], cut[keep])
