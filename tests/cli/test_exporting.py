@@ -1,0 +1,95 @@
+"""`lirdrec export`, and `lirdrec recommend` for everyone or among some items, as commands."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import polars as pl
+import pytest
+
+
+def test_export_writes_a_folder_that_says_how_to_use_it(lirdrec, run, tmp_path):
+    result = lirdrec("export", run, "--to", "npy", "out")
+    assert (result.exit_code, result.stdout) == (0, "out is written; out/README.txt says how to use it\n")
+    assert "2 users and 3 items of a run of lirdrec (m on d)" in (tmp_path / "out" / "README.txt").read_text()
+    assert np.load(tmp_path / "out" / "items.npy").tolist() == [[1, 3], [2, 2], [3, 1]]
+    assert lirdrec("export", run, "--to", "npy", "out", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["RUN", "--to", "pgvektor", "out"], "no export to 'pgvektor'; did you mean 'pgvector'?"),
+        (["RUN", "--to", "npy", "RUN"], "this folder has something in it"),
+        (["nowhere", "--to", "npy", "out"], "nowhere"),
+        (["RUN", "--to", "onnx", "out"], "cannot export its item encoder"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(lirdrec, run, tmp_path, arguments, sentence):
+    arguments = [run if one == "RUN" else one for one in arguments]
+    result = lirdrec("export", *arguments)
+    assert result.exit_code == 2 and sentence in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and result.stdout == ""
+    assert os.listdir(tmp_path) == ["run"]
+
+
+@pytest.fixture
+def unfinished(lirdrec, run, tmp_path, monkeypatch):
+    """A file of every user whose last step Ctrl-C stopped."""
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lirdrec.exporting.everyone._join", stopped)
+        result = lirdrec("recommend", run, "--all", "-k", 1, "-o", "all.csv")
+    assert result.exit_code == 130
+    assert result.stderr == "What was ranked is kept. Go on: the same command again\n\nlirdrec: stopped\n"
+    assert sorted(os.listdir(tmp_path)) == ["all.csv.parts", "run"]
+
+
+def test_everyone_goes_on_where_it_was(lirdrec, run, tmp_path, unfinished, monkeypatch):
+    def ranked_again(*arguments):
+        raise AssertionError("what was ranked is ranked again")
+
+    monkeypatch.setattr("lirdrec.exporting.everyone._ranked", ranked_again)
+    assert lirdrec("recommend", run, "--all", "-k", 1, "-o", "all.csv").exit_code == 0
+    assert pl.read_csv(tmp_path / "all.csv").rows() == [(1, 20, 1, 2.0), (2, 10, 1, 3.0)]
+    assert sorted(os.listdir(tmp_path)) == ["all.csv", "run"]
+
+
+def test_everyone_anew_or_refused_with_other_settings(lirdrec, run, tmp_path, unfinished):
+    result = lirdrec("recommend", run, "--all", "-k", 2, "-o", "all.csv")
+    assert result.exit_code == 2 and "holds unfinished work with other settings" in result.stderr
+    assert lirdrec("recommend", run, "--all", "-k", 2, "-o", "all.csv", "--restart").exit_code == 0
+    assert pl.read_csv(tmp_path / "all.csv")["item"].to_list() == [20, 10, 10, 20]
+
+
+def test_choosing_among_items_by_their_columns(lirdrec, run, tmp_path):
+    later = '{"title": {"gt": "B"}}'
+
+    def items(*options: object) -> list[int]:
+        return [row["item"] for row in json.loads(lirdrec("recommend", run, *options, "-k", 2, "--json").stdout)]
+
+    assert items("--user", 2, "--where", later) == [20, 30]
+    assert items("--user", 1, "--where", later) == [20]  # it liked 30
+    assert items("--user", 2, "--where", later, "--candidates", "10,20") == [20]
+    lirdrec("recommend", run, "--all", "-k", 2, "--where", later, "-o", "all.parquet")
+    assert pl.read_parquet(tmp_path / "all.parquet")["item"].to_list() == [20, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        ("price < 30", "--where: is not JSON"),
+        ("[1]", "--where: give columns and conditions"),
+        ('{"titel": "Alien"}', "filter: no column 'titel'; did you mean 'title'?"),
+        ('{"title": "Dune"}', "there is no such item"),
+    ],
+)
+def test_conditions_that_cannot_be_met(lirdrec, run, where, sentence):
+    result = lirdrec("recommend", run, "--user", 1, "--where", where)
+    assert result.exit_code == 2 and sentence in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
