@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 
 from lirdrec.errors import ConfigError, LirdrecError
+from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.encoding import Encoders
 from lirdrec.server.engine import Engine
@@ -24,6 +25,8 @@ from lirdrec.server.watching import Pointer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+WARM_BYTES = 256 * 2**20  # of features that a server may hold without having been asked for a new item
 
 
 class Services:
@@ -174,7 +177,7 @@ class Services:
             recommender = self.live.snapshot.recommender
             if self.config.encoders:
                 self.encoders = await self.read(lambda: Encoders.load(recommender, self.config.device))
-            if not recommender.is_slim and recommender.has_model:
+            if _cheap_to_build(recommender):
                 await self.read(recommender.model)
         except LirdrecError as error:
             log.warning("new items may be refused: %s", error)
@@ -205,3 +208,11 @@ class Services:
         if self.failure is not None:
             return Problem(503, f"the server cannot serve: {self.failure}")
         return Problem(503, "the server is starting; ask again in a moment", {"Retry-After": "1"})
+
+
+def _cheap_to_build(recommender: Recommender) -> bool:
+    """Whether a model can be built ahead: it holds the catalogue's features, which may be larger than all vectors."""
+    features = recommender.features
+    if recommender.is_slim or not recommender.has_model or features is None or features.trained is None:
+        return False
+    return sum(4 * matrix.values.size for matrix in features.trained.values()) <= WARM_BYTES
