@@ -3,7 +3,7 @@
     python benchmarks/serving/load.py --seconds 10        # needs wrk (apt-get install wrk)
 
 The server is a process of its own, wrk another. Between the rounds, while the server is idle, the yardstick is timed:
-`scores = U_batch @ V.T; scores.topk(20)` with the mean batch size that the engine had in that round, on as many threads.
+`scores = U_batch @ V.T; scores.topk(20)` with the mean batch size that the engine had in that round and its threads.
 Ratios are of the time per recommendation to that of the yardstick: by the clock, and in seconds of processor, which
 other programs on the machine disturb less (all of the server: HTTP, JSON, metrics and ranking).
 """

@@ -8,8 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Literal
 
 from lirdrec.errors import CapabilityError, LirdrecError
+from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.server.ann import ApproximateIndex
 from lirdrec.server.live import Live, Snapshot
 from lirdrec.server.query import Query, Ranked
 from lirdrec.server.ranker import Ranker
@@ -32,11 +35,18 @@ class Engine:
     Args:
         live: what to rank from; asked for news before each batch.
         max_batch: requests of one product at most.
+        index: "exact", or how to find most of the best items of a large catalogue ("hnsw", "ivf": see `ann`).
+
+    Raises:
+        ConfigError: the index cannot be had.
     """
 
-    def __init__(self, live: Live, max_batch: int = 64):
+    def __init__(self, live: Live, max_batch: int = 64, index: Literal["exact", "hnsw", "ivf"] = "exact"):
         self.live, self.max_batch = live, max_batch
-        self._ranker = Ranker()
+        approximate = None if index == "exact" else ApproximateIndex(index)
+        if approximate is not None and isinstance(scorer := live.snapshot.recommender.scorer, VectorScorer):
+            approximate.follow(scorer)  # now, and not while the first request waits
+        self._ranker = Ranker(approximate)
         self._waiting: deque[_Waiting] = deque()
         self._wake = threading.Condition()
         self._stopped = False

@@ -14,6 +14,7 @@ from torch import Tensor
 from lirdrec.errors import LirdrecError
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.ann import ApproximateIndex
 from lirdrec.server.filters import Filter
 from lirdrec.server.gathering import Gathered, gather
 from lirdrec.server.live import Snapshot
@@ -44,7 +45,7 @@ class Ranker:
         index: finds most of the best items without looking at all of them, or None for exact answers.
     """
 
-    def __init__(self, index: Any = None):
+    def __init__(self, index: ApproximateIndex | None = None):
         self.index = index
         self._prepared: WeakKeyDictionary[Recommender, _Prepared] = WeakKeyDictionary()
 

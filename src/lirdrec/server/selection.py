@@ -1,4 +1,4 @@
-"""The best items of dense scores, without looking at most of them twice: of a stretch of items, only its maximum counts."""
+"""The best items of dense scores, most of which are looked at once: of a stretch of items, only its maximum counts."""
 
 from __future__ import annotations
 
