@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
+from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.weights import fingerprint, model_folder, resolve_device
+from lirdrec.features.weights import fingerprint, model_folder
 
 CHILD = """
 import json, sys

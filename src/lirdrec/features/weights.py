@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lirdrec.atomic import sha256
-from lirdrec.errors import ConfigError, DataError
+from lirdrec.errors import DataError
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _COUNTED = (".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model")
 _PICKLED = (".bin", ".pt", ".pth")
@@ -58,23 +58,3 @@ def model_folder(name: str, revision: str | None = None) -> Path | None:
     except HFValidationError:  # no possible name on the hub
         return None
     return Path(found).parent if isinstance(found, str) else None
-
-
-def resolve_device(name: str) -> torch.device:
-    """The torch device called `name`; "auto" is cuda where there is one, else cpu.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConfigError(
-            f"device '{name}' is not available here; choose cpu, cuda or mps, or leave it at auto"
-        ) from None
-    return device

@@ -13,13 +13,14 @@ import torch
 
 from lirdrec.configuration import to_dict
 from lirdrec.data.dataset import Dataset
+from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
 from lirdrec.evaluation.measuring import Truth, measure
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_of
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.recommender.inputs import model_inputs, resolve_device
+from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, run_lock

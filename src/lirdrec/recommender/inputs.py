@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.errors import ConfigError
 from lirdrec.graphs.cache import NeighbourSource
 from lirdrec.models.base import Features, ModelInputs
 
@@ -44,24 +43,6 @@ def model_inputs(
         ),
         seed=seed,
     )
-
-
-def resolve_device(name: str) -> torch.device:
-    """The torch device called `name`; "auto" is cuda where there is one, else cpu.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConfigError(
-            f"device '{name}' is not available here; choose cpu, cuda or mps, or leave it at auto"
-        ) from None
-    return device
 
 
 def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:

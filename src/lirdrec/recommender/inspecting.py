@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.configuration import make
-from lirdrec.recommender.inputs import resolve_device
+from lirdrec.devices import resolve_device
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.complexity import measure_step
 from lirdrec.training.config import TrainConfig

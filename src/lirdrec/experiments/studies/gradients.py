@@ -55,11 +55,12 @@ def measure(job: Job) -> list[dict[str, float]]:
     import numpy as np
     import torch
 
+    from lirdrec.devices import resolve_device
     from lirdrec.evaluation.measuring import Truth
     from lirdrec.experiments.engine.options import resolved
     from lirdrec.experiments.studies.measuring_gradients import random_features, watch
     from lirdrec.models.registry import model_type
-    from lirdrec.recommender.inputs import model_inputs, resolve_device
+    from lirdrec.recommender.inputs import model_inputs
 
     config, training = resolved(job.cell)
     data = random_features(job.dataset, job.cell.seed) if job.cell.extra.get("random") else job.dataset

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lirdrec.configuration import at_least, nearest
 from lirdrec.data.frames import first_line
+from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError, TrainingError
 from lirdrec.features.batching import give_memory_back, out_of_memory
 from lirdrec.features.captions.captioner import SIDE, Answer, Captioner
-from lirdrec.features.weights import fingerprint, model_folder, resolve_device
+from lirdrec.features.weights import fingerprint, model_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image

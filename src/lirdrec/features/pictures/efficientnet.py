@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lirdrec.atomic import sha256
+from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared
 from lirdrec.features.pictures.batches import open_batch
-from lirdrec.features.weights import resolve_device
 
 if TYPE_CHECKING:
     import torch

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lirdrec.configuration import nearest
+from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared
 from lirdrec.features.pictures.batches import open_batch
 from lirdrec.features.pictures.vision_models import Outline, load, outline, pooled
-from lirdrec.features.weights import fingerprint, resolve_device
+from lirdrec.features.weights import fingerprint
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.data.frames import first_line
+from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
-from lirdrec.features.weights import resolve_device
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -1,0 +1,30 @@
+"""What computes: a name becomes a torch device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lirdrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device called `name`; "auto" is cuda where there is one, else cpu.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(
+            f"device '{name}' is not available here; choose cpu, cuda or mps, or leave it at auto"
+        ) from None
+    return device
