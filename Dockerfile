@@ -11,11 +11,11 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/lirdrec
 ENV PATH=/opt/lirdrec/bin:$PATH
-RUN pip install torch --index-url "$TORCH_INDEX"
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src ./src
-RUN pip install --compile ".[serve,postgres]"
+# the same versions as the tests run with; of torch's, "+cpu" counts as the newer one
+RUN pip install --compile -c constraints.txt --extra-index-url "$TORCH_INDEX" ".[serve,postgres]"
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin lirdrec \

@@ -10,7 +10,16 @@ import pytest
 from lirdrec.server.documentation import BODIES
 from lirdrec.server.schemas import ProblemBody
 
+from .servers import Servers
 from .shop import KINDS, N_USERS, asked
+
+
+@pytest.fixture(scope="module")
+def client(shop, tmp_path_factory):
+    """One server for this file: nothing in it changes anything."""
+    servers = Servers(shop, f"sqlite:///{tmp_path_factory.mktemp('live') / 'live.sqlite'}")
+    yield servers()
+    servers.stop_all()
 
 
 def frame_of(response):
@@ -145,7 +154,7 @@ WRONG = [
     ("/recommend", {"user": "one"}, 404, "'one'"),
     ("/recommend/batch", {"requests": []}, 422, "requests"),
     ("/recommend/batch", {"requests": [{"user": 1}] * 300}, 422, "256 are allowed"),
-    ("/events", {"events": [{"user": "new", "item": 101}]}, 422, "the user ids of this run are integers"),
+    ("/events", {"events": [{"user": "new", "item": 101}]}, 422, "ids of this run are integers"),
     ("/events", {"events": [{"user": 1, "item": 5}]}, 404, "no item has the id 5"),
     ("/items", {"items": [{"id": 101, "features": {"text": [0.0]}}]}, 409, "101"),
     ("/items", {"items": [{"id": 900, "features": {"text": [1.0, 2.0]}}]}, 422, "'text'"),
@@ -156,7 +165,7 @@ WRONG = [
         "/items",
         {"items": [{"id": "x", "features": {"text": [0.0] * 18}}]},
         422,
-        "the ids of the catalogue are integers",
+        "ids of this run are integers",
     ),
     ("/items", {"items": [{"id": 900}]}, 422, "has no vector: send features ('text' (18), 'image' (496))"),
     ("/model", {"run": "other"}, 409, "--runs FOLDER"),

@@ -16,12 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lirdrec import __version__
 from lirdrec.errors import ConfigError
+from lirdrec.recommender.recommender import Recommender
 from lirdrec.server import logs
 from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.engine import Engine
 from lirdrec.server.live import Live
 from lirdrec.server.schemas import ModelAnswer
+from lirdrec.server.services import Services
 from lirdrec.server.store import Store, StoreError
 
 from .shop import asked, vectors
@@ -72,6 +74,23 @@ def test_one_of_several_workers_takes_no_request_before_it_is_ready(start, tmp_p
     assert client.get("/ready").status_code == 200
     with pytest.raises(ConfigError, match="no such run folder"):
         start(workers=2, ready=False, run=str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(("limit", "built"), [(0, False), (2**20, True)])
+def test_the_model_is_built_ahead_only_where_its_features_are_small(start, monkeypatch, limit, built):
+    asked_for, warmed = [], threading.Event()
+    model, warm = Recommender.model, Services._warm
+
+    async def noted(self):
+        await warm(self)
+        warmed.set()
+
+    monkeypatch.setattr("lirdrec.server.services.WARM_BYTES", limit)
+    monkeypatch.setattr(Recommender, "model", lambda self, *purpose: (asked_for.append(1), model(self, *purpose))[1])
+    monkeypatch.setattr(Services, "_warm", noted)
+    start()
+    assert warmed.wait(60)
+    assert bool(asked_for) is built
 
 
 def test_a_server_that_cannot_start_says_why(start, tmp_path, caplog):

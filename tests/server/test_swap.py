@@ -124,6 +124,17 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(start, runs, recommender
     assert caplog.text.count("the run stays as it is") == 1, "told once, not every second"
 
 
+def test_where_the_file_cannot_be_written_the_old_run_stays(start, runs, recommender, monkeypatch):
+    def refuse(self, run):
+        raise RunFolderError("current: cannot be written")
+
+    client = start(run=str(runs / "current"), runs=str(runs))
+    monkeypatch.setattr(Pointer, "point", refuse)
+    assert client.post("/model", json={"run": "second"}).status_code == 409
+    assert client.get("/model").json()["run"] == "first"
+    assert asked(client, user=0, k=9) == recommender.recommend(0, 9)["item"].to_list()
+
+
 OUTSIDE = [
     "..",
     ".",

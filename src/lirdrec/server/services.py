@@ -139,12 +139,15 @@ class Services:
         self._live = live  # last: from here on the server is ready
 
     def _swap(self, run: Path | None) -> None:
-        if run is None:
-            stamp = self.pointer.stamp()
-            self.live.swap(self.pointer.target())
-        else:
-            self.live.swap(run)
-            self.pointer.point(run)
+        before = self.live.snapshot.run
+        stamp = self.pointer.stamp()
+        self.live.swap(self.pointer.target() if run is None else run)
+        if run is not None:
+            try:
+                self.pointer.point(run)
+            except BaseException:
+                self.live.swap(before)  # after a restart that one would be served
+                raise
             stamp = self.pointer.stamp()
         self.pointer.took(stamp)
         log.info("another run is served: %s", self.live.snapshot.run.name)

@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from lirdrec.atomic import atomic_write
+from lirdrec.atomic import atomic_write, write_errors
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.recommender.run_folder import MANIFEST, is_run, open_run
 
@@ -62,11 +62,13 @@ class Pointer:
 
         Raises:
             ConfigError: it is a folder itself, which cannot lead elsewhere.
+            RunFolderError: it cannot be written.
         """
         if self.path.is_symlink():
             beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-            beside.symlink_to(run, target_is_directory=True)
-            os.replace(beside, self.path)
+            with write_errors(self.path):
+                beside.symlink_to(run, target_is_directory=True)
+                os.replace(beside, self.path)
         elif self.path.is_dir():
             raise ConfigError(f"{self.path.name} is a run folder, not a link or a file that names one")
         else:
