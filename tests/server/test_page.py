@@ -253,7 +253,7 @@ def test_a_slim_run_shows_what_it_can(start, recommender, tmp_path):
     recommender.slim(tmp_path / "slim")
     client = start(run=str(tmp_path / "slim"))
     assert get(client, "/items", query="100")["items"][0] == {"item": 100, "title": None, "columns": {}, "added": False}
-    assert get(client, "/columns") == {"columns": []}  # it keeps vectors and ids only
+    assert get(client, "/columns") == {"columns": [], "map": True}  # it keeps vectors and ids only
     assert get(client, "/users/4") | {"weights": None} == {
         "user": 4,
         "known": True,

@@ -114,6 +114,11 @@ def _compute(answer: Future[_Axes], snapshot: Snapshot) -> None:
         answer.set_exception(error)
 
 
+def has_map(snapshot: Snapshot) -> bool:
+    """Whether there are vectors to draw."""
+    return isinstance(snapshot.recommender.scorer, VectorScorer)
+
+
 def item_vectors(snapshot: Snapshot) -> Tensor:
     """Vectors `(I, D)` float32 of all items.
 

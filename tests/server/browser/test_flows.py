@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 import httpx
+import polars as pl
 import pytest
+
+import lirdrec
+from lirdrec.data import Dataset
+from lirdrec.models.item_knn import ItemKNNConfig
 
 from ..shop import KINDS, picture
 
@@ -318,3 +324,19 @@ def test_a_person_or_item_that_is_not_there(visit):
     page.get_by_text("No user has the id 123456.").wait_for()
     page = one.go("#/item/%E2%98%83")
     page.get_by_text("the item ids are integers").wait_for()
+
+
+def test_a_model_without_parts_or_vectors_and_ids_that_are_no_plain_words(visit, tmp_path):
+    pairs = [(f"u@{n % 9}/x y", f"a/b c#{n % 7}?é%") for n in range(40)]
+    data = Dataset.from_frames(pl.DataFrame(pairs, schema=["user", "item"], orient="row").unique(), split="none")
+    lirdrec.fit(data, ItemKNNConfig(), device="cpu", progress=False, cache=False).save(tmp_path / "run")
+    one = visit(server={"run": str(tmp_path / "run")})
+    page = one.go("#/user/" + quote("u@3/x y", safe=""))
+    assert page.locator("h1").inner_text() == "u@3/x y"
+    page.locator(".found .card a").first.click()
+    page.get_by_role("heading", level=1, name="Item a/b c#").wait_for()
+    page.locator(".people a").first.wait_for()
+    page = one.go("#/map")
+    page.get_by_role("heading", name="There is no map").wait_for()
+    page = one.go("#/add")
+    page.get_by_text("cannot take new items").wait_for()

@@ -14,6 +14,7 @@ from lirdrec.server.audience import LISTED, audience
 from lirdrec.server.columns import colouring, described
 from lirdrec.server.documentation import errors
 from lirdrec.server.live import Snapshot
+from lirdrec.server.map import has_map
 from lirdrec.server.problems import Problem
 from lirdrec.server.routes.common import answer, id_of, known_item, services
 from lirdrec.server.routes.page_answers import (
@@ -100,11 +101,11 @@ async def picture(request: Request, item: str) -> Response:
 
 @router.get("/columns", responses={200: {"model": ColumnsAnswer}, **errors()}, response_model=None)
 async def columns(request: Request) -> Response:
-    """Columns of the item table that one can filter by, or colour the map by."""
+    """Columns of the item table that one can filter by, or colour the map by; and whether there is a map."""
     served = services(request)
     snapshot = await served.current()
     found = await served.read(lambda: described(snapshot.recommender.item_table))
-    return answer({"columns": [asdict(one) for one in found]})
+    return answer({"columns": [asdict(one) for one in found], "map": has_map(snapshot)})
 
 
 @router.get("/map", responses={200: {"model": MapAnswer}, **errors(409)}, response_model=None)

@@ -96,6 +96,7 @@ class ColumnsAnswer(BaseModel):
     """Columns of the item table."""
 
     columns: list[ColumnAnswer]
+    map: bool = Field(description="Whether the model has vectors of items, which a map needs.")
 
 
 class MapAnswer(BaseModel):

@@ -42,7 +42,7 @@ export async function item(root, id, signal) {
     place,
   );
   audience(model, one, people, signal);
-  locality(one, near, place, signal);
+  if (model.hasMap) locality(one, near, place, signal);
   return called(one);
 }
 

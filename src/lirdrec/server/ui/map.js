@@ -10,6 +10,11 @@ const LISTED = 40;
 
 export async function map(root, _, signal) {
   const model = await catalogue();
+  if (!model.hasMap) {
+    const why = "This model compares items without vectors of them, so there is nothing to draw. Look at an item to see its neighbours.";
+    root.replaceChildren(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "There is no map"), el("p", { class: "lead" }, why)));
+    return "Map";
+  }
   const columns = model.table.filter((one) => one.colours).map((one) => one.name);
   let points = await api.map(columns[0] ?? null, signal);
   const titled = (at) => points.titles[at] || `Item ${points.items[at]}`;

@@ -41,7 +41,8 @@ export async function person(root, id, signal) {
       const columns = shownColumns(model);
       const asked = { user: who.user, columns, ...request(state) };
       const plain = !asked.branch_weights;
-      const { items } = await api.recommend(asked, own.signal);
+      const answer = await api.recommend(asked, own.signal);
+      const items = answer.items.map((one) => ({ ...one, title: one.columns?.[titleColumn(model)] }));
       if (plain) usual = new Map(items.map((one, at) => [one.item, at + 1]));
       show(items, plain);
     } catch (error) {
@@ -55,18 +56,17 @@ export async function person(root, id, signal) {
   const show = (items, plain) => {
     const scale = scaleOf(items.map((one) => one.parts));
     const cards = items.map((one, at) => {
-      const item = { item: one.item, title: one.columns[titleColumn(model)], columns: one.columns };
       const why = el(
         "button",
-        { type: "button", class: "plain small why-button", "aria-label": `Why ${called(item)}?`, on: { click: () => explain(model, who, item, one) } },
+        { type: "button", class: "plain small why-button", "aria-label": `Why ${called(one)}?`, on: { click: () => explain(model, who, one) } },
         "Why?",
       );
-      return card(model, item, { rank: at + 1, score: one.score, parts: one.parts, scale, note: plain ? null : moved(usual, one.item, at + 1), action: why });
+      return card(model, one, { rank: at + 1, score: one.score, parts: one.parts, scale, note: plain ? null : moved(usual, one.item, at + 1), action: why });
     });
     rearranged(list, cards);
     further.hidden = items.length < state.k || state.k >= MOST;
     remark.textContent = items.length ? "" : "Nothing fits: loosen the conditions under “Only items with”.";
-    say(items.length ? `${counted(items.length, "item")}, first ${called({ item: items[0].item, title: items[0].columns[titleColumn(model)] })}` : remark.textContent);
+    say(items.length ? `${counted(items.length, "item")}, first ${called(items[0])}` : remark.textContent);
   };
 
   root.replaceChildren(
@@ -148,19 +148,19 @@ function foldable(inside) {
   return el("details", { class: "fold", open: wide }, el("summary", {}, "Weigh, vary, filter"), inside);
 }
 
-async function explain(model, who, item, one) {
+async function explain(model, who, one) {
   const dialog = document.getElementById("why");
   const near = el("div", { class: "near" }, el("p", { class: "quiet" }, "…"));
   const close = el("button", { type: "button", class: "tool", on: { click: () => dialog.close() } }, el("span", { class: "unseen" }, "Close"), icon("close"));
   dialog.replaceChildren(
-    el("div", { class: "row apart top-row" }, el("h2", { id: "why-title" }, `Why ${called(item)}?`), close),
+    el("div", { class: "row apart top-row" }, el("h2", { id: "why-title" }, `Why ${called(one)}?`), close),
     el("div", { class: "whole-score" }, bar(model, one.parts, scaleOf([one.parts])), partsTable(model, one)),
     near,
-    el("p", { class: "row end" }, el("a", { href: itemLink(item.item), on: { click: () => dialog.close() } }, "Look at the item")),
+    el("p", { class: "row end" }, el("a", { href: itemLink(one.item), on: { click: () => dialog.close() } }, "Look at the item")),
   );
   dialog.showModal();
   try {
-    const reasons = await api.explain(who.user, item.item);
+    const reasons = await api.explain(who.user, one.item);
     near.replaceChildren(...because(reasons));
   } catch (error) {
     near.replaceChildren(el("p", { class: "quiet" }, error.message));
