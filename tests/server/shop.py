@@ -1,4 +1,4 @@
-"""A shop with a planted taste: lamps, tents, boots and cups, each with its words and its colour; a user likes one kind."""
+"""A shop with a planted taste: lamps, tents, boots and cups, each with words and a colour; a user likes one kind."""
 
 from __future__ import annotations
 

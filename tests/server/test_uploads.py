@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
+import threading
 import zlib
 
 import pytest
 from PIL import Image
+
+from lirdrec.recommender.run_folder import rewrite, write_json
+from lirdrec.server.encoding import Encoders
 
 from .shop import COLOURS, asked, picture, vectors
 
@@ -61,6 +66,45 @@ def test_json_items_are_encoded_by_their_columns(encoding):
     assert encoding.post("/items", json={"items": items}).json()["encoded"] == ["text"]
     for user, id in ((1, 900), (3, 901)):
         assert id in asked(encoding, user=user, k=8)
+
+
+def test_while_encoders_load_vectors_are_taken_and_titles_put_off(start, recommender, monkeypatch):
+    loading, go_on = threading.Event(), threading.Event()
+    load = Encoders.load
+
+    def slowly(*arguments):
+        loading.set()
+        go_on.wait()
+        return load(*arguments)
+
+    monkeypatch.setattr(Encoders, "load", slowly)
+    client = start(encoders=True)
+    loading.wait()
+    title = {"items": [{"id": 900, "columns": {"title": "an old lamp"}}]}
+    early = client.post("/items", json=title)
+    assert early.status_code == 503 and early.headers["retry-after"] == "5" and "encoders" in early.json()["detail"]
+    given = {"items": [{"id": 901, "features": vectors(recommender, 101)}]}
+    assert client.post("/items", json=given).status_code == 201
+    go_on.set()
+    while (answer := client.post("/items", json=title)).status_code == 503:
+        pass
+    assert answer.status_code == 201
+
+
+def test_encoders_that_cannot_be_had_are_told(start, recommender, shop, tmp_path):
+    moved = recommender.save(tmp_path / "run")
+    shutil.copytree(shop.parent / "data", tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest["info"]["encoders"] = {}
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    told = json.loads((moved / "features.json").read_text())
+    told["dataset"] |= {"relative": "../data"}
+    rewrite(moved, {"features.json": lambda path: write_json(path, told)})
+    client = start(run=str(moved), encoders=True)
+    title = {"items": [{"id": 900, "columns": {"title": "an old lamp"}}]}
+    while (answer := client.post("/items", json=title)).status_code == 503:
+        pass
+    assert answer.status_code == 422 and "nothing is noted about how the features 'text' were made" in answer.text
 
 
 def test_without_encoders_the_answer_says_what_to_do(client):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -70,12 +71,11 @@ class Encoders:
                     raise DataError("the run keeps its features itself, without a note of how they were made")
                 told = read_manifest(features.folder)["info"].get("encoders", {}).get(name, {})
                 encoder = load_encoder(features.folder, name, device=device)
+                _wake(encoder)
                 known[name] = _Own(encoder, told.get("source", {}))
-                _ = encoder.dims  # loads the weights
                 log.info("features '%s' of new items are made by the server (%s)", name, encoder.kind)
             except LirdrecError as error:
                 reasons[name] = str(error)
-                known.pop(name, None)
                 log.warning("features '%s' of new items must be given: %s", name, error)
         return cls(known, reasons)
 
@@ -129,3 +129,19 @@ def _pictures(drafts: Sequence[Draft], folder: Path) -> list[Item]:
         path.write_bytes(draft.picture)
         items.append(Item(path, hashlib.blake2b(draft.picture, digest_size=KEY_BYTES).digest()))
     return items
+
+
+def _wake(encoder: Encoder) -> None:
+    """Encode something, which loads the weights."""
+    from PIL import Image
+
+    from lirdrec.features.encoding import encode_shard
+    from lirdrec.features.sources import text_item
+
+    if encoder.kind == "text":
+        encode_shard(encoder, [text_item("a")], 1)
+        return
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "PNG")
+    with tempfile.TemporaryDirectory(prefix="lirdrec-") as folder:
+        encode_shard(encoder, _pictures([Draft({}, content.getvalue())], Path(folder)), 1)

@@ -37,7 +37,7 @@ class Services:
         keys: API keys, or None where everybody may do everything.
         limiter: of requests, or None.
         pointer: which run is to be served.
-        encoders: of the dataset, empty until they are loaded.
+        encoders: of the dataset, or None while they are being loaded.
         failure: why the server could not start.
     """
 
@@ -48,7 +48,7 @@ class Services:
         rate = config.requests_per_second
         self.limiter = RateLimiter(rate) if rate > 0 else None
         self.pointer = Pointer(config.run)
-        self.encoders = Encoders()
+        self.encoders = None if config.encoders else Encoders()
         self.failure: str | None = None
         self._live: Live | None = None
         self._engine: Engine | None = None
@@ -123,7 +123,7 @@ class Services:
             LirdrecError: the run cannot be loaded; the old one stays.
         """
         async with self._swapping:
-            await anyio.to_thread.run_sync(self._swap, run)
+            await self.write(lambda: self._swap(run))
         self._spawn(self._warm())
 
     def _open(self) -> None:
@@ -149,6 +149,8 @@ class Services:
                 self.live.swap(before)  # after a restart that one would be served
                 raise
             stamp = self.pointer.stamp()
+        if self.config.encoders:
+            self.encoders = None  # another dataset's would make vectors of the same width that mean something else
         self.pointer.took(stamp)
         log.info("another run is served: %s", self.live.snapshot.run.name)
 
@@ -175,17 +177,20 @@ class Services:
             self._spawn(self._watch())
 
     async def _warm(self) -> None:
-        """Build what the first new item would have to wait for."""
+        """Load and build what the first new item would have to wait for."""
+        recommender = self.live.snapshot.recommender
         try:
-            recommender = self.live.snapshot.recommender
             if self.config.encoders:
-                self.encoders = await self.read(lambda: Encoders.load(recommender, self.config.device))
+                encoders = await self.read(lambda: Encoders.load(recommender, self.config.device))
+                if self.live.snapshot.recommender.users is recommender.users:  # no other run came meanwhile
+                    self.encoders = encoders
             if _cheap_to_build(recommender):
                 await self.read(recommender.model)
         except LirdrecError as error:
             log.warning("new items may be refused: %s", error)
         except Exception:
             log.exception("new items may be refused")
+            self.encoders = self.encoders or Encoders()
 
     async def _watch(self) -> None:
         refused: Any = None  # a run that could not be loaded is told of once

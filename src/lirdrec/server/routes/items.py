@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from lirdrec.data.columns import ITEM
 from lirdrec.errors import ConfigError, DataError, UnknownIdError
 from lirdrec.server.documentation import body, errors
-from lirdrec.server.encoding import Draft
+from lirdrec.server.encoding import Draft, Encoders
 from lirdrec.server.problems import Problem
 from lirdrec.server.routes.common import PlainRoute, answer, id_of, known_item, parsed, services
 from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
@@ -163,6 +163,10 @@ def _with_vectors(
                 raise DataError(f"item {one.id!r}: '{name}' has a value that is too large")
     encoded: list[str] = []
     encoders = served.encoders
+    if encoders is None:
+        if all(given):
+            return given, encoded
+        raise Problem(503, "the encoders are still being loaded; ask again in a moment", {"Retry-After": "5"})
     drafts = [Draft(one.columns, picture) for one, picture in zip(asked, pictures, strict=True)]
     for name in encoders.kinds:
         lacking = [place for place, vectors in enumerate(given) if name not in vectors]
@@ -174,20 +178,19 @@ def _with_vectors(
             encoded.append(name)
     for one, vectors in zip(asked, given, strict=True):
         if not vectors:
-            raise ConfigError(_nothing(served, one.id))
+            raise ConfigError(_nothing(served, encoders, one.id))
     return given, encoded
 
 
-def _nothing(served: Services, id: Any) -> str:
+def _nothing(served: Services, encoders: Encoders, id: Any) -> str:
     """What to do about an item without any vector."""
     features = served.live.snapshot.recommender.features
     trained: Mapping[str, Any] = {} if features is None or features.trained is None else features.trained
     wanted = ", ".join(f"'{name}' ({matrix.dims})" for name, matrix in trained.items()) or "none"
     start = f"item {id!r} has no vector: send features ({wanted})"
-    if served.encoders.kinds:
-        kinds = ", ".join(f"{kind} for '{name}'" for name, kind in served.encoders.kinds.items())
+    if encoders.kinds:
+        kinds = ", ".join(f"{kind} for '{name}'" for name, kind in encoders.kinds.items())
         return f"{start}, or what the server can encode: {kinds}"
     if not served.config.encoders:
         return f"{start}, or start the server with --encoders, if the dataset's features were made by lirdrec"
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in served.encoders.reasons.items())
-    return f"{start}; the server cannot encode ({reasons or 'its encoders are still being loaded'})"
+    return f"{start}; the server cannot encode: {'; '.join(encoders.reasons.values()) or 'the log tells why'}"
