@@ -3,8 +3,9 @@
     python benchmarks/serving/ann.py                # 63,001, 250,000 and 1,000,000 items of 192 columns
     python benchmarks/serving/ann.py --plot         # only the plot, from the results that are there
 
-Vectors are random around 64 centres (`shape.vectors`); seen items are left out. Times are of `Ranker.rank` for batches
-of 16 queries on one thread: median of processor seconds, which other programs on the machine disturb little.
+Vectors are random with the spectrum of trained ones (`shape.vectors`); seen items are left out. Times are of
+`Ranker.rank` for batches of 16 queries on one thread: median of processor seconds, which other programs on the machine
+disturb little.
 """
 
 from __future__ import annotations

@@ -44,10 +44,13 @@ def write(folder: Path, users: int, items: int, pairs: int, width: int = 192, se
 
 
 def vectors(n: int, width: int, draw: np.random.Generator) -> torch.Tensor:
-    """`(n, width)` around 64 centres, as vectors of users and items with tastes are; longer ones are more popular."""
-    centres = draw.normal(size=(64, width)).astype(np.float32)
-    rows = centres[draw.integers(0, 64, n)] + draw.normal(size=(n, width)).astype(np.float32)
-    rows *= draw.lognormal(0, 0.3, (n, 1)).astype(np.float32) / np.sqrt(width)
+    """`(n, width)`, like those of a LIRDRec trained with Amazon's Sports.
+
+    The variance of the j-th direction falls with 1 / j^0.9, and lengths differ by a tenth; an index finds about as many
+    of the best items in them as in the trained vectors (measured for 18,357 items; README.md).
+    """
+    rows = draw.normal(size=(n, width)).astype(np.float32) * np.arange(1, width + 1, dtype=np.float32) ** -0.45
+    rows *= draw.lognormal(0, 0.12, (n, 1)).astype(np.float32) / np.linalg.norm(rows, axis=1, keepdims=True)
     return torch.from_numpy(rows)
 
 
