@@ -96,12 +96,12 @@ class ApproximateIndex:
         if self.kind == "hnsw":
             index = faiss.IndexHNSWFlat(width, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
         else:
-            cells = max(1, min(4 * round(math.sqrt(n)), n // 39))  # faiss wants 39 vectors for each centre
+            cells = max(1, min(2 * round(math.sqrt(n)), n // 39))  # faiss wants 39 vectors for each centre
             centres = faiss.IndexFlatIP(width)
             index = faiss.IndexIVFFlat(centres, width, cells, faiss.METRIC_INNER_PRODUCT)
             index.own_fields = True
             centres.this.disown()
-            index.cp.max_points_per_centroid = 64
+            index.cp.max_points_per_centroid, index.cp.niter = 64, 8
             index.train(vectors)
             index.nprobe = max(1, math.ceil(cells * self.cells_asked))
         index.add(vectors)
