@@ -15,6 +15,7 @@ from lirdrec.models.vbpr import VBPR, VBPRConfig
 from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.recommender import Recommender
 
+from .conftest import compare
 from .test_vectors import run_readme
 
 pytest.importorskip("onnx")
@@ -123,3 +124,17 @@ def test_onnx_that_is_missing_is_named(recommender, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ConfigError, match=r'pip install "lirdrec\[onnx\]"'):
         export(recommender, "onnx", tmp_path / "out")
+
+
+def test_a_vector_put_into_an_index_is_found_where_lirdrec_ranks_the_item(recommender, features, tmp_path):
+    faiss = pytest.importorskip("faiss")
+    one = {name: matrix[:1] for name, matrix in features.items()}
+    export(recommender, "onnx", tmp_path / "encoder")
+    export(recommender, "faiss", tmp_path / "vectors")
+    index = faiss.read_index(str(tmp_path / "vectors" / "items.faiss"))
+    index.add(onnxruntime.InferenceSession(tmp_path / "encoder" / "item_vector.onnx").run(["vector"], one)[0])
+    _, rows = index.search(np.load(tmp_path / "vectors" / "users.npy"), 40)
+    recommender.add_items(10_000, one)
+    ids = recommender.items.ids
+    compare({user: (ids[rows[u]].tolist(), None) for u, user in enumerate(recommender.users.ids)}, recommender, 40)
+    assert (rows == recommender.n_items - 1).any()  # someone gets it

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -86,13 +88,16 @@ def test_qdrant(shop, made, tmp_path, monkeypatch, ids):
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
+def postgres():
     """A real PostgreSQL with pgvector, and its psql; the package pgserver bundles both."""
     pgserver = pytest.importorskip("pgserver", reason="pgserver, which bundles PostgreSQL with pgvector, is missing")
     pytest.importorskip("psycopg")
+    # not below pytest's folder: root's PostgreSQL runs as another user, whom every start of pytest shuts out from there
+    folder = Path(tempfile.mkdtemp(prefix="lirdrec-pg"))
     try:
-        server = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+        server = pgserver.get_server(folder)
     except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
         pytest.skip(f"pgserver cannot start PostgreSQL here: {error}")
     psql = Path(pgserver.__file__).parent / "pginstall" / "bin" / "psql"
 
@@ -102,6 +107,7 @@ def postgres(tmp_path_factory):
 
     yield server.get_uri(), load
     server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize("ids", ["texts", "integers"])

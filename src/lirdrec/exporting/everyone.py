@@ -102,7 +102,7 @@ def recommend_everyone(
         shards = Shards(parts, plan, len(users), shard_users)
         started, pending = time.perf_counter(), shards.pending()
         resumed = len(users) - sum(len(shards.rows(index)) for index in pending)
-        with progress_bar("users", len(users), resumed, progress, unit="users") as advance:
+        with progress_bar(output.name, len(users), resumed, progress, unit="users") as advance:
             for index in pending:
                 scores, items = [], []
                 for block in _ranked(recommender, shards.rows(index), k, exclude_seen, chosen):
