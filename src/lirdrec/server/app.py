@@ -16,6 +16,7 @@ from lirdrec.server.config import ServerConfig
 from lirdrec.server.documentation import describe
 from lirdrec.server.middleware import Guarded, Observed
 from lirdrec.server.routes import events, items, operations, page, recommend
+from lirdrec.server.routes.common import Shortcut
 from lirdrec.server.services import Services
 
 PAGE = Path(__file__).parent / "ui"
@@ -53,6 +54,8 @@ def create_app(config: ServerConfig) -> FastAPI:
     describe(app, keyed=config.keys is not None)
     if config.ui:
         _serve_page(app)
+    plain = [route for part in (recommend, items, events, operations) for route in part.router.routes]
+    app.add_middleware(Shortcut, routes=plain)
     app.add_middleware(Guarded, services=services)
     if config.cors:
         app.add_middleware(

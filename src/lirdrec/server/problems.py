@@ -75,29 +75,31 @@ class Problem(HTTPException):
         return Response(orjson.dumps(self.value()), self.status_code, self.headers, MEDIA_TYPE)
 
 
+KNOWN: tuple[type[Exception], ...] = (LirdrecError, ValidationError, RequestValidationError, HTTPException)
+
+
+def response_to(error: Exception, method: str) -> Response:
+    """The answer to one of the `KNOWN` errors."""
+    if isinstance(error, LirdrecError):
+        return Problem.of(error).response()
+    if isinstance(error, (ValidationError, RequestValidationError)):
+        return Problem.of_faults(error).response()
+    assert isinstance(error, HTTPException)
+    if isinstance(error, Problem):
+        return error.response()
+    said = {404: "there is nothing at this address", 405: f"{method} is not possible here"}
+    detail = said.get(error.status_code, str(error.detail))
+    return Problem(error.status_code, detail, dict(error.headers or {})).response()
+
+
 def register(app: FastAPI) -> None:
     """Answer every error as a problem."""
 
-    async def library(request: Request, error: Exception) -> Response:
-        assert isinstance(error, LirdrecError)
-        return Problem.of(error).response()
+    async def handle(request: Request, error: Exception) -> Response:
+        return response_to(error, request.method)
 
-    async def faults(request: Request, error: Exception) -> Response:
-        assert isinstance(error, (ValidationError, RequestValidationError))
-        return Problem.of_faults(error).response()
-
-    async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        if isinstance(error, Problem):
-            return error.response()
-        said = {404: "there is nothing at this address", 405: f"{request.method} is not possible here"}
-        detail = said.get(error.status_code, str(error.detail))
-        return Problem(error.status_code, detail, dict(error.headers or {})).response()
-
-    app.add_exception_handler(LirdrecError, library)
-    app.add_exception_handler(ValidationError, faults)
-    app.add_exception_handler(RequestValidationError, faults)
-    app.add_exception_handler(HTTPException, http)
+    for kind in KNOWN:
+        app.add_exception_handler(kind, handle)
 
 
 def _plain(message: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lirdrec.data.identifiers import IdMap
 from lirdrec.errors import UnknownIdError
 from lirdrec.server.live import Id, Snapshot
-from lirdrec.server.problems import Problem
+from lirdrec.server.problems import KNOWN, Problem, response_to
 from lirdrec.server.schemas import LARGEST
 from lirdrec.server.services import Services
 
@@ -26,6 +28,31 @@ class PlainRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Any]:
         """The function itself."""
         return self.endpoint
+
+
+class Shortcut:
+    """Takes requests for plain routes without parameters straight to their functions, past routing and its layers."""
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]):
+        self.app = app
+        self._routes: dict[tuple[Any, Any], PlainRoute] = {
+            (method, route.path): route
+            for route in routes
+            if isinstance(route, PlainRoute)
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._routes.get((scope.get("method"), scope.get("path")))
+        if route is None:
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = route
+        try:
+            response = await route.endpoint(Request(scope, receive))
+        except KNOWN as error:
+            response = response_to(error, scope["method"])
+        await response(scope, receive, send)
 
 
 def services(request: Request) -> Services:
