@@ -35,11 +35,9 @@ class Shortcut:
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]):
         self.app = app
+        plain = [route for route in routes if isinstance(route, PlainRoute)]
         self._routes: dict[tuple[Any, Any], PlainRoute] = {
-            (method, route.path): route
-            for route in routes
-            if isinstance(route, PlainRoute)
-            for method in route.methods or ()
+            (method, route.path): route for route in plain for method in route.methods or ()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
