@@ -24,7 +24,7 @@ Exact = Callable[[Gathered, Sequence[Mask]], tuple[Tensor, Tensor]]
 
 NEIGHBOURS = 32  # of each item in the graph of HNSW
 BEAM = 128  # candidates that a search in it keeps at least
-CELLS_ASKED = 1 / 24  # share of IVF's cells that a search looks into
+CELLS_ASKED = 1 / 8  # share of IVF's cells that a search looks into
 MOST = 2048  # items that a search may be asked for; a query that leaves out so many that it needs more is exact
 
 
