@@ -64,6 +64,7 @@ def test_a_port_that_is_taken_is_told(lirdrec, run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = lirdrec("serve", run, "--port", taken.getsockname()[1])
     assert result.exit_code == 2 and "choose others (--host, --port)" in result.stderr
+    assert sorted(one.name for one in run.parent.iterdir()) == ["run"], "nothing was made"
 
 
 def test_the_help_tells_the_defaults_that_hold(lirdrec):

@@ -56,8 +56,8 @@ def check(config: ServerConfig) -> None:
     open_run(Pointer(config.run).target())
     if config.keys is not None:
         read_keys(config.keys)
-    Store(config.store_url).close()
     _check_address(config)
+    Store(config.store_url).close()
 
 
 def _check_address(config: ServerConfig) -> None:
