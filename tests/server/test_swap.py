@@ -122,6 +122,14 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(start, runs, recommender
     for _ in range(20):
         client.get("/ready")
     assert caplog.text.count("the run stays as it is") == 1, "told once, not every second"
+    (runs / "current").write_text("")
+    while "must hold the name of a run folder" not in caplog.text:
+        client.get("/health")
+    for _ in range(20):
+        client.get("/ready")
+    assert caplog.text.count("the run stays as it is") == 2
+    (runs / "current").write_text("first")
+    assert asked(client, user=0, k=9) == recommender.recommend(0, 9)["item"].to_list()
 
 
 def test_where_the_file_cannot_be_written_the_old_run_stays(start, runs, recommender, monkeypatch):

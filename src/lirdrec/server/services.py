@@ -193,16 +193,19 @@ class Services:
             self.encoders = self.encoders or Encoders()
 
     async def _watch(self) -> None:
-        refused: Any = None  # a run that could not be loaded is told of once
+        refused: Any = None  # a run that could not be loaded is not tried again until it changes
+        told = ""
         while True:
             await asyncio.sleep(self.config.watch_seconds)
             try:
                 if self.pointer.moved() and self.pointer.stamp() != refused:
                     refused = self.pointer.stamp()
                     await self.swap()
-                    refused = None
+                    refused, told = None, ""
             except LirdrecError as error:
-                log.error("the run stays as it is: %s", error)
+                if str(error) != told:
+                    told = str(error)
+                    log.error("the run stays as it is: %s", told)
             except Exception:
                 log.exception("the run stays as it is")
 
