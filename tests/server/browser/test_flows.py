@@ -340,3 +340,28 @@ def test_a_model_without_parts_or_vectors_and_ids_that_are_no_plain_words(visit,
     page.get_by_role("heading", name="There is no map").wait_for()
     page = one.go("#/add")
     page.get_by_text("cannot take new items").wait_for()
+
+
+def test_a_server_that_is_starting_is_asked_again_and_one_that_is_gone_is_told_of(visit):
+    one = visit()
+    one.expected = ("503", "ERR_CONNECTION", "ERR_FAILED")
+    refused = []
+
+    def starting(route):
+        refused.append(route.request.url)
+        if len(refused) > 2:
+            route.continue_()
+        else:
+            body = '{"detail": "the server is starting; ask again in a moment"}'
+            route.fulfill(status=503, body=body, headers={"Retry-After": "0"})
+
+    one.page.route("**/model", starting)
+    page = one.go()
+    page.get_by_role("heading", name="Who would like what?").wait_for()
+    assert len(refused) == 3
+    page.route("**/users/4*", lambda route: route.abort())
+    page.evaluate("location.hash = '#/user/4'")
+    page.get_by_text("The server does not answer. Is it still running?").wait_for()
+    page.unroute("**/users/4*")
+    page.get_by_role("button", name="Try again").click()
+    page.get_by_role("heading", level=1, name="4", exact=True).wait_for()

@@ -4,11 +4,15 @@ const ROOT = new URL("../", document.baseURI); // the page lies at …/ui/
 const KEY = "lirdrec-key";
 let remembered = null; // where the browser keeps nothing
 
-/** An answer that is an error: `status`, and a sentence as `message`. */
+const TRIES = 10;
+const LONGEST_WAIT = 5; // seconds
+
+/** An answer that is an error: `status`, a sentence as `message`, and `after` how many seconds to ask again, or NaN. */
 export class Problem extends Error {
-  constructor(status, sentence) {
+  constructor(status, sentence, after = NaN) {
     super(sentence);
     this.status = status;
+    this.after = after;
   }
 }
 
@@ -31,7 +35,20 @@ export function setKey(value) {
   }
 }
 
-async function ask(path, { method = "GET", query = {}, body, signal } = {}) {
+/** Ask; a server that is still starting is asked again, as long as nothing would be changed. */
+async function ask(path, options = {}) {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await askOnce(path, options);
+    } catch (error) {
+      const soon = error.status === 503 && error.after <= LONGEST_WAIT && (options.method ?? "GET") === "GET";
+      if (!soon || tries === TRIES) throw error;
+      await new Promise((done) => setTimeout(done, 1000 * error.after));
+    }
+  }
+}
+
+async function askOnce(path, { method = "GET", query = {}, body, signal } = {}) {
   const url = new URL(path, ROOT);
   for (const [name, value] of Object.entries(query)) {
     if (value !== undefined && value !== null) url.searchParams.set(name, value);
@@ -59,7 +76,8 @@ async function ask(path, { method = "GET", query = {}, body, signal } = {}) {
   } catch {
     // no JSON: something between here and the server answered
   }
-  throw new Problem(answer.status, sentence(said ?? `The server answered with ${answer.status}.`));
+  const after = Number(answer.headers.get("Retry-After") ?? NaN);
+  throw new Problem(answer.status, sentence(said ?? `The server answered with ${answer.status}.`), after);
 }
 
 const json = async (path, options) => (await ask(path, options)).json();
