@@ -43,15 +43,15 @@ def main() -> None:
     parser.add_argument("--plot", action="store_true", help="only draw")
     arguments = parser.parse_args()
     path = RESULTS / "serving-ann.json"
-    rows = json.loads(path.read_text()) if path.is_file() else []
     if not arguments.plot:
         for n_items in arguments.items:
             for row in measured(n_items, arguments.width, arguments.kinds):
                 same = ("items", "kind", "setting")
+                rows = json.loads(path.read_text()) if path.is_file() else []  # another process may measure too
                 rows = [one for one in rows if any(one[name] != row[name] for name in same)] + [row]
                 print(json.dumps(row), file=sys.stderr, flush=True)
                 path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-    draw(rows)
+    draw(json.loads(path.read_text()))
 
 
 def measured(n_items: int, width: int, kinds: list[str]):  # type: ignore[no-untyped-def]

@@ -61,13 +61,19 @@ def main() -> None:
                 "cores": os.cpu_count(),
                 "load_average": os.getloadavg()[0],
                 "seconds_to_ready": server.seconds_to_ready,
+                "processor_seconds_to_ready": server.processor_seconds_to_ready,
                 "resident_mb": server.resident(),
                 "rounds": rounds,
                 "median": [summary(rounds, one) for one in arguments.connections],
             }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{arguments.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps({key: report[key] for key in ("seconds_to_ready", "resident_mb", "median")}, indent=1))
+    print(
+        json.dumps(
+            {key: report[key] for key in ("seconds_to_ready", "processor_seconds_to_ready", "resident_mb", "median")},
+            indent=1,
+        )
+    )
 
 
 class Server:
@@ -93,6 +99,7 @@ class Server:
                     raise SystemExit("the server ended") from None
                 time.sleep(0.02)
         self.seconds_to_ready = time.monotonic() - started
+        self.processor_seconds_to_ready = self.processor()
         return self
 
     def __exit__(self, *_: object) -> None:
