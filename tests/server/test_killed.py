@@ -92,6 +92,8 @@ async def killed(server: Server, after: int) -> set[int]:
             status, _ = await server.ask("POST", "/items", item(id))
         except OSError:
             return
+        if status == 503:  # given up on a slow machine: not acknowledged
+            return
         assert status in (200, 201), status
         kept.add(id)
         if len(kept) == after:
@@ -132,6 +134,7 @@ def test_no_acknowledged_item_is_lost(run, tmp_path, rounds):
         path = tmp_path / f"{at}.sqlite"
         kept.append(one_round(run, f"sqlite:///{path}", draw.randint(1, 150)))
         assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        print(f"round {at + 1}: {kept[-1]} of {AT_ONCE} acknowledged, none lost", flush=True)
     print(f"{sum(kept)} items acknowledged in {rounds} rounds, none lost")
 
 
