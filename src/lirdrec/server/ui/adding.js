@@ -11,9 +11,21 @@ const TYPES = ["image/jpeg", "image/png", "image/webp"];
 export async function adding(root) {
   changed(); // encoders may have been loaded since
   const model = await catalogue();
-  const head = el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "Add an item"), el("p", { class: "lead" }, "It is recommended from the next moment on. Nothing is trained anew."));
+  const head = el(
+    "div",
+    { class: "head" },
+    el("h1", { tabindex: "-1" }, "Add an item"),
+    el("p", { class: "lead" }, "It is recommended from the next moment on. Nothing is trained anew."),
+  );
   if (!model.new_items) {
-    root.replaceChildren(head, el("p", { class: "notice" }, "This run cannot take new items: its model knows only items of its training, or it is a slim run. Serve the full run of a model that grows, such as lirdrec."));
+    root.replaceChildren(
+      head,
+      el(
+        "p",
+        { class: "notice" },
+        "This run cannot take new items: its model knows only items of its training, or it is a slim run. Serve the full run of a model that grows, such as lirdrec.",
+      ),
+    );
     return "Add an item";
   }
   root.replaceChildren(head, form(model));
@@ -27,13 +39,23 @@ function form(model) {
   const fault = el("p", { class: "fault", role: "alert", hidden: true });
   const send = el("button", { type: "submit", class: "main" }, "Add it");
   const drop = pictureField();
-  const id = el("input", { id: "new-id", name: "id", required: true, autocomplete: "off", maxlength: 200, ...(model.item_ids === "integer" ? { inputmode: "numeric", pattern: "[0-9]+" } : {}) });
-  const name = title && el("input", { id: "new-title", name: title, required: true, autocomplete: "off", maxlength: 500 });
+  const id = el("input", {
+    id: "new-id",
+    name: "id",
+    required: true,
+    autocomplete: "off",
+    maxlength: 200,
+    ...(model.item_ids === "integer" ? { inputmode: "numeric", pattern: "[0-9]+" } : {}),
+  });
+  const name =
+    title && el("input", { id: "new-title", name: title, required: true, autocomplete: "off", maxlength: 500 });
   if (model.item_ids === "integer") id.value = String(Math.floor(Date.now() / 1000));
   else name?.addEventListener("input", () => !id.dataset.own && (id.value = slug(name.value)));
   id.addEventListener("input", () => (id.dataset.own = "yes"));
 
-  const others = model.table.filter((one) => one.name !== title && one.name !== "features" && one.name !== "picture" && one.name !== "id");
+  const others = model.table.filter(
+    (one) => one.name !== title && one.name !== "features" && one.name !== "picture" && one.name !== "id",
+  );
   const vectors = lacking.length ? vectorFields(model, lacking, kinds.length === 0) : null;
   const made = el(
     "form",
@@ -46,8 +68,20 @@ function form(model) {
         "div",
         {},
         name && el("div", { class: "field tall" }, el("label", { for: "new-title" }, "Title"), name),
-        el("div", { class: "field tall" }, el("label", { for: "new-id" }, "Id"), id, el("p", { class: "quiet" }, model.item_ids === "integer" ? "A number that no item has yet." : "A text that no item has yet.")),
-        others.map((column) => el("div", { class: "field tall" }, el("label", { for: `new-${column.name}` }, column.name), input(column))),
+        el(
+          "div",
+          { class: "field tall" },
+          el("label", { for: "new-id" }, "Id"),
+          id,
+          el(
+            "p",
+            { class: "quiet" },
+            model.item_ids === "integer" ? "A number that no item has yet." : "A text that no item has yet.",
+          ),
+        ),
+        others.map((column) =>
+          el("div", { class: "field tall" }, el("label", { for: `new-${column.name}` }, column.name), input(column)),
+        ),
       ),
     ),
     notice(model, kinds, lacking),
@@ -72,7 +106,9 @@ function form(model) {
       sessionNews.add(String(answer.items[0]));
       location.hash = itemLink(answer.items[0]);
     } catch (error) {
-      complain(error.status === 403 ? "The API key of this tab may read only; take one that may write." : error.message);
+      complain(
+        error.status === 403 ? "The API key of this tab may read only; take one that may write." : error.message,
+      );
     } finally {
       send.disabled = false;
       send.textContent = "Add it";
@@ -93,7 +129,9 @@ function body(made, file, vectors) {
   for (const one of vectors?.querySelectorAll("textarea") ?? []) {
     if (!one.value.trim()) continue;
     try {
-      given[one.dataset.feature] = JSON.parse(one.value.trim().startsWith("[") ? one.value : `[${one.value.trim().replace(/[\s,;]+/g, ",")}]`);
+      given[one.dataset.feature] = JSON.parse(
+        one.value.trim().startsWith("[") ? one.value : `[${one.value.trim().replace(/[\s,;]+/g, ",")}]`,
+      );
     } catch {
       throw new Error(`The vector “${one.dataset.feature}” is not a list of numbers.`);
     }
@@ -107,12 +145,19 @@ function notice(model, kinds, lacking) {
     return el(
       "div",
       { class: "notice" },
-      el("p", {}, el("strong", {}, "This server does not read titles and pictures itself. "), "So it needs the new item's vectors, below; or start it with the encoders that made the dataset's features:"),
+      el(
+        "p",
+        {},
+        el("strong", {}, "This server does not read titles and pictures itself. "),
+        "So it needs the new item's vectors, below; or start it with the encoders that made the dataset's features:",
+      ),
       el("pre", { tabindex: "0" }, el("code", {}, `lirdrec serve ${model.run} --ui --encoders`)),
       el("p", { class: "quiet" }, "That works where the features were made by lirdrec features."),
     );
   }
-  const reads = kinds.map(([name, kind]) => `${kind === "image" ? "the picture" : "the texts"} (${name})`).join(" and ");
+  const reads = kinds
+    .map(([name, kind]) => `${kind === "image" ? "the picture" : "the texts"} (${name})`)
+    .join(" and ");
   const rest = lacking.length ? ` What it cannot make (${lacking.join(", ")}) may be given below, or be left out.` : "";
   return el("p", { class: "quiet" }, `The server reads ${reads} itself.${rest}`);
 }
@@ -127,7 +172,13 @@ function vectorFields(model, names, open) {
         "div",
         { class: "field tall" },
         el("label", { for: `vector-${name}` }, `${name}: ${model.features[name]} numbers`),
-        el("textarea", { id: `vector-${name}`, rows: 3, spellcheck: "false", placeholder: "[0.12, −0.03, …]", data: { feature: name } }),
+        el("textarea", {
+          id: `vector-${name}`,
+          rows: 3,
+          spellcheck: "false",
+          placeholder: "[0.12, −0.03, …]",
+          data: { feature: name },
+        }),
       ),
     ),
   );
@@ -135,17 +186,35 @@ function vectorFields(model, names, open) {
 
 function input(column) {
   const id = `new-${column.name}`;
-  if (column.kind === "yes_no") return el("select", { id, name: column.name }, el("option", { value: "" }, "unknown"), el("option", { value: "true" }, "yes"), el("option", { value: "false" }, "no"));
+  if (column.kind === "yes_no")
+    return el(
+      "select",
+      { id, name: column.name },
+      el("option", { value: "" }, "unknown"),
+      el("option", { value: "true" }, "yes"),
+      el("option", { value: "false" }, "no"),
+    );
   if (column.kind === "number") return el("input", { id, name: column.name, type: "number", step: "any" });
   const names = `${id}-known`;
-  const known = column.values.length ? el("datalist", { id: names }, column.values.map((one) => el("option", { value: one }))) : null;
+  const known = column.values.length
+    ? el(
+        "datalist",
+        { id: names },
+        column.values.map((one) => el("option", { value: one })),
+      )
+    : null;
   return el("span", {}, el("input", { id, name: column.name, autocomplete: "off", list: known ? names : null }), known);
 }
 
 function pictureField() {
   let file = null;
   const field = el("input", { id: "new-picture", type: "file", accept: TYPES.join(","), class: "unseen" });
-  const inside = el("span", { class: "inside" }, icon("picture"), el("span", {}, "Choose a picture,", el("br"), "or drop it here"));
+  const inside = el(
+    "span",
+    { class: "inside" },
+    icon("picture"),
+    el("span", {}, "Choose a picture,", el("br"), "or drop it here"),
+  );
   const label = el("label", { for: "new-picture", class: "drop" }, inside);
   const take = (one) => {
     if (!one) return;
@@ -176,4 +245,10 @@ function pictureField() {
   return { element: el("div", { class: "picture-field" }, field, label), file: () => file };
 }
 
-const slug = (text) => text.toLowerCase().normalize("NFKD").replace(/[^\p{Letter}\p{Number}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60);
+const slug = (text) =>
+  text
+    .toLowerCase()
+    .normalize("NFKD")
+    .replace(/[^\p{Letter}\p{Number}]+/gu, "-")
+    .replace(/^-|-$/g, "")
+    .slice(0, 60);

@@ -69,7 +69,8 @@ async function askOnce(path, { method = "GET", query = {}, body, signal } = {}) 
   }
   if (answer.ok) return answer;
   // not where another key was given meanwhile
-  if (answer.status === 401 && key() === used) document.dispatchEvent(new CustomEvent("key-wanted", { detail: Boolean(used) }));
+  if (answer.status === 401 && key() === used)
+    document.dispatchEvent(new CustomEvent("key-wanted", { detail: Boolean(used) }));
   let said = null;
   try {
     said = (await answer.json()).detail;

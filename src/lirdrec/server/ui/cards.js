@@ -92,7 +92,10 @@ function likeness(value) {
     el(
       "span",
       { class: "bar thin", role: "img", "aria-label": `similarity ${text}` },
-      el("span", { class: "piece", vars: { "--at": 0, "--wide": Math.min(1, Math.max(0, value)), "--hue": "var(--grey)" } }),
+      el("span", {
+        class: "piece",
+        vars: { "--at": 0, "--wide": Math.min(1, Math.max(0, value)), "--hue": "var(--grey)" },
+      }),
     ),
     el("span", { class: "score", "aria-hidden": "true" }, text),
   );
@@ -112,7 +115,11 @@ export function rearranged(list, cards) {
     const now = one.getBoundingClientRect();
     const x = old.left - now.left;
     const y = old.top - now.top;
-    if (x || y) one.animate([{ transform: `translate(${x}px, ${y}px)` }, {}], { duration: 320, easing: "cubic-bezier(.2,.7,.2,1)" });
+    if (x || y)
+      one.animate([{ transform: `translate(${x}px, ${y}px)` }, {}], {
+        duration: 320,
+        easing: "cubic-bezier(.2,.7,.2,1)",
+      });
   }
 }
 

@@ -11,7 +11,11 @@ let asked = null;
 
 /** The answers of /model and /columns, together. */
 export function catalogue() {
-  asked ??= Promise.all([api.model(), api.columns()]).then(([model, columns]) => ({ ...model, table: columns.columns, hasMap: columns.map }));
+  asked ??= Promise.all([api.model(), api.columns()]).then(([model, columns]) => ({
+    ...model,
+    table: columns.columns,
+    hasMap: columns.map,
+  }));
   asked.catch(() => (asked = null));
   return asked;
 }

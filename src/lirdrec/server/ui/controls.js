@@ -12,10 +12,14 @@ const HIGHEST = 2;
 export function controls(model, state, changed) {
   const soon = debounced(changed, 160);
   const weighed = model.parts.length > 1 ? weights(model, state, soon) : null;
-  const variety = slider("Variety", { min: 0, max: 0.9, step: 0.1, value: state.diversity, said: (x) => (x ? told(x, 1) : "off") }, (value) => {
-    state.diversity = value;
-    soon();
-  });
+  const variety = slider(
+    "Variety",
+    { min: 0, max: 0.9, step: 0.1, value: state.diversity, said: (x) => (x ? told(x, 1) : "off") },
+    (value) => {
+      state.diversity = value;
+      soon();
+    },
+  );
   const again = el("input", {
     type: "checkbox",
     id: "seen",
@@ -31,7 +35,13 @@ export function controls(model, state, changed) {
     "div",
     { class: "controls" },
     weighed,
-    el("section", { "aria-label": "The list" }, el("h2", {}, "The list"), variety.element, el("label", { class: "check" }, again, "Show what was liked already, too")),
+    el(
+      "section",
+      { "aria-label": "The list" },
+      el("h2", {}, "The list"),
+      variety.element,
+      el("label", { class: "check" }, again, "Show what was liked already, too"),
+    ),
     filters(model, state, changed, soon),
   );
 }
@@ -60,11 +70,22 @@ export function request(state) {
 
 function weights(model, state, changed) {
   const sliders = model.parts.map((name) =>
-    slider(name, { min: 0, max: HIGHEST, step: 0.1, value: state.weights[name], hue: hue(model, name), said: (x) => `× ${told(x, 1)}` }, (value) => {
-      state.weights[name] = value;
-      reset.disabled = Object.values(state.weights).every((one) => one === 1);
-      changed();
-    }),
+    slider(
+      name,
+      {
+        min: 0,
+        max: HIGHEST,
+        step: 0.1,
+        value: state.weights[name],
+        hue: hue(model, name),
+        said: (x) => `× ${told(x, 1)}`,
+      },
+      (value) => {
+        state.weights[name] = value;
+        reset.disabled = Object.values(state.weights).every((one) => one === 1);
+        changed();
+      },
+    ),
   );
   const reset = el(
     "button",
@@ -134,7 +155,8 @@ function filters(model, state, changed, soon) {
     clear.disabled = Object.keys(state.filter).length === 0;
     run();
   };
-  const rows = () => [...columns, ...others].map((column) => field(column, state.filter[column.name], set, changed, soon));
+  const rows = () =>
+    [...columns, ...others].map((column) => field(column, state.filter[column.name], set, changed, soon));
   const place = el("div", {});
   const clear = el(
     "button",
@@ -154,7 +176,12 @@ function filters(model, state, changed, soon) {
     "Clear",
   );
   place.append(...rows());
-  return el("section", { "aria-label": "Only items with" }, el("div", { class: "row apart" }, el("h2", {}, "Only items with"), clear), place);
+  return el(
+    "section",
+    { "aria-label": "Only items with" },
+    el("div", { class: "row apart" }, el("h2", {}, "Only items with"), clear),
+    place,
+  );
 }
 
 function field(column, before, set, changed, soon) {
@@ -163,13 +190,42 @@ function field(column, before, set, changed, soon) {
   const chosen = (values, made) =>
     el(
       "select",
-      { id, on: { change: (event) => set(column.name, event.target.value === "" ? null : made(event.target.value), changed) } },
+      {
+        id,
+        on: {
+          change: (event) => set(column.name, event.target.value === "" ? null : made(event.target.value), changed),
+        },
+      },
       el("option", { value: "" }, "any"),
       values.map(([value, text]) => el("option", { value, selected: String(plain(before)) === value }, text)),
     );
-  if (column.kind === "yes_no") return row(label, chosen([["true", "yes"], ["false", "no"]], (value) => value === "true"));
-  if (column.kind === "choice") return row(label, chosen(column.values.map((one) => [one, one]), (value) => value));
-  if (column.kind === "list") return row(label, chosen(column.values.map((one) => [one, one]), (value) => ({ contains: value })));
+  if (column.kind === "yes_no")
+    return row(
+      label,
+      chosen(
+        [
+          ["true", "yes"],
+          ["false", "no"],
+        ],
+        (value) => value === "true",
+      ),
+    );
+  if (column.kind === "choice")
+    return row(
+      label,
+      chosen(
+        column.values.map((one) => [one, one]),
+        (value) => value,
+      ),
+    );
+  if (column.kind === "list")
+    return row(
+      label,
+      chosen(
+        column.values.map((one) => [one, one]),
+        (value) => ({ contains: value }),
+      ),
+    );
   if (column.kind === "number") return row(label, range(column, id, before, set, soon));
   const input = el("input", {
     id,
@@ -190,7 +246,15 @@ function range(column, id, before, set, soon) {
     set(column.name, Object.keys(condition).length ? condition : null, soon);
   };
   const one = (bound, text, value, more) =>
-    el("input", { type: "number", step: "any", placeholder: told(bound), "aria-label": `${column.name}, ${text}`, value: value ?? "", on: { input: read }, ...more });
+    el("input", {
+      type: "number",
+      step: "any",
+      placeholder: told(bound),
+      "aria-label": `${column.name}, ${text}`,
+      value: value ?? "",
+      on: { input: read },
+      ...more,
+    });
   const low = one(column.values[0], "at least", before?.ge, { id });
   const high = one(column.values[1], "at most", before?.le, {});
   return el("div", { class: "row range" }, low, el("span", { "aria-hidden": "true" }, "–"), high);

@@ -20,7 +20,13 @@ export async function home(root, _, signal) {
         "div",
         { class: "chips" },
         el("span", { class: "quiet", id: "people" }, "Look at a person"),
-        el("ul", { class: "row", "aria-labelledby": "people" }, someone.map((one) => el("li", {}, el("a", { class: "chip", href: userLink(one.user) }, icon("user"), String(one.user))))),
+        el(
+          "ul",
+          { class: "row", "aria-labelledby": "people" },
+          someone.map((one) =>
+            el("li", {}, el("a", { class: "chip", href: userLink(one.user) }, icon("user"), String(one.user))),
+          ),
+        ),
         el("button", { type: "button", class: "chip", on: { click: () => anyone(model) } }, "Anyone"),
       ),
     ),
@@ -28,7 +34,10 @@ export async function home(root, _, signal) {
       "section",
       {},
       el("h2", {}, "What most people liked"),
-      grid(most.items.map((one) => card(model, one, { added: one.added })), "Most liked"),
+      grid(
+        most.items.map((one) => card(model, one, { added: one.added })),
+        "Most liked",
+      ),
     ),
   );
   return "Start";
@@ -41,7 +50,9 @@ const facts = (model) => {
 
 async function some(model, signal) {
   const step = Math.floor(model.users / PEOPLE);
-  const asked = Array.from({ length: Math.min(PEOPLE, model.users) }, (_, at) => api.users({ limit: 1, offset: at * step }, signal));
+  const asked = Array.from({ length: Math.min(PEOPLE, model.users) }, (_, at) =>
+    api.users({ limit: 1, offset: at * step }, signal),
+  );
   return (await Promise.all(asked)).flatMap((one) => one.users);
 }
 

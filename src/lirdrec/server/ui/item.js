@@ -37,7 +37,10 @@ export async function item(root, id, signal) {
       {},
       el("h2", {}, "Its neighbours"),
       el("p", { class: "quiet between" }, lies(near)),
-      grid(near.neighbours.map((other) => card(model, { ...other, columns: {} }, { similarity: other.similarity })), "Neighbours"),
+      grid(
+        near.neighbours.map((other) => card(model, { ...other, columns: {} }, { similarity: other.similarity })),
+        "Neighbours",
+      ),
     ),
     place,
   );
@@ -62,7 +65,9 @@ function banner(one, near) {
 
 function details(model, one) {
   const title = titleColumn(model);
-  const columns = Object.entries(one.columns).filter(([name, value]) => name !== title && name !== "image" && value !== null && value !== "");
+  const columns = Object.entries(one.columns).filter(
+    ([name, value]) => name !== title && name !== "image" && value !== null && value !== "",
+  );
   return el(
     "dl",
     {},
@@ -103,7 +108,12 @@ async function audience(model, one, place, signal) {
     const found = await api.audience(one.item, 12, signal);
     const scale = scaleOf(found.members.map((member) => member.parts));
     place.replaceChildren(
-      el("div", { class: "row apart" }, el("p", { class: "quiet" }, reach(found)), found.members.length ? legend(model) : ""),
+      el(
+        "div",
+        { class: "row apart" },
+        el("p", { class: "quiet" }, reach(found)),
+        found.members.length ? legend(model) : "",
+      ),
       el(
         "ol",
         { class: "people", "aria-label": "Who would get it" },
@@ -136,7 +146,10 @@ async function locality(one, near, place, signal) {
     const points = await api.map(null, signal);
     const at = points.items.indexOf(one.item);
     if (at < 0) return;
-    const canvas = el("canvas", { role: "img", "aria-label": `A map of the catalogue around ${called(one)}; the neighbours are listed above` });
+    const canvas = el("canvas", {
+      role: "img",
+      "aria-label": `A map of the catalogue around ${called(one)}; the neighbours are listed above`,
+    });
     place.replaceChildren(el("h2", {}, "Where it lies"), el("div", { class: "chart small" }, canvas));
     const around = near.neighbours.map((other) => points.items.indexOf(other.item)).filter((other) => other >= 0);
     const plane = new Plane(canvas, points, { fixed: true });

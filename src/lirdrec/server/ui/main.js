@@ -63,7 +63,11 @@ function failure(error) {
   return el(
     "div",
     { class: "head" },
-    el("h1", { tabindex: "-1" }, unknown ? "There is no such thing here" : locked ? "A key is needed" : "That did not work"),
+    el(
+      "h1",
+      { tabindex: "-1" },
+      unknown ? "There is no such thing here" : locked ? "A key is needed" : "That did not work",
+    ),
     el("p", { class: "lead" }, error.message),
     el(
       "p",
@@ -92,7 +96,9 @@ const button = document.getElementById("key");
 function askForKey(wrong = false) {
   button.hidden = false;
   if (dialog.open) return;
-  document.getElementById("key-title").textContent = wrong ? "This key is not known here" : "This server wants an API key";
+  document.getElementById("key-title").textContent = wrong
+    ? "This key is not known here"
+    : "This server wants an API key";
   field.value = "";
   dialog.returnValue = "";
   dialog.showModal();

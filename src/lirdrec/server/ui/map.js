@@ -4,36 +4,59 @@ import { api, picture } from "./api.js";
 import { itemLink } from "./cards.js";
 import { catalogue } from "./catalogue.js";
 import { counted, debounced, el, icon, say, told } from "./dom.js";
-import { Plane } from "./plane.js";
+import { HUES, Plane } from "./plane.js";
 
 const LISTED = 40;
 
 export async function map(root, _, signal) {
   const model = await catalogue();
   if (!model.hasMap) {
-    const why = "This model compares items without vectors of them, so there is nothing to draw. Look at an item to see its neighbours.";
-    root.replaceChildren(el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "There is no map"), el("p", { class: "lead" }, why)));
+    const why =
+      "This model compares items without vectors of them, so there is nothing to draw. Look at an item to see its neighbours.";
+    root.replaceChildren(
+      el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "There is no map"), el("p", { class: "lead" }, why)),
+    );
     return "Map";
   }
   const columns = model.table.filter((one) => one.colours).map((one) => one.name);
   let points = await api.map(columns[0] ?? null, signal);
   const titled = (at) => points.titles[at] || `Item ${points.items[at]}`;
 
-  const canvas = el("canvas", { tabindex: "0", role: "img", "aria-label": "Map of the catalogue. Arrow keys move it, plus and minus zoom, zero shows all; what is in view is listed below." });
+  const canvas = el("canvas", {
+    tabindex: "0",
+    role: "img",
+    "aria-label":
+      "Map of the catalogue. Arrow keys move it, plus and minus zoom, zero shows all; what is in view is listed below.",
+  });
   const tip = el("div", { class: "tip", hidden: true });
   const key = el("div", { class: "key" });
   const list = el("ul", { class: "rows", "aria-label": "In view", tabindex: "0" });
   const inView = el("h2", {}, "In view");
   const chart = el("div", { class: "chart" }, canvas, tip, buttons());
-  const chooser = el("select", { id: "colour-by" }, el("option", { value: "" }, "nothing"), columns.map((name) => el("option", { value: name, selected: name === points.column }, name)));
+  const chooser = el(
+    "select",
+    { id: "colour-by" },
+    el("option", { value: "" }, "nothing"),
+    columns.map((name) => el("option", { value: name, selected: name === points.column }, name)),
+  );
   const finder = el("input", { id: "map-find", type: "search", placeholder: "part of a title", autocomplete: "off" });
   const remark = el("p", { class: "quiet" }, explained(points));
 
   root.replaceChildren(
     el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "The catalogue as a map"), remark),
-    el("div", { class: "bar-of-tools" }, el("div", { class: "field" }, el("label", { for: "colour-by" }, "Colour by"), chooser), el("div", { class: "field" }, el("label", { for: "map-find" }, "Find"), finder)),
+    el(
+      "div",
+      { class: "bar-of-tools" },
+      el("div", { class: "field" }, el("label", { for: "colour-by" }, "Colour by"), chooser),
+      el("div", { class: "field" }, el("label", { for: "map-find" }, "Find"), finder),
+    ),
     key,
-    el("div", { class: "map" }, chart, el("section", { class: "in-view", "aria-label": "What is in view" }, inView, list)),
+    el(
+      "div",
+      { class: "map" },
+      chart,
+      el("section", { class: "in-view", "aria-label": "What is in view" }, inView, list),
+    ),
   );
 
   const listing = debounced(() => {
@@ -42,7 +65,8 @@ export async function map(root, _, signal) {
     const focused = list.contains(document.activeElement) && document.activeElement.getAttribute("href");
     list.replaceChildren(...places.slice(0, LISTED).map((at) => mini(at)));
     if (focused) list.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
-    if (places.length > LISTED) list.append(el("li", { class: "quiet rest" }, `and ${told(places.length - LISTED)} more; zoom in to see them`));
+    if (places.length > LISTED)
+      list.append(el("li", { class: "quiet rest" }, `and ${told(places.length - LISTED)} more; zoom in to see them`));
   }, 140);
   const plane = new Plane(canvas, points, {
     moved: listing,
@@ -68,7 +92,9 @@ export async function map(root, _, signal) {
     "input",
     debounced(() => {
       const text = finder.value.trim().toLowerCase();
-      const found = text ? points.titles.flatMap((title, at) => (title.toLowerCase().includes(text) ? [at] : [])) : null;
+      const found = text
+        ? points.titles.flatMap((title, at) => (title.toLowerCase().includes(text) ? [at] : []))
+        : null;
       plane.shown = found && new Set(found);
       if (found?.length) plane.fit(found, 0.2);
       else if (!found) plane.fit();
@@ -123,7 +149,13 @@ export async function map(root, _, signal) {
   function mini(at) {
     const enter = () => plane.hover(at);
     const leave = () => plane.hover(-1);
-    const link = el("a", { href: itemLink(points.items[at]), on: { focus: enter, blur: leave, pointerenter: enter, pointerleave: leave } }, el("span", { class: "picture" }, picture(points.items[at])), el("span", { class: "name" }, titled(at)), points.codes && el("i", { class: "dot", vars: { "--hue": hueOf(points.codes[at], points.kind) } }));
+    const link = el(
+      "a",
+      { href: itemLink(points.items[at]), on: { focus: enter, blur: leave, pointerenter: enter, pointerleave: leave } },
+      el("span", { class: "picture" }, picture(points.items[at])),
+      el("span", { class: "name" }, titled(at)),
+      points.codes && el("i", { class: "dot", vars: { "--hue": hueOf(points.codes[at], points.kind) } }),
+    );
     return el("li", {}, link);
   }
 
@@ -131,7 +163,10 @@ export async function map(root, _, signal) {
     tip.hidden = at < 0;
     if (at < 0) return;
     const value = points.labels && points.codes[at] >= 0 ? points.labels[points.codes[at]] : "";
-    tip.replaceChildren(el("span", { class: "picture" }, picture(points.items[at])), el("span", {}, el("strong", {}, titled(at)), value && el("span", { class: "quiet" }, value)));
+    tip.replaceChildren(
+      el("span", { class: "picture" }, picture(points.items[at])),
+      el("span", {}, el("strong", {}, titled(at)), value && el("span", { class: "quiet" }, value)),
+    );
     const wide = tip.offsetWidth;
     const high = tip.offsetHeight;
     tip.style.setProperty("--x", `${Math.max(6, Math.min(x + 14, plane.width - wide - 6))}px`);
@@ -139,13 +174,23 @@ export async function map(root, _, signal) {
   }
 
   function buttons() {
-    const one = (name, said, run) => el("button", { type: "button", class: "tool", title: said, on: { click: run } }, el("span", { class: "unseen" }, said), icon(name));
-    return el("div", { class: "zoom" }, one("plus", "Zoom in", () => plane.zoom(1.5)), one("minus", "Zoom out", () => plane.zoom(1 / 1.5)), one("fit", "Show all", () => plane.fit()));
+    const one = (name, said, run) =>
+      el(
+        "button",
+        { type: "button", class: "tool", title: said, on: { click: run } },
+        el("span", { class: "unseen" }, said),
+        icon(name),
+      );
+    return el(
+      "div",
+      { class: "zoom" },
+      one("plus", "Zoom in", () => plane.zoom(1.5)),
+      one("minus", "Zoom out", () => plane.zoom(1 / 1.5)),
+      one("fit", "Show all", () => plane.fit()),
+    );
   }
   return "Map";
 }
-
-const HUES = ["--c0", "--c1", "--c3", "--c2", "--c5", "--c4", "--accent"];
 
 function hueOf(code, kind) {
   if (code < 0) return "var(--grey)";
@@ -155,6 +200,9 @@ function hueOf(code, kind) {
 
 function explained(points) {
   const share = Math.round(100 * (points.explained[0] + points.explained[1]));
-  const some = points.items.length < points.total ? ` ${told(points.items.length)} of ${counted(points.total, "item")} are drawn.` : "";
+  const some =
+    points.items.length < points.total
+      ? ` ${told(points.items.length)} of ${counted(points.total, "item")} are drawn.`
+      : "";
   return `Items that the model finds alike lie near each other, as far as two directions can tell: they hold ${share} % of what sets items apart.${some}`;
 }

@@ -20,10 +20,18 @@ export async function person(root, id, signal) {
 
   const list = grid([], "Recommended");
   const remark = el("p", { class: "quiet", id: "remark" });
-  const history = el("ul", { class: "strip", "aria-label": "Liked", tabindex: "0" }, who.liked.map((one) => small(one)));
+  const history = el(
+    "ul",
+    { class: "strip", "aria-label": "Liked", tabindex: "0" },
+    who.liked.map((one) => small(one)),
+  );
   if (who.total > who.liked.length) history.append(moreHistory(who, signal));
 
-  const further = el("p", { class: "further", hidden: true }, el("button", { type: "button", class: "plain", on: { click: () => longer() } }, "Show more"));
+  const further = el(
+    "p",
+    { class: "further", hidden: true },
+    el("button", { type: "button", class: "plain", on: { click: () => longer() } }, "Show more"),
+  );
   const longer = () => {
     state.k += STEP;
     ask();
@@ -58,10 +66,22 @@ export async function person(root, id, signal) {
     const cards = items.map((one, at) => {
       const why = el(
         "button",
-        { type: "button", class: "plain small why-button", "aria-label": `Why ${called(one)}?`, on: { click: () => explain(model, who, one) } },
+        {
+          type: "button",
+          class: "plain small why-button",
+          "aria-label": `Why ${called(one)}?`,
+          on: { click: () => explain(model, who, one) },
+        },
         "Why?",
       );
-      return card(model, one, { rank: at + 1, score: one.score, parts: one.parts, scale, note: plain ? null : moved(usual, one.item, at + 1), action: why });
+      return card(model, one, {
+        rank: at + 1,
+        score: one.score,
+        parts: one.parts,
+        scale,
+        note: plain ? null : moved(usual, one.item, at + 1),
+        action: why,
+      });
     });
     rearranged(list, cards);
     further.hidden = items.length < state.k || state.k >= MOST;
@@ -105,7 +125,11 @@ export async function person(root, id, signal) {
 }
 
 /** Columns that cards show; a table may have many more. */
-export const shownColumns = (model) => model.table.filter((one) => one.kind !== "text" || one.name === titleColumn(model)).map((one) => one.name).slice(0, 12);
+export const shownColumns = (model) =>
+  model.table
+    .filter((one) => one.kind !== "text" || one.name === titleColumn(model))
+    .map((one) => one.name)
+    .slice(0, 12);
 
 const moved = (usual, item, now) => {
   const before = usual?.get(item);
@@ -115,11 +139,22 @@ const moved = (usual, item, now) => {
 
 const gives = (weights) => {
   const [[name, share]] = Object.entries(weights).sort((a, b) => b[1] - a[1]);
-  return Math.abs(share - 1 / Object.keys(weights).length) > 0.02 ? ` Goes most by ${name} (${told(share * 100, 0)} %).` : "";
+  return Math.abs(share - 1 / Object.keys(weights).length) > 0.02
+    ? ` Goes most by ${name} (${told(share * 100, 0)} %).`
+    : "";
 };
 
 function small(one) {
-  return el("li", { class: "mini" }, el("a", { href: itemLink(one.item) }, el("span", { class: "picture" }, picture(one.item)), el("span", { class: "name" }, called(one))));
+  return el(
+    "li",
+    { class: "mini" },
+    el(
+      "a",
+      { href: itemLink(one.item) },
+      el("span", { class: "picture" }, picture(one.item)),
+      el("span", { class: "name" }, called(one)),
+    ),
+  );
 }
 
 function moreHistory(who, signal) {
@@ -151,12 +186,21 @@ function foldable(inside) {
 async function explain(model, who, one) {
   const dialog = document.getElementById("why");
   const near = el("div", { class: "near" }, el("p", { class: "quiet" }, "…"));
-  const close = el("button", { type: "button", class: "tool", on: { click: () => dialog.close() } }, el("span", { class: "unseen" }, "Close"), icon("close"));
+  const close = el(
+    "button",
+    { type: "button", class: "tool", on: { click: () => dialog.close() } },
+    el("span", { class: "unseen" }, "Close"),
+    icon("close"),
+  );
   dialog.replaceChildren(
     el("div", { class: "row apart top-row" }, el("h2", { id: "why-title" }, `Why ${called(one)}?`), close),
     el("div", { class: "whole-score" }, bar(model, one.parts, scaleOf([one.parts])), partsTable(model, one)),
     near,
-    el("p", { class: "row end" }, el("a", { href: itemLink(one.item), on: { click: () => dialog.close() } }, "Look at the item")),
+    el(
+      "p",
+      { class: "row end" },
+      el("a", { href: itemLink(one.item), on: { click: () => dialog.close() } }, "Look at the item"),
+    ),
   );
   dialog.showModal();
   try {
@@ -168,7 +212,9 @@ async function explain(model, who, one) {
 }
 
 function partsTable(model, one) {
-  const rows = model.parts.map((name) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, told(one.parts[name], 3))));
+  const rows = model.parts.map((name) =>
+    el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, told(one.parts[name], 3))),
+  );
   const sum = el("tr", { class: "sum" }, el("th", { scope: "row" }, "score"), el("td", {}, told(one.score, 3)));
   return el("table", { class: "parts" }, el("tbody", {}, rows, sum));
 }
@@ -177,6 +223,10 @@ function because(reasons) {
   if (!reasons.liked.length) return [el("p", { class: "quiet" }, "There is nothing they liked to compare it with.")];
   return [
     el("h3", {}, "Because they liked"),
-    el("ul", { class: "strip wrap", "aria-label": "Liked items that are most like it" }, reasons.liked.map((one) => small(one))),
+    el(
+      "ul",
+      { class: "strip wrap", "aria-label": "Liked items that are most like it" },
+      reasons.liked.map((one) => small(one)),
+    ),
   ];
 }

@@ -1,9 +1,12 @@
 // Points on a canvas: zoom, pan, hover, choose. Knows nothing of what the points are beyond their titles.
 
+import { listen } from "./gestures.js";
+import { paintLabels } from "./labels.js";
+
 const RADIUS = 3.2;
 const LABELS = 40; // titles are drawn where no more points than these are in view
 const NEAR = 14; // pixels within which a pointer finds a point
-const HUES = ["--c0", "--c1", "--c3", "--c2", "--c5", "--c4", "--accent"];
+export const HUES = ["--c0", "--c1", "--c3", "--c2", "--c5", "--c4", "--accent"];
 const STEPS = ["--s0", "--s1", "--s2", "--s3", "--s4"];
 
 /**
@@ -30,7 +33,7 @@ export class Plane {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again, { signal: this.listeners.signal });
     this.recolour();
     this.resize();
-    if (!options.fixed) this.listen();
+    if (!options.fixed) listen(this, this.listeners.signal);
   }
 
   stop() {
@@ -67,7 +70,9 @@ export class Plane {
       north = Math.max(north, y[at]);
     }
     const least = 0.02;
-    const scale = Math.min(this.width / Math.max(east - west, least), this.height / Math.max(north - south, least)) * (1 - 2 * room);
+    const scale =
+      Math.min(this.width / Math.max(east - west, least), this.height / Math.max(north - south, least)) *
+      (1 - 2 * room);
     this.fitted = places === null;
     this.wanted = { places, room };
     this.view = { x: (west + east) / 2, y: (south + north) / 2, scale };
@@ -146,9 +151,10 @@ export class Plane {
       drawn.push(at);
     }
     ink.globalAlpha = 1;
-    for (const at of drawn) if (this.added.has(at) && at !== this.subject) this.ring(ink, at, radius + 2.5, this.colours.accent);
+    for (const at of drawn)
+      if (this.added.has(at) && at !== this.subject) this.ring(ink, at, radius + 2.5, this.colours.accent);
     if (apart) this.paintSubject(ink, radius);
-    else if (drawn.length <= LABELS) this.paintLabels(ink, drawn, radius);
+    else if (drawn.length <= LABELS) paintLabels(this, ink, drawn, radius);
     if (this.over >= 0) {
       ink.fillStyle = this.colourOf(this.over);
       const { x, y } = this.screen(this.over);
@@ -176,42 +182,7 @@ export class Plane {
     }
     ink.fillStyle = this.colours.accent;
     disc(ink, from.x, from.y, radius + 3);
-    this.paintLabels(ink, [this.subject, ...this.around], radius + 3);
-  }
-
-  paintLabels(ink, places, radius) {
-    ink.font = `12.5px ${getComputedStyle(this.canvas).fontFamily}`;
-    ink.textBaseline = "middle";
-    ink.lineJoin = "round";
-    ink.lineWidth = 3.5;
-    ink.strokeStyle = this.colours.ground;
-    const spots = places.map((at) => this.screen(at));
-    const taken = spots.map(({ x, y }) => [x - radius, y - radius, x + radius, y + radius]);
-    places.forEach((at, own) => {
-      const text = cut(this.points.titles[at] || String(this.points.items[at]));
-      const box = this.room(spots[own], ink.measureText(text).width, radius + 4, taken, own);
-      if (!box) return;
-      taken.push(box);
-      const middle = (box[1] + box[3]) / 2;
-      ink.strokeText(text, box[0], middle);
-      ink.fillStyle = at === this.subject ? this.colours.accent : this.colours.ink;
-      ink.fillText(text, box[0], middle);
-    });
-    ink.lineWidth = 1;
-  }
-
-  /** A free box for a label beside, below or above its point; null where there is none. */
-  room({ x, y }, wide, off, taken, own) {
-    const high = 8;
-    const boxes = [
-      [x + off, y - high],
-      [x - off - wide, y - high],
-      [x - wide / 2, y + off - 2],
-      [x - wide / 2, y - off + 2 - 2 * high],
-    ].map(([left, top]) => [left, top, left + wide, top + 2 * high]);
-    const inside = (box) => box[0] >= 3 && box[1] >= 0 && box[2] <= this.width - 3 && box[3] <= this.height;
-    const free = (box) => taken.every((one, at) => at === own || box[0] > one[2] || box[2] < one[0] || box[1] > one[3] || box[3] < one[1]);
-    return boxes.find((box) => inside(box) && free(box)) ?? null;
+    paintLabels(this, ink, [this.subject, ...this.around], radius + 3);
   }
 
   ring(ink, at, radius, colour) {
@@ -281,61 +252,7 @@ export class Plane {
     };
   }
 
-  // ------------------------------------------------------------ pointer and keys
-
-  listen() {
-    const { canvas } = this;
-    const { signal } = this.listeners;
-    const pointers = new Map();
-    let dragged = 0;
-    canvas.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      const { x, y } = spot(canvas, event);
-      this.zoom(Math.exp(-event.deltaY * 0.0016), x, y);
-    }, { signal, passive: false });
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      pointers.set(event.pointerId, spot(canvas, event));
-      dragged = 0;
-    }, { signal });
-    canvas.addEventListener("pointermove", (event) => {
-      const now = spot(canvas, event);
-      const before = pointers.get(event.pointerId);
-      if (!before) {
-        this.hover(this.nearest(now.x, now.y));
-        return;
-      }
-      const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
-      if (other) {
-        const factor = Math.hypot(now.x - other.x, now.y - other.y) / Math.max(1, Math.hypot(before.x - other.x, before.y - other.y));
-        this.zoom(factor, (now.x + other.x) / 2, (now.y + other.y) / 2);
-        dragged = 99;
-      } else {
-        dragged += Math.hypot(now.x - before.x, now.y - before.y);
-        if (dragged > 4) this.pan(now.x - before.x, now.y - before.y);
-      }
-      pointers.set(event.pointerId, now);
-    }, { signal });
-    const lifted = (event) => {
-      if (!pointers.delete(event.pointerId) || event.type !== "pointerup" || dragged > 4) return;
-      const { x, y } = spot(canvas, event);
-      const at = this.nearest(x, y);
-      if (at >= 0) this.options.chosen?.(at);
-    };
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, lifted, { signal });
-    canvas.addEventListener("pointerleave", () => this.hover(-1), { signal });
-    canvas.addEventListener("keydown", (event) => {
-      const step = 60;
-      const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key in moves) this.pan(...moves[event.key]);
-      else if (event.key === "+" || event.key === "=") this.zoom(1.4);
-      else if (event.key === "-") this.zoom(1 / 1.4);
-      else if (event.key === "0") this.fit();
-      else return;
-      event.preventDefault();
-    }, { signal });
-  }
+  // ------------------------------------------------------------ the point that is meant
 
   hover(at) {
     if (at === this.over) return;
@@ -366,10 +283,3 @@ function disc(ink, x, y, radius) {
   ink.arc(x, y, radius, 0, 2 * Math.PI);
   ink.fill();
 }
-
-function spot(canvas, event) {
-  const box = canvas.getBoundingClientRect();
-  return { x: event.clientX - box.left, y: event.clientY - box.top };
-}
-
-const cut = (text) => (text.length > 32 ? `${text.slice(0, 31)}…` : text);

@@ -37,21 +37,69 @@ export function search() {
     location.hash = option.dataset.to;
   };
   const option = (to, ...inside) => {
-    const made = el("div", { class: "hit", role: "option", "aria-selected": "false", data: { to }, on: { pointerdown: (event) => event.preventDefault(), click: () => go(made) } }, inside);
+    const made = el(
+      "div",
+      {
+        class: "hit",
+        role: "option",
+        "aria-selected": "false",
+        data: { to },
+        on: { pointerdown: (event) => event.preventDefault(), click: () => go(made) },
+      },
+      inside,
+    );
     return made;
   };
   const show = (people, items) => {
     const groups = [];
     const group = (name, found) => {
-      if (found.length) groups.push(el("div", { role: "group", "aria-label": name }, el("div", { class: "over", role: "presentation" }, name), found));
+      if (found.length)
+        groups.push(
+          el(
+            "div",
+            { role: "group", "aria-label": name },
+            el("div", { class: "over", role: "presentation" }, name),
+            found,
+          ),
+        );
     };
-    const who = people.map((one) => option(userLink(one.user), el("span", { class: "face" }, icon("user")), el("span", { class: "name" }, String(one.user)), el("span", { class: "quiet" }, `liked ${one.liked}`)));
-    const what = items.map((one) => option(itemLink(one.item), el("span", { class: "picture" }, picture(one.item)), el("span", { class: "name" }, called(one)), one.added && el("span", { class: "badge" }, "added live")));
+    const who = people.map((one) =>
+      option(
+        userLink(one.user),
+        el("span", { class: "face" }, icon("user")),
+        el("span", { class: "name" }, String(one.user)),
+        el("span", { class: "quiet" }, `liked ${one.liked}`),
+      ),
+    );
+    const what = items.map((one) =>
+      option(
+        itemLink(one.item),
+        el("span", { class: "picture" }, picture(one.item)),
+        el("span", { class: "name" }, called(one)),
+        one.added && el("span", { class: "badge" }, "added live"),
+      ),
+    );
     const digits = /^\d+$/.test(input.value.trim());
-    for (const [name, found] of digits ? [["People", who], ["Items", what]] : [["Items", what], ["People", who]]) group(name, found);
+    for (const [name, found] of digits
+      ? [
+          ["People", who],
+          ["Items", what],
+        ]
+      : [
+          ["Items", what],
+          ["People", who],
+        ])
+      group(name, found);
     options = digits ? [...who, ...what] : [...what, ...who];
     options.forEach((one, at) => (one.id = `hit-${at}`));
-    if (!options.length) groups.push(el("div", { class: "hit none", role: "option", "aria-disabled": "true", "aria-selected": "false" }, "Nothing is called so."));
+    if (!options.length)
+      groups.push(
+        el(
+          "div",
+          { class: "hit none", role: "option", "aria-disabled": "true", "aria-selected": "false" },
+          "Nothing is called so.",
+        ),
+      );
     hits.replaceChildren(...groups);
     hits.hidden = false;
     input.setAttribute("aria-expanded", "true");
@@ -68,7 +116,10 @@ export function search() {
     running = new AbortController();
     const { signal } = running;
     try {
-      const [people, items] = await Promise.all([api.users({ query, limit: PEOPLE }, signal), api.items({ query, limit: ITEMS }, signal)]);
+      const [people, items] = await Promise.all([
+        api.users({ query, limit: PEOPLE }, signal),
+        api.items({ query, limit: ITEMS }, signal),
+      ]);
       if (document.activeElement === input) show(people.users, items.items);
     } catch (error) {
       if (error.name !== "AbortError") say(error.message);
