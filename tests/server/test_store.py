@@ -17,7 +17,7 @@ from lirdrec.server.store import ConflictError, Event, NewItem, Store, StoreErro
 
 from .postgres import running
 
-WRITERS, EACH = 3, 15
+WRITERS, EACH = 2, 15
 
 
 @pytest.fixture(scope="module")
