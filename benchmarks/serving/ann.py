@@ -32,6 +32,7 @@ from lirdrec.server.ranker import Ranker
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 USERS, BATCH, BATCHES, K = 20_000, 16, 24, 20
+TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]
 SETTINGS = {"hnsw": [32, 64, 128, 256, 512], "ivf": [1 / 96, 1 / 48, 1 / 24, 1 / 12, 1 / 6]}
 
 
@@ -108,21 +109,27 @@ def draw(rows: list[dict]) -> None:  # type: ignore[type-arg]
     from matplotlib import pyplot as plt
 
     sizes = sorted({row["items"] for row in rows})
-    figure, axes = plt.subplots(1, len(sizes), figsize=(4.2 * len(sizes), 3.6), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(sizes), figsize=(4.2 * len(sizes), 3.6), squeeze=False, sharey=True)
     for axis, size in zip(axes[0], sizes, strict=True):
         own = [row for row in rows if row["items"] == size]
         exact = next(row["ms_batch"] / BATCH for row in own if row["kind"] == "exact")
         axis.axvline(exact, color="#444444", linestyle="--", linewidth=1)
         axis.annotate("exact", (exact, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", fontsize=8)
         for kind, colour, mark in (("hnsw", "#1b6ca8", "o"), ("ivf", "#c2571a", "s")):
-            line = sorted((row["ms_batch"] / BATCH, row["recall"]) for row in own if row["kind"] == kind)
+            some = sorted((row for row in own if row["kind"] == kind), key=lambda row: row["setting"])
+            line = [(row["ms_batch"] / BATCH, row["recall"]) for row in some]
             if line:
                 axis.plot(*zip(*line, strict=True), color=colour, marker=mark, markersize=4, label=kind.upper())
         axis.set(title=f"{size:,} items", xlabel="processor ms per recommendation", xscale="log")
+        low, high = axis.get_xlim()
+        axis.set_xticks([tick for tick in TICKS if low <= tick <= high], minor=False)
+        axis.set_xticks([], minor=True)
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("recall@20 of the exact list")
     axes[0, 0].legend(frameon=False, loc="lower right")
+    figure.tight_layout()
     for kind in ("png", "svg"):
         figure.savefig(RESULTS / f"serving-ann.{kind}", dpi=150)
 
