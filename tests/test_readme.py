@@ -6,10 +6,12 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -82,6 +84,24 @@ def run(arguments: list[str], cwd: Path) -> str:
     return done.stdout
 
 
+def serve_until_ready(arguments: list[str], cwd: Path) -> None:
+    """A server that answers, shows its page and ends in peace when it is told to."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [sys.executable, "-m", "lirdrec", *arguments, "--port", str(port)]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=10)) as client:
+        with subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True) as server:
+            try:
+                while client.get("/ready").status_code == 503:
+                    assert client.get("/health").status_code == 200
+                assert client.get("/ui/").status_code == 200
+                assert len(client.get("/users").json()["users"]) > 0
+            finally:
+                server.terminate()
+        assert server.returncode == 0
+
+
 def test_every_shell_line_is_a_known_command():
     shell = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
     assert {line.split()[0] for line in shell if line.strip()} == {"make", "lirdrec"}
@@ -103,10 +123,15 @@ def test_commands_for_own_files(place):
         short = (
             ["--trials", "1", "--seeds", "1", "--epochs", "1"] if arguments[0] == "experiment" and arguments[1:] else []
         )
-        run(["-m", "lirdrec", *arguments, *short], place)
+        if arguments[0] == "serve":
+            serve_until_ready(arguments, place)
+        else:
+            run(["-m", "lirdrec", *arguments, *short], place)
     assert (place / "runs" / "first" / "metrics.json").is_file()
     assert (place / "runs" / "films" / "metrics.json").is_file() and (place / "images.html").is_file()
     assert (place / "study" / "report.html").is_file() and (place / "study-ablation" / "report.html").is_file()
+    assert pl.read_parquet(place / "recs.parquet")["user"].n_unique() > 100
+    assert (place / "vectors" / "load.py").is_file()
 
 
 @pytest.mark.slow

@@ -91,6 +91,8 @@ def demo(
         f"Ask it yourself   lirdrec recommend {run} --user {user}\n"
         f"                  lirdrec similar {run} --item {film}\n"
         f"                  lirdrec explain {run} --user {user} --item {film}\n"
+        f"Look at it        lirdrec serve {run} --ui\n"
+        "                  and open http://127.0.0.1:8000/ui/ in a browser\n"
         f"\nAll of this took {time.monotonic() - began:.0f} s.",
         markup=False,
     )

@@ -49,6 +49,9 @@ def serve(
         bool, typer.Option("--encoders", help="Encode titles and pictures of new items, as the dataset's were.")
     ] = False,
     device: Annotated[str, typer.Option("--device", help="Of the encoders: cpu, cuda or mps.")] = "cpu",
+    index: Annotated[
+        str, typer.Option("--index", help="exact; or hnsw, ivf for a million items: most of the best, sooner.")
+    ] = "exact",
     images: Annotated[Path | None, typer.Option("--images", help="Folder of the items' pictures.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow RUN when it leads to another run.")] = False,
     runs: Annotated[Path | None, typer.Option("--runs", help="Folder of runs that POST /model may change to.")] = None,
@@ -101,6 +104,7 @@ def serve(
         "ui": ui,
         "encoders": encoders,
         "device": device,
+        "index": index,
         "images": _text(images),
         "watch": watch,
         "runs": _text(runs),

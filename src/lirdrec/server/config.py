@@ -6,9 +6,12 @@ import ipaddress
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
+
+Index = Literal["exact", "hnsw", "ivf"]
 
 KEYED_RATE = 200.0  # requests a second that a key may send, unless the configuration says otherwise
 
@@ -43,6 +46,9 @@ class ServerConfig:
     max_connections: int = option(1024, "connections at a time of each worker; more are answered with 503")
 
     ranking_batch: int = option(64, "waiting requests that are ranked together at most")
+    index: Index = option(
+        "exact", "how the best items are found; hnsw, ivf: most of them, sooner, where the catalogue is very large"
+    )
     images: str | None = option(None, "folder of the items' pictures; by default the one that the dataset notes")
     encoders: bool = option(False, "load the dataset's encoders, so that new items need only a title and a picture")
     device: str = option("cpu", "of the encoders")
@@ -55,6 +61,8 @@ class ServerConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "workers", "max_body_bytes", "max_pixels", "max_batch", "max_connections", "ranking_batch")
         at_least(self, 0, "port", "threads")
+        if self.index not in get_args(Index):
+            raise ConfigError(f"no index '{self.index}'; choose {', '.join(get_args(Index))}")
         for name in ("timeout_seconds", "watch_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")

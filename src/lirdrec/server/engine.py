@@ -8,11 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal
 
 from lirdrec.errors import CapabilityError, LirdrecError
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.ann import ApproximateIndex
+from lirdrec.server.config import Index
 from lirdrec.server.live import Live, Snapshot
 from lirdrec.server.query import Query, Ranked
 from lirdrec.server.ranker import Ranker
@@ -41,7 +41,7 @@ class Engine:
         ConfigError: the index cannot be had.
     """
 
-    def __init__(self, live: Live, max_batch: int = 64, index: Literal["exact", "hnsw", "ivf"] = "exact"):
+    def __init__(self, live: Live, max_batch: int = 64, index: Index = "exact"):
         self.live, self.max_batch = live, max_batch
         approximate = None if index == "exact" else ApproximateIndex(index)
         if approximate is not None and isinstance(scorer := live.snapshot.recommender.scorer, VectorScorer):

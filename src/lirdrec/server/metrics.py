@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from lirdrec.errors import LirdrecError
+from lirdrec.server.config import Index
 from lirdrec.server.engine import Engine, Query, Ranked
 from lirdrec.server.live import Live
 from lirdrec.server.store import StoreError
@@ -59,9 +60,9 @@ class Metrics:
 class MeasuredEngine(Engine):
     """An engine whose batches are counted and timed."""
 
-    def __init__(self, live: Live, max_batch: int, metrics: Metrics):
+    def __init__(self, live: Live, metrics: Metrics, max_batch: int, index: Index):
         self._metrics = metrics
-        super().__init__(live, max_batch)
+        super().__init__(live, max_batch, index)
 
     def rank(self, queries: Sequence[Query]) -> list[Ranked | LirdrecError]:
         started = time.perf_counter()

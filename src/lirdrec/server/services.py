@@ -135,7 +135,7 @@ class Services:
             store.close()
             raise
         self.pointer.took(stamp)
-        self._engine = MeasuredEngine(live, self.config.ranking_batch, self.metrics)
+        self._engine = MeasuredEngine(live, self.metrics, self.config.ranking_batch, self.config.index)
         self._live = live  # last: from here on the server is ready
 
     def _swap(self, run: Path | None) -> None:
