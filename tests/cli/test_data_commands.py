@@ -137,10 +137,13 @@ def test_microlens_and_amazon_are_recognised(lirdrec, tmp_path):
     (tmp_path / "amazon" / "reviews_Toys_5.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     titles = "".join(str({"asin": f"B{i}", "title": f"Toy {i}"}) + "\n" for i in range(5))
     (tmp_path / "amazon" / "products.json").write_text(titles)
-    result = lirdrec(
-        *["prepare", "amazon/reviews_Toys_5.json", "--metadata", "amazon/products.json"],
-        *["--published", "baby", "-o", "toys"],
-    )
+    with (tmp_path / "amazon" / "reviews_Toys_5.json").open("a") as file:
+        file.write('{"reviewerID": "U0", "as\n')
+    command = ["prepare", "amazon/reviews_Toys_5.json", "--metadata", "amazon/products.json"]
+    command += ["--published", "baby", "-o", "toys"]
+    result = lirdrec(*command)
+    assert result.exit_code == 2 and "line 26: " in result.stderr and "--skip-bad-lines" in result.stderr
+    result = lirdrec(*command, "--skip-bad-lines")
     assert result.exit_code == 0, result.stderr
     assert "NOT the published dataset baby:\n  users: 5 instead of 19,445" in result.stdout
     assert result.stdout.endswith("Next: lirdrec features toys --text hashed\n")

@@ -5,10 +5,11 @@ import io
 import json
 import logging
 import re
+import zlib
 
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -86,7 +87,7 @@ def test_a_bad_line_is_named_or_left_out(tmp_path, caplog, line):
     with pytest.raises(DataError, match=re.escape(f"{path}: line 4: {BAD_REVIEWS[line]}")) as caught:
         read_amazon(path, min_rating=1)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
-    assert str(caught.value).endswith("; mend the line, or leave such lines out (bad_lines='skip')")
+    assert str(caught.value).endswith("; mend the line, or leave such lines out (bad_lines='skip', --skip-bad-lines)")
     with caplog.at_level(logging.WARNING, "lirdrec"):
         dataset = read_amazon(path, min_rating=1, bad_lines="skip", split="none")
     assert len(dataset.train) == 6 and dataset.info["source"]["bad_lines"] == 1
@@ -217,11 +218,20 @@ def test_a_gzip_file_that_is_cut_short_is_never_read_in_part(tmp_path, keep):
         read_amazon(path, bad_lines="skip")
 
 
+def _harmless(content):
+    """Whether the content is as it was: the bits that fill up the last byte of deflate's stream say nothing."""
+    try:
+        return gzip.decompress(content) == "\n".join(GOOD).encode()
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
 @settings(max_examples=60, deadline=None)
 @given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_a_gzip_file_is_found(tmp_path_factory, at, bit):
     content = bytearray(gzip.compress("\n".join(GOOD).encode(), mtime=0))
     content[10 + int(at * (len(content) - 10))] ^= 1 << bit  # behind the header, whose flags and time say nothing
+    assume(not _harmless(bytes(content)))
     path = tmp_path_factory.mktemp("flipped") / "reviews.json.gz"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:

@@ -46,6 +46,9 @@ def prepare(
         str | None, typer.Option("--image-column", help="Column of the item table with the picture's path.")
     ] = None,
     metadata: Annotated[Path | None, typer.Option("--metadata", help="Of Amazon reviews: the products.")] = None,
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Of Amazon reviews: leave out lines that are no record.")
+    ] = False,
     drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
     k_core: Annotated[int | None, typer.Option("--k-core", help="Keep users and items with K pairs or more.")] = None,
     split: Annotated[
@@ -93,6 +96,7 @@ def prepare(
         "images": images,
         "image_column": image_column,
         "metadata": metadata,
+        "bad_lines": "skip" if skip_bad_lines else None,
         "features": dict(named_file(one) for one in features) if features else None,
         "name": name,
     }
