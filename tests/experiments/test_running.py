@@ -149,7 +149,13 @@ def command(data: Path, output: Path) -> list[str]:
 
 def start(data: Path, output: Path, **options) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "LIRDREC_CACHE": str(output.parent / "cache")}
-    return subprocess.Popen(command(data, output), env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+    def hear_interrupts() -> None:  # what a shell starts in the background does not, nor do its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command(data, output), env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts, **options
+    )
 
 
 def finish(process: subprocess.Popen) -> str:

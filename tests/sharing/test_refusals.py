@@ -82,8 +82,8 @@ def test_a_run_whose_dataset_is_gone_says_how_to_go_on(hub, login, trained, tmp_
     features["dataset"] |= {"folder": str(tmp_path / "gone"), "relative": "gone"}
     listed(run, "features.json", json.dumps(features).encode())
     with pytest.raises(RunFolderError, match=r"are not at .*; or share the run without them \(--without-features\)"):
-        push(run, "me/films", licence="mit")
-    push(run, "me/films", licence="mit", features=False)
+        push(run, "me/films")
+    push(run, "me/films", features=False)
     assert str(tmp_path).encode() not in hub.repos["me/films"].files()["features.json"]
 
 
