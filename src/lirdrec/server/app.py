@@ -48,14 +48,15 @@ def create_app(config: ServerConfig) -> FastAPI:
         lifespan=life,
     )
     app.state.services = services
-    problems.register(app)
-    for part in (recommend, items, events, page, operations):
+    parts = (recommend, items, events, page, operations)
+    routes = [route for part in parts for route in part.router.routes]
+    problems.register(app, routes)
+    for part in parts:
         app.include_router(part.router)
-    describe(app, keyed=config.keys is not None)
+    describe(app, config)
     if config.ui:
         _serve_page(app)
-    plain = [route for part in (recommend, items, events, operations) for route in part.router.routes]
-    app.add_middleware(Shortcut, routes=plain)
+    app.add_middleware(Shortcut, routes=routes)
     app.add_middleware(Guarded, services=services)
     if config.cors:
         app.add_middleware(

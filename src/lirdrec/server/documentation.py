@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from lirdrec.server.config import ServerConfig
 from lirdrec.server.problems import MEDIA_TYPE
 from lirdrec.server.schemas import BatchRequest, EventsRequest, ItemsRequest, ProblemBody, RecommendRequest, SwapRequest
 
@@ -46,8 +47,8 @@ def body(model: type[BaseModel], **others: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def describe(app: FastAPI, keyed: bool) -> None:
-    """Put the schemas of bodies and errors, and the keys, into the application's OpenAPI."""
+def describe(app: FastAPI, config: ServerConfig) -> None:
+    """Put the schemas of bodies and errors, and what the server was told, into the application's OpenAPI."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -55,8 +56,11 @@ def describe(app: FastAPI, keyed: bool) -> None:
             _, own = models_json_schema(
                 [(model, "validation") for model in (*BODIES, ProblemBody)], ref_template=REFERENCE
             )
-            made.setdefault("components", {}).setdefault("schemas", {}).update(own["$defs"])
-            if keyed:
+            schemas = made.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(own["$defs"])
+            requests = schemas[BatchRequest.__name__]["properties"]["requests"]
+            requests["maxItems"] = min(requests["maxItems"], config.max_batch)
+            if config.keys is not None:
                 made["components"]["securitySchemes"] = {
                     "bearer": {"type": "http", "scheme": "bearer"},
                     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

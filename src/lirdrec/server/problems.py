@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
 
 from lirdrec.errors import CapabilityError, LirdrecError, RunFolderError, UnknownIdError
 from lirdrec.server.store import ConflictError, StoreError
@@ -92,14 +95,28 @@ def response_to(error: Exception, method: str) -> Response:
     return Problem(error.status_code, detail, dict(error.headers or {})).response()
 
 
-def register(app: FastAPI) -> None:
-    """Answer every error as a problem."""
+def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer every error as a problem; `routes` are those of the application."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        return response_to(error, request.method)
+        response = response_to(error, request.method)
+        if response.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods(routes, request.scope))
+        return response
 
     for kind in KNOWN:
         app.add_exception_handler(kind, handle)
+
+
+def _methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
+    """What can be asked at an address: the first route that lies there knows of its own methods only."""
+    found = {
+        method
+        for route in routes
+        if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE
+        for method in route.methods or ()
+    }
+    return sorted(found)
 
 
 def _plain(message: str) -> str:

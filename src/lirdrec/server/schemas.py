@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.json_schema import SkipJsonSchema
 
 MAX_K = 1000
 MAX_HISTORY = 1000
@@ -36,11 +35,17 @@ class _Request(BaseModel):
 
 
 class RecommendRequest(_Request):
-    """Recommend to a known user, or to anybody by a history of liked items; one of the two is given."""
+    """Recommend to a known user, or to anybody by a history of liked items; one of the two is given.
+
+    An option that is null is as if it were not given.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
-            "oneOf": [{"required": ["user"]}, {"required": ["history"]}],
+            "oneOf": [
+                {"required": [one], "properties": {one: {"not": {"type": "null"}}, other: {"type": "null"}}}
+                for one, other in (("user", "history"), ("history", "user"))
+            ],
             "examples": [
                 {"user": 15, "k": 5},
                 {"history": [1, 50], "k": 5, "filter": {"year": {"ge": 1990}}, "diversity": 0.3},
@@ -48,13 +53,13 @@ class RecommendRequest(_Request):
         }
     )
 
-    user: Id | SkipJsonSchema[None] = Field(None, description="Id as in the run.")
-    history: Annotated[list[Id], Field(min_length=1, max_length=MAX_HISTORY)] | SkipJsonSchema[None] = Field(
+    user: Id | None = Field(None, description="Id as in the run.")
+    history: Annotated[list[Id], Field(min_length=1, max_length=MAX_HISTORY)] | None = Field(
         None, description="Ids of liked items, added ones too."
     )
     k: int = Field(10, ge=1, le=MAX_K, description="How many items; fewer come where fewer remain.")
     exclude_seen: bool = Field(True, description="Leave out what the user liked already.")
-    filter: Annotated[dict[Name, Scalar | Condition], Field(max_length=MAX_COLUMNS)] | SkipJsonSchema[None] = Field(
+    filter: Annotated[dict[Name, Scalar | Condition], Field(max_length=MAX_COLUMNS)] | None = Field(
         None,
         description="Conditions on columns of the item table that must all hold: a value, or comparisons eq, ne, lt, "
         "le, gt, ge, in, contains.",
@@ -62,7 +67,7 @@ class RecommendRequest(_Request):
     diversity: float = Field(0.0, ge=0, le=1, description="0: best scores; towards 1: items that differ (MMR).")
     branch_weights: (
         Annotated[dict[Name, Annotated[float, Field(ge=-1000, le=1000)]], Field(max_length=MAX_COLUMNS)]
-        | SkipJsonSchema[None]
+        | None
     ) = Field(None, description="Factor of each part of the score; those not named keep 1.")
     unknown: Literal["raise", "popular"] = Field(
         "raise", description="What an unknown user gets: 404, or what is liked most."
