@@ -23,7 +23,9 @@ PLAIN = {
     "gt": operator.gt,
     "ge": operator.ge,
     "in": lambda value, many: value in many,
-    "contains": lambda value, part: part in value,
+    "contains": lambda value, part: (
+        part.lower() in (value.lower() if isinstance(value, str) else [one.lower() for one in value])
+    ),
 }
 
 
@@ -39,7 +41,7 @@ def wanted(row: dict[str, Any], conditions: dict[str, Any]) -> bool:
 
 
 numbers = st.one_of(st.integers(-3, 3), st.sampled_from([0.5, 1.5, -2.0, 2**60, -(2**70), 1e300]))
-texts = st.sampled_from(["", "a", "b", "ab", "ä", "a.b", "A", "b\nc"])
+texts = st.sampled_from(["", "a", "b", "ab", "ä", "a.b", "A", "Ä", "B", "b\nc"])
 ORDER = ["eq", "ne", "lt", "le", "gt", "ge"]
 
 
@@ -94,6 +96,16 @@ def test_a_mask_is_what_plain_python_says_of_each_row(table, asked):
 def test_the_order_of_conditions_does_not_matter_for_the_cache():
     one, other = {"a": {"lt": 1, "gt": 0}, "b": True}, {"b": True, "a": {"gt": 0, "lt": 1}}
     assert Filter.of(one) == Filter.of(other) != Filter.of({"a": {"lt": 1}, "b": True})
+
+
+def test_contains_is_asked_as_people_type():
+    frame = pl.DataFrame(
+        {"genres": ["Comedy|Drama", "comedy", "Drama", None], "tags": [["Comedy"], ["COMEDY", "x"], ["comedies"], []]}
+    )
+    assert Filter.of({"genres": {"contains": "comedy"}}).mask(frame).tolist() == [True, True, False, False]
+    assert Filter.of({"genres": {"contains": "COMEDY|d"}}).mask(frame).tolist() == [True, False, False, False]
+    assert Filter.of({"tags": {"contains": "comedy"}}).mask(frame).tolist() == [True, True, False, False]
+    assert Filter.of({"genres": "comedy"}).mask(frame).tolist() == [False, True, False, False]
 
 
 def test_dates_are_compared_as_dates():

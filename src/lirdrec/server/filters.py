@@ -24,9 +24,7 @@ _COMPARISONS: dict[str, Callable[[pl.Series, Any], pl.Series]] = {
     "gt": lambda column, value: column > value,
     "ge": lambda column, value: column >= value,
     "in": lambda column, value: column.is_in(value),
-    "contains": lambda column, value: (
-        column.list.contains(value) if column.dtype == pl.List else column.str.contains(value, literal=True)
-    ),
+    "contains": lambda column, value: _contains(column, value),
 }
 MAX_VALUES = 10_000  # of one "in"
 _SUITABLE = {  # kind of column → comparisons
@@ -51,7 +49,8 @@ class Filter:
 
     `{"price": {"lt": 30}, "in_stock": true, "category": {"in": ["tents", "lamps"]}, "title": {"contains": "red"}}`.
     A bare value means `eq`. Comparisons: eq, ne, lt, le, gt, ge, in, contains; in a column of lists, `contains` asks
-    for one of the list. Texts are compared byte by byte.
+    for one of the list. To `contains`, capitals and small letters are the same, as to people who type them; the others
+    compare texts byte by byte.
 
     Attributes:
         text: the conditions in one canonical form, which names the mask in a cache.
@@ -147,6 +146,13 @@ def _value(given: Any, dtype: Any, kind: str, name: str) -> Any:
         except ValueError:
             pass
     raise ConfigError(f"filter on '{name}': {given!r} cannot be compared with it; give {_WANTED[kind]}")
+
+
+def _contains(column: pl.Series, value: str) -> pl.Series:
+    sought = pl.Series([value]).str.to_lowercase()[0]  # by the same rules as the column
+    if column.dtype == pl.List:
+        return column.list.eval(pl.element().str.to_lowercase()).list.contains(sought)
+    return column.str.to_lowercase().str.contains(sought, literal=True)
 
 
 def _held(column: pl.Series, comparison: str, values: list[Any]) -> pl.Series:

@@ -66,8 +66,7 @@ class RecommendRequest(_Request):
     )
     diversity: float = Field(0.0, ge=0, le=1, description="0: best scores; towards 1: items that differ (MMR).")
     branch_weights: (
-        Annotated[dict[Name, Annotated[float, Field(ge=-1000, le=1000)]], Field(max_length=MAX_COLUMNS)]
-        | None
+        Annotated[dict[Name, Annotated[float, Field(ge=-1000, le=1000)]], Field(max_length=MAX_COLUMNS)] | None
     ) = Field(None, description="Factor of each part of the score; those not named keep 1.")
     unknown: Literal["raise", "popular"] = Field(
         "raise", description="What an unknown user gets: 404, or what is liked most."
