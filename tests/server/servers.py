@@ -1,11 +1,15 @@
-"""Servers in this process that share a store."""
+"""Servers in this process: some that share a store, and one that really listens."""
 
 from __future__ import annotations
 
+import socket
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
+import uvicorn
 from starlette.testclient import TestClient
 
 from lirdrec.server.app import create_app
@@ -33,3 +37,25 @@ class Servers:
     def stop_all(self) -> None:
         for client in list(self._open):
             self.stop(client)
+
+
+class Listening:
+    """A real server on a free port, in a thread."""
+
+    def __init__(self, shop, tmp_path, **options):
+        config = ServerConfig(str(shop), store=f"sqlite:///{tmp_path / 'live.sqlite'}", **options)
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.server = uvicorn.Server(uvicorn.Config(create_app(config), log_config=None, access_log=False))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
+
+    def __enter__(self):
+        self.thread.start()
+        while httpx.get(f"{self.url}/ready").status_code != 200:
+            pass
+        return self
+
+    def __exit__(self, *error):
+        self.server.should_exit = True
+        self.thread.join()
+        self.socket.close()

@@ -11,21 +11,19 @@ import threading
 
 import httpx
 import pytest
-import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from lirdrec import __version__
 from lirdrec.errors import ConfigError
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server import logs
-from lirdrec.server.app import create_app
-from lirdrec.server.config import ServerConfig
 from lirdrec.server.engine import Engine
 from lirdrec.server.live import Live
 from lirdrec.server.schemas import ModelAnswer
 from lirdrec.server.services import Services
 from lirdrec.server.store import Store, StoreError
 
+from .servers import Listening
 from .shop import asked, vectors
 
 
@@ -174,28 +172,6 @@ def test_a_request_is_one_line_of_json(client, caplog):
     assert first["status"] == 200 and 0 < first["seconds"] < 60 and "k=3" not in str(first)
     assert first["level"] == "info" and first["time"].endswith("+00:00")
     assert second["status"] == 422
-
-
-class Listening:
-    """A real server on a free port, in a thread."""
-
-    def __init__(self, shop, tmp_path, **options):
-        config = ServerConfig(str(shop), store=f"sqlite:///{tmp_path / 'live.sqlite'}", **options)
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(create_app(config), log_config=None, access_log=False))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
-
-    def __enter__(self):
-        self.thread.start()
-        while httpx.get(f"{self.url}/ready").status_code != 200:
-            pass
-        return self
-
-    def __exit__(self, *error):
-        self.server.should_exit = True
-        self.thread.join()
-        self.socket.close()
 
 
 def test_what_waits_at_the_end_is_still_answered(shop, tmp_path, monkeypatch, recommender):

@@ -15,8 +15,8 @@ from lirdrec.server.schemas import ProblemBody
 from lirdrec.server.security import add_key
 
 from .runs import whole_numbers
+from .servers import Listening
 from .shop import EACH, KINDS, N_USERS
-from .test_operations import Listening
 
 CHECKS = Path(__file__).with_name("schema_checks.py")
 ITEMS = [100 * kind + number for kind in range(1, len(KINDS) + 1) for number in range(EACH)]  # many: some get removed

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from lirdrec import __version__
 from lirdrec.server import problems
@@ -77,6 +78,13 @@ def _serve_page(app: FastAPI) -> None:
     async def to_page(_: Any) -> RedirectResponse:
         return RedirectResponse("/ui/")
 
+    class Page(StaticFiles):
+        """Always whole files: they are small, and a range that makes no sense would not be answered as a problem."""
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            whole = [(name, value) for name, value in scope["headers"] if name != b"range"]
+            await super().__call__({**scope, "headers": whole}, receive, send)
+
     for path in ("/", "/ui"):
         app.add_route(path, to_page, include_in_schema=False)
-    app.mount("/ui", StaticFiles(directory=PAGE, html=True), name="ui")
+    app.mount("/ui", Page(directory=PAGE, html=True), name="ui")

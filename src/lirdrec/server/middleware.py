@@ -11,6 +11,7 @@ import secrets
 import time
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lirdrec.server.config import ServerConfig
@@ -25,6 +26,7 @@ OPEN = ("/health", "/ready", "/openapi.json")
 ASKING = ("/recommend", "/recommend/batch")  # POST, but nothing is changed
 PAGE = "/ui"
 CALLER = "lirdrec.caller"
+GONE = 499  # in log and figures: whoever asked did not wait for an answer
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _SAFE = (
     (b"x-content-type-options", b"nosniff"),
@@ -66,6 +68,8 @@ class Observed:
 
         try:
             await self.app(scope, receive, sending)
+        except ClientDisconnect:  # went away before it had sent all: nothing failed here, and nobody waits
+            status = status or GONE
         except Exception:
             log.exception("request failed", extra={"fields": {"request": request_id.decode()}})
             if status == 0:

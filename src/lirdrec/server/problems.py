@@ -19,6 +19,7 @@ from lirdrec.server.store import ConflictError, StoreError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 20
+LONGEST = 500  # letters of a sentence: what it repeats of a request may be as long as that
 
 
 class Problem(HTTPException):
@@ -67,10 +68,10 @@ class Problem(HTTPException):
             "type": "about:blank",
             "title": HTTPStatus(self.status_code).phrase,
             "status": self.status_code,
-            "detail": self.detail,
+            "detail": _one_line(self.detail),
         }
         if self.faults:
-            value["faults"] = self.faults
+            value["faults"] = [{name: _one_line(text) for name, text in one.items()} for one in self.faults]
         return value
 
     def response(self) -> Response:
@@ -117,6 +118,13 @@ def _methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
         for method in route.methods or ()
     }
     return sorted(found)
+
+
+def _one_line(text: str) -> str:
+    """The text with what no reader could see written out, and an end: names in it may be strangers' own."""
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}…"
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _plain(message: str) -> str:
