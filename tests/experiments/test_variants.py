@@ -37,6 +37,10 @@ class TestAblation:
         }
         assert {cell.seed for cell in cells} == {0, 1}
 
+    def test_the_full_model_learns_its_weights_whatever_tuning_chose(self, context):
+        full = next(iter(ablation.plan(context(model_options={"pwc": "uniform", "dct": None}), Results())))
+        assert (full.variant, full.model_options["pwc"], full.model_options["dct"]) == ("full", "released", "features")
+
     def test_with_both_losses_every_declaration_has_a_name_of_its_own(self, context):
         cells = list(ablation.plan(context(losses=("bpr", "softmax")), Results()))
         assert len(cells) == 12
@@ -141,7 +145,7 @@ class TestBaseSettings:
         settings = context(model_options={}, training={})
         first = space_of("lirdrec", {}, ("bpr",), ("image", "text")).first[0]
         found = self.first(settings)
-        assert {**found.model_options, **found.training, "metric": 0} == {**first, "metric": 0}
+        assert {**found.model_options, **found.training, "metric": 0} == {**first, "dct": "features", "metric": 0}
 
     def test_the_best_trial_counts_and_what_is_set_by_hand_more(self, context, tmp_path):
         settings = context(model_options={}, training={"epochs": 2})

@@ -14,15 +14,25 @@ from lirdrec.experiments.studies.variants import Group, Study, Variant
 from lirdrec.reporting import Section
 
 MODELS = ("lirdrec",)
+# every variant says both, since tuning may have chosen equal weights: "full" is the model as it was published
+FULL = {"pwc": "released", "dct": "features"}
 VARIANTS = (
-    Variant("full"),
-    Variant("w/o PWC", {"pwc": None}),
-    Variant("uniform weights", {"pwc": "uniform"}, note="Uniform weights: α = 1/K for every user, nothing is learned."),
-    Variant("PWC on logits", {"pwc": "logits"}, note="PWC on logits: θ receives logits instead of softmaxed weights."),
-    Variant("w/o DCT", {"dct": None}),
+    Variant("full", FULL),
+    Variant("w/o PWC", {**FULL, "pwc": None}),
+    Variant(
+        "uniform weights",
+        {**FULL, "pwc": "uniform"},
+        note="Uniform weights: α = 1/K for every user, nothing is learned.",
+    ),
+    Variant(
+        "PWC on logits",
+        {**FULL, "pwc": "logits"},
+        note="PWC on logits: θ receives logits instead of softmaxed weights.",
+    ),
+    Variant("w/o DCT", {**FULL, "dct": None}),
     Variant(
         "DCT over matrix",
-        {"dct": "matrix"},
+        {**FULL, "dct": "matrix"},
         note="DCT over matrix: Eq. 12 read literally mixes the items, so it cannot take new ones.",
     ),
 )
