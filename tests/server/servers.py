@@ -51,8 +51,8 @@ class Listening:
 
     def __enter__(self):
         self.thread.start()
-        while httpx.get(f"{self.url}/ready").status_code != 200:
-            pass
+        while httpx.get(f"{self.url}/ready").status_code == 503:
+            assert httpx.get(f"{self.url}/health").status_code == 200
         return self
 
     def __exit__(self, *error):

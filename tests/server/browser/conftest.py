@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
-from lirdrec.server.app import create_app
-from lirdrec.server.config import ServerConfig
+from ..servers import Listening
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -32,26 +27,6 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@contextmanager
-def _serving(config: ServerConfig) -> Iterator[str]:
-    """The address of a server in a thread."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        server = uvicorn.Server(uvicorn.Config(create_app(config), log_config=None, access_log=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        try:
-            with httpx.Client(base_url=address, timeout=60) as client:
-                while client.get("/ready", headers={"X-API-Key": "x"}).status_code == 503:
-                    assert client.get("/health").status_code == 200
-            yield address
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 @pytest.fixture(scope="module")
 def serve(shop, tmp_path_factory) -> Iterator[Callable[..., str]]:
     """`serve(encoders=True)` gives the address of a server with the page; the same options, the same server."""
@@ -63,9 +38,9 @@ def serve(shop, tmp_path_factory) -> Iterator[Callable[..., str]]:
         def start(**options: Any) -> str:
             name = repr(sorted(options.items()))
             if name not in known:
-                store = f"sqlite:///{tmp_path_factory.mktemp('store') / 'live.sqlite'}"
-                config = ServerConfig(**{"run": str(shop), "store": store, "ui": True} | options)
-                known[name] = stack.enter_context(_serving(config))
+                run = options.pop("run", shop)
+                server = Listening(run, tmp_path_factory.mktemp("store"), **{"ui": True} | options)
+                known[name] = stack.enter_context(server).url
             return known[name]
 
         yield start

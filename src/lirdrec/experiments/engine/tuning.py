@@ -32,7 +32,7 @@ from lirdrec.experiments.engine.spaces import Choice, Space, parts, space_of, wi
 
 PAIR = 2  # proposals that do not know of each other
 AT_RANDOM = 4  # proposals before TPE takes over, the published ones included
-WARM_UP = 10  # epochs that no trial is stopped in
+WARM_UP = 20  # epochs that no trial is stopped in
 
 
 @dataclass(frozen=True)
