@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -315,6 +316,25 @@ def test_settings_are_kept_beside_the_results(data, context):
     kept = json.loads((settings.output / "experiment.json").read_text())
     assert kept["experiment"] == "toy" and kept["trials"] == 2
     assert isinstance(settings, Context)
+
+
+def test_a_folder_is_one_experiment_s(data, context):
+    """The report of another would take the place of its own."""
+    settings = context()
+    compute(toy(data, ["fine"]), settings)
+    other = dataclasses.replace(toy(data, ["fine"]), name="compare")
+    for ask in (compute, report):
+        with pytest.raises(ConfigError, match="holds the experiment 'toy'; give 'compare' a folder of its own"):
+            ask(other, settings)
+    (settings.output / "experiment.json").write_text("{")
+    with pytest.raises(ConfigError, match="damaged"):
+        compute(other, settings)
+
+
+def test_settings_of_another_folder_must_be_there(data, context, tmp_path):
+    with pytest.raises(ConfigError, match="nowhere: no results of an experiment; name the folder of a 'compare'"):
+        compute(toy(data, ["fine"]), context(tuned=tmp_path / "nowhere"))
+    assert not context().output.exists()
 
 
 def test_a_report_of_what_is_done_computes_nothing(data, context):

@@ -130,7 +130,7 @@ class TestLayers:
 
 
 class TestBaseSettings:
-    """What is not said by hand comes from an earlier tuning in the folder, else from the published defaults."""
+    """What is not said by hand comes from the folder of an earlier tuning, else from the published defaults."""
 
     def trial(self, context, value: float, dataset: str | None = None, **options) -> Result:
         of_model = {k: v for k, v in options.items() if k != "learning_rate"}
@@ -148,8 +148,8 @@ class TestBaseSettings:
         assert {**found.model_options, **found.training, "metric": 0} == {**first, "dct": "features", "metric": 0}
 
     def test_the_best_trial_counts_and_what_is_set_by_hand_more(self, context, tmp_path):
-        settings = context(model_options={}, training={"epochs": 2})
-        store = CellStore(settings.output)
+        settings = context(model_options={}, training={"epochs": 2}, tuned=tmp_path / "tuned")
+        store = CellStore(tmp_path / "tuned")
         store.record(self.trial(settings, 0.3, n_layers=2, loss="softmax", learning_rate=1e-3))
         store.record(self.trial(settings, 0.2, n_layers=4, loss="bpr", learning_rate=5e-3))
         other = planted(40, 30, 300, {"text": 4}, groups=3).save(tmp_path / "other")

@@ -42,6 +42,10 @@ def experiment(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder (default: experiments/NAME).")
     ] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option("--tuned", metavar="DIR", help="Take the settings from the best trials of a compare's folder."),
+    ] = None,
     features: Annotated[
         list[str] | None,
         typer.Option("--features", metavar="LABEL=A,B", help="A set of feature matrices; may be repeated (all)."),
@@ -74,6 +78,7 @@ def experiment(
       lirdrec experiment                        list the experiments
       lirdrec experiment compare mydata --models mf,lightgcn,lirdrec
       lirdrec experiment compare mydata otherdata --trials 12 --seeds 5 --jobs 2 --output study
+      lirdrec experiment ablation mydata --tuned study --output study-ablation
 
     Stopped, by Ctrl-C or by force, it goes on where it was: the same command again. The same command in several
     terminals, on one disk, shares the work. Test pairs are sealed away before anything is trained: tuning never sees
@@ -108,6 +113,7 @@ def experiment(
     context = Context(
         datasets=tuple(map(str, datasets)),
         output=output if output is not None else Path("experiments") / name,
+        tuned=tuned,
         models=names,
         seeds=seeds,
         trials=trials if trials is not None or minutes is not None else 6,

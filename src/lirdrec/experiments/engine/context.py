@@ -21,6 +21,7 @@ class Context:
     Attributes:
         datasets: folders, anything that `lirdrec.data.readers.read_any` reads.
         output: the experiment's folder; the same folder goes on where it was.
+        tuned: folder of a `compare`, whose best trials give the settings; None: published defaults.
         models: names of models; empty: the experiment's own choice.
         seeds: number of final trainings of each chosen configuration, with seeds 0, 1, …
         trials: configurations that tuning may try for each model; 0: no tuning, published defaults.
@@ -44,6 +45,7 @@ class Context:
 
     datasets: tuple[str, ...]
     output: Path
+    tuned: Path | None = None
     models: tuple[str, ...] = ()
     seeds: int = 3
     trials: int | None = 6
@@ -67,6 +69,7 @@ class Context:
     def __post_init__(self) -> None:
         object.__setattr__(self, "datasets", tuple(os.fspath(one) for one in self.datasets))
         object.__setattr__(self, "output", Path(self.output))
+        object.__setattr__(self, "tuned", None if self.tuned is None else Path(self.tuned))
         for name in ("models", "losses", "formats"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.datasets:

@@ -29,6 +29,7 @@ from lirdrec.experiments.experiment import Experiment
 
 POLL = 0.2  # seconds between looks at the running cells
 POLL_OTHERS = 1.0  # seconds between looks at what other processes do
+SETTINGS = "experiment.json"
 TRIES = 2  # a cell that failed is begun again once, at the next start
 
 
@@ -52,7 +53,7 @@ def run(experiment: Experiment, context: Context) -> Path:
 
 def report(experiment: Experiment, context: Context) -> Path:
     """Write the report of the cells that have results by now, without computing any."""
-    _check(context)
+    _check(experiment, context)
     begun = (context.output / "cells").is_dir()  # else asking for the plan would write its first proposals
     results = _Run(experiment, replace(context, quiet=True)).known() if begun else Results()
     if not len(results):
@@ -70,19 +71,25 @@ def _reported(experiment: Experiment, context: Context, results: Results) -> Pat
 
 def compute(experiment: Experiment, context: Context) -> Results:
     """The results of all cells of an experiment, in the order of its plan; what `run` does before the report."""
-    _check(context)
+    _check(experiment, context)
     with write_errors(context.output):
         context.output.mkdir(parents=True, exist_ok=True)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(context).items()}
-    write_json(context.output / "experiment.json", {"experiment": experiment.name, **settings})
+    write_json(context.output / SETTINGS, {"experiment": experiment.name, **settings})
     return _Run(experiment, context).until_done()
 
 
-def _check(context: Context) -> None:
-    """Refuse what is not there before anything is written."""
+def _check(experiment: Experiment, context: Context) -> None:
+    """Refuse what is not there, and the folder of another experiment, before anything is written."""
     from lirdrec.experiments.engine.tuning import feature_names
     from lirdrec.models.registry import model_type
 
+    name = _name_of(context.output)
+    if name not in (None, experiment.name):
+        raise ConfigError(
+            f"{context.output} holds the experiment '{name}'; give '{experiment.name}' a folder of its own with "
+            "--output" + (f", and take the settings from there: --tuned {context.output}" if name == "compare" else "")
+        )
     for dataset in context.datasets:
         fingerprint(dataset)  # raises where there is none
         for label, names in context.feature_sets.items():
@@ -93,6 +100,19 @@ def _check(context: Context) -> None:
                     raise ConfigError(f"feature set '{label}': {dataset} has no features '{name}'; it has {listed}")
     for model in context.models:
         model_type(model)
+    if context.tuned is not None and not (context.tuned / "cells").is_dir():
+        raise ConfigError(f"{context.tuned}: no results of an experiment; name the folder of a 'compare'")
+
+
+def _name_of(folder: Path) -> str | None:
+    """The experiment whose folder it is, or None."""
+    try:
+        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        return str(found["experiment"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / SETTINGS}: damaged ({error}); delete it to go on") from None
 
 
 @dataclass

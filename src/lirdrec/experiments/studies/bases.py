@@ -27,9 +27,9 @@ def settled(
 ) -> Cell:
     """The cell of work "train" of a model with all its settings.
 
-    Options that `context` sets go before all. The others are those of the best trial that an earlier `compare` left in
-    the same folder for this dataset, model and feature set (with these options and this loss); where there is none,
-    the published defaults, with which tuning begins, too.
+    Options that `context` sets go before all. The others are those of the best trial in `context.tuned` for this
+    dataset, model and feature set (with these options and this loss); where there is none, the published defaults,
+    with which tuning begins, too.
 
     Args:
         context, dataset, model, feature_set, split, variant, extra: as in `tuning.base_cell`.
@@ -65,7 +65,7 @@ def losses_of(context: Context, model: str) -> tuple[str | None, ...]:
 def _best_trial(context: Context, base: Cell, loss: str | None) -> Result | None:
     """The best trial of an earlier tuning of the same model on the same data, by validation."""
     best: tuple[float, Result] | None = None
-    for result in _trials(context.output):
+    for result in _trials(context.tuned) if context.tuned is not None else ():
         cell, value = result.cell, result.figure(context.metric)
         if value is None or (cell.model, cell.feature_set, cell.split) != (base.model, base.feature_set, base.split):
             continue

@@ -47,7 +47,7 @@ def settings(context: Context) -> dict[str, Any]:
     start = asdict(Context(datasets=("-",), output=Path(".")))
     kept: dict[str, Any] = {"datasets": ", ".join(Path(one).name for one in context.datasets), "metric": context.metric}
     kept |= {"seeds": context.seeds}
-    skipped = {"datasets", "output", "command", "quiet", "formats", "cache", "keep", "jobs"}
+    skipped = {"datasets", "output", "command", "quiet", "formats", "cache", "keep", "jobs", "tuned"}
     for name, value in plain.items():
         if name in kept or name in skipped or value == start[name] or not value:
             continue
@@ -55,7 +55,9 @@ def settings(context: Context) -> dict[str, Any]:
             kept |= {str(key): inner for key, inner in value.items()}
         else:
             kept[name] = value
-    kept["other settings"] = "the best of an earlier compare in the same folder, else published defaults"
+    kept["other settings"] = (
+        "published defaults" if context.tuned is None else f"those of the best trials in {context.tuned.name}"
+    )
     return {name: value if isinstance(value, (int, float, str)) else _plain(value) for name, value in kept.items()}
 
 
