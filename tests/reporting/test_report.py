@@ -127,8 +127,18 @@ def test_files_are_written(report, frame, tmp_path):
         for kind in ("svg", "png", "csv")
     }
     tables = {f"tables/table.{kind}" for kind in ("tex", "csv", "parquet")}
-    assert names == {"report.html", "results.parquet", "figures/own.svg", "figures/own.png", *figures, *tables}
+    assert names == {
+        "report.html",
+        "report.md",
+        "results.parquet",
+        "figures/own.svg",
+        "figures/own.png",
+        *figures,
+        *tables,
+    }
     assert pl.read_parquet(folder / "results.parquet").equals(frame)
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| model |" in text.lower() and "(figures/curves.svg)" in text and text.startswith("# A <title>\n")
     before = (folder / "figures/curves.svg").read_bytes()
     report.write(folder, frame, formats=("svg",))
     assert (folder / "figures/curves.svg").read_bytes() == before  # the same drawing, the same bytes

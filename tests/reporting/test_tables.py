@@ -8,7 +8,8 @@ from rich.console import Console
 
 from lirdrec.errors import ConfigError
 from lirdrec.reporting import Column, Measure, Row, Table
-from lirdrec.reporting.tables import duration, latex_escape, memory
+from lirdrec.reporting.printing import duration, memory
+from lirdrec.reporting.tables import latex_escape
 
 
 @pytest.fixture
@@ -82,6 +83,23 @@ Paper & $0.200$ & $0.200$ &  \\
 \end{table}
 """
     )
+
+
+def test_markdown(table):
+    space = "\N{NO-BREAK SPACE}"
+    assert table.to_markdown().splitlines() == [
+        "**A \\< B**",
+        "",
+        "| Model | Baby R@20 | Baby N@20 | Time |",
+        "| --- | ---: | ---: | ---: |",
+        f"| A & B | **0.100** ± 0.001\\* | **0.050** | 75{space}s |",
+        f"| C\\_\\<d\\> | **0.100** ± 0.000 | *0.040* | 2.0{space}h |",
+        "| E | out of memory | out of memory | – |",
+        f"| Ours | *0.090* | *0.040* | 3.0{space}s |",
+        "| Paper | 0.200 | 0.200 |  |",
+        "",
+        "**Best** 5 %.",
+    ]
 
 
 def test_csv(table):

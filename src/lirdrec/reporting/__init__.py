@@ -20,9 +20,10 @@ from lirdrec.reporting.chart_lines import lines
 from lirdrec.reporting.chart_points import points
 from lirdrec.reporting.figures import Figure, drawn
 from lirdrec.reporting.names import label
+from lirdrec.reporting.printing import Column
 from lirdrec.reporting.report import Report, Section
 from lirdrec.reporting.statistics import Measure
-from lirdrec.reporting.tables import Column, Row, Table
+from lirdrec.reporting.tables import Row, Table
 
 __all__ = [
     "Card",

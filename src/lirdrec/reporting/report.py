@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from lirdrec.experiments.engine.results import Results
 
-PAGE, RESULTS = "report.html", "results.parquet"
+PAGE, TEXT, RESULTS = "report.html", "report.md", "results.parquet"
 Block = str | Table | Figure | Cards
 
 
@@ -93,7 +93,7 @@ class Report:
     def write(
         self, folder: str | Path, results: Results | pl.DataFrame | None = None, formats: Sequence[str] = ("svg", "png")
     ) -> Path:
-        """Write `report.html`, `figures/`, `tables/` and `results.parquet` into `folder`; gives the page's path.
+        """Write `report.html`, the same as `report.md`, `figures/`, `tables/` and `results.parquet`; gives the page.
 
         Args:
             folder: made where it is missing; files of the same names are replaced, others stay.
@@ -116,6 +116,7 @@ class Report:
                 _save(folder / "tables" / f"{block.name}.parquet", block.to_frame())
         if results is not None:
             _save(folder / RESULTS, results.frame() if hasattr(results, "frame") else results)
+        _write(folder / TEXT, self.to_markdown("svg" if "svg" in formats else "png").encode())
         _write(folder / PAGE, self.to_html().encode())
         return folder / PAGE
 
@@ -130,6 +131,22 @@ class Report:
             path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, self.to_html(alone=True).encode())
         return path
+
+    def to_markdown(self, kind: str = "svg") -> str:
+        """Answer, tables, and figures as links to `figures/NAME.KIND`; cards are only on the page."""
+        parts = [f"# {self.title}", self.question, self.answer]
+        for section in self.sections:
+            parts.append(f"## {section.title}")
+            for block in section.blocks:
+                if isinstance(block, Table):
+                    parts.append(block.to_markdown().rstrip())
+                elif isinstance(block, Figure):
+                    parts.append(f"![{block.alt or block.caption}](figures/{block.name}.{kind})")
+                elif isinstance(block, str):
+                    parts.append(block)
+        if self.commands:
+            parts += ["## How to repeat this", "\n".join(["```sh", *self.commands, "```"])]
+        return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_rich(self) -> RenderableType:
         """Title, answer and tables for the terminal."""

@@ -1,7 +1,7 @@
 r"""A table that knows what its figures mean: best bold, second underlined, spread beside the mean.
 
-One `Table` is written as HTML, LaTeX (booktabs), text for the terminal (rich) and data (CSV, Parquet). Values are
-ranked at the printed precision: what reads the same is a tie, and both are best.
+One `Table` is written as HTML, LaTeX (booktabs), Markdown, text for the terminal (rich) and data (CSV, Parquet). Values
+are ranked at the printed precision: what reads the same is a tie, and both are best.
 """
 
 from __future__ import annotations
@@ -12,44 +12,18 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
 from lirdrec.reporting.names import label
+from lirdrec.reporting.printing import NARROW, Better, Column, Value, printed, text_of
 from lirdrec.reporting.statistics import Measure
 
 if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table as RichTable
 
-Value = Measure | float | int | str | None
-Better = Literal["higher", "lower"]
-Format = Literal["number", "percent", "count", "duration", "memory", "p", "text"]
-MISSING = "–"
-NARROW = "\N{NARROW NO-BREAK SPACE}"
 LONG = 40  # letters: a column with longer texts is broken into lines
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        key: of the rows' cells.
-        title: heading.
-        group: heading over neighbouring columns of the same group.
-        better: ranks the figures: the best bold, the second underlined; None: nothing is ranked.
-        format: "number" has `digits` decimals, "percent" too, with a sign; "count" 12 345; "duration" takes seconds;
-            "memory" takes bytes; "p" is a p-value; "text" is set left.
-        digits: decimals.
-    """
-
-    key: str
-    title: str
-    group: str = ""
-    better: Better | None = None
-    format: Format = "number"
-    digits: int = 4
 
 
 @dataclass(frozen=True)
@@ -210,6 +184,24 @@ class Table:
             lines.append(r"\\[2pt] \footnotesize " + r" \\ ".join(notes))
         return "\n".join([*lines, r"\end{table}", ""])
 
+    def to_markdown(self) -> str:
+        """A pipe table: the best bold, the second in italics (Markdown does not underline)."""
+        heads = [f"{column.group} {column.title}".strip() for column in self.columns]
+        lines = [f"**{_markdown(self.caption)}**", ""] if self.caption else []
+        lines += [_pipes(heads), _pipes(["---" if c.format == "text" else "---:" for c in self.columns])]
+        for block, rows in self._blocks():
+            if block:
+                lines.append(_pipes([f"*{_markdown(block)}*", *[""] * (len(self.columns) - 1)]))
+            for row, rank in zip(rows, self._ranks(rows), strict=True):
+                cells = []
+                for column in self.columns:
+                    main, spread, marks = (_markdown(part) for part in printed(row.cells.get(column.key), column))
+                    main = {1: f"**{main}**", 2: f"*{main}*"}.get(rank.get(column.key, 0), main)
+                    cells.append(main + (f" ± {spread}" if spread else "") + marks)
+                lines.append(_pipes(cells))
+        lines += [part for note in self.notes for part in ("", note)]
+        return "\n".join([*lines, ""])
+
     def to_frame(self) -> pl.DataFrame:
         """The figures at full precision: a column for each of the table's; `… sd` and `… note` where there are any."""
         import polars as pl
@@ -221,7 +213,7 @@ class Table:
             name = f"{column.group} {column.title}".strip()
             values = [row.cells.get(column.key) for row in self.rows]
             if column.format == "text":
-                series.append(pl.Series(name, [None if v is None else _text(v, column) for v in values], pl.String))
+                series.append(pl.Series(name, [None if v is None else text_of(v, column) for v in values], pl.String))
                 continue
             series.append(pl.Series(name, [_number(value) for value in values], pl.Float64))
             spread = [value.sd if isinstance(value, Measure) else None for value in values]
@@ -331,28 +323,6 @@ class Table:
         return f"${main}$" + (rf"\rlap{{$^{{{_latex_marks(marks)}}}$}}" if marks else "")
 
 
-def printed(value: Value, column: Column) -> tuple[str, str, str]:
-    """A cell in words: the figure, its spread ("" without one), its marks."""
-    if isinstance(value, Measure):
-        spread = ""
-        if value.sd is not None and column.format in ("number", "percent"):
-            spread = f"{value.sd:.{column.digits}f}"
-        return _text(value.mean, column), spread, value.marks
-    return (MISSING if value is None else _text(value, column)), "", ""
-
-
-def duration(seconds: float) -> str:
-    """48 s, 3.2 min, 1.4 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def memory(count: float) -> str:
-    """Bytes as 310 MB or 1.5 GB (powers of 1000)."""
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
-
-
 def latex_escape(text: str) -> str:
     """Text that LaTeX prints as it stands."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
@@ -373,26 +343,12 @@ def _latex_marks(marks: str) -> str:
     return marks.replace("†", r"\dagger").replace("‡", r"\ddagger")
 
 
-def _text(value: Measure | float | int | str, column: Column) -> str:
-    if isinstance(value, Measure):
-        value = value.mean
-    if isinstance(value, str):
-        return value
-    if math.isnan(value):
-        return MISSING
-    if column.format == "duration":
-        return duration(value).replace(" ", NARROW)
-    if column.format == "memory":
-        return memory(value).replace(" ", NARROW)
-    if column.format == "count":
-        return f"{value:,.0f}".replace(",", NARROW)
-    if column.format == "p":
-        return f"{value:.4f}" if value >= 1e-4 else f"<{NARROW}0.0001"
-    if column.format == "percent":
-        return f"{value:+.{column.digits}f}".replace("-", "−") + f"{NARROW}%"
-    if column.format == "text":
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{value:.{column.digits}f}".replace("-", "−")
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\|*_`<>])", r"\\\1", text).replace(NARROW, "\N{NO-BREAK SPACE}")
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _number(value: Value) -> float | None:

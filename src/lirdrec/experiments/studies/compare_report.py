@@ -16,8 +16,8 @@ from lirdrec.experiments.studies.compare_rows import Rows, gather, panel
 from lirdrec.experiments.studies.compare_tables import figure_tables, landmark_tables
 from lirdrec.experiments.studies.compare_words import answer, listed, plain
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, lines, points
+from lirdrec.reporting.printing import MISSING, Value
 from lirdrec.reporting.statistics import ALPHA
-from lirdrec.reporting.tables import MISSING, Value
 
 if TYPE_CHECKING:
     from lirdrec.experiments.engine.tuning import Search

@@ -16,8 +16,8 @@ from lirdrec.experiments.studies.compare_words import percent, short, slug
 from lirdrec.experiments.studies.published import SOURCES, Split, published
 from lirdrec.reporting import Column, Measure, Row, Table, label
 from lirdrec.reporting.names import model_order
+from lirdrec.reporting.printing import Value
 from lirdrec.reporting.statistics import ALPHA, average_gain, gain
-from lirdrec.reporting.tables import Value
 
 WORSE, BETTER = "*", "†"  # marks of models that ours is shown better, or worse, than
 BLANK = ("features", "gain", "seconds", "memory", "gpu")  # columns that the last row of a table leaves empty

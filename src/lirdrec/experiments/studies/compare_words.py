@@ -8,8 +8,8 @@ from typing import Any
 
 from lirdrec.experiments.studies.compare_rows import Rows
 from lirdrec.reporting import Measure, label
+from lirdrec.reporting.printing import MISSING, NARROW
 from lirdrec.reporting.statistics import gain
-from lirdrec.reporting.tables import MISSING, NARROW
 
 
 def answer(rows: Rows) -> str:
