@@ -1,10 +1,11 @@
-"""Writes the tables of `results.md` from the kept cells of `lirdrec experiment compare`.
+"""Writes what `results.md` shows of experiments from their kept folders.
 
-    python docs/write_results.py keep runs/tiktok compare-tiktok    # copy what going on and the table need
-    python docs/write_results.py                                    # write the tables
+    python docs/write_results.py keep runs/tiktok compare-tiktok    # copy what going on and the page need
+    python docs/write_results.py                                    # write the page
 
 A kept folder lies in `benchmarks/results/`; copied back to where `--output` points, the experiment goes on from it. The
-test pairs of the sealed folder are not kept: they are made again from the data.
+test pairs of the sealed folder are not kept: they are made again from the data. Between the marks of `compare-…` stands
+a table of its cells, between those of other experiments the answer and the first table of their report.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ def keep(folder: Path, name: str) -> None:
     """Copy an experiment's results, proposals, declarations and scores, but no interactions and no weights."""
     target = KEPT / name
     shutil.rmtree(target, ignore_errors=True)
-    for part in ("cells", "tuning", "per_user", "sealed"):
-        ignore = shutil.ignore_patterns("*.lock", "lock", "locks", "test.npy", "data")
+    for part in ("cells", "tuning", "per_user", "sealed", "figures"):
+        ignore = shutil.ignore_patterns("*.lock", "lock", "locks", "test.npy", "data", "*.png", "*.csv")
         if (folder / part).is_dir():
             shutil.copytree(folder / part, target / part, ignore=ignore)
+    shutil.copy(folder / "report.md", target)
     for path in (target / "cells").glob("*.json"):  # found by the data's bytes, wherever they lie
         content = json.loads(path.read_text())
         content["cell"]["dataset"] = Path(content["cell"]["dataset"]).name
@@ -88,13 +90,24 @@ def table(found: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def summary(folder: Path) -> str:
+    """Answer and first table of a kept report, and a link to all of it."""
+    head, _, body = (folder / "report.md").read_text(encoding="utf-8").partition("\n## ")
+    answer = head.split("\n\n", 2)[2].strip()
+    blocks = body.split("\n\n")
+    at = next(place for place, block in enumerate(blocks) if block.startswith("|"))
+    link = f"All tables and figures: [report](../benchmarks/results/{folder.name}/report.md)."
+    return "\n\n".join([answer, blocks[at], link])
+
+
 def write() -> None:
     """Replace what stands between the marks of each kept folder."""
     page = PAGE.read_text(encoding="utf-8")
-    for folder in sorted(KEPT.glob("compare-*")):
+    for folder in sorted(path for path in KEPT.iterdir() if (path / "cells").is_dir()):
         begin, end = f"<!-- {folder.name} -->", f"<!-- end of {folder.name} -->"
-        if begin in page and folder.is_dir():
-            new = f"{begin}\n{table(results(folder))}\n{end}"
+        if begin in page:
+            shown = table(results(folder)) if folder.name.startswith("compare-") else summary(folder)
+            new = f"{begin}\n{shown}\n{end}"
             page = re.sub(re.escape(begin) + r".*?" + re.escape(end), lambda _, new=new: new, page, flags=re.DOTALL)
     PAGE.write_text(page, encoding="utf-8")
 
