@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.recommender.asking import known_rows
@@ -75,24 +76,45 @@ def explain(recommender: Recommender, user: Any, item: Any, n_liked: int = 5) ->
         raise ConfigError(f"n_liked is {n_liked}; it must be 0 or more")
     scorer = recommender.scorer
     user_row, item_row = int(known_rows([user], recommender.users)[0]), int(known_rows([item], recommender.items)[0])
-    device = recommender.device
-    users, items = torch.tensor([user_row], device=device), torch.tensor([item_row], device=device)
-    terms = scorer.parts(scorer.queries(users), items)[0].double().tolist()
-    weights = scorer.user_weights(users)
-    liked_rows = recommender.liked_rows(user_row)
+    users = torch.tensor([user_row], device=recommender.device)
+    queries, weights = scorer.queries(users), scorer.user_weights(users)
+    return explained(recommender, user, item_row, queries, weights, recommender.liked_rows(user_row), n_liked)
+
+
+def explained(
+    recommender: Recommender,
+    user: Any,
+    item_row: int,
+    query: Tensor,
+    weights: Tensor | None,
+    liked_rows: np.ndarray,
+    n_liked: int,
+) -> Explanation:
+    """The explanation of a score, whatever vector stands for the user.
+
+    Args:
+        recommender: whose items are scored.
+        user: the id to tell.
+        item_row: the item's row.
+        query: `(1, D)`, the user's vector; weights: `(1, K)`, its α, or None.
+        liked_rows: `(n,)` int64, what the user liked; the item itself is left out of it.
+        n_liked: how many of these to tell.
+    """
+    scorer, items = recommender.scorer, torch.tensor([item_row], device=query.device)
+    names, ids = scorer.part_names, recommender.items.series
+    parts = dict(zip(names, scorer.parts(query, items)[0].double().tolist(), strict=True))
     liked_rows = liked_rows[liked_rows != item_row]
     similarity = scorer.similar_items(items)[0].cpu().numpy()[liked_rows]
     nearest = np.argsort(-similarity, kind="stable")[:n_liked]
-    parts = dict(zip(scorer.part_names, terms, strict=True))
     return Explanation(
         user=user,
-        item=item,
+        item=ids[item_row],
         title=recommender.title(item_row),
         score=sum(parts.values()),
         parts=parts,
-        weights=None if weights is None else dict(zip(scorer.part_names, weights[0].double().tolist(), strict=True)),
+        weights=None if weights is None else dict(zip(names, weights[0].double().tolist(), strict=True)),
         liked=tuple(
-            LikedItem(recommender.items.series[row], recommender.title(row), float(similarity[place]))
+            LikedItem(ids[row], recommender.title(row), float(similarity[place]))
             for place, row in zip(nearest, liked_rows[nearest].tolist(), strict=True)
         ),
     )

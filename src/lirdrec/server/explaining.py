@@ -7,11 +7,12 @@ from torch import Tensor
 
 from lirdrec.errors import CapabilityError, UnknownIdError
 from lirdrec.ranking.top_k import best
-from lirdrec.recommender.explanation import Explanation, LikedItem
+from lirdrec.recommender import explanation
+from lirdrec.recommender.explanation import Explanation
 from lirdrec.server.live import Id, Snapshot
 
 
-def explained(snapshot: Snapshot, user: Id, item: Id, row: int, n_liked: int) -> Explanation:
+def explained(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation:
     """The parts of the score that the engine ranks by: for a user with new likes those of the refreshed vector.
 
     Raises:
@@ -21,30 +22,12 @@ def explained(snapshot: Snapshot, user: Id, item: Id, row: int, n_liked: int) ->
     recommender = snapshot.recommender
     if recommender.is_slim:
         raise CapabilityError("a slim run cannot explain: it keeps no liked items; serve the full run")
-    scorer = recommender.scorer
     vector, weights = vector_of(snapshot, user), None
-    at = torch.tensor([row])
-    terms = scorer.parts(vector[None], at)[0].double().tolist()
     person = snapshot.people.get(user)
     if person is None or person.query is None:
-        weights = scorer.user_weights(torch.tensor([snapshot.user_rows[user]]))
-    liked = snapshot.liked_rows(user)
-    liked = liked[liked != row]
-    similarity = scorer.similar_items(at)[0][liked]
-    nearest = torch.argsort(similarity, descending=True, stable=True)[:n_liked].tolist()
-    names = recommender.items.series
-    parts = dict(zip(scorer.part_names, terms, strict=True))
-    return Explanation(
-        user=user,
-        item=item,
-        title=recommender.title(row),
-        score=sum(parts.values()),
-        parts=parts,
-        weights=None if weights is None else dict(zip(scorer.part_names, weights[0].double().tolist(), strict=True)),
-        liked=tuple(
-            LikedItem(names[one], recommender.title(one), float(similarity[place]))
-            for place, one in ((place, int(liked[place])) for place in nearest)
-        ),
+        weights = recommender.scorer.user_weights(torch.tensor([snapshot.user_rows[user]]))
+    return explanation.explained(
+        recommender, user, row, vector[None], weights, snapshot.liked_rows(user).numpy(), n_liked
     )
 
 

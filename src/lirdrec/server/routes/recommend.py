@@ -81,9 +81,9 @@ async def explain(request: Request, user: str, item: str, n_liked: Annotated[int
     """Why an item suits a user: the parts of the score, and the liked items nearest to it."""
     served = services(request)
     snapshot = await served.current()
-    id, row = known_item(snapshot, item)
+    _, row = known_item(snapshot, item)
     who = id_of(user, snapshot.recommender.users)
-    return answer((await served.read(lambda: explained(snapshot, who, id, row, n_liked))).to_dict())
+    return answer((await served.read(lambda: explained(snapshot, who, row, n_liked))).to_dict())
 
 
 async def _recommend(served: Services, asked: RecommendRequest) -> dict[str, Any]:
