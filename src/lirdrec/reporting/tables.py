@@ -156,7 +156,8 @@ class Table:
 
     def to_latex(self) -> str:
         r"""A `table` with booktabs rules; needs `\usepackage{booktabs}`."""
-        spec = "".join("l" if column.format == "text" else "r" for column in self.columns)
+        texts = {True: r"p{0.3\linewidth}", False: "l"}
+        spec = "".join(texts[self._is_long(column)] if column.format == "text" else "r" for column in self.columns)
         lines = [r"\begin{table}", r"\centering"]
         if self.caption:
             lines.append(rf"\caption{{{latex_escape(self.caption)}}}")
@@ -259,6 +260,10 @@ class Table:
     def _groups(self) -> list[tuple[str, int]]:
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, key=lambda c: c.group)]
 
+    def _is_long(self, column: Column) -> bool:
+        """Whether it is a column of texts that have to be broken into lines."""
+        return column.format == "text" and any(len(str(one.cells.get(column.key) or "")) > LONG for one in self.rows)
+
     def _blocks(self) -> Iterator[tuple[str, list[Row]]]:
         for block, rows in groupby(self.rows, key=lambda row: row.block):
             yield block, list(rows)
@@ -305,8 +310,7 @@ class Table:
             return f'<td colspan="{width}" class="said">{main}</td>'
         if _is_words(value) and column.format != "text":
             return f'<td class="said">{main}</td>'
-        long = column.format == "text" and any(len(str(one.cells.get(column.key) or "")) > LONG for one in self.rows)
-        return f"<td{_html_class('long' if long else _kind(column))}>{main}</td>"
+        return f"<td{_html_class('long' if self._is_long(column) else _kind(column))}>{main}</td>"
 
     def _latex_cell(self, column: Column, width: int, row: Row, rank: Mapping[str, int]) -> str:
         value = row.cells.get(column.key)

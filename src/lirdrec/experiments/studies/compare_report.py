@@ -15,6 +15,7 @@ from lirdrec.experiments.engine.results import Results, loss_of
 from lirdrec.experiments.studies.compare_rows import Rows, gather, panel
 from lirdrec.experiments.studies.compare_tables import figure_tables, landmark_tables
 from lirdrec.experiments.studies.compare_words import answer, listed, plain
+from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, lines, points
 from lirdrec.reporting.printing import MISSING, Value
 from lirdrec.reporting.statistics import ALPHA
@@ -178,11 +179,13 @@ def _tuning(context: Context, found: Rows) -> list[Any]:
         cells: dict[str, Value] = {"model": entry.title, "trials": len(entry.trials)}
         cells["tuned"] = sum(one.seconds for one in entry.trials) if entry.trials else None
         if chosen is not None:
-            options = {**chosen.cell.model_options, **chosen.cell.training}
+            trained = model_type(entry.model).capabilities.training == "gradient"
+            options = {**chosen.cell.model_options, **(chosen.cell.training if trained else {})}
             cells["loss"] = loss_of(chosen) or MISSING
             cells["rate"] = plain(options.pop("learning_rate", MISSING))
             cells["batch"] = plain(options.pop("batch_size", MISSING))
-            left = [f"{k} {plain(v)}" for k, v in sorted(options.items()) if k not in (*HIDDEN, "loss")]
+            by_hand = {*context.training, *context.model_options}  # the same for all, and told below
+            left = [f"{k} {plain(v)}" for k, v in sorted(options.items()) if k not in (*HIDDEN, "loss", *by_hand)]
             cells["options"] = ", ".join(left) or "defaults"
             cells["epoch"] = Measure.of([one.best_epoch for one in entry.finals if one.best_epoch])
             cells["valid"] = entry.measure(context.metric, "valid")
