@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lirdrec.errors import CapabilityError, DataError, LirdrecError, RunFolderError
+from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.layered import RECENT, Layered
 from lirdrec.server.live import Live, Snapshot
@@ -46,7 +47,7 @@ def content(snapshot: Snapshot) -> tuple:
     """Everything that an answer can be made of."""
     scorer = snapshot.recommender.scorer
     tensors = {name: tensor.clone() for name, tensor in scorer.tensors().items()}
-    people = {user: (one.liked.tolist(), one.query.tolist()) for user, one in snapshot.people.items()}
+    people = {user: (one.liked.tolist(), snapshot.queries([one]).tolist()) for user, one in snapshot.people.items()}
     return (
         snapshot.number,
         snapshot.gone.tolist(),
@@ -177,6 +178,31 @@ def test_events_need_an_item_that_is_there_and_no_known_user(live):
     assert 5 not in top(snapshot, "stranger").items and top(snapshot, "stranger").fallback is None
 
 
+def test_a_like_that_training_knew_changes_nothing(live, run, url):
+    """After the events went into a newer run, its own vectors are better than folded ones."""
+    known = Recommender.load(run).liked(1)
+    before = top(live.snapshot)
+    snapshot = live.add_events([Event(1, known[0]), Event(1, known[-1])])
+    assert len(snapshot.people) == 0 and top(snapshot) == before
+    other = next(item for item in range(50) if item not in known)
+    assert 1 in live.add_events([Event(1, other)]).people
+    person = live.snapshot.people[1]
+    assert live.add_events([Event(1, other)]).people[1] is person
+
+
+def test_a_server_that_starts_folds_nobody_in_before_they_are_asked_for(live, run, url, monkeypatch):
+    live.add_events([Event(f"u{number % 40}", number % 50) for number in range(400)])
+    folded = []
+    fold_in = LIRDRec.fold_in
+    monkeypatch.setattr(
+        LIRDRec, "fold_in", lambda self, scorer, some: (folded.append(len(some)), fold_in(self, scorer, some))[1]
+    )
+    again = Live(run, Store(url)).snapshot
+    assert len(again.people) == 40 and folded == []
+    first, second = top(again, "u7"), top(again, "u7")
+    assert folded == [1] and first == second == top(live.snapshot, "u7")
+
+
 def test_a_removed_id_comes_again_as_another_item(live, run, url):
     live.add_events([Event("ann", 7)])
     live.remove_item(7)
@@ -301,7 +327,7 @@ def test_a_slim_run_takes_no_items_but_forgets_them(run, url, tmp_path):
     live.remove_item(4)
     assert live.snapshot.item_row(4) == -1
     live.add_events([Event(3, 5)])
-    assert live.snapshot.people[3].query is None
+    assert not live.snapshot.people[3].is_folded
 
 
 def test_a_store_of_another_catalogue_is_served_without_its_items(tmp_path, run, caplog):

@@ -9,6 +9,7 @@ import pytest
 
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.ann import ApproximateIndex
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.watching import Pointer, allowed_run
 
@@ -85,6 +86,24 @@ def test_no_request_is_dropped_while_runs_change(start, runs, recommender, newer
         one.join()
     assert {one.status_code for one in answers} == {200}
     assert {tuple(item["item"] for item in one.json()["items"]) for one in answers} == set(allowed)
+
+
+def test_an_index_is_built_before_the_first_request_needs_it(start, runs, newer, monkeypatch):
+    pytest.importorskip("faiss", reason="faiss not found: pip install lirdrec[ann]")
+    builders = []
+    built = ApproximateIndex._built
+    monkeypatch.setattr(
+        ApproximateIndex,
+        "_built",
+        lambda self, vectors: (builders.append(threading.current_thread().name), built(self, vectors))[1],
+    )
+    client = start(run=str(runs / "current"), runs=str(runs), index="hnsw")
+    assert len(builders) == 1
+    asked(client, user=0, k=9)
+    assert client.post("/model", json={"run": "second"}).status_code == 200
+    assert len(builders) == 2
+    assert asked(client, user=0, k=9) == newer.recommend(0, 9)["item"].to_list()
+    assert len(builders) == 2 and "ranking" not in builders
 
 
 def test_every_server_that_follows_the_file_changes(start, runs, newer):

@@ -50,8 +50,10 @@ class ApproximateIndex:
             raise ConfigError(f'the index "{kind}" needs faiss: pip install "lirdrec[ann]"') from None
         self._faiss = faiss
         self.kind, self.beam, self.cells_asked = kind, beam, cells_asked
+        # with the user vectors of the run that it was built for, which are the same object while the run grows
         self._index: Any = None
-        self._users: Tensor | None = None  # of the run that the index was built for: the same object while it grows
+        self._users: Tensor | None = None
+        self._next: tuple[Tensor, Any] | None = None
 
     def best(
         self, snapshot: Snapshot, gathered: Gathered, masks: Sequence[Mask], k: int, exact: Exact
@@ -81,13 +83,20 @@ class ApproximateIndex:
             values[rest], items[rest] = exact(gathered.only(rest), _of_rows(masks, rest))
         return values, items
 
+    def prepare(self, scorer: VectorScorer) -> None:
+        """Build the index of a run that will be asked soon; another thread may go on asking for the present one."""
+        self._next = scorer.user_vectors, self._built(scorer.item_vectors.detach().numpy())
+
     def follow(self, scorer: VectorScorer) -> None:
-        """Build the index for a new run, or add the items that have come since."""
+        """Take the index of a new run, built if it was not prepared, or add the items that have come since."""
         vectors = scorer.item_vectors.detach().numpy()
         if self._users is not scorer.user_vectors or self._index.ntotal > len(vectors):
-            self._index = self._built(vectors)
-            self._users = scorer.user_vectors
-        elif self._index.ntotal < len(vectors):
+            if self._next is None or self._next[0] is not scorer.user_vectors:
+                self.prepare(scorer)
+            assert self._next is not None
+            self._users, self._index = self._next
+            self._next = None
+        if self._index.ntotal < len(vectors):
             self._index.add(np.ascontiguousarray(vectors[self._index.ntotal :]))
 
     def _built(self, vectors: np.ndarray) -> Any:

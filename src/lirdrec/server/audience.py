@@ -106,13 +106,11 @@ def _likers(snapshot: Snapshot, row: int) -> set[int]:
 def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:
     """Vectors `(B, D)` of users `(B,)` as they are now."""
     queries = snapshot.recommender.scorer.queries(users)
-    renewed = {snapshot.user_rows.get(user, -1): person.query for user, person in snapshot.people.items()}
-    if renewed:
+    rows = {snapshot.user_rows.get(user, -1): person for user, person in snapshot.people.items() if person.is_folded}
+    places = torch.isin(users, torch.tensor(list(rows), dtype=torch.int64)).nonzero().squeeze(1)
+    if len(places):
         queries = queries.clone()
-        for at, user in enumerate(users.tolist()):
-            vector = renewed.get(user)
-            if vector is not None:
-                queries[at] = vector
+        queries[places] = snapshot.queries([rows[row] for row in users[places].tolist()])
     return queries
 
 

@@ -43,10 +43,9 @@ class Engine:
 
     def __init__(self, live: Live, max_batch: int = 64, index: Index = "exact"):
         self.live, self.max_batch = live, max_batch
-        approximate = None if index == "exact" else ApproximateIndex(index)
-        if approximate is not None and isinstance(scorer := live.snapshot.recommender.scorer, VectorScorer):
-            approximate.follow(scorer)  # now, and not while the first request waits
-        self._ranker = Ranker(approximate)
+        self._index = None if index == "exact" else ApproximateIndex(index)
+        self.prepare(live.snapshot)
+        self._ranker = Ranker(self._index)
         self._waiting: deque[_Waiting] = deque()
         self._wake = threading.Condition()
         self._stopped = False
@@ -69,6 +68,11 @@ class Engine:
             self._waiting.append((query, answer, loop))
             self._wake.notify()
         return await answer
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Make ready for another run what its first request would have to wait for; on any thread."""
+        if self._index is not None and isinstance(scorer := snapshot.recommender.scorer, VectorScorer):
+            self._index.prepare(scorer)
 
     def rank(self, queries: Sequence[Query]) -> list[Ranked | LirdrecError]:
         """Answers in the order of the queries; an error stands in the place of the query that it belongs to."""

@@ -24,11 +24,11 @@ def explained(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanati
         raise CapabilityError("a slim run cannot explain: it keeps no liked items; serve the full run")
     vector, weights = vector_of(snapshot, user), None
     person = snapshot.people.get(user)
-    if person is None or person.query is None:
+    if person is None or not person.is_folded:
         weights = recommender.scorer.user_weights(torch.tensor([snapshot.user_rows[user]]))
-    return explanation.explained(
-        recommender, user, row, vector[None], weights, snapshot.liked_rows(user).numpy(), n_liked
-    )
+    liked = snapshot.liked_rows(user)
+    liked = liked[~snapshot.gone[liked]]
+    return explanation.explained(recommender, user, row, vector[None], weights, liked.numpy(), n_liked)
 
 
 def vector_of(snapshot: Snapshot, user: Id) -> Tensor:
@@ -38,8 +38,8 @@ def vector_of(snapshot: Snapshot, user: Id) -> Tensor:
         UnknownIdError: no such user.
     """
     person = snapshot.people.get(user)
-    if person is not None and person.query is not None:
-        return person.query
+    if person is not None and person.is_folded:
+        return snapshot.queries([person])[0]
     row = snapshot.user_rows.get(user, -1)
     if row < 0:
         raise UnknownIdError(f"no user has the id {user!r}")

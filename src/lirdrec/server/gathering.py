@@ -11,7 +11,7 @@ from torch import Tensor
 from lirdrec.data.identifiers import count, describe_ids
 from lirdrec.errors import CapabilityError, ConfigError, LirdrecError, UnknownIdError
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.server.live import Id, Snapshot
+from lirdrec.server.live import Id, Person, Snapshot
 from lirdrec.server.query import Query, Ranked
 
 
@@ -43,7 +43,7 @@ def gather(snapshot: Snapshot, queries: Sequence[Query], answers: list[Ranked | 
     """Vectors of the queries that have no answer yet; an error becomes the answer of its query."""
     strangers: list[int] = []
     trained: list[tuple[int, int]] = []  # place, user row
-    folded: list[tuple[int, Tensor]] = []  # place, vector
+    folded: list[tuple[int, Person]] = []
     histories: list[tuple[int, Tensor]] = []  # place, item rows
     for place, query in enumerate(queries):
         if answers[place] is not None:
@@ -55,8 +55,8 @@ def gather(snapshot: Snapshot, queries: Sequence[Query], answers: list[Ranked | 
                 continue
             assert query.user is not None
             person, row = snapshot.people.get(query.user), snapshot.user_rows.get(query.user, -1)
-            if person is not None and person.query is not None:
-                folded.append((place, person.query))
+            if person is not None and person.is_folded:
+                folded.append((place, person))
             elif row >= 0:
                 trained.append((place, row))
             elif query.unknown == "popular":
@@ -72,7 +72,7 @@ def gather(snapshot: Snapshot, queries: Sequence[Query], answers: list[Ranked | 
     if trained:
         found.append(scorer.queries(users))
     if folded:
-        found.append(torch.stack([vector for _, vector in folded]))
+        found.append(snapshot.queries([person for _, person in folded]))
     if histories:
         model = snapshot.recommender.model("serve new users")
         found.append(model.fold_in(scorer, [rows for _, rows in histories]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,17 +28,19 @@ log = logging.getLogger(__name__)
 Id = str | int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Person:
     """A user whose likes grew while serving.
 
     Attributes:
         liked: `(n,)` int64 item rows, those of training included.
-        query: `(D,)` the vector folded in from them; None where the model cannot do that.
+        is_folded: whether the vector is folded in from them; the model may not be able to.
+        vector: `(D,)` that vector, once `Snapshot.queries` was asked for it.
     """
 
     liked: Tensor
-    query: Tensor | None
+    is_folded: bool
+    vector: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class Snapshot:
         number: the last change of the store that is in it.
         gone: `(I,)` bool, removed items.
         user_rows, item_rows: id → row; nobody changes them.
-        people: users with new likes; nobody changes it.
+        people: users who liked what the run does not know of; nobody changes it.
         run: the folder.
     """
 
@@ -71,6 +73,18 @@ class Snapshot:
         """The row of an item that can be recommended, else -1."""
         row = self.item_rows.get(item, -1)
         return row if row >= 0 and not bool(self.gone[row]) else -1
+
+    def queries(self, people: Sequence[Person]) -> Tensor:
+        """Vectors `(n, D)` of people who are folded in. Each is computed when it is first asked for, and kept.
+
+        Not when the like comes: a server that starts goes through years of likes.
+        """
+        new = [one for one in people if one.vector is None]
+        if new:
+            vectors = self.recommender.model().fold_in(self.recommender.scorer, [one.liked for one in new])
+            for one, vector in zip(new, vectors, strict=True):
+                one.vector = vector
+        return torch.stack([one.vector for one in people if one.vector is not None])
 
     def liked_rows(self, user: Id) -> Tensor:
         """Item rows `(n,)` int64 that the user liked, in training and since; empty for a stranger."""
@@ -111,9 +125,15 @@ class Live:
                 self._snapshot = self._followed(self._snapshot)
         return self._snapshot
 
-    def swap(self, run: str | Path) -> Snapshot:
-        """Serve another run, with all changes since the store began; requests go on meanwhile on the old one."""
+    def swap(self, run: str | Path, prepare: Callable[[Snapshot], None] = lambda snapshot: None) -> Snapshot:
+        """Serve another run, with all changes since the store began; requests go on meanwhile on the old one.
+
+        Args:
+            run: a run folder.
+            prepare: what else must be ready before the first request is answered from it.
+        """
         fresh = self._load(Path(run))
+        prepare(fresh)
         with self._lock:
             self._snapshot = self._followed(fresh)
         return self._snapshot
@@ -304,11 +324,12 @@ def _with_events(snapshot: Snapshot, events: Iterable[Event]) -> Snapshot:
             liked.setdefault(one.user, []).append(row)
     if not liked:
         return snapshot
-    rows = {
-        user: torch.unique(torch.cat([snapshot.liked_rows(user), torch.tensor(new)])) for user, new in liked.items()
-    }
-    queries: Sequence[Tensor | None] = [None] * len(rows)
-    if not recommender.is_slim and recommender.model().capabilities.new_users:
-        queries = list(recommender.model().fold_in(recommender.scorer, list(rows.values())))
-    people = {user: Person(some, query) for (user, some), query in zip(rows.items(), queries, strict=True)}
-    return replace(snapshot, people=snapshot.people.updated(people))
+    is_folded = not recommender.is_slim and recommender.model().capabilities.new_users
+    people: dict[Id, Person] = {}
+    for user, new in liked.items():
+        before = snapshot.liked_rows(user)
+        after = torch.unique(torch.cat([before, torch.tensor(new)]))
+        # nothing that was not known, from training for instance: then the trained vector is the better one
+        if len(after) > len(torch.unique(before)):
+            people[user] = Person(after, is_folded)
+    return replace(snapshot, people=snapshot.people.updated(people)) if people else snapshot

@@ -141,12 +141,12 @@ class Services:
     def _swap(self, run: Path | None) -> None:
         before = self.live.snapshot.run
         stamp = self.pointer.stamp()
-        self.live.swap(self.pointer.target() if run is None else run)
+        self.live.swap(self.pointer.target() if run is None else run, self.engine.prepare)
         if run is not None:
             try:
                 self.pointer.point(run)
             except BaseException:
-                self.live.swap(before)  # after a restart that one would be served
+                self.live.swap(before, self.engine.prepare)  # after a restart that one would be served
                 raise
             stamp = self.pointer.stamp()
         if self.config.encoders:
