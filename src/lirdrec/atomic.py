@@ -16,6 +16,9 @@ from lirdrec.errors import LirdrecError, RunFolderError
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 
+_UMASK = os.umask(0o022)  # it can only be read by setting it
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
@@ -81,6 +84,11 @@ def write_errors(path: str | Path) -> Iterator[None]:
         if "no space left" in str(error).lower() or "os error 28" in str(error).lower():
             raise _explain(path, errno.ENOSPC, "") from error
         raise
+
+
+def share(path: str | Path) -> None:
+    """Give a file the rights that new files have here; safetensors writes for the owner alone."""
+    os.chmod(path, 0o666 & ~_UMASK)
 
 
 def sha256(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -111,6 +112,32 @@ def test_a_server_starts_answers_and_ends(run):
     messages = [json.loads(line)["message"] for line in served.lines[1:]]
     assert any("ready" in one for one in messages) and messages[-1].startswith("Finished")
     assert (run.parent / "run.live.sqlite").is_file()
+
+
+def rewritten(run: Path, name: str, content: bytes) -> None:
+    """Replace a file of a run so that the manifest agrees."""
+    (run / name).write_bytes(content)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_vectors_that_are_something_else_are_told_before_anything_starts(lirdrec, run):
+    rewritten(run, "vectors.safetensors", b"\xff" * 64)
+    result = lirdrec("serve", run)
+    assert result.exit_code == 2 and "vectors.safetensors: cannot be read" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_that_cannot_open_its_run_ends_and_says_why(run, workers):
+    """What only loading shows; whoever looks after the process sees that it failed."""
+    config = json.loads((run / "config.json").read_text())
+    rewritten(run, "config.json", json.dumps({**config, "scorer": {"kind": "nothing"}}).encode())
+    with Served(run, "--workers", str(workers)) as served:
+        assert served.process.wait() == 2
+    assert served.lines[-1].startswith("lirdrec: ") and "is damaged" in served.lines[-1]
+    assert not [line for line in served.lines if "Traceback" in line]
 
 
 @pytest.mark.slow

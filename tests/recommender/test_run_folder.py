@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,28 @@ def test_damage_is_noticed(saved, harm, sentence):
     with pytest.raises(RunFolderError, match=sentence) as caught:
         Recommender.load(saved)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are another matter there")
+def test_whoever_may_read_one_file_may_read_all(saved):
+    """A server runs as another user than the training did."""
+    plain = saved / "plain"
+    plain.touch()
+    assert {path.stat().st_mode for path in saved.iterdir()} == {plain.stat().st_mode}
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(saved, monkeypatch):
+    opened = Path.open
+
+    def refusing(self, *arguments, **options):
+        if self.name == "vectors.safetensors" and opened(saved / "manifest.json"):
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr("lirdrec.recommender.run_folder.check_file", lambda *_, **__: None)
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(RunFolderError, match=r"vectors\.safetensors: may not be read by this user; change its rights"):
+        Recommender.load(saved)
 
 
 def test_an_unfinished_training_says_how_to_go_on(tmp_path):

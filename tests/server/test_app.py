@@ -111,6 +111,18 @@ def test_an_unknown_user_gets_404_or_what_is_popular(client, recommender):
     assert "fallback" not in client.post("/recommend", json={"user": 9, "unknown": "popular"}).json()
 
 
+@pytest.mark.parametrize("policy", ["raise", "popular"])
+def test_an_id_of_the_other_kind_is_a_mistake_whatever_the_policy(client, policy):
+    """A text where the run has the integer: nobody wants what is popular for all users, and not know why."""
+    wrong = [({"user": "9"}, "no user has the id '9', but one has 9: the user ids of this run are integers")]
+    wrong.append(({"history": ["101"]}, "no item has the id '101', but one has 101: the item ids"))
+    for request, sentence in wrong:
+        answer = client.post("/recommend", json=request | {"unknown": policy})
+        assert answer.status_code == 422 and sentence in answer.json()["detail"]
+    stranger = client.post("/recommend", json={"user": "ann", "unknown": policy})
+    assert stranger.status_code == (404 if policy == "raise" else 200)
+
+
 def test_similar_items_are_the_recommenders(client, recommender):
     answer = client.get("/similar/207", params={"k": 6}).json()
     frame = recommender.similar_items(207, 6)

@@ -226,7 +226,7 @@ def test_an_error_stays_with_its_query(run, tmp_path):
     first, text, history, where, weights, long = asyncio.run(ask())
     engine.stop()
     assert first.items == Recommender.load(run).recommend(1)["item"].to_list()
-    assert str(text) == "no user has the id '1'"
+    assert str(text) == "no user has the id '1', but one has 1: the user ids of this run are integers"
     assert str(history) == "2 items of the history unknown: 777, 888"
     assert str(where).startswith("filter: no column 'colour'")
     assert str(weights).startswith("no branch 'sound'; the model has image, text, shared")

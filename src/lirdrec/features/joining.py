@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from lirdrec.atomic import write_errors
+from lirdrec.atomic import share, write_errors
 from lirdrec.data.columns import ITEM
 from lirdrec.data.storage import matrix_header
 from lirdrec.features.shards import Shards
@@ -97,5 +97,6 @@ def join(
         if state:
             files[STATE] = folder / f"matrix{STATE}"
             save_file(dict(sorted(state.items())), files[STATE])
+            share(files[STATE])
     matrix = NewMatrix(files, dims, "float32", int(present.sum()))
     return Joined(matrix, present, missing, int(cut.sum()), n_problems, told)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from lirdrec.atomic import sha256, write_errors
 from lirdrec.errors import RunFolderError
 from lirdrec.locks import folder_lock
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+VECTORS = "vectors.safetensors"
 TRAINING_FILES = ("checkpoint", "history.jsonl", "curves.png", "metrics.json", "environment.json", "tensorboard")
 SMALL_FILE_BYTES = 1 << 20  # files up to this size have their checksum verified at every load
 
@@ -170,6 +173,30 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
     for name, entry in manifest["files"].items():
         check_file(folder / name, entry, verify)
     return manifest
+
+
+def check_vectors(folder: str | Path) -> None:
+    """Look into the vectors of a run, of which `open_run` sees the size only.
+
+    Raises:
+        RunFolderError: they may not be read, or are something else.
+    """
+    path = Path(folder) / VECTORS
+    with read_errors(path), safe_open(path, framework="np") as file:
+        file.keys()
+
+
+@contextlib.contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a tensor file inside the block into one sentence."""
+    try:
+        with path.open("rb"):  # safetensors would call a file that may not be read a missing one
+            pass
+        yield
+    except PermissionError:
+        raise RunFolderError(f"{path}: may not be read by this user; change its rights, or the user") from None
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it or train again") from None
 
 
 def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small: int = SMALL_FILE_BYTES) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lirdrec.atomic import share
 from lirdrec.data.columns import ITEM, TIMESTAMP, USER
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.identifiers import IdMap
@@ -24,9 +24,11 @@ from lirdrec.recommender.rebuilding import rebuild
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import (
     MANIFEST,
+    VECTORS,
     Writer,
     check_new,
     open_run,
+    read_errors,
     read_json,
     reason,
     rewrite,
@@ -71,13 +73,13 @@ def load(
     listed = open_run(folder, verify)["files"]
     config = read_json(folder / CONFIG)
     slim = bool(config.get("slim"))
-    for name in (CONFIG, "vectors.safetensors", "users.parquet", "items.parquet"):
+    for name in (CONFIG, VECTORS, "users.parquet", "items.parquet"):
         if name not in listed:
             raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {name}; train again")
     items = _read_table(folder / "items.parquet")
     train = None if slim else _read_pairs(folder / "interactions.parquet")
     try:
-        scorer = Scorer.from_tensors(_read_tensors(folder / "vectors.safetensors", device), config["scorer"])
+        scorer = Scorer.from_tensors(_read_tensors(folder / VECTORS, device), config["scorer"])
         made = Recommender(
             scorer,
             IdMap(_read_table(folder / "users.parquet")[USER], "user"),
@@ -118,7 +120,7 @@ def _writers(recommender: Recommender, folder: Path, slim: bool) -> dict[str, Wr
     table = recommender.item_table.select(ITEM) if slim else recommender.item_table
     files: dict[str, Writer] = {
         CONFIG: lambda path: write_json(path, config),
-        "vectors.safetensors": _tensor_writer(vectors),
+        VECTORS: _tensor_writer(vectors),
         "users.parquet": _table_writer(pl.DataFrame({USER: recommender.users.series})),
         "items.parquet": _table_writer(table),
     }
@@ -151,6 +153,7 @@ def _tensor_writer(tensors: dict[str, Tensor]) -> Writer:
     def write(path: Path) -> None:
         # safetensors refuses tensors that share memory or are not laid out row by row
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+        share(path)
 
     return write
 
@@ -190,7 +193,5 @@ def _read_table(path: Path) -> pl.DataFrame:
 
 
 def _read_tensors(path: Path, device: torch.device | str) -> dict[str, Tensor]:
-    try:
+    with read_errors(path):
         return load_file(path, device=str(device))
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it or train again") from None

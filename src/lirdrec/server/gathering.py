@@ -59,10 +59,11 @@ def gather(snapshot: Snapshot, queries: Sequence[Query], answers: list[Ranked | 
                 folded.append((place, person))
             elif row >= 0:
                 trained.append((place, row))
-            elif query.unknown == "popular":
-                strangers.append(place)
             else:
-                raise UnknownIdError(f"no user has the id {query.user!r}")
+                _refuse_other_kind(query.user, snapshot.user_rows, "user")
+                if query.unknown != "popular":
+                    raise UnknownIdError(f"no user has the id {query.user!r}")
+                strangers.append(place)
         except LirdrecError as error:
             answers[place] = error
 
@@ -133,7 +134,7 @@ def _check(snapshot: Snapshot, query: Query) -> None:
     elif query.exclude_seen and recommender.is_slim:
         raise CapabilityError(
             "a slim run holds vectors and ids only, so it cannot leave out what a user has seen; use the full run, or "
-            "ask without exclude_seen"
+            "ask with exclude_seen: false"
         )
     if query.branch_weights:
         scorer = recommender.scorer
@@ -146,8 +147,18 @@ def _check(snapshot: Snapshot, query: Query) -> None:
 def _rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
     rows = [snapshot.item_row(item) for item in history]
     if strange := [item for item, row in zip(history, rows, strict=True) if row < 0]:
+        for item in strange:
+            _refuse_other_kind(item, snapshot.item_rows, "item")
         raise UnknownIdError(f"{count(len(strange), 'item')} of the history unknown: {describe_ids(strange)}")
     return torch.unique(torch.tensor(rows))
+
+
+def _refuse_other_kind(id: Id, known: Mapping[Id, int], what: str) -> None:
+    """Tell 15 from "15": whoever sends the one where the other is known has made a mistake, whatever the policy."""
+    twin = str(id) if isinstance(id, int) else int(id) if id.isascii() and id.isdigit() and len(id) < 20 else None
+    if twin is not None and twin in known:
+        kind = "integers" if isinstance(twin, int) else "texts"
+        raise ConfigError(f"no {what} has the id {id!r}, but one has {twin!r}: the {what} ids of this run are {kind}")
 
 
 def _weigh(snapshot: Snapshot, queries: Sequence[Query], places: Sequence[int], vectors: Tensor) -> None:

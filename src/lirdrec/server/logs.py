@@ -28,10 +28,16 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(value, default=str).decode()
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not uvicorn's traceback of a start that failed for a reason that was told in a sentence before."""
+    return not (record.name == "uvicorn.error" and "lirdrec.errors.ConfigError" in record.getMessage())
+
+
 def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
     """Write the records of lirdrec and of uvicorn as JSON to a stream, by default the error stream."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(_is_news)
     for name in ("lirdrec", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import tempfile
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lirdrec.atomic import atomic_write
 from lirdrec.configuration import make, to_dict
 from lirdrec.errors import ConfigError
-from lirdrec.recommender.run_folder import open_run
+from lirdrec.recommender.run_folder import check_vectors, open_run
 from lirdrec.server import logs
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.metrics import SHARED
@@ -22,14 +25,21 @@ from lirdrec.server.security import read_keys
 from lirdrec.server.store import Store
 from lirdrec.server.watching import Pointer
 
-TOLD = "LIRDREC_SERVER"  # how the workers, which are processes of their own, hear of the configuration
+if TYPE_CHECKING:
+    from lirdrec.server.services import Services
+
+# how the workers, which are processes of their own, hear of the configuration and tell why they cannot start
+TOLD, FAILED = "LIRDREC_SERVER", "LIRDREC_SERVER_FAILED"
 
 
 def serve(config: ServerConfig) -> None:
-    """Answer until a signal ends it; what waits then is still answered. `check` first what could be wrong."""
+    """Answer until a signal ends it; what waits then is still answered. `check` first what could be wrong.
+
+    Raises:
+        ConfigError: the run or the store could not be opened.
+    """
     logs.configure()
     options: dict[str, Any] = {
-        "factory": True,
         "host": config.host,
         "port": config.port,
         "log_config": None,
@@ -40,11 +50,21 @@ def serve(config: ServerConfig) -> None:
         "timeout_graceful_shutdown": round(config.timeout_seconds) + 1,
     }
     if config.workers == 1:
-        uvicorn.run(partial(_application, config), **options)
+        app = _application(config)
+        server = uvicorn.Server(uvicorn.Config(app, **options))
+        services: Services = app.state.services
+        services.on_failure = lambda: setattr(server, "should_exit", True)
+        with contextlib.suppress(KeyboardInterrupt):  # it has ended as it should by then
+            server.run()
+        if services.failure is not None:
+            raise ConfigError(services.failure)
         return
-    with tempfile.TemporaryDirectory(prefix="lirdrec-metrics-") as folder:
-        os.environ |= {SHARED: folder, TOLD: json.dumps(to_dict(config))}
-        uvicorn.run(f"{__name__}:worker", workers=config.workers, **options)
+    with tempfile.TemporaryDirectory(prefix="lirdrec-metrics-") as folder, tempfile.TemporaryDirectory() as told:
+        failed = Path(told) / "failed"
+        os.environ |= {SHARED: folder, TOLD: json.dumps(to_dict(config)), FAILED: str(failed)}
+        uvicorn.run(f"{__name__}:worker", factory=True, workers=config.workers, **options)
+        if failed.is_file():
+            raise ConfigError(failed.read_text(encoding="utf-8"))
 
 
 def check(config: ServerConfig) -> None:
@@ -53,7 +73,13 @@ def check(config: ServerConfig) -> None:
     Raises:
         LirdrecError: the run, the store or the file of keys cannot be used, or the port is taken.
     """
-    open_run(Pointer(config.run).target())
+    run = Pointer(config.run).target()
+    open_run(run)
+    check_vectors(run)
+    if config.index != "exact":
+        from lirdrec.server.ann import ApproximateIndex
+
+        ApproximateIndex(config.index)
     if config.keys is not None:
         read_keys(config.keys)
     _check_address(config)
@@ -72,10 +98,20 @@ def _check_address(config: ServerConfig) -> None:
             ) from None
 
 
-def worker() -> FastAPI:
+def worker() -> ASGIApp:
     """The application of one of several workers, in its own process."""
     logs.configure()
-    return _application(make(ServerConfig, json.loads(os.environ[TOLD])))
+    app = _application(make(ServerConfig, json.loads(os.environ[TOLD])))
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except ConfigError as error:  # it cannot start, and the process that started it will say why
+            with atomic_write(os.environ[FAILED]) as temporary:
+                temporary.write_text(str(error), encoding="utf-8")
+            raise
+
+    return answering
 
 
 def _application(config: ServerConfig) -> FastAPI:

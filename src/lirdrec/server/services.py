@@ -39,6 +39,7 @@ class Services:
         pointer: which run is to be served.
         encoders: of the dataset, or None while they are being loaded.
         failure: why the server could not start.
+        on_failure: called then.
     """
 
     def __init__(self, config: ServerConfig):
@@ -50,6 +51,7 @@ class Services:
         self.pointer = Pointer(config.run)
         self.encoders = None if config.encoders else Encoders()
         self.failure: str | None = None
+        self.on_failure: Callable[[], None] = lambda: None
         self._live: Live | None = None
         self._engine: Engine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -166,10 +168,11 @@ class Services:
         except LirdrecError as error:
             self.failure = str(error)
             log.error("cannot serve: %s", error)
-            return
         except Exception:
             self.failure = "an internal error; the log tells more"
             log.exception("cannot serve")
+        if self.failure is not None:
+            self.on_failure()
             return
         log.info("ready: %s", self.live.snapshot.recommender)
         self._spawn(self._warm())

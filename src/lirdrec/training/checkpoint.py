@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lirdrec.atomic import atomic_write
+from lirdrec.atomic import atomic_write, share
 from lirdrec.errors import RunFolderError
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         save_file(whole, temporary, metadata={"facts": json.dumps(facts)})
+        share(temporary)
 
 
 def _read(path: Path, needed: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
