@@ -240,6 +240,7 @@ class ModelAnswer(BaseModel):
     parts: list[str]
     features: dict[str, int] = Field(description="Name → width of the vectors that a new item may bring.")
     encoders: dict[str, str] = Field(description="Name → text or image: what the server encodes itself.")
+    loading: bool = Field(description="Whether the encoders are still being loaded.")
     columns: dict[str, str] = Field(description="Columns of the item table and their types.")
     new_items: bool
     new_users: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from urllib.parse import quote
 
 import httpx
@@ -94,6 +95,17 @@ def test_sliders_weigh_the_branches_live(visit):
     was = before.index(ids(page)[moved]) + 1 if ids(page)[moved] in before else None
     note = page.locator(".found .card").nth(moved).locator(".note").inner_text()
     assert note == (f"was {was}" if was else "new")
+    # a longer or a filtered list is compared with as long a list under the same filter
+    with page.expect_response("**/recommend"):
+        page.get_by_role("button", name="Show more").click()
+    page.wait_for_function("() => document.querySelectorAll('.found .card').length > 24")
+    check_notes(one, page, {"user": 4, "k": 48}, name)
+    with page.expect_response("**/recommend"):
+        page.get_by_label("kind").select_option("cup")
+    page.wait_for_function("() => document.querySelectorAll('.found .card').length < 24")
+    check_notes(one, page, {"user": 4, "k": 48, "filter": {"kind": "cup"}}, name)
+    with page.expect_response("**/recommend"):
+        page.get_by_role("button", name="Clear").click()
     # the controls stay from person to person; a button takes them back
     page.evaluate("location.hash = '#/user/5'")
     page.get_by_role("heading", level=1, name="5").wait_for()
@@ -106,6 +118,23 @@ def test_sliders_weigh_the_branches_live(visit):
         "want => document.querySelector('.found .card').dataset.item === want", arg=str(plain[0]["item"])
     )
     assert ids(page) == [item["item"] for item in plain]
+
+
+def check_notes(one, page, asked, name):
+    """What stands below each card agrees with the places in the list that nothing was turned in."""
+    plain = [item["item"] for item in one.post("/recommend", asked)["items"]]
+    turned = [item["item"] for item in one.post("/recommend", asked | {"branch_weights": {name: 0}})["items"]]
+    page.wait_for_function(
+        "all => [...document.querySelectorAll('.found .card')].map(c => c.dataset.item).join() === all",
+        arg=",".join(map(str, turned)),
+    )
+    wanted = [
+        "new" if item not in plain else "" if plain.index(item) == at else f"was {plain.index(item) + 1}"
+        for at, item in enumerate(turned)
+    ]
+    cards = page.locator(".found .card")
+    notes = [cards.nth(at).locator(".note") for at in range(len(turned))]
+    assert [note.inner_text() if note.count() else "" for note in notes] == wanted
 
 
 def test_filters_variety_and_what_was_liked(visit):
@@ -218,6 +247,23 @@ def test_what_is_wrong_with_a_new_item_is_told_in_a_sentence(visit, tmp_path):
     page.get_by_role("button", name="Add it").click()
     page.get_by_role("alert").get_by_text("picture").wait_for()
     assert page.get_by_label("Title").input_value() == "old lamp"  # nothing that was typed is lost
+    page.get_by_label("price").press_sequentially("1-2")
+    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("alert").get_by_text("“price” is no number.").wait_for()
+    page.get_by_label("price").fill("12")
+    # a file that is refused does not leave the picture before it in its place
+    (tmp_path / "lamp.png").write_bytes(picture("lamp", 1))
+    (tmp_path / "note.txt").write_text("no picture")
+    page.set_input_files("#new-picture", tmp_path / "lamp.png")
+    page.locator(".drop img").wait_for()
+    page.set_input_files("#new-picture", tmp_path / "note.txt")
+    page.locator(".drop").get_by_text("must be a JPEG, PNG or WebP").wait_for()
+    page.set_input_files("#new-picture", tmp_path / "lamp.png")
+    page.get_by_role("button", name="Take it out").click()
+    page.locator(".drop").get_by_text("Choose a picture").wait_for()
+    with page.expect_request("**/items") as sent:
+        page.get_by_role("button", name="Add it").click()
+    assert b'name="picture"' not in sent.value.post_data_buffer
 
 
 def test_without_encoders_the_page_says_what_to_do(visit):
@@ -316,6 +362,27 @@ def test_a_point_of_the_map_is_hovered_and_clicked(visit):
     assert shown == tip
 
 
+def test_the_map_stays_where_it_is_under_the_pointer(visit):
+    page = visit().go("#/map")
+    canvas = page.locator(".chart canvas")
+    before = canvas.bounding_box()
+    page.locator(".rows a").first.hover()
+    page.locator(".tip").wait_for()
+    style = canvas.evaluate("c => [getComputedStyle(c).padding, getComputedStyle(c).cursor]")
+    assert style == ["0px", "pointer"] and canvas.bounding_box() == before
+    page.get_by_role("button", name="Zoom in").focus()
+    canvas.focus()
+    page.keyboard.press("+")
+    page.locator(".tip").wait_for(state="hidden")
+
+
+def test_enter_before_the_hits_show_goes_to_the_first(visit):
+    page = visit().go()
+    page.get_by_role("combobox").fill("cup number 3")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", level=1, name="cup number 3").wait_for()
+
+
 def test_a_person_or_item_that_is_not_there(visit):
     one = visit()
     one.expected = ("404",)
@@ -365,3 +432,19 @@ def test_a_server_that_is_starting_is_asked_again_and_one_that_is_gone_is_told_o
     page.unroute("**/users/4*")
     page.get_by_role("button", name="Try again").click()
     page.get_by_role("heading", level=1, name="4", exact=True).wait_for()
+    page.route("**/items?**", lambda route: route.abort())
+    page.locator("#query").fill("cup")
+    page.locator("#hits").get_by_text("The server does not answer").wait_for()
+
+
+def test_another_run_is_told_of_at_the_next_step(visit, shop, tmp_path):
+    (tmp_path / "current").write_text(f"{shop}\n")
+    one = visit(server={"run": str(tmp_path / "current"), "watch": True, "watch_seconds": 0.05})
+    page = one.go("#/user/4")
+    page.locator("#served").get_by_text("Run run ·").wait_for()
+    shutil.copytree(shop, tmp_path / "second")
+    (tmp_path / "current").write_text("second\n")
+    while one.get("/model")["run"] != "second":
+        pass
+    page.evaluate("location.hash = '#/user/5'")
+    page.locator("#served").get_by_text("Run second ·").wait_for()

@@ -100,6 +100,7 @@ def _facts(served: Services, snapshot: Snapshot) -> dict[str, object]:
         "parts": list(recommender.scorer.part_names),
         "features": {name: matrix.dims for name, matrix in trained.items()},
         "encoders": {} if served.encoders is None else served.encoders.kinds,
+        "loading": served.encoders is None,
         "columns": {name: str(kind) for name, kind in recommender.item_table.schema.items() if name != ITEM},
         "new_items": able is not None and able.cold_items,
         "new_users": able is not None and able.new_users,

@@ -92,9 +92,10 @@ function form(model) {
   made.addEventListener("submit", async (event) => {
     event.preventDefault();
     fault.hidden = true;
-    const bad = [name, id].find((one) => one && !one.checkValidity());
+    const bad = [...made.querySelectorAll("[name]")].find((one) => !one.checkValidity());
     if (bad) {
-      complain(bad === id ? "The id is missing or no number." : "Give it a title.");
+      const what = bad === id ? "The id is missing or no number." : `“${bad.name}” is no number.`;
+      complain(bad === name ? "Give it a title." : what);
       bad.focus();
       return;
     }
@@ -141,6 +142,8 @@ function body(made, file, vectors) {
 }
 
 function notice(model, kinds, lacking) {
+  if (model.loading)
+    return el("p", { class: "notice" }, "The server is still loading its encoders. Open this view again in a moment.");
   if (!kinds.length) {
     return el(
       "div",
@@ -151,7 +154,7 @@ function notice(model, kinds, lacking) {
         el("strong", {}, "This server does not read titles and pictures itself. "),
         "So it needs the new item's vectors, below; or start it with the encoders that made the dataset's features:",
       ),
-      el("pre", { tabindex: "0" }, el("code", {}, `lirdrec serve ${model.run} --ui --encoders`)),
+      el("pre", { tabindex: "0" }, el("code", {}, "lirdrec serve RUN --ui --encoders")),
       el("p", { class: "quiet" }, "That works where the features were made by lirdrec features."),
     );
   }
@@ -209,21 +212,25 @@ function input(column) {
 function pictureField() {
   let file = null;
   const field = el("input", { id: "new-picture", type: "file", accept: TYPES.join(","), class: "unseen" });
-  const inside = el(
-    "span",
-    { class: "inside" },
-    icon("picture"),
-    el("span", {}, "Choose a picture,", el("br"), "or drop it here"),
-  );
+  const invitation = ["Choose a picture,", el("br"), "or drop it here"];
+  const inside = el("span", { class: "inside" }, icon("picture"), el("span", {}, invitation));
   const label = el("label", { for: "new-picture", class: "drop" }, inside);
+  const away = el("button", { type: "button", class: "plain small", hidden: true }, "Take it out");
+  const nothing = (...said) => {
+    file = null;
+    field.value = "";
+    away.hidden = true;
+    inside.replaceChildren(icon("picture"), el("span", {}, said));
+  };
   const take = (one) => {
     if (!one) return;
     if (!TYPES.includes(one.type)) {
       say("The picture must be a JPEG, PNG or WebP.");
-      inside.replaceChildren(icon("picture"), el("span", {}, "The picture must be a JPEG, PNG or WebP."));
+      nothing("The picture must be a JPEG, PNG or WebP.");
       return;
     }
     file = one;
+    away.hidden = false;
     const shown = el("img", { alt: `The chosen picture, ${one.name}` });
     shown.src = URL.createObjectURL(one);
     shown.addEventListener("load", () => URL.revokeObjectURL(shown.src), { once: true });
@@ -231,6 +238,11 @@ function pictureField() {
     say(`${one.name} was chosen.`);
   };
   field.addEventListener("change", () => take(field.files[0]));
+  away.addEventListener("click", () => {
+    nothing(...invitation);
+    say("The picture was taken out.");
+    field.focus();
+  });
   for (const name of ["dragover", "dragenter"]) {
     label.addEventListener(name, (event) => {
       event.preventDefault();
@@ -242,7 +254,7 @@ function pictureField() {
     event.preventDefault();
     take(event.dataTransfer.files[0]);
   });
-  return { element: el("div", { class: "picture-field" }, field, label), file: () => file };
+  return { element: el("div", { class: "picture-field" }, field, label, away), file: () => file };
 }
 
 const slug = (text) =>

@@ -74,7 +74,7 @@ export function card(model, one, more = {}) {
             more.note && el("span", { class: "note" }, more.note),
             more.action,
           ),
-        more.added && el("span", { class: "badge" }, "added live"),
+        more.added && el("span", { class: "badge" }, "added"),
       ),
     ),
   );

@@ -25,7 +25,7 @@ export async function item(root, id, signal) {
       el(
         "div",
         {},
-        el("p", { class: "over" }, "An item", one.added && el("span", { class: "badge" }, "added live")),
+        el("p", { class: "over" }, "An item", one.added && el("span", { class: "badge" }, "added")),
         el("h1", { tabindex: "-1" }, called(one)),
         details(model, one),
         one.added && removal(one),

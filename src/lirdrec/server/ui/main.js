@@ -68,13 +68,13 @@ function failure(error) {
       { tabindex: "-1" },
       unknown ? "There is no such thing here" : locked ? "A key is needed" : "That did not work",
     ),
-    el("p", { class: "lead" }, error.message),
+    el("p", { class: "lead" }, locked ? "This server answers only those who have an API key." : error.message),
     el(
       "p",
       { class: "row" },
       locked
         ? el("button", { type: "button", class: "main", on: { click: () => askForKey() } }, "Enter the key")
-        : el("button", { type: "button", class: "main", on: { click: () => show() } }, "Try again"),
+        : !unknown && el("button", { type: "button", class: "main", on: { click: () => show() } }, "Try again"),
       el("a", { href: "#/" }, "To the start"),
     ),
   );
@@ -83,7 +83,7 @@ function failure(error) {
 async function served() {
   const model = await catalogue();
   const place = document.getElementById("served");
-  const added = model.added ? `, ${model.added.toLocaleString("en")} added live` : "";
+  const added = model.added ? `, ${model.added.toLocaleString("en")} added after training` : "";
   place.textContent = `Run ${model.run} · ${model.model ?? "model"} of ${model.dataset ?? "unnamed data"} · ${model.items.toLocaleString("en")} items${added} · lirdrec ${model.version}`;
 }
 
@@ -163,5 +163,8 @@ document.getElementById("skip").addEventListener("click", (event) => {
 });
 
 search();
-addEventListener("hashchange", show);
+addEventListener("hashchange", () => {
+  changed(); // another run may be served since
+  show();
+});
 show();

@@ -143,6 +143,9 @@ export async function map(root, _, signal) {
           ),
         ),
       ),
+      model.table.find((one) => one.name === points.column)?.kind === "list"
+        ? el("p", { class: "quiet" }, "Of several values the first one counts.")
+        : "",
     );
   }
 

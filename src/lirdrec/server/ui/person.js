@@ -37,7 +37,6 @@ export async function person(root, id, signal) {
     ask();
   };
 
-  let usual = null; // item → place, before anything was turned
   let running = null;
   const ask = async () => {
     running?.abort();
@@ -48,11 +47,14 @@ export async function person(root, id, signal) {
     try {
       const columns = shownColumns(model);
       const asked = { user: who.user, columns, ...request(state) };
-      const plain = !asked.branch_weights;
-      const answer = await api.recommend(asked, own.signal);
+      // the same list with nothing turned, to compare places with
+      const base = { user: who.user, ...request({ ...state, weights: {} }), parts: false };
+      const [answer, plain] = await Promise.all([
+        api.recommend(asked, own.signal),
+        asked.branch_weights ? api.recommend(base, own.signal) : null,
+      ]);
       const items = answer.items.map((one) => ({ ...one, title: one.columns?.[titleColumn(model)] }));
-      if (plain) usual = new Map(items.map((one, at) => [one.item, at + 1]));
-      show(items, plain);
+      show(items, plain && new Map(plain.items.map((one, at) => [one.item, at + 1])));
     } catch (error) {
       if (error.name === "AbortError") return;
       remark.textContent = error.message;
@@ -61,7 +63,7 @@ export async function person(root, id, signal) {
       if (running === own) list.removeAttribute("aria-busy");
     }
   };
-  const show = (items, plain) => {
+  const show = (items, usual) => {
     const scale = scaleOf(items.map((one) => one.parts));
     const cards = items.map((one, at) => {
       const why = el(
@@ -79,7 +81,7 @@ export async function person(root, id, signal) {
         score: one.score,
         parts: one.parts,
         scale,
-        note: plain ? null : moved(usual, one.item, at + 1),
+        note: usual && moved(usual, one.item, at + 1),
         action: why,
       });
     });
@@ -112,14 +114,6 @@ export async function person(root, id, signal) {
       ),
     ),
   );
-  if (Object.values(state.weights).some((one) => one !== 1)) {
-    // places to compare with
-    const base = request({ ...state, weights: {} });
-    usual = await api.recommend({ user: who.user, ...base, parts: false }, signal).then(
-      ({ items }) => new Map(items.map((one, at) => [one.item, at + 1])),
-      () => null,
-    );
-  }
   await ask();
   return `Person ${who.user}`;
 }
@@ -132,7 +126,7 @@ export const shownColumns = (model) =>
     .slice(0, 12);
 
 const moved = (usual, item, now) => {
-  const before = usual?.get(item);
+  const before = usual.get(item);
   if (before === undefined) return "new";
   return before === now ? null : `was ${before}`;
 };

@@ -117,6 +117,7 @@ export class Plane {
   // ------------------------------------------------------------ drawing
 
   changed() {
+    this.hover(-1); // what was under the pointer has moved away
     this.draw();
     this.options.moved?.();
   }
@@ -257,7 +258,7 @@ export class Plane {
   hover(at) {
     if (at === this.over) return;
     this.over = at;
-    this.canvas.classList.toggle("hit", at >= 0);
+    this.canvas.classList.toggle("pointed", at >= 0);
     this.draw();
     const { x, y } = at < 0 ? { x: 0, y: 0 } : this.screen(at);
     this.options.hovered?.(at, x, y);

@@ -14,6 +14,7 @@ export function search() {
   let options = [];
   let active = -1;
   let running = null;
+  let hasty = false; // Enter came before the hits
 
   const close = () => {
     hits.hidden = true;
@@ -50,6 +51,8 @@ export function search() {
     );
     return made;
   };
+  const remark = (text) =>
+    el("div", { class: "hit none", role: "option", "aria-disabled": "true", "aria-selected": "false" }, text);
   const show = (people, items) => {
     const groups = [];
     const group = (name, found) => {
@@ -76,7 +79,7 @@ export function search() {
         itemLink(one.item),
         el("span", { class: "picture" }, picture(one.item)),
         el("span", { class: "name" }, called(one)),
-        one.added && el("span", { class: "badge" }, "added live"),
+        one.added && el("span", { class: "badge" }, "added"),
       ),
     );
     const digits = /^\d+$/.test(input.value.trim());
@@ -92,15 +95,12 @@ export function search() {
       group(name, found);
     options = digits ? [...who, ...what] : [...what, ...who];
     options.forEach((one, at) => (one.id = `hit-${at}`));
-    if (!options.length)
-      groups.push(
-        el(
-          "div",
-          { class: "hit none", role: "option", "aria-disabled": "true", "aria-selected": "false" },
-          "Nothing is called so.",
-        ),
-      );
+    if (!options.length) groups.push(remark("Nothing is called so."));
     hits.replaceChildren(...groups);
+    if (hasty && options.length) {
+      go(options[0]);
+      return;
+    }
     hits.hidden = false;
     input.setAttribute("aria-expanded", "true");
     choose(-1);
@@ -122,7 +122,13 @@ export function search() {
       ]);
       if (document.activeElement === input) show(people.users, items.items);
     } catch (error) {
-      if (error.name !== "AbortError") say(error.message);
+      if (error.name === "AbortError") return;
+      options = [];
+      hits.replaceChildren(remark(error.message));
+      hits.hidden = false;
+      say(error.message);
+    } finally {
+      if (running?.signal === signal) hasty = false;
     }
   }, 130);
 
@@ -134,7 +140,10 @@ export function search() {
       close();
       return;
     }
-    if (hits.hidden || !options.length) return;
+    if (hits.hidden || !options.length) {
+      hasty = event.key === "Enter" && hits.hidden && Boolean(input.value.trim());
+      return;
+    }
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
       const step = event.key === "ArrowDown" ? 1 : -1;
