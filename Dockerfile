@@ -3,7 +3,8 @@
 #   docker build -t lirdrec .
 #   docker run --rm -p 8000:8000 -v ./runs:/runs -v lirdrec-live:/data -v ./keys.json:/keys.json:ro lirdrec
 #
-# /runs/current is a file that names the run (or a link to it); /data keeps what is added while serving.
+# /runs/current is a file that names the run (or a link to it); /data keeps what is added while serving. The user in the
+# container has the number 10001: give it the file of keys, which only its owner can read (sudo chown 10001 keys.json).
 
 FROM python:3.12-slim AS build
 # Where torch without CUDA comes from: the usual wheels are several gigabytes larger.

@@ -19,7 +19,7 @@ import pytest
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.schemas import MAX_EVENTS, MAX_ITEMS, EventsRequest, ItemsRequest, RecommendRequest, SwapRequest
+from lirdrec.server.schemas import MAX_EVENTS, MAX_ITEMS, EventsRequest, RecommendRequest, SwapRequest
 from lirdrec.server.security import Keys
 
 
@@ -158,7 +158,7 @@ def test_workers_see_each_others_changes_and_count_together(run, tmp_path):
 def test_the_page_on_serving_is_true():
     """Bodies of its examples fit, its addresses exist, and its limits are the configuration's."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
-    models = {"recommend": RecommendRequest, "events": EventsRequest, "items": ItemsRequest, "model": SwapRequest}
+    models = {"recommend": RecommendRequest, "events": EventsRequest, "model": SwapRequest}
     examples = re.findall(r"-d '(\{[^']*\})'[^/]*?http://127.0.0.1:8000/(\w+)", page)
     for body, path in examples:
         models[path].model_validate_json(body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -202,13 +202,17 @@ class Live:
         return self._followed(Snapshot(recommender, 0, gone, users, items, Layered(), run))
 
     def _followed(self, snapshot: Snapshot) -> Snapshot:
+        liked: dict[Id, list[int]] = {}  # user → item rows; they have an effect at the end only, whatever comes between
         while changes := self.store.changes(snapshot.number):
             for stretch in _stretches(changes):
                 snapshot = _with_stored(snapshot, stretch.items)
-                snapshot = _with_events(snapshot, stretch.events)
+                for one in stretch.events:
+                    row = snapshot.item_rows.get(one.item, -1)
+                    if row >= 0:
+                        liked.setdefault(one.user, []).append(row)
                 snapshot = _without(snapshot, stretch.removed)
             snapshot = replace(snapshot, number=changes[-1].number)
-        return snapshot
+        return _with_likes(snapshot, liked)
 
 
 @dataclass
@@ -315,13 +319,9 @@ def _features(items: Sequence[NewItem]) -> dict[str, list[Any]]:
     }
 
 
-def _with_events(snapshot: Snapshot, events: Iterable[Event]) -> Snapshot:
+def _with_likes(snapshot: Snapshot, liked: Mapping[Id, Sequence[int]]) -> Snapshot:
+    """The snapshot with users who liked these item rows."""
     recommender = snapshot.recommender
-    liked: dict[Id, list[int]] = {}
-    for one in events:
-        row = snapshot.item_rows.get(one.item, -1)
-        if row >= 0:
-            liked.setdefault(one.user, []).append(row)
     if not liked:
         return snapshot
     is_folded = not recommender.is_slim and recommender.model().capabilities.new_users

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 import sqlalchemy as sa
 from safetensors import SafetensorError
 
@@ -291,11 +292,11 @@ def _unpacked(id: str | int, payload: bytes) -> NewItem:
 
 def _change(row: Any) -> Change:
     try:
-        subject = json.loads(row.subject)
+        subject = orjson.loads(row.subject)
         if row.kind == "item":
             return Change(row.number, "item", subject, item=_unpacked(subject, row.payload))
         if row.kind == "event":
-            return Change(row.number, "event", subject, event=Event(subject, json.loads(row.payload)))
+            return Change(row.number, "event", subject, event=Event(subject, orjson.loads(row.payload)))
         return Change(row.number, "removed", subject)
     except (ValueError, KeyError, TypeError, SafetensorError):
         raise StoreError(f"change {row.number} of the store is damaged; restore the store from a copy") from None
