@@ -106,7 +106,9 @@ def _explain(path: str | Path, number: int | None, reason: str) -> RunFolderErro
 def _refuse(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         if not overwrite and any(target.iterdir()):
-            raise RunFolderError(f"{target}: this folder has something in it; choose another name or allow overwriting")
+            raise RunFolderError(
+                f"{target}: this folder has something in it; choose another name, or allow overwriting (--overwrite)"
+            )
     elif target.exists():
         raise RunFolderError(f"{target}: a file of this name is in the way; choose another name")
 

@@ -19,8 +19,10 @@ import pytest
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig
+from lirdrec.server.running import check
 from lirdrec.server.schemas import MAX_EVENTS, MAX_ITEMS, EventsRequest, RecommendRequest, SwapRequest
 from lirdrec.server.security import Keys
+from lirdrec.server.store import Store
 
 
 def test_a_key_is_shown_once_and_works(lirdrec, tmp_path):
@@ -52,6 +54,10 @@ def test_a_key_is_shown_once_and_works(lirdrec, tmp_path):
         (["serve", "RUN", "--store", "nonsense"], "the URL of the store cannot be read"),
         (["serve", "RUN", "--store", "sqlite:////no/such/folder/x.sqlite"], "cannot be used"),
         (["serve", "RUN", "--runs", "."], "echo run >"),
+        (["serve", "RUN", "--images", "nowhere"], "--images nowhere: no such folder"),
+        (["serve", "RUN", "--cors", "shop.example"], "is no origin; write it as https://shop.example"),
+        (["serve", "RUN", "--encoders", "--device", "gpu"], "device 'gpu' is not available here"),
+        (["serve", "RUN", "--index", "fast"], "'index' is 'fast'; choose one of"),
         (["serve", "RUN", "--host", "203.0.113.7", "--insecure"], "cannot listen"),
     ],
 )
@@ -75,6 +81,18 @@ def test_the_help_tells_the_defaults_that_hold(lirdrec):
     assert f"(default: {config.timeout_seconds:g})" in text
     assert str(ServerConfig("run", keys="k").requests_per_second.__int__()) in text
     assert f"[default: {config.host}]" in text and f"[default: {config.port}]" in text
+
+
+def test_what_was_added_under_another_name_is_told_of(run, caplog):
+    """Served as `run` first, as `current` then: a store of its own, which would seem to have lost everything."""
+    (run.parent / "current").write_text("run")
+    config = ServerConfig(str(run.parent / "current"), port=0)
+    Store(f"sqlite:///{run.parent / 'run.live.sqlite'}").close()
+    check(config)
+    assert f"to take it along: --store sqlite:///{run.parent / 'run.live.sqlite'}" in caplog.text
+    caplog.clear()
+    check(config)  # now there is one of its own, and nothing to say
+    assert caplog.text == ""
 
 
 class Served:

@@ -96,7 +96,7 @@ def test_a_folder_that_is_not_empty_is_not_replaced(dataset, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letter").write_text("dear")
     with pytest.raises(
-        RunFolderError, match="this folder has something in it; choose another name or allow overwriting"
+        RunFolderError, match="this folder has something in it; choose another name, or allow overwriting"
     ):
         dataset.save(tmp_path / "taken")
     assert (tmp_path / "taken" / "letter").read_text() == "dear"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from lirdrec.errors import DataError
+from lirdrec.errors import ConfigError, DataError
 from lirdrec.server.store import ConflictError, Event, NewItem, Store, StoreError, StoreFullError
 
 from .postgres import running
@@ -214,7 +214,9 @@ def test_readers_do_not_wait_for_a_writer(tmp_path):
 
 BAD_URLS = [
     ("shop.sqlite", "the URL of the store cannot be read; write sqlite:///FILE or"),
-    ("oracledb9://x", "the URL of the store cannot be read"),
+    ("oracledb9://x", "a store is SQLite or PostgreSQL, not oracledb9"),
+    ("mysql://ann@host/shop", "a store is SQLite or PostgreSQL, not mysql; write sqlite:///FILE"),
+    ("postgresql+nothing://ann@host/shop", "the URL of the store cannot be read"),
     ("sqlite://", "a store in memory would forget everything; name a file"),
     ("sqlite:///:memory:", "a store in memory would forget everything"),
 ]
@@ -222,7 +224,7 @@ BAD_URLS = [
 
 @pytest.mark.parametrize(("url", "sentence"), BAD_URLS)
 def test_a_bad_url_is_one_sentence(url, sentence):
-    with pytest.raises(StoreError, match=sentence):
+    with pytest.raises(ConfigError, match=sentence):
         Store(url)
 
 

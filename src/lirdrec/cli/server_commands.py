@@ -50,7 +50,7 @@ def serve(
     ] = False,
     device: Annotated[str, typer.Option("--device", help="Of the encoders: cpu, cuda or mps.")] = "cpu",
     index: Annotated[
-        str, typer.Option("--index", help="exact; or hnsw, ivf for a million items: most of the best, sooner.")
+        str, typer.Option("--index", help="exact; or hnsw, ivf from about 250,000 items on: most of the best, sooner.")
     ] = "exact",
     images: Annotated[Path | None, typer.Option("--images", help="Folder of the items' pictures.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow RUN when it leads to another run.")] = False,

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
+from urllib.parse import urlsplit
 
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
@@ -70,6 +71,12 @@ class ServerConfig:
             raise ConfigError(f"port is {self.port}; it must be at most 65535")
         if self.rate_limit is not None:
             at_least(self, 0, "rate_limit")
+        for origin in self.cors:
+            parts = urlsplit(origin)
+            if origin != "*" and (
+                parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ConfigError(f"cors: {origin!r} is no origin; write it as https://shop.example, without a path")
         if self.keys is None and not self.is_local and not self.insecure:
             raise ConfigError(
                 f"host {self.host} would let other machines in, and there are no API keys: make some (lirdrec keys add "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -55,9 +56,10 @@ class Problem(HTTPException):
     @classmethod
     def of_faults(cls, error: ValidationError | RequestValidationError) -> Problem:
         """What pydantic found in a request; the values themselves are not repeated."""
-        faults = [
-            {"where": ".".join(map(str, one["loc"])), "what": _plain(one["msg"])} for one in error.errors()[:MAX_FAULTS]
-        ]
+        said: dict[str, list[str]] = {}
+        for one in error.errors():
+            said.setdefault(_where(one), []).append(_plain(one["msg"]))
+        faults = [{"where": where, "what": _either(what)} for where, what in said.items()][:MAX_FAULTS]
         first = faults[0] if faults else {"where": "", "what": "it is not valid"}
         where = f" ({first['where']})" if first["where"] else ""
         return cls(422, f"the request does not fit{where}: {first['what']}", faults=faults)
@@ -127,5 +129,37 @@ def _one_line(text: str) -> str:
     return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
+def _where(error: Mapping[str, Any]) -> str:
+    """The place of a fault, without the name that pydantic gives to one of several types that may stand there."""
+    parts = [str(part) for part in error["loc"]]
+    if len(parts) > 1 and error["type"] not in ("missing", "extra_forbidden") and _TYPE.fullmatch(parts[-1]):
+        parts.pop()
+    return ".".join(parts)
+
+
 def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ")
+    message = message.removeprefix("Value error, ")
+    for theirs, ours in _WORDS:
+        message = message.replace(theirs, ours)
+    return message
+
+
+def _either(messages: Sequence[str]) -> str:
+    """What one place may be: must be an integer or a text."""
+    first, *others = dict.fromkeys(messages)
+    return " or ".join([first, *(one.removeprefix("must be ") for one in others)])
+
+
+_TYPE = re.compile(r"constrained-\w+|bool|int|float|str|(dict|list)\[.*")
+_WORDS = (
+    ("Extra inputs are not permitted", "there is no such field"),
+    ("Field required", "it is missing"),
+    ("Input should be", "must be"),
+    ("List should have", "must have"),
+    (" after validation", ""),
+    ("valid boolean", "true or false"),
+    ("a true or false", "true or false"),
+    ("a valid integer", "an integer"),
+    ("a valid number", "a number"),
+    ("a valid string", "a text"),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import tempfile
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lirdrec.atomic import atomic_write
 from lirdrec.configuration import make, to_dict
+from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
 from lirdrec.recommender.run_folder import check_vectors, open_run
 from lirdrec.server import logs
@@ -27,6 +29,8 @@ from lirdrec.server.watching import Pointer
 
 if TYPE_CHECKING:
     from lirdrec.server.services import Services
+
+log = logging.getLogger(__name__)
 
 # how the workers, which are processes of their own, hear of the configuration and tell why they cannot start
 TOLD, FAILED = "LIRDREC_SERVER", "LIRDREC_SERVER_FAILED"
@@ -80,9 +84,21 @@ def check(config: ServerConfig) -> None:
         from lirdrec.server.ann import ApproximateIndex
 
         ApproximateIndex(config.index)
+    for option, folder in (("images", config.images), ("runs", config.runs)):
+        if folder is not None and not Path(folder).is_dir():
+            raise ConfigError(f"--{option} {folder}: no such folder")
+    if config.encoders:
+        resolve_device(config.device)
     if config.keys is not None:
         read_keys(config.keys)
     _check_address(config)
+    other, own = (str(path.with_name(f"{path.name}.live.sqlite")) for path in (run, Path(os.path.abspath(config.run))))
+    if config.store is None and other != own and os.path.exists(other) and not os.path.exists(own):
+        log.warning(
+            "what was added live while %s was served by its own name is not here; to take it along: --store sqlite:///%s",
+            run.name,
+            other,
+        )
     Store(config.store_url).close()
 
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from safetensors import SafetensorError
 
 from lirdrec.data.frames import first_line
-from lirdrec.errors import DataError, LirdrecError
+from lirdrec.errors import ConfigError, DataError, LirdrecError
 
 Kind = Literal["item", "removed", "event"]
 
@@ -47,6 +47,7 @@ _items = sa.Table(
 LOCK = 0x11BD_BEC0  # of PostgreSQL: one writer at a time, so that numbers become visible in order
 FULL = {"SQLITE_FULL", "53100"}  # SQLite's name and PostgreSQL's code of a full disk
 BLOCK = 2_000  # changes read at once: an item's features may be many
+_URLS = "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
 SECONDS = 10  # to wait for another writer, or for the server to answer
 
 
@@ -106,19 +107,24 @@ class Store:
     Safe to use from several threads and processes.
 
     Raises:
+        ConfigError: the URL cannot be that of a store.
         StoreError: it cannot be opened.
     """
 
     def __init__(self, url: str):
         try:
             self.url = sa.make_url(url)
-            self.is_sqlite = self.url.get_backend_name() == "sqlite"
-            kind = sa.pool.QueuePool  # also for SQLite in memory, which is refused below
-            self.engine = sa.create_engine(self.url, poolclass=kind, **(_SQLITE if self.is_sqlite else _SERVER))
         except (sa.exc.ArgumentError, ValueError):
-            raise StoreError(
-                "the URL of the store cannot be read; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
-            ) from None
+            raise ConfigError(f"the URL of the store cannot be read; {_URLS}") from None
+        backend = self.url.get_backend_name()
+        self.is_sqlite = backend == "sqlite"
+        if backend not in ("sqlite", "postgresql"):
+            raise ConfigError(f"a store is SQLite or PostgreSQL, not {backend}; {_URLS}")
+        kind = sa.pool.QueuePool  # also for SQLite in memory, which is refused below
+        try:
+            self.engine = sa.create_engine(self.url, poolclass=kind, **(_SQLITE if self.is_sqlite else _SERVER))
+        except sa.exc.ArgumentError:
+            raise ConfigError(f"the URL of the store cannot be read; {_URLS}") from None
         except ImportError as error:
             raise StoreError(
                 f"the store {self.name} needs a driver ({first_line(error)}); install it by: "
@@ -126,7 +132,7 @@ class Store:
             ) from None
         if self.is_sqlite:
             if self.url.database in (None, "", ":memory:"):
-                raise StoreError("a store in memory would forget everything; name a file, as in sqlite:///shop.sqlite")
+                raise ConfigError("a store in memory would forget everything; name a file, as in sqlite:///shop.sqlite")
             sa.event.listen(self.engine, "connect", _durable)
         with self._writing() as connection:  # so that two servers that start at once do not both create the tables
             _metadata.create_all(connection)
