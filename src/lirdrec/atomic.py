@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lirdrec.errors import LirdrecError, RunFolderError
 
+MANIFEST = "manifest.json"
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -21,29 +23,32 @@ os.umask(_UMASK)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | Path, overwrite: bool = False, own: Collection[str] = ()) -> Iterator[Path]:
     """Give an empty temporary folder beside `path`; on success it becomes `path`, on any error it is removed.
 
     Args:
         path: the folder to make. Parents are created.
-        overwrite: replace a folder that has something in it (the old one stays until the new one is complete).
+        overwrite: replace a folder that has something in it (the old one stays until the new one is complete). What
+            stands in it must be ours: named by its `manifest.json`, or one of `own`; else a folder of somebody's raw
+            files would go like one of results.
+        own: names of files and folders that such a folder may hold beside those of its manifest.
 
     Raises:
-        RunFolderError: `path` is a file, or a folder with something in it while `overwrite` is false, or it
-            cannot be written (a full disk included).
+        RunFolderError: `path` is a file, or a folder with something in it while `overwrite` is false, or with
+            something else than ours; or it cannot be written (a full disk included).
     """
     target = Path(os.path.abspath(path))
-    _refuse(target, overwrite)
+    _refuse(target, overwrite, own)
     temporary = _beside(target)
     try:
+        make_folder(target.parent)
         with write_errors(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
                 flush(file)
             flush(temporary)
-            _refuse(target, overwrite)  # someone else may have written it in the meantime
+            _refuse(target, overwrite, own)  # someone else may have written it in the meantime
             _swap(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -86,6 +91,18 @@ def write_errors(path: str | Path) -> Iterator[None]:
         raise
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder and its parents, where they are missing.
+
+    Raises:
+        RunFolderError: that cannot be.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explain(path, error.errno, error.strerror or str(error)) from error
+
+
 def share(path: str | Path) -> None:
     """Give a file the rights that new files have here; safetensors writes for the owner alone."""
     os.chmod(path, 0o666 & ~_UMASK)
@@ -103,14 +120,29 @@ def _explain(path: str | Path, number: int | None, reason: str) -> RunFolderErro
     return RunFolderError(f"{path}: cannot be written ({reason}); nothing was left behind")
 
 
-def _refuse(target: Path, overwrite: bool) -> None:
+def _refuse(target: Path, overwrite: bool, own: Collection[str]) -> None:
     if target.is_dir():
         if not overwrite and any(target.iterdir()):
             raise RunFolderError(
                 f"{target}: this folder has something in it; choose another name, or allow overwriting (--overwrite)"
             )
+        named = {*own, *_named(target)}
+        if strange := sorted(one.name for one in target.iterdir() if one.name[0] != "." and one.name not in named):
+            raise RunFolderError(
+                f"{target}: holds '{strange[0]}', which did not come from here, so it is left as it is; choose "
+                "another name"
+            )
     elif target.exists():
         raise RunFolderError(f"{target}: a file of this name is in the way; choose another name")
+
+
+def _named(folder: Path) -> set[str]:
+    """What the folder's manifest says is in it, itself included; nothing where there is none."""
+    try:
+        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return {MANIFEST, *(Path(name).parts[0] for name in names)}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return set()
 
 
 def _beside(target: Path) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from lirdrec.atomic import write_errors
+from lirdrec.atomic import make_folder, write_errors
 from lirdrec.errors import RunFolderError
 
 LOCK = ".lock"
@@ -29,8 +29,8 @@ def folder_lock(folder: str | Path, taken: Callable[[str], str], tidy: bool = Fa
     """
     folder = Path(folder)
     existed = folder.exists()
+    make_folder(folder)
     with write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("a+b")
     try:
         if not lock_file(handle) or not _still_there(handle, folder / LOCK):

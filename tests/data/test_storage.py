@@ -101,9 +101,29 @@ def test_a_folder_that_is_not_empty_is_not_replaced(dataset, tmp_path):
         dataset.save(tmp_path / "taken")
     assert (tmp_path / "taken" / "letter").read_text() == "dear"
     assert os.listdir(tmp_path) == ["taken"]
-    dataset.save(tmp_path / "taken", overwrite=True)
-    assert_same(dataset, Dataset.load(tmp_path / "taken"))
-    assert os.listdir(tmp_path) == ["taken"]
+    with pytest.raises(RunFolderError, match="holds 'letter', which did not come from here, so it is left as it is"):
+        dataset.save(tmp_path / "taken", overwrite=True)
+    assert os.listdir(tmp_path) == ["taken"] and (tmp_path / "taken" / "letter").read_text() == "dear"
+
+
+def test_only_a_dataset_is_replaced_by_a_dataset(dataset, tmp_path):
+    """Whoever names the folder of the raw files as output keeps them, whatever they allow to be overwritten."""
+    folder = dataset.save(tmp_path / "data")
+    (folder / "work").mkdir()
+    dataset.save(folder, overwrite=True)
+    assert_same(dataset, Dataset.load(folder))
+    assert os.listdir(tmp_path) == ["data"] and not (folder / "work").exists()
+    (folder / "sales.csv").write_text("user,item")
+    with pytest.raises(RunFolderError, match=r"holds 'sales\.csv'"):
+        dataset.save(folder, overwrite=True)
+    assert (folder / "sales.csv").is_file()
+
+
+@pytest.mark.parametrize("where", ["file/inside", "file/deep/inside"])
+def test_a_place_that_cannot_be(dataset, tmp_path, where):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match=r"cannot be written \((File exists|Not a directory)\)"):
+        dataset.save(tmp_path / where)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot rename a folder with a mapped file in it")
@@ -131,8 +151,7 @@ def full(*_, **__):
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch, where, exists):
     if exists:
-        (tmp_path / "small").mkdir()
-        (tmp_path / "small" / "letter").write_text("dear")
+        (tmp_path / "small" / "work").mkdir(parents=True)
     with monkeypatch.context() as patch:
         patch.setattr(where, full)
         with pytest.raises(RunFolderError) as caught:
@@ -141,7 +160,7 @@ def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch, where
         f"{tmp_path / 'small'}: the disk is full; nothing was written: free some space or choose another place"
     )
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == (
-        ["small", "small/letter"] if exists else []
+        ["small", "small/work"] if exists else []
     )
 
 
@@ -205,7 +224,7 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.os, "rename", second_fails)
     with (
         pytest.raises(RunFolderError, match=r"x: cannot be written \(Permission denied\); nothing was left behind"),
-        atomic_folder(tmp_path / "x", overwrite=True),
+        atomic_folder(tmp_path / "x", overwrite=True, own=["old"]),
     ):
         pass
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["x", "x/old"]

@@ -181,8 +181,16 @@ def test_what_is_there_is_kept_unless_asked(recommender, tmp_path):
     with pytest.raises(RunFolderError, match="has something in it"):
         export(recommender, "npy", tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["thesis.txt"]
+    with pytest.raises(RunFolderError, match=r"holds 'thesis\.txt', which did not come from here"):
+        export(recommender, "npy", tmp_path / "out", overwrite=True)
+    assert os.listdir(tmp_path / "out") == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "onnx"])
+def test_an_export_takes_the_place_of_any_other(recommender, tmp_path, kind):
+    export(recommender, kind, tmp_path / "out")
     export(recommender, "npy", tmp_path / "out", overwrite=True)
-    assert "thesis.txt" not in os.listdir(tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(export(recommender, "npy", tmp_path / "plain")))
 
 
 def test_faiss_that_is_missing_is_named(recommender, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ FORMAT = "lirdrec-dataset"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 USERS, ITEMS, INTERACTIONS = "users.parquet", "items.parquet", "interactions.parquet"
+OWN = ("features", "work", "captions.problems.csv")  # what may come to the files of a manifest
 BESIDE = ".new"  # ending of a file that is about to take its place; see switching.py
 ITEM_ROWS = 8192  # of a row group of the item table, which whoever reads it in ranges holds in memory
 
@@ -32,13 +33,13 @@ def save(dataset: Dataset, folder: str | Path, overwrite: bool = False) -> Path:
     Args:
         dataset: what to write.
         folder: where; parents are created.
-        overwrite: replace a folder that has something in it.
+        overwrite: replace a folder that holds a prepared dataset already.
 
     Raises:
         RunFolderError: the folder is taken, or cannot be written (disk full, not allowed).
         DataError: `dataset.info` or the item table holds something that JSON or Parquet cannot.
     """
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
+    with atomic_folder(folder, overwrite, OWN) as temporary:
         _write(dataset, temporary)
     return Path(folder)
 

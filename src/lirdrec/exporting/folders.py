@@ -22,6 +22,13 @@ KINDS: Mapping[str, Callable[[Recommender, Path], None]] = {
     "onnx": write_onnx,
 }
 
+ENDINGS = ("npy", "parquet", "csv", "jsonl", "faiss")
+WRITTEN = (
+    *(f"{what}.{ending}" for what in ("users", "items") for ending in ENDINGS),
+    *("README.txt", "load.py", "load.sql", "index.sql", "seen.csv"),
+    *("item_branches.onnx", "item_vector.onnx", "item_vector.bin"),
+)
+
 
 def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite: bool = False) -> Path:
     """Write what another search engine or runtime needs of a recommender, with a README.txt that says how to use it.
@@ -30,7 +37,7 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
         recommender: a run, slim or not.
         kind: one of `KINDS`.
         folder: the folder to make.
-        overwrite: replace what the folder holds.
+        overwrite: replace an earlier export.
 
     Raises:
         ConfigError: an unknown kind, or its library is not installed.
@@ -41,6 +48,6 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
     if kind not in KINDS:
         raise ConfigError(f"no export to '{kind}'; {nearest(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
     folder = Path(folder)
-    with atomic_folder(folder, overwrite) as temporary:
+    with atomic_folder(folder, overwrite, WRITTEN) as temporary:
         KINDS[kind](recommender, temporary)
     return folder

@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lirdrec.atomic import sha256, write_errors
+from lirdrec.atomic import make_folder, sha256, write_errors
 from lirdrec.errors import RunFolderError
 from lirdrec.locks import folder_lock
 
@@ -74,8 +74,8 @@ def _write(folder: Path, writers: Mapping[str, Writer], kept: Mapping[str, Any])
     existed = folder.exists()
     stage = folder / f".writing-{os.getpid()}"
     try:
+        make_folder(stage)
         with write_errors(folder):
-            stage.mkdir(parents=True)
             entries = dict(kept)
             for name, write in writers.items():
                 path = stage / name

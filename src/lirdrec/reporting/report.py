@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec import __version__
-from lirdrec.atomic import atomic_write, write_errors
+from lirdrec.atomic import atomic_write, make_folder
 from lirdrec.errors import ConfigError
 from lirdrec.reporting import html
 from lirdrec.reporting.cards import Cards
@@ -102,8 +102,7 @@ class Report:
         """
         folder = Path(folder)
         for inner in (folder / "figures", folder / "tables"):
-            with write_errors(inner):
-                inner.mkdir(parents=True, exist_ok=True)
+            make_folder(inner)
         for block in self.blocks():
             if isinstance(block, Figure):
                 for kind in formats:
@@ -127,8 +126,7 @@ class Report:
             RunFolderError: it cannot be written.
         """
         path = Path(path)
-        with write_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _write(path, self.to_html(alone=True).encode())
         return path
 

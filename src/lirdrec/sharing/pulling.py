@@ -64,7 +64,7 @@ def pull(
         revision: branch, tag or commit; None for the main branch.
         token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
         endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
-        overwrite: replace a folder that has something in it.
+        overwrite: replace a folder that holds a dataset or a run already.
         progress: draw the client's progress bars on the error stream.
 
     Returns:
@@ -76,7 +76,7 @@ def pull(
         ConfigError: a name or an option; the hub's client is not installed.
     """
     source = repository(repo, revision, endpoint, token)
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
+    with atomic_folder(folder, overwrite, (*storage.OWN, *run_folder.TRAINING_FILES)) as temporary:
         snapshot = fetch(source, progress)
         for name in (*snapshot.names, MANIFEST):
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)

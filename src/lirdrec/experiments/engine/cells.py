@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lirdrec.atomic import atomic_write, write_errors
+from lirdrec.atomic import atomic_write, make_folder, write_errors
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.locks import lock_file, unlock_file
 
@@ -193,8 +193,7 @@ class CellStore:
     def record(self, result: Result) -> None:
         """Write the result of a cell, in place of an earlier one."""
         path = self._path(result.cell)
-        with write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_json(path, result.to_json())
 
     @contextlib.contextmanager
@@ -226,8 +225,8 @@ class CellStore:
 def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
     """Hold a lock file, which is made where it is missing and stays; gives False where `wait` is off and it is held."""
     path = Path(path)
+    make_folder(path.parent)
     with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a+b")
     try:
         mine = lock_file(handle, wait)

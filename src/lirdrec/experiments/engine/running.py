@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import lirdrec
-from lirdrec.atomic import atomic_write, write_errors
+from lirdrec.atomic import atomic_write, make_folder
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.engine.cells import Cell, CellStore, Result, fingerprint, write_json
 from lirdrec.experiments.engine.context import Context
@@ -72,8 +72,7 @@ def _reported(experiment: Experiment, context: Context, results: Results) -> Pat
 def compute(experiment: Experiment, context: Context) -> Results:
     """The results of all cells of an experiment, in the order of its plan; what `run` does before the report."""
     _check(experiment, context)
-    with write_errors(context.output):
-        context.output.mkdir(parents=True, exist_ok=True)
+    make_folder(context.output)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(context).items()}
     write_json(context.output / SETTINGS, {"experiment": experiment.name, **settings})
     return _Run(experiment, context).until_done()
