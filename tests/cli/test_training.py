@@ -88,6 +88,9 @@ def test_evaluate_repeats_the_figures_of_the_training(lirdrec, trained, data):
         lirdrec("evaluate", trained, "-k", 5, "--metric", "recall", "--split", "valid", "--json").stdout
     )
     assert list(narrow["lirdrec"]) == ["recall@5"]
+    new = json.loads(lirdrec("evaluate", trained, "--new-users", "--json").stdout)
+    assert list(new) == ["lirdrec", "lirdrec, users as new", "popularity"] and new["lirdrec"] == shown["lirdrec"]
+    assert 0 < new["lirdrec, users as new"]["recall@20"] != shown["lirdrec"]["recall@20"]
     result = lirdrec("evaluate", trained, "--output", "m.csv", "--per-user", "users.parquet")
     assert result.exit_code == 0, result.stderr
     table = pl.read_csv("m.csv")

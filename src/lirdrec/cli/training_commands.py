@@ -112,6 +112,9 @@ def evaluate(
     k: Annotated[list[int] | None, typer.Option("--k", "-k", help="List length; may be repeated (10 and 20).")] = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", help="recall, ndcg …; may be repeated.")] = None,
     candidates: Annotated[str | None, typer.Option("--candidates", help="all, or cold: unseen items only.")] = None,
+    new_users: Annotated[
+        bool, typer.Option("--new-users", help="Also as if every user were new, known by the liked items alone.")
+    ] = False,
     per_user: Annotated[Path | None, typer.Option("--per-user", help="Write each user's values to this file.")] = None,
     memory: Annotated[int | None, typer.Option("--memory", help="Memory limit in MiB.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")] = "cpu",
@@ -123,6 +126,7 @@ def evaluate(
     \b
       lirdrec evaluate runs/demo
       lirdrec evaluate runs/demo --split valid -k 5 -k 50
+      lirdrec evaluate runs/demo --new-users
     """
     import polars as pl
 
@@ -147,6 +151,10 @@ def evaluate(
     own = measure(recommender, data, **options)
     options.pop("per_user", None)
     results = {name: dict(own.values)}
+    if new_users:
+        from lirdrec.recommender.folding import as_new_users
+
+        results[f"{name}, users as new"] = dict(measure(as_new_users(recommender), data, **options).values)
     if name != "popularity":
         results["popularity"] = dict(measure(_popularity(data, device), data, **options).values)
     if per_user is not None and own.per_user is not None:
