@@ -11,6 +11,8 @@ import pytest
 
 from lirdrec.data import Dataset
 
+from .conftest import files
+
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 THINGS = ["chair", "lamp", "table", "sofa"]
 
@@ -88,6 +90,28 @@ def test_items_without_features_and_how_to_leave_them_out(lirdrec, data):
     assert "Left out for want of features: 2 items with" in words
     assert "24 were done by an earlier call that did not end" in words
     assert Dataset.load(data, verify=True).n_items == 22
+
+
+@pytest.mark.parametrize(
+    ("added", "sentence"),
+    [
+        (["--add", "x=nope.npy"], "nope.npy: no such file"),
+        (["--add", "a b=v.npy"], "'a b' cannot name a feature matrix"),
+        (["--add", "x=v.npy", "--add", "y=short.npy"], "short.npy: 3 rows for 24 items"),
+        (["--add", "x=v.npy", "--add", "x=v.npy"], "--add x=v.npy: two of the matrices would be called 'x'"),
+    ],
+)
+@pytest.mark.parametrize("encoded", [["--text", "words=hashed"], []])
+def test_what_is_added_is_looked_at_before_anything_is_made(lirdrec, data, tmp_path, added, sentence, encoded):
+    np.save(tmp_path / "v.npy", np.ones((24, 2), dtype=np.float32))
+    np.save(tmp_path / "short.npy", np.ones((3, 2), dtype=np.float32))
+    before = files(data)
+    result = lirdrec("features", data, *encoded, *added)
+    assert result.exit_code == 2 and sentence in result.stderr and len(result.stderr.splitlines()) == 1
+    if encoded:
+        result = lirdrec("features", data, *encoded, "--add", "words=v.npy")
+        assert result.exit_code == 2 and "two of the matrices would be called 'words'" in result.stderr
+    assert files(data) == before
 
 
 @pytest.mark.parametrize(

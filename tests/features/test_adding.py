@@ -9,6 +9,9 @@ import pytest
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.adding import add_file
+from lirdrec.features.choosing import choose_jobs
+from lirdrec.features.registry import load_encoder
+from lirdrec.features.run import make_features
 
 IDS = ["B000000001", "B000000002", "B000000003"]
 
@@ -45,6 +48,32 @@ def test_a_name_that_is_there_is_replaced_only_when_asked(folder, tmp_path):
         add_file(folder, "text", tmp_path / "text.npz")
     add_file(folder, "text", tmp_path / "text.npz", replace=True)
     assert Dataset.load(folder, verify=True).features["text"].values.tolist() == [[7.0, 7.0]] * 3
+
+
+@pytest.mark.parametrize("name", ["a b", "", "../../evil", "sub/x", "/tmp/x", "x.mask"])
+def test_names_that_no_file_may_have_are_refused(folder, tmp_path, name):
+    np.savez(tmp_path / "v.npz", ids=np.array(IDS), x=np.ones((3, 2)))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="cannot name a feature matrix"):
+        add_file(folder, name, tmp_path / "v.npz")
+    assert sorted(tmp_path.rglob("*")) == before and list(Dataset.load(folder, verify=True).features) == ["text"]
+
+
+def test_vectors_in_the_place_of_encoded_ones_are_not_said_to_be_encoded(tmp_path):
+    table = pl.DataFrame({"item": range(4), "title": ["red lamp", "red chair", "blue lamp", "blue chair"]})
+    pairs = pl.DataFrame({"user": [0] * 4, "item": range(4)})
+    folder = Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "data")
+    make_features(folder, choose_jobs(folder, [("text", "hashed"), ("text", "other=hashed")]), progress=False)
+    mine = np.arange(8, dtype=np.float32).reshape(4, 2) + 1
+    np.save(tmp_path / "mine.npy", mine)
+    add_file(folder, "text", tmp_path / "mine.npy", replace=True)
+    assert list(Dataset.load(folder).info["encoders"]) == ["other"]
+    with pytest.raises(DataError, match="nothing is noted about how the features 'text' were made"):
+        load_encoder(folder, "text")
+    # so they are dear again: what a person gave is not overwritten by the encoder that stood there before
+    with pytest.raises(ConfigError, match="has features 'text' that came with the data"):
+        make_features(folder, choose_jobs(folder, [("text", "hashed")]), progress=False)
+    assert Dataset.load(folder, verify=True).features["text"].values.tolist() == mine.tolist()
 
 
 def test_no_item_is_left_without_any_features(folder, tmp_path):

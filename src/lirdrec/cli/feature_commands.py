@@ -104,6 +104,7 @@ def features(
     wanted += [("caption", one) for one in caption or ()]
     added = [named_file(one, "--add") for one in add or ()]
     if added and not wanted:
+        _check_added(dataset, added, [], replace)
         return _add(dataset, added, replace, json)
     jobs = choose_jobs(
         dataset,
@@ -119,6 +120,7 @@ def features(
             "revision": revision,
         },
     )
+    _check_added(dataset, added, [job.name for job in jobs], replace)
     with ExitStack() as stack:
         stack.enter_context(_kept(dataset))
         loop: Loop = local
@@ -142,6 +144,19 @@ def features(
     else:
         _show(dataset, jobs, made)
     _add(dataset, added, replace, json)
+
+
+def _check_added(dataset: Path, files: Sequence[tuple[str, Path]], made: Sequence[str], replace: bool) -> None:
+    """Look at the files before anything is encoded: a mistake in the last option must not show after hours."""
+    from lirdrec.features.adding import check_file
+
+    names = [*made, *(name for name, _ in files)]
+    for name, path in files:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"--add {name}={path}: two of the matrices would be called '{name}'; give it another name"
+            )
+        check_file(dataset, name, path, replace)
 
 
 def _add(dataset: Path, files: Sequence[tuple[str, Path]], replace: bool, quiet: bool) -> None:

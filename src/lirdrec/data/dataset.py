@@ -14,7 +14,7 @@ import polars as pl
 from lirdrec.data.columns import ITEM, SPLITS, TIMESTAMP, USER
 from lirdrec.data.frames import FrameKind, from_polars, to_polars
 from lirdrec.data.identifiers import IdMap, count, describe_ids
-from lirdrec.data.matrices import FeatureMatrix
+from lirdrec.data.matrices import FeatureMatrix, check_name
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -193,8 +193,7 @@ class Dataset:
 
     def _check_features(self) -> None:
         for name, matrix in self.features.items():
-            if not name or not all(c.isalnum() or c in "_-" for c in name):
-                raise DataError(f"'{name}' cannot name a feature matrix: use letters, digits, _ and -")
+            check_name(name)
             if len(matrix) != self.n_items:
                 raise DataError(
                     f"features '{name}': {count(len(matrix), 'row')} for {count(self.n_items, 'item')};"

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.identifiers import count, describe_ids
-from lirdrec.errors import DataError
+from lirdrec.errors import DataError, LirdrecError
 
 BLOCK_BYTES = 32 << 20
 
@@ -71,6 +71,12 @@ class FeatureMatrix:
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """The matrix in order, as `(first row, rows)` of about 32 MB each."""
         return row_blocks(self.values)
+
+
+def check_name(name: str, error: type[LirdrecError] = DataError) -> None:
+    """Raise `error` unless a matrix can have this name; its files are called by it, and must stay in their folder."""
+    if not name or not all(letter.isalnum() or letter in "_-" for letter in name):
+        raise error(f"'{name}' cannot name a feature matrix: use letters, digits, _ and -")
 
 
 def as_floats(values: Any, where: str) -> np.ndarray:

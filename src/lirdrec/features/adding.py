@@ -10,6 +10,7 @@ import polars as pl
 from lirdrec.data.aligning import align
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.identifiers import count
+from lirdrec.data.matrices import FeatureMatrix, check_name
 from lirdrec.data.readers.feature_files import read_features
 from lirdrec.data.readers.image_features import read_image_features
 from lirdrec.data.storage import write_matrix
@@ -18,6 +19,11 @@ from lirdrec.features.run import features_lock
 from lirdrec.features.store import MASK, VALUES, NewMatrix, add_features
 
 BINARY = (".b", ".gz")  # records of an Amazon id and numbers
+
+
+def check_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> None:
+    """Raise what `add_file` would raise of this file and name, before something long is begun; changes nothing."""
+    _read(Dataset.load(folder), name, Path(path), replace)
 
 
 def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> NewMatrix:
@@ -30,21 +36,15 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
         replace: replace a matrix of this name.
 
     Raises:
-        ConfigError: there is a matrix of this name, and `replace` is off.
+        ConfigError: an impossible name, or there is a matrix of this name, and `replace` is off.
         DataError: the file is damaged or fits no item, or an item would have no features in any matrix.
         RunFolderError: not a prepared dataset, or it cannot be written.
     """
     folder, path = Path(folder), Path(path)
     dataset = Dataset.load(folder)
-    if name in dataset.features and not replace:
-        raise ConfigError(f"{folder}: has features '{name}'; give the new ones another name, or --replace")
-    binary = path.suffix.lower() in BINARY
-    file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)
-    matrix = align(file, dataset.items, str(path), drop_unknown=True).take(np.ones(dataset.n_items, dtype=bool))
+    matrix = _read(dataset, name, path, replace)
     others = [one.present for key, one in dataset.features.items() if key != name]
     bare = int((~np.any([matrix.present, *others], axis=0)).sum())
-    if not matrix.present.any():
-        raise DataError(f"{path}: has no vector of any item of {folder}; are these the right ids?")
     if bare:
         raise DataError(
             f"{path}: with it {bare:,} of {count(dataset.n_items, 'item')} of {folder} would have no features in any"
@@ -61,3 +61,16 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
             for one in files.values():
                 one.unlink(missing_ok=True)
     return made
+
+
+def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatrix:
+    """The vectors of the file in the order of the items."""
+    check_name(name, ConfigError)
+    if name in dataset.features and not replace:
+        raise ConfigError(f"{dataset.folder}: has features '{name}'; give the new ones another name, or --replace")
+    binary = path.suffix.lower() in BINARY
+    file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)
+    matrix = align(file, dataset.items, str(path), drop_unknown=True).take(np.ones(dataset.n_items, dtype=bool))
+    if not matrix.present.any():
+        raise DataError(f"{path}: has no vector of any item of {dataset.folder}; are these the right ids?")
+    return matrix

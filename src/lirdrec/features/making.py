@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lirdrec import __version__
+from lirdrec.data.matrices import check_name
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoder
@@ -45,8 +46,7 @@ class Job:
     origin: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
-            raise ConfigError(f"'{self.name}' cannot name a feature matrix: use letters, digits, _ and -")
+        check_name(self.name, ConfigError)
         if self.encoder.kind != self.source.kind:
             raise ConfigError(
                 f"features '{self.name}': an encoder of kind '{self.encoder.kind}' cannot take"

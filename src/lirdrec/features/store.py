@@ -57,7 +57,7 @@ def add_features(
     Args:
         folder: the prepared folder.
         matrices: name → the finished files; they are moved.
-        encoders: name → what goes into `info["encoders"]`.
+        encoders: name → what goes into `info["encoders"]`; a matrix that is not among them loses its entry.
         info: other entries of `info` that change.
         files, counts: of the dataset besides the matrices, changed in the same step: name in the manifest → file.
 
@@ -70,7 +70,8 @@ def add_features(
 
     def entries(manifest: Mapping[str, Any]) -> dict[str, Any]:
         noted = {**manifest["info"], **(info or {})}
-        noted["encoders"] = {**noted.get("encoders", {}), **encoders}
+        others = {name: one for name, one in noted.get("encoders", {}).items() if name not in matrices}
+        noted["encoders"] = {**others, **encoders}
         changed = {"features": {**manifest["features"], **features}, "info": noted}
         return changed if counts is None else changed | {"counts": counts}
 
