@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -172,9 +173,78 @@ def test_inspect_looks_at_one_matrix(lirdrec, raw):
     assert facts["modality"] == "text" and facts["dims"] == 3 and facts["page"] is None
 
 
+REVIEW = '{{"reviewerID": "U{u}", "asin": "B{i:09d}", "overall": 5.0, "unixReviewTime": {u}, "reviewText": "{u} {i}"}}'
+REVIEWS = "".join(REVIEW.format(u=u, i=i) + "\n" for u in range(5) for i in range(5))
+META = "".join(f'{{"asin": "B{i:09d}", "title": "Toy {i}"}}\n' for i in range(5))
+
+
+@pytest.mark.parametrize("columns", ["user,item,rating,timestamp", "customer,sku,stars,when"])
+def test_a_table_whose_ids_look_like_asins_is_a_table(lirdrec, tmp_path, columns):
+    """With its columns named, and also without where they are the usual ones; users may be numbers of ten digits."""
+    names = columns.split(",")
+    rows = "".join(f"{1_000_000_000 + u},B{i:09d},{1 + (u + i) % 5},{9 * u + i}\n" for u in range(8) for i in range(6))
+    (tmp_path / "am.csv").write_text(f"{columns}\n{rows}")
+    (tmp_path / "items.csv").write_text(f"{names[1]},title\n" + "".join(f"B{i:09d},Toy {i}\n" for i in range(6)))
+    call = ["prepare", "am.csv", "--user", names[0], "--item", names[1], "--timestamp", names[3], "--split", "temporal"]
+    result = lirdrec(*call, "--rating", names[2], "--min-rating", 3, "--items", "items.csv", "-o", "named")
+    assert result.exit_code == 0, result.stderr
+    named = Dataset.load(tmp_path / "named")
+    assert named.info["source"]["format"] == "tables" and named.item_table["title"].to_list() == [
+        f"Toy {i}" for i in range(6)
+    ]
+    assert named.users.ids.tolist() == list(range(1_000_000_000, 1_000_000_008))
+    assert named.info["preparation"]["below_min_rating"] == sum(1 + (u + i) % 5 < 3 for u in range(8) for i in range(6))
+    if names[0] == "user":
+        assert lirdrec("prepare", "am.csv", "-o", "plain").exit_code == 0
+        assert Dataset.load(tmp_path / "plain").n_users == 8
+    # without names in its first line, and with nothing said, such a file is Amazon's table of ratings
+    (tmp_path / "ratings.csv").write_text(rows)
+    assert lirdrec("prepare", "ratings.csv", "-o", "amazon").exit_code == 0
+    amazon = Dataset.load(tmp_path / "amazon")
+    assert amazon.info["source"]["format"] == "amazon" and amazon.users.ids[0] == "1000000000"
+
+
+def flipped(content: bytes) -> bytes:
+    place = len(content) * 2 // 3
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+
+
+PACKED = gzip.compress(REVIEWS.encode())
+DAMAGED = [
+    (PACKED[: len(PACKED) // 2], "reviews_Toys.json.gz: the gzip file is cut short"),
+    (flipped(PACKED), "reviews_Toys.json.gz: the gzip file is damaged"),
+]
+
+
+@pytest.mark.parametrize(("content", "sentence"), DAMAGED)
+def test_damaged_reviews_are_called_damaged(lirdrec, tmp_path, content, sentence):
+    (tmp_path / "amazon").mkdir()
+    (tmp_path / "amazon" / "reviews_Toys.json.gz").write_bytes(content)
+    (tmp_path / "amazon" / "meta_Toys.json").write_text(META)
+    before = files(tmp_path)
+    file, meta = "amazon/reviews_Toys.json.gz", "amazon/meta_Toys.json"
+    for source in (["amazon"], [file], [file, "--metadata", meta], [file, "--user", "u"]):
+        result = lirdrec("prepare", *source, "-o", "x")
+        assert result.stderr.startswith(f"lirdrec: amazon/{sentence}") and result.stderr.count("\n") == 1
+        assert result.exit_code == 2 and files(tmp_path) == before
+
+
+def test_reviews_and_metadata_exchanged_are_told_apart(lirdrec, tmp_path):
+    (tmp_path / "reviews.json").write_text(REVIEWS)
+    (tmp_path / "products.json").write_text(META)
+    result = lirdrec("prepare", "products.json", "--metadata", "reviews.json", "-o", "x")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert "products.json: not Amazon's reviews: it holds what is known of the items (metadata), which" in result.stderr
+
+
 BAD = [
+    (["prepare", "r.csv", "-o", "x", "--features", "pic=p.b"], "--features pic=…: of Amazon reviews only 'image' is"),
+    (["prepare", "r.csv", "-o", "x", "--timestamp", "t"], "--timestamp: says nothing about r.csv (Amazon reviews); it"),
     (["prepare", "ratings.csv", "-o", "x", "--published", "babys"], "there is no published dataset 'babys'"),
-    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--metadata", "m.json"], "'metadata' says nothing about ratings"),
+    (
+        ["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--metadata", "m.json"],
+        "--metadata: says nothing about ratings.csv (a table); it",
+    ),
     (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "taken"], "taken: no picture in it or one folder"),
     (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "no"], "no: no such folder of pictures"),
     (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--image-column", "p"], "the item table has no column 'p'; it"),
@@ -202,6 +272,7 @@ def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, raw, arg
         (raw / folder).mkdir()
     (raw / "taken" / "thesis.tex").write_text("")
     (raw / "raw" / "x.inter").write_text("userID\titemID\tx_label\n0\t0\t0\n")
+    (raw / "r.csv").write_text("A1,B000F83SZQ,5.0,1\n")
     before = files(raw)
     result = lirdrec(*arguments)
     assert result.stderr.startswith(f"lirdrec: {sentence}")

@@ -323,6 +323,9 @@ def test_a_folder_with_a_table_of_ratings_only(tmp_path):
     [
         ("movies.csv", "movieId,title,genres,x\n1,Toy Story,Comedy,2\n"),
         ("ratings.csv", "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n"),
+        ("am.csv", "user,item,rating,timestamp\n" + "u1,B000F83SZQ,5,1300000000\n" * 9),
+        ("shop.csv", "customer,sku,stars,when\n" + "1000000001,s7,5,1300000000\n" * 9),
+        ("words.csv", "B000F83SZQ,u1,five,1300000000\n" * 9),
         ("r.json", '{"reviewerID": "A"}\n'),
         ("r.json", "\x00\x01"),
         ("r.txt", '{"reviewerID": "A", "asin": "B", "overall": 5, "unixReviewTime": 1}\n'),
@@ -340,7 +343,7 @@ def test_other_files_do_not_look_like_amazon(tmp_path, name, text):
     [
         ({"user": "x"}, "the format decides what 'user' is"),
         ({"rating": "x"}, "the format decides what 'rating' is"),
-        ({"timestamp": "x"}, "timestamp can only be None"),
+        ({"timestamp": "x"}, "the format decides what the time is; leave the option 'timestamp' out"),
         ({"split": "randm"}, "there is no split 'randm'; choose one of random"),
         ({"kcore": 5}, "unknown key 'kcore'; did you mean 'k_core'"),
         ({"bad_lines": "ignore"}, "bad_lines is 'ignore'; choose one of 'raise', 'skip'"),

@@ -14,6 +14,11 @@ from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
+    from lirdrec.data.readers.recognise import Kind
+
+# Options of the readers that have another name here, or none.
+RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines"}
+PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles", "unknown_features", "vectors")
 
 
 def register(app: typer.Typer) -> None:
@@ -181,21 +186,45 @@ def _read(source: Path, options: dict[str, Any], published: str | None = None) -
         from lirdrec.data.published import recipe
 
         recommended = recipe(published).options
-    kind = kind_of(source)
-    strange = sorted(set(options) - {"user", "item", "name", "images", "image_column"})
-    if kind == "mmrec" and strange:
-        option = strange[0] if strange[0] != "without_features" else "drop_without_features"
-        inter = min(source.glob("*.inter"))
-        raise ConfigError(
-            f"--{option.replace('_', '-')}: {source} is an MMRec folder, which keeps its own split and features;"
-            f" to prepare it anew, name its table: lirdrec prepare {inter} --user userID --item itemID …"
-        )
-    if kind == "amazon" and list(options.get("features", ())) == ["image"]:  # their form: ids and 4,096 numbers
+    kind = kind_of(source, options)
+    if kind != "prepared":  # of that one no option means anything, and the reader says so
+        _check_options(source, kind, options)
+    if kind == "amazon" and "features" in options:  # their form: ids and 4,096 numbers
         options = {**options, "image_features": options["features"]["image"]}
         del options["features"]
     if kind not in ("mmrec", "prepared"):  # those are split already; of them only the counts are checked
         options = {**recommended, **options}
     return read_raw(source, **options) if options or kind == "table" else read_any(source)
+
+
+def _check_options(source: Path, kind: Kind, options: Mapping[str, Any]) -> None:
+    """Refuse, by its name on the command line, what the reader of this kind of source does not take."""
+    from lirdrec.data.readers.recognise import WORDS, options_of
+
+    known = {*options_of(kind), "images", "image_column"}
+    if kind == "amazon":
+        known = (known | {"features"}) - {"user", "item", "rating", "items", "timestamp"}
+        if other := sorted(set(options.get("features", ())) - {"image"}):
+            raise ConfigError(
+                f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
+                f" features; add others later: lirdrec features DATASET --add {other[0]}=FILE"
+            )
+    for option in options:
+        if option in known:
+            continue
+        if kind == "mmrec":
+            inter = min(source.glob("*.inter"))
+            raise ConfigError(
+                f"{_flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
+                f" to prepare it anew, name its table: lirdrec prepare {inter} --user userID --item itemID …"
+            )
+        takes = ", ".join(sorted(_flag(one) for one in known.difference(PYTHON_ONLY)))
+        raise ConfigError(f"{_flag(option)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
+
+
+def _flag(option: str) -> str:
+    """An option of the readers as `prepare` calls it."""
+    return RENAMED.get(option) or "--" + option.replace("_", "-")
 
 
 def named_file(text: str, option: str = "--features") -> tuple[str, Path]:

@@ -19,7 +19,7 @@ from lirdrec.data.columns import ITEM, RATING, SPLITS, TIMESTAMP, USER
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.identifiers import count
 from lirdrec.data.readers.amazon_metadata import read_metadata
-from lirdrec.data.readers.amazon_reviews import read_reviews, recognise_reviews
+from lirdrec.data.readers.amazon_reviews import first_lines, read_reviews, recognise_reviews
 from lirdrec.data.readers.image_features import read_image_features
 from lirdrec.data.readers.json_lines import BadLines, Policy
 from lirdrec.data.recipe import Recipe
@@ -70,13 +70,13 @@ def read_amazon(
     """
     for option in KNOWN:
         if option in options:
-            raise ConfigError(f"read_amazon: the format decides what '{option}' is; leave the option out")
+            raise ConfigError(f"Amazon reviews: the format decides what '{option}' is; leave the option out")
     if options.get(TIMESTAMP, TIMESTAMP) not in (TIMESTAMP, None):
-        raise ConfigError("read_amazon: the format decides what the time is; timestamp can only be None, to ignore it")
+        raise ConfigError("Amazon reviews: the format decides what the time is; leave the option 'timestamp' out")
     options = {TIMESTAMP: TIMESTAMP, "keep_all_items": False, **options, RATING: RATING}
-    recipe = make(Recipe, options, "read_amazon")
+    recipe = make(Recipe, options, "Amazon reviews")
     if recipe.split not in (None, *METHODS):
-        raise ConfigError(f"read_amazon: there is no split '{recipe.split}'; choose one of {', '.join(METHODS)}")
+        raise ConfigError(f"Amazon reviews: there is no split '{recipe.split}'; choose one of {', '.join(METHODS)}")
     reviews = Path(reviews)
     if reviews.is_dir():
         reviews, beside, pictures = find_amazon(reviews)
@@ -118,6 +118,7 @@ def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
     reviewed = reviewed or [path for path in files if CSV_NAME.search(path.name) and _are_reviews(path)]
     reviews = _the_one(folder, reviewed, "reviews")
     if reviews is None:
+        check_packed(folder)
         raise DataError(f"{folder}: no file of Amazon reviews (reviews_*.json.gz, *_5.json.gz, *.jsonl.gz, *.csv)")
     same = [path for path in described if _category(path) == _category(reviews)]
     pictures = [path for path in files if FEATURES_NAME.search(path.name)]
@@ -126,6 +127,13 @@ def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
         _the_one(folder, same or described, "metadata"),
         _the_one(folder, [path for path in pictures if _category(path) == _category(reviews)] or pictures, "features"),
     )
+
+
+def check_packed(folder: Path) -> None:
+    """Raise a DataError if a gzipped file of a folder, by its name one of reviews, is cut short or damaged."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix == ".gz" and (JSON_NAME.search(path.name) or CSV_NAME.search(path.name)):
+            first_lines(path)
 
 
 def looks_like_amazon(path: str | Path) -> bool:

@@ -56,9 +56,7 @@ def recognise_reviews(path: Path) -> ReviewFormat:
     Raises:
         DataError: the file is none of the known formats, or cannot be read.
     """
-    with open_bytes(path) as file:
-        head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")
-    lines = [line for line in head.splitlines()[:HEAD_LINES] if line.strip()]
+    lines = first_lines(path)
     if not lines:
         raise DataError(f"{path}: there are no rows")
     if lines[0].lstrip().startswith(b"["):
@@ -67,6 +65,17 @@ def recognise_reviews(path: Path) -> ReviewFormat:
     if isinstance(found, str):
         raise DataError(f"{path}: not Amazon's reviews: {found}; expected {EXPECTED}")
     return found
+
+
+def first_lines(path: Path) -> list[bytes]:
+    """The first lines of a file that may be gzipped, without blank ones.
+
+    Raises:
+        DataError: the file is missing, empty, cut short or damaged.
+    """
+    with open_bytes(path) as file:
+        head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")
+    return [line for line in head.splitlines()[:HEAD_LINES] if line.strip()]
 
 
 def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: BadLines) -> pl.DataFrame:
@@ -151,6 +160,8 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
     if max(shares) * 2 <= len(rows):
         return "neither its first nor its second column looks like ASINs"
     user, item_at = (0, 1) if shares[1] >= shares[0] else (1, 0)
+    if not (ASIN.fullmatch(first[item_at]) and NUMBER.fullmatch(first[2]) and NUMBER.fullmatch(first[3])):
+        return "line 1 holds no user, item, rating and time"  # any table of four columns may hold numbers of ten digits
     names = {USER: "user", ITEM: "item", RATING: "rating", TIMESTAMP: "time"}
     # 2014 has the user first, 2018 the item
     places = {USER: user, ITEM: item_at, RATING: 2, TIMESTAMP: 3}

@@ -58,8 +58,7 @@ class BadLines:
         """
         if self.policy == "raise":
             raise DataError(
-                f"{self.path}: line {line}: {reason}; mend the line, or leave such lines out (bad_lines='skip', "
-                "--skip-bad-lines)"
+                f"{self.path}: line {line}: {reason}; mend the line, or leave such lines out (--skip-bad-lines)"
             )
         self.count += 1
         self.example = self.example or f"line {line}: {reason}"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lirdrec.configuration import field_docs
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
-from lirdrec.data.readers.amazon import looks_like_amazon, read_amazon
+from lirdrec.data.readers.amazon import JSON_NAME, check_packed, looks_like_amazon, read_amazon
+from lirdrec.data.readers.amazon_reviews import recognise_reviews
 from lirdrec.data.readers.interactions import read_interactions
 from lirdrec.data.readers.microlens import looks_like_microlens, read_microlens
 from lirdrec.data.readers.mmrec import read_mmrec
@@ -29,6 +30,7 @@ WORDS: dict[Kind, str] = {
     "amazon": "Amazon reviews",
     "table": "a table",
 }
+NAMING = frozenset({"user", "item", "rating", "items"})  # who says one of these means a table
 READERS: dict[str, Callable[..., Dataset]] = {
     "mmrec": read_mmrec,
     "recbole": read_recbole,
@@ -39,17 +41,21 @@ READERS: dict[str, Callable[..., Dataset]] = {
 }
 
 
-def kind_of(path: str | Path) -> Kind:
-    """What is at a path. Any file that is not known is a table.
+def kind_of(path: str | Path, options: Collection[str] = ()) -> Kind:
+    """What is at a path. Any file that is not known is a table, but one called .json or .jsonl.
+
+    Args:
+        path: a file or a folder.
+        options: names of those that are given. A CSV file whose columns they name is a table, whatever it looks like.
 
     Raises:
-        DataError: nothing is there, or it is a folder of something unknown.
+        DataError: nothing is there, a folder of something unknown, or a .json file that holds no reviews.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_file():
-        return "amazon" if looks_like_amazon(path) else "table"
+        return _kind_of_file(path, options)
     if (path / MANIFEST).is_file():
         return "prepared"
     if inters := sorted(path.glob("*.inter")):
@@ -61,6 +67,7 @@ def kind_of(path: str | Path) -> Kind:
         return "microlens"
     if looks_like_amazon(path):
         return "amazon"
+    check_packed(path)
     raise DataError(
         f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
         " of MovieLens (ratings.csv and movies.csv), MicroLens (…_pairs.csv) or Amazon reviews; make a dataset of other"
@@ -98,7 +105,7 @@ def read_raw(
         DataError: something is wrong with the files.
         ConfigError: this kind of source does not take an option.
     """
-    path, kind = Path(path), kind_of(path)
+    path, kind = Path(path), kind_of(path, options)
     if kind != "prepared":
         _check_options(path, kind, options)
     if kind in ("movielens", "microlens") and image_column is None:
@@ -115,11 +122,26 @@ def read_raw(
     return with_images(dataset, images or (beside if beside.is_dir() else beside.parent), image_column)
 
 
-def _check_options(path: Path, kind: Kind, options: Mapping[str, Any]) -> None:
+def options_of(kind: Kind) -> list[str]:
+    """The names of the options that the reader of a kind of source takes; a prepared dataset takes none."""
+    if kind == "prepared":
+        return []
     parameters = inspect.signature(READERS[kind]).parameters.values()
     known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY or one.default is not one.empty]
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         known += field_docs(Recipe)
+    return known
+
+
+def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
+    if JSON_NAME.search(path.name):
+        recognise_reviews(path)  # no table is called so: what is wrong with the file is told, not passed over
+        return "amazon"
+    return "table" if NAMING.intersection(options) or not looks_like_amazon(path) else "amazon"
+
+
+def _check_options(path: Path, kind: Kind, options: Mapping[str, Any]) -> None:
+    known = options_of(kind)
     for option in options:
         if option not in known:
             raise ConfigError(f"'{option}' says nothing about {path} ({WORDS[kind]}); it takes {', '.join(known)}")
