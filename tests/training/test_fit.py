@@ -143,21 +143,22 @@ def test_a_model_of_features_without_features(dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, loss, batch, rate",
+    "arguments, loss, layers, scoring, batch, rate",
     [
-        (("lirdrec",), "softmax", 8192, 2e-3),
-        (("lirdrec", "fast", "bpr"), "bpr", 8192, 2e-4),
-        (("lirdrec", "paper"), "bpr", 2048, 1e-4),
-        (("lightgcn",), "softmax", 8192, 2e-3),
-        (("lightgcn", "fast", "bpr"), "bpr", 8192, 2e-3),
-        (("lightgcn", "paper"), "bpr", 2048, 1e-3),
-        (("slmrec",), None, 2048, 1e-3),
+        (("lirdrec",), "softmax", 4, "cosine", 8192, 2e-3),
+        (("lirdrec", "fast", "bpr"), "bpr", 3, "product", 8192, 2e-4),
+        (("lirdrec", "paper"), "bpr", 3, "product", 2048, 1e-4),
+        (("lightgcn",), "softmax", 3, "product", 8192, 2e-3),
+        (("lightgcn", "fast", "bpr"), "bpr", 3, "product", 8192, 2e-3),
+        (("lightgcn", "paper"), "bpr", 3, "product", 2048, 1e-3),
+        (("slmrec",), None, 3, "product", 2048, 1e-3),
     ],
     ids=str,
 )
-def test_batch_and_rate_of_a_preset_suit_the_loss(arguments, loss, batch, rate):
+def test_what_a_preset_sets_suits_the_loss(arguments, loss, layers, scoring, batch, rate):
     config, training = preset(*arguments)
-    assert (getattr(config, "loss", None), training.batch_size, training.learning_rate) == (loss, batch, rate)
+    given = tuple(getattr(config, name, None) for name in ("loss", "n_layers", "scoring"))
+    assert (*given, training.batch_size, training.learning_rate) == (loss, layers, scoring, batch, rate)
 
 
 def test_a_config_alone_gets_the_training_that_suits_its_loss(dataset, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -15,6 +16,8 @@ PUBLISHED_RATES = {"lirdrec": 1e-4}  # learning rates at batches of 2,048
 COMMON_RATE = 1e-3  # of the other models in public code
 FAST_BATCH = 8192
 SOFTMAX_RATE = 2e-3
+# with softmax; chosen on the validation parts of TikTok, MovieLens and Sports (docs/results.md)
+SOFTMAX_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lirdrec": {"n_layers": 4, "scoring": "cosine"}}
 
 
 def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) -> tuple[Any, TrainConfig]:
@@ -36,7 +39,10 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
     chooses = "loss" in {field.name for field in fields(kind)}
     if loss is None and chooses:
         loss = "softmax" if name == "fast" else "bpr"
-    config: Any = make(kind, {} if loss is None else {"loss": loss}, "the preset")
+    options = {} if loss is None else {"loss": loss}
+    if loss == "softmax":
+        options |= SOFTMAX_OPTIONS.get(model, {})
+    config: Any = make(kind, options, "the preset")
     rate = PUBLISHED_RATES.get(model, COMMON_RATE)
     if name == "paper" and loss != "softmax":
         return config, TrainConfig(learning_rate=rate)
