@@ -79,9 +79,8 @@ def films(tmp_path, lirdrec):
 def test_prepare_recognises_movielens_finds_pictures_and_says_what_to_run_next(lirdrec, films):
     result = lirdrec("prepare", "ml-tiny", "--images", "posters", "--min-rating", 4, "-o", "films")
     assert result.exit_code == 0, result.stderr
-    assert (
-        "Items with a text: title 10 (100.0%), genres 10 (100.0%)\nItems with a picture: 2 (20.0%)\n" in result.stdout
-    )
+    texts = "Items with a text: title 10 (100.0%), genres 10 (100.0%)"
+    assert f"{texts}\nItems that name a picture: 2 (20.0%)\n" in result.stdout
     assert result.stdout.endswith("Next: lirdrec features films --text hashed --image descriptor\n")
     data = Dataset.load(films / "films", verify=True)
     assert data.info["images"] == str(films / "posters") and data.item_table["title"][3] == "Film, The 3"
@@ -89,7 +88,7 @@ def test_prepare_recognises_movielens_finds_pictures_and_says_what_to_run_next(l
     assert data.info["preparation"]["min_rating"] == 4 and not data.features
     figures = json.loads(lirdrec("inspect", "films", "--json").stdout)
     assert figures["pictures"] == 2 and figures["texts"] == {"title": 10, "genres": 10}
-    assert "Items with a picture: 2 (20.0%)" in lirdrec("inspect", "ml-tiny/../films").stdout
+    assert "Items that name a picture: 2 (20.0%)" in lirdrec("inspect", "ml-tiny/../films").stdout
 
 
 def test_the_next_command_names_only_what_is_there(lirdrec, films):
@@ -110,7 +109,8 @@ def test_pictures_by_a_column_begin_beside_the_item_table(lirdrec, films):
     (films / "shop" / "items.csv").write_text("movieId,photo\n" + "".join(f"{n},posters/{n}.jpg\n" for n in range(10)))
     result = lirdrec(*command, "--image-column", "photo", "--images", ".", "-o", "x")
     assert "pictures of column 'photo' not there: posters/0.jpg, posters/3.jpg" in result.stderr
-    assert Dataset.load(films / "x").item_table["image"].to_list()[:3] == [None, "posters/1.jpg", "posters/2.jpg"]
+    # they keep their names, so that lirdrec features can list them
+    assert Dataset.load(films / "x").item_table["image"].to_list() == [f"posters/{n}.jpg" for n in range(10)]
 
 
 def test_pictures_are_added_to_what_was_prepared(lirdrec, films):

@@ -94,10 +94,10 @@ def test_a_column_names_paths_or_files(tmp_path, caplog):
         "b": "sub/b.jpg",  # without its ending
         "d.with.dots": "d.with.dots.gif",
         "sub/deep/c.PNG": "sub/deep/c.PNG",
-        "c.PNG": None,  # two folders down
-        "a.jpg/a.jpg": None,
-        "x" * 300: None,
-        "e.jpg": None,  # a folder
+        "c.PNG": "c.PNG",  # two folders down: not found, so it keeps its name, as do those that follow
+        "a.jpg/a.jpg": "a.jpg/a.jpg",
+        "x" * 300: "x" * 300,
+        "e.jpg": "e.jpg",  # a folder
         "": None,
         "  ": None,
         None: None,
@@ -160,6 +160,17 @@ def test_folders_without_use_are_an_error(tmp_path):
         image_column([1], tmp_path, pl.Series("p", [0.5]))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_that_leads_in_a_circle_stops_nothing(tmp_path):
+    """It is a file like others: whoever opens it says what is wrong with it."""
+    touch(tmp_path, "1.jpg", "deep/3.jpg")
+    (tmp_path / "2.jpg").symlink_to("2.jpg")
+    (tmp_path / "deep" / "4").symlink_to("4")
+    assert image_column([1, 2, 3, 4], tmp_path).to_list() == ["1.jpg", "2.jpg", "deep/3.jpg", None]
+    column = pl.Series(["1.jpg", "2.jpg", "deep/3.jpg", "deep/4"])
+    assert image_column([1, 2, 3, 4], tmp_path, column).to_list() == column.to_list()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
 def test_a_name_that_is_no_text_is_left_out_and_named(tmp_path, caplog):
     touch(tmp_path, "1.jpg")
@@ -201,6 +212,16 @@ def test_the_column_image_is_read_anew_unless_it_holds_addresses(dataset, tmp_pa
     assert pictures(with_images(with_column("photo", "other.jpg"), tmp_path, "photo")) == "other.jpg"
     with pytest.raises(DataError, match="the item table has no column 'foto'; it has item, title, price"):
         with_images(dataset, tmp_path, "foto")
+
+
+def test_pictures_count_where_their_folder_is_known_and_they_are_no_addresses(interactions):
+    def counted(values, **info):
+        items = pl.DataFrame({"item": [f"i{n}" for n in range(8)], "image": values})
+        return described(Dataset.from_frames(interactions, items=items, info=info))["pictures"]
+
+    paths = ["a.jpg", "b.jpg", *[None] * 6]
+    assert (counted(paths, images="/photos"), counted(paths)) == (2, 0)
+    assert counted([f"https://shop.example/{n}.jpg" for n in range(8)], images="/photos") == 0
 
 
 def test_blank_texts_are_no_texts(interactions):

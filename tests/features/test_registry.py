@@ -117,7 +117,7 @@ def test_without_a_wish_there_is_what_the_dataset_has(folder, tmp_path):
         (tmp_path / "covers" / f"{item}.jpg").write_bytes(b"a picture")
     jobs = choose_jobs(folder, [], images=tmp_path / "covers")  # files named after items
     assert [(job.name, job.origin["model"]) for job in jobs] == [("text", "hashed"), ("image", "descriptor")]
-    assert Dataset.load(folder).item_table["image"].to_list() == ["0.jpg", None, None, "3.jpg", None, None]
+    assert [item.source for item in jobs[1].source.read(0, 6)] == ["0.jpg", "", "", "3.jpg", "", ""]
     bare = Dataset.from_frames(pl.DataFrame({"user": [0], "item": [0]}), split="none").save(tmp_path / "bare")
-    with pytest.raises(ConfigError, match="there is nothing to encode: no column 'image' and no column"):
+    with pytest.raises(ConfigError, match="there is nothing to encode: no column of pictures and no column"):
         choose_jobs(bare, [])

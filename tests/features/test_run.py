@@ -156,7 +156,7 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
     )
     sentences = [sentence for _, _, sentence in made.problems]
     assert sentences[0] == "there is no such file"
-    assert sentences[1].startswith("the file cannot be read (")
+    assert sentences[1] == "is a folder, not a picture" and sentences[3] == "is no name of a file"
     assert sentences[2] == "this is a web address, not a file; download the picture first"
     # where they are is noted, so the next call needs no --images; a picture that changed is seen by its content
     assert PictureSource(folder).root == pictures
@@ -169,7 +169,7 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
 
 
 def test_the_pictures_column_must_be_there(tmp_path):
-    with pytest.raises(DataError, match="no column 'image'; it has item, title; prepare the dataset with --image"):
+    with pytest.raises(DataError, match="no column 'image'; it has item, title; prepare the dataset with --images"):
         PictureSource(prepare(tmp_path / "data", title=["a"]))
 
 

@@ -49,7 +49,7 @@ def show_dataset(figures: Mapping[str, Any]) -> None:
         listed = ", ".join(f"{column} {share(number)}" for column, number in figures["texts"].items())
         out.print(f"Items with a text: {listed}", soft_wrap=True, markup=False)
     if figures["pictures"]:
-        out.print(f"Items with a picture: {share(figures['pictures'])}", soft_wrap=True, markup=False)
+        out.print(f"Items that name a picture: {share(figures['pictures'])}", soft_wrap=True, markup=False)
     remarks = {
         "cold_items": "items occur in valid or test only (cold)",
         "users_without_training": "users have no training pair",

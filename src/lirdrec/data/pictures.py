@@ -39,12 +39,26 @@ def with_images(dataset: Dataset, folder: str | Path, column: str | None = None)
     table = dataset.item_table
     if column is not None and column not in table.columns:
         raise DataError(f"the item table has no column '{column}'; it has {', '.join(table.columns)}")
-    if column is None and IMAGE in table.columns and _has_paths(table[IMAGE]):
+    if column is None and IMAGE in table.columns and has_paths(table[IMAGE]):
         column = IMAGE
     folder = Path(folder)
     found = image_column(dataset.items, folder, None if column is None else table[column])
     info = {**dataset.info, IMAGES: str(folder.resolve())}
     return dataclasses.replace(dataset, item_table=table.with_columns(found), info=info, folder=None)
+
+
+def with_images_beside(dataset: Dataset, folder: Path) -> Dataset:
+    """The dataset with the pictures that its column `image` names, if they lie in a folder that nobody has named.
+
+    Where they do not, the column stays as it is, and that is said: it may mean something else.
+    """
+    if IMAGE not in dataset.item_table.columns or not has_paths(dataset.item_table[IMAGE]):
+        return dataset
+    try:
+        return with_images(dataset, folder, IMAGE)
+    except DataError as error:
+        logger.warning("the column '%s' is kept as it is; if it means pictures, use --images: %s", IMAGE, error)
+        return dataset
 
 
 def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series | None = None) -> pl.Series:
@@ -56,9 +70,9 @@ def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series |
         items: the item ids.
         folder: of the pictures.
         column: `(I,)` for each item a path below the folder, an absolute path into it, or a file name; or null. A file
-            name may lack its ending, and may be that of a file one folder down. Without a column ITEM.jpg, .jpeg,
-            .png, .webp, .gif, .bmp, .tif or .tiff is looked for, in the folder and one folder down; of several the
-            first by path is taken.
+            name may lack its ending, and may be that of a file one folder down. A file that is not there keeps its
+            name, so that whoever wants to open it can say so. Without a column ITEM.jpg, .jpeg, .png, .webp, .gif,
+            .bmp, .tif or .tiff is looked for, in the folder and one folder down; of several the first by path is taken.
 
     Returns:
         Series `image` `(I,)` of strings.
@@ -75,21 +89,25 @@ def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series |
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """How many items have a picture and how many a text: `pictures`, and `texts` as column → items.
+    """How many items name a picture and how many have a text: `pictures`, and `texts` as column → items.
 
-    Columns of texts are the string columns of the item table; a text of nothing but blanks counts as none.
+    Pictures count where the dataset knows their folder. Columns of texts are the string columns of the item table; a
+    text of nothing but blanks counts as none.
     """
     table = dataset.item_table
-    pictures = table.height - table[IMAGE].null_count() if IMAGE in table.columns else 0
+    known = IMAGES in dataset.info and IMAGE in table.columns and has_paths(table[IMAGE])
+    pictures = table.height - table[IMAGE].null_count() if known else 0
     names = [name for name, kind in table.schema.items() if kind == pl.String and name not in (ITEM, IMAGE)]
     texts = {name: int((table[name].fill_null("").str.strip_chars() != "").sum()) for name in names}
     return {"pictures": pictures, "texts": {name: number for name, number in texts.items() if number}}
 
 
-def _has_paths(column: pl.Series) -> bool:
-    """Whether a column has any value and none is an address."""
-    texts = column.cast(pl.String, strict=False)
-    return texts.null_count() < len(texts) and not texts.str.contains("://", literal=True).any()
+def has_paths(column: pl.Series) -> bool:
+    """Whether a column can name the files of pictures: it has any value, and none is an address."""
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum) and not column.dtype.is_integer():
+        return False
+    texts = column.cast(pl.String).fill_null("")
+    return bool((texts.str.strip_chars() != "").any()) and not texts.str.contains("://", literal=True).any()
 
 
 def _by_id(ids: pl.Series, folder: Path) -> pl.Series:
@@ -134,8 +152,7 @@ def _by_path(ids: pl.Series, folder: Path, column: pl.Series) -> pl.Series:
         paths = [PurePosixPath(path) for path in sorted(_listing(folder, deep=True), reverse=True)]
         below = {path.stem: str(path) for path in paths if path.suffix.lower() in SUFFIXES}
         below |= {path.name: str(path) for path in paths}
-    found = [None if one is None else one if one in known else below.get(one) for one in asked]
-    missing = [one for one, path in zip(asked, found, strict=True) if one is not None and path is None]
+    missing = [one for one in asked if one is not None and one not in known and one not in below]
     if missing and len(missing) == sum(one is not None for one in asked):
         raise DataError(
             f"{folder}: none of the pictures that column '{column.name}' names is there: {describe_ids(missing)};"
@@ -149,6 +166,7 @@ def _by_path(ids: pl.Series, folder: Path, column: pl.Series) -> pl.Series:
             column.name,
             describe_ids(missing),
         )
+    found = [one if one is None or one in known else below.get(one, one) for one in asked]
     return pl.Series(IMAGE, found, dtype=pl.String)
 
 
@@ -182,7 +200,7 @@ def _listing(folder: Path, below: str = ".", deep: bool = False) -> list[str]:
                     continue
                 if not _is_text(entry.name):
                     unreadable += 1
-                elif not entry.is_dir():
+                elif not _is_folder(entry):
                     found.append(path)
                 elif deep:
                     found += _listing(folder, path)
@@ -193,6 +211,13 @@ def _listing(folder: Path, below: str = ".", deep: bool = False) -> list[str]:
     if unreadable:
         logger.warning("%s: %s with a name that is not UTF-8 left out", folder / below, count(unreadable, "file"))
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle: a file, so that whoever opens it says what is wrong with it
+        return False
 
 
 def _is_text(name: str) -> bool:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from lirdrec.data.columns import ITEM
-from lirdrec.data.pictures import IMAGE, image_column
+from lirdrec.data.pictures import IMAGE, IMAGES, image_column
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Kind
 from lirdrec.features.making import Job
 from lirdrec.features.registry import DEFAULTS, Choice
-from lirdrec.features.sources import ItemRows, PictureSource, Source, TextSource
-from lirdrec.features.store import set_item_columns
+from lirdrec.features.sources import ItemRows, PictureSource, Source, TextSource, names_pictures
+
+logger = logging.getLogger(__name__)
 
 What = Literal["text", "image", "caption"]
 CAPTION = "caption"
@@ -35,8 +38,8 @@ def choose_jobs(
         wanted: what to encode, and "MODEL" or "NAME=MODEL"; the name of a matrix is by default what it encodes. Nothing
             wanted: texts and pictures, as far as the dataset has them, with the encoders that need no download.
         template: of the texts.
-        images: the folder of the pictures. Where the item table has no column of pictures yet, it gets one: files
-            that are named after items.
+        images: the folder of the pictures. Where the item table has no column of paths, the pictures are files named
+            after items; the table gets that column together with the matrix.
         options: of the encoders; each gets those that it takes. None stands for the default.
 
     Raises:
@@ -45,6 +48,7 @@ def choose_jobs(
     """
     wanted = list(wanted) or _defaults(folder, template, images)
     given = {name: value for name, value in (options or {}).items() if value is not None}
+    sources = cache(partial(_source, folder, template, images))
     jobs: list[Job] = []
     used: set[str] = set()
     for what, text in wanted:
@@ -53,7 +57,7 @@ def choose_jobs(
         takes = Choice(kind, model).takes
         choice = Choice(kind, model, {key: value for key, value in given.items() if key in takes})
         used |= set(choice.options)
-        jobs.append(Job(name, choice.encoder(), _source(folder, what, template, images), choice.origin))
+        jobs.append(Job(name, choice.encoder(), sources(what), choice.origin))
     for name in given:
         if name not in used:
             models = ", ".join(named(text, what)[1] for what, text in wanted)
@@ -67,24 +71,27 @@ def named(text: str, what: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (what, text)
 
 
-def _source(folder: str | Path, what: What, template: str | None, images: str | Path | None) -> Source:
+def _source(folder: str | Path, template: str | None, images: str | Path | None, what: What) -> Source:
     if what == "image":
-        if images is not None and IMAGE not in ItemRows(folder).schema:
-            _find_pictures(folder, Path(images))
-        return PictureSource(folder, root=images)
+        return _pictures(folder, images)
     return TextSource(folder, column=CAPTION) if what == "caption" else TextSource(folder, template)
 
 
-def _find_pictures(folder: str | Path, images: Path) -> None:
-    """Give the item table its column of pictures, as `lirdrec prepare --images` does: files named after items."""
+def _pictures(folder: str | Path, images: str | Path | None) -> PictureSource:
+    """The pictures that the item table names; where it names none, those of the folder that are named after items."""
     rows = ItemRows(folder)
-    ids = rows.read(0, len(rows))
-    set_item_columns(folder, ids.with_columns(image_column(ids[ITEM], images)))
+    if images is None or names_pictures(rows):
+        return PictureSource(folder, root=images)
+    return PictureSource(folder, root=images, found=image_column(rows.read(0, len(rows))[ITEM], Path(images)))
 
 
 def _defaults(folder: str | Path, template: str | None, images: str | Path | None) -> list[tuple[What, str]]:
     found: list[tuple[What, str]] = []
-    pictures = images is not None or IMAGE in ItemRows(folder).schema
+    rows = ItemRows(folder)
+    named = names_pictures(rows)
+    pictures = images is not None or (named and IMAGES in rows.manifest["info"])
+    if named and not pictures:
+        logger.warning("%s: the pictures of column '%s' are left out; --images says where they lie", folder, IMAGE)
     try:
         TextSource(folder, template)
         found.append(("text", DEFAULTS["text"]))
@@ -92,7 +99,7 @@ def _defaults(folder: str | Path, template: str | None, images: str | Path | Non
         if template is not None:
             raise
         if not pictures:
-            raise ConfigError(f"{folder}: there is nothing to encode: no column '{IMAGE}' and {error}") from None
+            raise ConfigError(f"{folder}: there is nothing to encode: no column of pictures and {error}") from None
     if pictures:
         found.append(("image", DEFAULTS["image"]))
     return found

@@ -37,7 +37,12 @@ class Dropped:
 
 
 def drop_items(
-    folder: Path, manifest: Mapping[str, Any], keep: np.ndarray, to: Path, without: Collection[str] = ()
+    folder: Path,
+    manifest: Mapping[str, Any],
+    table: pl.DataFrame,
+    keep: np.ndarray,
+    to: Path,
+    without: Collection[str] = (),
 ) -> Dropped:
     """Write the changed files of a dataset into a folder of their own.
 
@@ -45,6 +50,7 @@ def drop_items(
 
     Args:
         folder, manifest: the prepared folder.
+        table: its item table, as it is to be but for the items that go.
         keep: `(I,)` bool.
         to: where to write.
         without: matrices that are replaced anyway.
@@ -68,7 +74,6 @@ def drop_items(
     files = {ITEMS: to / ITEMS, INTERACTIONS: to / INTERACTIONS}
     with write_errors(to):
         to.mkdir(parents=True, exist_ok=True)
-        table = pl.read_parquet(placed(folder, manifest, ITEMS), glob=False)
         write_item_table(table.filter(pl.Series(keep)), files[ITEMS])
         left.write_parquet(files[INTERACTIONS])
         for matrix in set(manifest["features"]) - set(without):

@@ -5,6 +5,7 @@ Whoever runs the shards elsewhere than in this process finds the contract of a `
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
+from lirdrec.atomic import write_errors
 from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import count, describe_ids
 from lirdrec.data.pictures import IMAGES
-from lirdrec.data.storage import placed, read_manifest
+from lirdrec.data.storage import ITEMS, placed, read_manifest, write_item_table
 from lirdrec.data.switching import settle
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.dropping import drop_items
@@ -31,7 +34,7 @@ from lirdrec.locks import folder_lock
 __all__ = ["Job", "Made", "encode_shard", "features_lock", "local", "make_features"]
 
 WORK = "work/features"  # unfinished work, in the prepared folder
-DROPPED = ".dropped"  # below it; no matrix can have this name
+CHANGED = ".changed"  # below it, other files that change with the matrices; no matrix can have this name
 
 
 @dataclass(frozen=True)
@@ -138,17 +141,18 @@ def make_features(
         keep = _covered(folder, joined)
         if keep.all():
             dropped = None
-            add_features(folder, matrices, told, noted)
+            add_features(folder, matrices, told, noted, _changed_table(folder, place / CHANGED, works))
         else:
             if not drop:
                 raise DataError(_uncovered(folder, keep, works, joined))
-            changed = drop_items(folder, read_manifest(folder), keep, place / DROPPED, without=names)
+            table = _item_table(folder, works)
+            changed = drop_items(folder, read_manifest(folder), table, keep, place / CHANGED, without=names)
             dropped = changed.told
             matrices = {work.job.name: work.join(keep).matrix for work in works}
             add_features(folder, matrices, told, changed.info | noted, changed.files, changed.counts)
-            (place / DROPPED).rmdir()
         for work in works:
             work.shards.discard()
+        shutil.rmtree(place / CHANGED, ignore_errors=True)
     return [_made(work, joined[work.job.name], told[work.job.name], dropped) for work in works]
 
 
@@ -186,6 +190,26 @@ def _pictures(works: Sequence[MatrixWork]) -> dict[str, Any]:
     """The folder of the pictures, for whoever shows them later."""
     roots = [work.job.source.root for work in works if isinstance(work.job.source, PictureSource)]
     return {IMAGES: str(roots[0].absolute())} if roots else {}
+
+
+def _found(works: Sequence[MatrixWork]) -> dict[str, pl.Series]:
+    """The columns of pictures that this call has found."""
+    sources = [work.job.source for work in works if isinstance(work.job.source, PictureSource)]
+    return {one.column: one.found for one in sources if one.found is not None}
+
+
+def _item_table(folder: Path, works: Sequence[MatrixWork]) -> pl.DataFrame:
+    return pl.read_parquet(placed(folder, read_manifest(folder), ITEMS), glob=False).with_columns(**_found(works))
+
+
+def _changed_table(folder: Path, to: Path, works: Sequence[MatrixWork]) -> dict[str, Path]:
+    """The item table as a file, if it changes: name in the manifest → file."""
+    if not _found(works):
+        return {}
+    with write_errors(to):
+        to.mkdir(parents=True, exist_ok=True)
+        write_item_table(_item_table(folder, works), to / ITEMS)
+    return {ITEMS: to / ITEMS}
 
 
 def _covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:

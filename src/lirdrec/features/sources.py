@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any, ClassVar
 import polars as pl
 
 from lirdrec.data.columns import ITEM
-from lirdrec.data.pictures import IMAGE, IMAGES
+from lirdrec.data.pictures import IMAGE, IMAGES, has_paths
 from lirdrec.data.storage import ITEMS, placed, read_manifest
 from lirdrec.errors import DataError
 from lirdrec.features.encoder import Input, Kind
+from lirdrec.features.pictures.opening import PictureError, open_file
 
 KEY_BYTES = 16
 
@@ -87,12 +89,7 @@ class ItemRows:
 
     def digest(self, columns: tuple[str, ...]) -> str:
         """A hash of all values of some columns."""
-        hashed = hashlib.blake2b(digest_size=KEY_BYTES)
-        for group in range(len(self._starts) - 1):
-            buffer = io.BytesIO()
-            self._group(group, columns).write_ipc(buffer)
-            hashed.update(buffer.getbuffer())
-        return hashed.hexdigest()
+        return digest(self._group(group, columns) for group in range(len(self._starts) - 1))
 
     def _group(self, group: int, columns: tuple[str, ...]) -> pl.DataFrame:
         if self._held is None or self._held[:2] != (group, columns):
@@ -101,6 +98,11 @@ class ItemRows:
             assert isinstance(frame, pl.DataFrame)
             self._held = (group, columns, frame)
         return self._held[2]
+
+
+def names_pictures(rows: ItemRows, column: str = IMAGE) -> bool:
+    """Whether the item table has a column that names files of pictures, not addresses."""
+    return column in rows.schema and has_paths(rows.read(0, len(rows), (column,))[column])
 
 
 class Source(ABC):
@@ -180,6 +182,7 @@ class PictureSource(Source):
         folder: a prepared dataset.
         column: holds a path, or null.
         root: the folder that the paths start from; by default the one that `lirdrec prepare` noted.
+        found: `(I,)` paths to take instead of the column's. The column gets them when the matrix joins the dataset.
 
     Raises:
         DataError: no such column or folder.
@@ -187,10 +190,17 @@ class PictureSource(Source):
 
     kind = "image"
 
-    def __init__(self, folder: str | Path, column: str = IMAGE, root: str | Path | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        column: str = IMAGE,
+        root: str | Path | None = None,
+        found: pl.Series | None = None,
+    ):
         self.rows = ItemRows(folder)
-        self.rows.need(column, "; prepare the dataset with --image, so that it knows the picture of each item")
-        self.column = column
+        self.column, self.found = column, None if found is None else found.alias(column)
+        if found is None:
+            self.rows.need(column, "; prepare the dataset with --images, so that it knows the picture of each item")
         noted = self.rows.manifest["info"].get(IMAGES)
         self.root = Path(root) if root is not None else self.rows.folder / (noted if isinstance(noted, str) else "")
         if not self.root.is_dir():
@@ -205,8 +215,11 @@ class PictureSource(Source):
         return (self.column,)
 
     def read(self, start: int, stop: int) -> list[Item]:
-        names = self.rows.read(start, stop, self.columns)[self.column].cast(pl.String).to_list()
-        return [self._item(name) for name in names]
+        named = self.rows.read(start, stop, self.columns)[self.column] if self.found is None else self.found[start:stop]
+        return [self._item(name) for name in named.cast(pl.String).to_list()]
+
+    def digest(self) -> str:
+        return super().digest() if self.found is None else digest([self.found.to_frame()])
 
     def _item(self, name: str | None) -> Item:
         if name is None or not name.strip():
@@ -215,14 +228,23 @@ class PictureSource(Source):
             return Item(problem="this is a web address, not a file; download the picture first", source=name)
         path = self.root / name
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 key = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
-        except FileNotFoundError:
-            return Item(problem="there is no such file", source=name)
-        except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            return Item(problem=f"the file cannot be read ({reason})", source=name)
+        except PictureError as error:
+            return Item(problem=str(error), source=name)
+        except OSError as error:
+            return Item(problem=f"cannot be read ({error.strerror or error})", source=name)
         return Item(path, key, source=name)
+
+
+def digest(frames: Iterable[pl.DataFrame]) -> str:
+    """A hash of all values of some frames."""
+    hashed = hashlib.blake2b(digest_size=KEY_BYTES)
+    for frame in frames:
+        buffer = io.BytesIO()
+        frame.write_ipc(buffer)
+        hashed.update(buffer.getbuffer())
+    return hashed.hexdigest()
 
 
 def text_item(text: str | None) -> Item:

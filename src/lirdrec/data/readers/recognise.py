@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lirdrec.configuration import field_docs
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.pictures import with_images
+from lirdrec.data.pictures import with_images, with_images_beside
 from lirdrec.data.readers.amazon import JSON_NAME, check_packed, looks_like_amazon, read_amazon
 from lirdrec.data.readers.amazon_reviews import recognise_reviews
 from lirdrec.data.readers.interactions import read_interactions
@@ -97,8 +97,8 @@ def read_raw(
     Args:
         path: a file or a folder.
         images: a folder of pictures, found by item id or by `image_column`; see `lirdrec.data.pictures.with_images`.
-        image_column: column of the item table with paths or file names of pictures. Without `images` its paths begin
-            in the folder of `items`, or of `path`.
+        image_column: column of the item table with paths or file names of pictures; by default `image`, if it holds
+            such. Without `images` the paths begin in the folder of `items`, or of `path`.
         options: of the reader of this kind of source.
 
     Raises:
@@ -116,10 +116,11 @@ def read_raw(
         dataset = load(path)
     else:
         dataset = READERS[kind](path, **options)
-    if images is None and image_column is None:
-        return dataset
     beside = Path(options.get("items", path))
-    return with_images(dataset, images or (beside if beside.is_dir() else beside.parent), image_column)
+    beside = beside if beside.is_dir() else beside.parent
+    if images is None and image_column is None:
+        return dataset if kind == "prepared" else with_images_beside(dataset, beside)
+    return with_images(dataset, images or beside, image_column)
 
 
 def options_of(kind: Kind) -> list[str]:

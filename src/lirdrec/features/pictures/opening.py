@@ -108,27 +108,39 @@ def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
 
 @contextlib.contextmanager
 def _content(source: Path | bytes, where: str) -> Iterator[BinaryIO]:
-    """The content as an open file; anything but a regular file is refused before it is opened, since pipes wait."""
-    if isinstance(source, bytes):
-        _check_bytes(len(source), where)
-        yield io.BytesIO(source)
-        return
+    """The content as an open file."""
     try:
-        status = source.stat()
+        if isinstance(source, bytes):
+            _check_bytes(len(source))
+            file: io.BytesIO | io.BufferedReader = io.BytesIO(source)
+        else:
+            file = open_file(source)
+    except PictureError as error:
+        raise PictureError(f"{where if where.isprintable() else repr(where)}: {error}") from None
+    with file:
+        yield file
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """The file, open for reading; what no picture can be is refused before it is opened, since pipes wait for ever.
+
+    Raises:
+        PictureError: missing, empty, too large, or not a regular file; the sentence does not name the file.
+    """
+    try:
+        status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise PictureError(f"{where}: is a folder, not a picture")
+            raise PictureError("is a folder, not a picture")
         if not stat.S_ISREG(status.st_mode):
-            raise PictureError(f"{where}: is not a regular file")
-        _check_bytes(status.st_size, where)
-        file = source.open("rb")
+            raise PictureError("is not a regular file")
+        _check_bytes(status.st_size)
+        return path.open("rb")
     except PictureError:
         raise
     except OSError as error:
-        raise PictureError(f"{where}: {_refusal(error)}") from None
+        raise PictureError(_refusal(error)) from None
     except ValueError:  # a NUL in the name
-        raise PictureError(f"{where!r}: is no name of a file") from None
-    with file:
-        yield file
+        raise PictureError("is no name of a file") from None
 
 
 def _refusal(error: OSError) -> str:
@@ -139,11 +151,11 @@ def _refusal(error: OSError) -> str:
     return f"cannot be read ({error.strerror or error})"
 
 
-def _check_bytes(size: int, where: str) -> None:
+def _check_bytes(size: int) -> None:
     if size == 0:
-        raise PictureError(f"{where}: the file is empty")
+        raise PictureError("the file is empty")
     if size > MAX_BYTES:
-        raise PictureError(f"{where}: {size / 2**20:,.0f} MB are too much for a picture (the limit is 256 MB)")
+        raise PictureError(f"{size / 2**20:,.0f} MB are too much for a picture (the limit is 256 MB)")
 
 
 def _check_size(claimed: tuple[int, int], where: str, max_pixels: int, decoded: tuple[int, int] | None = None) -> None:
