@@ -17,9 +17,11 @@ import polars as pl
 import pytest
 
 from lirdrec.data import Dataset
-from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
+from lirdrec.features.encoder import Encoded, Prepared
+from lirdrec.features.making import MatrixWork
 from lirdrec.features.run import Job, features_lock, make_features
-from lirdrec.features.sources import TextSource
+from lirdrec.features.sources import PictureSource, TextSource
 from lirdrec.features.store import set_item_columns
 
 from .killed_features import SHARD_ROWS, Counting, Fitted, jobs
@@ -222,3 +224,144 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(folder, whole, monkeypatc
     if where != "pathlib.Path.write_bytes":  # all shards were there already
         assert not second.calls
     assert (folder / "features/text.npy").read_bytes() == (whole / "features/text.npy").read_bytes()
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+class Seen(Counting):
+    """The same for pictures: the vector is drawn from the file's content; what begins with "bad" is a problem."""
+
+    kind = "image"
+
+    def prepare(self, inputs) -> list[Prepared]:
+        return super().prepare([path.read_bytes().decode() for path in inputs])
+
+
+@pytest.fixture
+def shown(tmp_path) -> Path:
+    """Forty items with a picture each; that of every tenth is bad."""
+    names = [f"{'bad' if at % 10 == 9 else 'good'} {at}.png" for at in range(40)]
+    table = pl.DataFrame({"item": range(40), "image": names, "brand": [f"maker {at}" for at in range(40)]})
+    pictures(tmp_path / "right", *names)
+    pairs = pl.DataFrame({"user": [0] * 40, "item": range(40)})
+    return Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "shown")
+
+
+def looks(folder: Path, root: Path, encoder: Counting | None = None) -> list[Job]:
+    brand = Job("brand", Counting(), TextSource(folder, column="brand"))
+    return [brand, Job("image", encoder or Seen(), PictureSource(folder, root=root))]
+
+
+def values(folder: Path, root: Path) -> np.ndarray:
+    """What the matrix must hold, told by the files themselves."""
+    rows = np.zeros((40, 3), dtype=np.float32)
+    names = Dataset.load(folder).item_table["image"]
+    for row, name in enumerate(names):
+        if (root / name).is_file() and "bad" not in (text := (root / name).read_text()):
+            rows[row] = Counting().vector(text)
+    return rows
+
+
+def assert_holds(folder: Path, root: Path) -> None:
+    found, expected = np.load(folder / "features/image.npy"), values(folder, root)
+    assert (found.any(axis=1) == expected.any(axis=1)).all()
+    np.testing.assert_allclose(found[found.any(axis=1)], expected[found.any(axis=1)], atol=0.05)  # the batch's trace
+
+
+def test_a_wrong_folder_of_pictures_is_not_kept(shown, tmp_path):
+    wrong = pictures(tmp_path / "wrong", "something else.png")
+    with pytest.raises(DataError) as caught:
+        make_features(shown, looks(shown, wrong), progress=False)
+    assert "40 inputs cannot be used; the first problem: good 0.png: there is no such file" in str(caught.value)
+    assert f"the pictures were looked for in {wrong} (--images)" in str(caught.value)
+    made = make_features(shown, looks(shown, tmp_path / "right"), progress=False)
+    assert (made[0].encoded, made[0].resumed, made[1].present) == (0, 40, 36)  # what went well is not done again
+    assert_holds(shown, tmp_path / "right")
+
+
+def test_pictures_that_are_mended_or_come_after_a_refused_call_are_taken(shown, tmp_path):
+    right, names = tmp_path / "right", Dataset.load(shown).item_table["image"].to_list()
+    (right / names[3]).unlink()
+    (right / names[20]).write_text("bad now")
+    alone = looks(shown, right)[1:]
+    with pytest.raises(DataError, match="no features in any matrix for 6 of 40 items: 3, 9, 19, 20, 29, 39"):
+        make_features(shown, alone, progress=False)
+    pictures(right, names[3], names[20])
+    (right / names[9]).write_text("mended")
+    encoder = Seen()
+    made = make_features(shown, looks(shown, right, encoder), progress=False)
+    # of the shards of 16 rows only the first two hold one that changed; the third stays sealed, its bad ones too
+    assert set(encoder.calls) == {names[3], names[20], "mended", names[19], names[29]}
+    assert made[1].present == 37 and made[1].resumed == 8 and made[1].copied == 27
+    assert_holds(shown, right)
+
+
+def test_work_that_was_stopped_goes_on_with_the_pictures_of_another_folder(shown, tmp_path):
+    """A folder that was moved costs nothing; one of other pictures under the same names leaves no vector behind."""
+    right = tmp_path / "right"
+    with pytest.raises(KeyboardInterrupt):
+        make_features(shown, looks(shown, right, Seen(kill=30)), progress=False)
+    right.rename(tmp_path / "moved")
+    with pytest.raises(KeyboardInterrupt):
+        make_features(shown, looks(shown, tmp_path / "moved", encoder := Seen(kill=12)), progress=False)
+    assert not {f"good {at}.png" for at in range(16)} & set(encoder.calls)
+    shutil.copytree(tmp_path / "moved", tmp_path / "other")
+    (tmp_path / "other" / "good 5.png").write_text("another picture")
+    encoder = Seen()
+    make_features(shown, looks(shown, tmp_path / "other", encoder), progress=False)
+    assert "another picture" in encoder.calls and "good 4.png" not in encoder.calls
+    assert_holds(shown, tmp_path / "other")
+
+
+class Broken(Counting):
+    """Fails before it has made anything, as an encoder does whose server is not there."""
+
+    def encode(self, batch) -> Encoded:
+        raise TrainingError("no server answers there")
+
+
+class BrokenFitted(Fitted):
+    """Fails likewise, after it was fitted."""
+
+    def encode(self, batch) -> Encoded:
+        raise TrainingError("no server answers there")
+
+
+@pytest.mark.parametrize("kind", [Broken, BrokenFitted])
+def test_a_call_of_which_nothing_came_leaves_nothing_that_refuses_the_next(folder, kind):
+    before = content(folder)
+    with pytest.raises(TrainingError, match="no server answers"):
+        make_features(folder, [Job("text", kind(model="x"), TextSource(folder, column="brand"))], progress=False)
+    assert content(folder) == before
+    other = Job("text", Fitted(), TextSource(folder, "{brand} {item}"))
+    assert make_features(folder, [other], progress=False)[0].present == N
+
+
+@pytest.mark.parametrize("kind", [Counting, Fitted])
+def test_a_plan_that_was_killed_before_its_first_shard_is_forgotten(folder, kind):
+    """As after SIGKILL: the plan, and what was fitted for it, are there, and no shard is."""
+    make_features(folder, titles(folder, kind(), "other"), progress=False)
+    place = folder / "work/features/text"
+    source = TextSource(folder, column="brand")
+    MatrixWork(folder, place.parent, Job("text", kind(model="killed"), source))
+    assert (place / "plan.json").is_file() and (place / "fit/00000.json").is_file() == (kind is Fitted)
+    encoder = kind()
+    made = make_features(folder, [Job("text", encoder, TextSource(folder, "{brand}, {item}"))], progress=False)
+    assert made[0].encoded == N and (kind is not Fitted or encoder.fits == 1)
+    # one of which a shard was sealed is refused as before, and so is what it was fitted to
+    with pytest.raises(KeyboardInterrupt):
+        make_features(folder, [Job("new", kind(kill=40), TextSource(folder, "{item}: {brand}"))], progress=False)
+    with pytest.raises(ConfigError, match="unfinished work with other settings"):
+        make_features(folder, [Job("new", kind(), TextSource(folder, "{brand}, {item}"))], progress=False)
+
+
+def test_another_dataset_that_is_none_is_told_before_anything_is_begun(folder, tmp_path):
+    before = content(folder)
+    with pytest.raises(RunFolderError, match="nope: not a prepared dataset"):
+        make_features(folder, titles(folder, Counting()), reuse=tmp_path / "nope", progress=False)
+    assert content(folder) == before

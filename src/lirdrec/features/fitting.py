@@ -24,7 +24,12 @@ State = dict[str, np.ndarray]
 
 
 def fit(
-    encoder: Encoder, source: Source, folder: Path, plan: Mapping[str, Any], before: Callable[[], State | None]
+    encoder: Encoder,
+    source: Source,
+    folder: Path,
+    plan: Mapping[str, Any],
+    before: Callable[[], State | None],
+    dear: bool = True,
 ) -> None:
     """Give the encoder its state: the one sealed in `folder`, or else that of `before`, or else fit it to a sample.
 
@@ -34,11 +39,13 @@ def fit(
         folder: where the state is sealed before anything is encoded with it.
         plan: what decides the state.
         before: the state that made the matrix which is there already, if there is one.
+        dear: whether a state of another plan is refused, since shards were encoded with it, or forgotten.
 
     Raises:
+        ConfigError: the folder holds a state of another plan, and it is dear.
         DataError: no item of the sample has an input.
     """
-    sealed = Shards(folder, {**plan, "sample": SAMPLE, "seed": SEED}, 1, 1)
+    sealed = Shards(folder, {**plan, "sample": SAMPLE, "seed": SEED}, 1, 1, dear)
     if sealed.pending():
         state = before()
         if state is None:

@@ -21,9 +21,11 @@ from lirdrec.features.fitting import State, bare, fit, identity, json_like
 from lirdrec.features.joining import Joined, join
 from lirdrec.features.known import Known, fitted_state
 from lirdrec.features.progress import progress_bar
-from lirdrec.features.shards import Shards
+from lirdrec.features.shards import Shards, begun
 from lirdrec.features.sources import KEY_BYTES, Item, Source
 from lirdrec.features.store import PROBLEMS
+
+PLACE = "place"  # fact of a shard: where its inputs lay
 
 
 @dataclass(frozen=True)
@@ -104,17 +106,18 @@ class MatrixWork:
         plan = {"source": job.source.description, "inputs": job.source.digest()}
         if job.encoder.needs_fit:
             fitting = {**plan, "identity": json_like(job.encoder.identity)}
-            fit(job.encoder, job.source, self.place / "fit", fitting, self._state_before)
+            fit(job.encoder, job.source, self.place / "fit", fitting, self._state_before, dear=begun(self.place))
         self.identity = identity(job.encoder)
         self.shards = Shards(self.place, {**plan, "identity": self.identity}, len(job.source), job.encoder.shard_rows)
         self.encoded = self.copied = self.resumed = 0
         self.seconds = 0.0
 
     def run(self, batch_size: int | None, progress: bool, loop: Loop) -> None:
-        """Make all shards that are not sealed yet."""
+        """Make all shards that are not sealed yet, and those whose inputs are other ones now."""
         started = time.perf_counter()
         asked = self.job.encoder.batch_size if batch_size is None else batch_size
-        pending = self.shards.pending()
+        self._outdated = self._sealed_of_other_inputs()
+        pending = sorted([*self.shards.pending(), *self._outdated])
         todo = sum(len(self.shards.rows(index)) for index in pending)
         self.resumed = self.shards.n_rows - todo
         if not pending:
@@ -160,7 +163,7 @@ class MatrixWork:
             rows = self.shards.rows(index)
             items = self.job.source.read(rows.start, rows.stop)
             keys = _keys(items)
-            found, vectors, cut = known.look_up(keys)
+            found, vectors, cut = self._sealed(index, keys) if index in self._outdated else known.look_up(keys)
             todo = np.flatnonzero(~found)
             wanted = [items[place] for place in todo]
             one = _Halfway(todo, keys, found, vectors, cut)
@@ -173,7 +176,7 @@ class MatrixWork:
                 self._seal(index, *one.merged(arrays, facts))
 
     def _seal(self, index: int, arrays: Arrays, facts: Facts) -> None:
-        self.shards.seal(index, arrays, {**facts, "asked": self._asked})
+        self.shards.seal(index, arrays, {**facts, "asked": self._asked, PLACE: self.job.source.place})
         self.encoded += facts["encoded"]
         self.copied += facts["copied"]
 
@@ -181,8 +184,36 @@ class MatrixWork:
         """What memory had allowed when the work was stopped, so that the batches are those of an unstopped run."""
         if first == 0:
             return asked
-        facts = self.shards.read(first - 1).facts
+        facts = self.shards.facts(first - 1)
         return facts["batch_size"] if facts["asked"] == asked else asked
+
+    def _sealed_of_other_inputs(self) -> list[int]:
+        """Sealed shards with an input that is another one now: pictures that were missing, broken or of another folder.
+
+        What the table itself holds cannot have changed: its hash is in the plan. Pictures that had a vector are looked
+        at again only where their folder is another one.
+        """
+        if self.job.source.place is None:
+            return []
+        pending = set(self.shards.pending())
+        return [index for index in range(len(self.shards)) if index not in pending and self._has_other_inputs(index)]
+
+    def _has_other_inputs(self, index: int) -> bool:
+        facts, rows = self.shards.facts(index), self.shards.rows(index)
+        places = [place for place, *_ in facts["problems"]]
+        if facts.get(PLACE) != self.job.source.place:
+            places = list(range(len(rows)))
+        if not places:
+            return False
+        keys = self.shards.read(index).arrays["keys"]
+        items = (self.job.source.read(rows[place], rows[place] + 1) for place in places)
+        return any((_keys(item) != keys[place]).any() for place, item in zip(places, items, strict=True))
+
+    def _sealed(self, index: int, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """The vectors of a sealed shard whose inputs are the same, as `Known.look_up` gives them."""
+        before = self.shards.read(index).arrays
+        found = before["present"] & (before["keys"] == keys).all(axis=1)
+        return found, before["vectors"][found] if found.any() else None, before["cut"][found]
 
     def _state_before(self) -> State | None:
         """The state behind the matrix that is there, if it was made by this encoder of these texts, or `reuse`'s."""

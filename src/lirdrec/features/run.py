@@ -12,23 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from lirdrec.atomic import write_errors
-from lirdrec.data.columns import ITEM
-from lirdrec.data.identifiers import count, describe_ids
 from lirdrec.data.pictures import IMAGES
 from lirdrec.data.storage import ITEMS, placed, read_manifest, write_item_table
 from lirdrec.data.switching import settle
-from lirdrec.errors import ConfigError, DataError
+from lirdrec.errors import ConfigError
 from lirdrec.features.dropping import drop_items
 from lirdrec.features.encoding import Loop, encode_shard, local
-from lirdrec.features.fitting import bare, json_like
-from lirdrec.features.joining import SHOWN, Joined
+from lirdrec.features.joining import Joined
 from lirdrec.features.making import Job, MatrixWork
-from lirdrec.features.sources import ItemRows, PictureSource
-from lirdrec.features.store import MASK, add_features, file_name
+from lirdrec.features.refusing import covered, refuse_bare, refuse_empty, spare
+from lirdrec.features.shards import begun
+from lirdrec.features.sources import PictureSource
+from lirdrec.features.store import add_features
 from lirdrec.locks import folder_lock
 
 __all__ = ["Job", "Made", "encode_shard", "features_lock", "local", "make_features"]
@@ -121,30 +119,32 @@ def make_features(
         RunFolderError: no prepared dataset, held by another process, or it cannot be written.
     """
     folder = Path(folder)
-    read_manifest(folder)  # before anything is made in a folder that is none
+    for one in (folder, reuse):
+        if one is not None:
+            read_manifest(one)  # before anything is made in a folder that is none
     names = [job.name for job in jobs]
     if len(set(names)) < len(names):
         raise ConfigError(f"two of the matrices {', '.join(names)} have one name; give them names of their own")
-    with features_lock(folder) as place:
+    with features_lock(folder) as place, _nothing_left_of_nothing(place, names):
         settle(folder)
         if not replace:
             for job in jobs:
-                _spare(folder, job)
+                spare(folder, job)
         works = [MatrixWork(folder, place, job, restart, None if reuse is None else Path(reuse)) for job in jobs]
         for work in works:
             work.run(batch_size, progress, loop)
         joined = {work.job.name: work.join() for work in works}
         told = {work.job.name: work.told(joined[work.job.name]) for work in works}
-        _refuse_empty(works, joined)
+        refuse_empty(works, joined)
         matrices = {name: one.matrix for name, one in joined.items()}
         noted = _pictures(works)
-        keep = _covered(folder, joined)
+        keep = covered(folder, joined)
         if keep.all():
             dropped = None
             add_features(folder, matrices, told, noted, _changed_table(folder, place / CHANGED, works))
         else:
             if not drop:
-                raise DataError(_uncovered(folder, keep, works, joined))
+                refuse_bare(folder, keep, works, joined)
             table = _item_table(folder, works)
             changed = drop_items(folder, read_manifest(folder), table, keep, place / CHANGED, without=names)
             dropped = changed.told
@@ -156,34 +156,15 @@ def make_features(
     return [_made(work, joined[work.job.name], told[work.job.name], dropped) for work in works]
 
 
-def _spare(folder: Path, job: Job) -> None:
-    """Refuse to replace what may be dear to someone: vectors that came with the data, or of another encoder."""
-    manifest = read_manifest(folder)
-    if job.name not in manifest["features"]:
-        return
-    told = manifest["info"].get("encoders", {}).get(job.name)
-    if told is None:
-        whose = "that came with the data"
-    elif bare(told["identity"]) != json_like(job.encoder.identity):
-        whose = "of another encoder, or of the same with other settings"
-    else:
-        return
-    raise ConfigError(
-        f"{folder}: has features '{job.name}' {whose}; give the new ones a name of their own (NAME=MODEL),"
-        " or replace them (--replace)"
-    )
-
-
-def _refuse_empty(works: Sequence[MatrixWork], joined: Mapping[str, Joined]) -> None:
-    for work in works:
-        one = joined[work.job.name]
-        if not one.matrix.present:
-            fault = f"; the first problem: {one.problems[0][1]}: {one.problems[0][2]}" if one.problems else ""
-            raise DataError(
-                f"{work.folder}: no item got a vector for '{work.job.name}': of {count(len(one.present), 'item')}"
-                f" {one.missing:,} have no {work.job.source.kind}"
-                f" and {count(one.n_problems, 'input')} cannot be used{fault}"
-            )
+@contextmanager
+def _nothing_left_of_nothing(place: Path, names: Sequence[str]) -> Iterator[None]:
+    """Whatever ends the work: a matrix of which no shard was sealed leaves nothing that could stand in the way."""
+    try:
+        yield
+    finally:
+        for name in names:
+            if not begun(place / name):
+                shutil.rmtree(place / name, ignore_errors=True)
 
 
 def _pictures(works: Sequence[MatrixWork]) -> dict[str, Any]:
@@ -210,29 +191,6 @@ def _changed_table(folder: Path, to: Path, works: Sequence[MatrixWork]) -> dict[
         to.mkdir(parents=True, exist_ok=True)
         write_item_table(_item_table(folder, works), to / ITEMS)
     return {ITEMS: to / ITEMS}
-
-
-def _covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:
-    """`(I,)` bool: the items that will have features in some matrix."""
-    manifest = read_manifest(folder)
-    masks = [one.present for one in joined.values()]
-    for name in set(manifest["features"]) - set(joined):
-        masks.append(np.load(placed(folder, manifest, file_name(name, MASK)), allow_pickle=False))
-    return np.any(masks, axis=0)
-
-
-def _uncovered(folder: Path, keep: np.ndarray, works: Sequence[MatrixWork], joined: Mapping[str, Joined]) -> str:
-    without = np.flatnonzero(~keep)
-    rows = ItemRows(folder)
-    shown = [rows.read(row, row + 1)[ITEM][0] for row in without[:SHOWN]]
-    more = f" and {len(without) - SHOWN:,} more" if len(without) > SHOWN else ""
-    lists = [work.problems_file for work in works if joined[work.job.name].n_problems]
-    listed = f" (inputs that cannot be used: {', '.join(map(str, lists))})" if lists else ""
-    return (
-        f"{folder}: no features in any matrix for {len(without):,} of {count(len(keep), 'item')}:"
-        f" {describe_ids(shown, SHOWN)}{more}; give them some with a second matrix (for instance --text hashed),"
-        f" or leave these items out (--drop-without-features); what was encoded is kept{listed}"
-    )
 
 
 def _made(work: MatrixWork, joined: Joined, told: Mapping[str, Any], dropped: Mapping[str, int] | None) -> Made:

@@ -30,6 +30,17 @@ class Shard:
     facts: dict[str, Any]
 
 
+def begun(folder: Path) -> bool:
+    """Whether anything was finished in a folder of shards."""
+    return any(folder.glob("[0-9]*.json"))
+
+
+def forget(folder: Path) -> None:
+    """Remove the shards of a folder and their plan; what else lies there stays."""
+    for path in (*folder.glob("[0-9]*"), folder / PLAN):
+        path.unlink(missing_ok=True)
+
+
 class Shards:
     """A folder of sealed shards of `n_rows` rows.
 
@@ -38,27 +49,32 @@ class Shards:
 
     Args:
         folder: made if it does not exist.
-        plan: JSON-able, all that decides the content. A folder of another plan is refused.
+        plan: JSON-able, all that decides the content.
         n_rows: rows altogether.
         shard_rows: rows of a shard; the last one may be shorter.
+        dear: whether a folder of another plan is refused, or what it holds forgotten. By default it is refused if
+            anything came of that plan, that is, if a shard is sealed.
 
     Raises:
         ConfigError: the folder holds shards of another plan.
         RunFolderError: it cannot be written.
     """
 
-    def __init__(self, folder: str | Path, plan: Mapping[str, Any], n_rows: int, shard_rows: int):
+    def __init__(
+        self, folder: str | Path, plan: Mapping[str, Any], n_rows: int, shard_rows: int, dear: bool | None = None
+    ):
         self.folder, self.n_rows, self.shard_rows = Path(folder), n_rows, shard_rows
         self.plan = {**plan, "rows": n_rows, "shard_rows": shard_rows}
         text = json.dumps(self.plan, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         path = self.folder / PLAN
-        if path.is_file():
-            if path.read_text(encoding="utf-8") != text:
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            if begun(self.folder) if dear is None else dear:
                 raise ConfigError(
                     f"{self.folder}: holds unfinished work with other settings (see {PLAN} there);"
                     " finish it with those, or start again (--restart)"
                 )
-        else:
+            forget(self.folder)
+        if not path.is_file():
             with write_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temporary:
@@ -94,9 +110,13 @@ class Shards:
 
     def read(self, index: int) -> Shard:
         """A sealed shard."""
-        seal = json.loads(self._seal(index).read_text(encoding="utf-8"))
+        seal = self._told(index)
         arrays = {} if seal["sha256"] is None else load(self._arrays(index).read_bytes())
         return Shard(arrays, seal["facts"])
+
+    def facts(self, index: int) -> dict[str, Any]:
+        """The facts of a sealed shard alone; its arrays stay on the disk."""
+        return self._told(index)["facts"]
 
     def discard(self) -> None:
         """Remove the folder."""
@@ -108,11 +128,14 @@ class Shards:
     def _seal(self, index: int) -> Path:
         return self.folder / f"{index:05d}.json"
 
+    def _told(self, index: int) -> dict[str, Any]:
+        return json.loads(self._seal(index).read_text(encoding="utf-8"))
+
     def _holds(self, index: int) -> bool:
         if not self._seal(index).is_file():
             return False
         try:
-            seal = json.loads(self._seal(index).read_text(encoding="utf-8"))
+            seal = self._told(index)
             if seal["sha256"] is None or sha256(self._arrays(index)) == seal["sha256"]:
                 return isinstance(seal["facts"], dict)
         except (ValueError, KeyError, TypeError, OSError):

@@ -16,9 +16,10 @@ import polars as pl
 from lirdrec.data.columns import ITEM
 from lirdrec.data.pictures import IMAGE, IMAGES, has_paths
 from lirdrec.data.storage import ITEMS, placed, read_manifest
-from lirdrec.errors import DataError
+from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Input, Kind
 from lirdrec.features.pictures.opening import PictureError, open_file
+from lirdrec.features.text.template import Template, default_template
 
 KEY_BYTES = 16
 
@@ -105,11 +106,24 @@ def names_pictures(rows: ItemRows, column: str = IMAGE) -> bool:
     return column in rows.schema and has_paths(rows.read(0, len(rows), (column,))[column])
 
 
+def default_texts(rows: ItemRows) -> Template | None:
+    """The template of the columns that tell of the items by their names; None where there is no such column."""
+    try:
+        return default_template(rows.schema)
+    except ConfigError:
+        return None
+
+
 class Source(ABC):
     """Where a matrix's inputs come from: `read(start, stop)` gives those of a range of item rows."""
 
     kind: ClassVar[Kind]
     rows: ItemRows
+
+    @property
+    def place(self) -> str | None:
+        """Where the inputs lie that the table only names; None where the table holds them itself."""
+        return None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -155,8 +169,6 @@ class TextSource(Source):
             hint = "; lirdrec caption makes it from pictures" if column == "caption" else ""
             self.rows.need(column, hint)
             return
-        from lirdrec.features.text.template import Template, default_template
-
         self._template = default_template(self.rows.schema) if template is None else Template(template)
         self._template.check(self.rows.schema)
 
@@ -213,6 +225,10 @@ class PictureSource(Source):
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
+
+    @property
+    def place(self) -> str:
+        return str(self.root.resolve())
 
     def read(self, start: int, stop: int) -> list[Item]:
         named = self.rows.read(start, stop, self.columns)[self.column] if self.found is None else self.found[start:stop]

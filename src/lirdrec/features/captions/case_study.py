@@ -13,12 +13,11 @@ import polars as pl
 
 from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import count
-from lirdrec.errors import ConfigError, DataError
+from lirdrec.errors import DataError
 from lirdrec.features.captions.columns import ATTRIBUTES, CAPTION, captioned, edited, read_columns
 from lirdrec.features.captions.results import INFO
 from lirdrec.features.pictures.opening import thumbnail
-from lirdrec.features.sources import IMAGE, ItemRows, PictureSource
-from lirdrec.features.text.template import default_template
+from lirdrec.features.sources import IMAGE, ItemRows, PictureSource, default_texts
 from lirdrec.reporting import Card, Cards, Column, Report, Row, Section, Table
 
 SHOWN, BESIDE = 12, 6  # items without a text, and with one
@@ -96,9 +95,8 @@ def write_case_study(
 
 def _texts(rows: ItemRows) -> list[str | None]:
     """The own text of each item, None where it has none."""
-    try:
-        template = default_template(rows.schema)
-    except ConfigError:
+    template = default_texts(rows)
+    if template is None:
         return [None] * len(rows)
     return template.render(rows.read(0, len(rows), tuple(template.columns)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lirdrec.features.captions.columns import captioned, edited, read_columns
 from lirdrec.features.captions.prompt import Attributes
 from lirdrec.features.captions.results import UNUSABLE, note, results
 from lirdrec.features.captions.survey import look
-from lirdrec.features.shards import PLAN, Shards
+from lirdrec.features.shards import Shards, forget
 from lirdrec.features.sources import IMAGE, ItemRows, PictureSource
 from lirdrec.features.store import set_item_columns
 from lirdrec.locks import folder_lock
@@ -110,9 +110,12 @@ class Captioning:
         self._table = read_columns(source.rows)
         identity = captioner.identity
         self.survey = look(source, self._table, identity, overwrite_edited)
-        self._shards = _shards(folder / WORK, identity, len(source), restart)
+        if restart:
+            forget(folder / WORK)
+        # one shard an item, so that no answer is ever lost or paid twice
+        self._shards = Shards(folder / WORK, {"captions": dict(identity)}, len(source), shard_rows=1)
         pending = set(self._shards.pending())
-        facts = ((index, self._shards.read(index).facts) for index in range(len(self._shards)) if index not in pending)
+        facts = ((index, self._shards.facts(index)) for index in range(len(self._shards)) if index not in pending)
         self._sealed = {str(one.get("key")): index for index, one in facts}
         self._failed: dict[str, str] = {}
         self._useless = 0
@@ -165,7 +168,7 @@ class Captioning:
             self._shards.discard()
 
     def _facts(self, key: str) -> dict[str, Any] | None:
-        return self._shards.read(self._sealed[key]).facts if key in self._sealed else None
+        return self._shards.facts(self._sealed[key]) if key in self._sealed else None
 
     def _keep(self, key: str, answer: Answer) -> None:
         text = None if answer.text is None else clean(answer.text, keep_lines=True)
@@ -186,12 +189,3 @@ class Captioning:
                 f"{self.captioner.model}: {TOO_MANY} pictures in a row without a caption, the last one because {last};"
                 " what is done is kept: mend that, then the same command goes on"
             )
-
-
-def _shards(folder: Path, identity: Mapping[str, Any], rows: int, restart: bool) -> Shards:
-    """One shard an item, so that no answer is ever lost or paid twice; a plan that nothing came of is forgotten."""
-    seals = [path for path in folder.glob("*.json") if path.name != PLAN]
-    if restart or not seals:
-        for path in (*seals, folder / PLAN):
-            path.unlink(missing_ok=True)
-    return Shards(folder, {"captions": dict(identity)}, rows, shard_rows=1)
