@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError
 from lirdrec.features.batching import encode_rows
+from lirdrec.features.choosing import choose_jobs
 from lirdrec.features.encoder import Prepared
+from lirdrec.features.run import make_features
+from lirdrec.features.text import sentences
+from lirdrec.features.text.loading import load
 from lirdrec.features.text.sentences import SentenceEncoder
 
 pytest.importorskip("sentence_transformers", reason='sentence-transformers is missing: pip install "lirdrec[encoders]"')
@@ -134,6 +140,32 @@ def library(folder: Path, texts: list[str], **options) -> np.ndarray:
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(folder), device="cpu").encode(texts, **options)
+
+
+def test_one_model_for_two_matrices_is_loaded_once_and_leaves_before_the_next(tmp_path, monkeypatch):
+    """The paper's two matrices by one encoder: its weights are in memory once, and not beside those of another one."""
+    model, other = str(bert(tmp_path / "bert")), str(mistral(tmp_path / "mistral"))
+    table = pl.DataFrame({"item": range(6), "title": TEXTS, "caption": TEXTS[::-1]})
+    pairs = pl.DataFrame({"user": [0] * 6, "item": range(6)})
+    data = Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "data")
+    loaded: list[weakref.ref] = []
+
+    def counted(name, revision, precision, device):
+        if device is not None:
+            assert not any(one() for one in loaded)
+        found = load(name, revision, precision, device)
+        if device is not None:
+            loaded.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(sentences, "load", counted)
+    wanted = [("text", f"text={model}"), ("caption", f"image={model}"), ("text", f"more={other}")]
+    jobs = choose_jobs(data, wanted, options={"device": "cpu"})
+    make_features(data, jobs, progress=False)
+    assert len(loaded) == 2 and not any(one() for one in loaded)
+    features = Dataset.load(data, verify=True).features
+    for name, folder, texts in (("text", model, TEXTS), ("image", model, TEXTS[::-1]), ("more", other, TEXTS)):
+        assert np.abs(features[name].values - library(Path(folder), texts)).max() < 1e-5
 
 
 # Real weights

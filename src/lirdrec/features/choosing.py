@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lirdrec.data.columns import ITEM
 from lirdrec.data.pictures import IMAGE, IMAGES, image_column
 from lirdrec.errors import ConfigError
-from lirdrec.features.encoder import Kind
+from lirdrec.features.encoder import Encoder, Kind
 from lirdrec.features.making import Job
 from lirdrec.features.registry import DEFAULTS, Choice
 from lirdrec.features.sources import ItemRows, PictureSource, Source, TextSource, names_pictures
@@ -49,6 +49,7 @@ def choose_jobs(
     wanted = list(wanted) or _defaults(folder, template, images)
     given = {name: value for name, value in (options or {}).items() if value is not None}
     sources = cache(partial(_source, folder, template, images))
+    encoders: list[tuple[Choice, Encoder]] = []
     jobs: list[Job] = []
     used: set[str] = set()
     for what, text in wanted:
@@ -57,7 +58,7 @@ def choose_jobs(
         takes = Choice(kind, model).takes
         choice = Choice(kind, model, {key: value for key, value in given.items() if key in takes})
         used |= set(choice.options)
-        jobs.append(Job(name, choice.encoder(), sources(what), choice.origin))
+        jobs.append(Job(name, _shared(choice, encoders), sources(what), choice.origin))
     for name in given:
         if name not in used:
             models = ", ".join(named(text, what)[1] for what, text in wanted)
@@ -69,6 +70,15 @@ def named(text: str, what: str) -> tuple[str, str]:
     """`NAME=MODEL` as a pair; the name is `what` if there is none."""
     found = re.fullmatch(r"([^=:/\\]*)=(.*)", text)  # an address or a path may have "=" further on
     return (found[1], found[2]) if found else (what, text)
+
+
+def _shared(choice: Choice, made: list[tuple[Choice, Encoder]]) -> Encoder:
+    """The encoder that an equal choice got before, so that its weights are in memory once; or else a new one."""
+    encoder = next((one for other, one in made if other == choice), None)
+    if encoder is None or encoder.needs_fit:  # what is learned belongs to one matrix
+        encoder = choice.encoder()
+        made.append((choice, encoder))
+    return encoder
 
 
 def _source(folder: str | Path, template: str | None, images: str | Path | None, what: What) -> Source:

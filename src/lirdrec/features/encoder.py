@@ -98,3 +98,6 @@ class Encoder(ABC):
         Raises:
             MemoryError, torch.OutOfMemoryError: the batch is too large; the caller halves it.
         """
+
+    def release(self) -> None:  # noqa: B027  (many have nothing to let go of)
+        """Let go of what takes much memory, such as weights; the next use loads it again."""

@@ -131,8 +131,10 @@ def make_features(
             for job in jobs:
                 spare(folder, job)
         works = [MatrixWork(folder, place, job, restart, None if reuse is None else Path(reuse)) for job in jobs]
-        for work in works:
+        for at, work in enumerate(works):
             work.run(batch_size, progress, loop)
+            if not any(later.job.encoder is work.job.encoder for later in works[at + 1 :]):
+                work.job.encoder.release()
         joined = {work.job.name: work.join() for work in works}
         told = {work.job.name: work.told(joined[work.job.name]) for work in works}
         refuse_empty(works, joined)

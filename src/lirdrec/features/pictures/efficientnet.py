@@ -74,6 +74,10 @@ class EfficientNetLite0(Encoder):
                 vectors = maps.mean(dim=(2, 3)).cpu().numpy()
         return opened.encoded(vectors, self.dims)
 
+    def release(self) -> None:
+        """Without the weights."""
+        self.__dict__.pop("_model", None)
+
     @cached_property
     def _device(self) -> torch.device:
         return resolve_device(self.device)

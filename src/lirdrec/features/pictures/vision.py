@@ -13,6 +13,7 @@ import numpy as np
 from lirdrec.configuration import nearest
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
+from lirdrec.features.batching import give_memory_back
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared
 from lirdrec.features.pictures.batches import open_batch
 from lirdrec.features.pictures.vision_models import Outline, load, outline, pooled
@@ -96,6 +97,11 @@ class VisionEncoder(Encoder):
                 found = pooled(self._network, pixels.to(self._device, self._network.dtype), self._outline.pooling)
             vectors[places] = found.float().cpu().numpy()
         return opened.encoded(vectors, self.dims)
+
+    def release(self) -> None:
+        """Without the weights."""
+        self.__dict__.pop("_network", None)
+        give_memory_back()
 
     @cached_property
     def _outline(self) -> Outline:

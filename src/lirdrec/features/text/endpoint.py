@@ -76,6 +76,10 @@ class EndpointText(Encoder):
             problems |= {starts[place] + at: sentence for at, sentence in refused.items()}
         return Encoded(vectors, dict(sorted(problems.items())))
 
+    def release(self) -> None:
+        """Without connections."""
+        self.endpoint.close()
+
     def _part(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """The vectors of one request; where it is refused, of its texts one by one, to find those that are at fault."""
         try:

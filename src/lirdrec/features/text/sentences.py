@@ -11,6 +11,7 @@ import numpy as np
 
 from lirdrec.configuration import nearest
 from lirdrec.errors import ConfigError
+from lirdrec.features.batching import give_memory_back
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
 from lirdrec.features.text import pipeline
 from lirdrec.features.text.loading import (
@@ -153,6 +154,14 @@ class SentenceEncoder(Encoder):
             problems[at] = "the model's tokeniser finds nothing in this text"
         vectors[list(problems)] = 0
         return Encoded(vectors, problems)
+
+    def release(self) -> None:
+        """Without the weights; what the configuration said stays."""
+        model = self.__dict__.pop("_model", None)
+        if model is not None and self.__dict__.get("_outline") is model:
+            del self.__dict__["_outline"]
+        del model
+        give_memory_back()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was loaded: another process loads its own."""
