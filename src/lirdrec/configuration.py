@@ -71,6 +71,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """`["n_layers=3", "init=xavier"]` → `{"n_layers": 3, "init": "xavier"}`; values are TOML, bare words are strings.
 
+    "text,image" is a bare word too; `make` takes it apart where a list is wanted.
+
     Raises:
         ConfigError: an entry has no `=` or no key.
     """
@@ -80,13 +82,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         key, text = key.strip(), text.strip()
         if not equals or not key:
             raise ConfigError(f"--set {entry!r}: write it as key=value, for instance --set n_layers=3")
-        if text.lower() in ("none", "null"):
-            values[key] = None
-            continue
-        try:
-            values[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[key] = text
+        values[key] = None if text.lower() in ("none", "null") else _parsed(text)
     return values
 
 
@@ -102,6 +98,14 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+
+
+def _parsed(text: str) -> Any:
+    """A value as TOML writes it; what is none is a bare word."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -132,6 +136,19 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(v, arguments[0], where) for v in value)
+    if origin is tuple and isinstance(value, str) and all(one.strip() for one in value.split(",")):
+        each = [one.strip() for one in value.split(",")]
+        return tuple(_convert(one if arguments[0] is str else _parsed(one), arguments[0], where) for one in each)
     if (origin in (dict, Mapping) or hint is dict) and isinstance(value, Mapping):
         return {str(k): _convert(v, arguments[1], where) if arguments else v for k, v in value.items()}
-    raise ConfigError(f"{where} is {value!r}; it must be {getattr(hint, '__name__', hint)}")
+    shown = str(value).lower() if value is None or isinstance(value, bool) else repr(value)
+    raise ConfigError(f"{where} is {shown}; it must be {_in_words(hint)}")
+
+
+def _in_words(hint: Any) -> str:
+    """A type as a person would say it."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    if typing.get_origin(hint) is tuple:
+        element = typing.get_args(hint)[0]
+        return f"a list of {words.get(element, 'values').removeprefix('a ')}s with commas between them"
+    return words.get(hint, "a table of names and values")

@@ -137,7 +137,7 @@ BAD = [
     (["train", "data", "--preset", "slow"], ""),
     (["train", "data", "--set", "n_layer=3"], "--set n_layer: unknown key 'n_layer'; did you mean 'n_layers'?"),
     (["train", "data", "--set", "n_layers"], "--set 'n_layers': write it as key=value, for instance --set n_layers=3"),
-    (["train", "data", "--set", "n_layers=many"], "[model]: 'n_layers' is 'many'; it must be int"),
+    (["train", "data", "--set", "n_layers=many"], "[model]: 'n_layers' is 'many'; it must be a whole number"),
     (["train", "data", "--set", "epochs=-1"], ""),
     (["train", "data", "--config", "no.toml"], "no.toml: no such configuration file"),
     (["train", "data", "--config", "bad.toml"], "bad.toml: 'optimiser' is not known; it takes the tables [model] and"),

@@ -117,7 +117,7 @@ class TestPrompt:
             ("max_word = 3", "unknown key 'max_word'; did you mean 'max_words'?"),
             ("max_words = 0", "max_words is 0; it must be 1 or more"),
             ("[attributes]", "the prompt needs at least one attribute"),
-            ("[attributes]\ncolour = 3", "'attributes' is 3; it must be str"),
+            ("[attributes]\ncolour = 3", "'attributes' is 3; it must be a text"),
             ('[attributes]\ncolour = " "', "the attribute 'colour' needs a name"),
             ('[attributes]\n"--" = "x"', "the attribute '--' needs a name"),
             ('[attributes]\n"a b" = "x"\nA-B = "y"', "the attributes 'a b' and 'A-B' have the same name"),
