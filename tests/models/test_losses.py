@@ -33,6 +33,18 @@ def test_full_softmax_is_cross_entropy_whatever_the_block(block, monkeypatch):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("block", [8, 3 * 8 * 7, 2**20])
+def test_a_query_with_several_targets_counts_as_often(block, monkeypatch):
+    monkeypatch.setattr(losses, "BLOCK_BYTES", block)
+    queries, items = unit(4, 4), unit(7, 4)
+    rows, targets = torch.tensor([2, 0, 2, 3, 2, 0, 1]), torch.tensor([6, 0, 1, 1, 6, 5, 3])
+    ours = full_softmax(queries, items, targets, 0.2, rows=rows)
+    found = torch.autograd.grad(ours * 3, (queries, items))
+    theirs = F.cross_entropy(queries[rows] @ items.T / 0.2, targets)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(found, torch.autograd.grad(theirs * 3, (queries, items)))
+
+
 def test_full_softmax_in_bfloat16_is_near_the_exact_one():
     queries, items, targets = (unit(64, 16).float().detach(), unit(40, 16).float().detach(), torch.randint(40, (64,)))
     found = []
@@ -80,6 +92,18 @@ def test_items_without_a_training_pair_are_no_negatives():
     expected = F.cross_entropy(user_vectors @ item_vectors[pool].T / 0.15, torch.tensor([0, 2, 1]))
     torch.testing.assert_close(loss, expected)
     assert not item_vectors.grad[[1, 4]].any() and item_vectors.grad[pool].any()
+
+
+def test_the_loss_of_a_batch_in_which_users_come_again():
+    users, positives = torch.tensor([2, 0, 2, 2]), torch.tensor([1, 3, 4, 0])
+    user_vectors, item_vectors = unit(3, 4), unit(5, 4)
+    ranking = RankingLoss(RankingOptions(loss="softmax"), torch.arange(5), 5)
+    ours = ranking(user_vectors, item_vectors, users, positives, positives)
+    users_of_length_1, items_of_length_1 = F.normalize(user_vectors), F.normalize(item_vectors)
+    theirs = F.cross_entropy(users_of_length_1[users] @ items_of_length_1.T / 0.15, positives)
+    torch.testing.assert_close(ours, theirs)
+    both = (torch.autograd.grad(loss, (user_vectors, item_vectors)) for loss in (ours, theirs))
+    torch.testing.assert_close(*both)
 
 
 def test_shared_negatives_are_the_first_of_the_batch_and_never_the_own_positive():

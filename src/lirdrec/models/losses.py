@@ -87,10 +87,10 @@ class RankingLoss:
         """
         if self.options.loss == "bpr":
             return bpr(user_vectors, item_vectors, users, positives, negatives)
-        # normalised after the gather: the batch has far fewer rows than there are users
-        queries = normalize(user_vectors.index_select(0, users))
         temperature, n = self.options.temperature, self.options.n_negatives
+        # vectors are normalised after they were gathered: a batch has fewer users than there are
         if n is not None:
+            queries = normalize(user_vectors.index_select(0, users))
             shared = negatives[:n]
             hit = shared == positives[:, None]
             return sampled_softmax(
@@ -101,7 +101,9 @@ class RankingLoss:
                 hit,
             )
         items = normalize(item_vectors if self.pool is None else item_vectors.index_select(0, self.pool))
-        return full_softmax(queries, items, self.place[positives], temperature)
+        once, rows = users.unique(return_inverse=True)
+        queries = normalize(user_vectors.index_select(0, once))
+        return full_softmax(queries, items, self.place[positives], temperature, rows=rows)
 
     def scored(self, vectors: Tensor) -> Tensor:
         """User or item vectors `(n, D)` as the scorer compares them: of length 1 for cosines, else unchanged."""
@@ -163,20 +165,31 @@ def sampled_softmax(
 
 
 def full_softmax(
-    queries: Tensor, items: Tensor, targets: Tensor, temperature: float, excluded: Tensor | None = None
+    queries: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    temperature: float,
+    excluded: Tensor | None = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    r"""Cross-entropy over all items, `-mean log softmax(q Vᵀ / τ)[target]`, in blocks of rows.
+    r"""Cross-entropy over all items, `-mean log softmax(q Vᵀ / τ)[target]`, in blocks of queries.
 
-    Loss and gradients come from one pass, so no `B×I` matrix outlives its block.
+    Loss and gradients come from one pass, so no `Q×I` matrix outlives its block. A query is compared with the items
+    once, however many targets it has: the loss is `Σ_q n_q log Σ_i e^{⟨q,v_i⟩/τ} - Σ_b ⟨q_b,v_b⟩/τ`, over `B`.
 
     Args:
-        queries: `(B, D)`; items: `(I, D)`; targets: `(B,)` int64 rows of `items`.
+        queries: `(Q, D)`; items: `(I, D)`; targets: `(B,)` int64 rows of `items`.
         temperature: τ.
-        excluded: `(B,)` int64, the one row of `items` that a query does not see, or None.
+        excluded: `(Q,)` int64, the one row of `items` that a query does not see, or None.
+        rows: `(B,)` int64, the query of each target; None: the first target is of the first query, and so on.
     """
     full = torch.promote_types(torch.promote_types(queries.dtype, items.dtype), torch.float32)  # autocast mixes them
-    result: Tensor = _FullSoftmax.apply(queries.to(full), items.to(full), targets, temperature, excluded)
-    return result
+    queries, items = queries.to(full), items.to(full)
+    times = None if rows is None else torch.bincount(rows, minlength=len(queries)).to(full)
+    asked = queries if rows is None else queries.index_select(0, rows)
+    own = (asked * items.index_select(0, targets)).sum(1) / temperature
+    everything: Tensor = _LogSumExp.apply(queries, items, times, temperature, excluded)
+    return everything / len(targets) - own.mean()
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = None, within: bool = False) -> Tensor:
@@ -196,10 +209,12 @@ def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = Non
     return full_softmax(queries, normalize(b), targets, temperature)
 
 
-class _FullSoftmax(torch.autograd.Function):
+class _LogSumExp(torch.autograd.Function):
+    """`Σ_q n_q log Σ_i e^{⟨q,v_i⟩/τ}`, a scalar, with its gradients in one pass over blocks of queries."""
+
     @staticmethod
     def forward(  # type: ignore[override]  # torch types it (*args)
-        ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, temperature: float, excluded: Tensor | None
+        ctx: Any, queries: Tensor, items: Tensor, times: Tensor | None, temperature: float, excluded: Tensor | None
     ) -> Tensor:
         kind = queries.device.type
         # under autocast the products run in bfloat16; everything between them stays in full precision
@@ -216,23 +231,24 @@ class _FullSoftmax(torch.autograd.Function):
                 logits = (short @ short_items.T).to(queries.dtype).div_(temperature)  # (b, I)
                 if excluded is not None:
                     logits.scatter_(1, excluded[rows, None], -torch.inf)
-                own = logits.gather(1, targets[rows, None])
                 largest = logits.amax(1, keepdim=True)
                 p = logits.sub_(largest).exp_()
                 mass = p.sum(1, keepdim=True)
-                total += (mass.log() + largest - own).sum(dtype=torch.float64)
+                found = mass.log() + largest
+                if times is not None:
+                    found *= times[rows, None]
+                    mass /= times[rows, None]
+                total += found.sum(dtype=torch.float64)
                 if g_queries is not None and g_items is not None:
-                    p.div_(mass)
-                    p.scatter_add_(1, targets[rows, None], p.new_full((len(p), 1), -1.0))
-                    p = p.to(low)
+                    p = p.div_(mass).to(low)
                     g_queries[rows] = p @ short_items
                     if low == queries.dtype:
                         g_items.addmm_(p.T, short)
                     else:
                         g_items += p.T @ short
         ctx.save_for_backward(g_queries, g_items)
-        ctx.scale = 1 / (temperature * len(queries))
-        return (total / len(queries)).to(queries.dtype)
+        ctx.scale = 1 / temperature
+        return total.to(queries.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]  # torch types it (*args)
