@@ -17,6 +17,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
 from lirdrec.features.captions import run
 from lirdrec.features.endpoint import Endpoint
+from lirdrec.features.store import set_item_columns
 
 from ..features.misbehaving_server import Server, describe, embed
 from .conftest import files
@@ -79,6 +80,19 @@ def test_from_pictures_to_vectors(lirdrec, data):
         assert done.exit_code == 0, done.stderr
     found = Dataset.load(data, verify=True).features["image"].values
     assert np.allclose(found, [embed(expected(n)) for n in range(8)])
+
+
+def test_a_prompt_of_two_lines_can_be_typed_in_any_shell(lirdrec, data):
+    """The instruction that e5-mistral was trained with; a shell gives its \\n as two characters."""
+    set_item_columns(data, pl.DataFrame({"item": range(8), "caption": [f"tile {n}" for n in range(8)]}))
+    with Server() as server:
+        model = f"endpoint:{server.url}#m"
+        done = lirdrec("features", "tiles", "--caption", model, "--prompt", r"Instruct: Find similar tiles\nQuery: ")
+        assert done.exit_code == 0, done.stderr
+    texts = sorted(text for body in server.bodies for text in body["input"])
+    assert texts[:8] == [f"Instruct: Find similar tiles\nQuery: tile {n}" for n in range(8)]
+    told = Dataset.load(data).info["encoders"]["caption"]
+    assert told["origin"]["options"] == {"prompt": "Instruct: Find similar tiles\nQuery: "}
 
 
 def test_the_key_is_in_no_file_and_no_line(lirdrec, data):

@@ -147,6 +147,10 @@ def test_what_is_added_is_looked_at_before_anything_is_made(lirdrec, data, tmp_p
         (["--caption", "hashed"], "no column 'caption'"),
         (["--batch-size", "0"], "--batch-size 0: it must be 1 or more"),
         (["--text", "a b=hashed"], "'a b' cannot name a feature matrix"),
+        (["--text", "hashed", "--images", "pictures"], "--images pictures: no pictures are encoded; add --image MODEL"),
+        (["--image", "descriptor", "--text-template", "{title}"], "--text-template: no text of a template is encoded"),
+        (["--add", "x=v.npy", "--text-template", "{title}"], "--text-template: with --add alone nothing is encoded"),
+        (["--add", "x=v.npy", "--drop-without-features"], "--drop-without-features: with --add alone nothing"),
     ],
 )
 def test_mistakes_are_one_sentence_before_anything_is_made(lirdrec, data, arguments, sentence):

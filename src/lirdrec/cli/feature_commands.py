@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,7 +58,7 @@ def features(
     images: Annotated[
         Path | None, typer.Option("--images", help="The folder of the pictures, if not where prepare found it.")
     ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Words that stand before every text.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Words before every text; \\n is a new line.")] = None,
     pooling: Annotated[str | None, typer.Option("--pooling", help="mean, cls or last; by default the model's.")] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens of a text; the rest is cut.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Inputs at once; halves itself.")] = None,
@@ -104,7 +104,17 @@ def features(
     wanted += [("image", one) for one in image or ()]
     wanted += [("caption", one) for one in caption or ()]
     added = [named_file(one, "--add") for one in add or ()]
+    options = {
+        "prompt": None if prompt is None else prompt.replace("\\n", "\n"),  # a shell leaves it as two characters
+        "pooling": pooling,
+        "max_length": max_length,
+        "device": device,
+        "precision": precision,
+        "revision": revision,
+    }
     if added and not wanted:
+        others = {"text_template": template, "images": images, "batch_size": batch_size, "reuse": reuse, "ray": ray}
+        _refuse_unused(options | others | {"restart": restart or None, "drop_without_features": drop or None})
         _check_added(dataset, added, [], replace)
         return _add(dataset, added, replace, json)
     jobs = choose_jobs(
@@ -112,14 +122,7 @@ def features(
         wanted,
         template=template,
         images=images,
-        options={
-            "prompt": prompt,
-            "pooling": pooling,
-            "max_length": max_length,
-            "device": device,
-            "precision": precision,
-            "revision": revision,
-        },
+        options=options,
     )
     _check_added(dataset, added, [job.name for job in jobs], replace)
     with ExitStack() as stack:
@@ -145,6 +148,15 @@ def features(
     else:
         _show(dataset, jobs, made, template)
     _add(dataset, added, replace, json)
+
+
+def _refuse_unused(options: Mapping[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: with --add alone nothing is encoded; name an encoder (--text, --image or"
+                " --caption), or leave it out"
+            )
 
 
 def _check_added(dataset: Path, files: Sequence[tuple[str, Path]], made: Sequence[str], replace: bool) -> None:

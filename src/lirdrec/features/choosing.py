@@ -43,10 +43,11 @@ def choose_jobs(
         options: of the encoders; each gets those that it takes. None stands for the default.
 
     Raises:
-        ConfigError: an option that no encoder takes, a name used twice, or nothing to encode.
+        ConfigError: an option that nothing takes that is wanted, a name used twice, or nothing to encode.
         DataError: the dataset lacks the column, or the folder of pictures is not there.
     """
     wanted = list(wanted) or _defaults(folder, template, images)
+    _refuse_unused(wanted, template, images)
     given = {name: value for name, value in (options or {}).items() if value is not None}
     sources = cache(partial(_source, folder, template, images))
     encoders: list[tuple[Choice, Encoder]] = []
@@ -70,6 +71,14 @@ def named(text: str, what: str) -> tuple[str, str]:
     """`NAME=MODEL` as a pair; the name is `what` if there is none."""
     found = re.fullmatch(r"([^=:/\\]*)=(.*)", text)  # an address or a path may have "=" further on
     return (found[1], found[2]) if found else (what, text)
+
+
+def _refuse_unused(wanted: Sequence[tuple[What, str]], template: str | None, images: str | Path | None) -> None:
+    asked = {what for what, _ in wanted}
+    if template is not None and "text" not in asked:
+        raise ConfigError("--text-template: no text of a template is encoded; add --text MODEL, or leave it out")
+    if images is not None and "image" not in asked:
+        raise ConfigError(f"--images {images}: no pictures are encoded; add --image MODEL, or leave it out")
 
 
 def _shared(choice: Choice, made: list[tuple[Choice, Encoder]]) -> Encoder:
