@@ -48,6 +48,8 @@ def test_the_defaults_need_nothing_and_lead_to_recommendations(lirdrec, data):
     assert text[1] == "hashed" and text[3:7] == ["24", "0", "0", "0"]
     assert image[1:7] == ["descriptor", "496", "22", "1", "1", "0"]
     assert "1 problem of image" in result.stdout
+    assert f"1 item without a picture for image: {data}/features/image.missing.csv" in result.stdout
+    assert (data / "features" / "image.missing.csv").read_text() == "item\n4\n"
     assert "5.png" in result.stdout and "features/image.problems.csv" in result.stdout.replace("\n", "")
     words = " ".join(result.stdout.split())
     assert 'pip install "lirdrec[encoders]"' in words and "--text minilm" in words

@@ -327,6 +327,7 @@ def test_what_the_run_noted_is_told(tmp_path):
     assert facts["encoder"]["identity"]["prompt"] == "Item: "
     coverage = facts["coverage"]
     assert (coverage["present"], coverage["missing"], coverage["problems"]) == (4, 2, 1)
+    assert (coverage["bare"], coverage["bare_examples"]) == (1, ["4"])
     assert coverage["examples"][0]["item"] == "2" and "all zero" in coverage["examples"][0]["problem"]
     assert [[one["title"] for one in group] for group in facts["duplicates"]["examples"]] == [["abc", "cab"]]
     assert any("could not be used" in one for one in facts["remarks"])
@@ -336,7 +337,8 @@ def test_what_the_run_noted_is_told(tmp_path):
     printed = Console(width=100, record=True, file=io.StringIO())
     show(printed, facts)
     said = printed.export_text()
-    assert "letters" in said and "4 of 6" in said and "abc, cab" in said and "could not be used" in said
+    assert "letters" in said and "4 of 6" in said and "abc, cab" in said
+    assert "1 of them with an input that could not be used; no input: 4" in " ".join(said.split())
 
 
 def test_what_stands_out_is_said_and_nothing_else(sample):

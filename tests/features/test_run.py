@@ -49,7 +49,8 @@ def test_what_is_made_is_what_the_encoder_gives_and_is_told(tmp_path):
     assert np.load(folder / "features/text.cut.npy").tolist() == [False] * 5 + [True]
     with (folder / "features/text.problems.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["item", "source", "problem"], ["i2", "bad lamp", "it says bad"]]
-    assert not (folder / "features/brand.problems.csv").exists() and not (folder / "features/brand.cut.npy").exists()
+    assert (folder / "features/text.missing.csv").read_text() == "item\ni1\ni3\n"
+    assert not list((folder / "features").glob("brand.[pm]*.csv")) and not (folder / "features/brand.cut.npy").exists()
     told = read_manifest(folder)["info"]["encoders"]["text"]
     assert told == made.told
     assert told | {"lirdrec": ""} == {
@@ -150,7 +151,7 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
     source = PictureSource(folder, root=pictures)
     made = make_features(folder, [Job("image", Sizes(), source), job(folder)], progress=False)[0]
     assert np.load(folder / "features/image.npy")[:, 0].tolist() == [5, 3, 0, 0, 0, 0, 0, 0]
-    assert made.missing == 2
+    assert made.missing == 2 and (folder / "features/image.missing.csv").read_text() == "item\ni2\ni7\n"
     assert [(item, source) for item, source, _ in made.problems] == list(
         zip(["i3", "i4", "i5", "i6"], names[3:7], strict=True)
     )

@@ -235,6 +235,11 @@ def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made], template: st
                 title += f", the first {len(one.problems)}"
             out.print(table(title, ["item", "source", "problem"], one.problems))
             out.print(f"All of them: {dataset}/features/{one.name}.problems.csv\n", markup=False)
+    for job, one in zip(jobs, made, strict=True):
+        if one.missing:
+            what, path = "picture" if job.encoder.kind == "image" else "text", f"features/{one.name}.missing.csv"
+            told = f"{count(one.missing, 'item')} without a {what} for {one.name}: {dataset}/{path}"
+            out.print(told, soft_wrap=True, markup=False)
     if made and made[0].dropped:
         gone = made[0].dropped
         out.print(

@@ -15,7 +15,7 @@ from lirdrec.data.columns import ITEM
 from lirdrec.data.storage import matrix_header
 from lirdrec.features.shards import Shards
 from lirdrec.features.sources import KEY_BYTES, ItemRows
-from lirdrec.features.store import CUT, KEYS, MASK, PROBLEMS, STATE, VALUES, NewMatrix
+from lirdrec.features.store import CUT, KEYS, MASK, MISSING, PROBLEMS, STATE, VALUES, NewMatrix
 
 SHOWN = 10  # problems that are told at once
 
@@ -67,9 +67,12 @@ def join(
             files[VALUES].open("wb") as values,
             files[KEYS].open("wb") as keys,
             (folder / f"matrix{PROBLEMS}").open("w", encoding="utf-8", newline="") as list_of_problems,
+            (folder / f"matrix{MISSING}").open("w", encoding="utf-8", newline="") as list_of_missing,
         ):
             writer = csv.writer(list_of_problems, lineterminator="\n")
             writer.writerow((ITEM, "source", "problem"))
+            without = csv.writer(list_of_missing, lineterminator="\n")
+            without.writerow((ITEM,))
             keys.write(matrix_header(np.dtype(np.uint8), (int(keep.sum()), KEY_BYTES)))
             for index in range(len(shards)):
                 at, shard = shards.rows(index), shards.read(index)
@@ -83,17 +86,22 @@ def join(
                 keys.write(np.ascontiguousarray(shard.arrays["keys"][keep[some]]).data)
                 missing += shard.facts["missing"]
                 n_problems += len(shard.facts["problems"])
-                if shard.facts["problems"]:
+                if shard.facts["problems"] or shard.facts["missing"]:
                     ids = rows.read(at.start, at.stop)[ITEM]
                     lines = [(str(ids[place]), source, fault) for place, source, fault in shard.facts["problems"]]
                     writer.writerows(lines)
                     told += lines[: SHOWN - len(told)]
+                    bare = ~shard.arrays["keys"].any(axis=1)  # problems may have no key either
+                    bare[[place for place, *_ in shard.facts["problems"]]] = False
+                    without.writerows((str(ids[place]),) for place in np.flatnonzero(bare).tolist())
         np.save(files[MASK], present[keep])
         if cut.any():
             files[CUT] = folder / f"matrix{CUT}"
             np.save(files[CUT], cut[keep])
         if n_problems:
             files[PROBLEMS] = folder / f"matrix{PROBLEMS}"
+        if missing:
+            files[MISSING] = folder / f"matrix{MISSING}"
         if state:
             files[STATE] = folder / f"matrix{STATE}"
             save_file(dict(sorted(state.items())), files[STATE])

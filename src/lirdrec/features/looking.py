@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.features import measuring
 from lirdrec.features.neighbours import nearest
 from lirdrec.features.sources import IMAGE, PictureSource, TextSource
-from lirdrec.features.store import PROBLEMS, file_name
+from lirdrec.features.store import MISSING, PROBLEMS, file_name
 from lirdrec.features.text.template import KNOWN
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def look(
         "dims": matrix.dims,
         "dtype": str(matrix.values.dtype),
         "encoder": data.info.get("encoders", {}).get(modality),
-        "coverage": _coverage(folder, modality, matrix.present),
+        "coverage": _coverage(folder, modality, matrix.present, data.item_table[ITEM]),
         "norms": measuring.norms(matrix),
         "constant_columns": measuring.constant_columns(matrix).tolist(),
         "spread": measuring.spread(matrix, generators[0]),
@@ -234,18 +234,26 @@ def _text_source(folder: Path, encoder: Mapping[str, Any]) -> TextSource | None:
     return None
 
 
-def _coverage(folder: Path, modality: str, present: np.ndarray) -> dict[str, Any]:
+def _coverage(folder: Path, modality: str, present: np.ndarray, ids: pl.Series) -> dict[str, Any]:
     manifest = read_manifest(folder)
-    name = file_name(modality, PROBLEMS)
-    path = placed(folder, manifest, name) if name in manifest["files"] else None
-    problems: Sequence[dict[str, Any]] = []
-    if path is not None:
-        problems = pl.read_csv(path, infer_schema=False).to_dicts()
+
+    def listed(ending: str) -> tuple[str | None, list[dict[str, Any]]]:
+        name = file_name(modality, ending)
+        if name not in manifest["files"]:
+            return None, []
+        path = placed(folder, manifest, name)
+        return str(path), pl.read_csv(path, infer_schema=False).to_dicts()
+
+    (path, problems), (_, bare) = listed(PROBLEMS), listed(MISSING)
+    here = set(ids.filter(pl.Series(~present)).cast(pl.String))  # others may have left the dataset
+    without = [one[ITEM] for one in bare if one[ITEM] in here]
     return {
         "items": len(present),
         "present": int(present.sum()),
         "missing": int((~present).sum()),
         "problems": len(problems),
-        "problems_file": None if path is None else str(path),
-        "examples": list(problems[: measuring.EXAMPLES]),
+        "problems_file": path,
+        "examples": problems[: measuring.EXAMPLES],
+        "bare": len(without),
+        "bare_examples": without[: measuring.EXAMPLES],
     }

@@ -135,9 +135,12 @@ def _share(coverage: Facts) -> str:
 def _problems(coverage: Facts) -> str:
     if not coverage["missing"]:
         return ""
+    more = coverage["bare"] - len(coverage["bare_examples"])
+    bare = ", ".join(coverage["bare_examples"]) + (f" and {more:,} more" if more else "")
     if not coverage["problems"]:
-        return "they have no input"
-    return f"{coverage['problems']:,} of them with an input that could not be used"
+        return "they have no input" + (f": {bare}" if bare else "")
+    faulty = f"{coverage['problems']:,} of them with an input that could not be used"
+    return f"{faulty}; no input: {bare}" if bare else faulty
 
 
 def _shares(spread: Facts) -> str:

@@ -41,7 +41,8 @@ class Made:
 
     Attributes:
         name, dims: of the matrix.
-        items: rows; `present` of them have a vector, `missing` have no input, `n_problems` one that cannot be used.
+        items: rows; `present` of them have a vector, `missing` have no input (they are listed in
+            `features/NAME.missing.csv`), `n_problems` one that cannot be used.
         cut: items whose input was longer than the encoder's limit.
         problems: the first ten, as (item, source, sentence); all are in `features/NAME.problems.csv`.
         encoded: inputs that went through the encoder in this call; `copied`: items whose vector was known; `resumed`:

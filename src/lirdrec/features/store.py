@@ -18,8 +18,8 @@ from lirdrec.errors import DataError
 
 # What may lie in features/ for a matrix NAME, by the ending behind the name.
 VALUES, MASK, KEYS, CUT = ".npy", ".mask.npy", ".keys.npy", ".cut.npy"
-PROBLEMS, STATE = ".problems.csv", ".encoder.safetensors"
-ENDINGS = (VALUES, MASK, KEYS, CUT, PROBLEMS, STATE)
+PROBLEMS, MISSING, STATE = ".problems.csv", ".missing.csv", ".encoder.safetensors"
+ENDINGS = (VALUES, MASK, KEYS, CUT, PROBLEMS, MISSING, STATE)
 
 
 @dataclass(frozen=True)
