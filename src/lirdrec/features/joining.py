@@ -91,7 +91,7 @@ def join(
                     lines = [(str(ids[place]), source, fault) for place, source, fault in shard.facts["problems"]]
                     writer.writerows(lines)
                     told += lines[: SHOWN - len(told)]
-                    bare = ~shard.arrays["keys"].any(axis=1)  # problems may have no key either
+                    bare = np.asarray(~shard.arrays["keys"].any(axis=1))  # problems may have no key either
                     bare[[place for place, *_ in shard.facts["problems"]]] = False
                     without.writerows((str(ids[place]),) for place in np.flatnonzero(bare).tolist())
         np.save(files[MASK], present[keep])
