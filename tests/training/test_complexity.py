@@ -14,6 +14,7 @@ from lirdrec.recommender.inputs import model_inputs
 from lirdrec.training.complexity import ProductCounter, measure_step
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import train
+from lirdrec.training.sampling import TripleSampler
 
 DATA = planted(30, 40, 400, {"image": 6, "text": 5}, groups=4, seed=1, missing={"image": 0.2})
 CONFIG = TrainConfig(batch_size=50, epochs=2, seed=3)
@@ -100,7 +101,10 @@ def test_lirdrec_costs_what_the_formula_says(pwc, dct, loss):
     weights = branches * USERS * e * (e // 4) if pwc else 0
     columns = branches * e
     occurring = len(set(DATA.train.items.tolist()))
-    logits = CONFIG.batch_size * occurring * columns if loss == "softmax" else 0  # with both gradients at once
+    i = model.inputs
+    asking = len(TripleSampler(i.users, i.items, i.n_items, CONFIG.seed).epoch(1)[0][: CONFIG.batch_size].unique())
+    assert asking < CONFIG.batch_size  # some user comes twice, and asks once
+    logits = asking * occurring * columns if loss == "softmax" else 0  # with both gradients at once
     assert found.operations("dense", "forward") == features + outputs + weights + 3 * logits
     assert found.operations("dense", "backward") == features + 2 * outputs + 2 * weights
     graph = 2 * layers * PAIRS + item_layers * model.item_item.csr._nnz()

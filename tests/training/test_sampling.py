@@ -55,6 +55,28 @@ def test_the_order_is_a_uniform_shuffle():
     assert ((places - 200) ** 2 / 200).sum() < chi2.ppf(0.999, 25)
 
 
+@pytest.mark.parametrize("order", ["pairs", "users"])
+def test_users_in_order_stay_together_and_are_shuffled(order):
+    """Six users of three pairs each: with "users" each of them comes once, at every place and in every order of items."""
+    sampler = TripleSampler(
+        *pairs_of([(user, item) for user in range(6) for item in range(3)] + [(6, 3)]), n_items=5, seed=0, order=order
+    )
+    places, firsts, together = np.zeros((6, 7)), np.zeros((6, 3)), 0
+    for epoch in range(1, 1201):
+        users, items, _ = (part.tolist() for part in sampler.epoch(epoch))
+        blocks = [user for at, user in enumerate(users) if at == 0 or users[at - 1] != user]
+        together += len(blocks) == 7
+        for user in range(6):
+            places[user, min(blocks.index(user), 6)] += 1
+            firsts[user, items[users.index(user)]] += 1
+    assert ((firsts - 400) ** 2 / 400).sum() < chi2.ppf(0.999, 12)
+    if order == "users":
+        assert together == 1200
+        assert ((places - 1200 / 7) ** 2 / (1200 / 7)).sum() < chi2.ppf(0.999, 36)
+    else:
+        assert together < 12
+
+
 def test_an_epoch_does_not_depend_on_those_before_it():
     rows = [(user, item) for user in range(20) for item in range(12) if (user * item) % 5 == 1]
     first, second = (TripleSampler(*pairs_of(rows), n_items=12, seed=4) for _ in range(2))

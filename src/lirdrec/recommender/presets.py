@@ -47,7 +47,7 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
     if name == "paper" and loss != "softmax":
         return config, TrainConfig(learning_rate=rate)
     if loss == "softmax":
-        return config, TrainConfig(batch_size=FAST_BATCH, learning_rate=SOFTMAX_RATE)
+        return config, TrainConfig(batch_size=FAST_BATCH, order="users", learning_rate=SOFTMAX_RATE)
     if not chooses:  # a loss within the batch changes its meaning with the batch
         return config, TrainConfig(learning_rate=rate)
     # four times the batch, twice the rate: the root of the ratio

@@ -82,7 +82,7 @@ def train(
         RunFolderError: the checkpoint is damaged or of another training, or the disk is full.
     """
     keep_freed_memory()
-    sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed)
+    sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed, config.order)
     if len(sampler) == 0:
         raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -16,11 +18,14 @@ class TripleSampler:
         users, items: `(E,)` int64, the distinct training pairs.
         n_items: number of item rows.
         seed: of all epochs; epoch `t` is the same whether or not others were drawn before it.
+        order: "pairs": each pair has a random place; "users": each user has, and their pairs stay together.
     """
 
-    def __init__(self, users: Tensor, items: Tensor, n_items: int, seed: int):
+    def __init__(
+        self, users: Tensor, items: Tensor, n_items: int, seed: int, order: Literal["pairs", "users"] = "pairs"
+    ):
         users, items = users.cpu(), items.cpu()
-        self.n_items, self.seed = n_items, seed
+        self.n_items, self.seed, self.order = n_items, seed, order
         self.pool = items.unique()
         self.taken = (users * n_items + items).sort().values  # one key per positive pair
         full = torch.bincount(users) == len(self.pool)
@@ -34,6 +39,9 @@ class TripleSampler:
         """Users, positives and negatives of epoch `number`, `(E,)` int64 each, in random order."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
         order = torch.randperm(len(self), generator=generator)
+        if self.order == "users":
+            place = torch.randperm(int(self.users.max()) + 1, generator=generator)
+            order = order[place[self.users[order]].argsort(stable=True)]
         users, positives = self.users[order], self.items[order]
         return users, positives, self.negatives(users, generator)
 
