@@ -35,9 +35,17 @@ SETTINGS: dict[str, dict] = {
     "4096-cosine": {"batch_size": 4096, "learning_rate": 4e-4, "schedule": "cosine", "epochs": 40},
     "8192-softmax": {"batch_size": 8192, "learning_rate": 2e-3, "loss": "softmax"},
     "8192-softmax-2048": {"batch_size": 8192, "learning_rate": 2e-3, "loss": "softmax", "n_negatives": 2048},
+    "fast": {
+        "batch_size": 8192,
+        "order": "users",
+        "learning_rate": 2e-3,
+        "loss": "softmax",
+        "n_layers": 4,
+        "scoring": "cosine",
+    },
     "8192-cosine": {"batch_size": 8192, "learning_rate": 6e-4, "schedule": "cosine", "epochs": 60},
 }
-OF_THE_MODEL = ("loss", "n_negatives")  # the other options are of training
+OF_THE_MODEL = ("loss", "n_negatives", "n_layers", "scoring")  # the other options are of training
 PAPER = "2048"
 MODEL = {
     "tiktok": {"n_layers": 3, "pwc_weight": 0.95, "modality_weights": {"image": 0.1, "audio": 0.9}},
@@ -63,7 +71,7 @@ def configured(dataset: str, name: str, **training) -> tuple[lirdrec.LIRDRecConf
     options = SETTINGS[name]
     of_model = {key: value for key, value in options.items() if key in OF_THE_MODEL}
     of_training = {key: value for key, value in options.items() if key not in OF_THE_MODEL}
-    config = lirdrec.LIRDRecConfig(regularization=1e-3, **MODEL[dataset], **of_model)
+    config = lirdrec.LIRDRecConfig(regularization=1e-3, **{**MODEL[dataset], **of_model})
     return config, lirdrec.TrainConfig(**{**training, **of_training})
 
 

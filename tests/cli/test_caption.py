@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from lirdrec.cli import caption_commands
+from lirdrec.cli import agreeing
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
 from lirdrec.features.captions import run
@@ -52,8 +52,8 @@ def person(monkeypatch):
                 self.asked.append(question)
                 return left.pop(0)
 
-            monkeypatch.setattr(caption_commands, "_asked", asked)
-            monkeypatch.setattr(caption_commands, "_is_terminal", lambda: True)
+            monkeypatch.setattr(agreeing, "_asked", asked)
+            monkeypatch.setattr(agreeing, "_is_terminal", lambda: True)
 
     return Person()
 
@@ -76,7 +76,7 @@ def test_from_pictures_to_vectors(lirdrec, data):
         assert captions(data) == [expected(n) for n in range(8)]
         assert len(server.asked) == 8 + 3
         encoder = f"image=endpoint:{server.url}#embedder"
-        done = lirdrec("features", "tiles", "--caption", encoder, "--drop-without-features")
+        done = lirdrec("features", "tiles", "--caption", encoder, "--drop-without-features", "--yes")
         assert done.exit_code == 0, done.stderr
     found = Dataset.load(data, verify=True).features["image"].values
     assert np.allclose(found, [embed(expected(n)) for n in range(8)])
@@ -87,7 +87,9 @@ def test_a_prompt_of_two_lines_can_be_typed_in_any_shell(lirdrec, data):
     set_item_columns(data, pl.DataFrame({"item": range(8), "caption": [f"tile {n}" for n in range(8)]}))
     with Server() as server:
         model = f"endpoint:{server.url}#m"
-        done = lirdrec("features", "tiles", "--caption", model, "--prompt", r"Instruct: Find similar tiles\nQuery: ")
+        done = lirdrec(
+            "features", "tiles", "--caption", model, "--prompt", r"Instruct: Find similar tiles\nQuery: ", "-y"
+        )
         assert done.exit_code == 0, done.stderr
     texts = sorted(text for body in server.bodies for text in body["input"])
     assert texts[:8] == [f"Instruct: Find similar tiles\nQuery: tile {n}" for n in range(8)]

@@ -411,7 +411,7 @@ class TestEstimate:
     def test_by_a_probe(self):
         probe = [Answer("", tokens_in=n, tokens_out=50, seconds=s) for n, s in ((900, 2.0), (1100, 4.0))]
         one = estimate(self.Fixed(), ATTRIBUTES, 10_000, [*probe, Answer(None, "broken", picture=True)], 0.5, 2.0)
-        assert one.measured and (one.tokens_in, one.tokens_out) == (1000, 50)
+        assert one.measured == 3 and (one.tokens_in, one.tokens_out) == (1000, 50)
         assert one.cost == pytest.approx(10_000 * (1000 * 0.5 + 50 * 2.0) / 1e6) and one.cost == pytest.approx(6.0)
         assert one.time == pytest.approx(10_000 * 3 / 8)
         slow = estimate(self.Fixed(), ATTRIBUTES, 10_000, probe, requests_per_minute=60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lirdrec.cli.agreeing import PerMinuteOption, Plan, PriceInputOption, YesOption, agreed
 from lirdrec.cli.output import JsonOption, console, print_json
 from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from lirdrec.features.captions.captioner import Answer, Captioner
-    from lirdrec.features.captions.estimate import Estimate
+    from lirdrec.features.estimating import Estimate
     from lirdrec.features.captions.run import Captioning
 
 
@@ -47,11 +47,9 @@ def caption(
         bool, typer.Option("--show-attributes", help="Print the attributes as a TOML file to edit, and stop.")
     ] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Pictures to do this time.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it starts.")] = False,
+    yes: YesOption = False,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure 3 pictures for the estimate.")] = True,
-    price_input: Annotated[
-        float | None, typer.Option("--price-input", metavar="PRICE", min=0, help="Of a million tokens read.")
-    ] = None,
+    price_input: PriceInputOption = None,
     price_output: Annotated[
         float | None, typer.Option("--price-output", metavar="PRICE", min=0, help="Of a million tokens written.")
     ] = None,
@@ -70,9 +68,7 @@ def caption(
     ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", help="Server: requests at once.")] = 8,
     timeout: Annotated[float, typer.Option("--timeout", help="Server: seconds to wait for an answer.")] = 120.0,
-    requests_per_minute: Annotated[
-        float | None, typer.Option("--requests-per-minute", help="Server: no more than this.")
-    ] = None,
+    requests_per_minute: PerMinuteOption = None,
     revision: Annotated[
         str | None, typer.Option("--revision", help="Local: commit, tag or branch of the model.")
     ] = None,
@@ -164,35 +160,24 @@ def caption(
 
 def _agree(job: Captioning, outlook: Callable[..., Estimate], n: int, yes: bool, probe: bool) -> int | None:
     """Show what `n` pictures will take and ask; gives the number measured by then, or None for no."""
-    from lirdrec.cli.caption_display import show_estimate
     from lirdrec.data.identifiers import count
     from lirdrec.features.captions.estimate import PROBE
 
-    remote = job.captioner.remote
-    if not yes and not _is_terminal():
-        if not remote:
-            return 0
-        show_estimate(outlook(n), remote)
-        raise ConfigError(
-            f"{count(n, 'picture')} would be sent to {job.captioner.place}, and nobody is there to agree: say --yes"
-        )
-    answers: list[Answer] = []
-    if probe and n > PROBE and (yes or _asked(f"Measure the first {PROBE} pictures? Their captions are kept")):
+    def measured() -> list[Answer]:
+        answers: list[Answer] = []
         job.work(PROBE, answers.append)
-    show_estimate(outlook(n - len(answers), probe=answers), remote)
-    if yes or _asked("Go on?"):
-        return len(answers)
+        return answers
+
+    def expected(answers: list[Answer] | None) -> Estimate:
+        return outlook(n - len(answers or ()), probe=answers or ())
+
+    question = f"Measure the first {PROBE} pictures? Their captions are kept" if probe and n > PROBE else None
+    go, answers = agreed(Plan(expected, job.captioner.place, job.captioner.remote, question, measured), yes)
+    if go:
+        return len(answers or ())
     if answers:
         console(errors=True).print(f"{count(len(answers), 'caption')} kept; the same command goes on", soft_wrap=True)
     return None
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _asked(question: str) -> bool:
-    return typer.confirm(question, default=True, err=True)
 
 
 def _files(dataset: Path, images: Path | None, export: Path | None, take: Path | None, report: Path | None) -> None:

@@ -9,9 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lirdrec.cli.output import console, table
 from lirdrec.cli.settings import settings
 from lirdrec.data.identifiers import count
-from lirdrec.experiments.engine.progress import duration
 from lirdrec.features.captions.captioner import Answer
-from lirdrec.features.captions.estimate import PROBE, Estimate
 from lirdrec.features.captions.results import PROBLEMS
 from lirdrec.features.captions.run import Captioning, Outcome
 
@@ -64,27 +62,6 @@ def show_survey(job: Captioning) -> None:
     ]
     shown = [[name, f"{n:,}", said] for name, n, said in rows if n]
     console(errors=True).print(table(None, ["", "number", " "], shown, right=("number",)))
-
-
-def show_estimate(one: Estimate, remote: bool) -> None:
-    """What it will take."""
-    if settings.quiet:
-        return
-    how = f"measured on {PROBE} pictures" if one.measured else "by a rule of thumb; models differ much"
-    assert one.tokens_in is not None and one.tokens_out is not None
-    rows = [
-        ["pictures", f"{one.pictures:,}", ""],
-        ["tokens read", f"{one.pictures * one.tokens_in:,.0f}", f"{one.tokens_in:,.0f} a picture, {how}"],
-        ["tokens written", f"{one.pictures * one.tokens_out:,.0f}", f"{one.tokens_out:,.0f} a picture, {how}"],
-    ]
-    if remote:
-        cost = one.cost
-        said = "not known: give --price-input and --price-output, per million tokens" if cost is None else ""
-        rows.append(["cost", "?" if cost is None else f"{cost:,.2f}", said or "in the currency of the prices"])
-    time = one.time
-    pace = f"{count(one.concurrency, 'request')} at once" if remote else ""
-    rows.append(["time", "?" if time is None else f"about {duration(time)}", pace if time else "not measured"])
-    console(errors=True).print(table("What it will take", ["", "altogether", " "], rows, right=("altogether",)))
 
 
 def show_outcome(dataset: Path, outcome: Outcome) -> None:

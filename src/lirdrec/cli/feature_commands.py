@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lirdrec.cli.agreeing import PerMinuteOption, Plan, PriceInputOption, YesOption, agreed
 from lirdrec.cli.data_commands import named_file
 from lirdrec.cli.output import JsonOption, console, print_json, table
 from lirdrec.cli.settings import settings
@@ -18,7 +20,7 @@ from lirdrec.errors import ConfigError, TrainingError
 if TYPE_CHECKING:
     from lirdrec.features.choosing import What
     from lirdrec.features.encoding import Loop
-    from lirdrec.features.making import Job
+    from lirdrec.features.making import Job, MatrixWork
     from lirdrec.features.run import Made
 
 EXTRA = 'pip install "lirdrec[encoders]"'
@@ -78,6 +80,16 @@ def features(
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster (or: local).")
     ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", help="Server: requests at once.", show_default="8")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Server: seconds to wait for an answer.", show_default="120")
+    ] = None,
+    requests_per_minute: PerMinuteOption = None,
+    price_input: PriceInputOption = None,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a request for the estimate.")] = True,
+    yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
     """Encode texts and pictures. Stopped at any moment, the same command goes on; only what changed is encoded again.
@@ -111,6 +123,9 @@ def features(
         "device": device,
         "precision": precision,
         "revision": revision,
+        "concurrency": concurrency,
+        "timeout": timeout,
+        "requests_per_minute": requests_per_minute,
     }
     if added and not wanted:
         others = {"text_template": template, "images": images, "batch_size": batch_size, "reuse": reuse, "ray": ray}
@@ -124,6 +139,7 @@ def features(
         images=images,
         options=options,
     )
+    _check_server(jobs, price_input, requests_per_minute, ray)
     _check_added(dataset, added, [job.name for job in jobs], replace)
     with ExitStack() as stack:
         stack.enter_context(_kept(dataset))
@@ -142,12 +158,50 @@ def features(
             replace=replace,
             progress=not settings.quiet and not json,
             loop=loop,
+            before=partial(_agree, price=price_input, probe=probe, yes=yes),
         )
     if json:
         print_json([_plain(one) for one in made])
     else:
         _show(dataset, jobs, made, template)
     _add(dataset, added, replace, json)
+
+
+def _check_server(jobs: Sequence[Job], price: float | None, per_minute: float | None, ray: str | None) -> None:
+    from lirdrec.features.text.endpoint import EndpointText
+
+    if price is not None and not any(isinstance(job.encoder, EndpointText) for job in jobs):
+        raise ConfigError("--price-input: no server is asked that could have a price; leave it out")
+    if per_minute is not None and ray is not None:
+        raise ConfigError("--requests-per-minute: each worker of --ray would ask so often; leave one of them out")
+
+
+def _agree(works: Sequence[MatrixWork], price: float | None, probe: bool, yes: bool) -> None:
+    """Show what servers will get and what it takes, and ask; a no ends the command."""
+    from lirdrec.features.text.endpoint import EndpointText, Measured
+    from lirdrec.features.text.estimate import Waiting, estimate
+
+    for encoder in dict.fromkeys(work.job.encoder for work in works):
+        if not isinstance(encoder, EndpointText):
+            continue
+        waiting = Waiting(encoder)
+        for work in works:
+            if work.job.encoder is encoder:
+                for texts in work.waiting():
+                    waiting.add(texts)
+        if not waiting.texts:
+            continue
+        place = f"{encoder.endpoint.name}, model {encoder.model}"
+        question = f"Measure one request of {len(waiting.first)} texts?"
+        plan = Plan[Measured | None](
+            partial(estimate, waiting, price=price),
+            place,
+            True,
+            question if probe and waiting.texts > len(waiting.first) else None,
+            partial(encoder.measure, waiting.first),
+        )
+        if not agreed(plan, yes)[0]:
+            raise typer.Exit
 
 
 def _refuse_unused(options: Mapping[str, object]) -> None:

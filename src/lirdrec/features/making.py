@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lirdrec import __version__
 from lirdrec.data.matrices import check_name
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError
-from lirdrec.features.encoder import Encoder
+from lirdrec.features.encoder import Encoder, Input
 from lirdrec.features.encoding import Advance, Arrays, Facts, Loop, Task, encode_shard
 from lirdrec.features.fitting import State, bare, fit, identity, json_like
 from lirdrec.features.joining import Joined, join
@@ -116,20 +117,19 @@ class MatrixWork:
         """Make all shards that are not sealed yet, and those whose inputs are other ones now."""
         started = time.perf_counter()
         asked = self.job.encoder.batch_size if batch_size is None else batch_size
-        self._outdated = self._sealed_of_other_inputs()
-        pending = sorted([*self.shards.pending(), *self._outdated])
+        pending = self._pending
         todo = sum(len(self.shards.rows(index)) for index in pending)
         self.resumed = self.shards.n_rows - todo
         if not pending:
             return
         self._batch_size, self._asked = self._batch_to_go_on_with(pending[0], asked), asked
-        known = Known(self.folders, self.identity)
         halfway: dict[int, _Halfway] = {}
         with progress_bar(self.job.name, self.shards.n_rows, self.resumed, progress) as advance:
-            tasks = self._tasks(pending, known, halfway, advance)
+            tasks = self._tasks(pending, halfway, advance)
             for index, arrays, facts in loop(self.job.encoder, tasks, self._batch_size, advance):
                 self._batch_size = min(self._batch_size, facts["batch_size"])
                 self._seal(index, *halfway.pop(index).merged(arrays, facts))
+        self.__dict__.pop("_known", None)  # its maps of files
         self.seconds = time.perf_counter() - started
 
     def join(self, keep: np.ndarray | None = None) -> Joined:
@@ -156,14 +156,37 @@ class MatrixWork:
             "lirdrec": __version__,
         }
 
-    def _tasks(
-        self, pending: Iterable[int], known: Known, halfway: dict[int, _Halfway], advance: Advance
-    ) -> Iterator[Task]:
+    def waiting(self) -> Iterator[list[Input]]:
+        """The inputs that `run` will encode, shard by shard, equal ones once: not those that have a vector already."""
+        for index in self._pending:
+            rows = self.shards.rows(index)
+            items = self.job.source.read(rows.start, rows.stop)
+            found, *_ = self._look_up(index, _keys(items))
+            wanted = [item for item, has in zip(items, found, strict=True) if not has]
+            yield list({item.key: item.value for item in wanted if item.value is not None}.values())
+
+    @cached_property
+    def _outdated(self) -> list[int]:
+        return self._sealed_of_other_inputs()
+
+    @cached_property
+    def _pending(self) -> list[int]:
+        return sorted([*self.shards.pending(), *self._outdated])
+
+    @cached_property
+    def _known(self) -> Known:
+        return Known(self.folders, self.identity)
+
+    def _look_up(self, index: int, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """The vectors of a shard that are known already, as `Known.look_up` gives them."""
+        return self._sealed(index, keys) if index in self._outdated else self._known.look_up(keys)
+
+    def _tasks(self, pending: Iterable[int], halfway: dict[int, _Halfway], advance: Advance) -> Iterator[Task]:
         for index in pending:
             rows = self.shards.rows(index)
             items = self.job.source.read(rows.start, rows.stop)
             keys = _keys(items)
-            found, vectors, cut = self._sealed(index, keys) if index in self._outdated else known.look_up(keys)
+            found, vectors, cut = self._look_up(index, keys)
             todo = np.flatnonzero(~found)
             wanted = [items[place] for place in todo]
             one = _Halfway(todo, keys, found, vectors, cut)

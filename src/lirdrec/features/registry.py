@@ -22,7 +22,8 @@ DEFAULTS: Mapping[Kind, str] = {"text": HASHED, "image": DESCRIPTOR}
 # What each kind of encoder can be told, beside its model.
 _LANGUAGE = ("pooling", "prompt", "max_length", "device", "precision", "revision")
 _VISION = ("device", "precision", "revision")
-_OF_MACHINE = ("device",)  # says nothing about the vectors
+_SERVER = ("concurrency", "timeout", "requests_per_minute")
+_OF_MACHINE = ("device", *_SERVER)  # says nothing about the vectors
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ class Choice:
         if self.model == HASHED:
             return ("dims",)
         if self.model.startswith(ENDPOINT):
-            return ("dims", "prompt")
+            return ("dims", "prompt", *_SERVER)
         if self.kind == "text":
             return _LANGUAGE
-        return {DESCRIPTOR: (), EFFICIENTNET: _OF_MACHINE}.get(self.model, _VISION)
+        return {DESCRIPTOR: (), EFFICIENTNET: ("device",)}.get(self.model, _VISION)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def text_encoder(name: str, **options: Any) -> Encoder:
     Args:
         name: `hashed`, `minilm`, `endpoint:URL#MODEL`, or a sentence-transformers or Hugging Face model by its name or
             folder.
-        options: of `hashed`: dims; of a server: dims, prompt; of the others: pooling, prompt, max_length, device,
+        options: of `hashed`: dims; of a server: dims, prompt, concurrency, timeout, requests_per_minute; of the others: pooling, prompt, max_length, device,
             precision, revision.
 
     Raises:
@@ -169,7 +170,8 @@ def _text(model: str, options: dict[str, Any]) -> Encoder:
                 f"{model}: name the server and its model as endpoint:URL#MODEL,"
                 " for instance endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct"
             )
-        return EndpointText(Endpoint(url), served, **options)
+        of_server = {name: options.pop(name) for name in _SERVER if name in options}
+        return EndpointText(Endpoint(url, **of_server), served, **options)
     from lirdrec.features.text.sentences import SentenceEncoder
 
     if model == MINILM:

@@ -46,6 +46,13 @@ def message_of(answer: Any) -> str | None:
     return None if found is None else found if isinstance(found, str) else json.dumps(found)
 
 
+def tokens_of(answer: Any, name: str) -> int | None:
+    """What an answer says of its tokens, such as `prompt_tokens`; None where it says nothing."""
+    usage = answer.get("usage") if isinstance(answer, Mapping) else None
+    found = usage.get(name) if isinstance(usage, Mapping) else None
+    return found if isinstance(found, int) else None
+
+
 def retry_after(text: str | None) -> float | None:
     """Seconds of a Retry-After header, which holds a number or a date."""
     if not text:

@@ -6,7 +6,7 @@ Whoever runs the shards elsewhere than in this process finds the contract of a `
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,7 @@ def make_features(
     replace: bool = False,
     progress: bool = True,
     loop: Loop = local,
+    before: Callable[[Sequence[MatrixWork]], None] = lambda works: None,
 ) -> list[Made]:
     """Make feature matrices of a prepared dataset and add them to it, all together.
 
@@ -113,6 +114,7 @@ def make_features(
         replace: replace a matrix of the same name even if it came with the data, or another encoder made it.
         progress: show a bar on the error stream.
         loop: what runs the shards; see `encoding.py`.
+        before: told what there is to do before anything is encoded; what it raises ends the call.
 
     Raises:
         ConfigError: two jobs of one name, a matrix that is not to be replaced, or unfinished work of other settings.
@@ -132,6 +134,7 @@ def make_features(
             for job in jobs:
                 spare(folder, job)
         works = [MatrixWork(folder, place, job, restart, None if reuse is None else Path(reuse)) for job in jobs]
+        before(works)
         for at, work in enumerate(works):
             work.run(batch_size, progress, loop)
             if not any(later.job.encoder is work.job.encoder for later in works[at + 1 :]):

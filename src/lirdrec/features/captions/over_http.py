@@ -14,7 +14,7 @@ from lirdrec.configuration import at_least
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.captions.captioner import SIDE, Answer, Captioner
 from lirdrec.features.endpoint import Endpoint
-from lirdrec.features.replies import GaveUp, Passing, Refused
+from lirdrec.features.replies import GaveUp, Passing, Refused, tokens_of
 
 QUALITY = 90  # of the JPEG that is sent
 
@@ -109,9 +109,5 @@ def _read(answer: Any, begun: float) -> Answer:
         return Answer(None, f"the model declines: {' '.join(str(refusal or 'its filter of contents').split())[:200]}")
     if not isinstance(content, str) or not content.strip():
         raise Passing("the server's answer is empty")
-    usage = answer.get("usage")
-    usage = usage if isinstance(usage, Mapping) else {}
-    tokens = [
-        usage.get(name) if isinstance(usage.get(name), int) else None for name in ("prompt_tokens", "completion_tokens")
-    ]
-    return Answer(content, tokens_in=tokens[0], tokens_out=tokens[1], seconds=time.monotonic() - begun)
+    n_in, n_out = tokens_of(answer, "prompt_tokens"), tokens_of(answer, "completion_tokens")
+    return Answer(content, tokens_in=n_in, tokens_out=n_out, seconds=time.monotonic() - begun)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,10 +14,22 @@ from lirdrec.configuration import at_least
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Prepared
 from lirdrec.features.endpoint import Endpoint
-from lirdrec.features.replies import GaveUp, Passing, Refused
+from lirdrec.features.replies import GaveUp, Passing, Refused, tokens_of
 
 TEXTS = 64  # of a request
 SURE = 4  # texts in a row that are refused one by one: then it is not the texts' fault
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one request took: the letters that were sent, the tokens that the server counted (or None), the seconds."""
+
+    letters: int
+    tokens: int | None
+    seconds: float
 
 
 class EndpointText(Encoder):
@@ -80,6 +94,16 @@ class EndpointText(Encoder):
         """Without connections."""
         self.endpoint.close()
 
+    def measure(self, texts: Sequence[str]) -> Measured | None:
+        """What one request of texts takes; None where the server refuses it. The vectors are not kept."""
+        texts = [self.prompt + text for text in texts]
+        begun = time.monotonic()
+        try:
+            tokens = self._ask(texts, partial(tokens_of, name="prompt_tokens"))
+        except Refused:
+            return None
+        return Measured(sum(map(len, texts)), tokens, time.monotonic() - begun)
+
     def _part(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """The vectors of one request; where it is refused, of its texts one by one, to find those that are at fault."""
         try:
@@ -99,11 +123,14 @@ class EndpointText(Encoder):
         return vectors, problems
 
     def _request(self, texts: Sequence[str]) -> np.ndarray:
+        return self._ask(texts, partial(_read, n=len(texts), dims=self._known_dims))
+
+    def _ask(self, texts: Sequence[str], read: Callable[[Any], T]) -> T:
         body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
         if self._asked_dims is not None:
             body["dimensions"] = self._asked_dims
         try:
-            return self.endpoint.ask("/embeddings", body, partial(_read, n=len(texts), dims=self._known_dims))
+            return self.endpoint.ask("/embeddings", body, read)
         except GaveUp as error:
             raise TrainingError(
                 f"{self.endpoint.name}, model {self.model}: {error}; what is done is kept, the same command goes on"
