@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from lirdrec.cli import agreeing
 from lirdrec.cli.main import app
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.identifiers import IdMap
@@ -46,6 +47,25 @@ def run(tmp_path) -> Path:
         scorer, IdMap([1, 2], "user"), IdMap([10, 20, 30], "item"), table, train, info={"dataset": "d", "model": "m"}
     )
     return made.save(tmp_path / "run")
+
+
+@pytest.fixture
+def person(monkeypatch):
+    """Somebody at a terminal; `person(True, False)` gives the answers, `person.asked` has the questions."""
+
+    class Person:
+        def __call__(self, *answers: bool) -> None:
+            left = list(answers)
+            self.asked: list[str] = []
+
+            def asked(question: str) -> bool:
+                self.asked.append(question)
+                return left.pop(0)
+
+            monkeypatch.setattr(agreeing, "_asked", asked)
+            monkeypatch.setattr(agreeing, "_is_terminal", lambda: True)
+
+    return Person()
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from lirdrec.cli import agreeing
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
 from lirdrec.features.captions import run
@@ -37,25 +36,6 @@ def data(tmp_path, monkeypatch) -> Path:
     return with_images(Dataset.from_frames(pairs, split="none", name="tiles"), tmp_path / "covers").save(
         tmp_path / "tiles"
     )
-
-
-@pytest.fixture
-def person(monkeypatch):
-    """Somebody at a terminal; `person(True, False)` gives the answers, `person.asked` has the questions."""
-
-    class Person:
-        def __call__(self, *answers: bool) -> None:
-            left = list(answers)
-            self.asked: list[str] = []
-
-            def asked(question: str) -> bool:
-                self.asked.append(question)
-                return left.pop(0)
-
-            monkeypatch.setattr(agreeing, "_asked", asked)
-            monkeypatch.setattr(agreeing, "_is_terminal", lambda: True)
-
-    return Person()
 
 
 def captions(data: Path) -> list:
@@ -199,7 +179,7 @@ def test_edited_by_a_person_and_looked_at(lirdrec, data):
 BAD = [
     (["caption"], "name the prepared dataset: lirdrec caption DATASET"),
     (["caption", "nowhere"], "nowhere: not a prepared dataset"),
-    (["caption", "tiles", "--endpoint", "localhost", "--model", "m"], "--endpoint 'localhost': is no address"),
+    (["caption", "tiles", "--endpoint", "localhost", "--model", "m"], "'localhost' is no address of a server"),
     (
         ["caption", "tiles", "--endpoint", "http://localhost"],
         "--endpoint needs the name that the server gives its model",

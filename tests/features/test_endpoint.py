@@ -112,7 +112,10 @@ STOPS = [
     (402, "the server does not allow it (402"),
     (403, "the server does not allow it (403"),
     (404, "no such model or address (404"),
-    ((307, {"Location": "https://elsewhere.example/v1"}), "has moved to https://elsewhere.example/v1; give --endpoint"),
+    (
+        (307, {"Location": "https://elsewhere.example/v1"}),
+        "has moved to https://elsewhere.example/v1; give the",
+    ),
 ]
 
 
@@ -143,7 +146,7 @@ def test_no_server_stops_at_once_and_one_that_went_away_after_all_attempts(endpo
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(TrainingError, match=r"no server answers there .*; start it, or mend --endpoint"):
+    with pytest.raises(TrainingError, match=r"no server answers there .*; start it, or mend its address"):
         endpoint(nobody).ask("/embeddings", BODY, texts)
     assert not waits
     with Server() as server:

@@ -16,8 +16,8 @@ from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from lirdrec.features.captions.captioner import Answer, Captioner
-    from lirdrec.features.estimating import Estimate
     from lirdrec.features.captions.run import Captioning
+    from lirdrec.features.estimating import Estimate
 
 
 def register(app: typer.Typer) -> None:

@@ -181,7 +181,7 @@ class Endpoint:
             said = self.scrub(str(error)) or type(error).__name__
             if not self._answered:
                 raise TrainingError(
-                    f"{self.name}: no server answers there ({said}); start it, or mend --endpoint"
+                    f"{self.name}: no server answers there ({said}); start it, or mend its address"
                 ) from None
             raise Passing(f"the server is gone ({said})", gone=True) from None
         except httpx.TimeoutException:
@@ -212,10 +212,10 @@ class Endpoint:
         if status == 402 or (status == 403 and not self._succeeded):  # later, a 403 is about one picture: moderation
             raise ConfigError(f"{self.name}: the server does not allow it ({about}); look at the account and its key")
         if status in (404, 405):
-            raise ConfigError(f"{self.name}: no such model or address ({about}); look at --model and --endpoint")
+            raise ConfigError(f"{self.name}: no such model or address ({about}); look at both")
         if 300 <= status < 400:
             to = self.scrub(response.headers.get("location", "somewhere else"))
-            raise ConfigError(f"{self.name}: the address has moved to {to}; give --endpoint the new one")
+            raise ConfigError(f"{self.name}: the address has moved to {to}; give the new one")
         raise Refused(f"the server refuses it ({about})")
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
@@ -254,10 +254,10 @@ def _address(url: str) -> httpx.URL:
         address = httpx.URL(url.strip())
     except (httpx.InvalidURL, TypeError) as error:
         raise ConfigError(
-            f"--endpoint {url!r}: is no address ({error}); write it as http://localhost:8000/v1"
+            f"{url!r} is no address of a server ({error}); write it as http://localhost:8000/v1"
         ) from None
     if address.scheme not in ("http", "https") or not address.host:
-        raise ConfigError(f"--endpoint {url!r}: is no address; write it as http://localhost:8000/v1")
+        raise ConfigError(f"{url!r} is no address of a server; write it as http://localhost:8000/v1")
     path = address.path.rstrip("/")
     for route in ROUTES:
         path = path.removesuffix(route)

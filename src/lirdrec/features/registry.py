@@ -95,8 +95,8 @@ def text_encoder(name: str, **options: Any) -> Encoder:
     Args:
         name: `hashed`, `minilm`, `endpoint:URL#MODEL`, or a sentence-transformers or Hugging Face model by its name or
             folder.
-        options: of `hashed`: dims; of a server: dims, prompt, concurrency, timeout, requests_per_minute; of the others: pooling, prompt, max_length, device,
-            precision, revision.
+        options: of `hashed`: dims; of a server: dims, prompt, concurrency, timeout, requests_per_minute; of the
+            others: pooling, prompt, max_length, device, precision, revision.
 
     Raises:
         ConfigError: an option that it does not take, or a package that is not installed.

@@ -76,14 +76,16 @@ def features_lock(folder: str | Path) -> Iterator[Path]:
         RunFolderError: another process makes some in it, or it cannot be written.
     """
     folder = Path(folder)
-    with folder_lock(
-        folder / WORK,
-        lambda owner: f"{folder}: another process{owner} is making features of this dataset; wait until it ends",
-        tidy=True,
-    ) as work:
-        yield work
-    with suppress(OSError):  # captions may lie beside
-        (folder / WORK).parent.rmdir()
+    try:
+        with folder_lock(
+            folder / WORK,
+            lambda owner: f"{folder}: another process{owner} is making features of this dataset; wait until it ends",
+            tidy=True,
+        ) as work:
+            yield work
+    finally:
+        with suppress(OSError):  # captions may lie beside, or unfinished work
+            (folder / WORK).parent.rmdir()
 
 
 def make_features(
