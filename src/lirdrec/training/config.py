@@ -16,7 +16,7 @@ class TrainConfig:
     epochs: int = option(1000, "at most this many passes over the training pairs")
     batch_size: int = option(2048, "training pairs per step; a step costs the whole graph whatever the batch")
     order: Literal["pairs", "users"] = option(
-        "pairs", "what is shuffled; users: batches hold all pairs of their users, so softmax asks once for each"
+        "pairs", "what is shuffled; users: all pairs of a user in one batch, for softmax, which then asks once for each"
     )
     learning_rate: float = option(1e-4, "of Adam, at the end of the warm-up")
     schedule: Literal["constant", "cosine"] = option("constant", "learning rate over the epochs; cosine falls to zero")
