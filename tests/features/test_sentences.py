@@ -21,6 +21,8 @@ from lirdrec.features.text import sentences
 from lirdrec.features.text.loading import load
 from lirdrec.features.text.sentences import SentenceEncoder
 
+from . import tiny_models
+
 pytest.importorskip("sentence_transformers", reason='sentence-transformers is missing: pip install "lirdrec[encoders]"')
 
 WORDS = ["red", "blue", "boots", "tent", "lamp", "bike", "for", "two", "persons", "with", "and", "a", "the", "in", "of"]
@@ -88,25 +90,7 @@ def bert(folder: Path, **options) -> Path:
 
 
 def mistral(folder: Path, padding_side: str = "right") -> Path:
-    """A decoder as e5-mistral is published: causal, its last token's vector."""
-    import torch
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(2)
-    config = MistralConfig(
-        vocab_size=40,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        sliding_window=None,
-    )
-    MistralForCausalLM(config).save_pretrained(folder)
-    tokeniser("mistral", padding_side).save_pretrained(folder)
-    return folder
+    return tiny_models.mistral(folder, tokeniser("mistral", padding_side))
 
 
 def modules(folder: Path, *names: str, pooling: str = "mean", prompts: dict | None = None, **settings) -> Path:

@@ -136,6 +136,27 @@ def _save(folder: Path, model: Any, processor: Any, words: Any) -> Path:
     return folder
 
 
+def mistral(folder: Path, words: Any) -> Path:
+    """A decoder as e5-mistral is published: causal, its last token's vector."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(2)
+    config = MistralConfig(
+        vocab_size=max(40, len(words)),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        sliding_window=None,
+    )
+    MistralForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
 def teach(folder: Path, prompt: str, pictures: list[Any], answers: list[str]) -> None:
     """Overfit a model of this file until it gives each picture (all of one size) its answer; the folder is replaced."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
