@@ -257,9 +257,25 @@ BAD = [
         "--features text.npy: write it as NAME=FILE",
     ),
     (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--features", "t=no.npy"], "no.npy: no such file"),
-    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--held-out", 2], "held_out is 2.0; it must lie between 0 and 1"),
-    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--split", "halves"], "ratings.csv: no column 'halves'"),
+    (
+        ["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--held-out", 2],
+        "the share held out is 2.0; it must lie between 0 and 1",
+    ),
+    (
+        ["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--split", "halves"],
+        "ratings.csv: 'halves' is neither a way to split nor a column; choose one of random, cold_items",
+    ),
     (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--k-core", 99], "ratings.csv: no interaction is left after"),
+    (
+        ["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--split", "randon"],
+        "ratings.csv: 'randon' is neither a way to split nor a column; did you mean 'random'?",
+    ),
+    (
+        ["prepare", "ratings.csv", "-o", "x", *COLUMNS[:4], "--min-rating", 4],
+        "a least rating needs the name of the column",
+    ),
+    (["prepare", "sheet.xlsx", "-o", "x"], "sheet.xlsx: spreadsheets are not read; save its sheet as CSV"),
+    (["prepare", "cut.csv.gz", "-o", "x"], "cut.csv.gz: the gzip file is cut short"),
     (["inspect", "nowhere"], "nowhere: no such"),
     (["inspect", "taken"], "taken: neither a prepared dataset (no manifest.json) nor an MMRec or RecBole folder"),
     (["prepare", "raw", "-o", "x", "--k-core", 5], "--k-core: raw is an MMRec folder, which keeps its own split"),
@@ -273,6 +289,8 @@ def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, raw, arg
     (raw / "taken" / "thesis.tex").write_text("")
     (raw / "raw" / "x.inter").write_text("userID\titemID\tx_label\n0\t0\t0\n")
     (raw / "r.csv").write_text("A1,B000F83SZQ,5.0,1\n")
+    (raw / "sheet.xlsx").write_bytes(b"PK\3\4" + bytes(100))
+    (raw / "cut.csv.gz").write_bytes(gzip.compress(b"user,item\n1,2\n" * 99)[:-20])
     before = files(raw)
     result = lirdrec(*arguments)
     assert result.stderr.startswith(f"lirdrec: {sentence}")

@@ -156,7 +156,7 @@ def test_features_as_a_frame_of_vectors(interactions):
 def test_an_unknown_option_offers_the_nearest(interactions):
     with pytest.raises(ConfigError, match="unknown key 'k_cor'; did you mean 'k_core'"):
         Dataset.from_frames(interactions, k_cor=5)
-    with pytest.raises(ConfigError, match="min_rating needs the name of the column of ratings"):
+    with pytest.raises(ConfigError, match="a least rating needs the name of the column of ratings"):
         Dataset.from_frames(interactions, min_rating=5)
 
 
@@ -204,9 +204,9 @@ NAN[2, 1], NAN[6, 0] = np.nan, np.inf
         ),
         ({"rating": "item", "min_rating": 2}, "column 'item' has 'i"),
         ({"rating": "rating", "min_rating": 9}, "the interactions: no interaction is left after preparation (rows 30,"),
-        ({"k_core": 40}, "no interaction is left after preparation (rows 30, repeated_pairs 0, k_core 40"),
+        ({"k_core": 40}, "no interaction is left after preparation (rows 30, repeated pairs 0, k core 40"),
         ({"split": "temporal"}, "split 'temporal' needs to know when things happened"),
-        ({"split": "fold"}, "the interactions: no column 'fold'"),
+        ({"split": "fold"}, "the interactions: 'fold' is neither a way to split nor a column; choose one of random"),
         ({"split": "item"}, "the interactions: split label 'i"),
         ({"timestamp": "user"}, "times must be whole numbers or dates like 2024-05-31T12:00:00"),
     ],

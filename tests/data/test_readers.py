@@ -1,5 +1,6 @@
 """Files of every kind: the same content gives the same dataset, and every fault gets one sentence."""
 
+import gzip
 import pickle
 import re
 
@@ -19,7 +20,11 @@ SPLITS = ("train", "valid", "test")
 
 
 def write_table(frame, path):
-    if path.suffix == ".parquet":
+    if path.suffix == ".gz":
+        packed = write_table(frame, path.with_suffix("")).read_bytes()
+        path.with_suffix("").unlink()
+        path.write_bytes(gzip.compress(packed))
+    elif path.suffix == ".parquet":
         frame.write_parquet(path)
     elif path.suffix == ".csv":
         frame.write_csv(path)
@@ -50,7 +55,7 @@ def test_files_give_what_frames_give(tmp_path_factory, rows, suffix):
     assert_same_pairs(read_interactions(path, **names), Dataset.from_frames(frame, **names))
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz"])
 def test_tables_with_items_and_features(dataset, interactions, items, image, tmp_path, suffix):
     write_table(interactions, tmp_path / f"pairs{suffix}")
     write_table(items, tmp_path / f"items{suffix}")
@@ -356,7 +361,7 @@ def test_mmrec_folders(mmrec):
         ),
         (lambda f: (f / "shop.inter").write_text(INTER + "9\tx\t0\n"), "item id 'x' in line 7 is not an integer"),
         (lambda f: (f / "shop.inter").write_text(INTER + "9\t1\t3\n"), "split label '3' in line 7; use 0, 1, 2"),
-        (lambda f: (f / "shop.inter").write_text(INTER + "9\t1"), "split label None in line 7"),
+        (lambda f: (f / "shop.inter").write_text(INTER + "9\t1"), "no split label in line 7"),
         (
             lambda f: np.save(f / "smell_feat.npy", np.ones((3, 3))),
             "different numbers of rows: image_feat.npy 4, smell_feat",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.configuration import make
+from lirdrec.configuration import make, nearest
 from lirdrec.data.aligning import FeatureFile, align, as_feature_file, same_type
 from lirdrec.data.columns import ITEM, SPLITS, USER
 from lirdrec.data.dataset import Dataset, Interactions
@@ -70,6 +70,13 @@ def build(
 ) -> Dataset:
     """Follow the recipe. `table`, `items` and `features` are what was read; see `from_frames` for the errors."""
     label_column = recipe.split if recipe.split not in METHODS else None
+    if label_column is not None and label_column not in table.frame.columns:
+        columns = table.frame.columns
+        choice = f"choose one of {', '.join(METHODS)}, or a column of labels; it has {', '.join(columns)}"
+        raise DataError(
+            f"{table.where}: '{label_column}' is neither a way to split nor a column;"
+            f" {nearest(label_column, [*METHODS, *columns], choice)}"
+        )
     needed = [recipe.user, recipe.item, recipe.timestamp, recipe.rating, label_column]
     table.need([column for column in needed if column is not None])
     if table.frame.height == 0:
@@ -300,4 +307,4 @@ def _renumber(ids: IdMap, rows: np.ndarray) -> tuple[IdMap, np.ndarray]:
 
 
 def _words(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in counts.items())
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items())

@@ -40,10 +40,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.min_rating is not None and self.rating is None:
-            raise ConfigError("min_rating needs the name of the column of ratings (rating=…)")
+            raise ConfigError("a least rating needs the name of the column of ratings (--rating COLUMN)")
         if self.k_core < 0:
-            raise ConfigError(f"k_core is {self.k_core}; it must be 0 or more")
+            raise ConfigError(f"the k-core is {self.k_core}; it must be 0 or more")
         if not 0 < self.held_out < 1:
-            raise ConfigError(f"held_out is {self.held_out}; it must lie between 0 and 1")
+            raise ConfigError(f"the share held out is {self.held_out}; it must lie between 0 and 1")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; it must be 0 or more")

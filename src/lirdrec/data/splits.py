@@ -43,9 +43,9 @@ def split_labels(
         DataError: an unknown method, no timestamps where they are needed, or too little data to split.
     """
     if not 0 < held_out < 1:
-        raise DataError(f"held_out is {held_out}; it must lie between 0 and 1")
+        raise DataError(f"the share held out is {held_out}; it must lie between 0 and 1")
     if method in ("temporal", "global_time", "leave_last_out") and timestamps is None:
-        raise DataError(f"split '{method}' needs to know when things happened: name the column (timestamp=…)")
+        raise DataError(f"split '{method}' needs to know when things happened: name the column (--timestamp COLUMN)")
     rng = np.random.default_rng(seed)
     if method == "none":
         return np.zeros(len(users), dtype=np.int8)
@@ -90,9 +90,8 @@ def given_labels(column: pl.Series, where: str, at: str = "row", first_row: int 
     labels = words.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
     if labels.null_count():
         row = labels.is_null().arg_true()[0]
-        raise DataError(
-            f"{where}: split label {column[row]!r} in {at} {row + first_row}; use 0, 1, 2 or train, valid, test"
-        )
+        label = "no split label" if column[row] is None else f"split label {column[row]!r}"
+        raise DataError(f"{where}: {label} in {at} {row + first_row}; use 0, 1, 2 or train, valid, test")
     return labels.to_numpy()
 
 

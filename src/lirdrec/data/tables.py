@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from lirdrec.data.compressed import exists, is_gzip, open_bytes
 from lirdrec.data.frames import first_line
 from lirdrec.errors import DataError
 
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
 
 
@@ -58,6 +61,8 @@ class Table:
 def read_table(path: str | Path, text: str | None = None, separator: str | None = None) -> Table:
     """Read a CSV, TSV or Parquet file, chosen by its ending (any other ending is read as text with `separator`).
 
+    A text file may be gzipped: `sales.csv.gz`.
+
     Args:
         path: the file.
         text: by default every column of a text file is kept as strings (the caller turns them into what they are);
@@ -69,24 +74,17 @@ def read_table(path: str | Path, text: str | None = None, separator: str | None 
     """
     path = Path(path)
     exists(path)
-    if path.suffix.lower() in (".parquet", ".pq"):
+    ending = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+    if ending in SPREADSHEETS:
+        raise DataError(f"{path}: spreadsheets are not read; save its sheet as CSV (UTF-8, with commas) and name that")
+    if ending in (".parquet", ".pq"):
         table = Table(_read_parquet(path), str(path))
     else:
-        separator = separator or SEPARATORS.get(path.suffix.lower(), ",")
+        separator = separator or SEPARATORS.get(ending, ",")
         table = Table(_read_text(path, separator, text), str(path), text=True, lines=True)
     if table.frame.height == 0:
         raise DataError(f"{path}: has column names but no rows")
     return table
-
-
-def exists(path: Path) -> None:
-    """Raise a DataError unless `path` is a file with something in it."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name a file")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty")
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
@@ -112,10 +110,12 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 
 def _read_text(path: Path, separator: str, text: str | None) -> pl.DataFrame:
-    _check_utf8(path)
+    content = _check_utf8(path)
+    source = io.BytesIO(content) if is_gzip(path) else path
+    del content
     try:
         return pl.read_csv(
-            path,
+            source,
             separator=separator,
             infer_schema=text is not None,
             schema_overrides=None if text is None else {text: pl.String},
@@ -128,7 +128,7 @@ def _read_text(path: Path, separator: str, text: str | None) -> pl.DataFrame:
         raise DataError(f"{path}: the file is empty") from None
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = _ragged_line(path, separator) or first_line(error)
-        if separator != "\t" and path.read_bytes().count(b'"') % 2:
+        if separator != "\t" and _content(path).count(b'"') % 2:
             reason = "a quote is opened and never closed"
         raise DataError(f"{path}: cannot be read as a table: {reason}") from None
 
@@ -150,13 +150,19 @@ def _ragged_line(path: Path, separator: str) -> str | None:
     quote = False if separator == "\t" else '"'
     options = csv.ParseOptions(delimiter=separator, quote_char=quote, invalid_row_handler=look)
     with contextlib.suppress(ArrowInvalid):
-        csv.read_csv(path, csv.ReadOptions(use_threads=False), options)
+        csv.read_csv(io.BytesIO(_content(path)), csv.ReadOptions(use_threads=False), options)
     return found[0] if found else None
 
 
-def _check_utf8(path: Path) -> None:
+def _content(path: Path) -> bytes:
+    """The bytes of a file, unpacked if it is gzipped."""
+    with open_bytes(path) as file:
+        return file.read()
+
+
+def _check_utf8(path: Path) -> bytes:
     """polars only looks at columns that it parses; a wrong encoding must be found wherever it is, with its line."""
-    content = path.read_bytes()
+    content = _content(path)
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -164,3 +170,4 @@ def _check_utf8(path: Path) -> None:
         raise DataError(
             f"{path}: not UTF-8 text (byte 0x{content[error.start]:02x} in line {line}); save it as UTF-8"
         ) from None
+    return content

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.columns import ITEM, RATING, TIMESTAMP, USER
-from lirdrec.data.readers.compressed import open_bytes
+from lirdrec.data.compressed import open_bytes
 from lirdrec.data.readers.json_lines import BadLines, blocks, decode, finite, parse_record, parsed
 from lirdrec.errors import DataError
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.data.compressed import exists
 from lirdrec.data.frames import first_line
 from lirdrec.data.identifiers import clean_ids, count
 from lirdrec.data.matrices import as_floats
-from lirdrec.data.tables import Table, exists, read_table
+from lirdrec.data.tables import Table, read_table
 from lirdrec.errors import DataError
 
 ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movieId", "asin")

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from lirdrec.data.compressed import exists, is_gzip, open_bytes
 from lirdrec.data.identifiers import count
-from lirdrec.data.readers.compressed import is_gzip, open_bytes
 from lirdrec.data.readers.feature_files import FeatureFile
-from lirdrec.data.tables import exists
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from lirdrec.data.compressed import open_bytes
 from lirdrec.data.identifiers import count
-from lirdrec.data.readers.compressed import open_bytes
 from lirdrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)

@@ -9,13 +9,14 @@ import polars as pl
 
 from lirdrec.data.building import moments
 from lirdrec.data.columns import ITEM, TIMESTAMP, USER
+from lirdrec.data.compressed import exists
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.identifiers import IdMap, count, describe_ids, text_ids
 from lirdrec.data.matrices import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.preparation import distinct_pairs
 from lirdrec.data.readers.feature_files import read_npy
 from lirdrec.data.splits import given_labels
-from lirdrec.data.tables import exists, read_table
+from lirdrec.data.tables import read_table
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"

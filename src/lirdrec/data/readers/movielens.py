@@ -11,12 +11,13 @@ import polars as pl
 
 from lirdrec.configuration import make
 from lirdrec.data.building import build
+from lirdrec.data.compressed import exists
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
 from lirdrec.data.readers.feature_files import read_features
 from lirdrec.data.readers.raw_files import id_columns, read_numbers, text_lines, unquoted
 from lirdrec.data.recipe import Recipe
-from lirdrec.data.tables import Table, exists
+from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
 USER, FILM, RATING, TIMESTAMP = "userId", "movieId", "rating", "timestamp"

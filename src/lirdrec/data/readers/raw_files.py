@@ -8,8 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
+from lirdrec.data.compressed import exists
 from lirdrec.data.recipe import Recipe
-from lirdrec.data.tables import Table, exists, read_table
+from lirdrec.data.tables import Table, read_table
 from lirdrec.errors import DataError
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from lirdrec.data.frames import first_line
-from lirdrec.data.tables import exists
 from lirdrec.errors import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -35,6 +34,16 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: the gzip file is damaged ({first_line(error)}); copy or download it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def exists(path: Path) -> None:
+    """Raise a DataError unless `path` is a file with something in it."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
 
 
 def is_gzip(path: Path) -> bool:
