@@ -213,7 +213,7 @@ def test_requests_a_minute_are_spread_evenly():
     pace.wait()
     pace.wait()
     assert waits[4:] == pytest.approx([2.0])
-    with pytest.raises(ConfigError, match="requests_per_minute is 0"):
+    with pytest.raises(ConfigError, match="--requests-per-minute is 0"):
         Pace(0, sleep, lambda: 0.0)
 
 

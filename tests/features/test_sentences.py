@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import weakref
 from pathlib import Path
@@ -455,12 +456,71 @@ def test_positions_that_a_model_does_not_have(tmp_path):
     [
         ({"pooling": "laste"}, "did you mean 'last'"),
         ({"precision": "float8"}, "precision is 'float8'"),
-        ({"max_length": 0}, "must be 1 or more"),
+        ({"max_length": 0}, "--max-length is 0; it must be 1 or more"),
     ],
 )
 def test_options_out_of_range(options, said):
     with pytest.raises(ConfigError, match=said):
         SentenceEncoder("any", **options)
+
+
+def test_a_limit_that_only_special_tokens_fit_into(tmp_path):
+    folder = bert(tmp_path)
+    for limit in (1, 2):
+        with pytest.raises(
+            ConfigError, match=f"--max-length is {limit}, and this model puts 2 tokens .*; give 3 or more"
+        ):
+            _ = SentenceEncoder(folder, max_length=limit).identity
+    rows = encode_rows(SentenceEncoder(folder, max_length=3), ["red boots", "red"], 2)
+    assert rows.cut == [0] and np.abs(rows.vectors[0] - rows.vectors[1]).max() < 1e-6
+
+
+def test_the_limit_of_a_model_of_pictures_and_texts_is_that_of_texts(tmp_path):
+    """CLIP with 16 positions for tokens and 17 for pieces of a picture; its tokeniser knows no limit."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {**small, "vocab_size": 40, "max_position_embeddings": 16, "eos_token_id": 3, "bos_token_id": 2}
+    CLIPModel(
+        CLIPConfig(text_config=words, vision_config={**small, "image_size": 16, "patch_size": 4}, projection_dim=8)
+    ).save_pretrained(tmp_path)
+    fast = tokeniser("bert")
+    fast.model_max_length = int(1e30)
+    fast.save_pretrained(tmp_path)
+    CLIPImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    rows = encode_rows(SentenceEncoder(tmp_path), ["tent " * 100, "tent"], 2)
+    assert not rows.problems and rows.vectors.any(axis=1).all()
+
+
+def test_loading_says_nothing_but_that_weights_are_missing(tmp_path):
+    """Of the decoder's head, which no vector needs, transformers would write a report into the middle of our lines."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModel
+
+    heard: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    ear = Ear()
+    logging.getLogger("transformers").addHandler(ear)
+    try:
+        folder = mistral(tmp_path)
+        heard.clear()
+        AutoModel.from_pretrained(folder)
+        assert any("UNEXPECTED" in one for one in heard)  # the probe itself
+        heard.clear()
+        encode_rows(SentenceEncoder(folder), TEXTS, 3)
+        assert heard == []
+        weights = load_file(folder / "model.safetensors")
+        name = next(name for name in weights if "mlp.up_proj" in name)
+        del weights[name]
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        encode_rows(SentenceEncoder(folder), TEXTS, 3)
+        assert any("MISSING" in one for one in heard)
+    finally:
+        logging.getLogger("transformers").removeHandler(ear)
 
 
 def test_a_device_that_is_not_here(tmp_path):

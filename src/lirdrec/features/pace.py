@@ -13,7 +13,7 @@ class Pace:
 
     def __init__(self, per_minute: float | None, sleep: Callable[[float], None], clock: Callable[[], float]):
         if per_minute is not None and not per_minute > 0:
-            raise ConfigError(f"requests_per_minute is {per_minute}; it must be more than 0")
+            raise ConfigError(f"--requests-per-minute is {per_minute}; it must be more than 0")
         self._rate = None if per_minute is None else per_minute / 60
         self._burst = 1.0 if self._rate is None else max(1.0, self._rate)
         self._sleep, self._clock = sleep, clock

@@ -105,7 +105,8 @@ class HashedText(Encoder):
         weights = TfidfTransformer(sublinear_tf=True).fit(counts)
         weighed = weights.transform(counts)
         dims = min(self.wanted, *weighed.shape)
-        svd = TruncatedSVD(dims, random_state=self.seed).fit(weighed)
+        with np.errstate(divide="ignore", invalid="ignore"):  # shares of a variance that is 0; nobody asks for them
+            svd = TruncatedSVD(dims, random_state=self.seed).fit(weighed)
         strengths = svd.singular_values_
         dims = max(1, int((strengths > 1e-4 * strengths[0]).sum()))  # the rest is rounding
         if dims < self.wanted:

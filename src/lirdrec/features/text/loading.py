@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,16 +114,26 @@ def choose_device(name: str, weights: int) -> str:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the library's bar for the loading of weights."""
-    from transformers.utils import logging
+    """Without the libraries' bar for the loading of weights, and their remarks on what is unused or asked again."""
+    from transformers.utils import logging as library
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    shown = library.is_progress_bar_enabled()
+    handlers = [one for name in ("transformers", "huggingface_hub") for one in logging.getLogger(name).handlers]
+    library.disable_progress_bar()
+    for one in handlers:
+        one.addFilter(_matters)
     try:
         yield
     finally:
+        for one in handlers:
+            one.removeFilter(_matters)
         if shown:
-            logging.enable_progress_bar()
+            library.enable_progress_bar()
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Errors, and the report on weights that the model lacks: random numbers stand in their place."""
+    return record.levelno >= logging.ERROR or "MISSING" in record.getMessage()
 
 
 def _explanation(model: str, folder: Path, revision: str | None, error: Exception) -> str:

@@ -95,7 +95,7 @@ def limit_of(model: SentenceTransformer, asked: int | None) -> int | None:
     positions = _positions(model)
     if asked is not None:
         if positions is not None and asked > positions:
-            raise ConfigError(f"max_length is {asked:,}, and this model has positions for {positions:,} tokens")
+            raise ConfigError(f"--max-length is {asked:,}, and this model has positions for {positions:,} tokens")
         return asked
     own = model.max_seq_length
     own = None if own is None or own > 10**9 else int(own)  # tokenisers without a limit have a very large one
@@ -130,7 +130,8 @@ def _positions(model: SentenceTransformer) -> int | None:
     if backbone is None:
         return None
     for name, module in backbone.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+        tables = ("position_embeddings", "position_embedding")  # the latter in CLIP, whose pictures have one as well
+        if name.endswith(tables) and "vision" not in name and isinstance(module, nn.Embedding):
             # RoBERTa and its kin count positions from behind the padding index
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     known = getattr(backbone.config, "max_position_embeddings", None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lirdrec.configuration import nearest
+from lirdrec.data.identifiers import count
 from lirdrec.errors import ConfigError
 from lirdrec.features.batching import give_memory_back
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
@@ -73,7 +74,7 @@ class SentenceEncoder(Encoder):
             hint = nearest(precision, PRECISIONS, f"choose one of {', '.join(PRECISIONS)}")
             raise ConfigError(f"precision is '{precision}'; {hint}")
         if max_length is not None and max_length < 1:
-            raise ConfigError(f"max_length is {max_length}; it must be 1 or more")
+            raise ConfigError(f"--max-length is {max_length}; it must be 1 or more")
         self.model, self.pooling, self.prompt, self.max_length = str(model), pooling, prompt, max_length
         self.device, self.precision, self.revision, self.normalise = device, precision, revision, normalise
 
@@ -193,8 +194,16 @@ class SentenceEncoder(Encoder):
     @cached_property
     def _limit(self) -> int | None:
         limit = pipeline.limit_of(self._outline, self.max_length)
-        if limit is not None and self._prompt and self._takes_tokens and self._prompt_tokens + 1 >= limit:
-            raise ConfigError(f"the prompt takes {self._prompt_tokens} of the {limit} tokens that max_length allows")
+        if limit is None or not self._takes_tokens:
+            return limit
+        if self._prompt and self._prompt_tokens + 1 >= limit:
+            raise ConfigError(f"the prompt takes {self._prompt_tokens} of the {limit} tokens that --max-length allows")
+        special = len(self._tokenise([""], None)["input_ids"][0])
+        if special >= limit:
+            raise ConfigError(
+                f"--max-length is {limit}, and this model puts {count(special, 'token')} of its own to each text; give"
+                f" {special + 1} or more"
+            )
         return limit
 
     @cached_property
