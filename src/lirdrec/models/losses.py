@@ -1,8 +1,8 @@
 r"""Losses that several models share, and the choice between two ranking losses.
 
 A model trained on pairs has a config derived from `RankingOptions` and a `RankingLoss` made of it. Softmax compares
-cosines in training. When scoring, inner products (Wu et al. 2022) use what the graph tells by an item's length: how many
-people took it. Which is better depends on the model and its layers (docs/which_model.md).
+cosines in training. When scoring, inner products (Wu et al. 2022) use what the graph tells by an item's length: how
+many people took it. Which is better depends on the model and its layers (docs/which_model.md).
 """
 
 from __future__ import annotations

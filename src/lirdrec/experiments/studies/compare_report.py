@@ -14,7 +14,8 @@ from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results, loss_of
 from lirdrec.experiments.studies.compare_rows import Rows, gather, panel
 from lirdrec.experiments.studies.compare_tables import figure_tables, landmark_tables
-from lirdrec.experiments.studies.compare_words import answer, listed, plain
+from lirdrec.experiments.studies.compare_words import answer, plain
+from lirdrec.experiments.studies.telling import count, listed
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, lines, points
 from lirdrec.reporting.printing import MISSING, Value
@@ -56,7 +57,7 @@ def report(context: Context, results: Results, searches: Sequence[Search] = ()) 
     models = len({entry.model for entry in found.entries})
     names = listed([label(name) for name in found.datasets])
     return Report(
-        f"{models} models on {names}",
+        f"{count(models, 'model')} on {names}",
         "Which model recommends best when all are tuned with the same budget and the test set is scored once?",
         answer(found),
         [section for section in sections if section.blocks],

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from lirdrec.errors import LirdrecError
 from lirdrec.experiments.studies.compare_rows import Entry, Rows
-from lirdrec.experiments.studies.compare_words import percent, short, slug
+from lirdrec.experiments.studies.compare_words import short, slug
 from lirdrec.experiments.studies.published import SOURCES, Split, published
+from lirdrec.experiments.studies.telling import change
 from lirdrec.reporting import Column, Measure, Row, Table, label
 from lirdrec.reporting.names import model_order
 from lirdrec.reporting.printing import Value
-from lirdrec.reporting.statistics import ALPHA, average_gain, gain
+from lirdrec.reporting.statistics import ALPHA, average_gain
 
 WORSE, BETTER = "*", "†"  # marks of models that ours is shown better, or worse, than
 BLANK = ("features", "gain", "seconds", "memory", "gpu")  # columns that the last row of a table leaves empty
@@ -101,7 +102,7 @@ def _over_best(mine: Sequence[Entry], metrics: Sequence[str], ours: str) -> dict
         of_ours = [m[metric] for e in mine if e.model == ours and metric in (m := e.means(metrics))]
         others = [m[metric] for e in mine if e.model != ours and metric in (m := e.means(metrics))]
         if of_ours and others:
-            cells[metric] = percent(gain(max(of_ours), max(others)))
+            cells[metric] = change(max(of_ours), max(others))
     return cells or None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lirdrec.experiments.studies.compare_rows import Rows
-from lirdrec.reporting import Measure, label
-from lirdrec.reporting.printing import MISSING, NARROW
+from lirdrec.experiments.studies.telling import figure
+from lirdrec.reporting import label
+from lirdrec.reporting.printing import NARROW
 from lirdrec.reporting.statistics import gain
 
 
@@ -23,20 +23,21 @@ def answer(rows: Rows) -> str:
             parts.append(f"On {label(dataset)} no model has test figures yet.")
             continue
         best = ranked[0]
-        text = f"On {label(dataset)}, **{best.title}** is best: {label(main)} {said(best.measure(main))}"
+        place = "is best:" if ranked[1:] else "reaches"
+        text = f"On {label(dataset)}, **{best.title}** {place} {label(main)} {figure(best.measure(main))}"
         others = [entry for entry in ranked if entry.model != ours]
         own = next((entry for entry in ranked if entry.model == ours), None)
         if own is None or not others:
             parts.append(
-                text + (f"; next is {ranked[1].title} ({said(ranked[1].measure(main))})." if others[1:] else ".")
+                text + (f"; next is {ranked[1].title} ({figure(ranked[1].measure(main))})." if others[1:] else ".")
             )
             continue
         top = others[0]
         above = gain(own.means([main])[main], top.means([main])[main])
         if best is own:
-            text += f", {above:.1f}{NARROW}% above {top.title} ({said(top.measure(main))}), the best other."
+            text += f", {above:.1f}{NARROW}% above {top.title} ({figure(top.measure(main))}), the best other."
         else:
-            text += f"; {own.title} reaches {said(own.measure(main))}, {abs(above):.1f}{NARROW}% "
+            text += f"; {own.title} reaches {figure(own.measure(main))}, {abs(above):.1f}{NARROW}% "
             text += "below." if above <= 0 else "above."
         tests = [entry.comparisons[main] for entry in others if main in entry.comparisons]
         if tests:
@@ -50,23 +51,6 @@ def answer(rows: Rows) -> str:
     if problems:
         parts.append(f"Without figures: {', '.join(problems)}.")
     return "\n\n".join(parts) or "There are no results yet."
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence: a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def said(measure: Measure | None) -> str:
-    """A figure with its spread."""
-    if measure is None:
-        return MISSING
-    return f"{measure.mean:.4f}" + (f"{NARROW}±{NARROW}{measure.sd:.4f}" if measure.sd is not None else "")
-
-
-def percent(value: float) -> str:
-    """A difference in percent, with its sign."""
-    return MISSING if math.isnan(value) else f"{value:+.1f}{NARROW}%".replace("-", "−")
 
 
 def plain(value: Any) -> str:

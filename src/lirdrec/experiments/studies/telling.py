@@ -10,6 +10,7 @@ from typing import Any
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
 from lirdrec.reporting import Measure, Section, label
+from lirdrec.reporting.printing import MISSING, NARROW
 
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
@@ -18,7 +19,7 @@ def figure(measure: Measure | None, digits: int = 4) -> str:
     """0.0983 ± 0.0012, or 0.0983 for a single run."""
     if measure is None:
         return "no figure"
-    spread = f" ± {measure.sd:.{digits}f}" if measure.sd is not None else ""
+    spread = f"{NARROW}±{NARROW}{measure.sd:.{digits}f}" if measure.sd is not None else ""
     return f"{measure.mean:.{digits}f}{spread}"
 
 
@@ -27,7 +28,7 @@ def change(ours: float, theirs: float) -> str:
     from lirdrec.reporting.statistics import gain
 
     percent = gain(ours, theirs)
-    return "–" if percent != percent else f"{percent:+.1f} %".replace("-", "−")
+    return MISSING if percent != percent else f"{percent:+.1f}{NARROW}%".replace("-", "−")
 
 
 def listed(parts: Iterable[object]) -> str:
