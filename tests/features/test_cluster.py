@@ -23,7 +23,7 @@ from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.cluster import RayLoop, share_out
 from lirdrec.features.cluster_workers import AHEAD, Share
-from lirdrec.features.encoding import Task, local
+from lirdrec.features.encoding import Task, local, unheard
 from lirdrec.features.run import Job, make_features
 from lirdrec.features.sources import Item, TextSource, text_item
 
@@ -92,7 +92,7 @@ class Told:
     def __init__(self) -> None:
         self.parts: list[int] = []
 
-    def __call__(self, n: int) -> None:
+    def __call__(self, n: int, /, idle: bool = False) -> None:
         self.parts.append(n)
 
 
@@ -157,7 +157,7 @@ def test_a_killed_worker_is_replaced_and_its_shard_done_again(loop, tmp_path):
         assert index not in done
         done[index] = arrays, facts
         ahead.yielded += 1
-    for index, arrays, facts in local(Counting(), tasks(*texts), 4, lambda n: None):
+    for index, arrays, facts in local(Counting(), tasks(*texts), 4, unheard):
         assert done[index][1] == facts
         for name, array in arrays.items():
             np.testing.assert_array_equal(done[index][0][name], array)
@@ -219,6 +219,6 @@ def test_real_encoders_give_the_same_bits(loop, sample, real_data):
     }
     for encoder in (text_encoder("minilm"), image_encoder("descriptor")):
         spread = {index: arrays for index, arrays, _ in loop(encoder, shards[encoder.kind], 16)}
-        for index, arrays, _ in local(encoder, shards[encoder.kind], 16, lambda n: None):
+        for index, arrays, _ in local(encoder, shards[encoder.kind], 16, unheard):
             for name, array in arrays.items():
                 np.testing.assert_array_equal(spread[index][name], array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import tracemalloc
@@ -14,6 +15,7 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError, RunFolderError
+from lirdrec.features import making
 from lirdrec.features.encoder import Encoded, Encoder
 from lirdrec.features.encoding import encode_shard
 from lirdrec.features.run import Job, make_features
@@ -125,10 +127,32 @@ def test_vectors_that_are_none_are_problems(value):
 
 
 def test_an_advance_for_every_item():
-    told = []
+    told = {True: 0, False: 0}
+
+    def advance(n: int, /, idle: bool = False) -> None:
+        told[idle] += n
+
     items = [text_item("a"), text_item("a"), Item(), Item(problem="gone", source="x"), text_item("b")]
-    encode_shard(Counting(), items, 1, told.append)
-    assert sum(told) == 5
+    encode_shard(Counting(), items, 1, advance)
+    assert told == {True: 3, False: 2}
+
+
+def test_the_speed_is_that_of_encoding(tmp_path, monkeypatch):
+    """Items without a text, equal texts and what is known already are through at once, and are no speed."""
+    told = {True: 0, False: 0}
+
+    def advance(n: int, /, idle: bool = False) -> None:
+        told[idle] += n
+
+    monkeypatch.setattr(making, "progress_bar", lambda *arguments: contextlib.nullcontext(advance))
+    titles = ["same", None] * 10 + [f"title {at}" for at in range(20)]
+    folder = prepare(tmp_path / "data", title=titles, brand=["b"] * 40)
+    make_features(folder, [job(folder, "brand", "brand")], progress=True)
+    told.update({True: 0, False: 0})
+    made = make_features(folder, [job(folder)], progress=True)[0]
+    assert told == {True: 40 - made.encoded, False: made.encoded} and made.encoded < 30
+    again = make_features(folder, [job(folder)], progress=True)[0]
+    assert again.encoded == 0 and told[False] == made.encoded and sum(told.values()) == 80
 
 
 class Sizes(Encoder):

@@ -29,7 +29,7 @@ from lirdrec.data.identifiers import count
 from lirdrec.errors import ConfigError
 from lirdrec.features.cluster_workers import Pool, Share, import_ray
 from lirdrec.features.encoder import Encoder
-from lirdrec.features.encoding import Advance, Done, Task
+from lirdrec.features.encoding import Advance, Done, Task, unheard
 
 LOCAL = "local"
 LOCAL_WORKERS = 2
@@ -75,7 +75,7 @@ class RayLoop:
             self._started = False
 
     def __call__(
-        self, encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: Advance = lambda n: None
+        self, encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: Advance = unheard
     ) -> Iterator[Done]:
         """See `encoding` for the contract of a loop.
 

@@ -67,7 +67,8 @@ class Pool:
             for reference in ready:
                 arrays, facts = self._get(reference)
                 shard = self._shards.pop(reference)
-                advance(shard.rest())
+                advance(shard.more(facts["encoded"]))
+                advance(shard.n_items - facts["encoded"], idle=True)
                 yield shard.index, arrays, facts
 
     def end(self) -> None:
@@ -111,21 +112,17 @@ class Pool:
 
 
 class _Shard:
-    """A shard on its way: how many of its items were told to the progress."""
+    """A shard on its way: how many of its inputs were told to the progress."""
 
     def __init__(self, index: int, n_items: int, worker: Any):
         self.index, self.n_items, self.worker = index, n_items, worker
         self.told = 0
 
     def more(self, done: int) -> int:
-        """Items to tell now; none twice, also when the shard is done again."""
+        """Inputs to tell now; none twice, also when the shard is done again."""
         new = max(0, min(done, self.n_items) - self.told)
         self.told += new
         return new
-
-    def rest(self) -> int:
-        """Items that were not told yet."""
-        return self.more(self.n_items)
 
 
 class _Worker:
@@ -144,11 +141,11 @@ class _Worker:
         return encode_shard(self.encoder, items, batch_size, self._advance)
 
     def progress(self) -> tuple[int, int]:
-        """The shard in work, and how many of its items are through."""
+        """The shard in work, and how many of its inputs are through."""
         return self.index, self.done
 
-    def _advance(self, n: int) -> None:
-        self.done += n
+    def _advance(self, n: int, /, idle: bool = False) -> None:
+        self.done += 0 if idle else n
 
 
 def _check_files(items: list[Item]) -> None:

@@ -9,7 +9,8 @@ or something that spreads them over machines. A loop is called once for each mat
 - `tasks`: an iterator of `(index, items)`: the number of a shard, and the inputs (`list[Item]`) that it needs encoded.
   It reads the sources as it goes, so a loop draws only as many tasks ahead as it can work on. It is not thread-safe.
 - `batch_size`: inputs of a batch to begin with.
-- `advance(n)`: called, from the thread that iterates, when `n` more items are through.
+- `advance(n)`: called, from the thread that iterates, when `n` more items are through; `advance(n, idle=True)` for
+  those that cost the encoder nothing.
 - It yields, for each task and in any order, `index` and what `encode_shard(encoder, items, …)` returned for it.
 
 Whatever the loop, the same shards hold the same items, so the vectors are the same.
@@ -18,7 +19,7 @@ Whatever the loop, the same shards hold the same items, so the vectors are the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,14 +31,24 @@ Arrays = dict[str, np.ndarray]
 Facts = dict[str, Any]
 Task = tuple[int, list[Item]]
 Done = tuple[int, Arrays, Facts]
-Advance = Callable[[int], None]
-Loop = Callable[[Encoder, Iterable[Task], int, Advance], Iterator[Done]]
 
+
+class Advance(Protocol):
+    """Told how many more items are through; `idle`: without going through the encoder."""
+
+    def __call__(self, n: int, /, idle: bool = False) -> None: ...
+
+
+def unheard(n: int, /, idle: bool = False) -> None:
+    """Where nobody wants to know."""
+
+
+Loop = Callable[[Encoder, Iterable[Task], int, Advance], Iterator[Done]]
 SHOWN = 80  # characters of a text in the list of problems
 
 
 def encode_shard(
-    encoder: Encoder, items: Sequence[Item], batch_size: int, advance: Advance = lambda n: None
+    encoder: Encoder, items: Sequence[Item], batch_size: int, advance: Advance = unheard
 ) -> tuple[Arrays, Facts]:
     """Vectors of some items; equal inputs are encoded once. Reads and writes nothing but what the encoder reads.
 
@@ -64,7 +75,7 @@ def encode_shard(
             inputs.append(item.value)
         places.setdefault(item.key, []).append(place)
     missing = n - len(problems) - sum(len(same) for same in places.values())
-    advance(n - len(inputs))
+    advance(n - len(inputs), idle=True)
     vectors = np.zeros((n, encoder.dims), dtype=np.float32)
     cut = np.zeros(n, dtype=bool)
     if inputs:

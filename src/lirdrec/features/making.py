@@ -190,7 +190,7 @@ class MatrixWork:
             todo = np.flatnonzero(~found)
             wanted = [items[place] for place in todo]
             one = _Halfway(todo, keys, found, vectors, cut)
-            advance(int(found.sum()))
+            advance(int(found.sum()), idle=True)
             if any(item.value is not None for item in wanted):
                 halfway[index] = one
                 yield index, wanted

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from lirdrec.features.encoding import Advance
+from lirdrec.features.encoding import Advance, unheard
 
 
 @contextlib.contextmanager
 def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "items") -> Iterator[Advance]:
-    """Give a function that is told how many more items are through.
+    """Give a function that is told how many more items are through; those that cost nothing do not count as speed.
 
     Args:
         name: of the matrix or file.
@@ -19,7 +19,7 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
         unit: what is counted.
     """
     if not show:
-        yield lambda n: None
+        yield unheard
         return
     from rich.console import Console
     from rich.progress import (
@@ -35,7 +35,7 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed or 0.0
+            speed = bar.tasks[worked].speed or 0.0
             return Text(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s" if speed >= 0.1 else "")
 
     bar = Progress(
@@ -49,5 +49,12 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
         speed_estimate_period=60,
     )
     with bar:
+        worked = bar.add_task(name, total=None, visible=False)  # measures the speed
         task = bar.add_task(name, total=total, completed=done)
-        yield lambda n: bar.advance(task, n)
+
+        def advance(n: int, /, idle: bool = False) -> None:
+            if not idle:
+                bar.advance(worked, n)
+            bar.advance(task, n)
+
+        yield advance
