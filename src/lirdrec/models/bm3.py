@@ -41,7 +41,7 @@ class BM3Config:
 
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(1, "L, user-item propagation layers")
-    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     dropout: float = option(0.3, "share of a target vector's entries that are dropped")
     contrast_weight: float = option(2.0, "γ of the terms that hold projected features and item vectors together")
     regularization: float = option(0.1, "λ of the lengths of all user and item vectors")

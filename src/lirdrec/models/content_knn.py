@@ -33,10 +33,10 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 class ContentKNNConfig:
     """Hyper-parameters of content kNN."""
 
-    n_neighbours: int | None = option(100, "k, similar liked items that count for each item; None: all")
-    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    n_neighbours: int | None = option(100, "k, similar liked items that count for each item; none: all")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
-        None, "w_m of the similarity; None: image .1 and text .9 for exactly these two, else 1/M"
+        None, "w_m of the similarity; none: image .1 and text .9 for exactly these two, else 1/M"
     )
 
     def __post_init__(self) -> None:

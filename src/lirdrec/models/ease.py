@@ -51,7 +51,7 @@ class EASEConfig:
     """Hyper-parameters of EASE."""
 
     regularization: float = option(250.0, "λ of the ridge regression, in counts of users")
-    rank: int | None = option(None, "r of the low-rank form; None: the dense solution")
+    rank: int | None = option(None, "r of the low-rank form; none: the dense solution")
 
     def __post_init__(self) -> None:
         if not 0 < self.regularization < float("inf"):
@@ -62,9 +62,9 @@ class EASEConfig:
 
 @dataclass(frozen=True)
 class _FeatureOptions(EASEConfig):
-    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
-        None, "w_m of the features; None: image .1 and text .9 for exactly these two, else 1/M"
+        None, "w_m of the features; none: image .1 and text .9 for exactly these two, else 1/M"
     )
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class AddEASEConfig(_FeatureOptions):
     """Hyper-parameters of additive EASE."""
 
     feature_share: float = option(0.5, "α, share of the features' regression in the weights")
-    feature_regularization: float | None = option(10.0, "λ of the features' regression; None: the same")
+    feature_regularization: float | None = option(10.0, "λ of the features' regression; none: the same")
 
     def __post_init__(self) -> None:
         super().__post_init__()

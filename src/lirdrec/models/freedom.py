@@ -49,9 +49,9 @@ class FREEDOMConfig(RankingOptions):
     n_layers: int = option(2, "L, user-item propagation layers")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
     n_neighbours: int = option(10, "neighbours per item and modality in the item-item graph, itself included")
-    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
-        None, "w_m of the item-item graph; None: image .1 and text .9 for exactly these two, else 1/M"
+        None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
     regularization: float = option(1e-3, "λ of the ranking losses on projected features")
     edge_dropout: float = option(0.8, "p, share of training edges left out of the graph in each epoch")

@@ -48,7 +48,7 @@ class GRCNConfig(RankingOptions):
     embedding_size: int = option(64, "e, columns of the ID part and of each modality's part")
     n_routings: int = option(3, "steps in which users' preferences move towards their items; 0: as the released code")
     regularization: float = option(1e-3, "λ of the batch's ID vectors and preferences")
-    modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in this order; None: all")
+    modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in this order; none: all")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,7 +61,7 @@ class LatentGraphOptions(RankingOptions):
     n_layers: int = option(2, "L, user-item propagation layers")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
     n_neighbours: int = option(10, "k, neighbours per item and modality in the item graphs, itself included")
-    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     frozen_weight: float = option(0.9, "λ, weight of the frozen graphs; the learned ones have 1 - λ")
     regularization: float = option(1e-5, "ρ of the squared vectors of a batch")
 

@@ -57,7 +57,7 @@ class LGMRecConfig(PenaltyOptions):
     contrast_weight: float = option(1e-4, "γ of the contrast, which is summed over a batch")
     hyper_temperature: float = option(0.2, "τ of the hyperedges and of the contrast")
     regularization: float = option(1e-6, "λ of the penalty on the vectors of a batch")
-    modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in this order; None: all")
+    modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in this order; none: all")
 
     def __post_init__(self) -> None:
         super().__post_init__()

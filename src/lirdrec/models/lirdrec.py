@@ -52,17 +52,17 @@ class LIRDRecConfig(RankingOptions):
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
     n_neighbours: int = option(10, "neighbours per item and modality in the item-item graph, itself included")
     hidden_multiplier: int = option(4, "h / e, width of the hidden layer of each branch")
-    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
-        None, "w_m of the item-item graph; None: image .1 and text .9 for exactly these two, else 1/M"
+        None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
     regularization: float = option(1e-3, "λ of the mean squared user and item vectors")
     dct: Literal["features", "matrix"] | None = option(
         "features",
-        "DCT of the shared branch: per item (released code), over the matrix (Eq. 12), None: no branch",
+        "DCT of the shared branch: per item (released code), over the matrix (Eq. 12), none: no branch",
     )
     pwc: Literal["released", "logits", "uniform"] | None = option(
-        "released", "what θ receives each epoch: softmaxed weights, logits; uniform: α=1/K; None: plain concatenation"
+        "released", "what θ receives each epoch: softmaxed weights, logits; uniform: α=1/K; none: plain concatenation"
     )
     pwc_weight: float = option(0.9, "w, weight of the learned logits in the first epoch (grid: .9, .95, .99)")
     pwc_base: float = option(0.9, "base of the decay of w1 (Eq. 19)")

@@ -31,7 +31,7 @@ class RankingOptions:
     )
     temperature: float = option(0.15, "τ of softmax: cosines are divided by it")
     n_negatives: int | None = option(
-        None, "softmax: negatives shared by a batch, at most one for each of its pairs; None: all items of training"
+        None, "softmax: negatives shared by a batch, at most one for each of its pairs; none: all items of training"
     )
 
     scoring: Literal["product", "cosine"] = option(

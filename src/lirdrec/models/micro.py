@@ -37,7 +37,7 @@ class MICROConfig(LatentGraphOptions):
 
     contrast_weight: float = option(0.03, "γ of the contrast between modalities and their fusion")
     contrast_temperature: float = option(0.5, "τ of that contrast")
-    n_contrasted: int | None = option(None, "items of each modality that ask in the contrast of a step; None: all")
+    n_contrasted: int | None = option(None, "items of each modality that ask in the contrast of a step; none: all")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,7 +61,7 @@ class SLMRecConfig:
     dropout: float = option(0.3, "share of entries that fd drops after each propagation step")
     regularization: float = option(1e-4, "λ of all parameters, as Adam's weight decay")
     scoring: Literal["product", "cosine"] = option("product", "how a trained model compares vectors")
-    modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in the order of fac; None: all")
+    modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in the order of fac; none: all")
 
     def __post_init__(self) -> None:
         if self.embedding_size < 2:

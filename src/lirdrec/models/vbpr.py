@@ -35,7 +35,7 @@ class VBPRConfig(PenaltyOptions):
     """Hyper-parameters of VBPR."""
 
     embedding_size: int = option(64, "e, columns of each half of a vector: learned, and projected from features")
-    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; None: all")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     regularization: float = option(1e-2, "λ of the penalty on the vectors of a batch")
 
     def __post_init__(self) -> None:

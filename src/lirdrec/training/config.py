@@ -21,7 +21,7 @@ class TrainConfig:
     learning_rate: float = option(1e-4, "of Adam, at the end of the warm-up")
     schedule: Literal["constant", "cosine"] = option("constant", "learning rate over the epochs; cosine falls to zero")
     warmup_epochs: int = option(0, "epochs over which the learning rate rises linearly")
-    gradient_clip: float | None = option(None, "largest norm of the gradient; None: no clipping")
+    gradient_clip: float | None = option(None, "largest norm of the gradient; none: no clipping")
     metric: str = option("recall@20", "validation metric that chooses the best epoch")
     patience: int = option(20, "stop at the epoch after this many in a row without a better metric")
     evaluate_every: int = option(1, "epochs between validations")
