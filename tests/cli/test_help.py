@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 
@@ -25,6 +26,7 @@ def test_every_help_teaches_with_an_example(lirdrec, command):
     result = lirdrec(command, "--help")
     assert result.exit_code == 0
     assert f"  lirdrec {command}" in result.stdout
+    assert not re.search(r"\bNone\b|<list\[(str|int)\]>", result.stdout)  # words of Python
 
 
 def test_help_imports_nothing_heavy():

@@ -64,10 +64,12 @@ def serve(
     ] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for an answer (default: 30).")] = None,
     cors: Annotated[
-        list[str] | None, typer.Option("--cors", help="Origin of a web page that may ask; may be repeated.")
+        list[str] | None,
+        typer.Option("--cors", metavar="ORIGIN", help="Origin of a web page that may ask; may be repeated."),
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option("--allow-host", help="Another name of this machine, where there are no keys.")
+        list[str] | None,
+        typer.Option("--allow-host", metavar="HOST", help="Another name of this machine, where there are no keys."),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Answer other machines without keys.")] = False,
     no_access_log: Annotated[bool, typer.Option("--no-access-log", help="No line for each request.")] = False,

@@ -46,7 +46,9 @@ def register(app: typer.Typer) -> None:
 
 def recommend(
     run: RunArgument,
-    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="User id; may be repeated.")] = None,
+    user: Annotated[
+        list[str] | None, typer.Option("--user", "-u", metavar="USER", help="User id; may be repeated.")
+    ] = None,
     all_users: Annotated[bool, typer.Option("--all", help="Every user.")] = False,
     history: Annotated[
         str | None, typer.Option("--history", help="Items that a new user liked: ids with commas between.")
@@ -103,8 +105,12 @@ def recommend(
 
 def similar(
     run: RunArgument,
-    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="Item id; may be repeated.")] = None,
-    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="User id, for similar users.")] = None,
+    item: Annotated[
+        list[str] | None, typer.Option("--item", "-i", metavar="ITEM", help="Item id; may be repeated.")
+    ] = None,
+    user: Annotated[
+        list[str] | None, typer.Option("--user", "-u", metavar="USER", help="User id, for similar users.")
+    ] = None,
     k: KOption = None,
     device: DeviceOption = "cpu",
     json: JsonOption = False,

@@ -109,8 +109,12 @@ def evaluate(
         Path | None, typer.Argument(metavar="[DATASET]", help="A prepared dataset (default: the one of the training).")
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="train, valid or test (default: test).")] = None,
-    k: Annotated[list[int] | None, typer.Option("--k", "-k", help="List length; may be repeated (10 and 20).")] = None,
-    metric: Annotated[list[str] | None, typer.Option("--metric", help="recall, ndcg …; may be repeated.")] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("--k", "-k", metavar="K", help="List length; may be repeated (10 and 20).")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="recall, ndcg …; may be repeated.")
+    ] = None,
     candidates: Annotated[str | None, typer.Option("--candidates", help="all, or cold: unseen items only.")] = None,
     new_users: Annotated[
         bool, typer.Option("--new-users", help="Also as if every user were new, known by the liked items alone.")
