@@ -1,19 +1,23 @@
-"""What docs/features.md shows in Python works as it stands there."""
+"""What docs/features.md and docs/captions.md show: the Python works as it stands there, the commands exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 from lirdrec import Dataset
+from lirdrec.cli.main import app
 from lirdrec.data.pictures import with_images
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "features.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = (DOCS / "features.md").read_text(encoding="utf-8")
 COLOURS = [(220, 30, 30), (30, 200, 40), (40, 40, 230), (230, 220, 40)]
 
 
@@ -38,3 +42,16 @@ def test_the_example_in_python_makes_features_and_encodes_a_new_item(place):
     image = Dataset.load(place / "mydata", verify=True).features["image"]
     assert image.present.all()
     assert np.argmax(names["vectors"] @ image.values.T) == 1  # the green one
+
+
+@pytest.mark.parametrize("page", ["features.md", "captions.md"])
+def test_commands_have_the_options_that_are_shown_and_write_to_folders_of_their_own(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    lines = "".join(block for language, block in blocks if language in ("", "sh")).replace("\\\n", " ").splitlines()
+    typed = [parts[1:] for line in lines if (parts := shlex.split(line, comments=True))[:1] == ["lirdrec"]]
+    assert len(typed) >= 9
+    commands = get_command(app).commands
+    contexts = [commands[name].make_context(name, arguments) for name, *arguments in typed]
+    outputs = [str(one.params["output"]) for one in contexts if one.params.get("output") is not None]
+    assert len(outputs) == len(set(outputs))
