@@ -49,7 +49,11 @@ def test_commands_have_the_options_that_are_shown_and_write_to_folders_of_their_
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     lines = "".join(block for language, block in blocks if language in ("", "sh")).replace("\\\n", " ").splitlines()
-    typed = [parts[1:] for line in lines if (parts := shlex.split(line, comments=True))[:1] == ["lirdrec"]]
+    typed = [
+        parts[1:]
+        for line in lines
+        if (parts := shlex.split(line.partition(" > ")[0], comments=True))[:1] == ["lirdrec"]
+    ]
     assert len(typed) >= 9
     commands = get_command(app).commands
     contexts = [commands[name].make_context(name, arguments) for name, *arguments in typed]
