@@ -189,6 +189,11 @@ BAD = [
     (["caption", "tiles", "--export", "c.csv"], "tiles: has no captions of its 8 items yet"),
     (["caption", "tiles", "--import", "c.csv"], "c.csv: no such file"),
     (["caption", "tiles", "--report", "p.html"], "tiles: has no captions yet; make them with lirdrec caption tiles"),
+    (["caption", "tiles", "--concurrency", "3"], "--concurrency is about a server: name it with --endpoint"),
+    (
+        ["caption", "tiles", "--endpoint", "http://localhost", "--model", "m", "--device", "cuda"],
+        "--device is about a model on this machine, and --endpoint asks a server: leave it out",
+    ),
     (["caption", "tiles", "--precision", "half"], "precision 'half': choose bfloat16, float16, float32"),
 ]
 

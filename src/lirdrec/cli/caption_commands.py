@@ -25,7 +25,12 @@ def register(app: typer.Typer) -> None:
     app.command("caption")(caption)
 
 
+LOCAL = ("revision", "device", "device_map", "precision", "batch_size")
+SERVER = ("concurrency", "timeout", "requests_per_minute", "price_input", "price_output")
+
+
 def caption(
+    context: typer.Context,
     dataset: Annotated[Path | None, typer.Argument(help="A prepared dataset.", show_default=False)] = None,
     model: Annotated[
         str | None,
@@ -102,6 +107,10 @@ def caption(
         return
     if dataset is None:
         raise ConfigError("name the prepared dataset: lirdrec caption DATASET")
+    if endpoint is None:
+        _refuse_unused(context, SERVER, "is about a server: name it with --endpoint, or leave this out")
+    else:
+        _refuse_unused(context, LOCAL, "is about a model on this machine, and --endpoint asks a server: leave it out")
     if export is not None or take is not None or report is not None:
         return _files(dataset, images, export, take, report)
     from lirdrec.cli.caption_display import show_outcome, show_survey, work
@@ -156,6 +165,13 @@ def caption(
     if json:
         return print_json(dataclasses.asdict(outcome))
     show_outcome(dataset, outcome)
+
+
+def _refuse_unused(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--{name.replace('_', '-')} {why}")
 
 
 def _agree(job: Captioning, outlook: Callable[..., Estimate], n: int, yes: bool, probe: bool) -> int | None:
