@@ -57,7 +57,7 @@ def test_the_order_is_a_uniform_shuffle():
 
 @pytest.mark.parametrize("order", ["pairs", "users"])
 def test_users_in_order_stay_together_and_are_shuffled(order):
-    """Six users of three pairs each: with "users" each of them comes once, at every place and in every order of items."""
+    """Six users of three pairs or four: with "users" each comes once, at every place, in every order of items."""
     sampler = TripleSampler(
         *pairs_of([(user, item) for user in range(6) for item in range(3)] + [(6, 3)]), n_items=5, seed=0, order=order
     )
