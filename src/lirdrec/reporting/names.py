@@ -33,6 +33,7 @@ DATASETS = {
     "electronics": "Elec",
     "microlens": "MicroLens",
     "tiktok": "TikTok",
+    "movielens": "MovieLens",
     "movielens-small": "MovieLens small",
 }
 METRICS = {"recall": "R", "ndcg": "N", "precision": "P", "map": "MAP", "mrr": "MRR", "hit_rate": "HR"}
