@@ -10,6 +10,7 @@ from lirdrec.experiments.engine.cells import Cell
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.studies import variants
+from lirdrec.experiments.studies.telling import listed, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
 from lirdrec.reporting import Section
 
@@ -48,7 +49,7 @@ def report(context: Context, results: Results) -> Path:
     study = Study(_groups(context), results, context.metric)
     notes = [one.note for one in VARIANTS if one.note]
     table = study.table("ablation", "Variant", "LIRDRec with one part changed at a time.", notes)
-    figure = study.picture("ablation", f"Test {study.metric} of the variants, ± one sd over the seeds.")
+    figure = study.picture("ablation", f"Test {study.metric} of the variants, {over(context.seeds)}.")
     return variants.write(
         context,
         results,
@@ -66,8 +67,6 @@ def _answer(study: Study, group: Group) -> str:
     better = [one for one in list(group.cells)[1:] if study.differs(group, one) > 0]
     if not study.tests:
         return text
-    from lirdrec.experiments.studies.telling import listed
-
     said = (
         f"Shown to be worse than the full model: {listed(worse)}."
         if worse

@@ -102,7 +102,7 @@ def report(context: Context, results: Results) -> Path:
         if metric in one.figures.get(stage, {})
     ]
     if rows:
-        caption = f"Test {metric} for items that training has not seen, mean over the seeds, ± one sd."
+        caption = f"Test {metric} for items that training has not seen, {telling.over(context.seeds)}."
         blocks.append(
             bars(
                 pl.DataFrame(rows),

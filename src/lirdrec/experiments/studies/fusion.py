@@ -137,7 +137,8 @@ def report(context: Context, results: Results) -> Path:
             panel="dataset" if many else None,
             accent=MIX,
             x_label=f"{stage} {context.metric}",
-            caption=f"{stage.capitalize()} {context.metric} of each model alone and of the mix, ± one sd of the seeds.",
+            caption=f"{stage.capitalize()} {context.metric} of each model alone and of the mix,"
+            f" {telling.over(context.seeds)}.",
         )
         blocks.insert(0, drawn)
     sections = [Section("The mix", blocks)]

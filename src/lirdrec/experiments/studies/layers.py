@@ -11,7 +11,7 @@ from lirdrec.experiments.engine.cells import Cell
 from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.studies import variants
-from lirdrec.experiments.studies.telling import count, figure, listed
+from lirdrec.experiments.studies.telling import count, figure, listed, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
 from lirdrec.models.registry import config_type
 from lirdrec.reporting import Section, label, lines
@@ -47,7 +47,7 @@ def report(context: Context, results: Results) -> Path:
                 x_label="layers over the user-item graph",
                 y_label=f"{study.stage} {label(study.metric)}",
                 points=True,
-                caption=f"{study.stage.capitalize()} {study.metric} by the number of layers, ± one sd over the seeds.",
+                caption=f"{study.stage.capitalize()} {study.metric} by the number of layers, {over(context.seeds)}.",
             )
         ]
     return variants.write(

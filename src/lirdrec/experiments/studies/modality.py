@@ -11,7 +11,7 @@ from lirdrec.experiments.engine.context import Context
 from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.studies import variants
 from lirdrec.experiments.studies.compare import uses_features
-from lirdrec.experiments.studies.telling import figure, listed
+from lirdrec.experiments.studies.telling import figure, listed, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
 from lirdrec.reporting import Section, label
 
@@ -29,7 +29,9 @@ def report(context: Context, results: Results) -> Path:
     study = Study(_groups(context), results, context.metric)
     names = listed(dict.fromkeys(label(group.model) for group in study.found))
     table = study.table("modality", "Modalities", f"{names} with some of the modalities.")
-    drawn = study.picture("modality", f"{study.stage.capitalize()} {study.metric} by modalities, ± one sd.")
+    drawn = study.picture(
+        "modality", f"{study.stage.capitalize()} {study.metric} by modalities, {over(context.seeds)}."
+    )
     return variants.write(
         context,
         results,

@@ -56,7 +56,7 @@ def report(context: Context, results: Results) -> Path:
     if rows:
         frame = pl.DataFrame(rows)
         many = len(places) > 1
-        caption = f"Validation {context.metric}, mean over {telling.count(context.seeds, 'seed')}; the best is framed."
+        caption = f"Validation {context.metric}, {telling.over(context.seeds)}; the best is framed."
         blocks.append(
             heatmap(
                 frame,

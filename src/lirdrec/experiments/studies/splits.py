@@ -87,7 +87,7 @@ def report(context: Context, results: Results) -> Path:
                 series="model",
                 panel="dataset" if many else None,
                 y_label=f"test {label(metric)}",
-                caption=f"Test {metric} of the models under each split, mean over the seeds, ± one sd.",
+                caption=f"Test {metric} of the models under each split, {telling.over(context.seeds)}.",
             )
         ]
     return Report(

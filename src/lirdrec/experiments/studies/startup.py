@@ -54,7 +54,7 @@ def report(context: Context, results: Results) -> Path:
                 panel=panel,
                 accent=accent,
                 y_label=f"valid {label(context.metric)}",
-                caption=f"{about} over the epochs, mean over {telling.count(context.seeds, 'seed')}, ± one sd.",
+                caption=f"{about} over the epochs, {telling.over(context.seeds)}.",
             ),
             lines(
                 timed,
@@ -106,7 +106,7 @@ def _table(context: Context, done: dict[tuple[str, str], list[Result]]) -> Table
         ),
         Column("near", "epochs", f"{SHARE:.0%} of its best after", "lower", "count", 0),
         Column("near seconds", "time", f"{SHARE:.0%} of its best after", None, "duration"),
-        Column("epoch seconds", "Seconds an epoch", digits=3),
+        Column("epoch seconds", "Seconds an epoch", digits=2),
     ]
     rows = []
     many = len({dataset for dataset, _ in done}) > 1

@@ -42,6 +42,11 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
+def over(seeds: int) -> str:
+    """What a figure stands for: a mean over 3 seeds, ± one sd; or one seed."""
+    return f"mean over {count(seeds, 'seed')}, ± one sd" if seeds > 1 else "one seed"
+
+
 def settings(context: Context) -> dict[str, Any]:
     """What the experiment was run with, without what is at its default."""
     plain = asdict(context)
