@@ -54,9 +54,9 @@ class TestAblation:
         results = inline(ablation.plan, settings, scored(value, settings.output))
         page = ablation.report(settings, results)
         said = answer(page)
-        assert "full reaches a test recall@20 of 0.5000 ± 0.0000 (2 seeds)" in said
-        assert "w/o PWC 0.4000 ± 0.0000 (−20.0 %, significant over users)" in said
-        assert said.endswith("Shown to be worse than the full model: w/o PWC.")
+        assert "the full model reaches a test recall@20 of 0.5000 ± 0.0000 (2 seeds)" in said
+        assert "Without PWC 0.4000 ± 0.0000 (−20.0 %, significant over users)" in said
+        assert said.endswith("Shown to be worse than the full model: without PWC.")
         table = pl.read_csv(settings.output / "tables" / "ablation.csv")
         marks = dict(zip(table["Variant"], table["Test R@20 note"], strict=True))
         assert [name for name, mark in marks.items() if mark] == ["w/o PWC"]
@@ -66,7 +66,7 @@ class TestAblation:
         fine = scored(lambda cell: 0.5)
         broken = lambda cell: Result(cell, "out of memory") if cell.variant == "w/o DCT" else fine(cell)
         page = ablation.report(settings, inline(ablation.plan, settings, broken))
-        assert "w/o DCT: out of memory" in answer(page)
+        assert "without DCT: out of memory" in answer(page)
         assert "What did not work" in words(page)
 
     def test_other_models_are_refused(self, context):
@@ -174,4 +174,4 @@ def test_seeds_are_averaged_before_users_are_paired(context, inline, scored, ans
     results = inline(ablation.plan, settings, scored(value, settings.output))
     said = answer(ablation.report(settings, results))
     assert "None is shown to be worse" in said
-    assert f"w/o PWC 0.5000 ± {np.std([0.6, 0.4], ddof=1):.4f} (+0.0 %, not significant" in said
+    assert f"ithout PWC 0.5000 ± {np.std([0.6, 0.4], ddof=1):.4f} (+0.0 %, not significant" in said

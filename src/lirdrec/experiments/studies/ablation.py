@@ -37,6 +37,8 @@ VARIANTS = (
         note="DCT over matrix: Eq. 12 read literally mixes the items, so it cannot take new ones.",
     ),
 )
+# in a sentence
+TOLD = {"full": "the full model", "w/o PWC": "without PWC", "w/o DCT": "without DCT"}
 
 
 def plan(context: Context, results: Results) -> Iterator[Cell]:
@@ -62,17 +64,19 @@ def report(context: Context, results: Results) -> Path:
 
 
 def _answer(study: Study, group: Group) -> str:
-    text = study.sentences(group)
+    text = study.sentences(group, TOLD)
     worse = [one for one in list(group.cells)[1:] if study.differs(group, one) < 0]
     better = [one for one in list(group.cells)[1:] if study.differs(group, one) > 0]
     if not study.tests:
         return text
     said = (
-        f"Shown to be worse than the full model: {listed(worse)}."
+        f"Shown to be worse than the full model: {listed(TOLD.get(one, one) for one in worse)}."
         if worse
         else "None is shown to be worse than the full model."
     )
-    return f"{text} {said}" + (f" Shown to be better: {listed(better)}." if better else "")
+    return f"{text} {said}" + (
+        f" Shown to be better: {listed(TOLD.get(one, one) for one in better)}." if better else ""
+    )
 
 
 def _groups(context: Context) -> list[Group]:

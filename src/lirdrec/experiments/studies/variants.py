@@ -273,7 +273,7 @@ class Study:
         if base is None:
             return f"{where}, there is no figure of {group.reference}: {self.status(group, group.reference)}."
         reached = f"a {self.stage} {self.metric} of **{telling.figure(base)}** ({telling.count(base.n, 'seed')})"
-        text = f"{where}, **{group.reference}** reaches {reached}."
+        text = f"{where}, {(described or {}).get(group.reference, f'**{group.reference}**')} reaches {reached}."
         said = []
         for variant in list(group.cells)[1:]:
             own = self.measure(group, variant)
@@ -284,7 +284,8 @@ class Study:
             against = telling.change(own.mean, base.mean) + self._shown(group, variant)
             said.append((own.mean, f"{name} {telling.figure(own)} ({against})"))
         said.sort(key=lambda one: one[0])
-        return f"{text} {'; '.join(part for _, part in said)}." if said else text
+        rest = "; ".join(part for _, part in said)
+        return f"{text} {rest[:1].upper()}{rest[1:]}." if said else text
 
     def _shown(self, group: Group, variant: str) -> str:
         test = self.tests.get((group.name, variant), {}).get(self.metric)
@@ -292,7 +293,7 @@ class Study:
             return ""
         if test.significant():
             return ", significant over users"
-        return f", not significant: p = {max(test.t_p_holm, test.w_p_holm):.2g}"
+        return f", not significant: p = {max(test.t_p_holm, test.w_p_holm):.2f}"
 
 
 def write(
