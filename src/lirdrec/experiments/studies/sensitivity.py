@@ -114,6 +114,8 @@ def _answer(context: Context, group: str, found: dict[tuple[Any, Any], Measure])
         mean_sd = sum(noise) / len(noise)
         within = sum(top - measure.mean <= mean_sd for measure in found.values())
         text += f" {within} of {len(found)} settings lie within one sd of the seeds ({mean_sd:.4f}) of the best."
+    else:
+        text += " With one seed nobody knows how much of this is chance: take more (--seeds)."
     return text
 
 
