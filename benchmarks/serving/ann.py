@@ -55,7 +55,7 @@ def main() -> None:
     draw(json.loads(path.read_text()))
 
 
-def measured(n_items: int, width: int, kinds: list[str]):  # type: ignore[no-untyped-def]
+def measured(n_items: int, width: int, kinds: list[str]):
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
     scorer = VectorScorer(vectors(USERS, width, random), vectors(n_items, width, random))
@@ -69,7 +69,7 @@ def measured(n_items: int, width: int, kinds: list[str]):  # type: ignore[no-unt
     truth, seconds = ranked(Ranker(), snapshot, batches)
     yield {"items": n_items, "kind": "exact", "setting": 0, "ms_batch": 1000 * seconds, "recall": 1.0, "build_s": 0.0}
     for kind in kinds:
-        index = ApproximateIndex(kind)  # type: ignore[arg-type]
+        index = ApproximateIndex(kind)
         index._faiss.omp_set_num_threads(2)
         started = time.perf_counter()
         index.follow(scorer)
@@ -98,11 +98,11 @@ def ranked(ranker: Ranker, snapshot: Snapshot, batches: list[list[Query]]) -> tu
         started = time.process_time()
         answers = ranker.rank(snapshot, batch)
         times.append(time.process_time() - started)
-        lists += [one.items for one in answers]  # type: ignore[union-attr]
+        lists += [one.items for one in answers]
     return lists, statistics.median(times)
 
 
-def draw(rows: list[dict]) -> None:  # type: ignore[type-arg]
+def draw(rows: list[dict]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")

@@ -50,7 +50,7 @@ def main() -> None:
 
 def compared(engine: Engine, batch: int, turns: int, k: int) -> dict[str, float]:
     recommender = engine.live.snapshot.recommender
-    users, items = recommender.scorer.user_vectors, recommender.scorer.item_vectors  # type: ignore[attr-defined]
+    users, items = recommender.scorer.user_vectors, recommender.scorer.item_vectors
     generator = torch.Generator().manual_seed(batch)
     own, bare = [], []
     for turn in range(-3, turns):  # three to warm up

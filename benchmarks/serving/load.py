@@ -113,7 +113,7 @@ class Server:
     def resident(self) -> float:
         """MB of memory that belongs to the process alone, and those of mapped files."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
     def processor(self) -> float:
         """Seconds of processor that the server has used."""
@@ -124,7 +124,7 @@ class Server:
         """Number of batches, and of the queries in them, so far."""
         text = self.get("/metrics")
         values = [re.search(rf"^lirdrec_batch_size_{name} (\S+)", text, re.M) for name in ("count", "sum")]
-        return float(values[0][1]), float(values[1][1])  # type: ignore[index]
+        return float(values[0][1]), float(values[1][1])
 
 
 def one_round(server: Server, run: Path, connections: int, seconds: int, k: int) -> dict[str, float]:
@@ -157,7 +157,7 @@ def one_round(server: Server, run: Path, connections: int, seconds: int, k: int)
 def ask(url: str, connections: int, seconds: int, k: int) -> dict[str, float]:
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(HERE / "load.lua"), url]
     done = subprocess.run([*command, "--", str(ELECTRONICS[0]), str(k)], capture_output=True, text=True, check=True)
-    return json.loads(re.search(r"RESULT (\{.*\})", done.stdout)[1])  # type: ignore[index]
+    return json.loads(re.search(r"RESULT (\{.*\})", done.stdout)[1])
 
 
 def yardstick(run: Path, batch: int, k: int, seconds: float = 4.0) -> tuple[float, float]:

@@ -33,7 +33,7 @@ def main() -> None:
                 command = ["wrk", "-t1", "-c32", f"-d{arguments.seconds}s", "--timeout", "30s"]
                 command += ["-s", str(HERE / "soak.lua"), server.url, "--", str(USERS), str(ITEMS)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
-                found = json.loads(re.search(r"RESULT (\{.*\})", done.stdout)[1])  # type: ignore[index]
+                found = json.loads(re.search(r"RESULT (\{.*\})", done.stdout)[1])
                 failed += found["failed"]
                 looks.append((looks[-1][0] + found["requests"], server.resident()))
                 print(*looks[-1], found, file=sys.stderr, flush=True)
