@@ -1,76 +1,59 @@
-"""Files and folders that appear whole or not at all: write to a temporary name beside the target, flush, rename."""
+"""Files that appear complete or not at all: write to a temporary name beside the target, flush it, rename it."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import functools
 import hashlib
-import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+import socket
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from lirdrec.errors import LirdrecError, RunFolderError
 
-MANIFEST = "manifest.json"
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR)
 
 _UMASK = os.umask(0o022)  # it can only be read by setting it
 os.umask(_UMASK)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | Path, overwrite: bool = False, own: Collection[str] = ()) -> Iterator[Path]:
-    """Give an empty temporary folder beside `path`; on success it becomes `path`, on any error it is removed.
-
-    Args:
-        path: the folder to make. Parents are created.
-        overwrite: replace a folder that has something in it (the old one stays until the new one is complete). What
-            stands in it must be ours: named by its `manifest.json`, or one of `own`; else a folder of somebody's raw
-            files would go like one of results.
-        own: names of files and folders that such a folder may hold beside those of its manifest.
-
-    Raises:
-        RunFolderError: `path` is a file, or a folder with something in it while `overwrite` is false, or with
-            something else than ours; or it cannot be written (a full disk included).
-    """
-    target = Path(os.path.abspath(path))
-    _refuse(target, overwrite, own)
-    temporary = _beside(target)
-    try:
-        make_folder(target.parent)
-        with write_errors(path):
-            temporary.mkdir()
-            yield temporary
-            for file in temporary.rglob("*"):
-                flush(file)
-            flush(temporary)
-            _refuse(target, overwrite, own)  # someone else may have written it in the meantime
-            _swap(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+_TEMPORARY = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?(?P<pid>\d+)-[0-9a-f]{8}\.(?:tmp|old)")
+_NAME_BYTES = 100  # of the target's name in a temporary one, so that no name becomes too long for the disk
+_active: set[str] = set()  # temporary names of this process
+_tidied: set[tuple[int, str]] = set()  # (process, folder) whose leftovers were removed
+_DAY = 86_400
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary file name beside `path`; what is written there replaces `path` when the block succeeds.
 
+    On return, both the file and its name are on the disk.
+
     Raises:
         RunFolderError: the file cannot be written (a full disk included).
     """
     target = Path(os.path.abspath(path))
-    temporary = _beside(target)
-    try:
-        with write_errors(path):
-            yield temporary
-            flush(temporary)
-            os.replace(temporary, target)
-            flush(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_errors(path):
+        remove_leftovers(target.parent)
+    with temporary_name(target) as temporary:
+        try:
+            with write_errors(path):
+                yield temporary
+                flush(temporary)
+                os.replace(temporary, target)
+                flush(target.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -81,7 +64,7 @@ def write_errors(path: str | Path) -> Iterator[None]:
     except LirdrecError:
         raise
     except OSError as error:
-        if error.errno in DISK_FULL + REFUSED:
+        if error.errno in DISK_FULL + REFUSED + IN_THE_WAY:
             raise _explain(path, error.errno, error.strerror or str(error)) from error
         raise
     except Exception as error:
@@ -114,57 +97,6 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _explain(path: str | Path, number: int | None, reason: str) -> RunFolderError:
-    if number in DISK_FULL:
-        return RunFolderError(f"{path}: the disk is full; nothing was written: free some space or choose another place")
-    return RunFolderError(f"{path}: cannot be written ({reason}); nothing was left behind")
-
-
-def _refuse(target: Path, overwrite: bool, own: Collection[str]) -> None:
-    if target.is_dir():
-        if not overwrite and any(target.iterdir()):
-            raise RunFolderError(
-                f"{target}: this folder has something in it; choose another name, or allow overwriting (--overwrite)"
-            )
-        named = {*own, *_named(target)}
-        if strange := sorted(one.name for one in target.iterdir() if one.name[0] != "." and one.name not in named):
-            raise RunFolderError(
-                f"{target}: holds '{strange[0]}', which did not come from here, so it is left as it is; choose "
-                "another name"
-            )
-    elif target.exists():
-        raise RunFolderError(f"{target}: a file of this name is in the way; choose another name")
-
-
-def _named(folder: Path) -> set[str]:
-    """What the folder's manifest says is in it, itself included; nothing where there is none."""
-    try:
-        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return {MANIFEST, *(Path(name).parts[0] for name in names)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return set()
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-
-
-def _swap(temporary: Path, target: Path) -> None:
-    """Rename the finished folder into place; the old one is moved away first, since Windows cannot rename over it."""
-    if not target.exists():
-        os.rename(temporary, target)
-    else:
-        old = _beside(target)
-        os.rename(target, old)
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            os.rename(old, target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    flush(target.parent)
-
-
 def flush(path: Path) -> None:
     """Force a file or folder to the disk, so that a rename never shows names without their contents."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
@@ -174,3 +106,138 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def flush_tree(folder: Path) -> None:
+    """Force a folder with everything in it to the disk."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            flush(path)
+    flush(folder)
+
+
+# ---------------------------------------------------------------- temporary names
+
+
+@contextlib.contextmanager
+def temporary_name(target: Path, ending: str = "tmp") -> Iterator[Path]:
+    """A hidden name beside `target` that carries this machine and process; nothing is made there."""
+    name = f"{_prefix(target)}{_host()}-{os.getpid()}-{secrets.token_hex(4)}.{ending}"
+    _active.add(name)
+    try:
+        yield target.with_name(name)
+    finally:
+        _active.discard(name)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that processes which were killed have left in a folder.
+
+    Once per process and folder. Names of another machine, or of a process that still runs, stay. What a replaced folder
+    is called until the new one has its name ends in `.old`: see `recover`.
+    """
+    if (os.getpid(), str(folder)) in _tidied:
+        return
+    _tidied.add((os.getpid(), str(folder)))
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for name in [entry.name for entry in entries if entry.name.endswith(".tmp")]:
+            if is_leftover(folder / name):
+                remove(folder / name)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is a temporary one of ours whose process has ended."""
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is None or path.name in _active or found["host"] not in (None, _host()):
+        return False
+    pid = int(found["pid"])
+    if pid == os.getpid():  # of an earlier process of this number: containers count from 1 at every start
+        return True
+    if sys.platform == "win32":  # pragma: no cover
+        with contextlib.suppress(OSError):
+            return time.time() - path.lstat().st_mtime > _DAY
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def recover(target: Path) -> bool:
+    """Give a folder its name back that a killed process had moved away to put a new one there; whether it did.
+
+    That happens only where two folders cannot change names in one step (`exchange`).
+    """
+    if target.exists():
+        return False
+    for path in _moved_away(target):
+        with contextlib.suppress(OSError):
+            os.rename(path, target)
+            return True
+    return False
+
+
+def remove_replaced(target: Path) -> None:
+    """Remove earlier versions of a folder that killed processes had moved away; the folder itself is there."""
+    for path in _moved_away(target):
+        remove(path)
+
+
+def _moved_away(target: Path) -> list[Path]:
+    prefix = _prefix(target)
+    try:
+        names = [path for path in target.parent.iterdir() if path.name.startswith(prefix)]
+    except OSError:
+        return []
+    return sorted(path for path in names if path.name.endswith(".old") and is_leftover(path))
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as the operating system lets us."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _prefix(target: Path) -> str:
+    return f".{os.fsencode(target.name)[:_NAME_BYTES].decode(errors='replace')}."
+
+
+@functools.cache
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+# ---------------------------------------------------------------- exchange
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step; False where the operating system or the disk cannot do that."""
+    libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    names = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "linux" and hasattr(libc, "renameat2"):
+        at_cwd, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        failed = libc.renameat2(at_cwd, names[0], at_cwd, names[1], flag)  # type: ignore[union-attr]  # not None here
+    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):  # pragma: no cover
+        failed = libc.renamex_np(*names, 2)  # RENAME_SWAP
+    else:
+        return False
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _explain(path: str | Path, number: int | None, text: str) -> RunFolderError:
+    if number in DISK_FULL:
+        return RunFolderError(f"{path}: the disk is full; nothing was written: free some space or choose another place")
+    if number in IN_THE_WAY and number != errno.EEXIST:
+        return RunFolderError(f"{path}: something of this name is in the way ({text}); choose another name")
+    return RunFolderError(f"{path}: cannot be written ({text}); nothing was left behind")

@@ -39,3 +39,20 @@ class TrainingError(LirdrecError, RuntimeError):
     """Training cannot go on: for instance the loss is not a number any more."""
 
     exit_code = 1
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says; of the operating system's, without number and path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def unreadable(error: BaseException) -> str:
+    """Why a file cannot be read, as words that follow its path: "may not be read by this user"."""
+    if isinstance(error, PermissionError):
+        return "may not be read by this user"
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    return f"cannot be read: {reason(error)}"

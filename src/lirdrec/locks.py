@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -13,48 +14,93 @@ from lirdrec.atomic import make_folder, write_errors
 from lirdrec.errors import RunFolderError
 
 LOCK = ".lock"
+_held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) → how many blocks hold it
 
 
 @contextlib.contextmanager
-def folder_lock(folder: str | Path, taken: Callable[[str], str], tidy: bool = False) -> Iterator[Path]:
+def folder_lock(
+    folder: str | Path, taken: Callable[[str], str], tidy: bool = False, nested: bool = False
+) -> Iterator[Path]:
     """Hold a folder for this process alone; the folder is made where it is missing.
 
     Args:
         folder: holds the file `.lock`. A folder that was made here and got nothing else is removed again.
         taken: makes the sentence of the error of " (process 17)", or of "" where the holder is unknown.
         tidy: remove a folder that was there before too, if nothing else is in it at the end.
+        nested: a thread that holds it may hold it once more, so that a function which locks can call another one.
 
     Raises:
-        RunFolderError: another process holds it, or it cannot be made.
+        RunFolderError: another process or thread holds it, or it cannot be made.
     """
     folder = Path(folder)
     existed = folder.exists()
     make_folder(folder)
-    with write_errors(folder):
-        handle = (folder / LOCK).open("a+b")
-    try:
-        if not lock_file(handle) or not _still_there(handle, folder / LOCK):
-            handle.seek(0)
-            owner = handle.read().decode(errors="replace").strip()
-            raise RunFolderError(taken(f" (process {owner})" if owner else ""))
-        handle.truncate(0)
-        handle.write(str(os.getpid()).encode())
-        handle.flush()
+    key = os.getpid(), threading.get_ident(), str(folder.resolve())
+    if nested and key in _held:
+        _held[key] += 1
         try:
             yield folder
         finally:
+            _held[key] -= 1
+        return
+    handle = _locked(folder, taken)
+    try:
+        _held[key] = 1
+        try:
+            yield folder
+        finally:
+            del _held[key]
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()  # before it is released: see `_locked`
             unlock_file(handle)
             if tidy or not existed:
                 with contextlib.suppress(OSError):
-                    if [path.name for path in folder.iterdir()] == [LOCK]:
-                        (folder / LOCK).unlink()
-                        folder.rmdir()
+                    folder.rmdir()  # only an empty folder
     finally:
         handle.close()
 
 
+def _locked(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
+    """The folder's lock file, open and locked."""
+    while True:
+        with write_errors(folder):
+            handle = (folder / LOCK).open("a+b")
+        if not lock_file(handle):
+            owner = _owner(handle)
+            handle.close()
+            raise RunFolderError(taken(owner))
+        if _still_there(handle, folder / LOCK):
+            handle.truncate(0)
+            handle.write(str(os.getpid()).encode())
+            handle.flush()
+            return handle
+        handle.close()  # the last holder removed it while we opened it
+
+
+@contextlib.contextmanager
+def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
+    """Hold every lock that lies in a folder or up to two folders below it, before all of it is replaced.
+
+    Raises:
+        RunFolderError: another process holds one of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in sorted({*folder.glob(LOCK), *folder.glob(f"*/{LOCK}"), *folder.glob(f"*/*/{LOCK}")}):
+            with write_errors(folder):
+                handle = stack.enter_context(path.open("a+b"))
+            if not lock_file(handle):
+                raise RunFolderError(taken(_owner(handle)))
+        yield
+
+
+def _owner(handle: IO[bytes]) -> str:
+    handle.seek(0)
+    owner = handle.read().decode(errors="replace").strip()
+    return f" (process {owner})" if owner else ""
+
+
 def _still_there(handle: IO[bytes], path: Path) -> bool:
-    """Whether the locked file still has its name: the last holder may have removed it while we opened it."""
+    """Whether the locked file still has its name."""
     try:
         return os.path.samestat(os.fstat(handle.fileno()), path.stat())
     except FileNotFoundError:
@@ -85,7 +131,7 @@ def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
 
 
 def unlock_file(handle: IO[bytes]) -> None:
-    """Give a locked file free."""
+    """Release a locked file."""
     if sys.platform == "win32":  # pragma: no cover
         import msvcrt
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from lirdrec import atomic
-from lirdrec.atomic import atomic_folder, atomic_write, sha256
+from lirdrec.atomic import atomic_write, sha256
 from lirdrec.data import Dataset, FeatureMatrix
 from lirdrec.data.storage import load, read_manifest, save
 from lirdrec.errors import DataError, LirdrecError, RunFolderError
+from lirdrec.transaction import atomic_folder
 
 
 def assert_same(one: Dataset, two: Dataset):
@@ -146,14 +147,15 @@ def full(*_, **__):
 
 @pytest.mark.parametrize(
     "where",
-    ["lirdrec.data.storage.write_matrix", "polars.DataFrame.write_parquet", "numpy.save", "os.fsync", "os.rename"],
+    ["lirdrec.data.storage.write_matrix", "polars.DataFrame.write_parquet", "numpy.save", "os.fsync", "rename"],
 )
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch, where, exists):
     if exists:
         (tmp_path / "small" / "work").mkdir(parents=True)
     with monkeypatch.context() as patch:
-        patch.setattr(where, full)
+        for name in ("os.rename", "lirdrec.atomic.exchange") if where == "rename" else (where,):
+            patch.setattr(name, full)
         with pytest.raises(RunFolderError) as caught:
             dataset.save(tmp_path / "small", overwrite=True)
     assert str(caught.value) == (
@@ -221,10 +223,11 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied")
         rename(source, target)
 
+    monkeypatch.setattr(atomic, "exchange", lambda *_: False)  # as on disks that cannot exchange two names
     monkeypatch.setattr(atomic.os, "rename", second_fails)
     with (
         pytest.raises(RunFolderError, match=r"x: cannot be written \(Permission denied\); nothing was left behind"),
-        atomic_folder(tmp_path / "x", overwrite=True, own=["old"]),
+        atomic_folder(tmp_path / "x", overwrite=True, extra=["old"]),
     ):
         pass
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["x", "x/old"]
@@ -268,7 +271,7 @@ def test_a_flipped_byte_is_found(dataset, tmp_path, name):
         ({"format_version": 2}, "written in format 2, newer than the 1 known here; upgrade lirdrec"),
         ({"format": "lirdrec-run"}, "a lirdrec-run folder, not a prepared dataset"),
         ({"files": None}, "damaged"),
-        ({"features": {"lost": {}}}, "the prepared dataset is damaged ("),
+        ({"features": {"lost": {}}}, "features.lost"),
     ],
 )
 def test_manifests_that_cannot_be_read(dataset, tmp_path, change, sentence):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -144,11 +145,11 @@ BAD = [
     *((damage(name, "cut"), rf"{name}: is damaged: [\d,]+ bytes where [\d,]+ were written") for name in FILES),
     *((damage(name, "flip"), f"{name}: is damaged: its checksum differs") for name in FILES),
     *((lambda folder, name=name: (folder / name).unlink(), f"{name}: is missing") for name in FILES),
-    (damage("manifest.json", "cut"), "manifest.json: cannot be read"),
-    (damage("manifest.json", "empty"), "manifest.json: cannot be read"),
+    (damage("manifest.json", "cut"), "manifest.json: is damaged"),
+    (damage("manifest.json", "empty"), "manifest.json: is damaged"),
     (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json: is damaged: it is not a JSON object"),
     (lambda folder: edit_manifest(folder, format_version=2), r"written by a newer lirdrec \(format 2, .* up to 1\)"),
-    (lambda folder: edit_manifest(folder, format_version="x"), "format version or files are missing"),
+    (lambda folder: edit_manifest(folder, format_version="x"), "its format or its format version is missing"),
     (lambda folder: edit_manifest(folder, files={}), "does not list config.json"),
     (lambda folder: edit_manifest(folder, format="lirdrec-dataset"), "holds a prepared dataset, not a run"),
     (lambda folder: (folder / "manifest.json").unlink(), r"is not a run folder \(manifest.json is missing\)"),
@@ -234,10 +235,15 @@ def test_errors_of_the_program_are_not_hidden(tmp_path):
 
 def test_two_trainings_cannot_share_a_folder(tmp_path):
     folder = tmp_path / "run"
-    with run_lock(folder):
-        in_use = pytest.raises(RunFolderError, match=r"another training \(process \d+\) is writing to this run folder")
-        with in_use, run_lock(folder):
+
+    def lock_once_more() -> None:
+        with run_lock(folder):
             pass
+
+    with run_lock(folder), ThreadPoolExecutor() as other:
+        with pytest.raises(RunFolderError, match=rf"\(process {os.getpid()}\)"):
+            other.submit(lock_once_more).result()
+        lock_once_more()  # the thread that holds it may
         (folder / "history.jsonl").write_text("")
     with run_lock(folder):  # free again
         pass

@@ -194,10 +194,16 @@ def add_items(
     \b
       lirdrec add-items runs/demo --items new.csv --features text=new_text.npy
     """
-    recommender = _load(run, "cpu")
-    frame = _read_items(items, item, recommender.items)
-    recommender.add_items(frame, dict(named_file(one) for one in features or []))
-    target = recommender.save(save_as or run, overwrite=save_as is None)
+    from contextlib import nullcontext
+
+    from lirdrec.recommender.run_folder import is_run, run_lock
+
+    # from reading the run to writing it, so that no item is lost that another process adds meanwhile
+    with run_lock(run) if save_as is None and is_run(run) else nullcontext():
+        recommender = _load(run, "cpu")
+        frame = _read_items(items, item, recommender.items)
+        recommender.add_items(frame, dict(named_file(one) for one in features or []))
+        target = recommender.save(save_as or run, overwrite=save_as is None)
     console().print(f"{frame.height:,} items added; {target} now has {recommender.n_items:,}", markup=False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,28 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.atomic import atomic_folder, sha256
+from lirdrec.atomic import sha256
 from lirdrec.data.columns import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.identifiers import IdMap
 from lirdrec.data.matrices import FeatureMatrix, row_blocks
-from lirdrec.errors import DataError, RunFolderError
+from lirdrec.errors import DataError, RunFolderError, unreadable
+from lirdrec.manifest import MANIFEST, check_manifest, file_entry, placed
+from lirdrec.manifest import read_manifest as read_any_manifest
+from lirdrec.transaction import atomic_folder, manifest_text, read_stable
+
+__all__ = ["MANIFEST", "file_entry", "load", "placed", "read_manifest", "save"]
 
 FORMAT = "lirdrec-dataset"
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 USERS, ITEMS, INTERACTIONS = "users.parquet", "items.parquet", "interactions.parquet"
-OWN = ("features", "work", "captions.problems.csv")  # what may come to the files of a manifest
-BESIDE = ".new"  # ending of a file that is about to take its place; see switching.py
+EXTRA = ("work", "captions.problems.csv")  # what a prepared folder may hold beside the files of its manifest
+REMEDY = "copy the folder again, or prepare the dataset again"
+# what readers of Parquet and npy raise on damaged files; a header of npy is parsed as Python
+DAMAGE = (
+    *(DataError, ValueError, KeyError, TypeError, OSError, EOFError, SyntaxError, MemoryError, OverflowError),
+    *(RecursionError, AttributeError, pl.exceptions.PolarsError),
+)
 ITEM_ROWS = 8192  # of a row group of the item table, which whoever reads it in ranges holds in memory
 
 
@@ -33,13 +41,13 @@ def save(dataset: Dataset, folder: str | Path, overwrite: bool = False) -> Path:
     Args:
         dataset: what to write.
         folder: where; parents are created.
-        overwrite: replace a folder that holds a prepared dataset already.
+        overwrite: replace a folder that holds a prepared dataset already, and nothing else.
 
     Raises:
         RunFolderError: the folder is taken, or cannot be written (disk full, not allowed).
         DataError: `dataset.info` or the item table holds something that JSON or Parquet cannot.
     """
-    with atomic_folder(folder, overwrite, OWN) as temporary:
+    with atomic_folder(folder, overwrite, (FORMAT,), EXTRA) as temporary:
         _write(dataset, temporary)
     return Path(folder)
 
@@ -56,6 +64,10 @@ def load(folder: str | Path, verify: bool = False) -> Dataset:
         RunFolderError: a file is missing, damaged, or from a newer version of the format.
     """
     folder = Path(folder)
+    return read_stable(folder, lambda: _load(folder, verify))
+
+
+def _load(folder: Path, verify: bool) -> Dataset:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify)
     try:
@@ -84,7 +96,10 @@ def load(folder: str | Path, verify: bool = False) -> Dataset:
             info=manifest["info"],
             folder=folder,
         )
-    except (DataError, ValueError, KeyError, TypeError, OSError, EOFError, pl.exceptions.PolarsError) as error:
+    except PermissionError as error:
+        path = error.filename or folder
+        raise RunFolderError(f"{path}: {unreadable(error)}; change its rights, or the user") from None
+    except DAMAGE as error:
         raise RunFolderError(f"{folder}: the prepared dataset is damaged ({error}); prepare it again") from error
 
 
@@ -96,52 +111,68 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     Raises:
         RunFolderError: there is none, it is damaged, or it is from a newer version.
     """
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.exists():
         raise RunFolderError(f"{folder}: not a prepared dataset (no {MANIFEST}); make one with lirdrec prepare")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, kind = manifest["format_version"], manifest["format"]
-        complete = isinstance(manifest["name"], str) and isinstance(manifest["info"], dict)
-        complete &= isinstance(manifest["features"], dict)
-        complete &= isinstance(manifest.get("moved", []), list)
-        complete &= all({"bytes", "sha256"} <= entry.keys() for entry in manifest["files"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise RunFolderError(f"{path}: damaged ({type(error).__name__}: {error}); prepare the dataset again") from None
+    manifest = read_any_manifest(folder, REMEDY)
+    kind, version = manifest["format"], manifest["format_version"]
     if kind != FORMAT:
         raise RunFolderError(f"{folder}: a {kind} folder, not a prepared dataset")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise RunFolderError(
             f"{folder}: written in format {version}, newer than the {FORMAT_VERSION} known here; upgrade lirdrec"
         )
-    if not complete:
-        raise RunFolderError(f"{path}: damaged (entries are missing); prepare the dataset again")
+    check_manifest(manifest, path, REMEDY)
+    if wrong := _wrong_entry(manifest):
+        raise RunFolderError(f"{path}: is damaged: its entry '{wrong}' is missing or of a wrong type; {REMEDY}")
     return manifest
 
 
-def placed(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
-    """Where a file of the manifest lies: under its name, or, if a switch was cut short, still beside it."""
-    return folder / (name + BESIDE if name in manifest.get("moved", ()) else name)
+def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
+    """The first entry of a dataset's manifest that has not the type that it must have."""
+    for key, kind in (("name", str), ("info", dict), ("features", dict), ("counts", dict)):
+        if not isinstance(manifest.get(key), kind):
+            return key
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in manifest["counts"].values()):
+        return "counts"
+    for name, described in manifest["features"].items():
+        numbers = [described.get(key) for key in ("dims", "present")] if isinstance(described, dict) else [None]
+        if not all(isinstance(one, int) for one in numbers):
+            return f"features.{name}"
+        if not {f"features/{name}.npy", f"features/{name}.mask.npy"} <= set(manifest["files"]):
+            return f"features.{name}"
+    encoders = manifest["info"].get("encoders", {})
+    if not isinstance(encoders, dict) or not all(isinstance(one, dict) for one in encoders.values()):
+        return "info.encoders"
+    needed = {USERS, ITEMS, INTERACTIONS} - set(manifest["files"])
+    return f"files.{min(needed)}" if needed else None
 
 
 def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
     """Raise a RunFolderError if a file of the manifest is missing or is not what was written."""
     for name, expected in manifest["files"].items():
         path = placed(folder, manifest, name)
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:
+            raise RunFolderError(f"{path}: {unreadable(error)}") from None
+        if not found:
             raise RunFolderError(f"{folder}: {name} is missing; copy the whole folder again, or prepare it again")
         if path.stat().st_size != expected["bytes"]:
             raise RunFolderError(
                 f"{path}: {path.stat().st_size} bytes instead of {expected['bytes']}: damaged or cut short;"
                 " copy it again, or prepare the dataset again"
             )
-        if (verify or not _is_big(name)) and sha256(path) != expected["sha256"]:
+        if (verify or not _is_big(name)) and _digest(path) != expected["sha256"]:
             raise RunFolderError(f"{path}: its checksum is wrong: damaged or changed; prepare the dataset again")
 
 
-def file_entry(path: Path) -> dict[str, Any]:
-    """What the manifest says about a file: its size and checksum."""
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except PermissionError as error:
+        raise RunFolderError(f"{path}: {unreadable(error)}; change its rights, or the user") from None
 
 
 def _is_big(name: str) -> bool:
@@ -171,7 +202,10 @@ def _write(dataset: Dataset, folder: Path) -> None:
         "info": dataset.info,
         "files": {path.relative_to(folder).as_posix(): file_entry(path) for path in files},
     }
-    (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+    try:
+        (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"dataset.info cannot be written as JSON: {error}") from None
 
 
 def write_item_table(table: pl.DataFrame, path: Path) -> None:
@@ -186,18 +220,6 @@ def write_item_table(table: pl.DataFrame, path: Path) -> None:
         if "no space" in str(error).lower():
             raise
         raise DataError(f"the item table cannot be written as Parquet: {error}") from error
-
-
-def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """The manifest as it is written.
-
-    Raises:
-        DataError: its `info` holds something that JSON cannot.
-    """
-    try:
-        return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise DataError(f"dataset.info cannot be written as JSON: {error}") from None
 
 
 def interactions(dataset: Dataset) -> pl.DataFrame:

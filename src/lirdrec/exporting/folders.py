@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lirdrec.atomic import atomic_folder
 from lirdrec.configuration import nearest
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.exporting.arrays import write_faiss, write_npy
 from lirdrec.exporting.item_encoder import write_onnx
 from lirdrec.exporting.pgvector import write_pgvector
 from lirdrec.exporting.qdrant import write_qdrant
+from lirdrec.manifest import MANIFEST, file_entry, manifest_format
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.transaction import atomic_folder, manifest_text
 
+FORMAT = "lirdrec-export"
+FORMAT_VERSION = 1
 KINDS: Mapping[str, Callable[[Recommender, Path], None]] = {
     "npy": write_npy,
     "faiss": write_faiss,
@@ -37,7 +40,7 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
         recommender: a run, slim or not.
         kind: one of `KINDS`.
         folder: the folder to make.
-        overwrite: replace an earlier export.
+        overwrite: replace an earlier export, and nothing else.
 
     Raises:
         ConfigError: an unknown kind, or its library is not installed.
@@ -48,6 +51,12 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
     if kind not in KINDS:
         raise ConfigError(f"no export to '{kind}'; {nearest(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
     folder = Path(folder)
-    with atomic_folder(folder, overwrite, WRITTEN) as temporary:
+    earlier = folder.is_dir() and manifest_format(folder) is None  # exports had no manifest before
+    if earlier and any(folder.iterdir()) and overwrite and not (folder / "README.txt").is_file():
+        raise RunFolderError(f"{folder}: is no export, so it is not replaced; choose another name")
+    with atomic_folder(folder, overwrite, (FORMAT,), WRITTEN if earlier else ()) as temporary:
         KINDS[kind](recommender, temporary)
+        files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in sorted(temporary.rglob("*"))}
+        manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind, "files": files}
+        (temporary / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
     return folder

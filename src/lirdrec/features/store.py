@@ -13,7 +13,7 @@ from lirdrec.atomic import write_errors
 from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import count, describe_ids
 from lirdrec.data.storage import ITEMS, placed, read_manifest, write_item_table
-from lirdrec.data.switching import settle, switch
+from lirdrec.data.switching import dataset_lock, settle, switch
 from lirdrec.errors import DataError
 
 # What may lie in features/ for a matrix NAME, by the ending behind the name.
@@ -90,9 +90,21 @@ def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
         RunFolderError: not a prepared folder, or it cannot be written.
     """
     folder = Path(folder)
-    settle(folder)
-    manifest = read_manifest(folder)
-    table = pl.read_parquet(placed(folder, manifest, ITEMS), glob=False)
+    read_manifest(folder)
+    with dataset_lock(folder):  # from reading the table to writing it, so that no change of another process is lost
+        settle(folder)
+        manifest = read_manifest(folder)
+        table = pl.read_parquet(placed(folder, manifest, ITEMS), glob=False)
+        path = folder / f".{ITEMS}"
+        try:
+            with write_errors(folder):
+                write_item_table(_with_columns(table, frame, folder), path)
+            switch(folder, {ITEMS: path})
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.DataFrame:
     if ITEM not in frame.columns:
         raise DataError(f"{folder}: new columns of the item table need the column '{ITEM}' beside them")
     ids = frame[ITEM].cast(table.schema[ITEM], strict=False)
@@ -111,10 +123,4 @@ def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
         if name in table.columns:
             column = joined.select(pl.when(given).then(pl.col(name)).otherwise(table[name])).to_series()
         table = table.with_columns(column.alias(name))
-    path = folder / f".{ITEMS}"
-    try:
-        with write_errors(folder):
-            write_item_table(table, path)
-        switch(folder, {ITEMS: path})
-    finally:
-        path.unlink(missing_ok=True)
+    return table

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lirdrec.atomic import sha256
-from lirdrec.errors import RunFolderError
-from lirdrec.recommender.run_folder import Writer, check_file, read_json, reason, write_json
+from lirdrec.errors import RunFolderError, reason, unreadable
+from lirdrec.manifest import MANIFEST, file_entry, inside, placed
+from lirdrec.recommender.run_folder import REMEDY, Writer, check_file, read_json, write_json
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.data.matrices import FeatureMatrix
 
+DESCRIPTION = "features.json"
 Blocks = list[dict[str, "FeatureMatrix"]]
 
 
@@ -82,32 +83,47 @@ class FeatureStore:
             prefix = f"features/added-{number}"
             description["added_blocks"].append(prefix)
             files |= _matrix_writers(prefix, block)
-        return files | {"features.json": lambda path: write_json(path, description)}
+        return files | {DESCRIPTION: lambda path: write_json(path, description)}
 
     @classmethod
-    def read(cls, run: Path, elsewhere: str | Path | None = None, verify: bool = False) -> FeatureStore:
+    def read(
+        cls,
+        run: Path,
+        elsewhere: str | Path | None = None,
+        verify: bool = False,
+        manifest: Mapping[str, Any] | None = None,
+    ) -> FeatureStore:
         """The features that `writers` wrote; a missing dataset is an error only when it is needed.
 
         Args:
             run: the run folder.
             elsewhere: where the prepared dataset lies now, if it was moved.
             verify: read the whole feature files of the dataset and compare checksums.
+            manifest: of the run, where it is known.
+
+        Raises:
+            RunFolderError: a file of the run is damaged, or names a file outside of its folder.
         """
-        description = read_json(run / "features.json")
+        manifest = manifest or {}
+        path = placed(run, manifest, DESCRIPTION)
+        description = read_json(path)
+        _check(description, path)
         names = description["names"]
-        added = [{n: _read_matrix(run / prefix, n) for n in names} for prefix in description["added_blocks"]]
+        added = [{n: _read_matrix(run, manifest, prefix, n) for n in names} for prefix in description["added_blocks"]]
         reference = description.get("dataset")
         if reference is None:
-            return cls({n: _read_matrix(run / "features", n) for n in names}, added)
+            return cls({n: _read_matrix(run, manifest, "features", n) for n in names}, added)
         candidates = [Path(elsewhere)] if elsewhere else [run / reference["relative"], Path(reference["folder"])]
         files = reference["files"]
         for folder in candidates:
             if not folder.is_dir():
                 continue
             try:
+                prepared = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
                 for entry in files.values():
-                    check_file(folder / entry["file"], entry, verify, small=0)
-                trained = {n: _read_matrix((folder / files[f"{n}.values"]["file"]).parent, n) for n in names}
+                    check_file(placed(folder, prepared, entry["file"]), entry, verify, small=0)
+                prefix = {n: Path(files[f"{n}.values"]["file"]).parent.as_posix() for n in names}
+                trained = {n: _read_matrix(folder, prepared, prefix[n], n) for n in names}
             except RunFolderError as error:
                 return cls(
                     None, added, folder, files, f"the features that this run was trained with are not whole: {error}"
@@ -124,16 +140,49 @@ class FeatureStore:
 
 
 def _prepared_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    recorded = read_json(folder / "manifest.json").get("files", {})
+    manifest = read_json(folder / MANIFEST)
+    recorded = manifest.get("files", {})
     entries = {}
     for name in names:
         for part, ending in (("values", ".npy"), ("mask", ".mask.npy")):
             file = f"features/{name}{ending}"
-            known = recorded.get(file)
-            digest = known.get("sha256") if isinstance(known, Mapping) else known
-            size = (folder / file).stat().st_size
-            entries[f"{name}.{part}"] = {"file": file, "bytes": size, "sha256": digest or sha256(folder / file)}
+            entries[f"{name}.{part}"] = {"file": file} | (
+                recorded.get(file) or file_entry(placed(folder, manifest, file))
+            )
     return entries
+
+
+def _check(description: Any, path: Path) -> None:
+    """Check the types in `features.json`, and that no name in it leaves its folder.
+
+    Raises:
+        RunFolderError: names the entry that is wrong.
+    """
+
+    def refuse(what: str) -> RunFolderError:
+        return RunFolderError(f"{path}: is damaged: {what}; {REMEDY}")
+
+    def all_inside(values: Any) -> bool:
+        return isinstance(values, list) and all(inside(one) for one in values)
+
+    if not isinstance(description, dict):
+        raise refuse("it is not a JSON object")
+    for key in ("names", "added_blocks"):
+        if not all_inside(description.get(key)):
+            raise refuse(f"its entry '{key}' is no list of names inside the folder")
+    reference = description.get("dataset")
+    if reference is None:
+        return
+    if not isinstance(reference, dict) or not all(isinstance(reference.get(k), str) for k in ("folder", "relative")):
+        raise refuse("its entry 'dataset' does not say where the dataset is")
+    files = reference.get("files")
+    wanted = {f"{name}.{part}" for name in description["names"] for part in ("values", "mask")}
+    if not isinstance(files, dict) or not wanted <= set(files):
+        raise refuse("its entry 'dataset' does not list the files of all features")
+    for name, entry in files.items():
+        good = isinstance(entry, dict) and inside(entry.get("file")) and isinstance(entry.get("sha256"), str)
+        if not good or not isinstance(entry.get("bytes"), int):
+            raise refuse(f"its entry of the file {name!r} is wrong")
 
 
 def _matrix_writers(prefix: str, block: Mapping[str, FeatureMatrix]) -> dict[str, Writer]:
@@ -148,16 +197,22 @@ def _array_writer(array: np.ndarray) -> Writer:
     return lambda path: np.save(path, array, allow_pickle=False)
 
 
-def _read_matrix(folder: Path, name: str) -> FeatureMatrix:
+def _read_matrix(folder: Path, manifest: Mapping[str, Any], prefix: str, name: str) -> FeatureMatrix:
     from lirdrec.data.matrices import FeatureMatrix
 
     arrays = []
     for ending in (".npy", ".mask.npy"):
+        path = placed(folder, manifest, f"{prefix}/{name}{ending}")
         try:
-            arrays.append(np.load(folder / f"{name}{ending}", mmap_mode="r", allow_pickle=False))
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{folder / (name + ending)}: cannot be read: {reason(error)}; restore it") from None
-    return FeatureMatrix.known_good(arrays[0], np.asarray(arrays[1]))
+            arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
+        except OSError as error:
+            raise RunFolderError(f"{path}: {unreadable(error)}; restore it") from None
+        except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError) as error:
+            raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it") from None
+    values, present = arrays
+    if values.ndim != 2 or values.dtype.kind != "f" or present.dtype != np.bool_ or present.shape != values.shape[:1]:
+        raise RunFolderError(f"{folder}: the features '{name}' are no matrix with its mask; restore them")
+    return FeatureMatrix.known_good(values, np.asarray(present))
 
 
 def _relative(folder: Path, run: Path) -> str:

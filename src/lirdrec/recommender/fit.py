@@ -23,13 +23,14 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.run_folder import check_new, run_lock
+from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import Trained, Watcher, train
 from lirdrec.training.progress import ProgressBar, Recorder
 
 log = logging.getLogger(__name__)
+WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")
 
 
 def fit(
@@ -93,6 +94,8 @@ def fit(
         return _fitted(model, dataset, training, validate, None, chest, True, progress, watchers)
     folder = Path(run)
     with run_lock(folder):
+        check_new(run, overwrite or resume)  # another process may have written it since
+        leave_out(folder, WRITTEN_WHILE_TRAINING)
         store = CheckpointStore(folder / "checkpoint", _fingerprint(dataset, config, training))
         if not resume:
             _forget(store)

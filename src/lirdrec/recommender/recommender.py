@@ -78,6 +78,7 @@ class Recommender:
         self.info = dict(info or {})
         self.n_trained_items = len(items) if n_trained_items is None else n_trained_items
         self.folder: Path | None = None
+        self.saved: tuple[object, ...] | None = None  # the stamp of the folder's manifest, as it was loaded or saved
         self.device = torch.device(device)
         self._model = model
         self._weights = weights

@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lirdrec.atomic import make_folder, sha256, write_errors
-from lirdrec.errors import RunFolderError
+from lirdrec.atomic import recover, sha256, write_errors
+from lirdrec.errors import RunFolderError, reason, unreadable
 from lirdrec.locks import folder_lock
-
-log = logging.getLogger(__name__)
+from lirdrec.manifest import MANIFEST, check_manifest, file_entry, manifest_format, placed, read_manifest
+from lirdrec.transaction import commit, foreign_names, new_stage, settle
 
 FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 VECTORS = "vectors.safetensors"
+NAMES = {"lirdrec-dataset": "prepared dataset", "lirdrec-export": "export"}
+# what a run folder may hold beside the files of its manifest
 TRAINING_FILES = ("checkpoint", "history.jsonl", "curves.png", "metrics.json", "environment.json", "tensorboard")
+# what a training that was killed while it wrote the run, by an earlier version, may have left beside its checkpoint
+WRITTEN = (
+    *("config.json", "users.parquet", "items.parquet", "interactions.parquet", "features.json", "features"),
+    *(VECTORS, "weights.safetensors"),
+)
+REMEDY = "restore it or train again"
 SMALL_FILE_BYTES = 1 << 20  # files up to this size have their checksum verified at every load
 
 Writer = Callable[[Path], None]
@@ -39,17 +43,19 @@ Writer = Callable[[Path], None]
 def run_lock(folder: str | Path) -> Iterator[Path]:
     """Hold the run folder for this process alone; the folder is made where it is missing.
 
-    The lock belongs to the operating system, so a killed training leaves none behind.
+    Whoever changes a run holds it from before the run is read until it is written, so that no change of another
+    process is lost. The lock belongs to the operating system, so a killed process leaves none behind.
 
     Raises:
-        RunFolderError: another training holds the folder, or it cannot be made.
+        RunFolderError: another process holds the folder, or it cannot be made.
     """
     with folder_lock(
         folder,
         lambda owner: (
-            f"{folder}: another training{owner} is writing to this run folder; "
+            f"{folder}: another process{owner} is writing to this run folder; "
             "wait until it ends or choose another folder"
         ),
+        nested=True,
     ) as held:
         yield held
 
@@ -58,53 +64,53 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
 
 
 def write_run(folder: str | Path, writers: Mapping[str, Writer]) -> None:
-    """Write all files (name inside the folder → function that writes it to a path) and then the manifest, or nothing.
+    """Write all files (name inside the folder → function that writes it to a path) and the manifest, or nothing.
 
-    Everything is first written beside its final place; only when all of it is on disk is the old manifest taken away,
-    the files renamed into place and the new manifest written. A run that was there stays whole if writing fails.
+    A run that was there stays complete until the new one is on the disk and replaces it in one step.
 
     Raises:
-        RunFolderError: the disk is full or the folder cannot be written.
+        RunFolderError: another process holds the folder, the disk is full, or the folder cannot be written.
     """
-    folder = Path(folder)
-    _write(folder, writers, {})
-
-
-def _write(folder: Path, writers: Mapping[str, Writer], kept: Mapping[str, Any]) -> None:
-    existed = folder.exists()
-    stage = folder / f".writing-{os.getpid()}"
-    try:
-        make_folder(stage)
-        with write_errors(folder):
-            entries = dict(kept)
-            for name, write in writers.items():
-                path = stage / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write(path)
-                entries[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            write_json(stage / MANIFEST, {"format": FORMAT, "format_version": FORMAT_VERSION, "files": entries})
-            old = set(_listed(folder)) - set(entries) - set(TRAINING_FILES)
-            (folder / MANIFEST).unlink(missing_ok=True)
-            _remove(folder, old)
-            for name in writers:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(stage / name, folder / name)
-            os.replace(stage / MANIFEST, folder / MANIFEST)  # the last step: only now is the run complete
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if not existed:
-            with contextlib.suppress(OSError):  # only removes a folder that stayed empty
-                folder.rmdir()
+    _write(Path(folder), writers, keep=False)
 
 
 def rewrite(folder: str | Path, writers: Mapping[str, Writer]) -> None:
     """Replace or add single files of a finished run; the others stay listed as they are.
 
     Raises:
-        RunFolderError: there is no finished run, the disk is full, or the folder cannot be written.
+        RunFolderError: there is no finished run, another process holds the folder, or it cannot be written.
     """
+    _write(Path(folder), writers, keep=True)
+
+
+def _write(folder: Path, writers: Mapping[str, Writer], keep: bool) -> None:
+    recover(folder)
+    with run_lock(folder), write_errors(folder):
+        settle(folder)
+        old = _manifest(folder)["files"] if keep or (folder / MANIFEST).is_file() else {}
+        with new_stage(folder) as stage:
+            entries = dict(old) if keep else {}
+            for name, write in writers.items():
+                path = stage / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path)
+                entries[name] = file_entry(path)
+            manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": entries}
+            commit(folder, stage, manifest, removed=set(old) - set(entries) - set(TRAINING_FILES))
+
+
+def leave_out(folder: str | Path, names: tuple[str, ...]) -> None:
+    """Take files out of a run's manifest, where it lists them, because a new training is about to write to them."""
     folder = Path(folder)
-    _write(folder, writers, _manifest(folder)["files"])
+    with run_lock(folder), write_errors(folder):
+        settle(folder)
+        if not (folder / MANIFEST).is_file():
+            return
+        manifest = _manifest(folder)
+        files = {name: entry for name, entry in manifest["files"].items() if name not in names}
+        if len(files) < len(manifest["files"]):
+            with new_stage(folder) as stage:
+                commit(folder, stage, {**manifest, "files": files})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -121,17 +127,16 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder}: is a file, not a folder; choose another run folder")
-    if (folder / MANIFEST).is_file():
-        if _manifest(folder).get("format") != FORMAT:
-            raise RunFolderError(f"{folder}: holds a prepared dataset, not a run; choose another folder")
-        if not overwrite:
-            raise RunFolderError(f"{folder}: already holds a finished run; choose another folder or overwrite it")
+    if not folder.is_dir() and not recover(folder):
         return
-    if not folder.is_dir():
-        return
-    strange = sorted(p.name for p in folder.iterdir() if p.name not in TRAINING_FILES and p.name[0] != ".")
-    if strange:
-        raise RunFolderError(f"{folder}: is not a run folder (it holds {strange[0]}); choose another folder")
+    kind = manifest_format(folder)
+    if kind is not None and kind != FORMAT:
+        raise RunFolderError(f"{folder}: holds a {NAMES.get(kind, kind)}, not a run; choose another folder")
+    if not overwrite and (folder / MANIFEST).is_file():
+        raise RunFolderError(f"{folder}: already holds a finished run; choose another folder or overwrite it")
+    extra = set(TRAINING_FILES) | (set(WRITTEN) if (folder / "checkpoint").is_dir() else set())
+    if foreign := foreign_names(folder, extra):
+        raise RunFolderError(f"{folder}: is not a run folder (it holds {foreign[0]}); choose another folder")
     if not overwrite and any((folder / "checkpoint").glob("*")):
         raise RunFolderError(
             f"{folder}: holds a training that was stopped; go on with it (--resume), choose another folder "
@@ -144,10 +149,10 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
 
 def is_run(folder: str | Path) -> bool:
     """Whether `folder` holds a run, be it finished, unfinished or damaged."""
-    manifest = Path(folder) / MANIFEST
-    if manifest.is_file():
-        return f'"{FORMAT}"' in manifest.read_text(encoding="utf-8", errors="replace")
-    return (Path(folder) / "checkpoint").is_dir()
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file():
+        return manifest_format(folder) == FORMAT
+    return (folder / "checkpoint").is_dir()
 
 
 def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
         RunFolderError: no such folder, no finished run in it, a newer format, a missing or damaged file.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not folder.is_dir() and not recover(folder):
         raise RunFolderError(f"{folder}: no such run folder")
     if not (folder / MANIFEST).is_file():
         if (folder / "checkpoint").exists():
@@ -171,7 +176,7 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
             f"{folder}: holds a prepared dataset, not a run; train on it first: lirdrec train {folder}"
         )
     for name, entry in manifest["files"].items():
-        check_file(folder / name, entry, verify)
+        check_file(placed(folder, manifest, name), entry, verify)
     return manifest
 
 
@@ -181,7 +186,7 @@ def check_vectors(folder: str | Path) -> None:
     Raises:
         RunFolderError: they may not be read, or are something else.
     """
-    path = Path(folder) / VECTORS
+    path = placed(Path(folder), _manifest(Path(folder)), VECTORS)
     with read_errors(path), safe_open(path, framework="np") as file:
         file.keys()
 
@@ -195,8 +200,8 @@ def read_errors(path: Path) -> Iterator[None]:
         yield
     except PermissionError:
         raise RunFolderError(f"{path}: may not be read by this user; change its rights, or the user") from None
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it or train again") from None
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; {REMEDY}") from None
 
 
 def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small: int = SMALL_FILE_BYTES) -> None:
@@ -206,15 +211,22 @@ def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small
     Raises:
         RunFolderError: it is missing or differs.
     """
-    if not path.is_file():
-        raise RunFolderError(f"{path}: is missing; restore it or train again")
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError as error:
+        raise RunFolderError(f"{path}: {unreadable(error)}; {REMEDY}") from None
+    if size is None:
+        raise RunFolderError(f"{path}: is missing; {REMEDY}")
     if size != entry["bytes"]:
         raise RunFolderError(
             f"{path}: is damaged: {size:,} bytes where {entry['bytes']:,} were written; restore it or train again"
         )
-    if (verify or size <= small) and sha256(path) != entry["sha256"]:
-        raise RunFolderError(f"{path}: is damaged: its checksum differs from the manifest's; restore it or train again")
+    try:
+        damaged = (verify or size <= small) and sha256(path) != entry["sha256"]
+    except OSError as error:
+        raise RunFolderError(f"{path}: {unreadable(error)}; change its rights, or the user") from None
+    if damaged:
+        raise RunFolderError(f"{path}: is damaged: its checksum differs from the manifest's; {REMEDY}")
 
 
 def read_json(path: Path) -> Any:
@@ -225,52 +237,21 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it or train again") from None
+    except PermissionError:
+        raise RunFolderError(f"{path}: may not be read by this user; change its rights, or the user") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; {REMEDY}") from None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict):
-        raise RunFolderError(f"{folder / MANIFEST}: is damaged: it is not a JSON object; restore it or train again")
-    if manifest.get("format") != FORMAT:
+    """The manifest of a folder; that of a run is checked."""
+    manifest = read_manifest(folder, REMEDY)
+    if manifest["format"] != FORMAT:
         return manifest
-    version = manifest.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if manifest["format_version"] > FORMAT_VERSION:
         raise RunFolderError(
-            f"{folder}: was written by a newer lirdrec (format {version}, this one reads up to {FORMAT_VERSION}); "
-            "update lirdrec"
+            f"{folder}: was written by a newer lirdrec (format {manifest['format_version']}, this one reads up to "
+            f"{FORMAT_VERSION}); update lirdrec"
         )
-    if not isinstance(version, int) or not isinstance(manifest.get("files"), dict):
-        raise RunFolderError(f"{folder / MANIFEST}: is damaged: format version or files are missing; train again")
+    check_manifest(manifest, folder / MANIFEST, REMEDY)
     return manifest
-
-
-# ---------------------------------------------------------------- small things
-
-
-def reason(error: BaseException) -> str:
-    """The operating system's words without its number and path."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).splitlines()
-    return text[0] if text else type(error).__name__
-
-
-def _listed(folder: Path) -> list[str]:
-    """Files of the finished run in the folder, if there is one."""
-    if not (folder / MANIFEST).is_file():
-        return []
-    return list(_manifest(folder)["files"])
-
-
-def _remove(folder: Path, names: set[str]) -> None:
-    for name in names:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-            continue
-        path.unlink(missing_ok=True)
-        for parent in list(path.relative_to(folder).parents)[:-1]:
-            with contextlib.suppress(OSError):  # only empty folders go
-                (folder / parent).rmdir()

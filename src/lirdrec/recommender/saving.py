@@ -17,25 +17,33 @@ from lirdrec.data.columns import ITEM, TIMESTAMP, USER
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.identifiers import IdMap
 from lirdrec.environment import environment
-from lirdrec.errors import DataError, RunFolderError
+from lirdrec.errors import DataError, RunFolderError, reason, unreadable
+from lirdrec.manifest import placed, stamp
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.rebuilding import rebuild
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import (
     MANIFEST,
+    REMEDY,
     VECTORS,
     Writer,
     check_new,
     open_run,
     read_errors,
     read_json,
-    reason,
     rewrite,
+    run_lock,
     write_json,
     write_run,
 )
+from lirdrec.transaction import read_stable
 
+# what the readers of our own files raise where the files are not what was written
+DAMAGE = (
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError),
+    *(DataError, pl.exceptions.PolarsError),
+)
 CONFIG = "config.json"
 METRICS = "metrics.json"
 WEIGHTS = "weights.safetensors"
@@ -46,23 +54,41 @@ def save(recommender: Recommender, folder: str | Path, *, slim: bool = False, ov
     """Write `recommender` to `folder`; see `Recommender.save` and `Recommender.slim`."""
     folder = Path(folder)
     check_new(folder, overwrite)
-    write_run(folder, _writers(recommender, folder, slim))
-    if not slim:
-        recommender.folder = folder
+    with run_lock(folder):
+        check_new(folder, overwrite)  # another process may have written it since
+        if recommender.folder is not None and recommender.folder.resolve() == folder.resolve():
+            _refuse_changed(recommender, folder)
+        write_run(folder, _writers(recommender, folder, slim))
+        if not slim:
+            recommender.folder, recommender.saved = folder, stamp(folder)
     return folder
+
+
+def _refuse_changed(recommender: Recommender, folder: Path) -> None:
+    """Refuse to write over what another process has changed in the run since it was loaded."""
+    if recommender.saved is not None and stamp(folder) not in (recommender.saved, None):
+        raise RunFolderError(
+            f"{folder}: another process has changed this run since it was loaded; load it again and repeat the change,"
+            " or save to another folder"
+        )
 
 
 def record_metrics(recommender: Recommender, split: str, values: Mapping[str, float]) -> None:
     """Keep figures with the recommender; see `Recommender.record_metrics`."""
     metrics = {**recommender.info.get("metrics", {}), split: dict(values)}
     recommender.info["metrics"] = metrics
-    if recommender.folder is not None:
-        config = read_json(recommender.folder / CONFIG)
+    folder = recommender.folder
+    if folder is None:
+        return
+    with run_lock(folder):
+        _refuse_changed(recommender, folder)
+        config = read_json(placed(folder, open_run(folder), CONFIG))
         config["info"] = recommender.info
         rewrite(
-            recommender.folder,
+            folder,
             {CONFIG: lambda path: write_json(path, config), METRICS: lambda path: write_json(path, metrics)},
         )
+        recommender.saved = stamp(folder)
 
 
 def load(
@@ -70,39 +96,66 @@ def load(
 ) -> Recommender:
     """Read what `save` wrote; see `Recommender.load`."""
     folder = Path(folder)
-    listed = open_run(folder, verify)["files"]
-    config = read_json(folder / CONFIG)
-    slim = bool(config.get("slim"))
+
+    def read() -> Recommender:
+        before = stamp(folder)
+        loaded = _load(folder, verify, device, features)
+        loaded.folder, loaded.saved = folder, before
+        return loaded
+
+    return read_stable(folder, read)
+
+
+def _load(folder: Path, verify: bool, device: torch.device | str, features: str | Path | None) -> Recommender:
+    manifest = open_run(folder, verify)
+    listed = manifest["files"]
+
+    def at(name: str) -> Path:
+        return placed(folder, manifest, name)
+
     for name in (CONFIG, VECTORS, "users.parquet", "items.parquet"):
         if name not in listed:
             raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {name}; train again")
-    items = _read_table(folder / "items.parquet")
-    train = None if slim else _read_pairs(folder / "interactions.parquet")
+    config = _config(at(CONFIG))
+    slim = bool(config.get("slim"))
+    items = _read_table(at("items.parquet"))
+    train = None if slim else _read_pairs(at("interactions.parquet"))
     try:
-        scorer = Scorer.from_tensors(_read_tensors(folder / VECTORS, device), config["scorer"])
+        scorer = Scorer.from_tensors(_read_tensors(at(VECTORS), device), config["scorer"])
         made = Recommender(
             scorer,
-            IdMap(_read_table(folder / "users.parquet")[USER], "user"),
+            IdMap(_read_table(at("users.parquet"))[USER], "user"),
             IdMap(items[ITEM], "item"),
             items,
             train,
             model=rebuild if WEIGHTS in listed else None,
-            weights=_read_tensors(folder / WEIGHTS, "cpu") if WEIGHTS in listed else None,
-            features=FeatureStore.read(folder, features, verify) if "features.json" in listed else None,
+            weights=_read_tensors(at(WEIGHTS), "cpu") if WEIGHTS in listed else None,
+            features=FeatureStore.read(folder, features, verify, manifest) if "features.json" in listed else None,
             frames=config["frames"],
             info=config["info"],
             n_trained_items=config["n_trained_items"],
             device=device,
         )
-    except (KeyError, IndexError, TypeError, DataError, pl.exceptions.PolarsError) as error:
-        raise RunFolderError(f"{folder}: is damaged: {reason(error)}; restore it or train again") from None
+    except RunFolderError:
+        raise
+    except DAMAGE as error:
+        raise RunFolderError(f"{folder}: is damaged: {reason(error)}; {REMEDY}") from None
     if (scorer.n_users, scorer.n_items) != (made.n_users, made.n_items):
         raise RunFolderError(
             f"{folder}: is damaged: vectors of {scorer.n_users:,} users and {scorer.n_items:,} items, "
-            f"but ids of {made.n_users:,} and {made.n_items:,}; restore it or train again"
+            f"but ids of {made.n_users:,} and {made.n_items:,}; {REMEDY}"
         )
-    made.folder = folder
     return made
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The run's settings, after a look at their types."""
+    config = read_json(path)
+    types = {"scorer": dict, "frames": str, "info": dict, "n_trained_items": int}
+    for key, kind in types.items() if isinstance(config, dict) else (("settings", dict),):
+        if not isinstance(config, dict) or not isinstance(config.get(key), kind) or isinstance(config[key], bool):
+            raise RunFolderError(f"{path}: is damaged: its entry '{key}' is missing or of a wrong type; {REMEDY}")
+    return config
 
 
 def _writers(recommender: Recommender, folder: Path, slim: bool) -> dict[str, Writer]:
@@ -181,15 +234,17 @@ def _read_pairs(path: Path) -> Interactions:
     times = table[TIMESTAMP].to_numpy() if TIMESTAMP in table.columns else None
     try:
         return Interactions(table[USER].to_numpy(), table[ITEM].to_numpy(), times)
-    except (DataError, pl.exceptions.PolarsError) as error:
-        raise RunFolderError(f"{path}: is damaged: {reason(error)}; restore it or train again") from None
+    except (DataError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+        raise RunFolderError(f"{path}: is damaged: {reason(error)}; {REMEDY}") from None
 
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, glob=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it or train again") from None
+    except PermissionError as error:
+        raise RunFolderError(f"{path}: {unreadable(error)}; change its rights, or the user") from None
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; {REMEDY}") from None
 
 
 def _read_tensors(path: Path, device: torch.device | str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lirdrec.atomic import sha256
 from lirdrec.data.storage import FORMAT as DATASET
-from lirdrec.data.storage import check_files, read_manifest
+from lirdrec.data.storage import check_files, placed, read_manifest
 from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.run_folder import is_run, open_run, read_json
@@ -126,12 +126,13 @@ def gather(folder: str | Path, licence: str | None = None, features: bool = True
 def _dataset(folder: Path) -> _Found:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify=True)
-    return _Found(manifest, {name: folder / name for name in manifest["files"]}, dict(manifest["info"]))
+    contents: dict[str, Content] = {name: placed(folder, manifest, name) for name in manifest["files"]}
+    return _Found(manifest, contents, dict(manifest["info"]))
 
 
 def _run(folder: Path, features: bool) -> _Found:
     manifest = open_run(folder, verify=True)
-    contents: dict[str, Content] = {name: folder / name for name in manifest["files"]}
+    contents: dict[str, Content] = {name: placed(folder, manifest, name) for name in manifest["files"]}
     if CONFIG not in contents:
         raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {CONFIG}; train again")
     found = _Found(manifest, contents, read_json(folder / CONFIG).get("info", {}))

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lirdrec.atomic import atomic_folder, sha256
+from lirdrec.atomic import sha256
 from lirdrec.data import storage
 from lirdrec.errors import RunFolderError
 from lirdrec.recommender import run_folder
 from lirdrec.sharing.files import MANIFEST, check_content, check_name, is_document
 from lirdrec.sharing.folders import FEATURES
 from lirdrec.sharing.hub import HubError, Repository, bars, hub_errors, is_absent, repository
+from lirdrec.transaction import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ def pull(
         ConfigError: a name or an option; the hub's client is not installed.
     """
     source = repository(repo, revision, endpoint, token)
-    with atomic_folder(folder, overwrite, (*storage.OWN, *run_folder.TRAINING_FILES)) as temporary:
+    extra = (*storage.EXTRA, *run_folder.TRAINING_FILES)
+    with atomic_folder(folder, overwrite, FORMATS, extra) as temporary:
         snapshot = fetch(source, progress)
         for name in (*snapshot.names, MANIFEST):
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
