@@ -45,6 +45,26 @@ def manifest_format(folder: str | Path) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
+def folder_around(path: str | Path) -> Path | None:
+    """The prepared dataset, run or export that a path lies in, up to two folders deep; None where there is none."""
+    parents = list(Path(os.path.abspath(path)).parents)[:3]
+    return next((one for one in parents if (kind := manifest_format(one)) and kind.startswith("lirdrec-")), None)
+
+
+def refuse_inside(path: str | Path, option: str = "") -> None:
+    """Refuse a file that would be written into a prepared dataset, a run or an export.
+
+    Args:
+        path: of the file.
+        option: of the command line that names it, such as "--output "; it comes before the path.
+
+    Raises:
+        RunFolderError: names the folder.
+    """
+    if (around := folder_around(path)) is not None:
+        raise RunFolderError(f"{option}{path}: lies in {around}, which holds files of lirdrec; choose another folder")
+
+
 def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
     """A manifest as a mapping with `format` and `format_version`; the rest is not looked at yet.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lirdrec.errors import ConfigError
+from lirdrec.manifest import refuse_inside
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,6 +60,7 @@ def check_output(output: Path | None) -> None:
 
     Raises:
         ConfigError: an unknown ending, or a folder that does not exist.
+        RunFolderError: it would lie in a prepared dataset, a run or an export.
     """
     if output is None:
         return
@@ -66,6 +68,7 @@ def check_output(output: Path | None) -> None:
         raise ConfigError(f"--output {output}: choose a name that ends in {', '.join(ENDINGS)}")
     if output.is_dir():
         raise ConfigError(f"--output {output}: is a folder; name a file")
+    refuse_inside(output, "--output ")
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; make it first")
 

@@ -21,6 +21,7 @@ from lirdrec.exporting.tables import ENDINGS, table_writer
 from lirdrec.features.progress import progress_bar
 from lirdrec.features.shards import PLAN, Shards
 from lirdrec.locks import LOCK, folder_lock
+from lirdrec.manifest import refuse_inside
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.top_k import rank_users
 from lirdrec.recommender.asking import as_list, known_rows
@@ -77,12 +78,13 @@ def recommend_everyone(
         ConfigError: an ending of no known format, a bad k, unfinished work of other settings or of another run.
         UnknownIdError: an unknown candidate.
         CapabilityError: a slim run cannot leave out seen items.
-        RunFolderError: another process writes this file, or it cannot be written.
+        RunFolderError: another process writes this file, it would lie in a run, or it cannot be written.
     """
     output = Path(output)
     ending = output.suffix.lower()
     if ending not in ENDINGS:
         raise ConfigError(f"{output}: choose a name that ends in {', '.join(ENDINGS)}")
+    refuse_inside(output)
     users = recommender.users.series
     # one user first: whatever cannot be done is told before anything is written
     recommender.recommend(users[:1], k, exclude_seen=exclude_seen, candidates=candidates)

@@ -17,7 +17,7 @@ import polars as pl
 from lirdrec.atomic import write_errors
 from lirdrec.data.pictures import IMAGES
 from lirdrec.data.storage import ITEMS, placed, read_manifest, write_item_table
-from lirdrec.data.switching import settle
+from lirdrec.data.switching import dataset_lock, settle
 from lirdrec.errors import ConfigError
 from lirdrec.features.dropping import drop_items
 from lirdrec.features.encoding import Loop, encode_shard, local
@@ -146,18 +146,20 @@ def make_features(
         refuse_empty(works, joined)
         matrices = {name: one.matrix for name, one in joined.items()}
         noted = _pictures(works)
-        keep = covered(folder, joined)
-        if keep.all():
-            dropped = None
-            add_features(folder, matrices, told, noted, _changed_table(folder, place / CHANGED, works))
-        else:
-            if not drop:
-                refuse_bare(folder, keep, works, joined)
-            table = _item_table(folder, works)
-            changed = drop_items(folder, read_manifest(folder), table, keep, place / CHANGED, without=names)
-            dropped = changed.told
-            matrices = {work.job.name: work.join(keep).matrix for work in works}
-            add_features(folder, matrices, told, changed.info | noted, changed.files, changed.counts)
+        with dataset_lock(folder):  # from reading the item table to writing it: captions may change it, too
+            settle(folder)
+            keep = covered(folder, joined)
+            if keep.all():
+                dropped = None
+                add_features(folder, matrices, told, noted, _changed_table(folder, place / CHANGED, works))
+            else:
+                if not drop:
+                    refuse_bare(folder, keep, works, joined)
+                table = _item_table(folder, works)
+                changed = drop_items(folder, read_manifest(folder), table, keep, place / CHANGED, without=names)
+                dropped = changed.told
+                matrices = {work.job.name: work.join(keep).matrix for work in works}
+                add_features(folder, matrices, told, changed.info | noted, changed.files, changed.counts)
         for work in works:
             work.shards.discard()
         shutil.rmtree(place / CHANGED, ignore_errors=True)

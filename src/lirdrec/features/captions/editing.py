@@ -16,6 +16,7 @@ from lirdrec.features.captions.answers import clean
 from lirdrec.features.captions.columns import CAPTION, MACHINE, read_columns
 from lirdrec.features.sources import IMAGE, ItemRows
 from lirdrec.features.store import set_item_columns
+from lirdrec.manifest import refuse_inside
 
 
 def export_captions(folder: str | Path, path: str | Path) -> int:
@@ -25,6 +26,7 @@ def export_captions(folder: str | Path, path: str | Path) -> int:
         DataError: the dataset has no captions yet.
         RunFolderError: the file cannot be written.
     """
+    refuse_inside(path)
     settle(folder)
     rows = ItemRows(folder)
     if CAPTION not in rows.schema:

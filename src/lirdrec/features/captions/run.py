@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.data.columns import ITEM
-from lirdrec.data.switching import settle
+from lirdrec.data.switching import dataset_lock, settle
 from lirdrec.errors import TrainingError
 from lirdrec.features.captions.answers import clean, read_answer
 from lirdrec.features.captions.captioner import Answer, Captioner
-from lirdrec.features.captions.columns import captioned, edited, read_columns
+from lirdrec.features.captions.columns import CAPTION, captioned, edited, read_columns
 from lirdrec.features.captions.prompt import Attributes
 from lirdrec.features.captions.results import UNUSABLE, note, results
 from lirdrec.features.captions.survey import look
@@ -147,8 +147,13 @@ class Captioning:
             RunFolderError: the folder cannot be written.
         """
         made = results(self.survey, self._table, self._facts, self._failed, self._names)
-        if made.columns.height:
-            set_item_columns(self.folder, made.columns)
+        with dataset_lock(self.folder):
+            now = read_columns(ItemRows(self.folder))
+            # a caption that a person changed while the model was asked stays
+            changed = now.filter(now[CAPTION].fill_null("") != self._table[CAPTION].fill_null(""))[ITEM]
+            columns = made.columns.filter(~made.columns[ITEM].is_in(changed.implode()))
+            if columns.height:
+                set_item_columns(self.folder, columns)
         table = read_columns(ItemRows(self.folder))
         counts = (int(captioned(table).sum()), int(edited(table).sum()), len(made.problems))
         entry = {
