@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lirdrec import __version__
 from lirdrec.atomic import atomic_write, make_folder
 from lirdrec.errors import ConfigError
+from lirdrec.manifest import refuse_inside
 from lirdrec.reporting import html
 from lirdrec.reporting.cards import Cards
 from lirdrec.reporting.figures import Figure
@@ -123,9 +124,10 @@ class Report:
         """Write the page alone, as a file of any name; gives its path.
 
         Raises:
-            RunFolderError: it cannot be written.
+            RunFolderError: it cannot be written, or would lie in a prepared dataset or a run.
         """
         path = Path(path)
+        refuse_inside(path)
         make_folder(path.parent)
         _write(path, self.to_html(alone=True).encode())
         return path
