@@ -12,8 +12,8 @@ import pytest
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import planted
+from lirdrec.locks import lock_file
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.run_folder import run_lock
 
 from .conftest import files
 
@@ -188,10 +188,12 @@ def test_a_finished_run_is_kept(lirdrec, trained, tmp_path):
 
 
 def test_two_trainings_cannot_share_a_folder(lirdrec, data):
-    with run_lock("busy"):
+    Path("busy").mkdir()
+    with Path("busy/.lock").open("a+b") as handle:
+        assert lock_file(handle)
         result = lirdrec("train", "data", "--run", "busy", *QUICK)
         assert result.exit_code == 2
-        assert "another training" in result.stderr and result.stderr.count("\n") == 1
+        assert "busy: another process" in result.stderr and result.stderr.count("\n") == 1
         assert [path.name for path in Path("busy").iterdir()] == [".lock"]
 
 
