@@ -25,6 +25,25 @@ def test_equal_torch_in_value_and_gradient(shape):
         assert torch.autograd.gradcheck(ours, x.clone().requires_grad_())
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)], ids=str)
+def test_rows_about_as_short_as_the_smallest_divisor(dtype, tolerance):
+    """`normalize` divides rows shorter than 1e-12 by 1e-12; their gradient is that of a division by a constant."""
+    generator = torch.Generator().manual_seed(2)
+    norms = torch.logspace(-13, -11, 81, dtype=torch.float64)
+    x = F.normalize(torch.randn(81, 7, dtype=torch.float64, generator=generator)) * norms[:, None]
+    x = torch.cat([x, torch.zeros(1, 7, dtype=torch.float64), 1e-12 * torch.eye(7, dtype=torch.float64)]).to(dtype)
+    weight = torch.randn(x.shape, dtype=torch.float64, generator=generator).to(dtype)
+    gradients = []
+    for function in (normalize, F.normalize):
+        own = x.clone().requires_grad_()
+        (function(own) * weight).sum().backward()
+        gradients.append(own.grad)
+    ours, theirs = gradients
+    assert (torch.linalg.vector_norm(theirs, dim=1) > 0).all()
+    difference = torch.linalg.vector_norm(ours - theirs, dim=1) / torch.linalg.vector_norm(theirs, dim=1)
+    assert difference.max() < tolerance
+
+
 def test_of_views():
     x = torch.randn(6, 4, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda y: mean_square(y[::2].T), x.requires_grad_())

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lirdrec.graphs.item_item import nearest_items
+from lirdrec.models import operators
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.registry import build, config_type
 
@@ -235,6 +236,35 @@ def test_lgmrec_with_recorded_noise():
     users, items, _ = ours(ours.draw_noise())
     close(users.detach(), fixture["user_vectors"], 1e-7, "users")
     close(items.detach(), fixture["item_vectors"], 1e-7, "items")
+
+
+def test_lgmrec_with_recorded_dropout_of_its_hypergraph(monkeypatch):
+    """`hyper_dropout` 0.8: rows of the hypergraph are left with almost nothing, shorter than what normalising clamps."""
+    fixture = load("lgmrec_dropout")
+    case = CASES["lgmrec"]
+    ours = model("lgmrec", replace(case, options={**case.options, "hyper_dropout": 0.8}), load("lgmrec"))
+    record_noise(ours, fixture)
+    kept = iter([f"{side}_{m}" for m in ("image", "text") for side in ("item", "user")])
+
+    def dropout(x, p, generator):
+        assert p == 0.8
+        return x * torch.from_numpy(fixture[f"kept/{next(kept)}"]) / (1 - p)
+
+    monkeypatch.setattr("lirdrec.models.lgmrec.dropout", dropout)
+    lengths = []
+
+    def normalize(x):
+        lengths.append(torch.linalg.vector_norm(x.detach(), dim=1))
+        return operators.normalize(x)
+
+    monkeypatch.setattr("lirdrec.models.lgmrec.normalize", normalize)
+    found = ours.loss(*torch.from_numpy(load("inputs")["batches"][0]))["loss"]
+    short = sum(int(((n > 0) & (n < operators.EPSILON)).sum()) for n in lengths)
+    assert short == fixture["short_rows"] > 0
+    close(found.detach(), fixture["loss"], 1e-7, "loss")
+    found.backward()
+    for key, parameter in ours.named_parameters():
+        close(parameter.grad, case.parameters[key](under(fixture, "grad/")), 1e-7, f"gradient of {key}")
 
 
 SLMREC = Case(

@@ -37,15 +37,18 @@ def dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=EPSILON).reciprocal_()
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        clamped = norm < EPSILON
+        scale = norm.clamp_(min=EPSILON).reciprocal_()
         y = x * scale
-        ctx.save_for_backward(y, scale)
+        ctx.save_for_backward(y, scale, clamped)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
-        y, scale = ctx.saved_tensors
-        along = torch.linalg.vecdot(gradient, y).unsqueeze(-1)
+        y, scale, clamped = ctx.saved_tensors
+        # a row shorter than ε is divided by ε, a constant: its length then has no part in the gradient
+        along = torch.linalg.vecdot(gradient, y).unsqueeze(-1).masked_fill_(clamped, 0)
         return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
 
 
