@@ -117,6 +117,14 @@ def test_tpe_finds_what_chance_seldom_does(context, inline, tmp_path):
     assert best >= values[len(values) // 50]
 
 
+def test_the_size_of_a_space_is_the_number_of_its_configurations():
+    for model in ("lirdrec", "bm3", "popularity"):
+        space = space_of(model, {}, modalities=("image", "text"))
+        assert space.size == sum(1 for _ in space.all())
+    # what LGMRec's authors list is far too much to be counted one by one
+    assert space_of("lgmrec", {}, ("bpr",)).size == 4 * 5 * 4 * 8 * 10 * 11 * 7 * 7 * 3 * 6
+
+
 def test_options_set_by_hand_are_not_searched(context, inline):
     settings = context(trials=8, model_options={"n_layers": 4}, training={"batch_size": 512}, losses=("softmax",))
     for one in options_of(inline(plan_of(), settings, by_truth)):

@@ -29,3 +29,22 @@ def test_the_row_of_a_model_is_true(name):
 
 def test_no_row_is_left_of_a_model_that_is_gone():
     assert set(rows()) <= set(model_names())
+
+
+def test_the_published_training_is_that_of_the_models():
+    names = {"".join(c for c in name if c.isalnum()): name for name in model_names()}
+    lines = PAGE.read_text(encoding="utf-8").split("## Published training")[1].splitlines()
+    found = {}
+    for line in lines:
+        if line.startswith("| ") and not line.startswith("| trained as"):
+            models, rate, batch, epochs, patience, every, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            base, *decay = rate.split(" · ")
+            options = {"learning_rate": float(base), "batch_size": batch, "epochs": epochs, "patience": patience}
+            options = {key: value if key[0] == "l" else int(value.replace(",", "")) for key, value in options.items()}
+            if every != "1":
+                options["evaluate_every"] = int(every)
+            if decay:
+                assert decay == ["0.96^(epoch/50)"]
+                options |= {"schedule": "exponential", "decay": 0.96, "decay_epochs": 50}
+            found |= {names[model.strip().lower()]: options for model in models.split(",")}
+    assert found == {name: dict(model_type(name).published) for name in model_names() if model_type(name).published}

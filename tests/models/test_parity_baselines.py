@@ -239,7 +239,7 @@ def test_lgmrec_with_recorded_noise():
 
 
 def test_lgmrec_with_recorded_dropout_of_its_hypergraph(monkeypatch):
-    """`hyper_dropout` 0.8: rows of the hypergraph are left with almost nothing, shorter than what normalising clamps."""
+    """`hyper_dropout` 0.8 leaves rows that are shorter than the smallest divisor of `normalize`."""
     fixture = load("lgmrec_dropout")
     case = CASES["lgmrec"]
     ours = model("lgmrec", replace(case, options={**case.options, "hyper_dropout": 0.8}), load("lgmrec"))

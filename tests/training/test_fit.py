@@ -11,11 +11,12 @@ import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.synthetic import planted
-from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.popularity import PopularityConfig
+from lirdrec.models.registry import model_names, model_type
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.presets import preset
@@ -159,6 +160,47 @@ def test_what_a_preset_sets_suits_the_loss(arguments, loss, layers, scoring, bat
     config, training = preset(*arguments)
     given = tuple(getattr(config, name, None) for name in ("loss", "n_layers", "scoring"))
     assert (*given, training.batch_size, training.learning_rate) == (loss, layers, scoring, batch, rate)
+
+
+LATENT = {"patience": 10, "evaluate_every": 5, "schedule": "exponential", "decay": 0.96, "decay_epochs": 50}
+
+
+@pytest.mark.parametrize(
+    "model, rate, batch, epochs, others",
+    [
+        ("lirdrec", 1e-4, 2048, 1000, {}),
+        ("mf", 1e-3, 2048, 1000, {}),
+        ("lightgcn", 1e-3, 2048, 1000, {}),
+        ("vbpr", 1e-3, 2048, 1000, {}),
+        ("freedom", 1e-3, 2048, 1000, {}),
+        ("bm3", 1e-3, 2048, 1000, {}),
+        ("lgmrec", 1e-3, 2048, 1000, {}),
+        ("grcn", 1e-4, 1024, 1000, {"patience": 21}),
+        ("slmrec", 1e-2, 2048, 1000, {"patience": 50}),
+        ("lattice", 5e-4, 1024, 200, LATENT),
+        ("micro", 5e-4, 1024, 1000, LATENT),
+    ],
+)
+def test_the_published_training_of_each_model(model, rate, batch, epochs, others):
+    _, training = preset(model, "paper")
+    assert training == TrainConfig(learning_rate=rate, batch_size=batch, epochs=epochs, **others)
+
+
+def test_every_model_trained_by_gradients_has_a_published_training():
+    for name in model_names():
+        trained = model_type(name).capabilities.training == "gradient"
+        assert trained == bool(model_type(name).published), name
+
+
+def test_stopped_and_resumed_while_the_learning_rate_falls(dataset, tmp_path):
+    """The rate depends on the epoch alone, so the resumed training has the bits of one that was never stopped."""
+    falling = replace(TRAINING, epochs=6, schedule="exponential", decay=0.5, decay_epochs=2, patience=20)
+    whole = fit(dataset, CONFIG, falling, run=tmp_path / "whole", **QUIET)
+    fit(dataset, CONFIG, replace(falling, epochs=3), run=tmp_path / "run", **QUIET)
+    resumed = fit(dataset, CONFIG, falling, run=tmp_path / "run", resume=True, **QUIET)
+    assert torch.equal(resumed.scorer.item_vectors, whole.scorer.item_vectors)
+    with pytest.raises(RunFolderError, match=r"training\.decay = 0\.5, not 0\.9"):
+        fit(dataset, CONFIG, replace(falling, epochs=9, decay=0.9), run=tmp_path / "run", resume=True, **QUIET)
 
 
 def test_a_config_alone_gets_the_training_that_suits_its_loss(dataset, monkeypatch):

@@ -99,8 +99,11 @@ def test_without_validation_the_last_is_the_best(slope):
         ({"warmup_epochs": 2}, [0.5 / 3, 1.0 / 3, 0.5, 0.5]),
         ({"schedule": "cosine"}, [0.5, 0.25 * (1 + 2**-0.5), 0.25, 0.25 * (1 - 2**-0.5)]),
         ({"schedule": "cosine", "warmup_epochs": 2}, [0.5 / 3, 1.0 / 3, 0.5, 0.25]),
+        ({"schedule": "exponential"}, [0.5 * 0.96 ** (epoch / 50) for epoch in range(4)]),
+        ({"schedule": "exponential", "decay": 0.25, "decay_epochs": 2}, [0.5, 0.25, 0.125, 0.0625]),
+        ({"schedule": "exponential", "decay": 0.5, "decay_epochs": 1, "warmup_epochs": 1}, [0.25, 0.5, 0.25, 0.125]),
     ],
-    ids=["constant", "warm-up", "cosine", "both"],
+    ids=["constant", "warm-up", "cosine", "both", "decay of the papers", "exponential", "exponential after warm-up"],
 )
 def test_learning_rate_of_each_epoch(slope, options, rates):
     """Adam under a constant gradient moves each parameter by the learning rate; one step an epoch."""
@@ -259,8 +262,14 @@ def without_times(line: dict) -> dict:
         ({"seed": -1}, "seed is -1; it must be 0 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be more than 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; it must be more than 0"),
+        ({"decay": 0.0}, "decay is 0.0; it must be more than 0 and at most 1"),
+        ({"decay": 1.5}, "decay is 1.5; it must be more than 0 and at most 1"),
+        ({"decay_epochs": 0}, "decay_epochs is 0; it must be 1 or more"),
         ({"gradient_clip": 0.0}, "gradient_clip is 0.0; it must be more than 0, or none"),
-        ({"schedule": "step"}, "the configuration: 'schedule' is 'step'; choose one of 'constant', 'cosine'"),
+        (
+            {"schedule": "step"},
+            "the configuration: 'schedule' is 'step'; choose one of 'constant', 'cosine', 'exponential'",
+        ),
         ({"lerning_rate": 1.0}, "the configuration: unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
     ],
     ids=str,

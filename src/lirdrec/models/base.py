@@ -75,6 +75,8 @@ class Model(nn.Module):
     capabilities: ClassVar[Capabilities]
     # values of its options that its paper or its released code searched; tuning starts from these
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    # options of training (fields of TrainConfig) as its paper or its released code has them: preset="paper"
+    published: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, inputs: ModelInputs, config: Any):
         super().__init__()

@@ -13,6 +13,12 @@ Zhou et al., "Bootstrap Latent Representations for Multi-modal Recommendation", 
 the pairs whose item has it. The features are fixed, as in the paper; the public code trains a copy of them. Dropout is
 drawn once for each user and item of a batch. A new user has `P = 0`, as in LightGCN; a new item has no vector, since it
 has no row of `Q`.
+
+**Differs from public code** (the authors' and MMRec's): fixed features, see above; dropout is drawn for the batch's
+rows only, where the public code draws it for the whole tables and then gathers: the same distribution, fewer numbers.
+
+**Published training**: github.com/enoche/BM3, `src/configs/overall.yaml` (the grid: `model/BM3.yaml`); MMRec's are the
+same.
 """
 
 from __future__ import annotations
@@ -63,6 +69,7 @@ class BM3(Model):
     Config = BM3Config
     capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="gradient")
     grid: ClassVar = {"n_layers": (1, 2), "dropout": (0.3, 0.5), "regularization": (0.1, 0.01)}
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}
 
     def __init__(self, inputs: ModelInputs, config: BM3Config):
         super().__init__(inputs, config)

@@ -16,6 +16,13 @@ last term is BPR whatever `loss` says.
 A new item `n` has no edge and no ID row: `V_n = (S^Lm Q)_n` with `Q_n = 0`, its row of `S` pointing to its nearest
 among all items, itself included; rows of items that were there stay as they are. A new user has `P = 0`, as in
 LightGCN.
+
+**Differs from public code** (the authors' and MMRec's): fixed features and no biases that cancel, see above. The item
+graph's rows hold `1/k`, the public code's `1/(k + 1e-7)`: it guards against empty rows, which are left out here; the
+difference is below what float32 holds from k 1 on.
+
+**Published training**: github.com/enoche/FREEDOM, `src/configs/overall.yaml` (the grid: `model/FREEDOM.yaml`); MMRec's
+are the same.
 """
 
 from __future__ import annotations
@@ -74,6 +81,7 @@ class FREEDOM(Model):
     Config = FREEDOMConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {"edge_dropout": (0.8, 0.9), "regularization": (0.0, 1e-5, 1e-4, 1e-3)}
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}
 
     def __init__(self, inputs: ModelInputs, config: FREEDOMConfig):
         super().__init__(inputs, config)

@@ -7,6 +7,16 @@ which holds everything but the two lines here, with `w = softmax(modality_logits
     h = G^Lm Q
 
 As in the public code. The paper normalises each modality's learned graph before the modalities are added.
+
+**Differs from public code** (the authors' github.com/CRIPAC-DIG/LATTICE and MMRec's): fixed features (see
+`latent_graphs.py`). The penalty is divided by the pairs of the batch, theirs by the configured batch size: the last
+batch of an epoch has fewer pairs, and with their divisor a smaller penalty for each (the authors' sampler never gives
+a part of a batch, MMRec's does). The authors draw distinct users and one of each user's items, here all pairs are
+shuffled.
+
+**Published training**: the authors' `codes/utility/parser.py` and `main.py`: rate 5e-4 · 0.96^(epoch/50), epochs from
+0, validation every 5 epochs. MMRec has the same decay, and searches rates of 1e-4 to 5e-3 and λ with batches of 2,048
+(the grid: `model/LATTICE.yaml`).
 """
 
 from __future__ import annotations
@@ -34,6 +44,16 @@ class LATTICE(LatentGraphModel):
     Config = LATTICEConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {"regularization": (0.0, 1e-5, 1e-4, 1e-3)}
+    published: ClassVar = {
+        "learning_rate": 5e-4,
+        "batch_size": 1024,
+        "epochs": 200,
+        "patience": 10,
+        "evaluate_every": 5,
+        "schedule": "exponential",
+        "decay": 0.96,
+        "decay_epochs": 50,
+    }
 
     def __init__(self, inputs: ModelInputs, config: LATTICEConfig):
         super().__init__(inputs, config, at_least=1)

@@ -11,13 +11,18 @@ r"""LGMRec: local user-item graphs and a global hypergraph of item attributes (G
 
 The contrast asks `G_m` of the batch's rows for `G_n` of the same row among all rows: InfoNCE by cosines at τ, summed
 over the batch as in the public code. With one modality there is nothing to contrast. Noise and dropout belong to
-training; scores are without (the public code draws noise for them too, so that its scores are random).
-
-`G_m` has rank `h`, usually much smaller than `e`: the contrast's logits are products of `h` columns, not `e`.
+training; scores are without.
 
 An item that lacks a modality is not in that modality's graph, belongs to none of its hyperedges and is not contrasted.
 A new item has no edges, so all that it gets is `α normalize(Σ_m H_i ℓ)`: coarse, a mixture of `h` attributes for each
 modality. A new user has no row of `P` and is otherwise computed as all users.
+
+**Differs from public code** (the authors' and MMRec's, which are the same): theirs draws Gumbel noise for scores too,
+so that they are random; ours are those of zero noise. Theirs fails with one modality. `hyper_dropout` is 1 - their
+`keep_rate`. The contrast's logits are products of `h` columns, not `e`, since `G_m` has rank `h`: the same numbers.
+
+**Published training**: github.com/georgeguo-cn/LGMRec, `configs/overall.yaml`. The grid is what the comments of its
+`configs/model/LGMREC.yaml` and `configs/dataset/*.yaml` list; the defaults here are its choice for Baby.
 """
 
 from __future__ import annotations
@@ -84,13 +89,17 @@ class LGMRec(Model):
     name = "lgmrec"
     Config = LGMRecConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
-    # three settings, one a dataset, is all that was published
     grid: ClassVar = {
-        "n_hyper_layers": (1, 2),
-        "n_hyperedges": (4, 64),
-        "hyper_dropout": (0.5, 0.6, 0.8),
-        "global_weight": (0.2, 0.3, 0.6),
+        "n_layers": (1, 2, 3, 4),
+        "n_modality_layers": (0, 1, 2, 3, 4),
+        "n_hyper_layers": (1, 2, 3, 4),
+        "n_hyperedges": (2, 4, 8, 16, 32, 64, 128, 256),
+        "hyper_dropout": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # 1 - keep_rate
+        "global_weight": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        "contrast_weight": (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1),
+        "regularization": (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1),
     }
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}
 
     def __init__(self, inputs: ModelInputs, config: LGMRecConfig):
         super().__init__(inputs, config)

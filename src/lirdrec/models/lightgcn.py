@@ -9,6 +9,11 @@ With `e = embedding_size`, free parameters `X0 = [P ; Q]`, `(U+I) × e`, and `Â
 The penalty takes the parameters, not the propagated vectors: squared in the paper (`penalty="squared"`), unsquared in
 the MMRec code (the default, to which the grid of λ belongs). A new user with liked items `H` has `P = 0` and gets
 `(1/(L+1)) Σ_{i∈H} Y_i / √(|H|·deg_i)`, with `Y` the sum of the item states of layers `0 .. L-1`.
+
+**Differs from public code** (MMRec): the loss has no `γ = 1e-10` inside the logarithm (`bpr` in losses.py).
+
+**Published training**: the same in MMRec (`src/configs/overall.yaml`; the grid: `model/LightGCN.yaml`) and, as far as
+it says so, in the authors' github.com/gusye1234/LightGCN-PyTorch (`code/parse.py`: rate, batch, epochs, L, λ 1e-4).
 """
 
 from __future__ import annotations
@@ -49,6 +54,7 @@ class LightGCN(Model):
     Config = LightGCNConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="gradient")
     grid: ClassVar = {"n_layers": (1, 2, 3, 4), "regularization": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)}
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}
 
     def __init__(self, inputs: ModelInputs, config: LightGCNConfig):
         super().__init__(inputs, config)

@@ -93,6 +93,7 @@ class LIRDRec(Model):
     Config = LIRDRecConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
 
+    published: ClassVar = {"learning_rate": 1e-4, "batch_size": 2048, "epochs": 1000, "patience": 20}
     grid: ClassVar = {
         "n_layers": (2, 3, 4),
         "regularization": (1e-2, 1e-3, 1e-4),

@@ -7,6 +7,10 @@ With `e = embedding_size`, user vectors `p_u` and item vectors `q_i` are free pa
 
 There are no biases. The paper's penalty is the squared length of the three vectors (`penalty="squared"`); the default
 is the unsquared one of the MMRec code, whose grid of λ belongs to it.
+
+**Differs from public code** (MMRec's `BPR`): the loss has no `γ = 1e-10` inside the logarithm (`bpr` in losses.py).
+
+**Published training**: MMRec, `src/configs/overall.yaml` (the grid: `model/BPR.yaml`); patience counts epochs.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ class MF(Model):
     Config = MFConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=False, training="gradient")
     grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}  # MMRec
 
     def __init__(self, inputs: ModelInputs, config: MFConfig):
         super().__init__(inputs, config)

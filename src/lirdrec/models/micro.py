@@ -10,6 +10,13 @@ the notation of `latent_graphs.py`, which holds what LATTICE has too:
 
 The contrast compares all items with all at every step, in blocks: `2·M·I²·e` multiplications, and twice as many for the
 gradient. `n_contrasted` lets a sample of the items ask instead, drawn anew at each step: the same in expectation.
+
+**Differs from public code** (the authors' github.com/CRIPAC-DIG/MICRO; MMRec has no MICRO): fixed features (see
+`latent_graphs.py`). Training shuffles all pairs; theirs draws distinct users and one of each user's items. The penalty
+is divided by the pairs of the batch, theirs by the configured batch size, which differ in the last batch only.
+
+**Published training**: `codes/utility/parser.py` and `main.py`: rate 5e-4 · 0.96^(epoch/50), epochs from 0, batches of
+1,024, validation every 5 epochs.
 """
 
 from __future__ import annotations
@@ -57,6 +64,16 @@ class MICRO(LatentGraphModel):
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     # its code searches nothing; the values are those of LATTICE
     grid: ClassVar = {"regularization": (0.0, 1e-5, 1e-4, 1e-3)}
+    published: ClassVar = {
+        "learning_rate": 5e-4,
+        "batch_size": 1024,
+        "epochs": 1000,
+        "patience": 10,
+        "evaluate_every": 5,
+        "schedule": "exponential",
+        "decay": 0.96,
+        "decay_epochs": 50,
+    }
 
     config: MICROConfig
 

@@ -17,9 +17,23 @@ Of the paper's self-supervised tasks, all at their own temperature and within th
 - fm contrasts in the same way a view without the features (or IDs) of one channel and a view without another's.
 - fd+fm does both.
 
-λ/2 ‖θ‖² is the weight decay that the public settings give to Adam. MMRec has fac alone, with two linear layers in a row
-where its audio step was taken out: the same function as our one. Items that lack a modality are not in its graph, nor
+λ/2 ‖θ‖² is the weight decay that the public settings give to Adam. Items that lack a modality are not in its graph, nor
 in its step of fac. A new item has features and no row of Q; a new user has no row of P.
+
+**Differs from public code** (the authors' github.com/zltao/SLMRec and MMRec's):
+
+- MMRec has fac alone, with two linear layers in a row where its audio step was taken out: the same function as our
+  one.
+- MMRec adds 1e-8 to every degree of Â, the authors nothing, this file 1e-7 as for all models here: a relative
+  difference of 1e-7 at most.
+- In theirs, fd and fm append the layers 1..L of each view to the list of the other. For fd that swaps two views that
+  are alike. For fm, layer 0 of a view then lacks one channel and its further layers another; here a view lacks one
+  channel throughout, as in the paper.
+- Scores are of the current parameters; theirs are of the last training step's forward, which the step has outdated,
+  and pass a sigmoid, which changes no ranking.
+
+**Published training**: `conf/SLMRec.properties` (α, τ, λ too) and `NeuRec.properties` (patience) of the authors; MMRec
+searches rates of 1e-4 to 0.1 (the grid: its `model/SLMRec.yaml`).
 """
 
 from __future__ import annotations
@@ -84,6 +98,7 @@ class SLMRec(Model):
         "contrast_temperature": (0.1, 0.2, 0.5, 1.0),
         "contrast_weight": (0.01, 0.05, 0.1, 0.5, 1.0),
     }
+    published: ClassVar = {"learning_rate": 1e-2, "batch_size": 2048, "epochs": 1000, "patience": 50}
 
     def __init__(self, inputs: ModelInputs, config: SLMRecConfig):
         super().__init__(inputs, config)

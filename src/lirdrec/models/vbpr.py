@@ -9,6 +9,11 @@ With `e = embedding_size` and `f_i = [f_i1 | … | f_iM]` the raw features of al
 This is the form of the MMRec code, which later papers compare with: one projection of all modalities, with a bias. The
 paper has one visual modality, no bias in the projection, and item biases and a visual bias `β'f` beside the product;
 its penalty is squared (`penalty="squared"`). The score has two parts, "id" and "features"; a new item has `ID = 0`.
+
+**Differs from public code** (MMRec): the loss has no `γ = 1e-10` inside the logarithm (`bpr` in losses.py), and only
+the batch's items are projected.
+
+**Published training**: MMRec, `src/configs/overall.yaml` (the grid: `model/VBPR.yaml`).
 """
 
 from __future__ import annotations
@@ -51,6 +56,7 @@ class VBPR(Model):
     Config = VBPRConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=False, training="gradient")
     grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}  # MMRec
 
     def __init__(self, inputs: ModelInputs, config: VBPRConfig):
         super().__init__(inputs, config)

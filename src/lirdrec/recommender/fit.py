@@ -185,6 +185,8 @@ def _fingerprint(dataset: Dataset, config: Any, training: TrainConfig) -> dict[s
     options = {f"training.{key}": value for key, value in to_dict(training).items() if key not in free}
     if training.schedule == "cosine":
         options["training.epochs"] = training.epochs
+    if training.schedule != "exponential":  # then they have no effect
+        del options["training.decay"], options["training.decay_epochs"]
     model = {f"model.{key}": value for key, value in to_dict(config).items()}
     return {"model": model_of(config).name, **model, **options, "dataset": digest.hexdigest()[:16]}
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from lirdrec.configuration import make
 from lirdrec.errors import ConfigError
-from lirdrec.models.registry import config_type
+from lirdrec.models.registry import model_type
 from lirdrec.training.config import TrainConfig
 
 PRESETS = ("fast", "paper")
-PUBLISHED_RATES = {"lirdrec": 1e-4}  # learning rates at batches of 2,048
-COMMON_RATE = 1e-3  # of the other models in public code
+# learning rates at batches of 2,048, from which the fast preset's and the first of a tuning come
+PUBLISHED_RATES = {"lirdrec": 1e-4}
+COMMON_RATE = 1e-3  # of all other models in MMRec, where it is not searched
 FAST_BATCH = 8192
 SOFTMAX_RATE = 2e-3
 # with softmax; chosen on the validation parts of TikTok, MovieLens and Sports (docs/results.md)
@@ -27,7 +28,7 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
         model: name of a model.
         name: "fast" (the default everywhere): softmax where the model has the choice, large batches and a learning rate
             to match: better figures in a fraction of the time (docs/performance.md); "paper": the exact setting of
-            the LIRDRec paper, for other models that of public code.
+            the LIRDRec paper, for other models that of public code (`published` of the model, sources in its file).
         loss: another ranking loss than the preset's; batch and learning rate are then those that suit it.
 
     Raises:
@@ -35,7 +36,8 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")
-    kind = config_type(model)
+    found = model_type(model)
+    kind = found.Config
     chooses = "loss" in {field.name for field in fields(kind)}
     if loss is None and chooses:
         loss = "softmax" if name == "fast" else "bpr"
@@ -45,7 +47,7 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
     config: Any = make(kind, options, "the preset")
     rate = PUBLISHED_RATES.get(model, COMMON_RATE)
     if name == "paper" and loss != "softmax":
-        return config, TrainConfig(learning_rate=rate)
+        return config, make(TrainConfig, dict(found.published), "the preset")
     if loss == "softmax":
         return config, TrainConfig(batch_size=FAST_BATCH, order="users", learning_rate=SOFTMAX_RATE)
     if not chooses:  # a loss within the batch changes its meaning with the batch

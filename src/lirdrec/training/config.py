@@ -19,7 +19,11 @@ class TrainConfig:
         "pairs", "what is shuffled; users: all pairs of a user in one batch, for softmax, which then asks once for each"
     )
     learning_rate: float = option(1e-4, "of Adam, at the end of the warm-up")
-    schedule: Literal["constant", "cosine"] = option("constant", "learning rate over the epochs; cosine falls to zero")
+    schedule: Literal["constant", "cosine", "exponential"] = option(
+        "constant", "learning rate over the epochs; cosine falls to zero; exponential: decay, decay_epochs"
+    )
+    decay: float = option(0.96, "exponential: factor of the learning rate in every decay_epochs epochs, in small steps")
+    decay_epochs: int = option(50, "exponential: epochs in which the learning rate falls by the factor decay")
     warmup_epochs: int = option(0, "epochs over which the learning rate rises linearly")
     gradient_clip: float | None = option(None, "largest norm of the gradient; none: no clipping")
     metric: str = option("recall@20", "validation metric that chooses the best epoch")
@@ -31,9 +35,11 @@ class TrainConfig:
     tensorboard: bool = option(False, "also write TensorBoard events (needs lirdrec[tensorboard])")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "epochs", "batch_size", "evaluate_every", "checkpoint_every")
+        at_least(self, 1, "epochs", "batch_size", "evaluate_every", "checkpoint_every", "decay_epochs")
         at_least(self, 0, "patience", "warmup_epochs", "seed")
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be more than 0")
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"decay is {self.decay}; it must be more than 0 and at most 1")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ConfigError(f"gradient_clip is {self.gradient_clip}; it must be more than 0, or none")

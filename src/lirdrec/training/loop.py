@@ -192,6 +192,8 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, ep
     elif config.schedule == "cosine":
         done = (epoch - 1 - config.warmup_epochs) / max(1, config.epochs - config.warmup_epochs)
         rate *= 0.5 * (1 + math.cos(math.pi * done))
+    elif config.schedule == "exponential":
+        rate *= config.decay ** ((epoch - 1 - config.warmup_epochs) / config.decay_epochs)
     for group in optimizer.param_groups:
         group["lr"] = rate
 

@@ -55,7 +55,8 @@ class Space:
     @property
     def size(self) -> int:
         """Number of configurations."""
-        return sum(1 for _ in self.all())
+        shared = math.prod(map(len, self.shared.values()))
+        return sum(shared * math.prod(map(len, own.values())) for own in self.branches.values())
 
     def all(self) -> Iterator[Choice]:
         """Every configuration."""
