@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments.engine import worker
 from lirdrec.experiments.engine.cells import CellStore
@@ -34,6 +34,18 @@ def trials(context, results):
 def final_cell(context, **options):
     base = base_cell(context, context.datasets[0], "lirdrec", model_options=options)
     return base.with_(extra={"final": True})
+
+
+def test_damaged_features_are_not_sealed_as_if_they_were_whole(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    path = next((tmp_path / "data" / "features").glob("*.npy"))
+    path = path.with_name(path.name.replace(".mask", ""))
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(RunFolderError, match=path.name):
+        seal(tmp_path / "data", tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.npy"))
 
 
 # ------------------------------------------------------------ (a) other test pairs, same choices

@@ -174,6 +174,26 @@ class TestCache:
         assert file.read_bytes() == whole
         assert len(list(tmp_path.iterdir())) == 1
 
+    def test_a_flipped_bit_is_noticed_wherever_it_is(self, tmp_path, caplog):
+        """Also one that makes another neighbour of a neighbour, which no range of values tells."""
+        expected = self.source(tmp_path)("text", 3)
+        (file,) = tmp_path.iterdir()
+        whole = file.read_bytes()
+        for at in [*range(0, len(whole), 7), 128, 136, len(whole) - 1]:
+            content = bytearray(whole)
+            content[at] ^= 1
+            file.write_bytes(content)
+            caplog.clear()
+            with caplog.at_level(logging.WARNING):
+                assert torch.equal(self.source(tmp_path)("text", 3), expected)
+            (remark,) = caplog.records
+            assert str(file) in remark.getMessage()
+            assert file.read_bytes() == whole
+        caplog.clear()
+        self.source(tmp_path)("text", 3)
+        self.source(tmp_path)("text", 4)  # not there yet: nothing to remark
+        assert caplog.records == []
+
     def test_a_folder_that_cannot_be_written_only_warns(self, tmp_path, caplog):
         in_the_way = tmp_path / "file"
         in_the_way.write_text("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -140,6 +141,48 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, file, damage):
     assert sentence.startswith(f"{path}: damaged checkpoint (")
     assert sentence.endswith("); delete the checkpoint folder and train again")
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("file", ["last", "best-2"])
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path, file):
+    """Tensors, names, types and facts are covered; of the rest (spaces of the header) nothing is read."""
+    store = CheckpointStore(tmp_path, {"seed": 1})
+    store.save(made(2, 2))
+    path = tmp_path / f"{file}.safetensors"
+    whole, refused = path.read_bytes(), 0
+    for at in range(len(whole)):
+        content = bytearray(whole)
+        content[at] ^= 1 << at % 8
+        path.write_bytes(content)
+        try:
+            check(store, 2, 2)
+        except RunFolderError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    n_values = sum(4 * t.numel() for t in (made(2, 2).tensors if file == "last" else made(2, 2).best).values())
+    assert refused > 0.8 * len(whole) > n_values
+
+
+def test_a_checkpoint_without_a_checksum_is_of_an_earlier_version(tmp_path):
+    store, whole = CheckpointStore(tmp_path, {}), made(3, 3)
+    store.save(whole)
+    save_file(whole.best, tmp_path / "best-3.safetensors", metadata={"facts": "{}"})
+    facts = json.dumps(whole.facts | {"fingerprint": {}})
+    save_file(whole.tensors, tmp_path / "last.safetensors", metadata={"facts": facts})
+    check(store, 3, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool])
+def test_tensors_of_every_type_and_shape_have_a_checksum(tmp_path, dtype):
+    tensors = {
+        "a": torch.ones(2, 3, dtype=dtype),
+        "b": torch.zeros(0, 2, dtype=dtype),
+        "c": torch.ones((), dtype=dtype),
+    }
+    store = CheckpointStore(tmp_path, {})
+    store.save(Checkpoint(tensors, made(1, 1).facts, tensors))
+    found = store.load()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
 
 
 def test_a_checkpoint_of_other_parameters_is_one_sentence(slope, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -160,6 +161,20 @@ def test_what_a_preset_sets_suits_the_loss(arguments, loss, layers, scoring, bat
     config, training = preset(*arguments)
     given = tuple(getattr(config, name, None) for name in ("loss", "n_layers", "scoring"))
     assert (*given, training.batch_size, training.learning_rate) == (loss, layers, scoring, batch, rate)
+
+
+def test_damaged_features_are_refused_before_a_training_that_reads_them(dataset, tmp_path):
+    folder = dataset.save(tmp_path / "data")
+    path = folder / "features" / "text.npy"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 64
+    path.write_bytes(content)
+    loaded = Dataset.load(folder)
+    with pytest.raises(RunFolderError, match=rf"{re.escape(str(path))}: .*checksum"):
+        fit(loaded, CONFIG, TRAINING, run=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run").exists()
+    fit(loaded, replace(CONFIG, modalities=("image",)), replace(TRAINING, epochs=1), **QUIET)
+    fit(loaded, ItemKNNConfig(), **QUIET)
 
 
 LATENT = {"patience": 10, "evaluate_every": 5, "schedule": "exponential", "decay": 0.96, "decay_epochs": 50}

@@ -140,15 +140,27 @@ class Dataset:
         return from_frames(interactions, **options)
 
     def resplit(self, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
-        """The same pairs, items and features under another split; see `lirdrec.data.building.resplit`."""
-        from lirdrec.data.building import resplit
+        """The same pairs, items and features under another split; see `lirdrec.data.building.resplit`.
 
+        Raises:
+            RunFolderError: a feature file of the folder that the dataset was loaded from is damaged.
+        """
+        from lirdrec.data.building import resplit
+        from lirdrec.data.verification import verify_features
+
+        verify_features(self)  # the new dataset does not know the folder, and so not the checksums
         return resplit(self, split, seed, held_out)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write a prepared folder, whole or not at all; see `lirdrec.data.storage.save`."""
-        from lirdrec.data.storage import save
+        """Write a prepared folder, whole or not at all; see `lirdrec.data.storage.save`.
 
+        Raises:
+            RunFolderError: also where a feature file of the folder that the dataset was loaded from is damaged.
+        """
+        from lirdrec.data.storage import save
+        from lirdrec.data.verification import verify_features
+
+        verify_features(self)  # the copy gets checksums of its own, which would hide the damage
         return save(self, folder, overwrite=overwrite)
 
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,24 @@ class FeatureMatrix:
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """The matrix in order, as `(first row, rows)` of about 32 MB each."""
         return row_blocks(self.values)
+
+
+def open_array(path: str | Path, mapped: bool = True) -> np.ndarray:
+    """An npy file, memory-mapped unless `mapped` is false; pickled objects are never loaded.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or no array of numbers.
+        MemoryError: it is larger than memory.
+    """
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (tokenize.TokenError, SyntaxError, TypeError, KeyError, EOFError, OverflowError, RecursionError) as error:
+        raise ValueError(f"its header is damaged ({type(error).__name__})") from None  # NumPy reads it as Python
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError("an npz archive under the name of an npy file")
+    return array
 
 
 def check_name(name: str, error: type[LirdrecError] = DataError) -> None:

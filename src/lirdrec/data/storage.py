@@ -14,7 +14,7 @@ from lirdrec.atomic import sha256
 from lirdrec.data.columns import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.identifiers import IdMap
-from lirdrec.data.matrices import FeatureMatrix, row_blocks
+from lirdrec.data.matrices import FeatureMatrix, open_array, row_blocks
 from lirdrec.errors import DataError, RunFolderError, unreadable
 from lirdrec.manifest import MANIFEST, check_manifest, file_entry, placed
 from lirdrec.manifest import read_manifest as read_any_manifest
@@ -76,8 +76,8 @@ def _load(folder: Path, verify: bool) -> Dataset:
         pairs = pl.read_parquet(placed(folder, manifest, INTERACTIONS), glob=False)
         features = {}
         for name in manifest["features"]:
-            values = np.load(placed(folder, manifest, f"features/{name}.npy"), mmap_mode="r", allow_pickle=False)
-            present = np.load(placed(folder, manifest, f"features/{name}.mask.npy"), allow_pickle=False)
+            values = open_array(placed(folder, manifest, f"features/{name}.npy"))
+            present = open_array(placed(folder, manifest, f"features/{name}.mask.npy"), mapped=False)
             features[name] = FeatureMatrix.known_good(values, present)
         splits = {}
         for name in SPLITS:

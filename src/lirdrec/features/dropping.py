@@ -13,7 +13,8 @@ import polars as pl
 from lirdrec.atomic import write_errors
 from lirdrec.data.columns import ITEM, SPLIT, SPLITS, USER
 from lirdrec.data.dataset import USERS_MAY_LACK_TRAINING
-from lirdrec.data.storage import INTERACTIONS, ITEMS, placed, write_item_table, write_matrix
+from lirdrec.data.matrices import open_array
+from lirdrec.data.storage import INTERACTIONS, ITEMS, check_files, placed, write_item_table, write_matrix
 from lirdrec.errors import DataError
 from lirdrec.features.store import CUT, KEYS, MASK, VALUES, file_name
 
@@ -81,7 +82,9 @@ def drop_items(
                 name = file_name(matrix, ending)
                 if name in manifest["files"]:
                     files[name] = to / f"{matrix}{ending}"
-                    values = np.load(placed(folder, manifest, name), mmap_mode="r", allow_pickle=False)
+                    # the copy gets a checksum of its own, which would hide damage
+                    check_files(folder, {**manifest, "files": {name: manifest["files"][name]}}, verify=True)
+                    values = open_array(placed(folder, manifest, name))
                     write_matrix(values, files[name], keep)
     counts = manifest["counts"] | {"items": int(keep.sum())}
     counts |= {name: left.filter(pl.col(SPLIT) == name).height for name in SPLITS}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lirdrec.atomic import sha256
+from lirdrec.data.matrices import open_array
 from lirdrec.data.storage import placed, read_manifest
 from lirdrec.features.store import CUT, KEYS, MASK, STATE, VALUES, file_name
 
@@ -67,7 +68,7 @@ class _Matrix:
 
     def __init__(self, folder: Path, name: str, manifest: Mapping[str, Any]):
         def load(ending: str) -> np.ndarray:
-            return np.load(placed(folder, manifest, file_name(name, ending)), mmap_mode="r", allow_pickle=False)
+            return open_array(placed(folder, manifest, file_name(name, ending)))
 
         self._values, self.keys = placed(folder, manifest, file_name(name, VALUES)), load(KEYS)
         has_cut = file_name(name, CUT) in manifest["files"]
@@ -86,7 +87,7 @@ class _Matrix:
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Some rows. The map is opened for each call: the pages of one that stays open pile up in memory."""
-        return np.load(self._values, mmap_mode="r", allow_pickle=False)[rows]
+        return open_array(self._values)[rows]
 
 
 def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:

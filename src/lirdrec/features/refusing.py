@@ -9,6 +9,7 @@ import numpy as np
 
 from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import count, describe_ids
+from lirdrec.data.matrices import open_array
 from lirdrec.data.storage import placed, read_manifest
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.fitting import bare, json_like
@@ -61,7 +62,7 @@ def covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:
     manifest = read_manifest(folder)
     masks = [one.present for one in joined.values()]
     for name in set(manifest["features"]) - set(joined):
-        masks.append(np.load(placed(folder, manifest, file_name(name, MASK)), allow_pickle=False))
+        masks.append(open_array(placed(folder, manifest, file_name(name, MASK)), mapped=False))
     return np.any(masks, axis=0)
 
 

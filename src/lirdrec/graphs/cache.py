@@ -1,7 +1,11 @@
-"""A disk cache of neighbour tables, keyed by a hash of the features and of the settings that made them."""
+"""A disk cache of neighbour tables, keyed by a hash of the features and of the settings that made them.
+
+A file is the table as NumPy writes it, followed by the 32 bytes of its SHA-256.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -17,7 +21,8 @@ from torch import Tensor
 from lirdrec.graphs.item_item import nearest_items
 
 log = logging.getLogger(__name__)
-VERSION = 2  # raise when `nearest_items` changes what it returns
+VERSION = 3  # raise when `nearest_items` changes what it returns, or the files their form
+DIGEST_BYTES = 32
 
 
 class NeighbourSource:
@@ -25,7 +30,7 @@ class NeighbourSource:
 
     Args:
         features: modality → (`values` `(I, d)`, `present` `(I,)`) tensors.
-        folder: where tables are cached, or None. A damaged or foreign file is ignored and made anew.
+        folder: where tables are cached, or None. A damaged or foreign file is replaced, with a warning.
         progress: `(modality) -> callback(done, total)` for long builds.
     """
 
@@ -68,18 +73,22 @@ def _key(values: Tensor, present: Tensor, k: int) -> str:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The table in a file; None where there is no file, or, with a warning, where it is not what was written."""
     try:
-        table = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError):
+        content = memoryview(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None  # what is wrong with the folder, the writer says
+    except (OSError, MemoryError) as error:
+        log.warning("%s: the cached neighbours cannot be read (%s); they are computed again", path, error)
         return None
-    if (
-        table.shape != shape
-        or table.dtype != np.int64
-        or (table.size and (table.min() < -1 or table.max() >= shape[0]))
-    ):
-        log.warning("%s does not hold the expected neighbours; it is made anew", path.name)
-        return None
-    return table
+    table_bytes, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if hashlib.sha256(table_bytes).digest() == digest:
+        with contextlib.suppress(ValueError, EOFError):
+            table = np.lib.format.read_array(io.BytesIO(table_bytes), allow_pickle=False)
+            if table.shape == shape and table.dtype == np.int64:
+                return table
+    log.warning("%s: the cached neighbours are damaged (wrong checksum); they are computed again", path)
+    return None
 
 
 def _write(path: Path, table: np.ndarray) -> None:
@@ -87,8 +96,11 @@ def _write(path: Path, table: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
+            content = io.BytesIO()
+            np.save(content, table)
             with os.fdopen(handle, "wb") as file:
-                np.save(file, table)
+                file.write(content.getbuffer())
+                file.write(hashlib.sha256(content.getbuffer()).digest())
             os.replace(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)  # what a full disk cut short

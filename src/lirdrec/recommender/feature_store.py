@@ -198,16 +198,16 @@ def _array_writer(array: np.ndarray) -> Writer:
 
 
 def _read_matrix(folder: Path, manifest: Mapping[str, Any], prefix: str, name: str) -> FeatureMatrix:
-    from lirdrec.data.matrices import FeatureMatrix
+    from lirdrec.data.matrices import FeatureMatrix, open_array
 
     arrays = []
     for ending in (".npy", ".mask.npy"):
         path = placed(folder, manifest, f"{prefix}/{name}{ending}")
         try:
-            arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            arrays.append(open_array(path))
         except OSError as error:
             raise RunFolderError(f"{path}: {unreadable(error)}; restore it") from None
-        except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError) as error:
+        except (ValueError, MemoryError) as error:
             raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it") from None
     values, present = arrays
     if values.ndim != 2 or values.dtype.kind != "f" or present.dtype != np.bool_ or present.shape != values.shape[:1]:

@@ -13,6 +13,7 @@ import torch
 
 from lirdrec.configuration import to_dict
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.verification import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
 from lirdrec.evaluation.measuring import Truth, measure
@@ -73,7 +74,8 @@ def fit(
 
     Raises:
         ConfigError, CapabilityError: an option or a device that is not there; a model that needs features.
-        RunFolderError: the run folder holds a finished run, is in use, or its checkpoint is of another training.
+        RunFolderError: the run folder holds a finished run, is in use, or its checkpoint is of another training; or a
+            feature file of the prepared dataset is not what was written.
         TrainingError: the loss is not a number any more.
     """
     name, loss = ("lirdrec", None) if config is None else (model_of(config).name, getattr(config, "loss", None))
@@ -85,8 +87,11 @@ def fit(
 
     if run is not None:
         check_new(run, overwrite or resume)
+    kind = model_of(config)
+    if kind.capabilities.needs_features:  # they are read whole in any case
+        verify_features(dataset, getattr(config, "modalities", None))
     inputs = model_inputs(dataset, chosen, cache, training.seed, progress)
-    model = model_of(config)(inputs, config)  # before the folder is touched: a bad option must leave nothing behind
+    model = kind(inputs, config)  # before the folder is touched: a bad option must leave nothing behind
     if run is None:
         chest = None
         if checkpoint is not None:

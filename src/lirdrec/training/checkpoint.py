@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,18 +96,38 @@ class CheckpointStore:
 
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(facts)
     with atomic_write(path) as temporary:
-        save_file(whole, temporary, metadata={"facts": json.dumps(facts)})
+        save_file(whole, temporary, metadata={"facts": text, "crc32": _checksum(whole, text)})
         share(temporary)
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """CRC-32 of the facts and of all tensors, on the CPU, with their names, types and shapes.
+
+    It is there for damage, not for forgery, and four times as fast as a SHA-256: a checkpoint is written every epoch.
+    """
+    value = zlib.crc32(facts.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
 
 
 def _read(path: Path, needed: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "null"))
+            metadata = file.metadata() or {}
+            text = metadata.get("facts", "null")
+            facts = json.loads(text)
             if not isinstance(facts, dict) or not set(needed) <= set(facts):
                 raise ValueError("it is a file of something else")
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 – not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – not a mapping
+        # checkpoints of earlier versions have none
+        if "crc32" in metadata and metadata["crc32"] != _checksum(tensors, text):
+            raise ValueError("wrong checksum")
+        return tensors, facts
     except (OSError, SafetensorError, ValueError) as error:
         raise RunFolderError(
             f"{path}: damaged checkpoint ({error}); delete the checkpoint folder and train again"

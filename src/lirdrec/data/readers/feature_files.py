@@ -15,7 +15,7 @@ import polars as pl
 from lirdrec.data.compressed import exists
 from lirdrec.data.frames import first_line
 from lirdrec.data.identifiers import clean_ids, count
-from lirdrec.data.matrices import as_floats
+from lirdrec.data.matrices import as_floats, open_array
 from lirdrec.data.tables import Table, read_table
 from lirdrec.errors import DataError
 
@@ -29,6 +29,7 @@ UNREADABLE = (
     OSError,
     OverflowError,
     MemoryError,
+    SyntaxError,
     RuntimeError,  # NotImplementedError included
     tokenize.TokenError,
     zipfile.BadZipFile,
@@ -74,7 +75,7 @@ def read_features(path: str | Path, id_column: str | None = None, vector_column:
 def read_npy(path: Path) -> np.ndarray:
     """A memory-mapped .npy; raises a DataError if it is damaged or holds Python objects."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return open_array(path)
     except UNREADABLE as error:
         raise _npy_error(path, error) from None
 

@@ -66,8 +66,10 @@ def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | Non
     with locked(Path(folder) / "locks" / f"seal-{found.vault.name}"):
         if not _is_whole(found):  # another process may have done it in the meantime
             from lirdrec.data.readers import read_any
+            from lirdrec.data.verification import verify_features
 
             whole = read_any(dataset)
+            verify_features(whole)
             if split:
                 whole = whole.resplit(**split)
             with write_errors(found.vault):

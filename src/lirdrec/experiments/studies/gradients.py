@@ -56,6 +56,7 @@ def measure(job: Job) -> list[dict[str, float]]:
     import numpy as np
     import torch
 
+    from lirdrec.data.verification import verify_features
     from lirdrec.devices import resolve_device
     from lirdrec.evaluation.measuring import Truth
     from lirdrec.experiments.engine.options import resolved
@@ -66,6 +67,7 @@ def measure(job: Job) -> list[dict[str, float]]:
     config, training = resolved(job.cell)
     data = random_features(job.dataset, job.cell.seed) if job.cell.extra.get("random") else job.dataset
     device = resolve_device(job.device)
+    verify_features(data)
     inputs = model_inputs(data, device, job.cache, training.seed)
     train, valid = (
         (torch.from_numpy(np.array(part.users)).to(device), torch.from_numpy(np.array(part.items)).to(device))
