@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 
 import polars as pl
@@ -86,6 +87,21 @@ def test_a_result_comes_back_from_its_file(data, tmp_path):
     (tmp_path / "cells" / f"{cell.key}.json").write_text("{")
     with pytest.raises(RunFolderError, match="delete the file to compute the cell again"):
         store.result(cell)
+
+
+def test_a_figure_that_was_changed_in_a_result_is_noticed(data, tmp_path):
+    cell = cell_of(data)
+    CellStore(tmp_path).record(Result(cell, figures={"valid": {"recall@20": 0.125}}, history=({"epoch": 1},)))
+    path = tmp_path / "cells" / f"{cell.key}.json"
+    whole = path.read_text()
+    path.write_text(whole.replace("0.125", "0.135"))
+    for read in (lambda store: store.result(cell), lambda store: store.results()):
+        with pytest.raises(RunFolderError, match=rf"{cell.key}\.json: damaged \(wrong checksum\)"):
+            read(CellStore(tmp_path))
+    values = json.loads(whole)
+    del values["checksum"]  # as earlier versions wrote it
+    path.write_text(json.dumps(values))
+    assert CellStore(tmp_path).result(cell).figures == {"valid": {"recall@20": 0.125}}
 
 
 def test_a_claim_holds_until_it_ends_and_no_longer(data, tmp_path):

@@ -245,8 +245,28 @@ def test_a_second_score_is_the_recorded_one_and_looks_at_nothing(data, context, 
     for tensor in recommender.scorer.tensors().values():
         tensor.zero_()
     assert given.score_test(recommender) == first
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RunFolderError, match=SEALED):
         SealedTest(given.vault).score(given.cell, recommender, given.dataset, candidates="cold")
+
+
+def test_damage_to_the_test_pairs_and_to_their_scores_is_noticed(data, context, job):
+    settings = context()
+    given = job(final_cell(settings), settings)
+    recommender = given.fit()
+    path = given.vault / SEALED
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])  # another item
+    with pytest.raises(RunFolderError, match=r"test\.npy: damaged \(wrong checksum\)"):
+        given.score_test(recommender)
+    path.write_bytes(whole)
+    first = given.score_test(recommender)
+    (score,) = (given.vault / "scores").glob("*.json")
+    text = score.read_text()
+    value = str(first["recall@20"])
+    score.write_text(text.replace(value, str(first["recall@20"] / 2), 1))
+    assert score.read_text() != text
+    with pytest.raises(RunFolderError, match=r"json: damaged \(wrong checksum\)"):
+        given.score_test(recommender)
 
 
 def test_a_declaration_stands_once_it_has_been_scored(data, context, job):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lirdrec.experiments.engine.results import Results
 
 RESULTS_VERSION = 1  # part of every key: results of another version are computed anew
+CHECKSUM = "checksum"
 SAMPLED_BYTES = 64 << 20  # files beyond this are told apart by samples of their bytes
 Status = Literal["done", "failed", "out of memory"]
 
@@ -181,11 +182,9 @@ class CellStore:
             stamp = path.stat().st_mtime_ns
             if self._known.get(cell.key, (None,))[0] == stamp:
                 return self._known[cell.key][1]
-            found = Result.from_json(json.loads(path.read_text(encoding="utf-8")))
+            found = _read_result(path)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{path}: damaged ({error}); delete the file to compute the cell again") from None
         found = replace(found, cell=cell)  # the path of the dataset as it is called now
         self._known[cell.key] = (stamp, found)
         return found
@@ -194,7 +193,7 @@ class CellStore:
         """Write the result of a cell, in place of an earlier one."""
         path = self._path(result.cell)
         make_folder(path.parent)
-        write_json(path, result.to_json())
+        write_checked(path, result.to_json())
 
     @contextlib.contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
@@ -211,14 +210,18 @@ class CellStore:
 
         found = []
         for path in sorted((self.folder / "cells").glob("*.json")):
-            try:
-                found.append(Result.from_json(json.loads(path.read_text(encoding="utf-8"))))
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunFolderError(f"{path}: damaged ({error}); delete the file to compute the cell again") from None
+            found.append(_read_result(path))
         return Results(found, folder=self.folder)
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / "cells" / f"{cell.key}.json"
+
+
+def _read_result(path: Path) -> Result:
+    try:
+        return Result.from_json(read_checked(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path}: damaged ({error}); delete the file to compute the cell again") from None
 
 
 @contextlib.contextmanager
@@ -257,6 +260,30 @@ def write_json(path: Path, value: Any) -> None:
     """A JSON document, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_checked(path: Path, values: Mapping[str, Any]) -> None:
+    """A JSON object with a checksum of its own, whole or not at all."""
+    plain = json.loads(json.dumps(values))  # tuples and keys as they will come back
+    write_json(path, plain | {CHECKSUM: short_hash(plain)})
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """What `write_checked` wrote; files of earlier versions have no checksum.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")
+    if values.pop(CHECKSUM, None) not in (None, short_hash(values)):
+        raise ValueError("wrong checksum")
+    return values
 
 
 def fingerprint(dataset: str | Path) -> str:

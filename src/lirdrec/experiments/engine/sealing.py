@@ -21,9 +21,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lirdrec.atomic import atomic_write, write_errors
+from lirdrec.atomic import atomic_write, sha256, write_errors
 from lirdrec.errors import ConfigError, RunFolderError
-from lirdrec.experiments.engine.cells import Cell, fingerprint, locked, short_hash, write_json
+from lirdrec.experiments.engine.cells import (
+    Cell,
+    fingerprint,
+    locked,
+    read_checked,
+    short_hash,
+    write_checked,
+    write_json,
+)
 from lirdrec.experiments.engine.context import CUTOFFS, FINAL_METRICS
 
 if TYPE_CHECKING:
@@ -76,8 +84,9 @@ def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | Non
                 found.vault.mkdir(parents=True, exist_ok=True)
             with atomic_write(found.vault / SEALED) as temporary, temporary.open("wb") as file:
                 np.save(file, np.stack([whole.test.users, whole.test.items]))
-            counts = {"users": whole.n_users, "items": whole.n_items}
+            counts: dict[str, Any] = {"users": whole.n_users, "items": whole.n_items}
             counts["interactions"] = len(whole.train) + len(whole.valid) + len(whole.test)
+            counts["test_sha256"] = sha256(found.vault / SEALED)
             write_json(found.vault / "counts.json", counts)
             without_test(whole).save(found.development, overwrite=True)
     return found
@@ -213,7 +222,7 @@ class SealedTest:
         path = self.vault / "scores" / f"{stem}.json"
         with locked(self.vault / "locks" / stem):
             if path.is_file():
-                values: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+                values = _recorded(path)
                 kept = path.with_suffix(".parquet")
                 if per_user is not None and kept.is_file() and not per_user.is_file():
                     _copy(kept, per_user)
@@ -221,8 +230,7 @@ class SealedTest:
             from lirdrec.data.dataset import Interactions
             from lirdrec.evaluation.evaluator import evaluate
 
-            with (self.vault / SEALED).open("rb") as file:
-                users, items = np.load(file, allow_pickle=False)
+            users, items = _test_pairs(self.vault)
             found = evaluate(
                 recommender,
                 dataclasses.replace(development, test=Interactions(users, items), folder=None),
@@ -239,8 +247,31 @@ class SealedTest:
                     file_name.parent.mkdir(parents=True, exist_ok=True)
                     with atomic_write(file_name) as temporary:
                         found.per_user.write_parquet(temporary)
-            write_json(path, {"declaration": name, "seed": cell.seed, "options": options, "figures": found.values})
+            write_checked(path, {"declaration": name, "seed": cell.seed, "options": options, "figures": found.values})
         return dict(found.values)
+
+
+def _recorded(path: Path) -> dict[str, float]:
+    """The figures of a test that was scored before."""
+    try:
+        figures: dict[str, float] = read_checked(path)["figures"]
+    except (ValueError, KeyError) as error:
+        raise RunFolderError(f"{path}: damaged ({error}); restore it, or begin in another folder") from None
+    return figures
+
+
+def _test_pairs(vault: Path) -> np.ndarray:
+    """User rows and item rows of the test pairs, `(2, T)` int64."""
+    from lirdrec.data.matrices import open_array
+
+    path = vault / SEALED
+    try:
+        counts = json.loads((vault / "counts.json").read_text(encoding="utf-8"))
+        if counts.get("test_sha256") not in (None, sha256(path)):  # earlier versions recorded none
+            raise ValueError("wrong checksum")
+        return open_array(path, mapped=False)
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"{path}: damaged ({error}); begin in another folder") from None
 
 
 def _is_whole(sealed: Sealed) -> bool:
