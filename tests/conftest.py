@@ -1,13 +1,56 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and an environment that is the same on every machine."""
 
 from __future__ import annotations
 
 import os
+import random
+import sys
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# The same examples in every run, and none refused because the machine was slow. To look for new ones:
+# pytest --hypothesis-profile=default
+settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
+
+
+def _settle_environment() -> None:
+    """What the person or the machine has set must not reach the tests; inherited by all processes that they start."""
+    for name in list(os.environ):
+        ours = name.startswith("LIRDREC_") and name != "LIRDREC_DATA"
+        if ours or name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "TERMINAL_WIDTH", "OPENAI_API_KEY"):
+            del os.environ[name]
+    os.environ["LIRDREC_CACHE"] = tempfile.mkdtemp(prefix="lirdrec-tests-")  # removed by pytest_unconfigure
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("NO_PROXY", "no_proxy"):  # servers of the tests are never asked through a proxy
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"]))
+
+
+_settle_environment()
+
+
+def pytest_unconfigure() -> None:
+    import shutil
+
+    shutil.rmtree(os.environ["LIRDREC_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """A test draws the same numbers whichever tests ran before it in its process."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

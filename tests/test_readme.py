@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 
 from lirdrec import Dataset
+
+from .ports import PATIENCE, FreePort
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,11 +89,10 @@ def run(arguments: list[str], cwd: Path) -> str:
 
 def serve_until_ready(arguments: list[str], cwd: Path) -> None:
     """A server that answers, shows its page and ends in peace when it is told to."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    command = [sys.executable, "-m", "lirdrec", *arguments, "--port", str(port)]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=10)) as client:
+    port = FreePort()
+    command = [sys.executable, "-m", "lirdrec", *arguments, "--port", str(port.number)]
+    patient = {"transport": httpx.HTTPTransport(retries=10), "timeout": PATIENCE}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port.number}", **patient) as client, contextlib.closing(port):
         with subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True) as server:
             try:
                 while client.get("/ready").status_code == 503:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,8 @@ import pytest
 import lirdrec
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.training.config import TrainConfig
+
+from .ports import PATIENCE, FreePort
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -45,8 +46,8 @@ class Newcomer:
     """Types the blocks of the page into one shell; servers run beside it."""
 
     def __init__(self, folder: Path):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.held = FreePort()
+        self.port = self.held.number
         self.folder = folder
         self.server: subprocess.Popen[bytes] | None = None
         self.environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -84,7 +85,7 @@ class Newcomer:
             ["bash", "-c", command], cwd=self.folder, env=self.environment, stderr=subprocess.DEVNULL
         )
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}", transport=httpx.HTTPTransport(retries=10)
+            base_url=f"http://127.0.0.1:{self.port}", transport=httpx.HTTPTransport(retries=10), timeout=PATIENCE
         ) as client:
             while client.get("/ready").status_code == 503:
                 assert self.server.poll() is None
@@ -108,6 +109,7 @@ def test_from_a_run_to_a_server_with_keys_and_live_items(place):
             told.setdefault(number, []).extend(newcomer.type(block))
     finally:
         newcomer.end()
+        newcomer.held.close()
     assert sorted(told) == ["1", "2", "3", "4"]
     (asked,), (added, similar) = told["1"], told["3"]
     assert [set(one) for one in asked["items"]] == [{"item", "score", "columns"}] * 3

@@ -38,7 +38,7 @@ def _git_revision() -> str | None:
             cwd=here.parent,
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=60,  # only against a git that hangs: a busy machine needs a while
             check=True,
         )
     except (OSError, subprocess.SubprocessError):

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from lirdrec.server.running import check
 from lirdrec.server.schemas import MAX_EVENTS, MAX_ITEMS, EventsRequest, RecommendRequest, SwapRequest
 from lirdrec.server.security import Keys
 from lirdrec.server.store import Store
+
+from ..ports import PATIENCE, FreePort
 
 
 def test_a_key_is_shown_once_and_works(lirdrec, tmp_path):
@@ -99,33 +102,40 @@ class Served:
     """`lirdrec serve` as a process of its own, ended as a service manager does."""
 
     def __init__(self, run: Path, *options: str):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "lirdrec", "serve", str(run), "--port", str(port), *options]
+        self.port = FreePort()
+        self.url = f"http://127.0.0.1:{self.port.number}"
+        command = [sys.executable, "-m", "lirdrec", "serve", str(run), "--port", str(self.port.number), *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        self.lines: list[str] = []
+        self.settled = threading.Event()  # ready, or ended
+        self.reader = threading.Thread(target=self._read)
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+            if '"ready: ' in line:
+                self.settled.set()
+        self.settled.set()
 
     def __enter__(self):
-        with httpx.Client(transport=httpx.HTTPTransport(retries=0)) as client:
-            while self.process.poll() is None:
-                try:
-                    if client.get(f"{self.url}/ready", timeout=5).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    pass
+        self.reader.start()
+        assert self.settled.wait(PATIENCE)
         return self
 
     def __exit__(self, *error):
         self.process.send_signal(signal.SIGTERM)
-        self.lines = self.process.communicate(timeout=60)[1].splitlines()
+        self.process.wait(PATIENCE)
+        self.reader.join()
+        self.process.stderr.close()
+        self.port.close()
 
 
 def test_a_server_starts_answers_and_ends(run):
     with Served(run) as served:
-        answer = httpx.post(f"{served.url}/recommend", json={"user": 1, "k": 2, "columns": ["title"]})
+        answer = httpx.post(f"{served.url}/recommend", json={"user": 1, "k": 2, "columns": ["title"]}, timeout=PATIENCE)
         assert [one["columns"]["title"] for one in answer.json()["items"]] == ["Brazil", "Alien"]
-        assert httpx.delete(f"{served.url}/items/20").status_code == 200
+        assert httpx.delete(f"{served.url}/items/20", timeout=PATIENCE).status_code == 200
     assert served.lines[0].startswith(f"lirdrec listens at {served.url}")
     messages = [json.loads(line)["message"] for line in served.lines[1:]]
     assert any("ready" in one for one in messages) and messages[-1].startswith("Finished")

@@ -290,7 +290,9 @@ def test_bad_values_name_their_line(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_any_damage_to_a_table_is_one_sentence_or_no_harm(tmp_path_factory, suffix, data):
     path = tmp_path_factory.mktemp("tables") / f"t{suffix}"

@@ -174,7 +174,7 @@ class Server:
             said = [{"type": "text", "text": '{"category": "in '}, {"type": "text", "text": 'parts"}'}]
             self._send(request, 200, {"choices": [{"message": {"content": said}}]})
         elif what == "hold":
-            self.release.wait(60)
+            self.release.wait(600)
         else:
             raise AssertionError(f"unknown misbehaviour {what!r}")
         return True

@@ -6,7 +6,7 @@ import logging
 import pickle
 import socket
 import threading
-import time
+import types
 from email.utils import formatdate
 
 import numpy as np
@@ -41,7 +41,7 @@ def endpoint(waits):
 
     def make(server: Server | str, **options) -> Endpoint:
         url = server if isinstance(server, str) else server.url
-        return Endpoint(url, **{"sleep": waits.append, "timeout": 10.0, **options})
+        return Endpoint(url, **{"sleep": waits.append, "timeout": 600.0, **options})
 
     return make
 
@@ -90,14 +90,15 @@ def test_waits_double_with_a_random_part_and_have_a_limit(endpoint, waits):
     assert waits[-1] == 60 and len(set(waits[:5])) == 5
 
 
-def test_retry_after_is_honoured_in_seconds_and_as_a_date(endpoint, waits):
-    in_a_while = formatdate(time.time() + 90, usegmt=True)
+def test_retry_after_is_honoured_in_seconds_and_as_a_date(endpoint, waits, monkeypatch):
+    monkeypatch.setattr("lirdrec.features.replies.time", types.SimpleNamespace(time=lambda: 1_700_000_000.0))
+    in_a_while = formatdate(1_700_000_000 + 90, usegmt=True)
     script = [(429, {"Retry-After": "7"}), (503, {"Retry-After": in_a_while}), (500, {"Retry-After": "soon"})]
     with Server(script) as server:
         endpoint(server, clock=lambda: 0.0).ask("/embeddings", BODY, texts)
     # each time it waits before it tries again, and its pace holds all others back as long
     assert 7 <= waits[0] <= 8 and waits[1] == 7
-    assert 80 <= waits[2] <= 91 and 80 <= waits[3] <= 90
+    assert 90 <= waits[2] <= 91 and waits[3] == 90
     assert 4 <= waits[4] <= 5  # unreadable: as without
 
 
@@ -145,27 +146,31 @@ def test_a_403_is_about_one_request_once_others_went_well(endpoint):
 def test_no_server_stops_at_once_and_one_that_went_away_after_all_attempts(endpoint, waits):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(TrainingError, match=r"no server answers there .*; start it, or mend its address"):
-        endpoint(nobody).ask("/embeddings", BODY, texts)
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"  # nobody else's as long as it is bound
+        with pytest.raises(TrainingError, match=r"no server answers there .*; start it, or mend its address"):
+            endpoint(nobody).ask("/embeddings", BODY, texts)
     assert not waits
     with Server() as server:
         one = endpoint(server, attempts=3)
         one.ask("/embeddings", BODY, texts)
     one.close()
-    with pytest.raises(TrainingError, match=r"the server is gone .*; what is done is kept"):
-        one.ask("/embeddings", BODY, texts)
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(server.http.server_address)
+        with pytest.raises(TrainingError, match=r"the server is gone .*; what is done is kept"):
+            one.ask("/embeddings", BODY, texts)
     assert len(waits) == 2
 
 
 def test_slow_answers_end_with_the_timeout(endpoint):
     with Server(["hold", "ok"]) as server:
-        assert endpoint(server, timeout=0.2).ask("/embeddings", BODY, texts) == [embed("a")]
-        assert len(server.asked) == 2
+        # on a busy machine an answer that is not held may come too late as well, and is asked for again
+        assert endpoint(server, timeout=0.2, attempts=1000).ask("/embeddings", BODY, texts) == [embed("a")]
+        assert len(server.asked) >= 2
 
 
 def test_many_at_once_in_any_order_each_with_its_place(endpoint):
-    gate = threading.Barrier(4, timeout=20)
+    gate = threading.Barrier(4, timeout=600)
 
     with Server() as server:
         one = endpoint(server, concurrency=4)

@@ -279,7 +279,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def ask(port: int, asked: Asked) -> Answered | None:
     """Send it over a connection of its own; None if there was no answer."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=600) as connection:
         try:
             connection.sendall(asked.content())
             if not asked.is_whole:

@@ -45,10 +45,10 @@ class Cluster:
     def start(self) -> None:
         options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off"
         log = str(self.folder / "log")
-        self._run("pg_ctl", "start", "-w", "-s", "-D", self._data, "-l", log, "-o", options)
+        self._run("pg_ctl", "start", "-w", "-t", "600", "-s", "-D", self._data, "-l", log, "-o", options)
 
     def stop(self) -> None:
-        self._run("pg_ctl", "stop", "-w", "-s", "-m", "immediate", "-D", self._data)
+        self._run("pg_ctl", "stop", "-w", "-t", "600", "-s", "-m", "immediate", "-D", self._data)
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(

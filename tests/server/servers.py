@@ -15,12 +15,14 @@ from starlette.testclient import TestClient
 from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig
 
+from ..ports import PATIENCE
+
 
 class Servers:
     """Starts servers that share a store, and stops them."""
 
     def __init__(self, run: Path, store: str):
-        self.defaults: dict[str, Any] = {"run": str(run), "store": store}
+        self.defaults: dict[str, Any] = {"run": str(run), "store": store, "timeout_seconds": PATIENCE}
         self._open: dict[TestClient, ExitStack] = {}
 
     def __call__(self, *, ready: bool = True, **options: Any) -> TestClient:
@@ -43,7 +45,8 @@ class Listening:
     """A real server on a free port, in a thread."""
 
     def __init__(self, shop, tmp_path, **options):
-        config = ServerConfig(str(shop), store=f"sqlite:///{tmp_path / 'live.sqlite'}", **options)
+        options = {"store": f"sqlite:///{tmp_path / 'live.sqlite'}", "timeout_seconds": PATIENCE} | options
+        config = ServerConfig(str(shop), **options)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.server = uvicorn.Server(uvicorn.Config(create_app(config), log_config=None, access_log=False))
@@ -51,8 +54,9 @@ class Listening:
 
     def __enter__(self):
         self.thread.start()
-        while httpx.get(f"{self.url}/ready").status_code == 503:
-            assert httpx.get(f"{self.url}/health").status_code == 200
+        with httpx.Client(base_url=self.url, timeout=PATIENCE) as client:
+            while client.get("/ready").status_code == 503:
+                assert client.get("/health").status_code == 200
         return self
 
     def __exit__(self, *error):

@@ -13,6 +13,7 @@ from lirdrec.server.engine import Engine
 from lirdrec.server.live import Live
 from lirdrec.server.problems import Problem
 
+from ..ports import PATIENCE
 from .fuzzing import Asked, Fuzzer, ask, fault
 from .servers import Listening
 from .shop import picture, vectors
@@ -45,7 +46,7 @@ def fuzzer_of(recommender, seed):
 
 
 def probed(listening):
-    items = httpx.post(f"{listening.url}/recommend", json=PROBE).json()["items"]
+    items = httpx.post(f"{listening.url}/recommend", json=PROBE, timeout=PATIENCE).json()["items"]
     return [(one["item"], pytest.approx(one["score"]), one["columns"]) for one in items]
 
 

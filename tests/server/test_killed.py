@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import random
-import socket
 import sqlite3
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from lirdrec.server.live import Live
 from lirdrec.server.store import Store
 
+from ..ports import FreePort
 from .postgres import running
 from .runs import growing, new_item
 
@@ -43,9 +43,8 @@ class Server:
     """What `lirdrec serve` runs, in a process of its own."""
 
     def __init__(self, run: Path, store: str):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.held = FreePort()
+        self.port = self.held.number
         options = {"run": str(run), "port": self.port, "store": store, "threads": 1, "access_log": False}
         self.process = CONTEXT.Process(target=_serve, args=(options,))
         self.process.start()
@@ -110,6 +109,7 @@ def one_round(run: Path, url: str, after: int) -> int:
     finally:
         server.process.kill()
         server.process.join()
+        server.held.close()
     assert after <= len(kept)
     store = Store(url)
     snapshot = Live(run, store).snapshot

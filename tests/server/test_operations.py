@@ -23,6 +23,7 @@ from lirdrec.server.schemas import ModelAnswer
 from lirdrec.server.services import Services
 from lirdrec.server.store import Store, StoreError
 
+from ..ports import PATIENCE
 from .servers import Listening
 from .shop import asked, vectors
 
@@ -189,7 +190,7 @@ def test_what_waits_at_the_end_is_still_answered(shop, tmp_path, monkeypatch, re
         asking = [
             threading.Thread(
                 target=lambda user=user: answers.append(
-                    (user, httpx.post(f"{listening.url}/recommend", json={"user": user, "k": 3}, timeout=60))
+                    (user, httpx.post(f"{listening.url}/recommend", json={"user": user, "k": 3}, timeout=PATIENCE))
                 )
             )
             for user in range(4)
@@ -215,7 +216,10 @@ def test_what_waits_at_the_end_is_still_answered(shop, tmp_path, monkeypatch, re
 
 def test_over_a_real_connection(shop, tmp_path, recommender):
     """Keep-alive, a body in pieces, a request that is no HTTP."""
-    with Listening(shop, tmp_path, max_body_bytes=5000) as listening, httpx.Client(base_url=listening.url) as client:
+    with (
+        Listening(shop, tmp_path, max_body_bytes=5000) as listening,
+        httpx.Client(base_url=listening.url, timeout=PATIENCE) as client,
+    ):
         for user in range(5):
             items = client.post("/recommend", json={"user": user, "k": 4}).json()["items"]
             assert [one["item"] for one in items] == recommender.recommend(user, 4)["item"].to_list()

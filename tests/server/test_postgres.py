@@ -33,7 +33,7 @@ def store(cluster) -> Iterator[Store]:
     store.close()
 
 
-def eventually(true: object, seconds: float = 60) -> None:
+def eventually(true: object, seconds: float = 600) -> None:
     until = time.monotonic() + seconds
     while not true():  # type: ignore[operator]
         assert time.monotonic() < until, "this never became so"

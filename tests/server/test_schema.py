@@ -14,6 +14,7 @@ import pytest
 from lirdrec.server.schemas import ProblemBody
 from lirdrec.server.security import add_key
 
+from ..ports import PATIENCE
 from .runs import whole_numbers
 from .servers import Listening
 from .shop import EACH, KINDS, N_USERS
@@ -33,7 +34,7 @@ def schemathesis(listening, folder, *more, description=None, examples, users=USE
     Returns:
         Exit status, 0 if it found nothing; what it wrote; the operations that were a success at least once.
     """
-    client = httpx.Client(base_url=listening.url, headers={"X-API-Key": key} if key else {})
+    client = httpx.Client(base_url=listening.url, headers={"X-API-Key": key} if key else {}, timeout=PATIENCE)
     known = {"user": users, "item": items, "features": client.get("/model").json()["features"]}
     (folder / "known.json").write_text(json.dumps(known))
     settings = folder / "schemathesis.toml"
@@ -41,6 +42,8 @@ def schemathesis(listening, folder, *more, description=None, examples, users=USE
         f"""
         hooks = {json.dumps(str(CHECKS))}
         continue-on-failure = true
+        request-timeout = {PATIENCE}
+        suppress-health-check = ["too_slow"]
         {f'headers = {{ Authorization = "Bearer {key}" }}' if key else ""}
         {"" if seed is None else f"seed = {seed}"}
         [generation]
@@ -105,7 +108,7 @@ def test_with_text_ids_and_a_run_that_takes_nothing_new(tmp_path):
 def test_a_description_that_lies_is_found_out(shop, tmp_path):
     """The same run of schemathesis, with three lies: it could not pass if the server did otherwise than described."""
     with Listening(shop, tmp_path) as listening:
-        told = httpx.get(f"{listening.url}/openapi.json").json()
+        told = httpx.get(f"{listening.url}/openapi.json", timeout=PATIENCE).json()
         del told["paths"]["/similar/{item}"]["get"]["responses"]["404"]
         told["components"]["schemas"]["ModelAnswer"]["properties"]["users"]["type"] = "string"
         told["components"]["schemas"]["EventIn"]["properties"]["user"] = {"type": "boolean"}
@@ -121,7 +124,10 @@ def test_a_description_that_lies_is_found_out(shop, tmp_path):
 def test_keys_and_roles_are_as_described(shop, tmp_path):
     """Without a key, or with a wrong one, 401 wherever the description asks for one; 403 where a reader would write."""
     pointer, options, _, reader = keyed(shop, tmp_path)
-    with Listening(pointer, tmp_path, **options) as listening, httpx.Client(base_url=listening.url) as client:
+    with (
+        Listening(pointer, tmp_path, **options) as listening,
+        httpx.Client(base_url=listening.url, timeout=PATIENCE) as client,
+    ):
         told = client.get("/openapi.json").json()
         asked = {
             (method.upper(), path): what for path, methods in told["paths"].items() for method, what in methods.items()

@@ -215,10 +215,10 @@ def test_what_takes_too_long_is_given_up(start, monkeypatch):
     async def forever(self, query):
         await asyncio.Event().wait()
 
-    client = start(timeout_seconds=0.05)
+    client = start(timeout_seconds=2)  # the server's other answers must come within this too
     monkeypatch.setattr(Engine, "recommend", forever)
     answer = client.post("/recommend", json=ASK)
-    assert answer.status_code == 503 and "0.05 seconds" in answer.json()["detail"]
+    assert answer.status_code == 503 and "2 seconds" in answer.json()["detail"]
     monkeypatch.undo()
     assert client.get("/health").status_code == 200
 

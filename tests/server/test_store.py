@@ -106,7 +106,7 @@ def test_processes_write_at_once_and_all_see_one_order(url):
     reader, seen = Store(url), []
     while len(seen) < WRITERS * EACH and any(one.is_alive() for one in writers):
         seen += reader.changes(after=seen[-1].number if seen else 0)
-    acknowledged = sorted(number for _ in writers for number in queue.get(timeout=60))
+    acknowledged = sorted(number for _ in writers for number in queue.get(timeout=600))
     for one in writers:
         one.join()
         assert one.exitcode == 0

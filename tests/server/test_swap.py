@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import threading
 from pathlib import Path
 
@@ -32,6 +34,12 @@ def runs(recommender, newer, tmp_path) -> Path:
     newer.save(folder / "second")
     (folder / "current").write_text("first\n")
     return folder
+
+
+def point(runs: Path, content: str) -> None:
+    """Write `current` in one step: who follows it must not see it empty."""
+    (runs / "new").write_text(content)
+    os.replace(runs / "new", runs / "current")
 
 
 def test_another_run_is_served_from_the_next_call_on_and_after_a_restart(start, runs, recommender, newer):
@@ -70,17 +78,21 @@ def test_what_was_added_stays_when_the_run_changes(start, runs, recommender):
 def test_no_request_is_dropped_while_runs_change(start, runs, recommender, newer):
     client = start(run=str(runs / "current"), runs=str(runs))
     allowed = [tuple(one.recommend(0, 9)["item"].to_list()) for one in (recommender, newer)]
-    answers, done = [], threading.Event()
+    answers, done, news = [], threading.Event(), queue.SimpleQueue()
 
     def ask():
         while not done.is_set():
             answers.append(client.post("/recommend", json={"user": 0, "k": 9}))
+            news.put(len(answers))
 
     askers = [threading.Thread(target=ask) for _ in range(3)]
     for one in askers:
         one.start()
     for number in range(6):
         assert client.post("/model", json={"run": "second" if number % 2 == 0 else "first"}).status_code == 200
+        before = len(answers)
+        while news.get() < before + 7:  # of seven more, one at least was asked of this run
+            pass
     done.set()
     for one in askers:
         one.join()
@@ -113,7 +125,7 @@ def test_every_server_that_follows_the_file_changes(start, runs, newer):
     while other.get("/model").json()["run"] != "second":
         pass
     assert asked(other, user=0, k=9) == newer.recommend(0, 9)["item"].to_list()
-    (runs / "current").write_text("first")
+    point(runs, "first")
     for server in (one, other):
         while server.get("/model").json()["run"] != "first":
             pass
@@ -134,14 +146,14 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(start, runs, recommender
     answer = client.post("/model", json={"run": "second"})
     assert answer.status_code == 409 and "is damaged" in answer.json()["detail"]
     assert (runs / "current").read_text() == "first\n"
-    (runs / "current").write_text("second")
+    point(runs, "second")
     while "the run stays as it is" not in caplog.text:
         client.get("/health")
     assert asked(client, user=0, k=9) == recommender.recommend(0, 9)["item"].to_list()
     for _ in range(20):
         client.get("/ready")
     assert caplog.text.count("the run stays as it is") == 1, "told once, not every second"
-    (runs / "current").write_text("")
+    point(runs, "")
     while "must hold the name of a run folder" not in caplog.text:
         client.get("/health")
     for _ in range(20):

@@ -46,7 +46,8 @@ class Report:
         sections: tables and figures; their names must differ, they become file names.
         settings: name → value, of what the experiment was run with.
         commands: command lines that make the same results.
-        environment: versions and machine; default those of this process.
+        environment: versions and machine; default those of this process, without the time: the same content gives
+            the same bytes, so that two reports can be compared with diff.
         name: what the report is called in messages.
     """
 
@@ -160,7 +161,10 @@ class Report:
     def _repeat(self) -> list[str]:
         from lirdrec.environment import environment
 
-        found = dict(environment() if self.environment is None else self.environment)
+        found = dict(self.environment or {})
+        if self.environment is None:
+            found = environment()
+            del found["written"]
         found = {key.replace("_", " "): value for key, value in found.items() if value is not None}
         blocks = [html.commands(self.commands)] if self.commands else []
         if self.settings:

@@ -9,12 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
+from ...ports import PATIENCE
 from ..servers import Listening
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     """The system's Chromium; tests are skipped where it, or playwright, is missing."""
     path = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
@@ -22,12 +23,14 @@ def browser() -> Iterator[Any]:
         pytest.skip("no Chromium found: install the package chromium to test the page")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = running.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"], timeout=1000 * PATIENCE
+        )
         yield browser
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def serve(shop, tmp_path_factory) -> Iterator[Callable[..., str]]:
     """`serve(encoders=True)` gives the address of a server with the page; the same options, the same server."""
     from contextlib import ExitStack
@@ -53,7 +56,7 @@ class Visit:
         self.address = address
         self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(1000 * PATIENCE)
         self.complaints: list[str] = []
         self.asked: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -74,11 +77,11 @@ class Visit:
 
     def get(self, path: str, **options: Any) -> Any:
         """What the server itself answers."""
-        return httpx.get(f"{self.address}{path}", **options).raise_for_status().json()
+        return httpx.get(f"{self.address}{path}", timeout=PATIENCE, **options).raise_for_status().json()
 
     def post(self, path: str, body: Any) -> Any:
         """What the server itself answers."""
-        return httpx.post(f"{self.address}{path}", json=body).raise_for_status().json()
+        return httpx.post(f"{self.address}{path}", json=body, timeout=PATIENCE).raise_for_status().json()
 
 
 @pytest.fixture

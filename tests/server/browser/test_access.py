@@ -7,6 +7,8 @@ import pytest
 
 from lirdrec.server.security import add_key
 
+from ...ports import PATIENCE
+
 VIEWS = {"home": "#/", "person": "#/user/4", "item": "#/item/203", "map": "#/map", "add": "#/add"}
 
 
@@ -126,6 +128,7 @@ def test_a_server_with_keys_asks_for_one_and_the_tab_keeps_it(visit, keys):
     dialog.get_by_label("API key").fill(write)
     dialog.get_by_role("button", name="Use this key").click()
     page.wait_for_function("key => sessionStorage.getItem('lirdrec-key') === key", arg=write)
+    page.wait_for_selector("main:not([aria-busy])")  # the form of this key, not the one before it
     page.get_by_label("Title").fill("a lamp")
     page.get_by_role("button", name="Add it").click()
     page.get_by_role("alert").get_by_text("has no vector").wait_for()
@@ -133,10 +136,10 @@ def test_a_server_with_keys_asks_for_one_and_the_tab_keeps_it(visit, keys):
 
 def test_the_page_itself_holds_nothing_that_needs_a_key_and_runs_no_inline_script(visit, keys):
     one = visit(server={"keys": keys[0]})
-    answer = httpx.get(f"{one.address}/ui/")
+    answer = httpx.get(f"{one.address}/ui/", timeout=PATIENCE)
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
     assert "default-src 'self'" in policy and "unsafe" not in policy
     assert "<style" not in answer.text and " style=" not in answer.text and " onclick=" not in answer.text
     assert answer.text.count("<script") == answer.text.count("<script ") == answer.text.count("></script>")
-    assert httpx.get(f"{one.address}/items").status_code == 401
+    assert httpx.get(f"{one.address}/items", timeout=PATIENCE).status_code == 401

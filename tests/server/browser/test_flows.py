@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from urllib.parse import quote
@@ -14,6 +15,7 @@ import lirdrec
 from lirdrec.data import Dataset
 from lirdrec.models.item_knn import ItemKNNConfig
 
+from ...ports import PATIENCE
 from ..shop import KINDS, picture
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp; "tent"'
@@ -31,7 +33,14 @@ def texts(page, selector: str) -> list[str]:
 
 
 def ids(page, within: str = ".found") -> list[int]:
-    return [int(one.get_attribute("data-item")) for one in page.locator(f"{within} .card").all()]
+    return page.locator(f"{within} .card").evaluate_all("all => all.map(one => Number(one.dataset.item))")
+
+
+def wait_for_ids(page, expected: list[int]) -> None:
+    page.wait_for_function(
+        "all => [...document.querySelectorAll('.found .card')].map(c => c.dataset.item).join() === all",
+        arg=",".join(map(str, expected)),
+    )
 
 
 def test_search_by_keys_alone_finds_items_and_people(visit):
@@ -48,7 +57,7 @@ def test_search_by_keys_alone_finds_items_and_people(visit):
     assert page.locator(f"#{chosen}").get_attribute("aria-selected") == "true"
     page.keyboard.press("Enter")
     page.get_by_role("heading", level=1, name=found[1]["title"]).wait_for()
-    assert page.evaluate("document.activeElement.tagName") == "H1"  # a reader of the screen goes on there
+    page.wait_for_function("document.activeElement.tagName === 'H1'")  # a reader of the screen goes on there
 
     page.fill("#query", "47")
     page.get_by_role("option", name="47 liked").click()
@@ -56,7 +65,7 @@ def test_search_by_keys_alone_finds_items_and_people(visit):
     page.fill("#query", "no such thing")
     page.locator(".hit").get_by_text("Nothing is called so.").wait_for()
     page.keyboard.press("Escape")
-    assert page.locator("#hits").is_hidden()
+    page.locator("#hits").wait_for(state="hidden")
 
 
 def test_a_person_with_history_recommendations_and_the_parts_of_scores(visit):
@@ -87,9 +96,7 @@ def test_sliders_weigh_the_branches_live(visit):
     with page.expect_response("**/recommend"):
         page.get_by_role("slider", name=name).fill("0")
     expected = one.post("/recommend", {"user": 4, "k": 24, "branch_weights": {name: 0}})["items"]
-    page.wait_for_function(
-        "want => document.querySelector('.found .card').dataset.item === want", arg=str(expected[0]["item"])
-    )
+    wait_for_ids(page, [item["item"] for item in expected])
     assert ids(page) == [item["item"] for item in expected] != before
     moved = next(place for place, (a, b) in enumerate(zip(ids(page), before, strict=False)) if a != b)
     was = before.index(ids(page)[moved]) + 1 if ids(page)[moved] in before else None
@@ -114,20 +121,14 @@ def test_sliders_weigh_the_branches_live(visit):
     with page.expect_response("**/recommend"):
         page.get_by_role("button", name="As learned").click()
     plain = one.post("/recommend", {"user": 5, "k": 24})["items"]
-    page.wait_for_function(
-        "want => document.querySelector('.found .card').dataset.item === want", arg=str(plain[0]["item"])
-    )
-    assert ids(page) == [item["item"] for item in plain]
+    wait_for_ids(page, [item["item"] for item in plain])
 
 
 def check_notes(one, page, asked, name):
     """What stands below each card agrees with the places in the list that nothing was turned in."""
     plain = [item["item"] for item in one.post("/recommend", asked)["items"]]
     turned = [item["item"] for item in one.post("/recommend", asked | {"branch_weights": {name: 0}})["items"]]
-    page.wait_for_function(
-        "all => [...document.querySelectorAll('.found .card')].map(c => c.dataset.item).join() === all",
-        arg=",".join(map(str, turned)),
-    )
+    wait_for_ids(page, turned)
     wanted = [
         "new" if item not in plain else "" if plain.index(item) == at else f"was {plain.index(item) + 1}"
         for at, item in enumerate(turned)
@@ -149,8 +150,8 @@ def test_filters_variety_and_what_was_liked(visit):
         page.get_by_label("kind").select_option("cup")
     asked = {"user": 1, "k": 24, "filter": {"price": {"le": 30}, "in_stock": False, "kind": "cup"}}
     expected = [item["item"] for item in one.post("/recommend", asked)["items"]]
-    page.wait_for_function("n => document.querySelectorAll('.found .card').length === n", arg=len(expected))
-    assert ids(page) == expected != []
+    assert expected != []
+    wait_for_ids(page, expected)
     assert {known[item]["kind"] for item in expected} == {"cup"}
     with page.expect_response("**/recommend"):
         page.get_by_label("title").fill("zebra")
@@ -163,10 +164,7 @@ def test_filters_variety_and_what_was_liked(visit):
     with page.expect_response("**/recommend"):
         page.get_by_role("slider", name="Variety").fill("0.5")
     expected = [item["item"] for item in one.post("/recommend", asked)["items"]]
-    page.wait_for_function(
-        "all => [...document.querySelectorAll('.found .card')].map(c => c.dataset.item).join() === all",
-        arg=",".join(map(str, expected)),
-    )
+    wait_for_ids(page, expected)
 
 
 def test_why_an_item_was_recommended(visit):
@@ -183,7 +181,7 @@ def test_why_an_item_was_recommended(visit):
     shown = dict(zip(texts(page, "#why th"), texts(page, "#why td"), strict=True))
     assert float(shown["score"].replace("−", "-")) == pytest.approx(why["score"], abs=6e-4)
     page.keyboard.press("Escape")
-    assert dialog.is_hidden()
+    dialog.wait_for(state="hidden")
     assert button.evaluate("b => b === document.activeElement")
 
 
@@ -223,14 +221,14 @@ def test_an_item_is_added_with_title_and_picture_and_finds_its_people(visit, tmp
     who = [int(user) for user in texts(page, ".people .who")]
     assert sum(KINDS[user % len(KINDS)] == "tent" for user in who) >= 10
     assert page.locator(".picture.large img").evaluate("i => i.decode().then(() => i.src)").endswith(f"/pictures/{id}")
-    assert httpx.get(f"{one.address}/pictures/{id}").headers["content-type"] == "image/jpeg"
+    assert httpx.get(f"{one.address}/pictures/{id}", timeout=PATIENCE).headers["content-type"] == "image/jpeg"
     best = [item["item"] for item in one.post("/recommend", {"user": who[0], "k": 10})["items"]]
     assert int(id) in best
     # taken away again, on the second press only
     page.get_by_role("button", name="Remove it").click()
     page.get_by_role("button", name="Remove it for good?").click()
     page.get_by_role("heading", level=1, name="Who would like what?").wait_for()
-    assert httpx.get(f"{one.address}/items/{id}").status_code == 404
+    assert httpx.get(f"{one.address}/items/{id}", timeout=PATIENCE).status_code == 404
 
 
 def test_what_is_wrong_with_a_new_item_is_told_in_a_sentence(visit, tmp_path):
@@ -284,7 +282,9 @@ def test_without_encoders_the_page_says_what_to_do(visit):
 def test_hostile_texts_stay_texts_everywhere(visit):
     one = visit(server={"encoders": True, "max_batch": 255})  # a server of its own
     httpx.post(
-        f"{one.address}/items", files={"id": (None, "666"), "title": (None, HOSTILE), "kind": (None, "<b>tent</b>")}
+        f"{one.address}/items",
+        files={"id": (None, "666"), "title": (None, HOSTILE), "kind": (None, "<b>tent</b>")},
+        timeout=PATIENCE,
     ).raise_for_status()
     page = one.go("#/item/666")
     assert page.locator("h1").inner_text() == HOSTILE
@@ -303,7 +303,7 @@ def test_hostile_texts_stay_texts_everywhere(visit):
     page.get_by_role("heading", name="Why <img").wait_for()
     assert page.evaluate("window.hacked") is None
     assert page.locator("main img:not(.picture img)").count() == 0
-    answer = httpx.get(f"{one.address}/pictures/666")
+    answer = httpx.get(f"{one.address}/pictures/666", timeout=PATIENCE)
     assert answer.headers["content-type"] == "image/svg+xml"
     assert b"<script" not in answer.content and "default-src 'none'" in answer.headers["content-security-policy"]
 
@@ -437,13 +437,29 @@ def test_a_server_that_is_starting_is_asked_again_and_one_that_is_gone_is_told_o
     page.locator("#hits").get_by_text("The server does not answer").wait_for()
 
 
+def test_a_view_that_is_slow_leaves_the_focus_in_the_search(visit):
+    page = visit().go()
+    held = []
+    page.route("**/recommend", lambda route: held.append(route))
+    with page.expect_request("**/recommend"):
+        page.evaluate("location.hash = '#/user/4'")
+    page.get_by_role("heading", level=1, name="4", exact=True).wait_for()
+    page.locator("#query").fill("cup")
+    assert len(held) == 1
+    held[0].continue_()
+    page.wait_for_selector("main:not([aria-busy])")
+    assert page.evaluate("document.activeElement.id") == "query"
+    page.get_by_role("option", name="cup").first.wait_for()
+
+
 def test_another_run_is_told_of_at_the_next_step(visit, shop, tmp_path):
     (tmp_path / "current").write_text(f"{shop}\n")
     one = visit(server={"run": str(tmp_path / "current"), "watch": True, "watch_seconds": 0.05})
     page = one.go("#/user/4")
     page.locator("#served").get_by_text("Run run ·").wait_for()
     shutil.copytree(shop, tmp_path / "second")
-    (tmp_path / "current").write_text("second\n")
+    (tmp_path / "next").write_text("second\n")
+    os.replace(tmp_path / "next", tmp_path / "current")
     while one.get("/model")["run"] != "second":
         pass
     page.evaluate("location.hash = '#/user/5'")

@@ -27,6 +27,7 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   root.setAttribute("aria-busy", "true");
+  const before = document.activeElement;
   const slow = setTimeout(() => say("Loading"), 700);
   let title;
   try {
@@ -44,7 +45,9 @@ async function show() {
   document.title = `${title} · lirdrec`;
   if (!first) {
     scrollTo(0, 0);
-    root.querySelector("h1")?.focus({ preventScroll: true });
+    // not from somebody who meanwhile types in the search or works in the new view
+    const now = document.activeElement;
+    if (now === before || now === document.body) root.querySelector("h1")?.focus({ preventScroll: true });
   }
   first = false;
 }

@@ -22,6 +22,7 @@ export function search() {
     input.removeAttribute("aria-activedescendant");
     active = -1;
   };
+  const focused = () => document.activeElement === input;
   const choose = (at) => {
     active = at;
     options.forEach((one, place) => one.setAttribute("aria-selected", String(place === at)));
@@ -120,9 +121,9 @@ export function search() {
         api.users({ query, limit: PEOPLE }, signal),
         api.items({ query, limit: ITEMS }, signal),
       ]);
-      if (document.activeElement === input) show(people.users, items.items);
+      if (focused()) show(people.users, items.items);
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (error.name === "AbortError" || !focused()) return;
       options = [];
       hits.replaceChildren(remark(error.message));
       hits.hidden = false;
@@ -134,7 +135,7 @@ export function search() {
 
   input.addEventListener("input", find);
   input.addEventListener("focus", () => input.value.trim() && find());
-  input.addEventListener("blur", () => setTimeout(close, 120));
+  input.addEventListener("blur", () => setTimeout(() => !focused() && close(), 120));
   input.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
       close();
