@@ -17,9 +17,12 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from lirdrec import Dataset
+from lirdrec.cli.main import app
 
+from .experiments.in_process import compute_cells_here
 from .ports import PATIENCE, FreePort
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +122,9 @@ def test_links_lead_somewhere():
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-def test_commands_for_own_files(place):
+def test_commands_for_own_files(place, monkeypatch):
+    monkeypatch.chdir(place)
+    compute_cells_here(monkeypatch)
     for _, *arguments in commands("lirdrec"):
         # an experiment as it is written takes hours: the last of two values counts
         short = (
@@ -128,7 +133,8 @@ def test_commands_for_own_files(place):
         if arguments[0] == "serve":
             serve_until_ready(arguments, place)
         else:
-            run(["-m", "lirdrec", *arguments, *short], place)
+            done = CliRunner().invoke(app, [*arguments, *short])
+            assert done.exit_code == 0, f"{arguments}\n{done.output}"
     assert (place / "runs" / "first" / "metrics.json").is_file()
     assert (place / "runs" / "films" / "metrics.json").is_file() and (place / "images.html").is_file()
     assert (place / "study" / "report.html").is_file() and (place / "study-ablation" / "report.html").is_file()
