@@ -1,8 +1,14 @@
-"""Train on a prepared dataset into a run folder; run by test_kill_and_resume.py in processes of its own."""
+"""Train on a prepared dataset into a run folder; run by test_kill_and_resume.py in processes of its own.
+
+    python killed_training.py DATASET RUN [WAIT]
+
+After epoch WAIT it does nothing more and waits for its end.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 
 import torch
 
@@ -10,13 +16,27 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
+from lirdrec.training.loop import Watcher
 
 CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=5, edge_dropout=0.1)
 TRAINING = TrainConfig(
     epochs=12, batch_size=4096, learning_rate=5e-3, schedule="cosine", warmup_epochs=3, gradient_clip=1.0, seed=11
 )
 
+
+class Waiting(Watcher):
+    """Lets the training come no further than an epoch."""
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+
+    def epoch_ended(self, line: dict) -> None:
+        if line["epoch"] == self.epoch:
+            threading.Event().wait()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)  # sums in parallel must not differ from run to run
-    data, run = sys.argv[1:]
-    fit(Dataset.load(data), CONFIG, TRAINING, run=run, resume=True, progress=False, cache=False)
+    data, run, *epoch = sys.argv[1:]
+    watchers = tuple(Waiting(int(one)) for one in epoch)
+    fit(Dataset.load(data), CONFIG, TRAINING, run=run, resume=True, progress=False, cache=False, watchers=watchers)

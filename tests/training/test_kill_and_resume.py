@@ -25,7 +25,8 @@ from lirdrec.recommender.fit import fit
 
 SCRIPT = Path(__file__).with_name("killed_training.py")
 EPOCHS, KILLS = 12, 3
-PATIENCE = 120.0  # seconds until a process that makes no progress is given up
+LAST = EPOCHS - 1  # where a training that is to be killed waits for that, however slowly we look
+PATIENCE = 600.0  # seconds until a process that makes no progress is given up
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
 
@@ -44,14 +45,14 @@ def never_stopped(data) -> Path:
     return run
 
 
-def start(data: Path, run: Path) -> subprocess.Popen:
+def start(data: Path, run: Path, *wait: int) -> subprocess.Popen:
     # two threads that spin while they wait for each other stand still on a busy machine
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
     }
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(data), str(run)], env=environment)
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(data), str(run), *map(str, wait)], env=environment)
 
 
 def epochs(run: Path) -> int:
@@ -71,13 +72,13 @@ def state(run: Path) -> tuple[int, int]:
 
 
 def kill_after(process: subprocess.Popen, run: Path, epoch: int, changes: int) -> bool:
-    """SIGKILL `changes` changes of state after the end of `epoch`; False if the training ended before that."""
+    """SIGKILL `changes` changes of state after the end of `epoch`, or where the training waits; False if it ended."""
     deadline, last = time.monotonic() + PATIENCE, None
     while process.poll() is None:
         now = state(run)
         if now[0] >= epoch and now != last:
             last, changes = now, changes - 1
-        if changes < 0:
+        if changes < 0 or now[0] >= LAST:
             process.send_signal(signal.SIGKILL)
             assert process.wait(PATIENCE) == -signal.SIGKILL
             return True
@@ -109,7 +110,7 @@ def test_killed_and_resumed_is_never_stopped(data, never_stopped, tmp_path, seed
     draw, run = random.Random(seed), tmp_path / "run"
     killed, at = 0, 0
     for _ in range(KILLS):
-        process = start(data, run)
+        process = start(data, run, LAST)
         at += draw.randint(1, 2)
         killed += kill_after(process, run, at, draw.randint(0, 3))
         at = max(at, epochs(run))
