@@ -54,7 +54,7 @@ def whole_numbers(n_users: int = 40, n_items: int = 300, seed: int = 0) -> Recom
 
 def new_item(id: int | str, seed: int | None = None, dims: dict[str, int] = DIMS, **more: object) -> NewItem:
     """An item with random features, always the same for one seed."""
-    own = id if isinstance(id, int) else zlib.crc32(id.encode())  # hash() differs from process to process
+    own = id % 2**32 if isinstance(id, int) else zlib.crc32(id.encode())  # hash() differs from process to process
     draw = np.random.default_rng(own if seed is None else seed)
     features = {name: draw.normal(size=width).astype(np.float32) for name, width in dims.items()}
     return NewItem(id, features=features, **more)  # type: ignore[arg-type]
