@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig
+from lirdrec.server.running import uvicorn_options
 
 from ..ports import PATIENCE
 
@@ -49,7 +50,7 @@ class Listening:
         config = ServerConfig(str(shop), **options)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(create_app(config), log_config=None, access_log=False))
+        self.server = uvicorn.Server(uvicorn.Config(create_app(config), **uvicorn_options(config)))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
 
     def __enter__(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,23 @@ def serve(
     rate_limit: Annotated[
         float | None, typer.Option("--rate-limit", help="Requests a second of each key; 0: no limit (default: 200).")
     ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trusted-proxy",
+            metavar="ADDRESS",
+            help="Address or network of a proxy whose X-Forwarded-For is believed; may be repeated.",
+        ),
+    ] = None,
+    max_connections: Annotated[
+        int | None, typer.Option("--max-connections", help="Connections of each worker (default: 1024).")
+    ] = None,
+    address_connections: Annotated[
+        int | None, typer.Option("--address-connections", help="Connections from one address (default: 256).")
+    ] = None,
+    head_timeout: Annotated[
+        float | None, typer.Option("--head-timeout", help="Seconds for the head of a request (default: 10).")
+    ] = None,
     max_body: Annotated[float | None, typer.Option("--max-body", help="Largest body, in MB (default: 8).")] = None,
     max_batch: Annotated[
         int | None, typer.Option("--max-batch", help="Requests in a batch call (default: 256).")
@@ -111,9 +129,13 @@ def serve(
         "watch": watch,
         "runs": _text(runs),
         "rate_limit": rate_limit,
-        "max_body_bytes": None if max_body is None else round(max_body * 2**20),
+        "max_body_bytes": _bytes(max_body),
         "max_batch": max_batch,
         "timeout_seconds": timeout,
+        "head_seconds": head_timeout,
+        "max_connections": max_connections,
+        "address_connections": address_connections,
+        "trusted_proxies": trusted_proxy,
         "cors": cors,
         "hosts": allow_host,
         "insecure": insecure,
@@ -186,6 +208,16 @@ def revoke(file: FileArgument, name: NameOption) -> None:
 
     revoke_key(file, name)
     console(errors=True).print(f"The key of '{name}' is refused from now on.", markup=False)
+
+
+def _bytes(megabytes: float | None) -> int | None:
+    from lirdrec.errors import ConfigError
+
+    if megabytes is None:
+        return None
+    if not math.isfinite(megabytes):
+        raise ConfigError(f"--max-body is {megabytes}; it must be a number of MB")
+    return round(megabytes * 2**20)
 
 
 def _text(path: Path | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from lirdrec import __version__
 from lirdrec.server import problems
 from lirdrec.server.config import ServerConfig
+from lirdrec.server.connections import STATE, Connections
 from lirdrec.server.documentation import describe
 from lirdrec.server.middleware import Guarded, Observed
 from lirdrec.server.routes import events, items, operations, page, recommend
@@ -32,11 +34,14 @@ def create_app(config: ServerConfig) -> FastAPI:
     services = Services(config)
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await services.start()
+        connections = Connections(services)
+        watching = asyncio.create_task(connections.watch())
         try:
-            yield
+            yield {STATE: connections}
         finally:
+            watching.cancel()
             await services.stop()
 
     app = FastAPI(

@@ -14,6 +14,7 @@ from lirdrec.errors import ConfigError
 
 Index = Literal["exact", "hnsw", "ivf"]
 
+LARGEST = 2**31 - 1
 KEYED_RATE = 200.0  # requests a second that a key may send, unless the configuration says otherwise
 
 
@@ -44,7 +45,15 @@ class ServerConfig:
     max_pixels: int = option(25_000_000, "largest picture that is decoded")
     max_batch: int = option(256, "recommendations in one batch call")
     timeout_seconds: float = option(30.0, "what takes longer is answered with 503")
-    max_connections: int = option(1024, "connections at a time of each worker; more are answered with 503")
+    head_seconds: float = option(10.0, "time to send the head of a request; what takes longer gets 408")
+    max_connections: int = option(
+        1024,
+        "connections of each worker; a new one takes the place of one that waits for its peer, or gets 503",
+    )
+    address_connections: int = option(256, "the same for one address; trusted proxies may have more")
+    trusted_proxies: tuple[str, ...] = option(
+        (), "addresses or networks of proxies whose X-Forwarded-For is believed; none by default"
+    )
 
     ranking_batch: int = option(64, "waiting requests that are ranked together at most")
     index: Index = option(
@@ -60,23 +69,28 @@ class ServerConfig:
     access_log: bool = option(True, "a line for each request")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "workers", "max_body_bytes", "max_pixels", "max_batch", "max_connections", "ranking_batch")
+        counts = ("workers", "max_pixels", "max_batch", "max_connections", "address_connections", "ranking_batch")
+        at_least(self, 1, "max_body_bytes", *counts)
         at_least(self, 0, "port", "threads")
+        for name in ("threads", *counts):
+            if getattr(self, name) > LARGEST:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at most {LARGEST:,}")
         if self.index not in get_args(Index):
             raise ConfigError(f"no index '{self.index}'; choose {', '.join(get_args(Index))}")
-        for name in ("timeout_seconds", "watch_seconds"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        for name in ("timeout_seconds", "head_seconds", "watch_seconds"):
+            if not 0 < getattr(self, name) <= LARGEST:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0, and at most {LARGEST:,}")
         if self.port > 65535:
             raise ConfigError(f"port is {self.port}; it must be at most 65535")
         if self.rate_limit is not None:
             at_least(self, 0, "rate_limit")
+            if self.rate_limit > LARGEST:
+                raise ConfigError(f"rate_limit is {self.rate_limit}; it must be at most {LARGEST:,}; 0 is no limit")
         for origin in self.cors:
-            parts = urlsplit(origin)
-            if origin != "*" and (
-                parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"
-            ):
+            if not _is_origin(origin):
                 raise ConfigError(f"cors: {origin!r} is no origin; write it as https://shop.example, without a path")
+        for proxy in self.trusted_proxies:
+            _check_network(proxy)
         if self.keys is None and not self.is_local and not self.insecure:
             raise ConfigError(
                 f"host {self.host} would let other machines in, and there are no API keys: make some (lirdrec keys add "
@@ -116,3 +130,20 @@ class ServerConfig:
     def follows(self) -> bool:
         """Whether `run` is watched."""
         return self.watch or self.runs is not None
+
+
+def _is_origin(origin: str) -> bool:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return origin == "*" or (parts.scheme in ("http", "https") and origin == f"{parts.scheme}://{parts.netloc}")
+
+
+def _check_network(text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"trusted_proxies: {text!r} is no address or network ({error}); write it as 10.0.0.7 or 10.0.0.0/8"
+        ) from None

@@ -21,6 +21,7 @@ _MEANING = {
     401: "No API key, or an unknown one.",
     403: "The key may read only, or a stranger asks a server without keys.",
     404: "There is no such user, item or picture.",
+    408: "The request took too long to arrive.",
     409: "It contradicts what is there, or the model cannot do it.",
     413: "The body is too large.",
     415: "The body is of another type.",
@@ -28,7 +29,7 @@ _MEANING = {
     429: "Too many requests; Retry-After says when to come again.",
     503: "Not ready, the store cannot be used, or it took too long; nothing was changed unless the sentence says so.",
 }
-_ALWAYS = (401, 403, 422, 429, 503)
+_ALWAYS = (401, 403, 408, 422, 429, 503)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

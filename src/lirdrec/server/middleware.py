@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.logs import ACCESS
 from lirdrec.server.problems import Problem
+from lirdrec.server.security import network_of
 from lirdrec.server.services import Services
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ PAGE = "/ui"
 CALLER = "lirdrec.caller"
 GONE = 499  # in log and figures: whoever asked did not wait for an answer
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_SAFE = (
+SAFE_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
@@ -55,7 +56,11 @@ class Observed:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given if _ID.fullmatch(given) else f"{self._worker}-{next(self._numbers)}".encode()
-        safe = (*_SAFE, _PAGE_POLICY if scope["path"].startswith(PAGE) else _POLICY, (b"x-request-id", request_id))
+        safe = (
+            *SAFE_HEADERS,
+            _PAGE_POLICY if scope["path"].startswith(PAGE) else _POLICY,
+            (b"x-request-id", request_id),
+        )
         started = time.perf_counter()
         status = 0
 
@@ -120,9 +125,9 @@ class Guarded:
 
         try:
             self._admit(scope)
-            limited = self._limited(scope, receive)
+            body = LimitedBody(scope, receive, self._limit)
             async with asyncio.timeout(self._seconds) as clock:
-                await self.app(scope, limited, sending)
+                await self.app(scope, body, sending)
         except Problem as problem:
             if started:
                 raise
@@ -130,13 +135,19 @@ class Guarded:
         except TimeoutError:
             if started or not clock.expired():
                 raise
-            late = Problem(
-                503,
-                f"this took longer than {self._seconds:g} seconds and was given up; a change may have been made all the"
-                " same: look before you repeat it",
-                {"Retry-After": "5"},
+            await self._late(body.is_awaited).response()(scope, receive, send)
+
+    def _late(self, sending: bool) -> Problem:
+        if sending:
+            return Problem(
+                408, f"the body of the request took longer than {self._seconds:g} seconds", {"Connection": "close"}
             )
-            await late.response()(scope, receive, send)
+        return Problem(
+            503,
+            f"this took longer than {self._seconds:g} seconds and was given up; a change may have been made all the"
+            " same: look before you repeat it",
+            {"Retry-After": "5"},
+        )
 
     def _admit(self, scope: Scope) -> None:
         path, method = scope["path"], scope["method"]
@@ -145,13 +156,14 @@ class Guarded:
         headers = dict(scope["headers"])
         client = scope.get("client")
         caller = client[0] if client else "unknown"
+        network = network_of(caller)
         if self.services.keys is not None:
-            caller = self._key(headers, method, path)
+            caller = network = self._key(headers, method, path)
         else:
             _refuse_strangers(headers, self._names, self.services.config.cors)
         scope[CALLER] = caller
         if self.services.limiter is not None:
-            wait = self.services.limiter.wait(caller)
+            wait = self.services.limiter.wait(network)
             if wait > 0:
                 raise Problem(
                     429,
@@ -183,24 +195,34 @@ class Guarded:
             raise Problem(403, "this API key may read only")
         return key.name
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that refuses more than the limit, whether the length was announced or not."""
-        limit = self._limit
+
+class LimitedBody:
+    """`receive` of a request that refuses more than a limit, whether the length was announced or not.
+
+    Attributes:
+        is_awaited: whether the application waits for more of the body.
+
+    Raises:
+        Problem: a larger body is announced.
+    """
+
+    __slots__ = ("_limit", "_read", "_receive", "is_awaited")
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int):
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
+            if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
                 raise _too_large(limit)
-        read = 0
+        self._receive, self._limit, self._read, self.is_awaited = receive, limit, 0, False
 
-        async def limited() -> Message:
-            nonlocal read
-            message = await receive()
-            if message["type"] == "http.request":
-                read += len(message.get("body", b""))
-                if read > limit:
-                    raise _too_large(limit)
-            return message
-
-        return limited
+    async def __call__(self) -> Message:
+        self.is_awaited = True  # also if the request is given up here
+        message = await self._receive()
+        self.is_awaited = False
+        if message["type"] == "http.request":
+            self._read += len(message.get("body", b""))
+            if self._read > self._limit:
+                raise _too_large(self._limit)
+        return message
 
 
 def _too_large(limit: int) -> Problem:

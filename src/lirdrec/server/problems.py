@@ -20,6 +20,7 @@ from lirdrec.server.store import ConflictError, StoreError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 20
+MOST_FAULTS = 2000
 LONGEST = 500  # letters of a sentence: what it repeats of a request may be as long as that
 
 
@@ -56,8 +57,14 @@ class Problem(HTTPException):
     @classmethod
     def of_faults(cls, error: ValidationError | RequestValidationError) -> Problem:
         """What pydantic found in a request; the values themselves are not repeated."""
+        if isinstance(error, ValidationError):
+            if error.error_count() > MOST_FAULTS:  # to tell them takes longer than to find them
+                return cls(422, f"the request does not fit in {error.error_count():,} places")
+            found: Sequence[Any] = error.errors(include_url=False, include_context=False, include_input=False)
+        else:
+            found = error.errors()
         said: dict[str, list[str]] = {}
-        for one in error.errors():
+        for one in found:
             said.setdefault(_where(one), []).append(_plain(one["msg"]))
         faults = [{"where": where, "what": _either(what)} for where, what in said.items()][:MAX_FAULTS]
         first = faults[0] if faults else {"where": "", "what": "it is not valid"}

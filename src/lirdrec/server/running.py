@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
+import signal
 import socket
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +26,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.recommender.run_folder import check_vectors, open_run
 from lirdrec.server import logs
 from lirdrec.server.config import ServerConfig
+from lirdrec.server.connections import LimitedProtocol
 from lirdrec.server.metrics import SHARED
 from lirdrec.server.security import read_keys
 from lirdrec.server.store import Store
@@ -34,6 +39,7 @@ log = logging.getLogger(__name__)
 
 # how the workers, which are processes of their own, hear of the configuration and tell why they cannot start
 TOLD, FAILED = "LIRDREC_SERVER", "LIRDREC_SERVER_FAILED"
+OTHER_FILES = 512  # besides connections: the run, the store, pictures, encoders
 
 
 def serve(config: ServerConfig) -> None:
@@ -43,16 +49,8 @@ def serve(config: ServerConfig) -> None:
         ConfigError: the run or the store could not be opened.
     """
     logs.configure()
-    options: dict[str, Any] = {
-        "host": config.host,
-        "port": config.port,
-        "log_config": None,
-        "access_log": False,
-        "server_header": False,
-        "limit_concurrency": config.max_connections,
-        "timeout_keep_alive": 30,
-        "timeout_graceful_shutdown": round(config.timeout_seconds) + 1,
-    }
+    _allow_files(config.max_connections)
+    options = {"host": config.host, "port": config.port, **uvicorn_options(config)}
     if config.workers == 1:
         app = _application(config)
         server = uvicorn.Server(uvicorn.Config(app, **options))
@@ -71,6 +69,22 @@ def serve(config: ServerConfig) -> None:
             raise ConfigError(failed.read_text(encoding="utf-8"))
 
 
+def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
+    """Options of `uvicorn.Config`, address and port excepted."""
+    return {
+        "http": LimitedProtocol,
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": bool(config.trusted_proxies),
+        "forwarded_allow_ips": list(config.trusted_proxies),
+        "limit_concurrency": config.max_connections + 1,  # requests of peers that went away; connections are counted
+        "timeout_keep_alive": 30,
+        "timeout_graceful_shutdown": round(config.timeout_seconds) + 1,
+    }
+
+
 def check(config: ServerConfig) -> None:
     """Refuse what could not be served, before anything listens.
 
@@ -85,7 +99,7 @@ def check(config: ServerConfig) -> None:
 
         ApproximateIndex(config.index)
     for option, folder in (("images", config.images), ("runs", config.runs)):
-        if folder is not None and not Path(folder).is_dir():
+        if folder is not None and not os.path.isdir(folder):
             raise ConfigError(f"--{option} {folder}: no such folder")
     if config.encoders:
         resolve_device(config.device)
@@ -108,16 +122,34 @@ def _check_address(config: ServerConfig) -> None:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind((config.host, config.port))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no address, or no name that could be one
+            why = getattr(error, "strerror", None) or "it is no address"
             raise ConfigError(
-                f"cannot listen at {config.host}, port {config.port} ({error.strerror}): choose others (--host, --port)"
+                f"cannot listen at {config.host}, port {config.port} ({why}): choose others (--host, --port)"
             ) from None
+
+
+def _allow_files(connections: int) -> None:
+    """Let this process, and its workers, have as many files open as there may be connections."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # as many as there may be, then
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def worker() -> ASGIApp:
     """The application of one of several workers, in its own process."""
     logs.configure()
-    app = _application(make(ServerConfig, json.loads(os.environ[TOLD])))
+    config = make(ServerConfig, json.loads(os.environ[TOLD]))
+    threading.Thread(target=_end_with_parent, args=(config.timeout_seconds + 5,), daemon=True).start()
+    app = _application(config)
 
     async def answering(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -128,6 +160,18 @@ def worker() -> ASGIApp:
             raise
 
     return answering
+
+
+def _end_with_parent(seconds: float) -> None:
+    """Wait until the process that started this one has ended, however it did, and end too: what waits is answered."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    parent.join()
+    log.error("the process that started this worker is gone; the worker ends")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(seconds)
+    os._exit(1)
 
 
 def _application(config: ServerConfig) -> FastAPI:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,15 +26,27 @@ Scalar = (
     | Annotated[float, Field(strict=True)]
     | Annotated[str, Field(strict=True, max_length=10_000)]
 )
-Condition = dict[Name, Scalar | Annotated[list[Scalar], Field(max_length=10_000)]]
-Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS)]
+Condition = dict[Name, Scalar | Annotated[list[Scalar], Field(max_length=10_000, fail_fast=True)]]
+Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fast=True)]
 
 
-class _Request(BaseModel):
+class Body(BaseModel):
+    """A body of a request: strict types, and no other fields.
+
+    Attributes:
+        max_keys: names in all objects of the body together. A name that is not known is a fault, and faults cost time.
+        max_values: values in all lists and objects together.
+
+    A list is given up at its first fault, so that a body has no more faults than keys, by a small factor.
+    """
+
+    max_keys: ClassVar[int] = 1200
+    max_values: ClassVar[int] = 200_000
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class RecommendRequest(_Request):
+class RecommendRequest(Body):
     """Recommend to a known user, or to anybody by a history of liked items; one of the two is given.
 
     An option that is null is as if it were not given.
@@ -54,7 +66,7 @@ class RecommendRequest(_Request):
     )
 
     user: Id | None = Field(None, description="Id as in the run.")
-    history: Annotated[list[Id], Field(min_length=1, max_length=MAX_HISTORY)] | None = Field(
+    history: Annotated[list[Id], Field(min_length=1, max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
         None, description="Ids of liked items, added ones too."
     )
     k: int = Field(10, ge=1, le=MAX_K, description="How many items; fewer come where fewer remain.")
@@ -72,7 +84,7 @@ class RecommendRequest(_Request):
         "raise", description="What an unknown user gets: 404, or what is liked most."
     )
     parts: bool = Field(False, description="Tell the parts that sum to each score.")
-    columns: Annotated[list[Name], Field(max_length=MAX_COLUMNS)] = Field(
+    columns: Annotated[list[Name], Field(max_length=MAX_COLUMNS, fail_fast=True)] = Field(
         [], description="Columns of the item table to add to each item."
     )
 
@@ -83,13 +95,15 @@ class RecommendRequest(_Request):
         return self
 
 
-class BatchRequest(_Request):
+class BatchRequest(Body):
     """Several recommendations in one call; they are ranked together."""
 
-    requests: list[RecommendRequest] = Field(min_length=1, max_length=MAX_REQUESTS)
+    max_keys: ClassVar[int] = 10 * MAX_REQUESTS
+
+    requests: list[RecommendRequest] = Field(min_length=1, max_length=MAX_REQUESTS, fail_fast=True)
 
 
-class ItemIn(_Request):
+class ItemIn(Body):
     """A new item: columns of the item table, and a vector for each kind of feature that it has."""
 
     model_config = ConfigDict(
@@ -105,28 +119,33 @@ class ItemIn(_Request):
     )
 
 
-class ItemsRequest(_Request):
+class ItemsRequest(Body):
     """New items; all of them are added, or none."""
 
-    items: list[ItemIn] = Field(min_length=1, max_length=MAX_ITEMS)
+    max_keys: ClassVar[int] = (2 * MAX_COLUMNS + 3) * MAX_ITEMS + 1
+    max_values: ClassVar[int] = 1_000_000
+
+    items: list[ItemIn] = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
 
 
-class EventIn(_Request):
+class EventIn(Body):
     """A user, known or new, liked an item."""
 
     user: Id
     item: Id
 
 
-class EventsRequest(_Request):
+class EventsRequest(Body):
     """New likes; all of them are kept, or none."""
+
+    max_keys: ClassVar[int] = 2 * MAX_EVENTS + 1
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"events": [{"user": 15, "item": 50}]}]})
 
-    events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS, fail_fast=True)
 
 
-class SwapRequest(_Request):
+class SwapRequest(Body):
     """The run to serve from now on: its path below the folder of --runs."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "second"}]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import secrets
 import time
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -107,6 +109,20 @@ class RateLimiter:
         while len(self._buckets) > KEPT_BUCKETS:  # the one that was quiet for longest
             self._buckets.popitem(last=False)
         return wait
+
+
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """What one caller can send from: an IPv4 address itself; of IPv6 the first 64 bits, of which a caller has all."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return address
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
 
 
 def read_keys(path: str | Path) -> list[Key]:

@@ -37,6 +37,7 @@ class Services:
         keys: API keys, or None where everybody may do everything.
         limiter: of requests, or None.
         pointer: which run is to be served.
+        reading: held by the request whose large body is being read.
         encoders: of the dataset, or None while they are being loaded.
         failure: why the server could not start.
         on_failure: called then.
@@ -50,6 +51,7 @@ class Services:
         self.limiter = RateLimiter(rate) if rate > 0 else None
         self.pointer = Pointer(config.run)
         self.encoders = None if config.encoders else Encoders()
+        self.reading = asyncio.Lock()
         self.failure: str | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self._live: Live | None = None

@@ -30,15 +30,16 @@ class Pointer:
         Raises:
             RunFolderError: there is nothing, or the file names nothing.
         """
-        if not self.path.is_file():
-            return self.path.resolve()
+        if not os.path.isfile(self.path):
+            return _resolved(self.path, str(self.path))
         try:
-            name = self.path.read_bytes()[:MAX_BYTES].decode().strip()
+            with self.path.open("rb") as file:
+                name = file.read(MAX_BYTES).decode().strip()
         except (OSError, UnicodeDecodeError):
             name = ""
         if not name or "\0" in name or "\n" in name:
             raise RunFolderError(f"{self.path}: must hold the name of a run folder, and nothing else")
-        return (self.path.resolve().parent / name).resolve()
+        return _resolved(self.path.resolve().parent / name, f"{self.path}: the run folder that it names")
 
     def stamp(self) -> Stamp:
         """What changes when another run is to be served: the target, and its manifest if it was trained anew."""
@@ -74,6 +75,20 @@ class Pointer:
         else:
             with atomic_write(self.path) as temporary:
                 temporary.write_text(os.path.relpath(run, self.path.resolve().parent) + "\n", encoding="utf-8")
+
+
+def _resolved(path: Path, what: str) -> Path:
+    """The path without links; `what` begins the sentence about one that no file system can look up."""
+    try:
+        found = path.resolve()
+        found.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # names too long, links in a circle
+        reason = getattr(error, "strerror", None) or "it is no path"
+        what = what if len(what) < 300 else f"{what[:300]}…"
+        raise RunFolderError(f"{what} cannot be looked up: {reason}") from None
+    return found
 
 
 def allowed_run(name: str, folder: str | Path) -> Path:

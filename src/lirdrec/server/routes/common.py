@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,10 +17,14 @@ from lirdrec.data.identifiers import IdMap
 from lirdrec.errors import UnknownIdError
 from lirdrec.server.live import Id, Snapshot
 from lirdrec.server.problems import KNOWN, Problem, response_to
-from lirdrec.server.schemas import LARGEST
+from lirdrec.server.schemas import LARGEST, Body
 from lirdrec.server.services import Services
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=Body)
+
+SMALL = 4096  # bytes of a body that is read at once
+OPENINGS = 5  # of lists and objects, for each key that there may be
+_SPACE = b" \t\r\n"
 
 
 class PlainRoute(APIRoute):
@@ -68,13 +73,40 @@ async def parsed(request: Request, model: type[M]) -> M:
     """The body as a checked model.
 
     Raises:
-        Problem: it is not announced as JSON (415), or too large (413).
+        Problem: it is not announced as JSON (415), too large (413), or holds too much (422).
         ValidationError: it does not fit.
+
+    Reading a large body keeps the event loop from everything else. So one is read at a time, and then as long a time is
+    left for others as it took.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise Problem(415, "the body must be JSON: send Content-Type: application/json")
-    return model.model_validate_json(await request.body())
+    body = await request.body()
+    if len(body) <= SMALL:
+        return model.model_validate_json(body)
+    turn = services(request).reading
+    await turn.acquire()
+    started = time.perf_counter()
+    try:
+        check_amount(body, model)
+        return model.model_validate_json(body)
+    finally:
+        asyncio.get_running_loop().call_later(time.perf_counter() - started, turn.release)
+
+
+def check_amount(body: bytes, model: type[Body]) -> None:
+    """Refuse JSON of which reading alone would take long: it is counted what it can hold at most.
+
+    Raises:
+        Problem: there may be more keys, values, or lists and objects in it than `model` allows.
+    """
+    if body.count(b",") > model.max_values:
+        raise Problem(422, f"the body holds more than {model.max_values:,} values")
+    if body.count(b"[") + body.count(b"{") > OPENINGS * model.max_keys:
+        raise Problem(422, f"the body holds more than {OPENINGS * model.max_keys:,} lists and objects")
+    if body.count(b":") > model.max_keys and body.translate(None, _SPACE).count(b'":') > model.max_keys:
+        raise Problem(422, f"the body holds more than {model.max_keys:,} keys")
 
 
 def id_of(text: str, known: IdMap) -> Id:
