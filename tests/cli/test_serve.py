@@ -62,12 +62,33 @@ def test_a_key_is_shown_once_and_works(lirdrec, tmp_path):
         (["serve", "RUN", "--encoders", "--device", "gpu"], "device 'gpu' is not available here"),
         (["serve", "RUN", "--index", "fast"], "'index' is 'fast'; choose one of"),
         (["serve", "RUN", "--host", "203.0.113.7", "--insecure"], "cannot listen"),
+        (["serve", "RUN", "--host", "x" * 300, "--insecure"], "cannot listen"),
+        (["serve", "RUN", "--max-body", "nan"], "--max-body is nan"),
+        (["serve", "RUN", "--max-body", "inf"], "--max-body is inf"),
+        (["serve", "RUN", "--max-body", "0"], "max_body_bytes is 0"),
+        (["serve", "RUN", "--timeout", "inf"], "timeout_seconds is inf"),
+        (["serve", "RUN", "--head-timeout", "nan"], "head_seconds is nan"),
+        (["serve", "RUN", "--rate-limit", "inf"], "rate_limit is inf"),
+        (["serve", "RUN", "--threads", "9" * 20], "threads is 9999"),
+        (["serve", "RUN", "--address-connections", "0"], "address_connections is 0"),
+        (["serve", "RUN", "--cors", "http://[::1"], "is no origin"),
+        (["serve", "RUN", "--trusted-proxy", "proxy.example"], "'proxy.example' is no address or network"),
+        (["serve", "RUN", "--trusted-proxy", "10.0.0.7/8"], "'10.0.0.7/8' is no address or network"),
+        (["serve", "RUN", "--images", "x" * 3000], "no such folder"),
+        (["serve", "x" * 3000], "cannot be looked up"),
     ],
 )
 def test_mistakes_are_one_sentence_and_nothing_starts(lirdrec, run, arguments, sentence):
     result = lirdrec(*(str(run) if one == "RUN" else one for one in arguments))
     assert result.exit_code in (1, 2) and result.exit_code
     assert result.stderr.startswith("lirdrec: ") and sentence in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_file_that_names_no_possible_folder_is_one_sentence(lirdrec, tmp_path):
+    (tmp_path / "current").write_text("x" * 3000)
+    result = lirdrec("serve", "current")
+    assert result.exit_code == 2 and result.stderr.startswith("lirdrec: current: ")
+    assert result.stderr.count("\n") == 1 and "xxxx" not in result.stderr
 
 
 def test_a_port_that_is_taken_is_told(lirdrec, run):
@@ -197,3 +218,13 @@ def test_the_page_on_serving_is_true():
     for limit in (f"{config.max_batch} |", f"{config.max_body_bytes // 2**20} MB", f"{config.timeout_seconds:g} s"):
         assert limit in page
     assert f"{config.max_pixels // 10**6} million pixels" in page and f"{MAX_ITEMS}, {MAX_EVENTS:,} |" in page
+
+
+def test_workers_end_with_the_process_that_started_them(run):
+    with Served(run, "--workers", "2") as served:
+        served.process.kill()
+    # their stream of errors has ended, so nobody holds it any more
+    messages = [json.loads(line)["message"] for line in served.lines if line.startswith("{")]
+    assert served.process.returncode == -signal.SIGKILL
+    assert "the process that started this worker is gone; the worker ends" in messages
+    assert any(one.startswith("Finished server process") for one in messages)

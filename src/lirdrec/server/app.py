@@ -15,9 +15,10 @@ from starlette.types import Receive, Scope, Send
 from lirdrec import __version__
 from lirdrec.server import problems
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.connections import STATE, Connections
+from lirdrec.server.connections import Connections
 from lirdrec.server.documentation import describe
 from lirdrec.server.middleware import Guarded, Observed
+from lirdrec.server.protocol import STATE
 from lirdrec.server.routes import events, items, operations, page, recommend
 from lirdrec.server.routes.common import Shortcut
 from lirdrec.server.services import Services

@@ -26,8 +26,8 @@ from lirdrec.errors import ConfigError
 from lirdrec.recommender.run_folder import check_vectors, open_run
 from lirdrec.server import logs
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.connections import LimitedProtocol
 from lirdrec.server.metrics import SHARED
+from lirdrec.server.protocol import LimitedProtocol
 from lirdrec.server.security import read_keys
 from lirdrec.server.store import Store
 from lirdrec.server.watching import Pointer

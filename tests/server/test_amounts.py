@@ -1,0 +1,110 @@
+"""A body may hold so much and no more: what it costs to refuse one does not grow with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from lirdrec.server.problems import MAX_FAULTS, MOST_FAULTS, Problem
+from lirdrec.server.routes.common import OPENINGS, check_amount
+from lirdrec.server.schemas import (
+    MAX_COLUMNS,
+    MAX_EVENTS,
+    MAX_ITEMS,
+    BatchRequest,
+    Body,
+    EventsRequest,
+    ItemsRequest,
+    RecommendRequest,
+    SwapRequest,
+)
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "limit"),
+    [
+        ("/recommend", b'{"user":1,' + b",".join(b'"%d":1' % at for at in range(1200)) + b"}", 1200),
+        ("/recommend", b'{"user":1,' + b",".join(b'"%d" \n:1' % at for at in range(1200)) + b"}", 1200),
+        ("/recommend", b'{"user":1,' + b",".join([b'"user":1'] * 1200) + b"}", 1200),
+        ("/recommend", b'{"history":[' + b",".join([b"{}"] * 6000) + b"]}", 6000),
+        ("/recommend", b'{"user":' + b"[" * 7000, 6000),
+        ("/recommend", b'{"user":1,"columns":[' + b",".join([b"1"] * 200_002) + b"]}", 200_000),
+        ("/recommend/batch", b'{"requests":[{"filter":{' + b",".join([b'"a":[]'] * 10_001) + b"}}]}", 10_000),
+        ("/events", b'{"events":[],' + b",".join(b'"%d":1' % at for at in range(2001)) + b"}", 2001),
+        ("/items", b'{"items":[{"columns":{' + b",".join(b'"%d":1' % at for at in range(11_000)) + b"}}]}", 10_301),
+    ],
+)
+def test_a_body_that_holds_too_much_is_not_read(client, monkeypatch, path, body, limit):
+    for model in (RecommendRequest, BatchRequest, EventsRequest, ItemsRequest):
+        monkeypatch.setattr(model, "model_validate_json", lambda *_: pytest.fail("it was read"))
+    answer = client.post(path, content=body, headers=JSON)
+    assert answer.status_code == 422 and f"{limit:,}" in answer.json()["detail"]
+    assert "faults" not in answer.json()
+    monkeypatch.undo()
+    assert client.post("/recommend", json={"user": 1, "k": 1}).status_code == 200
+
+
+def test_features_of_a_form_are_counted_too(client):
+    features = "{" + ",".join(f'"{at}":1' for at in range(1201)) + "}"
+    answer = client.post("/items", files={"id": (None, "900"), "features": (None, features)})
+    assert answer.status_code == 422 and "1,200" in answer.json()["detail"]
+
+
+def test_what_the_schemas_allow_is_not_too_much():
+    columns = {f"c{at}": at for at in range(MAX_COLUMNS)}
+    item = {"id": 1, "columns": columns, "features": {f"f{at}": [0.5] * 90 for at in range(MAX_COLUMNS)}}
+    filters = {f"c{at}": {name: 1 for name in ("ge", "lt", "ne")} for at in range(MAX_COLUMNS)}
+    ask = {"user": 1, "k": 1, "exclude_seen": True, "filter": filters, "branch_weights": columns}
+    bodies: list[tuple[type[Body], object]] = [
+        (ItemsRequest, {"items": [item] * MAX_ITEMS}),
+        (EventsRequest, {"events": [{"user": 1, "item": 2}] * MAX_EVENTS}),
+        (RecommendRequest, ask | {"history": None, "columns": ["a"] * MAX_COLUMNS}),
+        (RecommendRequest, {"user": 1, "filter": {"a": {"in": ['quoted "text": {a, b}: [c]'] * 1000}}}),
+        (BatchRequest, {"requests": [{"history": list(range(700)), "k": 5}] * 256}),
+        (SwapRequest, {"run": "second"}),
+    ]
+    for model, value in bodies:
+        body = json.dumps(value).encode()
+        check_amount(body, model)
+        model.model_validate_json(body)
+    assert OPENINGS * RecommendRequest.max_keys >= 6000
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "faults"),
+    [
+        (RecommendRequest, {"history": [True] * 1000}, 2),
+        (BatchRequest, {"requests": [{"history": [True] * 1000}] * 256}, 2),
+        (EventsRequest, {"events": [{}] * 1000}, 2),
+        (ItemsRequest, {"items": [{"id": 1, "features": {"text": ["x"] * 1000}}] * 100}, 1),
+        (RecommendRequest, {"user": 1, "filter": {"a": {"in": [[]] * 1000}}}, 4),
+    ],
+)
+def test_a_list_is_given_up_at_its_first_fault(model, value, faults):
+    with pytest.raises(ValidationError) as raised:
+        model.model_validate_json(json.dumps(value))
+    own = [one for one in raised.value.errors() if "0" in map(str, one["loc"])]
+    assert len(own) == faults
+
+
+def test_faults_beyond_telling_are_counted():
+    few, many = ({str(at): 1 for at in range(n)} | {"user": 1} for n in (MOST_FAULTS, MOST_FAULTS + 1))
+    problems = []
+    for value in (few, many):
+        with pytest.raises(ValidationError) as raised:
+            RecommendRequest.model_validate(value)
+        problems.append(Problem.of_faults(raised.value))
+    assert len(problems[0].faults or ()) == MAX_FAULTS and problems[1].faults is None
+    assert f"{MOST_FAULTS + 1:,}" in problems[1].detail
+
+
+def test_large_bodies_are_read_one_after_another(client):
+    """One that fails, too, lets the next one in."""
+    large = {"user": 1, "filter": {"title": {"in": ["x" * 100] * 100}}}
+    for _ in range(3):
+        assert client.post("/recommend", json=large).status_code == 200
+        assert client.post("/recommend", json=large | {"k": "x"}).status_code == 422
