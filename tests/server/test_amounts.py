@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from lirdrec.server.problems import MAX_FAULTS, MOST_FAULTS, Problem
-from lirdrec.server.routes.common import OPENINGS, check_amount
+from lirdrec.server.routes.common import OPENINGS, Amount
 from lirdrec.server.schemas import (
     MAX_COLUMNS,
     MAX_EVENTS,
@@ -32,7 +32,7 @@ JSON = {"Content-Type": "application/json"}
         ("/recommend", b'{"user":1,' + b",".join([b'"user":1'] * 1200) + b"}", 1200),
         ("/recommend", b'{"history":[' + b",".join([b"{}"] * 6000) + b"]}", 6000),
         ("/recommend", b'{"user":' + b"[" * 7000, 6000),
-        ("/recommend", b'{"user":1,"columns":[' + b",".join([b"1"] * 200_002) + b"]}", 200_000),
+        ("/recommend", b'{"user":1,"columns":[' + b",".join([b"1"] * 100_002) + b"]}", 100_000),
         ("/recommend/batch", b'{"requests":[{"filter":{' + b",".join([b'"a":[]'] * 10_001) + b"}}]}", 10_000),
         ("/events", b'{"events":[],' + b",".join(b'"%d":1' % at for at in range(2001)) + b"}", 2001),
         ("/items", b'{"items":[{"columns":{' + b",".join(b'"%d":1' % at for at in range(11_000)) + b"}}]}", 10_301),
@@ -69,7 +69,9 @@ def test_what_the_schemas_allow_is_not_too_much():
     ]
     for model, value in bodies:
         body = json.dumps(value).encode()
-        check_amount(body, model)
+        amount = Amount(model)
+        amount.add(body)
+        amount.check_keys(body)
         model.model_validate_json(body)
     assert OPENINGS * RecommendRequest.max_keys >= 6000
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STATE = "lirdrec.connections"  # where the lifespan's state holds the `Connections`
 MAX_HEAD = 32 * 1024
+FIELD = 32  # bytes that a field of a head counts for, besides its own
 MAX_PIPELINED = 100  # requests that wait for the answer to one before them, on the same connection
 ONE_READ = 256 * 1024  # of a socket, by asyncio and uvloop
 GRACE = 5.0  # seconds after which a connection that should have ended by itself is cut
@@ -88,7 +89,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head, or one after the body."""
-        self._head += len(name) + len(value) + 4
+        self._head += len(name) + len(value) + FIELD
         if self._head > MAX_HEAD:
             raise self._refused(TOO_LARGE_HEAD)
         super().on_header(name, value)

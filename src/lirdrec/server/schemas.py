@@ -41,7 +41,7 @@ class Body(BaseModel):
     """
 
     max_keys: ClassVar[int] = 1200
-    max_values: ClassVar[int] = 200_000
+    max_values: ClassVar[int] = 100_000
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -99,6 +99,7 @@ class BatchRequest(Body):
     """Several recommendations in one call; they are ranked together."""
 
     max_keys: ClassVar[int] = 10 * MAX_REQUESTS
+    max_values: ClassVar[int] = 200_000
 
     requests: list[RecommendRequest] = Field(min_length=1, max_length=MAX_REQUESTS, fail_fast=True)
 

@@ -76,37 +76,66 @@ async def parsed(request: Request, model: type[M]) -> M:
         Problem: it is not announced as JSON (415), too large (413), or holds too much (422).
         ValidationError: it does not fit.
 
-    Reading a large body keeps the event loop from everything else. So one is read at a time, and then as long a time is
-    left for others as it took.
+    What a body may hold is counted while it comes. Reading a large one keeps the event loop from everything else; so
+    one is read at a time, and then as long a time is left for others as it took.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise Problem(415, "the body must be JSON: send Content-Type: application/json")
-    body = await request.body()
+    amount = Amount(model)
+    pieces = []
+    async for piece in request.stream():
+        amount.add(piece)
+        pieces.append(piece)
+    body = b"".join(pieces)
     if len(body) <= SMALL:
         return model.model_validate_json(body)
     turn = services(request).reading
     await turn.acquire()
     started = time.perf_counter()
     try:
-        check_amount(body, model)
+        amount.check_keys(body)
         return model.model_validate_json(body)
     finally:
         asyncio.get_running_loop().call_later(time.perf_counter() - started, turn.release)
 
 
-def check_amount(body: bytes, model: type[Body]) -> None:
-    """Refuse JSON of which reading alone would take long: it is counted what it can hold at most.
+class Amount:
+    """What JSON can hold at most, counted before it is read: reading it may take long, and telling its faults longer.
 
-    Raises:
-        Problem: there may be more keys, values, or lists and objects in it than `model` allows.
+    Args:
+        model: what the JSON shall be, with its limits.
     """
-    if body.count(b",") > model.max_values:
-        raise Problem(422, f"the body holds more than {model.max_values:,} values")
-    if body.count(b"[") + body.count(b"{") > OPENINGS * model.max_keys:
-        raise Problem(422, f"the body holds more than {OPENINGS * model.max_keys:,} lists and objects")
-    if body.count(b":") > model.max_keys and body.translate(None, _SPACE).count(b'":') > model.max_keys:
-        raise Problem(422, f"the body holds more than {model.max_keys:,} keys")
+
+    __slots__ = ("_model", "_openings", "_values")
+
+    def __init__(self, model: type[Body]):
+        self._model, self._values, self._openings = model, 0, 0
+
+    def add(self, piece: bytes) -> None:
+        """Count the next piece.
+
+        Raises:
+            Problem: there may be more values, or lists and objects, than the model allows.
+        """
+        limit = self._model.max_values
+        self._values += piece.count(b",")
+        if self._values > limit:
+            raise Problem(422, f"the body holds more than {limit:,} values")
+        limit = OPENINGS * self._model.max_keys
+        self._openings += piece.count(b"[") + piece.count(b"{")
+        if self._openings > limit:
+            raise Problem(422, f"the body holds more than {limit:,} lists and objects")
+
+    def check_keys(self, body: bytes) -> None:
+        """Count the names in all objects.
+
+        Raises:
+            Problem: there may be more of them than the model allows.
+        """
+        limit = self._model.max_keys
+        if body.count(b":") > limit and body.translate(None, _SPACE).count(b'":') > limit:
+            raise Problem(422, f"the body holds more than {limit:,} keys")
 
 
 def id_of(text: str, known: IdMap) -> Id:

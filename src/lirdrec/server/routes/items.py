@@ -16,7 +16,7 @@ from lirdrec.errors import ConfigError, DataError, UnknownIdError
 from lirdrec.server.documentation import body, errors
 from lirdrec.server.encoding import Draft, Encoders
 from lirdrec.server.problems import Problem
-from lirdrec.server.routes.common import PlainRoute, answer, check_amount, id_of, known_item, parsed, services
+from lirdrec.server.routes.common import Amount, PlainRoute, answer, id_of, known_item, parsed, services
 from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
 from lirdrec.server.services import Services
 from lirdrec.server.store import ConflictError, NewItem
@@ -128,7 +128,9 @@ async def _from_form(request: Request, served: Services) -> tuple[ItemIn, bytes 
         raise Problem(422, "the form's field 'id' must be a whole number, as the item ids of this run are") from None
     features = columns.pop("features", None)
     if features is not None:
-        check_amount(features.encode(), ItemIn)
+        amount, content = Amount(ItemIn), features.encode()
+        amount.add(content)
+        amount.check_keys(content)
     try:
         vectors = {} if features is None else orjson.loads(features)
     except orjson.JSONDecodeError:
