@@ -99,8 +99,9 @@ def test_a_batch_of_all_kinds_answers_each_as_if_alone(numbers):
                 diversity=draw.choice([0.0, 0.0, 0.4]),
             )
         )
-    people = {"u3": Person(torch.tensor([5, 7, 250]), True, torch.tensor([1.0, 0, 2, -1, 0, 1]))}
-    snapshot = state(numbers, gone=(0, 8, 299), people=people)
+    person = Person(torch.tensor([5, 7, 250]), True)
+    snapshot = state(numbers, gone=(0, 8, 299), people={"u3": person})
+    snapshot.vectors.put(person, torch.tensor([1.0, 0, 2, -1, 0, 1]), 24)
     together = Ranker().rank(snapshot, queries)
     for query, answer in zip(queries, together, strict=True):
         alone = Ranker().rank(snapshot, [query])[0]

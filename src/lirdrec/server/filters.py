@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
@@ -53,10 +54,12 @@ class Filter:
     compare texts byte by byte.
 
     Attributes:
-        text: the conditions in one canonical form, which names the mask in a cache.
+        conditions: column → what is asked of it; nobody changes them.
+        key: a hash of the conditions, which names the mask in a cache: the conditions may be megabytes.
     """
 
-    text: str
+    conditions: Mapping[str, Any] = field(compare=False, repr=False)
+    key: bytes
 
     @classmethod
     def of(cls, conditions: Mapping[str, Any]) -> Filter:
@@ -79,7 +82,8 @@ class Filter:
                 for one in value if isinstance(value, list) else [value]:
                     if not isinstance(one, (bool, int, float, str)) or (isinstance(one, float) and not _finite(one)):
                         raise ConfigError(f"filter on '{column}': '{name}' compares with numbers, texts, true or false")
-        return cls(json.dumps(conditions, sort_keys=True))
+        text = json.dumps(conditions, sort_keys=True)
+        return cls(conditions, hashlib.blake2b(text.encode(), digest_size=16).digest())
 
     def mask(self, items: pl.DataFrame) -> Tensor:
         """Which rows of the item table it holds for, `(I,)` bool.
@@ -88,7 +92,7 @@ class Filter:
             ConfigError: a column is unknown, or of a type that cannot be compared so.
         """
         together = torch.ones(items.height, dtype=torch.bool)
-        for name, asked in json.loads(self.text).items():
+        for name, asked in self.conditions.items():
             if name not in items.columns:
                 known = ", ".join(items.columns)
                 raise ConfigError(f"filter: no column '{name}'; {nearest(name, items.columns, f'it has {known}')}")

@@ -19,13 +19,16 @@ from torch import Tensor
 from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import IdMap
 from lirdrec.errors import CapabilityError, DataError, LirdrecError
+from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.caching import ByteCache
 from lirdrec.server.layered import Layered
 from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store, check_distinct
 
 log = logging.getLogger(__name__)
 
 Id = str | int
+KEPT_BYTES = 32 * 2**20  # of the vectors of people who are folded in
 
 
 @dataclass(eq=False)
@@ -35,12 +38,10 @@ class Person:
     Attributes:
         liked: `(n,)` int64 item rows, those of training included.
         is_folded: whether the vector is folded in from them; the model may not be able to.
-        vector: `(D,)` that vector, once `Snapshot.queries` was asked for it.
     """
 
     liked: Tensor
     is_folded: bool
-    vector: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,7 @@ class Snapshot:
         user_rows, item_rows: id → row; nobody changes them.
         people: users who liked what the run does not know of; nobody changes it.
         run: the folder.
+        vectors: `(D,)` of people who are folded in, of those who were asked for last; shared by all snapshots of a run.
     """
 
     recommender: Recommender
@@ -63,6 +65,7 @@ class Snapshot:
     item_rows: Layered[Id, int]
     people: Layered[Id, Person]
     run: Path
+    vectors: ByteCache[Person, Tensor] = field(default_factory=lambda: ByteCache(KEPT_BYTES))
 
     @cached_property
     def gone_rows(self) -> Tensor:
@@ -77,14 +80,20 @@ class Snapshot:
     def queries(self, people: Sequence[Person]) -> Tensor:
         """Vectors `(n, D)` of people who are folded in. Each is computed when it is first asked for, and kept.
 
-        Not when the like comes: a server that starts goes through years of likes.
+        Not when the like comes: a server that starts goes through years of likes. Histories as rows over all items
+        are not kept: they would be of the wrong width after the next item, and are quickly made.
         """
-        new = [one for one in people if one.vector is None]
+        scorer = self.recommender.scorer
+        if not isinstance(scorer, VectorScorer):
+            return self.recommender.model().fold_in(scorer, [one.liked for one in people])
+        found = {one: self.vectors.get(one) for one in people}
+        new = [one for one, vector in found.items() if vector is None]
         if new:
-            vectors = self.recommender.model().fold_in(self.recommender.scorer, [one.liked for one in new])
+            vectors = self.recommender.model().fold_in(scorer, [one.liked for one in new])
             for one, vector in zip(new, vectors, strict=True):
-                one.vector = vector
-        return torch.stack([one.vector for one in people if one.vector is not None])
+                found[one] = vector
+                self.vectors.put(one, vector.clone(), vector.nbytes + one.liked.nbytes)
+        return torch.stack([vector for one in people if (vector := found[one]) is not None])
 
     def liked_rows(self, user: Id) -> Tensor:
         """Item rows `(n,)` int64 that the user liked, in training and since; empty for a stranger."""

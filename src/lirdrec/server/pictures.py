@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +14,14 @@ from lirdrec.data.pictures import IMAGE, IMAGES, image_column
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import LirdrecError
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.caching import ByteCache
 from lirdrec.server.live import Live, Snapshot
 from lirdrec.server.placeholder import placeholder
 
 log = logging.getLogger(__name__)
 
 SIDE = 480  # pixels, of the longer side: sharp on a card of half as many
-KEPT = 512  # thumbnails in memory, about 30 kB each
+KEPT_BYTES = 16 * 2**20  # of thumbnails in memory, about 30 kB each
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Pictures:
         self.live, self.folder = live, folder
         self._lock = threading.Lock()
         self._paths = _Paths(None, None, None)
-        self._kept: OrderedDict[tuple[str, float, int], Picture] = OrderedDict()
+        self._kept: ByteCache[tuple[str, float, int], Picture] = ByteCache(KEPT_BYTES)
 
     def of(self, snapshot: Snapshot, row: int) -> Picture:
         """The picture of the item of a row."""
@@ -94,16 +94,12 @@ class Pictures:
         except OSError:
             return None
         key = (str(path), state.st_mtime, state.st_size)
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
         made = self._thumbnail(path)
         if made is not None:
-            with self._lock:
-                self._kept[key] = made
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
+            self._kept.put(key, made, len(made.content) + len(key[0]))
         return made
 
     def _thumbnail(self, source: Path | bytes) -> Picture | None:

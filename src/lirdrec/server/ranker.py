@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from lirdrec.errors import LirdrecError
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.ann import ApproximateIndex
+from lirdrec.server.caching import ByteCache
 from lirdrec.server.filters import Filter
 from lirdrec.server.gathering import Gathered, gather
 from lirdrec.server.live import Snapshot
@@ -22,7 +22,7 @@ from lirdrec.server.query import Query, Ranked
 from lirdrec.server.reranking import depth, maximal_marginal_relevance
 from lirdrec.server.selection import best_by_stretches
 
-KEPT_MASKS = 64
+KEPT_BYTES = 32 * 2**20  # of the masks of filters
 
 
 @dataclass
@@ -30,11 +30,11 @@ class _Prepared:
     """What was worked out for one state of the catalogue.
 
     Attributes:
-        unwanted: text of a filter → `(I,)` bool, the items that it leaves out.
+        unwanted: key of a filter → `(I,)` bool, the items that it leaves out.
         popular: `(I,)` int64 rows, those with the most training users first, and `(I,)` their numbers.
     """
 
-    unwanted: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    unwanted: ByteCache[bytes, Tensor] = field(default_factory=lambda: ByteCache(KEPT_BYTES))
     popular: tuple[Tensor, Tensor] | None = None
 
 
@@ -101,12 +101,11 @@ class Ranker:
 
     def _unwanted(self, snapshot: Snapshot, where: Filter) -> Tensor:
         masks = self._of(snapshot).unwanted
-        if where.text not in masks:
-            masks[where.text] = ~where.mask(snapshot.recommender.item_table)
-            while len(masks) > KEPT_MASKS:
-                masks.popitem(last=False)
-        masks.move_to_end(where.text)
-        return masks[where.text]
+        found = masks.get(where.key)
+        if found is None:
+            found = ~where.mask(snapshot.recommender.item_table)
+            masks.put(where.key, found, found.nbytes)
+        return found
 
     def _popular(self, snapshot: Snapshot, query: Query, unwanted: Tensor | None) -> Ranked | LirdrecError:
         prepared, recommender = self._of(snapshot), snapshot.recommender
