@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.columns import USER
-from lirdrec.errors import CapabilityError
-from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.errors import CapabilityError, DataError
+from lirdrec.ranking.scorers import VectorScorer, all_finite
 from lirdrec.recommender.recommender import Recommender
 
 BLOCK_ROWS = 8192
@@ -43,6 +43,7 @@ def vectors_of(recommender: Recommender) -> Vectors:
 
     Raises:
         CapabilityError: its model scores without vectors.
+        DataError: a number is not finite.
     """
     scorer = recommender.scorer
     if not isinstance(scorer, VectorScorer):
@@ -51,6 +52,9 @@ def vectors_of(recommender: Recommender) -> Vectors:
             f"{model} scores by a matrix of items and items, so it has no vectors to export;"
             " lirdrec recommend --all writes its lists"
         )
+    for what, tensor in (("users", scorer.user_vectors), ("items", scorer.item_vectors)):
+        if not all_finite(tensor):
+            raise DataError(f"the vectors of the {what} hold numbers that are not finite; train again")
     users, items = (one.detach().float().cpu().numpy() for one in (scorer.user_vectors, scorer.item_vectors))
     return Vectors(np.ascontiguousarray(users), np.ascontiguousarray(items))
 

@@ -20,6 +20,9 @@ from lirdrec.ranking.histories import expand
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
+LARGEST = 1e12  # of a number in the vector of a new item: products with the largest weights and users stay finite
+LARGEST_QUERY = 1e18
+
 
 class Scorer(abc.ABC):
     """Scores for blocks of users. Row numbers, not ids; tensors on one device; never a gradient."""
@@ -65,13 +68,23 @@ class Scorer(abc.ABC):
     def to(self, device: torch.device | str) -> Scorer:
         """The same scorer with its tensors on `device`."""
 
+    def sound_items(self, first: int) -> Tensor:
+        """Which of the items from row `first` on can be ranked, `(I - first,)` bool.
+
+        Of the others, a number that decides scores of theirs, or of who likes them, is not finite or beyond `LARGEST`.
+        """
+        return torch.ones(self.n_items - first, dtype=torch.bool)
+
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Scorer:
         """Rebuild a scorer from `tensors()` and `settings()`.
 
         Raises:
-            DataError: the parts of a sparse matrix do not fit together.
+            DataError: the parts of a sparse matrix do not fit together, or a number is not finite.
         """
+        for name, tensor in tensors.items():
+            if not all_finite(tensor):
+                raise DataError(f"'{name}' holds numbers that are not finite")
         kinds: dict[str, type[VectorScorer] | type[ItemWeightScorer]]
         kinds = {VectorScorer.kind: VectorScorer, ItemWeightScorer.kind: ItemWeightScorer}
         return kinds[settings["kind"]]._rebuild(dict(tensors), settings)
@@ -123,6 +136,13 @@ class VectorScorer(Scorer):
 
     def user_weights(self, users: Tensor) -> Tensor | None:
         return None if self.weights is None else self.weights[users]
+
+    def sound_items(self, first: int) -> Tensor:
+        memory = [one for name, one in self.memory.items() if name.startswith("item_") and one.is_floating_point()]
+        sound = torch.ones(self.n_items - first, dtype=torch.bool, device=self.item_vectors.device)
+        for tensor in (self.item_vectors, *memory):
+            sound &= sound_rows(tensor[first:], LARGEST)
+        return sound
 
     def tensors(self) -> dict[str, Tensor]:
         named = {"users": self.user_vectors, "items": self.item_vectors}
@@ -210,6 +230,14 @@ class ItemWeightScorer(Scorer):
         sizes = self.history.crow_indices().diff().to(overlap.dtype).clamp(min=1).sqrt()
         return overlap / (sizes[users, None] * sizes)
 
+    def sound_items(self, first: int) -> Tensor:
+        rows = torch.arange(first, self.n_items, device=self.weights.device)
+        if not self._sparse:
+            return sound_rows(self._weights_t[first:], LARGEST)
+        owner, at = expand(self._weights_t.crow_indices(), rows)
+        bad = ~sound_rows(self._weights_t.values()[at], LARGEST)
+        return torch.bincount(owner[bad], minlength=len(rows)) == 0
+
     def tensors(self) -> dict[str, Tensor]:
         weights = _csr_parts("weights", self.weights) if self._sparse else {"weights": self.weights}
         return _csr_parts("history", self.history) | weights
@@ -229,6 +257,18 @@ class ItemWeightScorer(Scorer):
         elif weights.shape != (items, items):
             raise DataError(f"'weights' is {' × '.join(map(str, weights.shape))}, not {items} × {items}")
         return cls(history, weights)
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite; without a copy of a large tensor."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    return all(bool(torch.isfinite(one)) for one in torch.aminmax(tensor))  # NaN is passed on
+
+
+def sound_rows(table: Tensor, largest: float) -> Tensor:
+    """Which rows of `(n, …)` hold no NaN and nothing beyond `largest`, `(n,)` bool."""
+    return (table.reshape(len(table), -1).abs() <= largest).all(1)
 
 
 def _cosine(rows: Tensor, table: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def rank_users(
 
 
 def best(scores: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`top_k` of a block of scores `(b, I)`, in which what is left out is `-inf`."""
+    """`top_k` of a block of scores `(b, I)`, in which what is left out is `-inf`, as is what is NaN or `+inf`."""
     if candidates is not None:
         candidates = candidates.sort().values
         scores = scores[:, candidates]
@@ -76,6 +76,9 @@ def best(scores: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tens
     kept = min(k, n)
     # one more than asked for shows whether equal scores straddle the cut
     values, columns = scores.topk(min(kept + 1, n), dim=1)
+    if not_numbers(values):
+        scores = cleaned(scores)
+        values, columns = scores.topk(min(kept + 1, n), dim=1)
     if n > kept:
         straddling = ((values[:, kept] == values[:, kept - 1]) & (values[:, kept] > -torch.inf)).nonzero().squeeze(1)
         if len(straddling):
@@ -94,6 +97,16 @@ def best(scores: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tens
         values = torch.nn.functional.pad(values, pad, value=-torch.inf)
         columns = torch.nn.functional.pad(columns, pad, value=-1)
     return values, columns
+
+
+def not_numbers(values: Tensor) -> bool:
+    """Whether NaN or `+inf` is among the largest scores; both are sorted before all others."""
+    return not bool((values < torch.inf).all())
+
+
+def cleaned(scores: Tensor) -> Tensor:
+    """Scores in which NaN and `+inf` are left out as well: no item shall be first because its score overflowed."""
+    return scores.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
 def block_rows(n_items: int, element_size: int, memory_limit: int) -> int:

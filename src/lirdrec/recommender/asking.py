@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from torch import Tensor
 
 from lirdrec.data.columns import ITEM, USER
 from lirdrec.data.frames import to_polars
 from lirdrec.data.identifiers import IdMap, describe_ids
 from lirdrec.errors import ConfigError, DataError, UnknownIdError
+from lirdrec.ranking.scorers import LARGEST_QUERY, sound_rows
 
 NEAREST_AMONG = 50_000  # comparing an id with more names than these would take longer than the answer is worth
 
@@ -111,6 +113,18 @@ def check_k(k: int, n: int, what: str = "items") -> None:
         raise ConfigError(f"k is {k!r}; it must be a whole number of 1 or more")
     if k > n:
         raise ConfigError(f"k is {k:,}, but there are only {n:,} {what}; choose a k of at most {n:,}")
+
+
+def check_queries(queries: Tensor, first: int = 0) -> None:
+    """Refuse vectors `(B, D)` of histories `first`, `first + 1`, … by which nothing could be ranked.
+
+    Raises:
+        DataError: numbers that are not finite, or so large that scores would not be.
+    """
+    sound = sound_rows(queries, LARGEST_QUERY)
+    if not bool(sound.all()):
+        number = first + int((~sound).nonzero()[0])
+        raise DataError(f"history {number}: what was liked gives no finite vector to rank by")
 
 
 def _nearest(one: Any, known: IdMap) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 
 from lirdrec.errors import CapabilityError
 from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.recommender.asking import check_queries
 from lirdrec.recommender.recommender import Recommender
 
 USERS = 1024  # folded in at once
@@ -31,7 +32,9 @@ def as_new_users(recommender: Recommender) -> Recommender:
     vectors = scorer.user_vectors.clone()
     known = recommender.histories.counts().nonzero().squeeze(1)
     for users in known.split(USERS):
-        vectors[users] = model.fold_in(scorer, [recommender.histories.of(user) for user in users.tolist()])
+        folded_in = model.fold_in(scorer, [recommender.histories.of(user) for user in users.tolist()])
+        check_queries(folded_in)
+        vectors[users] = folded_in
     folded = copy.copy(recommender)
     folded.scorer = VectorScorer(vectors, scorer.item_vectors, scorer.part_names, memory=scorer.memory)
     return folded

@@ -15,7 +15,10 @@ from lirdrec.data.identifiers import IdMap, describe_ids
 from lirdrec.data.matrices import FeatureMatrix
 from lirdrec.data.readers.feature_files import FeatureFile
 from lirdrec.errors import DataError
+from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.asking import as_list
+
+LARGEST_FEATURE = 1e15  # products of wide rows with such values are finite numbers of single precision
 
 
 def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
@@ -89,6 +92,22 @@ def new_features(
     return matrices
 
 
+def check_grown(grown: Scorer, first: int, ids: pl.Series) -> None:
+    """Refuse new items, in rows from `first` on, that could not be ranked.
+
+    Raises:
+        DataError: the features of an item give no finite vector.
+    """
+    sound = grown.sound_items(first).cpu().numpy()
+    if not sound.all():
+        bad = ids.filter(pl.Series(~sound)).to_list()
+        raise DataError(f"{_items(bad)}: the features give no finite item vector; look for values that are too large")
+
+
+def _items(ids: list[Any]) -> str:
+    return f"item {describe_ids(ids)}" if len(ids) == 1 else f"{len(ids)} items ({describe_ids(ids)})"
+
+
 def _matrix(name: str, given: Any, ids: IdMap, width: int) -> FeatureMatrix:
     where = f"features {name!r}"
     if given is None:
@@ -104,7 +123,14 @@ def _matrix(name: str, given: Any, ids: IdMap, width: int) -> FeatureMatrix:
         )
     if file.ids is None:  # now a message can name the item
         file = FeatureFile(file.values, ids.series, where)
-    return align(file, ids, where).take(np.ones(len(ids), dtype=bool))
+    matrix = align(file, ids, where).take(np.ones(len(ids), dtype=bool))
+    large = (np.abs(matrix.values) > LARGEST_FEATURE).any(axis=1)
+    if large.any():  # their squares overflow, and they would be nearest to everything
+        raise DataError(
+            f"{where} of {_items(ids.series.filter(pl.Series(large)).to_list())}: values beyond {LARGEST_FEATURE:g} "
+            "give no finite item vector"
+        )
+    return matrix
 
 
 def _frame(items: Any) -> pl.DataFrame:

@@ -23,10 +23,10 @@ from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
-from lirdrec.recommender.asking import as_list, check_k, histories, known_rows, pair_rows
+from lirdrec.recommender.asking import as_list, check_k, check_queries, histories, known_rows, pair_rows
 from lirdrec.recommender.explanation import TITLES, Explanation
 from lirdrec.recommender.feature_store import FeatureStore
-from lirdrec.recommender.new_items import new_features, new_table
+from lirdrec.recommender.new_items import check_grown, new_features, new_table
 from lirdrec.recommender.ranking import SimilarityScorer, blocks, long_frame, popular
 from lirdrec.recommender.rebuilding import rebuild
 
@@ -255,6 +255,7 @@ class Recommender:
         for block in blocks(len(unique), self._query_width()):
             liked = unique[block]
             queries = model.fold_in(self.scorer, [self._rows(one) for one in liked])
+            check_queries(queries, block.start)
             owner = np.repeat(np.arange(len(liked)), [len(one) for one in liked])
             seen = (self._rows(owner), self._rows(np.concatenate(liked))) if exclude_seen else None
             found.append(top_k(self.scorer, queries, k, seen=seen, candidates=chosen))
@@ -315,7 +316,8 @@ class Recommender:
 
         Raises:
             CapabilityError: the model cannot take new items, or the run is slim.
-            DataError: ids that are known already or repeated; features of the wrong shape, with NaN, or none at all.
+            DataError: ids that are known already or repeated; features of the wrong shape, with NaN, or none at all;
+                features that give no finite vector.
         """
         model = self.model("take new items")
         if not model.capabilities.cold_items:
@@ -326,6 +328,7 @@ class Recommender:
         new = new_features(IdMap(table[ITEM], self.items.what), features, known[0])
         catalogue = [{name: self._features(matrix) for name, matrix in block.items()} for block in known]
         grown = model.grow(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
+        check_grown(grown, self.n_items, table[ITEM])
         ids = IdMap(pl.concat([self.items.series, table[ITEM]]), self.items.what)
         whole = pl.concat([self.item_table, table], how="diagonal")
         # nothing can fail from here on

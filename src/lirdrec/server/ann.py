@@ -133,7 +133,7 @@ class ApproximateIndex:
             self._index.hnsw.efSearch = max(self.beam, fetched)
         found_values, found_items = self._index.search(some.vectors.numpy(), fetched)
         values, items = torch.from_numpy(found_values), torch.from_numpy(found_items)
-        out = items < 0
+        out = (items < 0) | ~torch.isfinite(values)
         out |= snapshot.gone[items.clamp(min=0)]
         for row, mask in masks:
             out[row] |= mask[items[row].clamp(min=0)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lirdrec.data.identifiers import count, describe_ids
-from lirdrec.errors import CapabilityError, ConfigError, LirdrecError, UnknownIdError
-from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, UnknownIdError
+from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, sound_rows
 from lirdrec.server.live import Id, Person, Snapshot
 from lirdrec.server.query import Query, Ranked
 
@@ -82,7 +82,18 @@ def gather(snapshot: Snapshot, queries: Sequence[Query], answers: list[Ranked | 
         return Gathered([], torch.empty(0, 0), _NONE, _NONE, strangers)
     vectors = torch.cat(found) if len(found) > 1 else found[0]
     _weigh(snapshot, queries, places, vectors)
-    return Gathered(places, vectors, *_liked(snapshot, queries, places, users, histories), strangers)
+    gathered = Gathered(places, vectors, *_liked(snapshot, queries, places, users, histories), strangers)
+    return _sound(gathered, answers)
+
+
+def _sound(gathered: Gathered, answers: list[Ranked | LirdrecError | None]) -> Gathered:
+    """Without the queries whose vectors are not finite, or so large that scores would not be."""
+    sound = sound_rows(gathered.vectors, LARGEST_QUERY)
+    if bool(sound.all()):
+        return gathered
+    for row in (~sound).nonzero().squeeze(1).tolist():
+        answers[gathered.places[row]] = DataError("what was liked gives no finite vector to rank by")
+    return replace(gathered.only(sound.nonzero().squeeze(1)), strangers=gathered.strangers)
 
 
 _NONE = torch.empty(0, dtype=torch.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer, all_finite
 
 CANDIDATES = 10  # best items that are considered for each place of the list …
 MOST_CANDIDATES = 1000  # … in all
@@ -34,8 +34,8 @@ def maximal_marginal_relevance(scorer: Scorer, items: Tensor, scores: Tensor, k:
     k = min(k, len(items))
     if k == 0 or diversity == 0:
         return torch.arange(k)
-    span = (scores[0] - scores[-1]).clamp(min=1e-12)
-    relevance = (1 - diversity) * (scores - scores[-1]) / span
+    span = (scores[0] - scores[-1]).clamp(min=1e-12, max=torch.finfo(scores.dtype).max)
+    relevance = (1 - diversity) * (scores - scores[-1]).clamp(max=torch.finfo(scores.dtype).max) / span
     similarity = diversity * _similarity(scorer, items)  # (c, c)
     chosen = [0]
     nearest = similarity[:, 0].clone()
@@ -51,7 +51,11 @@ def maximal_marginal_relevance(scorer: Scorer, items: Tensor, scores: Tensor, k:
 def _similarity(scorer: Scorer, items: Tensor) -> Tensor:
     """`(c, c)` among the candidates, as `Scorer.similar_items` has it."""
     if not isinstance(scorer, VectorScorer):
-        return scorer.similar_items(items)[:, items]
+        return scorer.similar_items(items)[:, items].nan_to_num()
     vectors = scorer.item_vectors[items]  # not the whole catalogue
-    vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    lengths = vectors.norm(dim=1, keepdim=True)
+    if not all_finite(lengths):  # squares of numbers that are large, but finite
+        vectors = vectors / vectors.abs().amax(1, keepdim=True).clamp(min=1e-12)
+        lengths = vectors.norm(dim=1, keepdim=True)
+    vectors = vectors / lengths.clamp(min=1e-12)
     return vectors @ vectors.T

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lirdrec.ranking.top_k import best
+from lirdrec.ranking.top_k import best, cleaned, not_numbers
 
 STRETCH = 64
 
@@ -29,6 +29,8 @@ def best_by_stretches(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return best(scores, k)
     maxima = scores[:, : whole * STRETCH].unflatten(1, (whole, STRETCH)).amax(2)
     least, chosen = maxima.topk(k + 1, dim=1)
+    if not_numbers(least):
+        return best_by_stretches(cleaned(scores), k)
     least, chosen = least[:, -1], chosen.sort(dim=1).values  # ascending, so that equals stay in order of item row
     columns = (chosen[:, :, None] * STRETCH + torch.arange(STRETCH)).flatten(1)
     if whole * STRETCH < n:
