@@ -56,6 +56,22 @@ def from_polars(frame: pl.DataFrame, kind: FrameKind) -> Any:
     raise ValueError(f"unknown kind of frame {kind!r}")
 
 
+def append_frame(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a frame and more, columns that one of them lacks being null; the frame itself does not change.
+
+    Small pieces at the end are joined to larger ones, so that a frame to which thousands of rows are added one by one
+    lies in a few pieces, and each row is copied a few times only.
+    """
+    if frame.height == 0 or set(frame.columns) != set(rows.columns):
+        return pl.concat([frame, rows], how="diagonal").rechunk()
+    lengths = [len(piece) for piece in frame.to_series(0).get_chunks()]
+    joined = rows.height
+    while lengths and lengths[-1] < 2 * joined:
+        joined += lengths.pop()
+    kept = sum(lengths)
+    return frame.slice(0, kept).vstack(pl.concat([frame.slice(kept), rows.select(frame.columns)]).rechunk())
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, for our one sentence."""
     text = str(error).strip()

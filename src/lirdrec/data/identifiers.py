@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.frames import first_line
+from lirdrec.appending import append_rows
+from lirdrec.data.frames import append_frame, first_line
 from lirdrec.errors import DataError, UnknownIdError
 
 LARGEST = 2**63 - 1
+FEW = 8  # ids that are looked for one after another, before a table of all is worth its making
 
 
 class IdMap:
@@ -65,10 +67,34 @@ class IdMap:
                 rows = whole.fill_null(-1).to_numpy()
                 return np.where((rows >= 0) & (rows < len(self)), rows, -1)
             asked = whole
+        if self._table is None and len(asked) <= FEW:
+            found_at = ((self.series == one).arg_true() if one is not None else pl.Series([]) for one in asked)
+            return np.array([int(at[0]) if len(at) else -1 for at in found_at], dtype=np.int64)
         if self._table is None:
             self._table = pl.DataFrame({"id": self.series, "row": np.arange(len(self), dtype=np.int64)})
         found = pl.DataFrame({"id": asked}).join(self._table, on="id", how="left", maintain_order="left")
         return found["row"].fill_null(-1).to_numpy().astype(np.int64, copy=False)
+
+    def extended(self, ids: Any) -> IdMap:
+        """These ids and, behind them, more; costs as much as the new ones, not as all.
+
+        Raises:
+            DataError: as for a new map.
+        """
+        more = IdMap(ids, self.what)
+        if more.is_integer is not self.is_integer:
+            kind = "integers" if self.is_integer else "strings"
+            raise DataError(f"the {self.what} ids are {kind}, and {more.series[0]!r} is not")
+        if (self.rows(more.series) >= 0).any():
+            return IdMap(pl.concat([self.series, more.series]), self.what)  # which says what occurs more than once
+        grown = object.__new__(IdMap)
+        grown.what, grown._table = self.what, None
+        grown.series = append_frame(self.series.to_frame("id"), more.series.to_frame("id"))["id"].rename(
+            self.series.name
+        )
+        grown.ids = append_rows(self.ids, more.ids)
+        grown._dense = self._dense and bool(np.array_equal(more.ids, np.arange(len(self), len(grown))))
+        return grown
 
     def row(self, id: Any) -> int:
         """The row of one id.

@@ -21,6 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lirdrec.appending import append_rows
 from lirdrec.configuration import option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
@@ -95,7 +96,7 @@ class ContentKNN(Model):
         """A new item's nearest liked items, as for those of training; it is nobody's neighbour itself."""
         items = fused_features(new, self.weights)
         if isinstance(scorer, VectorScorer):
-            return VectorScorer(scorer.user_vectors, torch.cat([scorer.item_vectors, items]), scorer.part_names)
+            return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, items), scorer.part_names)
         assert isinstance(scorer, ItemWeightScorer) and self.config.n_neighbours is not None
         known = torch.cat([fused_features(block, self.weights) for block in catalogue])
         liked = torch.bincount(scorer.history.col_indices().long(), minlength=len(known)) > 0

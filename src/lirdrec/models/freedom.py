@@ -36,6 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lirdrec.appending import append_rows
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
@@ -181,14 +182,14 @@ class FREEDOM(Model):
         rows = fuse(tables, self.weights, scorer.n_items + n, scorer.item_vectors.dtype)
         nothing = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
         memory = dict(scorer.memory)
-        memory["item_states"] = torch.cat([memory["item_states"], nothing])
-        memory["item_degrees"] = torch.cat([memory["item_degrees"], nothing.new_zeros(n)])
+        memory["item_states"] = append_rows(memory["item_states"], nothing)
+        memory["item_degrees"] = append_rows(memory["item_degrees"], nothing.new_zeros(n))
         smoothed = nothing
         for layer in range(self.config.n_item_layers):
-            level = torch.cat([memory[f"item_smoothed_{layer}"], smoothed])
+            level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        items = torch.cat([scorer.item_vectors, self.ranking.scored(smoothed)])
+        items = append_rows(scorer.item_vectors, self.ranking.scored(smoothed))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 
     @torch.no_grad()

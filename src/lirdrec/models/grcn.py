@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lirdrec.appending import append_rows
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.edges import Edges
@@ -198,12 +199,12 @@ class GRCN(Model):
         nothing = torch.zeros_like(contents[0])
         memory = dict(scorer.memory)
         for m, content in zip(self.modalities, contents, strict=True):
-            memory[f"item_content_{m}"] = torch.cat([memory[f"item_content_{m}"], content])
-        memory["item_states"] = torch.cat([memory["item_states"], nothing])
+            memory[f"item_content_{m}"] = append_rows(memory[f"item_content_{m}"], content)
+        memory["item_states"] = append_rows(memory["item_states"], nothing)
         confidence = memory["item_confidence"]
-        memory["item_confidence"] = torch.cat([confidence, confidence.new_zeros(len(nothing), confidence.shape[1])])
+        memory["item_confidence"] = append_rows(confidence, confidence.new_zeros(len(nothing), confidence.shape[1]))
         own = self.ranking.scored(torch.cat([nothing, *contents], 1))
-        return VectorScorer(scorer.user_vectors, torch.cat([scorer.item_vectors, own]), scorer.part_names, None, memory)
+        return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, own), scorer.part_names, None, memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:

@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lirdrec.appending import append_rows
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import nearest_items
@@ -237,18 +238,18 @@ class LatentGraphModel(Model):
 
         nothing = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
         for layer in range(self.config.n_layers):
-            memory[f"item_state_{layer}"] = torch.cat([memory[f"item_state_{layer}"], nothing])
+            memory[f"item_state_{layer}"] = append_rows(memory[f"item_state_{layer}"], nothing)
         smoothed = []
         for number, links in enumerate(self.blended(learned, frozen, sums)):
             rows = links.matrix((n, old + n), first_row=old)
             x = rows.matmul(memory["item_state_0"])
             for layer in range(1, self.config.n_item_layers):
-                level = torch.cat([memory[f"item_smoothed_{number}_{layer}"], x])
+                level = append_rows(memory[f"item_smoothed_{number}_{layer}"], x)
                 memory[f"item_smoothed_{number}_{layer}"] = level
                 x = rows.matmul(level)
             smoothed.append(x)
         items = normalize(self.fused(smoothed, fresh))
-        items = torch.cat([scorer.item_vectors, self.ranking.scored(items)])
+        items = append_rows(scorer.item_vectors, self.ranking.scored(items))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 
     @torch.no_grad()

@@ -36,6 +36,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from lirdrec.appending import append_rows
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse import SparseMatrix
@@ -288,11 +289,11 @@ class LGMRec(Model):
                 "logits": logits,
             }
             for what, rows in additions.items():
-                memory[f"item_{what}_{name}"] = torch.cat([memory[f"item_{what}_{name}"], rows])
+                memory[f"item_{what}_{name}"] = append_rows(memory[f"item_{what}_{name}"], rows)
         vectors = _sum([c.global_weight * normalize(_sum(parts)), *local])
-        memory["item_states"] = torch.cat([memory["item_states"], torch.zeros_like(vectors)])
-        memory["item_degrees"] = torch.cat([memory["item_degrees"], vectors.new_zeros(len(vectors))])
-        items = torch.cat([scorer.item_vectors, self.ranking.scored(vectors)])
+        memory["item_states"] = append_rows(memory["item_states"], torch.zeros_like(vectors))
+        memory["item_degrees"] = append_rows(memory["item_degrees"], vectors.new_zeros(len(vectors)))
+        items = append_rows(scorer.item_vectors, self.ranking.scored(vectors))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 
     @torch.no_grad()

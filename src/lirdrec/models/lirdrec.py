@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lirdrec.appending import append_rows
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
@@ -350,14 +351,14 @@ class LIRDRec(Model):
         rows = fuse(tables, self.weights, total, own.dtype)
         states = own if self.config.n_layers > 0 else torch.zeros_like(own)
         memory = dict(scorer.memory)
-        memory["item_states"] = torch.cat([memory["item_states"], states])
-        memory["item_degrees"] = torch.cat([memory["item_degrees"], own.new_zeros(n)])
+        memory["item_states"] = append_rows(memory["item_states"], states)
+        memory["item_degrees"] = append_rows(memory["item_degrees"], own.new_zeros(n))
         smoothed = own
         for layer in range(self.config.n_item_layers):
-            level = torch.cat([memory[f"item_smoothed_{layer}"], smoothed])
+            level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        items = torch.cat([scorer.item_vectors, self.ranking.scored(own + smoothed)])
+        items = append_rows(scorer.item_vectors, self.ranking.scored(own + smoothed))
         return VectorScorer(scorer.user_vectors, items, scorer.part_names, scorer.weights, memory)
 
     @torch.no_grad()

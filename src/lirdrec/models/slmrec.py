@@ -47,6 +47,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lirdrec.appending import append_rows
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
@@ -290,9 +291,9 @@ class SLMRec(Model):
                 "present": present,
             }
             for what, rows in additions.items():
-                memory[f"item_{what}_{name}"] = torch.cat([memory[f"item_{what}_{name}"], rows])
+                memory[f"item_{what}_{name}"] = append_rows(memory[f"item_{what}_{name}"], rows)
         vectors = self.fused_items([own / (self.config.n_layers + 1) for own in [nothing, *ego]])
-        return VectorScorer(scorer.user_vectors, torch.cat([scorer.item_vectors, self._scored(vectors)]), memory=memory)
+        return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, self._scored(vectors)), memory=memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lirdrec.appending import append_rows
 from lirdrec.configuration import option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
@@ -121,4 +122,4 @@ class VBPR(Model):
         assert isinstance(scorer, VectorScorer)
         own = self.projected([new[m].values for m in self.modalities])
         vectors = self.ranking.scored(torch.cat([torch.zeros_like(own), own], dim=1))
-        return VectorScorer(scorer.user_vectors, torch.cat([scorer.item_vectors, vectors]), scorer.part_names)
+        return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, vectors), scorer.part_names)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lirdrec.appending import append_rows
 from lirdrec.errors import DataError
 from lirdrec.ranking.histories import expand
 
@@ -172,10 +173,19 @@ class ItemWeightScorer(Scorer):
     part_names = ("score",)
 
     def __init__(self, history: Tensor, weights: Tensor):
-        self.history, self.weights = history, weights
+        self.history = history
         self._sparse = weights.layout == torch.sparse_csr
-        self._weights_t = weights.to_sparse_coo().t().coalesce().to_sparse_csr() if self._sparse else weights.T
+        self._weights: Tensor | None = weights
+        self._weights_t = _transposed(weights) if self._sparse else weights.T
+        self._parts: tuple[Tensor, Tensor, Tensor] | None = None  # of `_weights_t`, where it grew
         self.n_users, self.n_items = history.shape
+
+    @property
+    def weights(self) -> Tensor:
+        """`(I, I)`, dense or CSR; made when it is asked for where the scorer grew."""
+        if self._weights is None:
+            self._weights = _transposed(self._weights_t)
+        return self._weights
 
     @classmethod
     def of_nearest(cls, history: Tensor, neighbours: Tensor, similarity: Tensor) -> ItemWeightScorer:
@@ -195,13 +205,20 @@ class ItemWeightScorer(Scorer):
 
         Nobody has the new items in the history yet, and existing scores stay as they are.
         """
-        at, values = _nearest_entries(neighbours, similarity, first=self.n_items)
-        old, total = self.weights.to_sparse_coo(), self.n_items + len(neighbours)
-        at, values = torch.cat([old.indices(), at], dim=1), torch.cat([old.values(), values])
-        weights = torch.sparse_coo_tensor(at, values, (total, total)).coalesce().to_sparse_csr()
-        old = self.history
-        history = _csr(old.crow_indices(), old.col_indices(), old.values(), (self.n_users, total))
-        return ItemWeightScorer(history, weights)
+        # rows of the transposed weights, in which the entries lie in order of the liked item
+        neighbours, order = neighbours.sort(dim=1)
+        (liked, owner), values = _nearest_entries(neighbours, similarity.gather(1, order))
+        total, w = self.n_items + len(neighbours), self._weights_t
+        crow, col, value = self._parts or (w.crow_indices(), w.col_indices(), w.values())
+        ends = torch.bincount(owner, minlength=len(neighbours)).cumsum(0) + crow[-1]
+        parts = append_rows(crow, ends), append_rows(col, liked), append_rows(value, values)
+        grown, h = object.__new__(ItemWeightScorer), self.history
+        # unchecked, since checks read everything: the old entries are in range, and the new ones were found among them
+        grown.history = torch.sparse_csr_tensor(h.crow_indices(), h.col_indices(), h.values(), (self.n_users, total))
+        grown._sparse, grown._weights, grown._parts = True, None, parts
+        grown._weights_t = torch.sparse_csr_tensor(*parts, (total, total))
+        grown.n_users, grown.n_items = self.n_users, total
+        return grown
 
     def queries(self, users: Tensor) -> Tensor:
         return _dense_rows(self.history, users)
@@ -231,7 +248,7 @@ class ItemWeightScorer(Scorer):
         return overlap / (sizes[users, None] * sizes)
 
     def sound_items(self, first: int) -> Tensor:
-        rows = torch.arange(first, self.n_items, device=self.weights.device)
+        rows = torch.arange(first, self.n_items, device=self._weights_t.device)
         if not self._sparse:
             return sound_rows(self._weights_t[first:], LARGEST)
         owner, at = expand(self._weights_t.crow_indices(), rows)
@@ -274,6 +291,11 @@ def sound_rows(table: Tensor, largest: float) -> Tensor:
 def _cosine(rows: Tensor, table: Tensor) -> Tensor:
     norms = table.norm(dim=1).clamp(min=1e-12)
     return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)) @ table.T / norms
+
+
+def _transposed(matrix: Tensor) -> Tensor:
+    """A CSR matrix `(n, m)` as one `(m, n)`."""
+    return matrix.to_sparse_coo().t().coalesce().to_sparse_csr()
 
 
 def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:

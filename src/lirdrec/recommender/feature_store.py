@@ -7,13 +7,14 @@ copy in the run folder. Items added later keep their features in the run folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lirdrec.appending import append_rows
 from lirdrec.errors import RunFolderError, reason, unreadable
 from lirdrec.manifest import MANIFEST, file_entry, inside, placed
 from lirdrec.recommender.run_folder import REMEDY, Writer, check_file, read_json, write_json
@@ -32,7 +33,7 @@ class FeatureStore:
 
     Attributes:
         trained: name → matrix of the items known in training, or None until `blocks` reads it.
-        added: one mapping per `add_items`, in order.
+        added: of the items that were added, in order; nobody changes the list or its matrices.
         folder: the prepared dataset that `trained` lies in, if it lies in one.
         files: "NAME.values" / "NAME.mask" → {"file", "bytes", "sha256"} inside `folder`.
         missing: why `trained` cannot be read, if it cannot; told only to who needs it.
@@ -61,6 +62,15 @@ class FeatureStore:
         if self.trained is None:
             raise RunFolderError(self.missing or "this run has no features")
         return [self.trained, *self.added]
+
+    def with_added(self, new: Mapping[str, FeatureMatrix]) -> FeatureStore:
+        """With the features of more items. All that were added become one block: thousands would be slow to read."""
+        whole = dict(new)
+        for name, matrix in new.items():
+            own = [block[name] for block in self.added]
+            if own:
+                whole[name] = _appended(own[0], [*own[1:], matrix])
+        return replace(self, added=[whole])
 
     def names(self) -> list[str]:
         """Names of the modalities, in the order of the model's branches."""
@@ -137,6 +147,17 @@ class FeatureStore:
             f"{run}: the features that it was trained with are not at {candidates[-1]}; put that dataset back, or "
             "say where it is: Recommender.load(run, features=FOLDER)",
         )
+
+
+def _appended(first: FeatureMatrix, more: Sequence[FeatureMatrix]) -> FeatureMatrix:
+    from lirdrec.data.matrices import FeatureMatrix
+
+    values, present = first.values, first.present
+    kind = np.result_type(values, *(one.values for one in more))
+    values = values if values.dtype == kind else values.astype(kind)
+    for one in more:
+        values, present = append_rows(values, one.values), append_rows(present, one.present)
+    return FeatureMatrix.known_good(values, present)
 
 
 def _prepared_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:

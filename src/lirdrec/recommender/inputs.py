@@ -28,7 +28,7 @@ def model_inputs(
     for name in sorted(dataset.features):  # one order everywhere: image before text
         matrix = dataset.features[name]
         features[name] = Features(
-            _tensor(matrix.values).to(device), torch.from_numpy(np.array(matrix.present)).to(device)
+            as_tensor(matrix.values).to(device), torch.from_numpy(np.array(matrix.present)).to(device)
         )
     return ModelInputs(
         n_users=dataset.n_users,
@@ -54,7 +54,7 @@ def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lirdrec"
 
 
-def _tensor(values: np.ndarray) -> torch.Tensor:
+def as_tensor(values: np.ndarray) -> torch.Tensor:
     """Features as float32; a memory map of that type is used as it is, so that its pages are not held twice."""
     if values.dtype != np.float32 or not values.flags.c_contiguous:
         values = np.array(values, dtype=np.float32)

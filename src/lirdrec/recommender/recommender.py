@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lirdrec.data.columns import ITEM, SCORE, USER
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.frames import FrameKind, from_polars
+from lirdrec.data.frames import FrameKind, append_frame, from_polars
 from lirdrec.data.identifiers import IdMap
+from lirdrec.data.matrices import FeatureMatrix
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
 from lirdrec.ranking.histories import Histories
@@ -26,6 +27,7 @@ from lirdrec.recommender import explanation
 from lirdrec.recommender.asking import as_list, check_k, check_queries, histories, known_rows, pair_rows
 from lirdrec.recommender.explanation import TITLES, Explanation
 from lirdrec.recommender.feature_store import FeatureStore
+from lirdrec.recommender.inputs import as_tensor
 from lirdrec.recommender.new_items import check_grown, new_features, new_table
 from lirdrec.recommender.ranking import SimilarityScorer, blocks, long_frame, popular
 from lirdrec.recommender.rebuilding import rebuild
@@ -326,14 +328,14 @@ class Recommender:
         known = self.features.blocks()
         table = new_table(items, self.items, self.item_table)
         new = new_features(IdMap(table[ITEM], self.items.what), features, known[0])
-        catalogue = [{name: self._features(matrix) for name, matrix in block.items()} for block in known]
+        catalogue = [self._trained_features(model, known[0])]
+        catalogue += [{name: self._features(matrix) for name, matrix in block.items()} for block in known[1:]]
         grown = model.grow(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
         check_grown(grown, self.n_items, table[ITEM])
-        ids = IdMap(pl.concat([self.items.series, table[ITEM]]), self.items.what)
-        whole = pl.concat([self.item_table, table], how="diagonal")
+        ids = self.items.extended(table[ITEM])
+        whole, store = append_frame(self.item_table, table), self.features.with_added(new)
         # nothing can fail from here on
-        self.scorer, self.items, self.item_table = grown, ids, whole
-        self.features.added.append(new)
+        self.scorer, self.items, self.item_table, self.features = grown, ids, whole, store
         log.info("added %d items; the catalogue has %d now", table.height, len(ids))
 
     # ------------------------------------------------------------ saving
@@ -430,9 +432,13 @@ class Recommender:
     def _rows(self, rows: np.ndarray) -> Tensor:
         return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written
 
-    def _features(self, matrix: Any) -> Features:
-        values = torch.from_numpy(np.array(matrix.values, dtype=np.float32))
-        return Features(values, torch.from_numpy(np.array(matrix.present))).to(self.device)
+    def _features(self, matrix: FeatureMatrix) -> Features:
+        return Features(as_tensor(matrix.values), torch.from_numpy(np.array(matrix.present))).to(self.device)
+
+    def _trained_features(self, model: Model, trained: Mapping[str, FeatureMatrix]) -> dict[str, Features]:
+        """The features of the items known in training: the model's own where it holds them, since they may be large."""
+        own = model.inputs.features
+        return {name: own[name] if name in own else self._features(matrix) for name, matrix in trained.items()}
 
     def _candidates(self, candidates: Any) -> Tensor | None:
         if candidates is None:

@@ -16,6 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec.appending import append_rows
 from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import IdMap
 from lirdrec.errors import CapabilityError, DataError, LirdrecError
@@ -282,13 +283,12 @@ def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
     recommender = copy.copy(snapshot.recommender)
     if recommender.features is None:
         raise CapabilityError("a slim run holds vectors and ids only, so it cannot take new items; use the full run")
-    recommender.features = replace(recommender.features, added=list(recommender.features.added))
     ids = [one.id for one in items]
     _hide_old(recommender, [snapshot.item_rows[id] for id in ids if id in snapshot.item_rows])
     recommender.add_items(_frame(items, recommender), _features(items))
     first = snapshot.recommender.n_items
     rows = snapshot.item_rows.updated(dict(zip(ids, range(first, first + len(ids)), strict=True)))
-    gone = torch.cat([snapshot.gone, torch.zeros(len(items), dtype=torch.bool)])
+    gone = append_rows(snapshot.gone, torch.zeros(len(items), dtype=torch.bool))
     return replace(snapshot, recommender=recommender, gone=gone, item_rows=rows)
 
 
