@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import logging
 import sys
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 import orjson
 
 ACCESS = "lirdrec.server.access"
+REQUEST: ContextVar[str] = ContextVar("request", default="")  # id of the request that is being answered
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,6 +24,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if request := REQUEST.get():
+            value["request"] = request
         value |= getattr(record, "fields", {})
         if record.exc_info:
             value["traceback"] = self.formatException(record.exc_info)

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.logs import ACCESS
+from lirdrec.server.logs import ACCESS, REQUEST
 from lirdrec.server.problems import Problem
 from lirdrec.server.security import network_of
 from lirdrec.server.services import Services
@@ -56,6 +56,7 @@ class Observed:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given if _ID.fullmatch(given) else f"{self._worker}-{next(self._numbers)}".encode()
+        REQUEST.set(request_id.decode())
         safe = (
             *SAFE_HEADERS,
             _PAGE_POLICY if scope["path"].startswith(PAGE) else _POLICY,

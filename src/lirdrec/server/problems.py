@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from lirdrec.errors import CapabilityError, LirdrecError, RunFolderError, UnknownIdError
+from lirdrec.server.scrubbing import scrubbed
 from lirdrec.server.store import ConflictError, StoreError
 
 MEDIA_TYPE = "application/problem+json"
@@ -46,13 +47,14 @@ class Problem(HTTPException):
     @classmethod
     def of(cls, error: LirdrecError) -> Problem:
         """The problem that an error of the library is."""
-        if isinstance(error, StoreError):
-            return cls(503, str(error), {"Retry-After": "5"})
         if isinstance(error, UnknownIdError):
-            return cls(404, str(error))
-        if isinstance(error, (ConflictError, CapabilityError, RunFolderError)):
+            return cls(404, str(error))  # of ids only, which may look like paths
+        if isinstance(error, ConflictError):
             return cls(409, str(error))
-        return cls(422, str(error))
+        sentence = scrubbed(str(error))
+        if isinstance(error, StoreError):
+            return cls(503, sentence, {"Retry-After": "5"})
+        return cls(409 if isinstance(error, (CapabilityError, RunFolderError)) else 422, sentence)
 
     @classmethod
     def of_faults(cls, error: ValidationError | RequestValidationError) -> Problem:

@@ -19,6 +19,7 @@ from lirdrec.server.engine import Engine
 from lirdrec.server.live import Live, Snapshot
 from lirdrec.server.metrics import MeasuredEngine, Metrics
 from lirdrec.server.problems import Problem
+from lirdrec.server.scrubbing import hide, scrubbed
 from lirdrec.server.security import Keys, RateLimiter
 from lirdrec.server.store import Store
 from lirdrec.server.watching import Pointer
@@ -45,6 +46,7 @@ class Services:
 
     def __init__(self, config: ServerConfig):
         self.config = config
+        hide(config.run, config.keys, config.images, config.runs)
         self.metrics = Metrics()
         self.keys = None if config.keys is None else Keys(config.keys)
         rate = config.requests_per_second
@@ -140,6 +142,7 @@ class Services:
             raise
         self.pointer.took(stamp)
         self._engine = MeasuredEngine(live, self.metrics, self.config.ranking_batch, self.config.index)
+        _hide_folders(live.snapshot)
         self._live = live  # last: from here on the server is ready
 
     def _swap(self, run: Path | None) -> None:
@@ -156,6 +159,7 @@ class Services:
         if self.config.encoders:
             self.encoders = None  # another dataset's would make vectors of the same width that mean something else
         self.pointer.took(stamp)
+        _hide_folders(self.live.snapshot)
         log.info("another run is served: %s", self.live.snapshot.run.name)
 
     def _close(self) -> None:
@@ -222,8 +226,14 @@ class Services:
 
     def _unready(self) -> Problem:
         if self.failure is not None:
-            return Problem(503, f"the server cannot serve: {self.failure}")
+            return Problem(503, f"the server cannot serve: {scrubbed(self.failure)}")
         return Problem(503, "the server is starting; ask again in a moment", {"Retry-After": "1"})
+
+
+def _hide_folders(snapshot: Snapshot) -> None:
+    """Keep the folders of a run out of answers."""
+    features = snapshot.recommender.features
+    hide(snapshot.run, None if features is None else features.folder)
 
 
 def _cheap_to_build(recommender: Recommender) -> bool:

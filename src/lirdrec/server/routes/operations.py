@@ -13,6 +13,7 @@ from lirdrec.server.live import Snapshot
 from lirdrec.server.problems import Problem
 from lirdrec.server.routes.common import PlainRoute, answer, parsed, services
 from lirdrec.server.schemas import ModelAnswer, Status, SwapRequest
+from lirdrec.server.scrubbing import scrubbed
 from lirdrec.server.services import Services
 from lirdrec.server.watching import allowed_run
 
@@ -24,7 +25,7 @@ async def health(request: Request) -> Response:
     """Whether the process lives; 503 if it could not start and should be started anew."""
     failure = services(request).failure
     if failure is not None:
-        raise Problem(503, f"the server cannot serve: {failure}")
+        raise Problem(503, f"the server cannot serve: {scrubbed(failure)}")
     return answer({"status": "ok"})
 
 
