@@ -113,7 +113,7 @@ def test_the_file_holds_no_key_and_belongs_to_its_owner(tmp_path):
         ('{"format": "lirdrec-keys", "keys": [{"name": "a"}]}', "is not a file of keys"),
         (
             '{"format": "lirdrec-keys", "keys": [{"name": "a", "role": "root", "sha256": "00", "created": ""}]}',
-            "a role or a hash is wrong",
+            "the role, the hash or the date of entry 0",
         ),
     ],
 )

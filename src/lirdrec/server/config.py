@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
+from sqlalchemy import URL
+
 from lirdrec.configuration import at_least, option
 from lirdrec.errors import ConfigError
+from lirdrec.server.store import url_of
 
 Index = Literal["exact", "hnsw", "ivf"]
 
@@ -112,12 +114,9 @@ class ServerConfig:
             return self.host == "localhost"
 
     @property
-    def store_url(self) -> str:
+    def store_url(self) -> str | URL:
         """The store's URL."""
-        if self.store is not None:
-            return self.store
-        run = Path(os.path.abspath(self.run))
-        return f"sqlite:///{run.with_name(run.name + '.live.sqlite')}"
+        return url_of(self.run) if self.store is None else self.store
 
     @property
     def requests_per_second(self) -> float:

@@ -26,6 +26,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.recommender.run_folder import check_vectors, open_run
 from lirdrec.server import logs
 from lirdrec.server.config import ServerConfig
+from lirdrec.server.files import store_of
 from lirdrec.server.metrics import SHARED
 from lirdrec.server.protocol import LimitedProtocol
 from lirdrec.server.security import read_keys
@@ -106,7 +107,7 @@ def check(config: ServerConfig) -> None:
     if config.keys is not None:
         read_keys(config.keys)
     _check_address(config)
-    other, own = (str(path.with_name(f"{path.name}.live.sqlite")) for path in (run, Path(os.path.abspath(config.run))))
+    other, own = (str(store_of(path)) for path in (run, config.run))
     if config.store is None and other != own and os.path.exists(other) and not os.path.exists(own):
         log.warning(
             "what was added live while %s was served by its own name is not here; to take it along: --store sqlite:///%s",

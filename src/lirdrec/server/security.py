@@ -19,6 +19,7 @@ from typing import Literal, get_args
 
 from lirdrec.atomic import atomic_write
 from lirdrec.errors import ConfigError
+from lirdrec.server.files import one_writer
 
 log = logging.getLogger(__name__)
 
@@ -134,18 +135,30 @@ def read_keys(path: str | Path) -> list[Key]:
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if value["format"] != FORMAT:
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError("it is another kind of file")
         keys = [Key(**one) for one in value["keys"]]
-        if any(key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 for key in keys):
-            raise ValueError("a role or a hash is wrong")
+        for number, key in enumerate(keys):
+            _check(number, key)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file of keys; make one: lirdrec keys add {path} --name shop") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is not a file of keys (it is nested too deeply)") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: is not a file of keys ({error}); make one with lirdrec keys add") from None
     return keys
+
+
+def _check(number: int, key: Key) -> None:
+    """Refuse an entry of a file that `add_key` would not have written."""
+    if not all(isinstance(one, str) for one in (key.name, key.role, key.sha256, key.created)):
+        raise ValueError(f"entry {number} of its keys holds something else than texts")
+    if not key.name.strip() or not key.name.isprintable():
+        raise ValueError(f"the name of entry {number} of its keys cannot be shown")
+    if key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 or not key.created.isprintable():
+        raise ValueError(f"the role, the hash or the date of entry {number} of its keys is wrong")
 
 
 def add_key(path: str | Path, name: str, role: Role) -> str:
@@ -159,12 +172,13 @@ def add_key(path: str | Path, name: str, role: Role) -> str:
         raise ConfigError(f"role is {role!r}; choose read or write")
     if not name.strip() or not name.isprintable():
         raise ConfigError("a key needs a name that tells who has it")
-    keys = read_keys(path) if path.exists() else []
-    if any(key.name == name for key in keys):
-        raise ConfigError(f"{path}: there is a key named '{name}' already; revoke it first, or choose another name")
-    secret = PREFIX + secrets.token_urlsafe(32)
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    _write(path, [*keys, Key(name, role, _digest(secret), today)])
+    with one_writer(path):
+        keys = read_keys(path) if os.path.lexists(path) else []
+        if any(key.name == name for key in keys):
+            raise ConfigError(f"{path}: there is a key named '{name}' already; revoke it first, or choose another name")
+        secret = PREFIX + secrets.token_urlsafe(32)
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        _write(path, [*keys, Key(name, role, _digest(secret), today)])
     return secret
 
 
@@ -174,11 +188,13 @@ def revoke_key(path: str | Path, name: str) -> None:
     Raises:
         ConfigError: there is no such key, or the file is damaged.
     """
-    keys = read_keys(path)
-    if all(key.name != name for key in keys):
-        known = ", ".join(key.name for key in keys) or "none"
-        raise ConfigError(f"{path}: no key is named '{name}'; there are: {known}")
-    _write(Path(path), [key for key in keys if key.name != name])
+    read_keys(path)  # a file that is missing needs no lock
+    with one_writer(path):
+        keys = read_keys(path)
+        if all(key.name != name for key in keys):
+            known = ", ".join(key.name for key in keys) or "none"
+            raise ConfigError(f"{path}: no key is named '{name}'; there are: {known}")
+        _write(Path(path), [key for key in keys if key.name != name])
 
 
 def _write(path: Path, keys: list[Key]) -> None:

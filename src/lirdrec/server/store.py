@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 
 from lirdrec.data.frames import first_line
 from lirdrec.errors import ConfigError, DataError, LirdrecError
+from lirdrec.server.files import make_private, store_of
 
 Kind = Literal["item", "removed", "event"]
 
@@ -111,7 +113,7 @@ class Store:
         StoreError: it cannot be opened.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str | sa.URL):
         try:
             self.url = sa.make_url(url)
         except (sa.exc.ArgumentError, ValueError):
@@ -133,14 +135,17 @@ class Store:
         if self.is_sqlite:
             if self.url.database in (None, "", ":memory:"):
                 raise ConfigError("a store in memory would forget everything; name a file, as in sqlite:///shop.sqlite")
+            if not self.url.query:  # the files beside it get the rights of this one
+                make_private(str(self.url.database))
             sa.event.listen(self.engine, "connect", _durable)
         with self._writing() as connection:  # so that two servers that start at once do not both create the tables
             _metadata.create_all(connection)
 
     @property
     def name(self) -> str:
-        """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL without its password, as it can be shown: a file name may hold bytes that are no text."""
+        database = (self.url.database or "").encode(errors="backslashreplace").decode()
+        return self.url.set(database=database).render_as_string(hide_password=True)
 
     def latest(self) -> int:
         """The number of the last change, 0 if there is none; cheap enough to ask before every answer."""
@@ -246,6 +251,11 @@ class Store:
             raise StoreError(
                 f"the store {self.name} cannot be used ({first_line(original)}); nothing was changed"
             ) from error
+
+
+def url_of(run: str | Path) -> sa.URL:
+    """The URL of a run's own store, whatever letters the run's name has."""
+    return sa.URL.create("sqlite", database=str(store_of(run)))
 
 
 def check_distinct(items: Sequence[NewItem]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lirdrec.atomic import atomic_write, write_errors
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.recommender.run_folder import MANIFEST, is_run, open_run
+from lirdrec.server.files import one_writer
 
 Stamp = tuple[object, ...]
 MAX_BYTES = 4096
@@ -65,16 +66,17 @@ class Pointer:
             ConfigError: it is a folder itself, which cannot lead elsewhere.
             RunFolderError: it cannot be written.
         """
-        if self.path.is_symlink():
-            beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-            with write_errors(self.path):
-                beside.symlink_to(run, target_is_directory=True)
-                os.replace(beside, self.path)
-        elif self.path.is_dir():
-            raise ConfigError(f"{self.path.name} is a run folder, not a link or a file that names one")
-        else:
-            with atomic_write(self.path) as temporary:
-                temporary.write_text(os.path.relpath(run, self.path.resolve().parent) + "\n", encoding="utf-8")
+        with one_writer(self.path):
+            if self.path.is_symlink():
+                beside = self.path.with_name(f".{secrets.token_hex(8)}.link")
+                with write_errors(self.path):
+                    beside.symlink_to(run, target_is_directory=True)
+                    os.replace(beside, self.path)
+            elif self.path.is_dir():
+                raise ConfigError(f"{self.path.name} is a run folder, not a link or a file that names one")
+            else:
+                with atomic_write(self.path) as temporary:
+                    temporary.write_text(os.path.relpath(run, self.path.resolve().parent) + "\n", encoding="utf-8")
 
 
 def _resolved(path: Path, what: str) -> Path:
