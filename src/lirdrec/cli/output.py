@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lirdrec.errors import ConfigError
+from lirdrec.escaping import visible, visible_json
 from lirdrec.manifest import refuse_inside
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".json")
 
+CsvSafeOption = Annotated[
+    bool, typer.Option("--csv-safe", help="In .csv and .tsv: ' before texts that spreadsheets would take for formulas.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write to this file (.csv, .tsv, .parquet or .json).")
@@ -30,10 +34,16 @@ OutputOption = Annotated[
 
 @cache
 def console(errors: bool = False) -> Console:
-    """The one console of each stream."""
-    from rich.console import Console
+    """The one console of each stream. What a terminal would obey in titles and ids is written out."""
+    from rich.console import Console, ConsoleOptions
+    from rich.segment import Segment
 
-    return Console(stderr=errors, highlight=False, soft_wrap=False)
+    class Escaping(Console):
+        def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for one in super().render(renderable, options):
+                yield one if one.control else Segment(visible(one.text, line=False), one.style)
+
+    return Escaping(stderr=errors, highlight=False, soft_wrap=False)
 
 
 class _Remarks(logging.Handler):
@@ -55,13 +65,15 @@ def show_remarks(level: int) -> None:
     logger.setLevel(level)
 
 
-def check_output(output: Path | None) -> None:
+def check_output(output: Path | None, csv_safe: bool = False) -> None:
     """Refuse a file that could not be written, before any work is done.
 
     Raises:
-        ConfigError: an unknown ending, or a folder that does not exist.
+        ConfigError: an unknown ending, a folder that does not exist, or `csv_safe` of another format.
         RunFolderError: it would lie in a prepared dataset, a run or an export.
     """
+    if csv_safe and (output is None or output.suffix.lower() not in (".csv", ".tsv")):
+        raise ConfigError("--csv-safe is for an --output that ends in .csv or .tsv")
     if output is None:
         return
     if output.suffix.lower() not in ENDINGS:
@@ -73,9 +85,15 @@ def check_output(output: Path | None) -> None:
         raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; make it first")
 
 
-def write_frame(frame: pl.DataFrame, output: Path) -> None:
-    """Write a table to a file, in the format that its ending names; whole or not at all."""
+def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> None:
+    """Write a table to a file, in the format that its ending names; whole or not at all.
+
+    Args:
+        frame, output: the table and its file.
+        csv_safe: see `exporting.tables.spreadsheet_safe`.
+    """
     from lirdrec.atomic import atomic_write
+    from lirdrec.exporting.tables import spreadsheet_safe
 
     ending = output.suffix.lower()
     with atomic_write(output) as temporary:
@@ -84,7 +102,8 @@ def write_frame(frame: pl.DataFrame, output: Path) -> None:
         elif ending == ".json":
             temporary.write_text(json.dumps(frame.to_dicts(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         else:
-            frame.write_csv(temporary, separator="\t" if ending == ".tsv" else ",")
+            safe = spreadsheet_safe(frame) if csv_safe else frame
+            safe.write_csv(temporary, separator="\t" if ending == ".tsv" else ",")
     console(errors=True).print(f"{frame.height:,} rows written to {output}", markup=False)
 
 
@@ -103,7 +122,7 @@ def write_json(value: Any, output: Path) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on the output stream."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    print(visible_json(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 def table(
@@ -114,11 +133,19 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(
+        title=None if title is None else visible(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for column in columns:
-        drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        drawn.add_column(visible(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(one if isinstance(one, Text) else Text("" if one is None else str(one)) for one in row))
+        drawn.add_row(
+            *(one if isinstance(one, Text) else Text("" if one is None else visible(str(one))) for one in row)
+        )
     return drawn
 
 

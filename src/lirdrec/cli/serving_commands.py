@@ -11,6 +11,7 @@ import typer
 
 from lirdrec.cli.data_commands import named_file
 from lirdrec.cli.output import (
+    CsvSafeOption,
     JsonOption,
     OutputOption,
     add_titles,
@@ -66,6 +67,7 @@ def recommend(
     ] = True,
     json: JsonOption = False,
     output: OutputOption = None,
+    csv_safe: CsvSafeOption = False,
 ) -> None:
     """Recommend items to known users, or to a new one by what they liked.
 
@@ -77,7 +79,7 @@ def recommend(
 
     For every user, a file is written as it comes; stopped at any moment, the same command goes on where it was.
     """
-    check_output(output)
+    check_output(output, csv_safe)
     if sum((bool(user), all_users, history is not None)) != 1:
         raise ConfigError("say for whom: one of --user ID, --all and --history ITEM,ITEM,…")
     recommender = _load(run, device)
@@ -86,7 +88,7 @@ def recommend(
     if candidates is not None or where is not None:
         options["candidates"] = _candidates(recommender, candidates, where)
     if all_users and output is not None:
-        return _everyone(recommender, output, resume, options)
+        return _everyone(recommender, output, resume, options | {"csv_safe": csv_safe})
     if history is not None:
         frame = recommender.recommend_for_history(ids(_split(history), recommender.items), **options)
     else:
@@ -94,7 +96,7 @@ def recommend(
             options["unknown"] = unknown
         frame = recommender.recommend(None if all_users else ids(user or [], recommender.users), **options)
     if output is not None:
-        return write_frame(frame, output)
+        return write_frame(frame, output, csv_safe)
     frame = add_titles(frame, recommender)
     if json:
         return print_json(frame.to_dicts())
@@ -115,13 +117,14 @@ def similar(
     device: DeviceOption = "cpu",
     json: JsonOption = False,
     output: OutputOption = None,
+    csv_safe: CsvSafeOption = False,
 ) -> None:
     """The items most similar to an item, or the users most similar to a user.
 
     \b
       lirdrec similar runs/demo --item 260
     """
-    check_output(output)
+    check_output(output, csv_safe)
     if bool(item) == bool(user):
         raise ConfigError("say what is to be similar: either --item ID or --user ID")
     recommender = _load(run, device)
@@ -131,7 +134,7 @@ def similar(
     else:
         frame = recommender.similar_users(ids(user or [], recommender.users), **options)
     if output is not None:
-        return write_frame(frame, output)
+        return write_frame(frame, output, csv_safe)
     if item:
         frame = add_titles(frame, recommender, "neighbour")
     if json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lirdrec.cli.output import (
+    CsvSafeOption,
     JsonOption,
     OutputOption,
     check_output,
@@ -124,6 +125,7 @@ def evaluate(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")] = "cpu",
     json: JsonOption = False,
     output: OutputOption = None,
+    csv_safe: CsvSafeOption = False,
 ) -> None:
     """Rank all items for every user of a split and show the figures beside popularity's.
 
@@ -136,8 +138,8 @@ def evaluate(
 
     from lirdrec.recommender.recommender import Recommender
 
-    check_output(output)
-    check_output(per_user)
+    check_output(output, csv_safe and (output is not None or per_user is None))
+    check_output(per_user, csv_safe and per_user is not None)
     recommender = Recommender.load(run, device=device)
     data = _read_dataset(dataset if dataset is not None else _trained_on(recommender, run))
     options: dict[str, Any] = {
@@ -162,14 +164,14 @@ def evaluate(
     if name != "popularity":
         results["popularity"] = dict(measure(_popularity(data, device), data, **options).values)
     if per_user is not None and own.per_user is not None:
-        write_frame(own.per_user, per_user)
+        write_frame(own.per_user, per_user, csv_safe)
     if output is not None:
         rows = [
             {"recommender": who, "metric": metric_name, "value": value}
             for who, values in results.items()
             for metric_name, value in values.items()
         ]
-        return write_frame(pl.DataFrame(rows), output)
+        return write_frame(pl.DataFrame(rows), output, csv_safe)
     if json:
         return print_json(results)
     console().print(metrics_table(results, f"{split or 'test'}, {data.name}"))

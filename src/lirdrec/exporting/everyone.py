@@ -58,6 +58,7 @@ def recommend_everyone(
     restart: bool = False,
     progress: bool = False,
     shard_users: int = SHARD_USERS,
+    csv_safe: bool = False,
 ) -> Everyone:
     """Write the k best items of every user, in the order of the users, as columns user, item, rank, score.
 
@@ -73,6 +74,7 @@ def recommend_everyone(
         restart: forget unfinished work.
         progress: show a bar on the error stream.
         shard_users: users of a shard.
+        csv_safe: in .csv and .tsv, an apostrophe before ids that spreadsheets would take for formulas.
 
     Raises:
         ConfigError: an ending of no known format, a bad k, unfinished work of other settings or of another run.
@@ -113,7 +115,7 @@ def recommend_everyone(
                     advance(len(block[0]))
                 shards.seal(index, {"scores": np.concatenate(scores), "items": np.concatenate(items)}, {})
         seconds = time.perf_counter() - started
-        rows = _join(recommender, shards, output, ending)
+        rows = _join(recommender, shards, output, ending, csv_safe)
         shards.discard()
     return Everyone(rows, len(users) - resumed, resumed, seconds)
 
@@ -134,7 +136,7 @@ def _ranked(
         yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
 
-def _join(recommender: Recommender, shards: Shards, output: Path, ending: str) -> int:
+def _join(recommender: Recommender, shards: Shards, output: Path, ending: str, csv_safe: bool) -> int:
     users, n_rows = recommender.users.series, 0
 
     def frame(rows: range, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
@@ -144,7 +146,7 @@ def _join(recommender: Recommender, shards: Shards, output: Path, ending: str) -
     whole = shards.folder / "whole"  # not beside the output, where a kill would leave it for ever
     try:
         with write_errors(output):
-            with table_writer(whole, ending, nothing) as write:
+            with table_writer(whole, ending, nothing, csv_safe) as write:
                 for index in range(len(shards)):
                     found = shards.read(index).arrays
                     part = frame(shards.rows(index), found["items"], found["scores"])

@@ -13,16 +13,33 @@ from lirdrec.errors import ConfigError
 
 Write = Callable[[pl.DataFrame], None]
 ENDINGS = (".parquet", ".csv", ".tsv", ".json")
+FORMULA = r"^[=+\-@\t\r]"
+_FIRST = tuple("=+-@\t\r")
+
+
+def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with an apostrophe before texts that begin with = + - @, a tab or a carriage return.
+
+    Spreadsheets take such cells for formulas, and a title could be one. Numbers stay numbers.
+    """
+    columns = []
+    for name, kind in frame.schema.items():
+        column = frame[name]
+        if kind.base_type() in (pl.String, pl.Categorical, pl.Enum):
+            column = column.cast(pl.String).str.replace(FORMULA, "'${0}")
+        columns.append(column.alias(f"'{name}" if name[:1] in _FIRST else name))
+    return pl.DataFrame(columns)
 
 
 @contextlib.contextmanager
-def table_writer(path: Path, ending: str, empty: pl.DataFrame) -> Iterator[Write]:
+def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = False) -> Iterator[Write]:
     """Give a function that appends a frame to the file.
 
     Args:
         path: the file to write.
         ending: one of `ENDINGS`. A frame becomes one row group of a Parquet file.
         empty: a frame without rows, for the columns and their types.
+        csv_safe: whether .csv and .tsv shall be `spreadsheet_safe`.
 
     Raises:
         ConfigError: an ending of no known format.
@@ -32,14 +49,19 @@ def table_writer(path: Path, ending: str, empty: pl.DataFrame) -> Iterator[Write
             yield write
     elif ending in (".csv", ".tsv"):
         separator = "\t" if ending == ".tsv" else ","
+        written = spreadsheet_safe if csv_safe else _unchanged
         with path.open("wb") as file:
-            empty.write_csv(file, separator=separator)
-            yield lambda frame: frame.write_csv(file, separator=separator, include_header=False)
+            written(empty).write_csv(file, separator=separator)
+            yield lambda frame: written(frame).write_csv(file, separator=separator, include_header=False)
     elif ending == ".json":
         with _json(path) as write:
             yield write
     else:
         raise ConfigError(f"'{ending}' names no format; choose {', '.join(ENDINGS)}")
+
+
+def _unchanged(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
 
 
 @contextlib.contextmanager

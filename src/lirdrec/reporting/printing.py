@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from lirdrec.escaping import visible
 from lirdrec.reporting.statistics import Measure
 
 Value = Measure | float | int | str | None
@@ -60,11 +61,11 @@ def memory(count: float) -> str:
 
 
 def text_of(value: Measure | float | int | str, column: Column) -> str:
-    """A value in the column's format, without its spread; a text as it is."""
+    """A value in the column's format, without its spread; a text as it is, but for what a terminal would obey."""
     if isinstance(value, Measure):
         value = value.mean
     if isinstance(value, str):
-        return value
+        return visible(value, line=False)
     if math.isnan(value):
         return MISSING
     if column.format == "duration":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import sys
 from contextvars import ContextVar
 from typing import Any, TextIO
 
 import orjson
+
+from lirdrec.escaping import visible_json
 
 ACCESS = "lirdrec.server.access"
 REQUEST: ContextVar[str] = ContextVar("request", default="")  # id of the request that is being answered
@@ -29,7 +32,14 @@ class JsonFormatter(logging.Formatter):
         value |= getattr(record, "fields", {})
         if record.exc_info:
             value["traceback"] = self.formatException(record.exc_info)
+        return visible_json(_dumped(value))
+
+
+def _dumped(value: dict[str, Any]) -> str:
+    try:
         return orjson.dumps(value, default=str).decode()
+    except TypeError:  # halves of letters, as in file names that are no text
+        return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

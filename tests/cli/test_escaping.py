@@ -1,0 +1,155 @@
+"""Control characters of titles and ids never reach a terminal; cells of CSV are no formulas where that is asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lirdrec.cli.main import app
+from lirdrec.cli.output import table
+from lirdrec.data.dataset import Interactions
+from lirdrec.data.identifiers import IdMap
+from lirdrec.escaping import visible, visible_json
+from lirdrec.exporting.tables import spreadsheet_safe
+from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.reporting.printing import Column, text_of
+from lirdrec.server.logs import JsonFormatter
+
+BAD = [
+    *map(chr, [*range(9), *range(11, 32), *range(127, 160)]),
+    *"\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ud800\udfff",
+]
+FINE = "é ß 中 \u202f\u00a0 👩\u200d🚀 می\u200cخواهم"
+ITEMS = ["=1+2", "+x", "-y", "@z", "\ttab", "\rcr", "plain", "a=b", "\x1b[2Jwipe", "rtl\u202egnp.exe"]
+TITLES = ["\x1b]0;owned\x07", "c1\x9b31m", "two\nlines", "bell\a", "del\x7f", *["Plain"] * 5]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    draw = np.random.default_rng(0)
+    vectors = [torch.tensor(draw.normal(size=(n, 4)), dtype=torch.float32) for n in (3, len(ITEMS))]
+    made = Recommender(
+        VectorScorer(*vectors, ("image", "text")),
+        IdMap(["=u", "\x1b[31mred", "v"], "user"),
+        IdMap(ITEMS, "item"),
+        pl.DataFrame({"item": ITEMS, "title": TITLES}),
+        Interactions(np.array([0, 1, 2]), np.array([6, 7, 6])),
+        info={"dataset": "bad \x1b[1m names", "model": "lirdrec"},
+    )
+    return made.save(tmp_path_factory.mktemp("run") / "run")
+
+
+def asked(*arguments: object, code: int = 0) -> tuple[str, str]:
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_each_such_character_is_written_out(bad):
+    assert visible(f"a{bad}b") == f"a{ascii(bad)[1:-1]}b" and visible(f"a{bad}b").isprintable()
+    assert text_of(f"a{bad}b", Column("x", "x", format="text")) == visible(f"a{bad}b")
+    document = json.dumps({"title": f"a{bad}b"}, ensure_ascii=False)
+    shown = visible_json(document)
+    assert shown.isprintable() and json.loads(shown) == {"title": f"a{bad}b"}
+    record = logging.LogRecord("lirdrec", logging.INFO, "", 0, "a%sb", (bad,), None)
+    line = JsonFormatter().format(record)
+    assert line.isprintable() and json.loads(line)["message"] == f"a{bad}b"
+
+
+def test_letters_of_all_scripts_stay():
+    assert visible(FINE) == FINE and visible_json(FINE) == FINE
+    assert visible("a\tb\nc") == r"a\tb\nc" and visible("a\tb\nc", line=False) == "a\tb\nc"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("recommend", "--user", "v", "-k", 10, "--seen"),
+        ("recommend", "--all", "-k", 10, "--seen"),
+        ("recommend", "--user", "v", "-k", 10, "--seen", "--json"),
+        ("similar", "--item", "\x1b[2Jwipe", "-k", 9),
+        ("similar", "--item", "=1+2", "-k", 9, "--json"),
+        ("explain", "--user", "\x1b[31mred", "--item", "rtl\u202egnp.exe"),
+        ("explain", "--user", "v", "--item", "=1+2", "--json"),
+    ],
+)
+def test_nothing_that_a_command_prints_is_obeyed(run, arguments):
+    command, *options = arguments
+    for text in asked(command, run, *options):
+        assert all(line.isprintable() for line in text.replace("\n", "").split("\u202f")), ascii(text)
+    shown = asked(command, run, *options)[0]
+    assert "\\x1b" in shown or "\\u001b" in shown or "owned" not in shown
+    if "--json" in options:
+        json.loads(shown)
+
+
+def test_remarks_and_tables_are_escaped_too(capsys):
+    from lirdrec.cli.output import console, show_remarks
+
+    console.cache_clear()
+    show_remarks(logging.WARNING)
+    logging.getLogger("lirdrec.x").warning("title %s", "\x1b[2J\u202e")
+    console().print(table("T\x1b[1m", ["a\x9b"], [["x\x1b]0;y\x07\nz"]]))
+    console.cache_clear()
+    out, err = capsys.readouterr()
+    assert (out + err).replace("\n", "").isprintable(), ascii(out + err)
+    assert r"title \x1b[2J\u202e" in err and r"x\x1b]0;y\x07\nz" in out and r"T\x1b[1m" in out and r"a\x9b" in out
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    text = path.read_bytes().decode()
+    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    "arguments",
+    [("recommend", "--all", "-k", 10, "--seen"), ("recommend", "--user", "=u", "-k", 10, "--seen")],
+)
+def test_cells_are_no_formulas_where_that_is_asked(run, tmp_path, arguments, ending):
+    command, *options = arguments
+    plain, safe = tmp_path / f"plain.{ending}", tmp_path / f"safe.{ending}"
+    asked(command, run, *options, "--output", plain)
+    asked(command, run, *options, "--output", safe, "--csv-safe")
+    before, after = read(plain), read(safe)
+    assert len(before) == len(after) > 0 and {one["item"] for one in before} == set(ITEMS)
+    for old, new in zip(before, after, strict=True):
+        for name in ("user", "item"):
+            formula = old[name][0] in "=+-@\t\r"
+            assert new[name] == (f"'{old[name]}" if formula else old[name])
+        assert (new["rank"], new["score"]) == (old["rank"], old["score"])
+    assert any(float(one["score"]) < 0 for one in after), "numbers below 0 stay numbers"
+
+
+def test_similar_items_are_written_so_too(run, tmp_path):
+    asked("similar", run, "--item", "=1+2", "-k", 9, "--output", tmp_path / "s.csv", "--csv-safe")
+    assert {one["item"] for one in read(tmp_path / "s.csv")} == {"'=1+2"}
+    assert {one["neighbour"] for one in read(tmp_path / "s.csv")} >= {"'+x", "'-y", "'@z", "'\ttab", "'\rcr", "plain"}
+
+
+@pytest.mark.parametrize("output", [None, "x.parquet", "x.json"])
+def test_the_option_needs_a_csv(run, tmp_path, output):
+    options = [] if output is None else ["--output", tmp_path / output]
+    assert "--csv-safe" in asked("recommend", run, "--all", *options, "--csv-safe", code=2)[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_and_missing_values_stay_as_they_are():
+    frame = pl.DataFrame(
+        {"=name": [-1, None], "text": ["=1", None], "kind": pl.Series(["-a", "b"], dtype=pl.Categorical)}
+    )
+    safe = spreadsheet_safe(frame)
+    assert safe.to_dict(as_series=False) == {"'=name": [-1, None], "text": ["'=1", None], "kind": ["'-a", "b"]}
+    numbers = pl.DataFrame({"a": [1.5], "b": [True]})
+    assert spreadsheet_safe(numbers).equals(numbers)
