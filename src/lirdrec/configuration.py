@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lirdrec.errors import ConfigError
+from lirdrec.files import read_text, status
 
 C = TypeVar("C")
+LARGEST = 2**63 - 1  # what a tensor's whole number can hold
+LONGEST_SHOWN = 100  # characters of a wrong value in a message
 
 
 def field_docs(config_type: type) -> dict[str, str]:
@@ -82,7 +85,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         key, text = key.strip(), text.strip()
         if not equals or not key:
             raise ConfigError(f"--set {entry!r}: write it as key=value, for instance --set n_layers=3")
-        values[key] = None if text.lower() in ("none", "null") else _parsed(text)
+        values[key] = None if text.lower() in ("none", "null") else _parsed(text, f"--set {key}")
     return values
 
 
@@ -92,20 +95,32 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, not UTF-8, or not TOML (with the line).
     """
+    if status(path, ConfigError) is None:
+        raise ConfigError(f"{path}: no such configuration file")
+    return _loads(read_text(path, ConfigError), str(path))
+
+
+def _loads(text: str, where: str) -> dict[str, Any]:
+    """TOML as a mapping; a ConfigError begins with `where`."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{where}: is nested too deeply") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: cannot be read as TOML: {error}") from None
+    except ValueError as error:  # a number of thousands of digits, a 31st of February
+        fault = "a number has too many digits" if "integer string" in str(error) else str(error)
+        raise ConfigError(f"{where}: cannot be read as TOML: {fault}") from None
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, where: str) -> Any:
     """A value as TOML writes it; what is none is a bare word."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        return _loads(f"value = {text}", where)["value"]
+    except ConfigError as error:
+        if isinstance(error.__context__, tomllib.TOMLDecodeError):
+            return text
+        raise
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -123,26 +138,42 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin is typing.Literal:
         if value in arguments:
             return value
-        raise ConfigError(f"{where} is {value!r}; choose one of {', '.join(map(repr, arguments))}")
+        raise ConfigError(f"{where} is {_shown(value)}; choose one of {', '.join(map(repr, arguments))}")
     if hint is Any:
         return value
     if hint is bool and isinstance(value, bool):
         return value
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > LARGEST:
+            raise ConfigError(f"{where} is {_shown(value)}; whole numbers must be below 2^63 ({LARGEST + 1})")
         return value
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where} is {_shown(value)}, which is too large") from None
     if hint is str and isinstance(value, str):
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(v, arguments[0], where) for v in value)
     if origin is tuple and isinstance(value, str) and all(one.strip() for one in value.split(",")):
         each = [one.strip() for one in value.split(",")]
-        return tuple(_convert(one if arguments[0] is str else _parsed(one), arguments[0], where) for one in each)
+        read = [one if arguments[0] is str else _parsed(one, where) for one in each]
+        return tuple(_convert(one, arguments[0], where) for one in read)
     if (origin in (dict, Mapping) or hint is dict) and isinstance(value, Mapping):
         return {str(k): _convert(v, arguments[1], where) if arguments else v for k, v in value.items()}
-    shown = str(value).lower() if value is None or isinstance(value, bool) else repr(value)
-    raise ConfigError(f"{where} is {shown}; it must be {_in_words(hint)}")
+    raise ConfigError(f"{where} is {_shown(value)}; it must be {_in_words(hint)}")
+
+
+def _shown(value: Any) -> str:
+    """A wrong value for a message, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no number of thousands of digits
+        return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else "something too large to show"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}… ({len(text):,} characters)"
 
 
 def _in_words(hint: Any) -> str:

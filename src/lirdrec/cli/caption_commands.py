@@ -12,6 +12,7 @@ import typer
 
 from lirdrec.cli.agreeing import PerMinuteOption, Plan, PriceInputOption, YesOption, agreed
 from lirdrec.cli.output import JsonOption, console, print_json
+from lirdrec.cli.settings import whole_number
 from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def caption(
     show_attributes: Annotated[
         bool, typer.Option("--show-attributes", help="Print the attributes as a TOML file to edit, and stop.")
     ] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Pictures to do this time.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Pictures to do this time.", callback=whole_number())
+    ] = None,
     yes: YesOption = False,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure 3 pictures for the estimate.")] = True,
     price_input: PriceInputOption = None,
@@ -71,7 +74,9 @@ def caption(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write a page: pictures beside their captions.")
     ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", help="Server: requests at once.")] = 8,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", help="Server: requests at once.", callback=whole_number())
+    ] = 8,
     timeout: Annotated[float, typer.Option("--timeout", help="Server: seconds to wait for an answer.")] = 120.0,
     requests_per_minute: PerMinuteOption = None,
     revision: Annotated[
@@ -82,9 +87,15 @@ def caption(
         str | None, typer.Option("--device-map", help="Local: spread the model over devices (auto).")
     ] = None,
     precision: Annotated[str, typer.Option("--precision", help="Local: bfloat16, float16 or float32.")] = "bfloat16",
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Local: pictures at once.")] = 8,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens of an answer at most.")] = 400,
-    side: Annotated[int, typer.Option("--side", help="Pixels of a picture's longer side at most.")] = 1024,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Local: pictures at once.", callback=whole_number())
+    ] = 8,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", help="Tokens of an answer at most.", callback=whole_number())
+    ] = 400,
+    side: Annotated[
+        int, typer.Option("--side", help="Pixels of a picture's longer side at most.", callback=whole_number())
+    ] = 1024,
     json: JsonOption = False,
 ) -> None:
     """Describe the picture of each item in words, attribute by attribute, by a multimodal language model.

@@ -10,6 +10,7 @@ import typer
 
 from lirdrec.cli.dataset_display import show_dataset, show_differences, show_run
 from lirdrec.cli.output import JsonOption, console, print_json
+from lirdrec.cli.settings import whole_number
 from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def prepare(
         bool, typer.Option("--skip-bad-lines", help="Of Amazon reviews: leave out lines that are no record.")
     ] = False,
     drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
-    k_core: Annotated[int | None, typer.Option("--k-core", help="Keep users and items with K pairs or more.")] = None,
+    k_core: Annotated[
+        int | None, typer.Option("--k-core", help="Keep users and items with K pairs or more.", callback=whole_number())
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +67,7 @@ def prepare(
         ),
     ] = None,
     held_out: Annotated[float | None, typer.Option("--held-out", help="Share for valid and test together.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the split.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the split.", callback=whole_number())] = None,
     published: Annotated[
         str | None,
         typer.Option("--published", metavar="NAME", help="Prepare as a published dataset was, and check its counts."),
@@ -131,7 +134,9 @@ def inspect(
         str | None, typer.Option("--modality", metavar="NAME", help="Look at one feature matrix and its neighbours.")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="With --modality: write a page.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="With --modality: which items are drawn.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="With --modality: which items are drawn.", callback=whole_number(0))
+    ] = 0,
     device: Annotated[str, typer.Option("--device", help="Of a run: where a step is timed (cpu, cuda, mps).")] = "cpu",
     json: JsonOption = False,
 ) -> None:

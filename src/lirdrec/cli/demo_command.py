@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lirdrec.cli.output import console, metrics_table, table
-from lirdrec.cli.settings import settings
+from lirdrec.cli.settings import settings, whole_number
 from lirdrec.cli.training_commands import SetOption, beside_popularity, configuration, main_figures
 from lirdrec.errors import DataError
 
@@ -40,7 +40,9 @@ def demo(
         Path | None, typer.Option("--data", help="A prepared dataset (default: the films of the repository).")
     ] = None,
     assignments: SetOption = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Another start of the training.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Another start of the training.", callback=whole_number())
+    ] = None,
 ) -> None:
     """Train on real films, show test figures, recommendations with reasons, and add a film that is new.
 

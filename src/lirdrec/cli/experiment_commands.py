@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lirdrec.cli.output import console, table
-from lirdrec.cli.settings import settings
+from lirdrec.cli.settings import settings, whole_number
 from lirdrec.errors import ConfigError
 
 
@@ -30,15 +30,23 @@ def experiment(
     models: Annotated[
         str | None, typer.Option("--models", metavar="A,B", help="Models (default: the experiment's own).")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Final trainings of each best configuration.")] = 3,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Final trainings of each best configuration.", callback=whole_number())
+    ] = 3,
     trials: Annotated[
         int | None,
-        typer.Option("--trials", help="Configurations tried for each model (default: 6); 0: published defaults."),
+        typer.Option(
+            "--trials",
+            help="Configurations tried for each model (default: 6); 0: published defaults.",
+            callback=whole_number(),
+        ),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Tuning time for each model, instead of --trials.")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Trainings at once; they share the cores.")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", help="Trainings at once; they share the cores.", callback=whole_number())
+    ] = 1,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder (default: experiments/NAME).")
     ] = None,
@@ -53,9 +61,16 @@ def experiment(
     losses: Annotated[
         str | None, typer.Option("--losses", metavar="A,B", help="Ranking losses to tune over (bpr,softmax).")
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Of every training, at most (1000).")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Of every training, at most (1000).", callback=whole_number())
+    ] = None,
     patience: Annotated[
-        int | None, typer.Option("--patience", help="Validations without a better figure before a training ends (20).")
+        int | None,
+        typer.Option(
+            "--patience",
+            help="Validations without a better figure before a training ends (20).",
+            callback=whole_number(),
+        ),
     ] = None,
     metric: Annotated[str, typer.Option("--metric", help="Validation metric that chooses.")] = "recall@20",
     sampler: Annotated[str, typer.Option("--sampler", help="How trials are proposed: tpe or grid.")] = "tpe",

@@ -14,7 +14,7 @@ import typer
 from lirdrec.cli.agreeing import PerMinuteOption, Plan, PriceInputOption, YesOption, agreed
 from lirdrec.cli.data_commands import named_file
 from lirdrec.cli.output import JsonOption, console, print_json, table
-from lirdrec.cli.settings import settings
+from lirdrec.cli.settings import settings, whole_number
 from lirdrec.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -62,8 +62,12 @@ def features(
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Words before every text; \\n is a new line.")] = None,
     pooling: Annotated[str | None, typer.Option("--pooling", help="mean, cls or last; by default the model's.")] = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens of a text; the rest is cut.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Inputs at once; halves itself.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Tokens of a text; the rest is cut.", callback=whole_number())
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Inputs at once; halves itself.", callback=whole_number())
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or float16.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Of a model on the hub.")] = None,
@@ -81,7 +85,8 @@ def features(
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster (or: local).")
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option("--concurrency", help="Server: requests at once.", show_default="8")
+        int | None,
+        typer.Option("--concurrency", help="Server: requests at once.", show_default="8", callback=whole_number()),
     ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Server: seconds to wait for an answer.", show_default="120")

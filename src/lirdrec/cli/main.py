@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 import warnings
 from typing import Annotated, Any
 
@@ -23,28 +22,29 @@ from lirdrec.cli import (
     sharing_commands,
     training_commands,
 )
-from lirdrec.cli.settings import INTERRUPTED, settings
-from lirdrec.errors import LirdrecError
+from lirdrec.cli.boundary import boundary, check_arguments
+from lirdrec.cli.settings import settings
+
+ARGUMENTS = "lirdrec.arguments"  # where a context keeps what was typed
 
 
 class Commands(TyperGroup):
-    """Turns the user's errors into one sentence and an exit code, for every command."""
+    """All commands, within the boundary that turns errors into one sentence and an exit code."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        arguments = list(args)
+        with boundary(arguments, "--debug" in arguments):
+            check_arguments(arguments)
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[ARGUMENTS] = arguments
+        return context
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except LirdrecError as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            else:
-                print(f"lirdrec: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("\nlirdrec: stopped", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # the reader of our output went away: `lirdrec … | head`
-            sys.stderr.close()
-            raise typer.Exit(0) from None
+        with boundary(ctx.meta.get(ARGUMENTS, ()), bool(ctx.params.get("debug"))):
+            result = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk behind the output stream is noticed here
+            return result
 
 
 app = typer.Typer(

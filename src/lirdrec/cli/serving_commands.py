@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,7 @@ from lirdrec.cli.output import (
     write_frame,
     write_json,
 )
-from lirdrec.cli.settings import settings
+from lirdrec.cli.settings import settings, whole_number
 from lirdrec.errors import ConfigError, UnknownIdError
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from lirdrec.recommender.recommender import Recommender
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
-KOption = Annotated[int | None, typer.Option("-k", "--k", help="How many items (default: 10).")]
+KOption = Annotated[
+    int | None, typer.Option("-k", "--k", help="How many items (default: 10).", callback=whole_number())
+]
+WHOLE = re.compile(r"\s*[+-]?[0-9]{1,40}\s*")  # longer ones are no ids, and Python refuses to read them
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
 
 
@@ -149,7 +153,9 @@ def explain(
     run: RunArgument,
     user: Annotated[str, typer.Option("--user", "-u", help="User id.", show_default=False)],
     item: Annotated[str, typer.Option("--item", "-i", help="Item id.", show_default=False)],
-    liked: Annotated[int | None, typer.Option("--liked", help="How many liked items to show (default: 5).")] = None,
+    liked: Annotated[
+        int | None, typer.Option("--liked", help="How many liked items to show (default: 5).", callback=whole_number())
+    ] = None,
     json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
@@ -234,11 +240,10 @@ def ids(texts: list[str], known: IdMap) -> list[Any]:
     """
     if not known.is_integer:
         return list(texts)
-    try:
-        return [int(text) for text in texts]
-    except ValueError:
-        wrong = next(text for text in texts if not text.lstrip("-").isdigit())
-        raise UnknownIdError(f"no {known.what} has the id {wrong!r}: the {known.what} ids are integers") from None
+    for text in texts:
+        if not WHOLE.fullmatch(text):
+            raise UnknownIdError(f"no {known.what} has the id {text!r}: the {known.what} ids are integers below 2^63")
+    return [int(text) for text in texts]
 
 
 def _load(run: Path, device: str) -> Recommender:
@@ -259,6 +264,8 @@ def _candidates(recommender: Recommender, named: str | None, where: str | None) 
         return chosen
     try:
         conditions = json_module.loads(where)
+    except RecursionError:
+        raise ConfigError("--where: is nested too deeply") from None
     except ValueError as error:
         raise ConfigError(f'--where: is not JSON ({error}); write it like \'{{"price": {{"lt": 30}}}}\'') from None
     if not isinstance(conditions, dict):

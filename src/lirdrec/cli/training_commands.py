@@ -18,9 +18,10 @@ from lirdrec.cli.output import (
     table,
     write_frame,
 )
-from lirdrec.cli.settings import INTERRUPTED, settings
+from lirdrec.cli.settings import INTERRUPTED, settings, whole_number
 from lirdrec.configuration import nearest
 from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.memory import check_memory
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
@@ -54,7 +55,9 @@ def train(
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with the tables [model] and [training].")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same bits.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="The same seed gives the same bits.", callback=whole_number())
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps (default: auto).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")] = False,
@@ -111,7 +114,10 @@ def evaluate(
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="train, valid or test (default: test).")] = None,
     k: Annotated[
-        list[int] | None, typer.Option("--k", "-k", metavar="K", help="List length; may be repeated (10 and 20).")
+        list[int] | None,
+        typer.Option(
+            "--k", "-k", metavar="K", help="List length; may be repeated (10 and 20).", callback=whole_number()
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None, typer.Option("--metric", metavar="NAME", help="recall, ndcg …; may be repeated.")
@@ -121,7 +127,9 @@ def evaluate(
         bool, typer.Option("--new-users", help="Also as if every user were new, known by the liked items alone.")
     ] = False,
     per_user: Annotated[Path | None, typer.Option("--per-user", help="Write each user's values to this file.")] = None,
-    memory: Annotated[int | None, typer.Option("--memory", help="Memory limit in MiB.")] = None,
+    memory: Annotated[
+        int | None, typer.Option("--memory", help="Memory limit in MiB.", callback=whole_number(1))
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")] = "cpu",
     json: JsonOption = False,
     output: OutputOption = None,
@@ -140,6 +148,8 @@ def evaluate(
 
     check_output(output, csv_safe and (output is not None or per_user is None))
     check_output(per_user, csv_safe and per_user is not None)
+    if memory is not None:
+        check_memory(memory << 20, f"--memory {memory}")
     recommender = Recommender.load(run, device=device)
     data = _read_dataset(dataset if dataset is not None else _trained_on(recommender, run))
     options: dict[str, Any] = {

@@ -225,7 +225,12 @@ def _as_series(ids: Any) -> pl.Series:
         if ids.ndim != 1:
             raise DataError(f"ids must be one-dimensional, not of shape {ids.shape}")
         if ids.dtype.kind == "S":
-            ids = np.char.decode(ids, "utf-8")
+            try:
+                ids = np.char.decode(ids, "utf-8")
+            except UnicodeDecodeError:
+                raise DataError(
+                    f"the ids are bytes that are not UTF-8 text; write them as texts: {_not_utf8(ids)!r}"
+                ) from None
     elif type(ids).__module__.startswith(("pandas", "pyarrow")):
         try:
             return pl.Series(ids if hasattr(ids, "name") or hasattr(ids, "type") else ids.tolist())
@@ -237,6 +242,16 @@ def _as_series(ids: Any) -> pl.Series:
         return pl.Series(ids, strict=True)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
         return pl.Series(values=list(ids), dtype=pl.Object)
+
+
+def _not_utf8(ids: np.ndarray) -> bytes:
+    """The first id that is no UTF-8 text."""
+    for one in ids.tolist():
+        try:
+            one.decode("utf-8")
+        except UnicodeDecodeError:
+            return bytes(one)
+    return b""
 
 
 def _big_integers(series: pl.Series, where: str, what: str, at: Any) -> pl.Series:

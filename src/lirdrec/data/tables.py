@@ -11,9 +11,10 @@ from pathlib import Path
 
 import polars as pl
 
-from lirdrec.data.compressed import exists, is_gzip, open_bytes
+from lirdrec.data.compressed import exists, is_gzip, read_bytes
 from lirdrec.data.frames import first_line
 from lirdrec.errors import DataError
+from lirdrec.memory import check_memory
 
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
@@ -93,10 +94,15 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            facts = file.metadata
+            size = sum(facts.row_group(at).total_byte_size for at in range(facts.num_row_groups))
+            check_memory(size, f"{path}: as a table", DataError)
             columns = file.read()
         columns = columns.rename_columns(columns.column_names).replace_schema_metadata(None)
         columns.validate(full=True)
         frame = pl.from_arrow(columns)
+    except DataError:
+        raise
     except (
         pyarrow.ArrowException,
         OSError,
@@ -126,9 +132,9 @@ def _read_text(path: Path, separator: str, text: str | None) -> pl.DataFrame:
         )
     except pl.exceptions.NoDataError:
         raise DataError(f"{path}: the file is empty") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = _ragged_line(path, separator) or first_line(error)
-        if separator != "\t" and _content(path).count(b'"') % 2:
+        if separator != "\t" and read_bytes(path).count(b'"') % 2:
             reason = "a quote is opened and never closed"
         raise DataError(f"{path}: cannot be read as a table: {reason}") from None
 
@@ -150,19 +156,13 @@ def _ragged_line(path: Path, separator: str) -> str | None:
     quote = False if separator == "\t" else '"'
     options = csv.ParseOptions(delimiter=separator, quote_char=quote, invalid_row_handler=look)
     with contextlib.suppress(ArrowInvalid):
-        csv.read_csv(io.BytesIO(_content(path)), csv.ReadOptions(use_threads=False), options)
+        csv.read_csv(io.BytesIO(read_bytes(path)), csv.ReadOptions(use_threads=False), options)
     return found[0] if found else None
-
-
-def _content(path: Path) -> bytes:
-    """The bytes of a file, unpacked if it is gzipped."""
-    with open_bytes(path) as file:
-        return file.read()
 
 
 def _check_utf8(path: Path) -> bytes:
     """polars only looks at columns that it parses; a wrong encoding must be found wherever it is, with its line."""
-    content = _content(path)
+    content = read_bytes(path)
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -27,9 +27,10 @@ def split_name(metric: str) -> tuple[str, int]:
     Raises:
         ConfigError: not of this form, or an unknown metric.
     """
-    match = re.fullmatch(r"([a-z]+)@([1-9][0-9]*)", metric)
+    match = re.fullmatch(r"([a-z]+)@([1-9][0-9]{0,17})", metric)
     if match is None:
-        raise ConfigError(f"metric '{metric}' must be a name and a cut-off, for instance recall@20")
+        shown = metric if len(metric) <= 100 else f"{metric[:100]}…"
+        raise ConfigError(f"metric '{shown}' must be a name and a cut-off, for instance recall@20")
     check_metrics([match[1]])
     return match[1], int(match[2])
 

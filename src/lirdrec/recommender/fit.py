@@ -21,7 +21,7 @@ from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_of
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import check_size, model_inputs
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
@@ -87,6 +87,7 @@ def fit(
 
     if run is not None:
         check_new(run, overwrite or resume)
+    check_size(dataset, config, chosen)
     kind = model_of(config)
     if kind.capabilities.needs_features:  # they are read whole in any case
         verify_features(dataset, getattr(config, "modalities", None))

@@ -6,14 +6,37 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.graphs.cache import NeighbourSource
+from lirdrec.memory import check_memory
 from lirdrec.models.base import Features, ModelInputs
+
+
+def check_size(dataset: Dataset, config: Any, device: torch.device) -> None:
+    """Refuse vectors that the machine's memory cannot hold, before anything is allocated.
+
+    Counted is what every model with vectors needs in training, in float32: user vectors with their gradient and Adam's
+    two moments, and the vectors of all users and items with their gradient; for LIRDRec also the weights of its hidden
+    layers. Real trainings take more.
+
+    Raises:
+        ConfigError: more than there is; names the option, and both figures.
+    """
+    size = getattr(config, "embedding_size", None)
+    if size is None or device.type != "cpu":
+        return
+    numbers = size * (4 * dataset.n_users + 2 * (dataset.n_users + dataset.n_items))
+    asked = f"embedding_size {size}"
+    multiplier = getattr(config, "hidden_multiplier", None)
+    if multiplier is not None:
+        numbers += 4 * size * multiplier * sum(matrix.dims for matrix in dataset.features.values())
+        asked += f" with hidden_multiplier {multiplier}"
+    check_memory(4 * numbers, f"{asked}: training on {dataset.name}")
 
 
 def model_inputs(

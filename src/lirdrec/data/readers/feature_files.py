@@ -18,6 +18,7 @@ from lirdrec.data.identifiers import clean_ids, count
 from lirdrec.data.matrices import as_floats, open_array
 from lirdrec.data.tables import Table, read_table
 from lirdrec.errors import DataError
+from lirdrec.memory import check_memory
 
 ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movieId", "asin")
 
@@ -25,6 +26,11 @@ ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movi
 # All that NumPy and zipfile raise on damaged files; found by damaging every byte of one.
 UNREADABLE = (
     ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    SyntaxError,
     EOFError,
     OSError,
     OverflowError,
@@ -153,6 +159,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: not an npz archive; name it .npy")
+            if archive.zip is not None:
+                size = sum(one.file_size for one in archive.zip.infolist())
+                check_memory(size, f"{path}: unpacked", DataError)
             return {name: archive[name] for name in archive.files}
     except DataError:
         raise

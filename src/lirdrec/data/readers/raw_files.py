@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lirdrec.data.compressed import exists
+from lirdrec.data.compressed import read_bytes
 from lirdrec.data.recipe import Recipe
 from lirdrec.data.tables import Table, read_table
 from lirdrec.errors import DataError
@@ -50,8 +50,7 @@ def text_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[st
     Raises:
         DataError: the file is missing or empty, or no encoding fits; names the line.
     """
-    exists(path)
-    content = path.read_bytes()
+    content = read_bytes(path)
     for encoding in encodings:
         try:
             lines = [line.removesuffix("\r") for line in content.decode(encoding).split("\n")]

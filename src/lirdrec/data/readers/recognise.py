@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lirdrec.configuration import field_docs
+from lirdrec.data.compressed import open_bytes
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images, with_images_beside
 from lirdrec.data.readers.amazon import JSON_NAME, check_packed, looks_like_amazon, read_amazon
@@ -20,6 +21,7 @@ from lirdrec.data.readers.recbole import read_recbole
 from lirdrec.data.recipe import Recipe
 from lirdrec.data.storage import MANIFEST, load
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.files import is_folder, status
 
 Kind = Literal["prepared", "mmrec", "recbole", "movielens", "microlens", "amazon", "table"]
 WORDS: dict[Kind, str] = {
@@ -30,6 +32,7 @@ WORDS: dict[Kind, str] = {
     "amazon": "Amazon reviews",
     "table": "a table",
 }
+LONGEST_HEADER = 1 << 20
 NAMING = frozenset({"user", "item", "rating", "items"})  # who says one of these means a table
 READERS: dict[str, Callable[..., Dataset]] = {
     "mmrec": read_mmrec,
@@ -52,15 +55,15 @@ def kind_of(path: str | Path, options: Collection[str] = ()) -> Kind:
         DataError: nothing is there, a folder of something unknown, or a .json file that holds no reviews.
     """
     path = Path(path)
-    if not path.exists():
+    if status(path) is None:
         raise DataError(f"{path}: no such file or folder")
-    if path.is_file():
+    if not is_folder(path):
         return _kind_of_file(path, options)
     if (path / MANIFEST).is_file():
         return "prepared"
     if inters := sorted(path.glob("*.inter")):
-        with inters[0].open("rb") as file:
-            return "recbole" if b":token" in file.readline() else "mmrec"
+        with open_bytes(inters[0]) as file:
+            return "recbole" if b":token" in file.readline(LONGEST_HEADER) else "mmrec"
     if looks_like_movielens(path):
         return "movielens"
     if looks_like_microlens(path):
@@ -82,7 +85,7 @@ def read_any(path: str | Path) -> Dataset:
         DataError: it is none of these, or what is in it is wrong.
         RunFolderError: it is a prepared dataset that is damaged or from a newer version.
     """
-    if not Path(path).exists():
+    if status(path) is None:
         raise DataError(f"{path}: no such folder")
     if kind_of(path) == "table":
         raise DataError(f"{path}: is a file; name a dataset's folder, or make one with lirdrec prepare")
