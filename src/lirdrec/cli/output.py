@@ -97,6 +97,7 @@ def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> No
 
     ending = output.suffix.lower()
     with atomic_write(output) as temporary:
+        temporary.touch()  # what the operating system refuses is said in its own words, not in those of polars
         if ending == ".parquet":
             frame.write_parquet(temporary)
         elif ending == ".json":

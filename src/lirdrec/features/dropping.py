@@ -16,7 +16,7 @@ from lirdrec.data.dataset import USERS_MAY_LACK_TRAINING
 from lirdrec.data.matrices import open_array
 from lirdrec.data.storage import INTERACTIONS, ITEMS, check_files, placed, write_item_table, write_matrix
 from lirdrec.errors import DataError
-from lirdrec.features.store import CUT, KEYS, MASK, VALUES, file_name
+from lirdrec.features.store import CUT, KEYS, MASK, VALUES, file_name, read_frame
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def drop_items(
         DataError: no training pair would be left.
         RunFolderError: it cannot be written.
     """
-    pairs = pl.read_parquet(placed(folder, manifest, INTERACTIONS), glob=False)
+    pairs = read_frame(folder, manifest, INTERACTIONS)
     rows = np.where(keep, np.cumsum(keep) - 1, -1)
     left = pairs.with_columns(pl.Series(ITEM, rows[pairs[ITEM].to_numpy()])).filter(pl.col(ITEM) >= 0)
     trained = left.filter(pl.col(SPLIT) == "train")[USER].unique()

@@ -14,7 +14,7 @@ from lirdrec.data.columns import ITEM
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.identifiers import count
 from lirdrec.data.storage import placed, read_manifest
-from lirdrec.errors import ConfigError, DataError
+from lirdrec.errors import ConfigError, DataError, RunFolderError, reason
 from lirdrec.features import measuring
 from lirdrec.features.neighbours import nearest
 from lirdrec.features.sources import IMAGE, PictureSource, TextSource
@@ -242,7 +242,10 @@ def _coverage(folder: Path, modality: str, present: np.ndarray, ids: pl.Series) 
         if name not in manifest["files"]:
             return None, []
         path = placed(folder, manifest, name)
-        return str(path), pl.read_csv(path, infer_schema=False).to_dicts()
+        try:
+            return str(path), pl.read_csv(path, infer_schema=False).to_dicts()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise RunFolderError(f"{path}: is damaged ({reason(error)}); make the features again") from None
 
     (path, problems), (_, bare) = listed(PROBLEMS), listed(MISSING)
     here = set(ids.filter(pl.Series(~present)).cast(pl.String))  # others may have left the dataset

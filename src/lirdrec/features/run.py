@@ -16,7 +16,7 @@ import polars as pl
 
 from lirdrec.atomic import write_errors
 from lirdrec.data.pictures import IMAGES
-from lirdrec.data.storage import ITEMS, placed, read_manifest, write_item_table
+from lirdrec.data.storage import ITEMS, read_manifest, write_item_table
 from lirdrec.data.switching import dataset_lock, settle
 from lirdrec.errors import ConfigError
 from lirdrec.features.dropping import drop_items
@@ -26,7 +26,7 @@ from lirdrec.features.making import Job, MatrixWork
 from lirdrec.features.refusing import covered, refuse_bare, refuse_empty, spare
 from lirdrec.features.shards import begun
 from lirdrec.features.sources import PictureSource
-from lirdrec.features.store import add_features
+from lirdrec.features.store import add_features, read_frame
 from lirdrec.locks import folder_lock
 
 __all__ = ["Job", "Made", "encode_shard", "features_lock", "local", "make_features"]
@@ -190,7 +190,7 @@ def _found(works: Sequence[MatrixWork]) -> dict[str, pl.Series]:
 
 
 def _item_table(folder: Path, works: Sequence[MatrixWork]) -> pl.DataFrame:
-    return pl.read_parquet(placed(folder, read_manifest(folder), ITEMS), glob=False).with_columns(**_found(works))
+    return read_frame(folder, read_manifest(folder), ITEMS).with_columns(**_found(works))
 
 
 def _changed_table(folder: Path, to: Path, works: Sequence[MatrixWork]) -> dict[str, Path]:

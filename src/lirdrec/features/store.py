@@ -14,7 +14,8 @@ from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import count, describe_ids
 from lirdrec.data.storage import ITEMS, placed, read_manifest, write_item_table
 from lirdrec.data.switching import dataset_lock, settle, switch
-from lirdrec.errors import DataError
+from lirdrec.errors import DataError, RunFolderError, reason
+from lirdrec.files import check_file
 
 # What may lie in features/ for a matrix NAME, by the ending behind the name.
 VALUES, MASK, KEYS, CUT = ".npy", ".mask.npy", ".keys.npy", ".cut.npy"
@@ -42,6 +43,20 @@ class NewMatrix:
 def file_name(matrix: str, ending: str) -> str:
     """The name of a matrix's file in the manifest."""
     return f"features/{matrix}{ending}"
+
+
+def read_frame(folder: Path, manifest: Mapping[str, Any], name: str) -> pl.DataFrame:
+    """A Parquet table of a prepared folder.
+
+    Raises:
+        RunFolderError: the file is missing, may not be read, or is damaged.
+    """
+    path = placed(folder, manifest, name)
+    check_file(path, RunFolderError)
+    try:
+        return pl.read_parquet(path, glob=False)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise RunFolderError(f"{path}: is damaged ({reason(error)}); restore it or prepare the dataset again") from None
 
 
 def add_features(
@@ -94,7 +109,7 @@ def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
     with dataset_lock(folder):  # from reading the table to writing it, so that no change of another process is lost
         settle(folder)
         manifest = read_manifest(folder)
-        table = pl.read_parquet(placed(folder, manifest, ITEMS), glob=False)
+        table = read_frame(folder, manifest, ITEMS)
         path = folder / f".{ITEMS}"
         try:
             with write_errors(folder):

@@ -128,7 +128,7 @@ def _read(path: Path, needed: Collection[str] = ()) -> tuple[dict[str, Tensor], 
         if "crc32" in metadata and metadata["crc32"] != _checksum(tensors, text):
             raise ValueError("wrong checksum")
         return tensors, facts
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise RunFolderError(
             f"{path}: damaged checkpoint ({error}); delete the checkpoint folder and train again"
         ) from None
