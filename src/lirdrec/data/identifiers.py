@@ -143,7 +143,7 @@ def clean_ids(ids: Any, where: str, what: str = "id", first_row: int = 0, row_wo
     Raises:
         DataError: an id is missing, negative, too large, empty, or of a type that ids cannot have.
     """
-    series = _as_series(ids)
+    series = _as_series(ids, where)
 
     def at(bad: pl.Series) -> str:
         return f"{row_word} {bad.arg_true()[0] + first_row}" + (" (counted from 0)" if first_row == 0 else "")
@@ -218,7 +218,7 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _as_series(ids: Any) -> pl.Series:
+def _as_series(ids: Any, where: str = "the ids") -> pl.Series:
     if isinstance(ids, pl.Series):
         return ids
     if isinstance(ids, np.ndarray):
@@ -228,9 +228,7 @@ def _as_series(ids: Any) -> pl.Series:
             try:
                 ids = np.char.decode(ids, "utf-8")
             except UnicodeDecodeError:
-                raise DataError(
-                    f"the ids are bytes that are not UTF-8 text; write them as texts: {_not_utf8(ids)!r}"
-                ) from None
+                raise DataError(f"{where}: {_not_utf8(ids)!r} is not UTF-8 text; write the ids as texts") from None
     elif type(ids).__module__.startswith(("pandas", "pyarrow")):
         try:
             return pl.Series(ids if hasattr(ids, "name") or hasattr(ids, "type") else ids.tolist())

@@ -11,7 +11,7 @@ from lirdrec.data.columns import ITEM
 from lirdrec.data.identifiers import count, describe_ids
 from lirdrec.data.matrices import open_array
 from lirdrec.data.storage import placed, read_manifest
-from lirdrec.errors import ConfigError, DataError
+from lirdrec.errors import ConfigError, DataError, RunFolderError, reason
 from lirdrec.features.fitting import bare, json_like
 from lirdrec.features.joining import SHOWN, Joined
 from lirdrec.features.making import Job, MatrixWork
@@ -62,7 +62,11 @@ def covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:
     manifest = read_manifest(folder)
     masks = [one.present for one in joined.values()]
     for name in set(manifest["features"]) - set(joined):
-        masks.append(open_array(placed(folder, manifest, file_name(name, MASK)), mapped=False))
+        path = placed(folder, manifest, file_name(name, MASK))
+        try:
+            masks.append(open_array(path, mapped=False))
+        except (OSError, ValueError, MemoryError) as error:
+            raise RunFolderError(f"{path}: is damaged ({reason(error)}); prepare the dataset again") from None
     return np.any(masks, axis=0)
 
 
