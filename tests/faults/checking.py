@@ -1,0 +1,193 @@
+"""Kills a writer at chosen operations and counts what came of it."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import states
+from .forking import Forks
+from .injecting import AFTER, BEFORE, POWER
+from .writers import HUB, WRITERS
+
+MOVES = ("rename", "replace", "unlink", "remove", "rmdir", "link", "symlink", "exchange", "sendall", "send")
+
+
+@dataclass
+class Recording:
+    """An undisturbed work.
+
+    Attributes:
+        start: a folder with what was there before.
+        old, new: what a reader found before and after.
+        names: all names after it.
+        operations: (function, paths) of each one.
+        lost, unnamed: paths whose content, or name, a power cut right afterwards would take.
+    """
+
+    start: Path
+    old: Any
+    new: Any
+    names: list[str]
+    operations: list[tuple[str, list[str]]]
+    lost: list[str]
+    unnamed: list[str]
+    hub: Any = None
+
+
+@dataclass
+class Counts:
+    """What came of the kills of a writer."""
+
+    writer: str
+    operations: int
+    kills: int = 0
+    states: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        outcomes = ", ".join(f"{number} {word}" for word, number in sorted(self.outcomes.items()))
+        return (
+            f"{self.writer}: {self.operations} operations, {self.kills} kills, {self.states} states: {outcomes};"
+            f" {len(self.problems)} problems"
+        )
+
+
+class Faults:
+    """Records writers once, and kills them.
+
+    Args:
+        forks: where processes come from.
+        folder: for all files.
+        hub: the stand-in of the hub, or None where its client is not installed.
+    """
+
+    def __init__(self, forks: Forks, folder: Path, hub: Any = None):
+        self.forks, self.folder, self.hub = forks, folder, hub
+        self.place, self.kept = folder / "place", folder / "kept"
+        self.environment = {} if hub is None else {HUB: hub.url}
+        self._recordings: dict[str, Recording] = {}
+
+    def recording(self, name: str) -> Recording:
+        """The undisturbed work of a writer."""
+        if name not in self._recordings:
+            self._recordings[name] = self._record(name)
+        return self._recordings[name]
+
+    def _record(self, name: str) -> Recording:
+        start = self.folder / f"start-{list(WRITERS).index(name)}"
+        _empty(self.place)
+        self._set_hub(({}, {}))
+        old = self.forks.call("running:start", name=name, place=str(self.place), environment=self.environment)
+        shutil.copytree(self.place, start, symlinks=True)
+        hub = None if self.hub is None else copy.deepcopy((self.hub.repos, self.hub.stored))
+        did = self._work(name, None, AFTER)
+        assert did.code == 0, did.printed
+        new, names = self.forks.call("running:look", name=name, place=str(self.place), environment=self.environment)
+        operations = [(function, paths) for function, paths in did.answer["operations"]]
+        made = Recording(start, old, new, names, operations, did.answer["lost"], did.answer["unnamed"], hub)
+        assert old != new and "nothing" not in new, (old, new)
+        return made
+
+    def kill(self, name: str, points: Iterable[tuple[int, str]], every: bool, exchange: bool = True) -> Counts:
+        """Kill a writer at (operation, way) and check what is there.
+
+        Args:
+            name: of the writer.
+            points: where.
+            every: do all that people may do afterwards, not only the first.
+            exchange: whether the file system can exchange two folders.
+        """
+        recording = self.recording(name)
+        counts = Counts(name, len(recording.operations))
+        seen: dict[str, str] = {}
+        for number, way in points:
+            _fill(self.place, recording.start)
+            self._set_hub(recording.hub)
+            ended = self._work(name, number, way, exchange)
+            counts.kills += 1
+            at = f"{name}, killed {way} {number} ({_shown(recording.operations, number)})"
+            if ended.code == 0 and WRITERS[name].hub:  # the client's threads did fewer operations this time
+                counts.outcomes["ended"] += 1
+                continue
+            if not ended.killed:
+                counts.problems.append(f"{at}: ended with {ended.code}: {ended.printed[-300:]}")
+                continue
+            state = states.tree(self.place) + self._hub_state(name)
+            if state not in seen:
+                counts.states += 1
+                _fill(self.kept, self.place)
+                checked = self.forks.call(
+                    "running:check",
+                    name=name,
+                    place=str(self.place),
+                    kept=str(self.kept),
+                    environment=self.environment,
+                    old=recording.old,
+                    new=recording.new,
+                    names=recording.names,
+                    every=every,
+                    exchange=exchange,
+                )
+                seen[state] = checked["outcome"]
+                counts.problems += [f"{at}: {problem}" for problem in checked["problems"]]
+            counts.outcomes[seen[state]] += 1
+        return counts
+
+    def points(self, name: str, at_most: int | None = None) -> list[tuple[int, str]]:
+        """Where to kill a writer: everywhere in every way, or at some moves of what people see, evenly spread."""
+        operations = self.recording(name).operations
+        if at_most is None:
+            return [(number, way) for number in range(len(operations)) for way in (BEFORE, AFTER, POWER)]
+        moves = [number for number, (function, paths) in enumerate(operations) if function in MOVES and _seen(paths)]
+        step = max(1.0, len(moves) / at_most)
+        chosen = [moves[int(place * step)] for place in range(min(at_most, len(moves)))]
+        return [(number, AFTER if place % 2 else BEFORE) for place, number in enumerate(chosen)]
+
+    def _work(self, name: str, kill: int | None, way: str, exchange: bool = True) -> Any:
+        return self.forks.start(
+            "running:work",
+            name=name,
+            place=str(self.place),
+            environment=self.environment,
+            kill=kill,
+            way=way,
+            exchange=exchange,
+        ).wait()
+
+    def _set_hub(self, content: Any) -> None:
+        if self.hub is not None and content is not None:
+            self.hub.repos, self.hub.stored = copy.deepcopy(content)
+
+    def _hub_state(self, name: str) -> str:
+        if self.hub is None or not WRITERS[name].hub:
+            return ""
+        return repr({key: sorted(repo.files().items()) for key, repo in self.hub.repos.items()})
+
+
+def _seen(paths: list[str]) -> bool:
+    """Whether one of the paths is no temporary one."""
+    return not paths or any(not any(part.startswith(".") for part in Path(path).parts) for path in paths)
+
+
+def _shown(operations: list[tuple[str, list[str]]], number: int) -> str:
+    if number >= len(operations):
+        return "?"
+    function, paths = operations[number]
+    return f"{function} {' → '.join(states.TEMPORARY.sub('#', path) for path in paths)}"
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+
+def _fill(folder: Path, source: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, folder, symlinks=True)

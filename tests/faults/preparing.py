@@ -1,0 +1,71 @@
+"""What the process that forks imports, and what each child changes so that it is quick and equal to every other one."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import pkgutil
+import time
+from typing import Any
+
+FIRST_SECOND = 1_700_000_000.0
+
+
+def import_all() -> None:
+    """Import all of lirdrec and what its functions import when they are first called; compute nothing."""
+    import lirdrec
+
+    for module in pkgutil.walk_packages(lirdrec.__path__, "lirdrec."):
+        if module.name != "lirdrec.__main__":
+            importlib.import_module(module.name)
+    for name in (
+        "PIL.PngImagePlugin",
+        "PIL.JpegImagePlugin",
+        "huggingface_hub.hf_api",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.figure",
+        "pyarrow.parquet",
+        "torch._dynamo",
+        "faults.states",
+        "faults.writers",
+    ):
+        importlib.import_module(name)
+    command()
+
+
+def command() -> Any:
+    """The command `lirdrec`; making it takes as long as most of its work here."""
+    import typer.main
+
+    from lirdrec.cli.main import app
+
+    global _command
+    if _command is None:
+        _command = typer.main.get_command(app)
+    return _command
+
+
+_command: Any = None
+
+
+def prepare_child() -> None:
+    """Let no clock and no drawing make one child differ from another, or slow."""
+    from matplotlib.figure import Figure
+
+    import lirdrec.recommender.saving
+
+    ticks = itertools.count()
+
+    def seconds() -> float:
+        return FIRST_SECOND + next(ticks) / 1000
+
+    time.perf_counter = seconds
+    Figure.savefig = _drawn  # type: ignore[method-assign, assignment]
+    lirdrec.recommender.saving.environment = lambda seed=None: {"seed": seed}  # type: ignore[assignment]
+    os.environ.pop("LIRDREC_API_KEY", None)
+
+
+def _drawn(figure: Any, path: Any, **options: Any) -> None:
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG a picture")
