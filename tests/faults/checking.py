@@ -15,7 +15,8 @@ from .forking import Forks
 from .injecting import AFTER, BEFORE, POWER
 from .writers import HUB, WRITERS
 
-MOVES = ("rename", "replace", "unlink", "remove", "rmdir", "link", "symlink", "exchange", "sendall", "send")
+MOVES = ("rename", "replace", "unlink", "remove", "rmdir", "link", "symlink", "exchange")
+SENT = ("send", "sendall")
 
 
 @dataclass
@@ -146,6 +147,8 @@ class Faults:
         if at_most is None:
             return [(number, way) for number in range(len(operations)) for way in (BEFORE, AFTER, POWER)]
         moves = [number for number, (function, paths) in enumerate(operations) if function in MOVES and _seen(paths)]
+        if not moves:
+            moves = [number for number, (function, _) in enumerate(operations) if function in SENT]
         step = max(1.0, len(moves) / at_most)
         chosen = [moves[int(place * step)] for place in range(min(at_most, len(moves)))]
         return [(number, AFTER if place % 2 else BEFORE) for place, number in enumerate(chosen)]
@@ -173,7 +176,7 @@ class Faults:
 
 def _seen(paths: list[str]) -> bool:
     """Whether one of the paths is no temporary one."""
-    return not paths or any(not any(part.startswith(".") for part in Path(path).parts) for path in paths)
+    return any(not any(part.startswith(".") for part in Path(path).parts) for path in paths)
 
 
 def _shown(operations: list[tuple[str, list[str]]], number: int) -> str:

@@ -25,10 +25,12 @@ def import_all() -> None:
         "huggingface_hub.hf_api",
         "matplotlib.backends.backend_agg",
         "matplotlib.figure",
+        "pandas",
         "pyarrow.parquet",
+        "sklearn.decomposition",
+        "sklearn.feature_extraction.text",
         "torch._dynamo",
-        "faults.states",
-        "faults.writers",
+        "faults.running",
     ):
         importlib.import_module(name)
     command()
