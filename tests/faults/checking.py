@@ -19,26 +19,33 @@ MOVES = ("rename", "replace", "unlink", "remove", "rmdir", "link", "symlink", "e
 SENT = ("send", "sendall")
 
 
+@dataclass(frozen=True)
+class Start:
+    """A state of files, and of the stand-in of the hub."""
+
+    folder: Path
+    hub: Any
+
+
 @dataclass
 class Recording:
     """An undisturbed work.
 
     Attributes:
-        start: a folder with what was there before.
+        start: what was there before.
         old, new: what a reader found before and after.
         names: all names after it.
         operations: (function, paths) of each one.
         lost, unnamed: paths whose content, or name, a power cut right afterwards would take.
     """
 
-    start: Path
+    start: Start
     old: Any
     new: Any
     names: list[str]
     operations: list[tuple[str, list[str]]]
     lost: list[str]
     unnamed: list[str]
-    hub: Any = None
 
 
 @dataclass
@@ -74,6 +81,7 @@ class Faults:
         self.place, self.kept = folder / "place", folder / "kept"
         self.environment = {} if hub is None else {HUB: hub.url}
         self._recordings: dict[str, Recording] = {}
+        self._starts: dict[tuple[Any, ...], Start] = {}
 
     def recording(self, name: str) -> Recording:
         """The undisturbed work of a writer."""
@@ -82,19 +90,32 @@ class Faults:
         return self._recordings[name]
 
     def _record(self, name: str) -> Recording:
-        start = self.folder / f"start-{list(WRITERS).index(name)}"
-        _empty(self.place)
-        self._set_hub(({}, {}))
-        old = self.forks.call("running:start", name=name, place=str(self.place), environment=self.environment)
-        shutil.copytree(self.place, start, symlinks=True)
-        hub = None if self.hub is None else copy.deepcopy((self.hub.repos, self.hub.stored))
+        start = self._start(name, len(WRITERS[name].start))
+        self._restore(start)
+        old, _ = self._call("look", name=name)
+        self._restore(start)
         did = self._work(name, None, AFTER)
         assert did.code == 0, did.printed
-        new, names = self.forks.call("running:look", name=name, place=str(self.place), environment=self.environment)
+        new, names = self._call("look", name=name, tidy=True)
         operations = [(function, paths) for function, paths in did.answer["operations"]]
-        made = Recording(start, old, new, names, operations, did.answer["lost"], did.answer["unnamed"], hub)
         assert old != new and "nothing" not in new, (old, new)
-        return made
+        return Recording(start, old, new, names, operations, did.answer["lost"], did.answer["unnamed"])
+
+    def _start(self, name: str, n_steps: int) -> Start:
+        """What the first steps of a writer's start lead to; writers share it."""
+        steps = WRITERS[name].start[:n_steps]
+        if steps not in self._starts:
+            if n_steps:
+                self._restore(self._start(name, n_steps - 1))
+                self._call("start", name=name, step=n_steps - 1)
+            else:
+                _empty(self.place)
+                self._set_hub(({}, {}))
+            folder = self.folder / f"start-{len(self._starts)}"
+            shutil.copytree(self.place, folder, symlinks=True)
+            hub = None if self.hub is None else copy.deepcopy((self.hub.repos, self.hub.stored))
+            self._starts[steps] = Start(folder, hub)
+        return self._starts[steps]
 
     def kill(self, name: str, points: Iterable[tuple[int, str]], every: bool, exchange: bool = True) -> Counts:
         """Kill a writer at (operation, way) and check what is there.
@@ -109,8 +130,7 @@ class Faults:
         counts = Counts(name, len(recording.operations))
         seen: dict[str, str] = {}
         for number, way in points:
-            _fill(self.place, recording.start)
-            self._set_hub(recording.hub)
+            self._restore(recording.start)
             ended = self._work(name, number, way, exchange)
             counts.kills += 1
             at = f"{name}, killed {way} {number} ({_shown(recording.operations, number)})"
@@ -123,23 +143,28 @@ class Faults:
             state = states.tree(self.place) + self._hub_state(name)
             if state not in seen:
                 counts.states += 1
-                _fill(self.kept, self.place)
-                checked = self.forks.call(
-                    "running:check",
-                    name=name,
-                    place=str(self.place),
-                    kept=str(self.kept),
-                    environment=self.environment,
-                    old=recording.old,
-                    new=recording.new,
-                    names=recording.names,
-                    every=every,
-                    exchange=exchange,
-                )
-                seen[state] = checked["outcome"]
-                counts.problems += [f"{at}: {problem}" for problem in checked["problems"]]
+                seen[state], problems = self._check(name, every, exchange)
+                counts.problems += [f"{at}: {problem}" for problem in problems]
             counts.outcomes[seen[state]] += 1
         return counts
+
+    def _check(self, name: str, every: bool, exchange: bool) -> tuple[str, list[str]]:
+        """Look at what is there now, and do the work again, also without having looked; outcome and problems."""
+        recording = self.recording(name)
+        killed = Start(self.kept, None if self.hub is None else copy.deepcopy((self.hub.repos, self.hub.stored)))
+        _fill(self.kept, self.place)
+        looked = self._call("check", name=name, old=recording.old, new=recording.new, exchange=exchange)
+        problems = list(looked["problems"])
+        for number in range(len(WRITERS[name].again) if every else 1):
+            for unseen in (False, True) if looked["changed"] else (True,):
+                if number or (unseen and looked["changed"]):
+                    self._restore(killed)
+                found = self._call(
+                    "again", name=name, number=number, new=recording.new, names=recording.names, exchange=exchange
+                )
+                what = f"again {number}" + (", not looked at" if unseen and looked["changed"] else "")
+                problems += [f"{what}: {problem}" for problem in found]
+        return looked["outcome"], problems
 
     def points(self, name: str, at_most: int | None = None) -> list[tuple[int, str]]:
         """Where to kill a writer: everywhere in every way, or at some moves of what people see, evenly spread."""
@@ -149,8 +174,8 @@ class Faults:
         moves = [number for number, (function, paths) in enumerate(operations) if function in MOVES and _seen(paths)]
         if not moves:
             moves = [number for number, (function, _) in enumerate(operations) if function in SENT]
-        step = max(1.0, len(moves) / at_most)
-        chosen = [moves[int(place * step)] for place in range(min(at_most, len(moves)))]
+        some = min(at_most, len(moves))
+        chosen = [moves[place * (len(moves) - 1) // max(1, some - 1)] for place in range(some)]
         return [(number, AFTER if place % 2 else BEFORE) for place, number in enumerate(chosen)]
 
     def _work(self, name: str, kill: int | None, way: str, exchange: bool = True) -> Any:
@@ -163,6 +188,13 @@ class Faults:
             way=way,
             exchange=exchange,
         ).wait()
+
+    def _call(self, function: str, **arguments: Any) -> Any:
+        return self.forks.call(f"running:{function}", place=str(self.place), environment=self.environment, **arguments)
+
+    def _restore(self, start: Start) -> None:
+        _fill(self.place, start.folder)
+        self._set_hub(start.hub)
 
     def _set_hub(self, content: Any) -> None:
         if self.hub is not None and content is not None:

@@ -109,14 +109,12 @@ class Injector:
 
         for name in NAMES:
             wrap(os, name, functools.partial(self._counted, name))
-        if hasattr(lirdrec.atomic, "_exchange"):
-            wrap(lirdrec.atomic, "_exchange", functools.partial(self._counted, "exchange"))
+        wrap(lirdrec.atomic, "exchange", functools.partial(self._counted, "exchange"))
         wrap(os, "open", self._opened_by_flags)
         for owner in (builtins, io):
             wrap(owner, "open", self._opened_by_mode)
         for name in ("send", "sendall"):
             wrap(socket.socket, name, functools.partial(self._sent, name))
-        self._real = {name: owner_value for owner, name, owner_value in wrapped if owner is os}
         try:
             yield
         finally:

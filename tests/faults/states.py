@@ -10,7 +10,7 @@ from typing import Any
 
 from .injecting import REBUILT
 
-TEMPORARY = re.compile(r"\d+(-[0-9a-f]{8})?|[0-9a-f]{8,}")  # process numbers and drawn names
+TEMPORARY = re.compile(r"[0-9a-f]{8}-\d+-[0-9a-f]{8}|[0-9a-f]{8,}")  # numbers of processes, drawn names
 
 
 def dataset(folder: Path) -> dict[str, Any]:
@@ -42,7 +42,6 @@ def run(folder: Path) -> dict[str, Any]:
     if found.features is not None:
         for block in found.features.blocks():
             features.append({name: _digest(matrix.values.tobytes()) for name, matrix in sorted(block.items())})
-    metrics = folder / "metrics.json"
     return {
         "recommended": _digest(json.dumps(best.rows()).encode()),
         "tensors": _tensors(found.scorer.tensors()),
@@ -51,15 +50,23 @@ def run(folder: Path) -> dict[str, Any]:
         "table": found.item_table.to_dicts(),
         "features": features,
         "metrics": found.info.get("metrics"),
-        "metrics_file": json.loads(metrics.read_text()) if metrics.is_file() else None,
+        "metrics_file": _lines(folder, "metrics.json"),
+        "history": _lines(folder, "history.jsonl"),
     }
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
-    """What a run says about its epochs, but for their times."""
-    path = folder / "history.jsonl"
+def _lines(folder: Path, name: str) -> list[str]:
+    """The lines of a file beside a run, but for times."""
+    from lirdrec.manifest import placed, read_manifest
+
+    path = placed(folder, read_manifest(folder, ""), name)
     lines = path.read_text().splitlines() if path.is_file() else []
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("seconds")} for line in lines]
+    return [re.sub(r'"seconds\w*": [\d.]+', "", line) for line in lines]
+
+
+def file(path: Path) -> str:
+    """The bytes of a file."""
+    return _digest(path.read_bytes())
 
 
 def files(folder: Path) -> dict[str, str]:

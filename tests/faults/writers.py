@@ -18,7 +18,18 @@ from . import states
 from .preparing import command
 
 Step = Callable[[], Any]
-SMALL = ("--set", "epochs=2", "--set", "batch_size=256", "--set", "embedding_size=4", "--set", "n_neighbours=3")
+SMALL = tuple(
+    word
+    for one in (
+        "epochs=2",
+        "batch_size=64",
+        "embedding_size=4",
+        "n_neighbours=3",
+        "learning_rate=0.02",
+        "metric=ndcg@5",
+    )
+    for word in ("--set", one)
+)
 N_USERS, N_ITEMS, N_PICTURES = 20, 24, 8
 HUB, OWNER = "LIRDREC_TEST_HUB", "hf_ownerownerownerowner"
 
@@ -57,7 +68,7 @@ class Writer:
     """One way to write.
 
     Attributes:
-        start: makes what is there before.
+        start: steps that make what is there before; writers whose first steps are the same share what these made.
         work: what is killed.
         look: what a reader finds; raises a LirdrecError or FileNotFoundError where there is nothing.
         again: what people do after a kill; each one leads to what an undisturbed `work` leads to.
@@ -67,12 +78,12 @@ class Writer:
         place: what it makes or replaces, below the working folder.
     """
 
-    start: Step
+    start: tuple[Step, ...]
     work: Step
     look: Callable[[], Any]
     again: tuple[Step, ...]
     place: str
-    tidy: Step | None = None
+    tidy: Step = lambda: None
     loose: tuple[str, ...] = ()
     hub: bool = False
 
@@ -96,7 +107,6 @@ def source() -> None:
     ids = np.arange(N_ITEMS)
     np.savez("text.npz", ids=ids, values=texts)
     np.savez("other.npz", ids=ids, values=texts[:, ::-1])
-    np.savez("some.npz", ids=ids[:-2], values=texts[:-2])
     Path("pictures").mkdir()
     for n in range(N_PICTURES):
         Image.new("RGB", (16, 16), (248 - 10 * n, 10 * n, 128)).save(f"pictures/{n}.png")
@@ -111,41 +121,9 @@ def prepared(*options: str, pairs: str = "pairs.csv", to: str = "ds") -> None:
     lirdrec("prepare", pairs, "--items", "items.csv", "--seed", "1", *features, *options, "--output", to)
 
 
-def pictured() -> None:
-    """A prepared dataset with texts and pictures, without features."""
-    source()
-    prepared("--images", "pictures")
-
-
 def trained(*options: str, run: str = "r") -> None:
     """A run, from a seed."""
     lirdrec("train", "ds", "--run", run, *SMALL, *options)
-
-
-def with_run() -> None:
-    source()
-    prepared()
-    trained()
-
-
-def with_item() -> None:
-    with_run()
-    add_item(900001)
-
-
-def with_two_runs() -> None:
-    with_item()
-    trained("--seed", "3", run="r2")
-
-
-def steps(*ones: Step) -> Step:
-    """Several steps, one after the other."""
-
-    def all_of_them() -> None:
-        for one in ones:
-            one()
-
-    return all_of_them
 
 
 # ---------------------------------------------------------------- work
@@ -240,6 +218,14 @@ def keys() -> list[str]:
     return [f"{one.name} {one.role}" for one in read_keys("keys.json")]
 
 
+def point_by_file() -> None:
+    Path("current").write_text("r\n")
+
+
+def point_by_link() -> None:
+    Path("current").symlink_to("r")
+
+
 def point(run: str) -> None:
     from lirdrec.server.watching import Pointer
 
@@ -294,193 +280,120 @@ def _dataset() -> Any:
 
 
 def _run(folder: str = "r") -> Callable[[], Any]:
-    return lambda: states.run(Path(folder)) | {"history": states.history(Path(folder))}
-
-
-def _files(folder: str) -> Callable[[], Any]:
-    return lambda: states.files(Path(folder))
+    return lambda: states.run(Path(folder))
 
 
 def _file(name: str) -> Callable[[], Any]:
-    return lambda: states._digest(Path(name).read_bytes())
+    return lambda: states.file(Path(name))
 
 
-TRAINED = ("metrics", "metrics_file", "history")  # the figures of the test set come after the run itself
-CAPTIONED = ("info",)  # what is noted about captions comes after them
+def _exported() -> Any:
+    return states.files(Path("e"))
+
+
+_pictured = partial(prepared, "--images", "pictures")
+_fewer = partial(prepared, "--overwrite", pairs="fewer.csv")
+_new_seed = partial(trained, "--seed", "1", "--overwrite")
+_resumed = partial(trained, "--resume")
+
+
+def _as_it_says() -> None:
+    """Train without a word about what is there, and do what the sentence says if that is refused."""
+    try:
+        trained()
+    except Refused as error:
+        assert "--resume" in str(error) or "overwrite" in str(error), error
+        trained("--resume" if "--resume" in str(error) else "--overwrite")
+
+
+_popularity = partial(lirdrec, "train", "ds", "--run", "r", "--model", "popularity")
+_first, _second = partial(add_item, 900001), partial(add_item, 900002)
+_copy = partial(add_item, 900002, "--save-as", "r2")
+_slim = partial(lirdrec, "slim", "r", "-o", "s")
 _features = partial(lirdrec, "features", "ds")
 _hashed = partial(_features, "--text", "hashed", "--image", "descriptor")
 _titles = partial(_features, "--text", "hashed", "--text-template", "a {title}", "--replace")
-_export = partial(lirdrec, "export")
-_copy_with_item = partial(add_item, 900002, "--save-as", "r2")
+_dropping = partial(_features, "--image", "descriptor", "--drop-without-features")
+_more = partial(_features, "--add", "more=text.npz")
+_other = partial(_features, "--add", "more=other.npz", "--replace")
+_tiles, _plates = partial(caption, "tile"), partial(caption, "plate")
+_edits = partial(edit_captions, "edited.csv")
+_import = partial(lirdrec, "caption", "ds", "--import", "edited.csv")
+_npy = partial(lirdrec, "export", "r", "e", "--to", "npy")
+_new_npy = partial(lirdrec, "export", "r", "e", "--to", "npy", "--overwrite")
+_qdrant = partial(lirdrec, "export", "r", "e", "--to", "qdrant", "--overwrite")
+_parquet = partial(everyone, "r", "all.parquet")
+_csv, _new_csv = (partial(everyone, run, "all.csv") for run in ("r", "r2"))
+_push = partial(push, "ds")
+_key_1, _key_2, _key_3 = (partial(key, "add", name) for name in ("first", "second", "third"))
+_revoke = partial(key, "revoke", "first")
+
+DATA = (source, prepared)
+PICTURES = (source, _pictured)
+FEATURES = (*PICTURES, _hashed)
+RUN = (*DATA, trained)
+ITEM = (*RUN, _first)
+TWO_RUNS = (*ITEM, partial(trained, "--seed", "3", run="r2"))
+PUSHED = (*DATA, _push, _fewer)
+
+TESTED = ("metrics", "metrics_file")  # the figures of the test set come after the run itself
+TRAINED = (*TESTED, "history")  # of an epoch, as soon as it ends
+CAPTIONED = ("info",)  # what is noted about captions comes after them
 
 WRITERS: dict[str, Writer] = {
     "train": Writer(
-        steps(source, prepared),
-        trained,
-        _run(),
-        (partial(trained, "--resume"), partial(trained, "--overwrite")),
-        "r",
-        loose=TRAINED,
+        DATA, trained, _run(), (_resumed, partial(trained, "--overwrite"), _as_it_says), "r", loose=TRAINED
     ),
-    "train --overwrite": Writer(
-        with_item,
-        partial(trained, "--seed", "1", "--overwrite"),
-        _run(),
-        (partial(trained, "--seed", "1", "--overwrite"),),
-        "r",
-        loose=TRAINED,
-    ),
+    "train --overwrite": Writer(ITEM, _new_seed, _run(), (_new_seed,), "r", loose=TRAINED),
     "train --resume": Writer(
-        steps(source, prepared, partial(trained, "--set", "epochs=1")),
-        partial(trained, "--resume"),
-        _run(),
-        (partial(trained, "--resume"),),
-        "r",
-        loose=TRAINED,
+        (*DATA, partial(trained, "--set", "epochs=1")), _resumed, _run(), (_resumed,), "r", loose=TRAINED
     ),
-    "train popularity": Writer(
-        steps(source, prepared),
-        partial(lirdrec, "train", "ds", "--run", "r", "--model", "popularity"),
-        _run(),
-        (partial(lirdrec, "train", "ds", "--run", "r", "--model", "popularity", "--overwrite"),),
-        "r",
-        loose=TRAINED,
-    ),
-    "add-items": Writer(
-        with_item,
-        partial(add_item, 900002),
-        _run(),
-        (partial(refused, "900002", partial(add_item, 900002)),),
-        "r",
-        tidy=partial(record, 0.5),
-    ),
+    "train popularity": Writer(DATA, _popularity, _run(), (partial(_popularity, "--overwrite"),), "r", loose=TRAINED),
+    "add-items": Writer(ITEM, _second, _run(), (partial(refused, "900002", _second),), "r", tidy=partial(record, 0.5)),
     "add-items --save-as": Writer(
-        with_item,
-        _copy_with_item,
-        _run("r2"),
-        (partial(refused, "r2", _copy_with_item),),
-        "r2",
-        tidy=partial(record, 0.5, "r2"),
+        ITEM, _copy, _run("r2"), (partial(refused, "r2", _copy),), "r2", tidy=partial(record, 0.5, "r2")
     ),
-    "save --overwrite": Writer(with_two_runs, partial(save, "r", "r2"), _run("r2"), (partial(save, "r", "r2"),), "r2"),
-    "slim": Writer(
-        with_item, partial(lirdrec, "slim", "r", "-o", "s"), _run("s"), (partial(slim, "r", "s"),), "s"
-    ),
-    "slim --overwrite": Writer(
-        with_two_runs, partial(slim, "r", "r2"), _run("r2"), (partial(slim, "r", "r2"),), "r2"
-    ),
-    "record_metrics": Writer(with_item, partial(record, 0.25), _run(), (partial(record, 0.25),), "r"),
-    "prepare": Writer(source, prepared, _dataset, (partial(prepared, "--overwrite"),), "ds"),
-    "prepare --overwrite": Writer(
-        steps(source, prepared),
-        partial(prepared, "--overwrite", pairs="fewer.csv"),
-        _dataset,
-        (partial(prepared, "--overwrite", pairs="fewer.csv"),),
-        "ds",
-    ),
-    "features": Writer(pictured, _hashed, _dataset, (_hashed,), "ds"),
-    "features --replace": Writer(steps(pictured, _hashed), _titles, _dataset, (_titles,), "ds"),
-    "features --add": Writer(
-        steps(pictured, _hashed),
-        partial(_features, "--add", "more=text.npz"),
-        _dataset,
-        (partial(_features, "--add", "more=text.npz", "--replace"),),
-        "ds",
-    ),
-    "features --add --replace": Writer(
-        steps(pictured, _hashed, partial(_features, "--add", "more=text.npz")),
-        partial(_features, "--add", "more=other.npz", "--replace"),
-        _dataset,
-        (partial(_features, "--add", "more=other.npz", "--replace"),),
-        "ds",
-    ),
-    "caption": Writer(pictured, partial(caption, "tile"), _dataset, (partial(caption, "tile"),), "ds", loose=CAPTIONED),
-    "caption another time": Writer(
-        steps(pictured, partial(caption, "tile")),
-        partial(caption, "plate"),
-        _dataset,
-        (partial(caption, "plate"),),
-        "ds",
-        loose=CAPTIONED,
-    ),
-    "caption --import": Writer(
-        steps(pictured, partial(caption, "tile"), partial(edit_captions, "edited.csv")),
-        partial(lirdrec, "caption", "ds", "--import", "edited.csv"),
-        _dataset,
-        (partial(lirdrec, "caption", "ds", "--import", "edited.csv"),),
-        "ds",
-    ),
-    "export npy": Writer(
-        with_run, partial(_export, "r", "e", "--to", "npy"), _files("e"), (partial(_export, "r", "e", "--to", "npy", "--overwrite"),), "e"
-    ),
-    "export npy --overwrite": Writer(
-        steps(with_run, partial(_export, "r", "e", "--to", "npy"), partial(add_item, 900001)),
-        partial(_export, "r", "e", "--to", "npy", "--overwrite"),
-        _files("e"),
-        (partial(_export, "r", "e", "--to", "npy", "--overwrite"),),
-        "e",
-    ),
-    "export qdrant --overwrite": Writer(
-        steps(with_run, partial(_export, "r", "e", "--to", "npy")),
-        partial(_export, "r", "e", "--to", "qdrant", "--overwrite"),
-        _files("e"),
-        (partial(_export, "r", "e", "--to", "qdrant", "--overwrite"),),
-        "e",
-    ),
+    "save": Writer(TWO_RUNS, partial(save, "r", "r2"), _run("r2"), (partial(save, "r", "r2"),), "r2"),
+    "slim": Writer(ITEM, _slim, _run("s"), (partial(slim, "r", "s"),), "s"),
+    "slim another": Writer(TWO_RUNS, partial(slim, "r", "r2"), _run("r2"), (partial(slim, "r", "r2"),), "r2"),
+    "record_metrics": Writer(ITEM, partial(record, 0.25), _run(), (partial(record, 0.25),), "r"),
+    "prepare": Writer((source,), prepared, _dataset, (partial(prepared, "--overwrite"),), "ds"),
+    "prepare --overwrite": Writer(DATA, _fewer, _dataset, (_fewer,), "ds"),
+    "features": Writer(PICTURES, _hashed, _dataset, (_hashed,), "ds"),
+    "features --replace": Writer(FEATURES, _titles, _dataset, (_titles,), "ds"),
+    "features --drop-without-features": Writer(PICTURES, _dropping, _dataset, (_dropping,), "ds"),
+    "features --add": Writer(FEATURES, _more, _dataset, (partial(_more, "--replace"),), "ds"),
+    "features --add --replace": Writer((*FEATURES, _more), _other, _dataset, (_other,), "ds"),
+    "caption": Writer(PICTURES, _tiles, _dataset, (_tiles,), "ds", loose=CAPTIONED),
+    "caption by another": Writer((*PICTURES, _tiles), _plates, _dataset, (_plates,), "ds", loose=CAPTIONED),
+    "caption --import": Writer((*PICTURES, _tiles, _edits), _import, _dataset, (_import,), "ds"),
+    "export npy": Writer(RUN, _npy, _exported, (_new_npy,), "e"),
+    "export npy --overwrite": Writer((*RUN, _npy, _first), _new_npy, _exported, (_new_npy,), "e"),
+    "export qdrant --overwrite": Writer((*RUN, _npy), _qdrant, _exported, (_qdrant,), "e"),
     "recommend --all parquet": Writer(
-        with_run, partial(everyone, "r", "all.parquet"), _file("all.parquet"), (partial(everyone, "r", "all.parquet"),), "all.parquet"
+        RUN,
+        partial(everyone, "r", "all.parquet"),
+        _file("all.parquet"),
+        (partial(everyone, "r", "all.parquet"),),
+        "all.parquet",
     ),
     "recommend --all csv": Writer(
-        steps(with_two_runs, partial(everyone, "r", "all.csv")),
+        (*TWO_RUNS, partial(everyone, "r", "all.csv")),
         partial(everyone, "r2", "all.csv"),
         _file("all.csv"),
         (partial(everyone, "r2", "all.csv"),),
         "all.csv",
     ),
-    "push": Writer(
-        steps(source, prepared, partial(push, "ds"), partial(prepared, "--overwrite", pairs="fewer.csv")),
-        partial(push, "ds"),
-        on_hub,
-        (partial(push, "ds"),),
-        "ds",
-        hub=True,
-    ),
-    "pull --overwrite": Writer(
-        steps(source, prepared, partial(push, "ds"), partial(prepared, "--overwrite", pairs="fewer.csv")),
-        partial(pull, "ds"),
-        _dataset,
-        (partial(pull, "ds"),),
-        "ds",
-        hub=True,
-    ),
-    "keys add": Writer(
-        partial(key, "add", "first"),
-        partial(key, "add", "second"),
-        keys,
-        (partial(refused, "second", partial(key, "add", "second")),),
-        "keys.json",
-        tidy=partial(key, "add", "third"),
-    ),
+    "push": Writer(PUSHED, _push, on_hub, (_push,), "ds", hub=True),
+    "pull --overwrite": Writer(PUSHED, partial(pull, "ds"), _dataset, (partial(pull, "ds"),), "ds", hub=True),
+    "keys add": Writer((_key_1,), _key_2, keys, (partial(refused, "second", _key_2),), "keys.json", tidy=_key_3),
     "keys revoke": Writer(
-        steps(partial(key, "add", "first"), partial(key, "add", "second")),
-        partial(key, "revoke", "first"),
-        keys,
-        (partial(refused, "first", partial(key, "revoke", "first")),),
-        "keys.json",
-        tidy=partial(key, "add", "third"),
+        (_key_1, _key_2), _revoke, keys, (partial(refused, "first", _revoke),), "keys.json", tidy=_key_3
     ),
     "pointer file": Writer(
-        steps(with_two_runs, lambda: Path("current").write_text("r\n")),
-        partial(point, "r2"),
-        pointed,
-        (partial(point, "r2"),),
-        "current",
+        (*TWO_RUNS, point_by_file), partial(point, "r2"), pointed, (partial(point, "r2"),), "current"
     ),
     "pointer link": Writer(
-        steps(with_two_runs, lambda: Path("current").symlink_to("r")),
-        partial(point, "r2"),
-        pointed,
-        (partial(point, "r2"),),
-        "current",
+        (*TWO_RUNS, point_by_link), partial(point, "r2"), pointed, (partial(point, "r2"),), "current"
     ),
-}  # fmt: skip
+}
