@@ -33,16 +33,15 @@ class Recording:
 
     Attributes:
         start: what was there before.
-        old, new: what a reader found before and after.
-        names: all names after it.
+        old: what a reader found before.
+        good: pairs of what a reader found, and of all names, after it, and after doing it twice if that differs.
         operations: (function, paths) of each one.
         lost, unnamed: paths whose content, or name, a power cut right afterwards would take.
     """
 
     start: Start
     old: Any
-    new: Any
-    names: list[str]
+    good: list[Any]
     operations: list[tuple[str, list[str]]]
     lost: list[str]
     unnamed: list[str]
@@ -80,26 +79,30 @@ class Faults:
         self.forks, self.folder, self.hub = forks, folder, hub
         self.place, self.kept = folder / "place", folder / "kept"
         self.environment = {} if hub is None else {HUB: hub.url}
-        self._recordings: dict[str, Recording] = {}
+        self._recordings: dict[tuple[str, bool], Recording] = {}
         self._starts: dict[tuple[Any, ...], Start] = {}
 
-    def recording(self, name: str) -> Recording:
-        """The undisturbed work of a writer."""
-        if name not in self._recordings:
-            self._recordings[name] = self._record(name)
-        return self._recordings[name]
+    def recording(self, name: str, exchange: bool = True) -> Recording:
+        """The undisturbed work of a writer; `exchange`: on a file system that can exchange two folders."""
+        if (name, exchange) not in self._recordings:
+            self._recordings[name, exchange] = self._record(name, exchange)
+        return self._recordings[name, exchange]
 
-    def _record(self, name: str) -> Recording:
+    def _record(self, name: str, exchange: bool) -> Recording:
         start = self._start(name, len(WRITERS[name].start))
         self._restore(start)
         old, _ = self._call("look", name=name)
         self._restore(start)
-        did = self._work(name, None, AFTER)
+        did = self._work(name, None, AFTER, exchange)
         assert did.code == 0, did.printed
-        new, names = self._call("look", name=name, tidy=True)
+        good = [self._call("look", name=name, tidy=True)]
+        if not WRITERS[name].same:
+            self._call("again", name=name, number=0, good=[])
+            good.append(self._call("look", name=name))
+        new = good[0][0]
         operations = [(function, paths) for function, paths in did.answer["operations"]]
         assert old != new and "nothing" not in new, (old, new)
-        return Recording(start, old, new, names, operations, did.answer["lost"], did.answer["unnamed"])
+        return Recording(start, old, good, operations, did.answer["lost"], did.answer["unnamed"])
 
     def _start(self, name: str, n_steps: int) -> Start:
         """What the first steps of a writer's start lead to; writers share it."""
@@ -126,7 +129,7 @@ class Faults:
             every: do all that people may do afterwards, not only the first.
             exchange: whether the file system can exchange two folders.
         """
-        recording = self.recording(name)
+        recording = self.recording(name, exchange)
         counts = Counts(name, len(recording.operations))
         seen: dict[str, str] = {}
         for number, way in points:
@@ -150,25 +153,23 @@ class Faults:
 
     def _check(self, name: str, every: bool, exchange: bool) -> tuple[str, list[str]]:
         """Look at what is there now, and do the work again, also without having looked; outcome and problems."""
-        recording = self.recording(name)
+        recording = self.recording(name, exchange)
         killed = Start(self.kept, None if self.hub is None else copy.deepcopy((self.hub.repos, self.hub.stored)))
         _fill(self.kept, self.place)
-        looked = self._call("check", name=name, old=recording.old, new=recording.new, exchange=exchange)
+        looked = self._call("check", name=name, old=recording.old, new=recording.good[0][0], exchange=exchange)
         problems = list(looked["problems"])
         for number in range(len(WRITERS[name].again) if every else 1):
             for unseen in (False, True) if looked["changed"] else (True,):
                 if number or (unseen and looked["changed"]):
                     self._restore(killed)
-                found = self._call(
-                    "again", name=name, number=number, new=recording.new, names=recording.names, exchange=exchange
-                )
+                found = self._call("again", name=name, number=number, good=recording.good, exchange=exchange)
                 what = f"again {number}" + (", not looked at" if unseen and looked["changed"] else "")
                 problems += [f"{what}: {problem}" for problem in found]
         return looked["outcome"], problems
 
-    def points(self, name: str, at_most: int | None = None) -> list[tuple[int, str]]:
+    def points(self, name: str, at_most: int | None = None, exchange: bool = True) -> list[tuple[int, str]]:
         """Where to kill a writer: everywhere in every way, or at some moves of what people see, evenly spread."""
-        operations = self.recording(name).operations
+        operations = self.recording(name, exchange).operations
         if at_most is None:
             return [(number, way) for number in range(len(operations)) for way in (BEFORE, AFTER, POWER)]
         moves = [number for number, (function, paths) in enumerate(operations) if function in MOVES and _seen(paths)]
@@ -178,7 +179,7 @@ class Faults:
         chosen = [moves[place * (len(moves) - 1) // max(1, some - 1)] for place in range(some)]
         return [(number, AFTER if place % 2 else BEFORE) for place, number in enumerate(chosen)]
 
-    def _work(self, name: str, kill: int | None, way: str, exchange: bool = True) -> Any:
+    def _work(self, name: str, kill: int | None, way: str, exchange: bool) -> Any:
         return self.forks.start(
             "running:work",
             name=name,

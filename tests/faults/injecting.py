@@ -126,15 +126,17 @@ class Injector:
         self.operations.append((name, paths))
         if number == self.kill and self.way == BEFORE:
             os.kill(os.getpid(), signal.SIGKILL)
-        result = call()
-        if name in ("fsync", "fdatasync") and paths:
-            self.disk.synced(self.root / paths[0])
-        if number == self.kill:
-            if self.way == POWER:
-                self.kill = None
-                self.disk.cut_power()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        try:
+            result = call()
+            if name in ("fsync", "fdatasync") and paths:
+                self.disk.synced(self.root / paths[0])
+            return result
+        finally:  # also where the operation was refused
+            if number == self.kill:
+                if self.way == POWER:
+                    self.kill = None
+                    self.disk.cut_power()
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _counted(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(real)

@@ -95,31 +95,25 @@ def check(
 
 
 def again(
-    name: str,
-    number: int,
-    place: str,
-    environment: Mapping[str, str],
-    new: Any,
-    names: list[str],
-    exchange: bool = True,
+    name: str, number: int, place: str, environment: Mapping[str, str], good: list[Any], exchange: bool = True
 ) -> list[str]:
     """Do what people do after a kill; returns what differs from an undisturbed work.
 
     Args:
         number: in the writer's `again`.
-        new: what a reader found after an undisturbed work.
-        names: all names after it.
+        good: pairs of what a reader finds, and of all names, after an undisturbed work.
     """
     root, writer = _enter(place, environment, exchange), WRITERS[name]
     problems = []
     try:
         writer.again[number]()
         found = _look(writer)
-        if found != new:
-            problems.append(f"differs from an undisturbed one in {differences(found, new)}")
         writer.tidy()
-        if left := sorted(set(states.names(root)) ^ set(names)):
-            problems.append(f"left over or missing: {', '.join(left)[:300]}")
+        names = states.names(root)
+        if [found, names] not in good:
+            new, expected = good[0]
+            left = ", ".join(sorted(set(names) ^ set(expected)))[:300]
+            problems.append(f"differs in {differences(found, new)}; left over or missing: {left or 'nothing'}")
     except Exception as error:
         problems.append(f"{type(error).__name__}: {str(error)[:400]}")
     return problems

@@ -74,6 +74,8 @@ class Writer:
         again: what people do after a kill; each one leads to what an undisturbed `work` leads to.
         tidy: a write after `again`, for those `again` that may have nothing to do.
         loose: keys of `look` that may be the old or the new ones in themselves, as long as the work has not ended.
+        exchanges: whether it replaces a folder as a whole.
+        same: whether the work leads to the same if it is done twice.
         hub: whether it needs the stand-in of the hub.
         place: what it makes or replaces, below the working folder.
     """
@@ -85,6 +87,8 @@ class Writer:
     place: str
     tidy: Step = lambda: None
     loose: tuple[str, ...] = ()
+    exchanges: bool = False
+    same: bool = True
     hub: bool = False
 
 
@@ -288,6 +292,9 @@ def _file(name: str) -> Callable[[], Any]:
 
 
 def _exported() -> Any:
+    from lirdrec.atomic import recover
+
+    recover(Path("e"))  # an export has no reader of ours that could do this; the next write does
     return states.files(Path("e"))
 
 
@@ -324,7 +331,7 @@ _new_npy = partial(lirdrec, "export", "r", "e", "--to", "npy", "--overwrite")
 _qdrant = partial(lirdrec, "export", "r", "e", "--to", "qdrant", "--overwrite")
 _parquet = partial(everyone, "r", "all.parquet")
 _csv, _new_csv = (partial(everyone, run, "all.csv") for run in ("r", "r2"))
-_push = partial(push, "ds")
+_push, _pull = partial(push, "ds"), partial(pull, "ds")
 _key_1, _key_2, _key_3 = (partial(key, "add", name) for name in ("first", "second", "third"))
 _revoke = partial(key, "revoke", "first")
 
@@ -358,18 +365,18 @@ WRITERS: dict[str, Writer] = {
     "slim another": Writer(TWO_RUNS, partial(slim, "r", "r2"), _run("r2"), (partial(slim, "r", "r2"),), "r2"),
     "record_metrics": Writer(ITEM, partial(record, 0.25), _run(), (partial(record, 0.25),), "r"),
     "prepare": Writer((source,), prepared, _dataset, (partial(prepared, "--overwrite"),), "ds"),
-    "prepare --overwrite": Writer(DATA, _fewer, _dataset, (_fewer,), "ds"),
+    "prepare --overwrite": Writer(DATA, _fewer, _dataset, (_fewer,), "ds", exchanges=True),
     "features": Writer(PICTURES, _hashed, _dataset, (_hashed,), "ds"),
     "features --replace": Writer(FEATURES, _titles, _dataset, (_titles,), "ds"),
-    "features --drop-without-features": Writer(PICTURES, _dropping, _dataset, (_dropping,), "ds"),
+    "features --drop-without-features": Writer(PICTURES, _dropping, _dataset, (_dropping,), "ds", same=False),
     "features --add": Writer(FEATURES, _more, _dataset, (partial(_more, "--replace"),), "ds"),
     "features --add --replace": Writer((*FEATURES, _more), _other, _dataset, (_other,), "ds"),
     "caption": Writer(PICTURES, _tiles, _dataset, (_tiles,), "ds", loose=CAPTIONED),
     "caption by another": Writer((*PICTURES, _tiles), _plates, _dataset, (_plates,), "ds", loose=CAPTIONED),
     "caption --import": Writer((*PICTURES, _tiles, _edits), _import, _dataset, (_import,), "ds"),
     "export npy": Writer(RUN, _npy, _exported, (_new_npy,), "e"),
-    "export npy --overwrite": Writer((*RUN, _npy, _first), _new_npy, _exported, (_new_npy,), "e"),
-    "export qdrant --overwrite": Writer((*RUN, _npy), _qdrant, _exported, (_qdrant,), "e"),
+    "export npy --overwrite": Writer((*RUN, _npy, _first), _new_npy, _exported, (_new_npy,), "e", exchanges=True),
+    "export qdrant --overwrite": Writer((*RUN, _npy), _qdrant, _exported, (_qdrant,), "e", exchanges=True),
     "recommend --all parquet": Writer(
         RUN,
         partial(everyone, "r", "all.parquet"),
@@ -385,7 +392,9 @@ WRITERS: dict[str, Writer] = {
         "all.csv",
     ),
     "push": Writer(PUSHED, _push, on_hub, (_push,), "ds", hub=True),
-    "pull --overwrite": Writer(PUSHED, partial(pull, "ds"), _dataset, (partial(pull, "ds"),), "ds", hub=True),
+    "pull --overwrite": Writer(
+        PUSHED, partial(pull, "ds"), _dataset, (partial(pull, "ds"),), "ds", exchanges=True, hub=True
+    ),
     "keys add": Writer((_key_1,), _key_2, keys, (partial(refused, "second", _key_2),), "keys.json", tidy=_key_3),
     "keys revoke": Writer(
         (_key_1, _key_2), _revoke, keys, (partial(refused, "first", _revoke),), "keys.json", tidy=_key_3
