@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from . import states
-from .forking import Forks
+from .forking import Child, Forks
 from .injecting import AFTER, BEFORE, POWER
-from .writers import HUB, WRITERS
+from .writers import HUB, STEPS, WRITERS
 
 MOVES = ("rename", "replace", "unlink", "remove", "rmdir", "link", "symlink", "exchange")
 SENT = ("send", "sendall")
@@ -89,28 +89,27 @@ class Faults:
         return self._recordings[name, exchange]
 
     def _record(self, name: str, exchange: bool) -> Recording:
-        start = self._start(name, len(WRITERS[name].start))
-        self._restore(start)
-        old, _ = self._call("look", name=name)
-        self._restore(start)
+        start = self.started(WRITERS[name].start)
+        self.restore(start)
+        old, _ = self.call("look", name=name)
+        self.restore(start)
         did = self._work(name, None, AFTER, exchange)
         assert did.code == 0, did.printed
-        good = [self._call("look", name=name, tidy=True)]
+        good = [self.call("look", name=name, tidy=True)]
         if not WRITERS[name].same:
-            self._call("again", name=name, number=0, good=[])
-            good.append(self._call("look", name=name))
+            self.call("again", name=name, number=0, good=[])
+            good.append(self.call("look", name=name))
         new = good[0][0]
         operations = [(function, paths) for function, paths in did.answer["operations"]]
         assert old != new and "nothing" not in new, (old, new)
         return Recording(start, old, good, operations, did.answer["lost"], did.answer["unnamed"])
 
-    def _start(self, name: str, n_steps: int) -> Start:
-        """What the first steps of a writer's start lead to; writers share it."""
-        steps = WRITERS[name].start[:n_steps]
+    def started(self, steps: tuple[Any, ...]) -> Start:
+        """What steps lead to; those that begin with the same ones share what these made."""
         if steps not in self._starts:
-            if n_steps:
-                self._restore(self._start(name, n_steps - 1))
-                self._call("start", name=name, step=n_steps - 1)
+            if steps:
+                self.restore(self.started(steps[:-1]))
+                self.call("start", number=STEPS.index(steps[-1]))
             else:
                 _empty(self.place)
                 self._set_hub(({}, {}))
@@ -133,7 +132,7 @@ class Faults:
         counts = Counts(name, len(recording.operations))
         seen: dict[str, str] = {}
         for number, way in points:
-            self._restore(recording.start)
+            self.restore(recording.start)
             ended = self._work(name, number, way, exchange)
             counts.kills += 1
             at = f"{name}, killed {way} {number} ({_shown(recording.operations, number)})"
@@ -156,13 +155,13 @@ class Faults:
         recording = self.recording(name, exchange)
         killed = Start(self.kept, None if self.hub is None else copy.deepcopy((self.hub.repos, self.hub.stored)))
         _fill(self.kept, self.place)
-        looked = self._call("check", name=name, old=recording.old, new=recording.good[0][0], exchange=exchange)
+        looked = self.call("check", name=name, old=recording.old, new=recording.good[0][0], exchange=exchange)
         problems = list(looked["problems"])
         for number in range(len(WRITERS[name].again) if every else 1):
             for unseen in (False, True) if looked["changed"] else (True,):
                 if number or (unseen and looked["changed"]):
-                    self._restore(killed)
-                found = self._call("again", name=name, number=number, good=recording.good, exchange=exchange)
+                    self.restore(killed)
+                found = self.call("again", name=name, number=number, good=recording.good, exchange=exchange)
                 what = f"again {number}" + (", not looked at" if unseen and looked["changed"] else "")
                 problems += [f"{what}: {problem}" for problem in found]
         return looked["outcome"], problems
@@ -190,10 +189,16 @@ class Faults:
             exchange=exchange,
         ).wait()
 
-    def _call(self, function: str, **arguments: Any) -> Any:
+    def call(self, function: str, **arguments: Any) -> Any:
+        """Run a function of `running.py` in the working folder."""
         return self.forks.call(f"running:{function}", place=str(self.place), environment=self.environment, **arguments)
 
-    def _restore(self, start: Start) -> None:
+    def start(self, function: str, **arguments: Any) -> Child:
+        """The same, without waiting for its end."""
+        return self.forks.start(f"running:{function}", place=str(self.place), environment=self.environment, **arguments)
+
+    def restore(self, start: Start) -> None:
+        """Make the working folder what it was at a start."""
         _fill(self.place, start.folder)
         self._set_hub(start.hub)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from . import states
 from .injecting import Injector
 from .preparing import prepare_child
-from .writers import WRITERS, Writer
+from .writers import ALTERNATING, STEPS, WRITERS, Refused, Writer, add_item
 
 LOCKS = (".lock",)
 
@@ -43,10 +44,10 @@ def _look(writer: Writer) -> Any:
         return {"nothing": f"{type(error).__name__}: {error}"}
 
 
-def start(name: str, step: int, place: str, environment: Mapping[str, str]) -> None:
+def start(number: int, place: str, environment: Mapping[str, str]) -> None:
     """Do one step of what is there before the work."""
     _enter(place, environment)
-    WRITERS[name].start[step]()
+    STEPS[number]()
 
 
 def work(
@@ -149,3 +150,61 @@ def differences(one: Any, other: Any) -> list[str]:
     if not isinstance(one, dict) or not isinstance(other, dict):
         return [] if one == other else ["all"]
     return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+
+
+# ---------------------------------------------------------------- at once
+
+
+def add_when_allowed(place: str, environment: Mapping[str, str], gate: str, number: int) -> str | None:
+    """Add an item as soon as nobody holds the lock on the file `gate`; returns what was said where it is refused."""
+    _enter(place, environment)
+    with open(gate) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+    try:
+        add_item(number)
+    except Refused as refused:
+        return str(refused)
+    return None
+
+
+def items(place: str, environment: Mapping[str, str]) -> Any:
+    """The items of the run, once all of it is checked."""
+    _enter(place, environment)
+    return states.run(Path("r"))["items"]
+
+
+def replace_often(
+    place: str, environment: Mapping[str, str], case: str, times: int, done: str, exchange: bool = True
+) -> None:
+    """Write the versions of a case in turn, then make the file `done`."""
+    _enter(place, environment, exchange)
+    try:
+        for number in range(times):
+            ALTERNATING[case].steps[number % 2]()
+    finally:
+        Path(done).touch()
+
+
+def read_until(
+    place: str, environment: Mapping[str, str], case: str, done: str, versions: list[Any], exchange: bool = True
+) -> Any:
+    """Read until the file `done` is there; returns the number of reads, and what was none of the versions."""
+    _enter(place, environment, exchange)
+    reads, wrong, last = 0, [], False
+    while not last:
+        last = Path(done).exists()  # one more read after it
+        reads += 1
+        try:
+            found = json.loads(json.dumps(ALTERNATING[case].look()))
+            if found not in versions:
+                wrong.append(f"differs from them in {[differences(found, version) for version in versions]}")
+        except Exception as error:
+            wrong.append(f"{type(error).__name__}: {error}")
+    return reads, wrong
+
+
+def alternate(place: str, environment: Mapping[str, str], case: str, step: int) -> Any:
+    """Write one version of a case and read it."""
+    _enter(place, environment)
+    ALTERNATING[case].steps[step]()
+    return ALTERNATING[case].look()

@@ -34,6 +34,12 @@ def dataset(folder: Path) -> dict[str, Any]:
 
 def run(folder: Path) -> dict[str, Any]:
     """A run, all of it: what it recommends, what it is made of, and what is recorded of its training."""
+    lines = {name: _lines(folder, name) for name in ("metrics.json", "history.jsonl")}
+    return loaded_run(folder) | lines
+
+
+def loaded_run(folder: Path) -> dict[str, Any]:
+    """What a run recommends and is made of."""
     from lirdrec.recommender.recommender import Recommender
 
     found = Recommender.load(folder, verify=True)
@@ -50,16 +56,15 @@ def run(folder: Path) -> dict[str, Any]:
         "table": found.item_table.to_dicts(),
         "features": features,
         "metrics": found.info.get("metrics"),
-        "metrics_file": _lines(folder, "metrics.json"),
-        "history": _lines(folder, "history.jsonl"),
     }
 
 
 def _lines(folder: Path, name: str) -> list[str]:
     """The lines of a file beside a run, but for times."""
-    from lirdrec.manifest import placed, read_manifest
+    from lirdrec.manifest import MANIFEST, placed, read_manifest
 
-    path = placed(folder, read_manifest(folder, ""), name)
+    there = (folder / MANIFEST).is_file()
+    path = placed(folder, read_manifest(folder, ""), name) if there else folder / name
     lines = path.read_text().splitlines() if path.is_file() else []
     return [re.sub(r'"seconds\w*": [\d.]+', "", line) for line in lines]
 

@@ -114,7 +114,7 @@ def source() -> None:
     Path("pictures").mkdir()
     for n in range(N_PICTURES):
         Image.new("RGB", (16, 16), (248 - 10 * n, 10 * n, 128)).save(f"pictures/{n}.png")
-    for number in (900001, 900002, 900003):
+    for number in range(900001, 900006):
         pl.DataFrame({"item": [number], "title": [f"new {number}"]}).write_csv(f"{number}.csv")
         np.save(f"{number}.npy", rng.standard_normal((1, 6)).astype(np.float32))
 
@@ -287,6 +287,10 @@ def _run(folder: str = "r") -> Callable[[], Any]:
     return lambda: states.run(Path(folder))
 
 
+def _loaded(folder: str) -> Callable[[], Any]:
+    return lambda: states.loaded_run(Path(folder))
+
+
 def _file(name: str) -> Callable[[], Any]:
     return lambda: states.file(Path(name))
 
@@ -316,6 +320,7 @@ def _as_it_says() -> None:
 _popularity = partial(lirdrec, "train", "ds", "--run", "r", "--model", "popularity")
 _first, _second = partial(add_item, 900001), partial(add_item, 900002)
 _copy = partial(add_item, 900002, "--save-as", "r2")
+_copy_run = partial(save, "r", "r3")
 _slim = partial(lirdrec, "slim", "r", "-o", "s")
 _features = partial(lirdrec, "features", "ds")
 _hashed = partial(_features, "--text", "hashed", "--image", "descriptor")
@@ -343,8 +348,8 @@ ITEM = (*RUN, _first)
 TWO_RUNS = (*ITEM, partial(trained, "--seed", "3", run="r2"))
 PUSHED = (*DATA, _push, _fewer)
 
-TESTED = ("metrics", "metrics_file")  # the figures of the test set come after the run itself
-TRAINED = (*TESTED, "history")  # of an epoch, as soon as it ends
+# the figures of the test set come after the run itself, the line of an epoch as soon as it ends
+TRAINED = ("metrics", "metrics.json", "history.jsonl")
 CAPTIONED = ("info",)  # what is noted about captions comes after them
 
 WRITERS: dict[str, Writer] = {
@@ -406,3 +411,34 @@ WRITERS: dict[str, Writer] = {
         (*TWO_RUNS, point_by_link), partial(point, "r2"), pointed, (partial(point, "r2"),), "current"
     ),
 }
+
+
+@dataclass(frozen=True)
+class Alternating:
+    """Two versions that replace each other, again and again.
+
+    Attributes:
+        start: steps that make what is there before.
+        steps: each one writes its version.
+        look: what a reader finds.
+        exchanges: whether it replaces a folder as a whole.
+    """
+
+    start: tuple[Step, ...]
+    steps: tuple[Step, Step]
+    look: Callable[[], Any]
+    exchanges: bool = False
+
+
+ALTERNATING: dict[str, Alternating] = {
+    "save": Alternating((*TWO_RUNS, _copy_run), (partial(save, "r", "r3"), partial(save, "r2", "r3")), _loaded("r3")),
+    "record_metrics": Alternating(ITEM, (partial(record, 0.25), partial(record, 0.5)), _loaded("r")),
+    "prepare --overwrite": Alternating(DATA, (_fewer, partial(prepared, "--overwrite")), _dataset, True),
+    "features --add --replace": Alternating((*FEATURES, _more), (_other, partial(_more, "--replace")), _dataset),
+    "keys": Alternating((_key_1,), (_key_2, partial(key, "revoke", "second")), keys),
+}
+
+# all steps of a start, so that a number is enough to name one in another process
+STEPS: list[Step] = list(
+    dict.fromkeys(step for one in (*WRITERS.values(), *ALTERNATING.values()) for step in one.start)
+)
