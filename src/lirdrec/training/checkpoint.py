@@ -64,9 +64,7 @@ class CheckpointStore:
         if checkpoint.facts["best_epoch"] != self._best:
             _write(best, checkpoint.best, {})
         _write(self.folder / LAST, checkpoint.tensors, checkpoint.facts | {"fingerprint": self.fingerprint})
-        for old in self.folder.glob("best-*.safetensors"):
-            if old != best:
-                old.unlink()
+        self._remove_all_but(best)
         self._best, self._saved = checkpoint.facts["best_epoch"], time.monotonic()
 
     def load(self) -> Checkpoint | None:
@@ -88,7 +86,14 @@ class CheckpointStore:
                 )
         best, _ = _read(self._best_file(facts["best_epoch"]))
         self._best = facts["best_epoch"]
+        self._remove_all_but(self._best_file(facts["best_epoch"]))
         return Checkpoint(tensors, facts, best)
+
+    def _remove_all_but(self, best: Path) -> None:
+        """Remove the best parameters of other epochs; a kill may have left some."""
+        for other in self.folder.glob("best-*.safetensors"):
+            if other != best:
+                other.unlink()
 
     def _best_file(self, epoch: int) -> Path:
         return self.folder / f"best-{epoch}.safetensors"
