@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from lirdrec.atomic import flush, write_errors
+from lirdrec.atomic import flush, is_leftover, write_errors
 from lirdrec.data.columns import USER
 from lirdrec.errors import ConfigError
 from lirdrec.exporting.tables import ENDINGS, table_writer
@@ -100,7 +100,7 @@ def recommend_everyone(
     with folder_lock(output.with_name(output.name + ".parts"), lambda who: f"{output}: is being written{who}") as parts:
         _refuse_strange(parts)
         if restart:
-            for path in parts.iterdir():
+            for path in sorted(parts.iterdir(), key=lambda path: path.name == PLAN):  # the plan last: see below
                 if path.name != LOCK:
                     path.unlink()
         shards = Shards(parts, plan, len(users), shard_users)
@@ -177,5 +177,5 @@ def _identity(recommender: Recommender, exclude_seen: bool) -> str:
 
 def _refuse_strange(parts: Path) -> None:
     """Keep someone else's folder: at the end, this one is removed with all that it holds."""
-    if not (parts / PLAN).is_file() and any(path.name != LOCK for path in parts.iterdir()):
+    if not (parts / PLAN).is_file() and any(path.name != LOCK and not is_leftover(path) for path in parts.iterdir()):
         raise ConfigError(f"{parts}: holds something else, and parts of the file would go there; choose another name")

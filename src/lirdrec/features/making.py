@@ -22,7 +22,7 @@ from lirdrec.features.fitting import State, bare, fit, identity, json_like
 from lirdrec.features.joining import Joined, join
 from lirdrec.features.known import Known, fitted_state
 from lirdrec.features.progress import progress_bar
-from lirdrec.features.shards import Shards, begun
+from lirdrec.features.shards import JOINING, Shards, begun
 from lirdrec.features.sources import KEY_BYTES, Item, Source
 from lirdrec.features.store import PROBLEMS
 
@@ -110,6 +110,7 @@ class MatrixWork:
             fit(job.encoder, job.source, self.place / "fit", fitting, self._state_before, dear=begun(self.place))
         self.identity = identity(job.encoder)
         self.shards = Shards(self.place, {**plan, "identity": self.identity}, len(job.source), job.encoder.shard_rows)
+        (self.place / JOINING).unlink(missing_ok=True)
         self.encoded = self.copied = self.resumed = 0
         self.seconds = 0.0
 

@@ -24,7 +24,7 @@ from lirdrec.features.encoding import Loop, encode_shard, local
 from lirdrec.features.joining import Joined
 from lirdrec.features.making import Job, MatrixWork
 from lirdrec.features.refusing import covered, refuse_bare, refuse_empty, spare
-from lirdrec.features.shards import begun
+from lirdrec.features.shards import JOINING, begun
 from lirdrec.features.sources import PictureSource
 from lirdrec.features.store import add_features, read_frame
 from lirdrec.locks import folder_lock
@@ -151,7 +151,8 @@ def make_features(
             keep = covered(folder, joined)
             if keep.all():
                 dropped = None
-                add_features(folder, matrices, told, noted, _changed_table(folder, place / CHANGED, works))
+                with _joining(works):
+                    add_features(folder, matrices, told, noted, _changed_table(folder, place / CHANGED, works))
             else:
                 if not drop:
                     refuse_bare(folder, keep, works, joined)
@@ -159,7 +160,8 @@ def make_features(
                 changed = drop_items(folder, read_manifest(folder), table, keep, place / CHANGED, without=names)
                 dropped = changed.told
                 matrices = {work.job.name: work.join(keep).matrix for work in works}
-                add_features(folder, matrices, told, changed.info | noted, changed.files, changed.counts)
+                with _joining(works):
+                    add_features(folder, matrices, told, changed.info | noted, changed.files, changed.counts)
         for work in works:
             work.shards.discard()
         shutil.rmtree(place / CHANGED, ignore_errors=True)
@@ -175,6 +177,23 @@ def _nothing_left_of_nothing(place: Path, names: Sequence[str]) -> Iterator[None
         for name in names:
             if not begun(place / name):
                 shutil.rmtree(place / name, ignore_errors=True)
+
+
+@contextmanager
+def _joining(works: Sequence[MatrixWork]) -> Iterator[None]:
+    """Mark the work as finished while it joins the dataset, which may have other items afterwards.
+
+    After a kill between the two, what was left would else be refused as unfinished work of other settings.
+    """
+    marks = [work.place / JOINING for work in works]
+    for mark in marks:
+        mark.touch()
+    try:
+        yield
+    except BaseException:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+        raise
 
 
 def _pictures(works: Sequence[MatrixWork]) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from lirdrec.atomic import atomic_write, sha256, write_errors
+from lirdrec.atomic import atomic_write, remove, sha256, write_errors
 from lirdrec.errors import ConfigError
+from lirdrec.locks import LOCK
 
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
+JOINING = "joining"  # a file that is there from before the finished work joins the dataset until it is discarded
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Shard:
 
 
 def begun(folder: Path) -> bool:
-    """Whether anything was finished in a folder of shards."""
-    return any(folder.glob("[0-9]*.json"))
+    """Whether anything was finished in a folder of shards that would be lost with it."""
+    return any(folder.glob("[0-9]*.json")) and not (folder / JOINING).exists()
 
 
 def forget(folder: Path) -> None:
@@ -119,7 +121,10 @@ class Shards:
         return self._told(index)["facts"]
 
     def discard(self) -> None:
-        """Remove the folder."""
+        """Remove the folder; its plan goes last, so that what a kill leaves is known as ours."""
+        for path in sorted(self.folder.glob("*")):
+            if path.name not in (PLAN, LOCK):
+                remove(path)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _arrays(self, index: int) -> Path:
