@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lirdrec.atomic import atomic_write
+from lirdrec.atomic import atomic_write, flush
 from lirdrec.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,10 @@ class HistoryFile:
             temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in past), encoding="utf-8")
 
     def append(self, epoch: dict[str, Any]) -> None:
-        """Add an epoch's line."""
+        """Add an epoch's line; on return it is on the disk."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(epoch) + "\n")
+        flush(self.path)
 
 
 def plot_curves(history: Sequence[dict[str, Any]], metric: str, path: Path) -> None:
