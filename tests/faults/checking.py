@@ -167,10 +167,14 @@ class Faults:
         return looked["outcome"], problems
 
     def points(self, name: str, at_most: int | None = None, exchange: bool = True) -> list[tuple[int, str]]:
-        """Where to kill a writer: everywhere in every way, or at some moves of what people see, evenly spread."""
+        """Where to kill a writer: everywhere, or at some moves of what people see, evenly spread.
+
+        Power is cut at moves only: other operations leave nothing under a name that people see.
+        """
         operations = self.recording(name, exchange).operations
         if at_most is None:
-            return [(number, way) for number in range(len(operations)) for way in (BEFORE, AFTER, POWER)]
+            every = [(number, way) for number in range(len(operations)) for way in (BEFORE, AFTER)]
+            return every + [(number, POWER) for number, (function, _) in enumerate(operations) if function in MOVES]
         moves = [number for number, (function, paths) in enumerate(operations) if function in MOVES and _seen(paths)]
         if not moves:
             moves = [number for number, (function, _) in enumerate(operations) if function in SENT]

@@ -3,7 +3,7 @@
 Whatever the operation, a reader finds the old version or the new one, each complete; the same command afterwards leads
 to what it would have led to undisturbed; and nothing is left over.
 
-    pytest tests/faults -m slow -s      # at every operation, three ways each, with counts
+    pytest tests/faults -m slow         # at every operation, before and after it, with counts
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_killed_at_every_operation(faults, writer, capsys):
     counts = faults.kill(writer, faults.points(writer), every=True)
     with capsys.disabled():
         print(f"\n{counts}")
-    assert counts.kills == 3 * counts.operations
+    assert counts.kills >= 2 * counts.operations
     assert not counts.problems, "\n".join([str(counts), *counts.problems])
 
 
