@@ -82,13 +82,18 @@ async def parsed(request: Request, model: type[M]) -> M:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise Problem(415, "the body must be JSON: send Content-Type: application/json")
-    amount = Amount(model)
-    pieces = []
+    amount: Amount | None = None
+    pieces, size = [], 0
     async for piece in request.stream():
-        amount.add(piece)
         pieces.append(piece)
+        size += len(piece)
+        if amount is not None:
+            amount.add(piece)
+        elif size > SMALL:
+            amount = Amount(model)
+            amount.add(b"".join(pieces))
     body = b"".join(pieces)
-    if len(body) <= SMALL:
+    if amount is None:
         return model.model_validate_json(body)
     turn = services(request).reading
     await turn.acquire()
