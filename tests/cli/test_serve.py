@@ -69,7 +69,7 @@ def test_a_key_is_shown_once_and_works(lirdrec, tmp_path):
         (["serve", "RUN", "--timeout", "inf"], "timeout_seconds is inf"),
         (["serve", "RUN", "--head-timeout", "nan"], "head_seconds is nan"),
         (["serve", "RUN", "--rate-limit", "inf"], "rate_limit is inf"),
-        (["serve", "RUN", "--threads", "9" * 20], "threads is 9999"),
+        (["serve", "RUN", "--threads", "9" * 10], "threads is 9999999999"),
         (["serve", "RUN", "--address-connections", "0"], "address_connections is 0"),
         (["serve", "RUN", "--cors", "http://[::1"], "is no origin"),
         (["serve", "RUN", "--trusted-proxy", "proxy.example"], "'proxy.example' is no address or network"),
