@@ -26,6 +26,7 @@ from lirdrec.server.schemas import (
 from lirdrec.server.services import Services
 
 router = APIRouter(tags=["recommend"])
+LONG_LIST = 200  # values of a filter that are checked on the event loop
 
 
 async def recommend(request: Request) -> Response:
@@ -92,7 +93,7 @@ async def _recommend(served: Services, asked: RecommendRequest) -> dict[str, Any
         asked.history,
         asked.k,
         asked.exclude_seen,
-        None if asked.filter is None else Filter.of(asked.filter),
+        None if asked.filter is None else await _filter(served, asked.filter),
         asked.diversity,
         asked.branch_weights,
         asked.unknown,
@@ -110,6 +111,14 @@ async def _recommend(served: Services, asked: RecommendRequest) -> dict[str, Any
     if ranked.fallback is not None:
         value["fallback"] = ranked.fallback
     return value
+
+
+async def _filter(served: Services, conditions: dict[str, Any]) -> Filter:
+    """The filter of a request; one with long lists is checked in a thread, so that other requests do not wait."""
+    lists = (one for asked in conditions.values() if isinstance(asked, dict) for one in asked.values())
+    if any(isinstance(one, list) and len(one) > LONG_LIST for one in lists):
+        return await served.read(lambda: Filter.of(conditions))
+    return Filter.of(conditions)
 
 
 def _add_columns(served: Services, found: list[dict[str, Any]], columns: list[str]) -> None:
