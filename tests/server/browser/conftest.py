@@ -15,9 +15,12 @@ from ..servers import Listening
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """The system's Chromium; tests are skipped where it, or playwright, is missing."""
+    """The system's Chromium; tests are skipped where it, or playwright, is missing.
+
+    Of a module, not longer: while playwright runs, no other test of this process could use asyncio.
+    """
     path = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if path is None:
         pytest.skip("no Chromium found: install the package chromium to test the page")
@@ -30,7 +33,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def serve(shop, tmp_path_factory) -> Iterator[Callable[..., str]]:
     """`serve(encoders=True)` gives the address of a server with the page; the same options, the same server."""
     from contextlib import ExitStack
