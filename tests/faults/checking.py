@@ -119,13 +119,12 @@ class Faults:
             self._starts[steps] = Start(folder, hub)
         return self._starts[steps]
 
-    def kill(self, name: str, points: Iterable[tuple[int, str]], every: bool, exchange: bool = True) -> Counts:
-        """Kill a writer at (operation, way) and check what is there.
+    def kill(self, name: str, points: Iterable[tuple[int, str]], exchange: bool = True) -> Counts:
+        """Kill a writer at (operation, way) and check what is there; what people may do then is taken in turn.
 
         Args:
             name: of the writer.
             points: where.
-            every: do all that people may do afterwards, not only the first.
             exchange: whether the file system can exchange two folders.
         """
         recording = self.recording(name, exchange)
@@ -144,37 +143,48 @@ class Faults:
                 continue
             state = states.tree(self.place) + self._hub_state(name)
             if state not in seen:
+                seen[state], problems = self._check(name, counts.states, exchange)
                 counts.states += 1
-                seen[state], problems = self._check(name, every, exchange)
                 counts.problems += [f"{at}: {problem}" for problem in problems]
             counts.outcomes[seen[state]] += 1
         return counts
 
-    def _check(self, name: str, every: bool, exchange: bool) -> tuple[str, list[str]]:
+    def _check(self, name: str, turn: int, exchange: bool) -> tuple[str, list[str]]:
         """Look at what is there now, and do the work again, also without having looked; outcome and problems."""
         recording = self.recording(name, exchange)
         killed = Start(self.kept, None if self.hub is None else copy.deepcopy((self.hub.repos, self.hub.stored)))
         _fill(self.kept, self.place)
         looked = self.call("check", name=name, old=recording.old, new=recording.good[0][0], exchange=exchange)
-        problems = list(looked["problems"])
-        for number in range(len(WRITERS[name].again) if every else 1):
-            for unseen in (False, True) if looked["changed"] else (True,):
-                if number or (unseen and looked["changed"]):
-                    self.restore(killed)
-                found = self.call("again", name=name, number=number, good=recording.good, exchange=exchange)
-                what = f"again {number}" + (", not looked at" if unseen and looked["changed"] else "")
-                problems += [f"{what}: {problem}" for problem in found]
+        problems, number = list(looked["problems"]), turn % len(WRITERS[name].again)
+        for unseen in (False, True) if looked["changed"] else (True,):
+            if unseen and looked["changed"]:
+                self.restore(killed)
+            found = self.call("again", name=name, number=number, good=recording.good, exchange=exchange)
+            what = f"again {number}" + (", not looked at" if unseen and looked["changed"] else "")
+            problems += [f"{what}: {problem}" for problem in found]
         return looked["outcome"], problems
 
-    def points(self, name: str, at_most: int | None = None, exchange: bool = True) -> list[tuple[int, str]]:
-        """Where to kill a writer: everywhere, or at some moves of what people see, evenly spread.
+    def every_point(self, name: str, exchange: bool = True) -> list[tuple[int, str]]:
+        """Where to kill a writer so that no state of its files is left out: before and after every operation.
 
-        Power is cut at moves only: other operations leave nothing under a name that people see.
+        Kills that leave the same files are one: after an fsync there is what was there before it. Power is cut at moves
+        only: other operations leave nothing under a name that people see.
         """
+        self.restore(self.recording(name, exchange).start)
+        did = self._work(name, None, AFTER, exchange, trace=True).answer
+        points, known = [], set()
+        for number, ((function, _), found) in enumerate(zip(did["operations"], did["states"], strict=True)):
+            for way, state in zip((BEFORE, AFTER), found, strict=True):
+                if state not in known or function in SENT:
+                    points.append((number, way))
+                known.add(state)
+            if function in MOVES:
+                points.append((number, POWER))
+        return points
+
+    def some_points(self, name: str, at_most: int, exchange: bool = True) -> list[tuple[int, str]]:
+        """Where to kill a writer in a short test: at moves of what people see, evenly spread."""
         operations = self.recording(name, exchange).operations
-        if at_most is None:
-            every = [(number, way) for number in range(len(operations)) for way in (BEFORE, AFTER)]
-            return every + [(number, POWER) for number, (function, _) in enumerate(operations) if function in MOVES]
         moves = [number for number, (function, paths) in enumerate(operations) if function in MOVES and _seen(paths)]
         if not moves:
             moves = [number for number, (function, _) in enumerate(operations) if function in SENT]
@@ -182,7 +192,7 @@ class Faults:
         chosen = [moves[place * (len(moves) - 1) // max(1, some - 1)] for place in range(some)]
         return [(number, AFTER if place % 2 else BEFORE) for place, number in enumerate(chosen)]
 
-    def _work(self, name: str, kill: int | None, way: str, exchange: bool) -> Any:
+    def _work(self, name: str, kill: int | None, way: str, exchange: bool, trace: bool = False) -> Any:
         return self.forks.start(
             "running:work",
             name=name,
@@ -191,6 +201,7 @@ class Faults:
             kill=kill,
             way=way,
             exchange=exchange,
+            trace=trace,
         ).wait()
 
     def call(self, function: str, **arguments: Any) -> Any:

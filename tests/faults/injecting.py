@@ -85,15 +85,18 @@ class Injector:
         root: only paths below it count.
         kill: the operation, from 0, at which the process ends itself with SIGKILL; None: none.
         way: of `WAYS`.
+        state: called before and after each operation, if given.
 
     Attributes:
         operations: (function, paths below the folder) of each one, in order.
+        states: what `state` gave, before and after each one.
         disk: what is on the disk for certain.
     """
 
-    def __init__(self, root: Path, kill: int | None = None, way: str = AFTER):
-        self.root, self.kill, self.way = root.resolve(), kill, way
+    def __init__(self, root: Path, kill: int | None = None, way: str = AFTER, state: Callable[[], str] | None = None):
+        self.root, self.kill, self.way, self._state = root.resolve(), kill, way, state
         self.operations: list[tuple[str, list[str]]] = []
+        self.states: list[list[str]] = []
         self.disk = Disk(self.root)
 
     @contextmanager
@@ -126,12 +129,16 @@ class Injector:
         self.operations.append((name, paths))
         if number == self.kill and self.way == BEFORE:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._state is not None:
+            self.states.append([self._state()])
         try:
             result = call()
             if name in ("fsync", "fdatasync") and paths:
                 self.disk.synced(self.root / paths[0])
             return result
         finally:  # also where the operation was refused
+            if self._state is not None:
+                self.states[number].append(self._state())
             if number == self.kill:
                 if self.way == POWER:
                     self.kill = None

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,27 @@ def start(number: int, place: str, environment: Mapping[str, str]) -> None:
 
 
 def work(
-    name: str, place: str, environment: Mapping[str, str], kill: int | None, way: str, exchange: bool = True
+    name: str,
+    place: str,
+    environment: Mapping[str, str],
+    kill: int | None,
+    way: str,
+    exchange: bool = True,
+    trace: bool = False,
 ) -> Any:
-    """Do the work; returns its operations, and what of its result is not on the disk for certain."""
+    """Do the work; returns its operations, and what of its result is not on the disk for certain.
+
+    With `trace` also the state of the files before and after each operation.
+    """
     root = _enter(place, environment, exchange)
-    injector = Injector(root, kill, way)
+    injector = Injector(root, kill, way, partial(states.tree, root) if trace else None)
     with injector.installed():
         WRITERS[name].work()
     lost = [path for path in injector.disk.lost() if path.name not in LOCKS]
     unnamed = [path for path in injector.disk.unnamed() if path.name not in LOCKS]
     return {
         "operations": injector.operations,
+        "states": injector.states,
         "lost": sorted(path.relative_to(root).as_posix() for path in lost),
         "unnamed": sorted(path.relative_to(root).as_posix() for path in unnamed),
     }
