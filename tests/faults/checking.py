@@ -13,6 +13,7 @@ from typing import Any
 from . import states
 from .forking import Child, Forks
 from .injecting import AFTER, BEFORE, POWER
+from .running import differences
 from .writers import HUB, STEPS, WRITERS
 
 MOVES = ("rename", "replace", "unlink", "remove", "rmdir", "link", "symlink", "exchange")
@@ -101,7 +102,9 @@ class Faults:
             good.append(self.call("look", name=name))
         new = good[0][0]
         operations = [(function, paths) for function, paths in did.answer["operations"]]
-        assert old != new and "nothing" not in new, (old, new)
+        assert "nothing" not in new, new
+        assert set(differences(old, new)) > set(WRITERS[name].loose) or not WRITERS[name].loose, (old, new)
+        assert old != new
         return Recording(start, old, good, operations, did.answer["lost"], did.answer["unnamed"])
 
     def started(self, steps: tuple[Any, ...]) -> Start:

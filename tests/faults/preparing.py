@@ -68,7 +68,7 @@ def prepare_child() -> None:
 
     gc.disable()
     time.perf_counter = seconds
-    os.scandir = _sorted_scandir  # type: ignore[assignment]
+    os.scandir = _SortedScandir  # type: ignore[assignment]
     Figure.savefig = _drawn  # type: ignore[method-assign, assignment]
     lirdrec.recommender.saving.environment = lambda seed=None: {"seed": seed}  # type: ignore[assignment]
     os.environ.pop("LIRDREC_API_KEY", None)
@@ -79,7 +79,7 @@ def _drawn(figure: Any, path: Any, **options: Any) -> None:
         file.write(b"\x89PNG a picture")
 
 
-class _sorted_scandir:
+class _SortedScandir:
     """`os.scandir` in the order that does most harm if folders are removed in it: first what says what the rest is."""
 
     def __init__(self, path: Any = "."):
@@ -93,7 +93,7 @@ class _sorted_scandir:
     def __next__(self) -> Any:
         return next(self._entries)
 
-    def __enter__(self) -> _sorted_scandir:
+    def __enter__(self) -> _SortedScandir:
         return self
 
     def __exit__(self, *error: object) -> None:
