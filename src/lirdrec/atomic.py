@@ -75,13 +75,17 @@ def write_errors(path: str | Path) -> Iterator[None]:
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder and its parents, where they are missing.
+    """Make a folder and its parents, where they are missing; on return their names are on the disk.
 
     Raises:
         RunFolderError: that cannot be.
     """
+    folder = Path(os.path.abspath(path))
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        missing = [one for one in (folder, *folder.parents) if not one.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for one in missing:
+            flush(one.parent)
     except OSError as error:
         raise _explain(path, error.errno, error.strerror or str(error)) from error
 

@@ -241,7 +241,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def _second_name(path: Path, name: Path) -> None:
     if name.exists() and os.path.samefile(path, name):
         return
-    name.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(name.parent)
     with temporary_name(name) as temporary:
         try:
             try:
