@@ -6,6 +6,7 @@ writing a new manifest, one small file, is what replaces a version of the folder
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -135,6 +136,18 @@ def stamp(folder: str | Path) -> tuple[object, ...] | None:
         status = os.stat(path)
         return status.st_ino, status.st_mtime_ns, status.st_size, _text(path)
     except (OSError, ValueError):
+        return None
+
+
+def checksum(folder: str | Path) -> str | None:
+    """A checksum of all files of a folder, as its manifest lists them; None where there is no readable manifest.
+
+    Unlike `stamp`, it stays the same while the files get their final names.
+    """
+    try:
+        files = json.loads(_text(Path(folder) / MANIFEST))["files"]
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lirdrec.atomic import atomic_write, write_errors
 from lirdrec.errors import ConfigError, RunFolderError
-from lirdrec.recommender.run_folder import MANIFEST, is_run, open_run
+from lirdrec.manifest import checksum
+from lirdrec.recommender.run_folder import is_run, open_run
 from lirdrec.server.files import one_writer
 
 Stamp = tuple[object, ...]
@@ -43,13 +44,9 @@ class Pointer:
         return _resolved(self.path.resolve().parent / name, f"{self.path}: the run folder that it names")
 
     def stamp(self) -> Stamp:
-        """What changes when another run is to be served: the target, and its manifest if it was trained anew."""
+        """What changes when another run is to be served: the target, and the checksums of its files."""
         target = self.target()
-        try:
-            status = (target / MANIFEST).stat()
-        except OSError:
-            return (target,)
-        return target, status.st_mtime_ns, status.st_ino
+        return target, checksum(target)
 
     def moved(self) -> bool:
         """Whether it leads to something else than what was taken."""
