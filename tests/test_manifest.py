@@ -85,10 +85,14 @@ def test_no_reader_follows_a_name_out_of_the_folder(copies, name, key):
         assert "manifest.json" in str(caught.value)
 
 
-def test_overwriting_a_run_removes_nothing_elsewhere(copies):
+@pytest.mark.parametrize("key", ["files", "removed", "moved"])
+def test_overwriting_a_run_removes_nothing_elsewhere(copies, key):
     (copies / "victim").write_text("precious")
     entry = {"bytes": 8, "sha256": "0" * 64}
-    change(copies / "run", lambda manifest: manifest["files"].update({"../victim": entry}))
+    if key == "files":
+        change(copies / "run", lambda manifest: manifest["files"].update({"../victim": entry}))
+    else:
+        change(copies / "run", lambda manifest: manifest.update({"stage": ".stage-0", key: ["../victim"]}))
     with pytest.raises(RunFolderError):
         fit(Dataset.load(copies / "data"), PopularityConfig(), run=copies / "run", overwrite=True, progress=False)
     assert (copies / "victim").read_text() == "precious"

@@ -38,12 +38,13 @@ from lirdrec.atomic import (
 )
 from lirdrec.errors import LirdrecError, RunFolderError
 from lirdrec.locks import LOCK, no_locks_below
-from lirdrec.manifest import BESIDE, MANIFEST, STAGE, manifest_format, placed, stamp
+from lirdrec.manifest import BESIDE, MANIFEST, STAGE, check_manifest, manifest_format, placed, read_manifest, stamp
 
 log = logging.getLogger(__name__)
 
 SWITCHING = ".switching"  # holds the lock of a change to a prepared dataset
 EARLIER_STAGE = ".writing-"  # beginning of what killed processes of earlier versions left in a run folder
+REMEDY = "restore the folder from a copy, or choose another one"
 READS = 50  # of a folder that changes all the time
 
 T = TypeVar("T")
@@ -205,8 +206,14 @@ def commit(folder: Path, stage: Path, manifest: Mapping[str, Any], removed: Coll
 
 
 def settle(folder: Path) -> None:
-    """Finish a change that was cut short, and remove what killed processes left; the caller has locked the folder."""
+    """Finish a change that was cut short, and remove what killed processes left; the caller has locked the folder.
+
+    Raises:
+        RunFolderError: the manifest is damaged, or names files outside of the folder.
+    """
     manifest = _read(folder)
+    if manifest:
+        check_manifest(manifest, folder / MANIFEST, REMEDY)
     for name in manifest.get("moved", ()):
         _second_name(placed(folder, manifest, name), folder / name)
     for name in manifest.get("removed", ()):
@@ -216,7 +223,8 @@ def settle(folder: Path) -> None:
                 (folder / parent).rmdir()
     if "moved" in manifest:
         _write_manifest(folder, {k: v for k, v in manifest.items() if k not in ("stage", "moved", "removed")})
-    remove_leftovers(folder)
+    for place in sorted({(folder / name).parent for name in manifest.get("files", ())} | {folder}):
+        remove_leftovers(place)
     for path in folder.iterdir():
         if STAGE.fullmatch(path.name) or path.name.startswith(EARLIER_STAGE) or path.name.endswith(BESIDE):
             remove(path)
@@ -227,15 +235,12 @@ def settle(folder: Path) -> None:
 def _named_stage(folder: Path) -> str | None:
     try:
         return _read(folder).get("stage")
-    except (OSError, ValueError):
+    except LirdrecError:
         return None
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    return read_manifest(folder, REMEDY) if (folder / MANIFEST).exists() else {}
 
 
 def _second_name(path: Path, name: Path) -> None:
