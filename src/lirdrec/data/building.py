@@ -93,7 +93,7 @@ def build(
     times = None if recipe.timestamp is None else moments(table, recipe.timestamp)
     labels = None
     if label_column is not None:
-        labels = given_labels(table.frame[label_column], table.where, table.row_word, table.first_row)
+        labels = given_labels(table.frame[label_column], table.where, table.place)
 
     catalogue, described = _catalogue(table, items, item_ids, recipe)
     all_users = IdMap(user_ids.unique().sort(), USER)
@@ -247,8 +247,8 @@ def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
     where = f"{table.where}, column '{column}'"
     series = table.frame[column]
     if table.text and series.dtype == pl.String and not string_ids:
-        return text_ids(series, where, what, table.first_row, table.row_word)
-    return clean_ids(series, where, what, table.first_row, table.row_word)
+        return text_ids(series, where, what, table.place)
+    return clean_ids(series, where, what, table.place)
 
 
 def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: Recipe) -> tuple[IdMap, pl.DataFrame]:

@@ -76,3 +76,8 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, for our one sentence."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def row_place(row: int) -> str:
+    """Where a row of a frame is, in words."""
+    return f"row {row} (counted from 0)"

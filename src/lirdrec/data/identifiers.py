@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from lirdrec.appending import append_rows
-from lirdrec.data.frames import append_frame, first_line
+from lirdrec.data.frames import append_frame, first_line, row_place
 from lirdrec.errors import DataError, UnknownIdError
 
 LARGEST = 2**63 - 1
@@ -130,15 +130,14 @@ class IdMap:
         return f"IdMap({len(self)} {'integer' if self.is_integer else 'string'} ids)"
 
 
-def clean_ids(ids: Any, where: str, what: str = "id", first_row: int = 0, row_word: str = "row") -> pl.Series:
+def clean_ids(ids: Any, where: str, what: str = "id", place: Callable[[int], str] = row_place) -> pl.Series:
     """Ids as an Int64 or String series, checked.
 
     Args:
         ids: anything one-dimensional. Floats are taken where every one is a whole number below 2**53.
         where: what the message begins with ("ratings.csv, column 'userId'").
         what: "user", "item" or "id".
-        first_row: number of the first row in messages; 0 for frames, 2 for the lines of a text file.
-        row_word: "row" or "line".
+        place: from the number of a row to where it is, in words ("line 7").
 
     Raises:
         DataError: an id is missing, negative, too large, empty, or of a type that ids cannot have.
@@ -146,7 +145,7 @@ def clean_ids(ids: Any, where: str, what: str = "id", first_row: int = 0, row_wo
     series = _as_series(ids, where)
 
     def at(bad: pl.Series) -> str:
-        return f"{row_word} {bad.arg_true()[0] + first_row}" + (" (counted from 0)" if first_row == 0 else "")
+        return place(int(bad.arg_true()[0]))
 
     if series.dtype in (pl.Categorical, pl.Enum):
         series = series.cast(pl.String)
@@ -178,29 +177,29 @@ def clean_ids(ids: Any, where: str, what: str = "id", first_row: int = 0, row_wo
                 f"{where}: {what} id {series[fraction.arg_true()[0]]} in {at(fraction)} is not a whole number;"
                 " ids must be integers or strings"
             )
-        return clean_ids(series.cast(pl.Int64), where, what, first_row, row_word)
+        return clean_ids(series.cast(pl.Int64), where, what, place)
     kind = "a mix of types" if series.dtype == pl.Object else str(series.dtype)
     if series.dtype == pl.Object and all(isinstance(one, int) and not isinstance(one, bool) for one in series):
-        return clean_ids(_big_integers(series, where, what, at), where, what, first_row, row_word)
+        return clean_ids(_big_integers(series, where, what, at), where, what, place)
     raise DataError(f"{where}: {what} ids of type {kind}; they must be all integers or all strings")
 
 
-def text_ids(texts: pl.Series, where: str, what: str, first_row: int, row_word: str = "line") -> pl.Series:
+def text_ids(texts: pl.Series, where: str, what: str, place: Callable[[int], str]) -> pl.Series:
     """Ids read from a text file: integers if every one is written as one (no leading zeros), else strings.
 
     Raises:
         DataError: as `clean_ids`.
     """
     if len(texts) == 0 or texts.null_count() or not texts.str.contains(r"^-?(0|[1-9][0-9]*)$").all():
-        return clean_ids(texts, where, what, first_row, row_word)
+        return clean_ids(texts, where, what, place)
     whole = texts.cast(pl.Int64, strict=False)
     bad = whole.is_null() | (whole < 0)
     if bad.any():
-        row = bad.arg_true()[0]
+        row = int(bad.arg_true()[0])
         value = texts[row]
         fault = "negative" if value.startswith("-") else "too large"
         raise DataError(
-            f"{where}: {what} id {value} in {row_word} {row + first_row} is {fault}: integer ids go"
+            f"{where}: {what} id {value} in {place(row)} is {fault}: integer ids go"
             f" from 0 to {LARGEST}; read the ids as strings (string_ids) if they are only names"
         )
     return whole

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from lirdrec.data.compressed import exists, is_gzip, read_bytes
-from lirdrec.data.frames import first_line
+from lirdrec.data.frames import first_line, row_place
 from lirdrec.errors import DataError
 from lirdrec.memory import check_memory
 
@@ -36,19 +36,13 @@ class Table:
     text: bool = False
     lines: bool = False
 
-    @property
-    def first_row(self) -> int:
-        """Number of the first data row in messages."""
-        return 2 if self.lines else 0
-
-    @property
-    def row_word(self) -> str:
-        """What a row is called in messages."""
-        return "line" if self.lines else "row"
+    def place(self, row: int) -> str:
+        """Where a row of the frame is, in words."""
+        return f"line {row + 2}" if self.lines else row_place(row)
 
     def at(self, bad: pl.Series) -> str:
-        """The first true row of a mask, in words."""
-        return f"{self.row_word} {bad.arg_true()[0] + self.first_row}" + ("" if self.lines else " (counted from 0)")
+        """Where the first true row of a mask is, in words."""
+        return self.place(int(bad.arg_true()[0]))
 
     def need(self, columns: Sequence[str]) -> None:
         """Raise a DataError if a column is missing; offers the nearest name."""

@@ -50,7 +50,7 @@ def read_mmrec(
     table.need([user, item, label])
     where = table.where
     user_ids, item_ids = (
-        text_ids(table.frame[column], f"{where}, column '{column}'", what, table.first_row)
+        text_ids(table.frame[column], f"{where}, column '{column}'", what, table.place)
         for column, what in ((user, USER), (item, ITEM))
     )
     for ids, what in ((user_ids, "user"), (item_ids, "item")):
@@ -60,7 +60,7 @@ def read_mmrec(
                 f"{where}: {what} id {ids[bad.arg_true()[0]]!r} in {table.at(bad)} is not an integer, and MMRec's"
                 " ids are row numbers; read it as an ordinary table instead"
             )
-    labels = given_labels(table.frame[label], where, table.row_word, table.first_row)
+    labels = given_labels(table.frame[label], where, table.place)
     files = {path.name.removesuffix(SUFFIX): path for path in sorted(folder.glob(f"*{SUFFIX}"))}
     features = {}
     for modality, path in files.items():
@@ -121,7 +121,7 @@ def _item_table(folder: Path, item: str, items: IdMap) -> pl.DataFrame:
         return pl.DataFrame({ITEM: items.series})
     table = read_table(path)
     table.need([item])
-    ids = text_ids(table.frame[item], f"{path}, column '{item}'", ITEM, table.first_row)
+    ids = text_ids(table.frame[item], f"{path}, column '{item}'", ITEM, table.place)
     if ids.is_duplicated().any():
         raise DataError(f"{path}: item id {ids[ids.is_duplicated().arg_true()[0]]} occurs more than once")
     columns = table.frame.drop(item).select(pl.all().name.map(lambda name: name if name != ITEM else f"{ITEM}_"))
