@@ -31,6 +31,12 @@ def option(default: Any, doc: str) -> Any:
     return dataclasses.field(default=default, metadata={"doc": doc})
 
 
+def option_named(name: str, *values: str) -> str:
+    """An option of preparation in a message, as the command line and as Python call it."""
+    spelled = " or ".join([f"--{name.replace('_', '-')} {values[0]}", *values[1:]] if values else [f"--{name}"])
+    return f"{spelled} (in Python {name})"
+
+
 def make(config_type: type[C], values: Mapping[str, Any], where: str = "the configuration") -> C:
     """Build `config_type` from a mapping, with types checked and converted.
 

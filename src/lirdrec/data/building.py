@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import polars as pl
 
 from lirdrec.configuration import make, nearest
 from lirdrec.data.aligning import FeatureFile, align, as_feature_file, same_type
-from lirdrec.data.columns import ITEM, SPLITS, USER
+from lirdrec.data.columns import ITEM, SPLITS, USER, unused_name
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.identifiers import IdMap, clean_ids, count, describe_ids, text_ids
@@ -21,6 +20,7 @@ from lirdrec.data.preparation import distinct_pairs, k_core
 from lirdrec.data.recipe import Recipe
 from lirdrec.data.splits import METHODS, given_labels, split_labels
 from lirdrec.data.tables import Table
+from lirdrec.data.values import described_items, moments, numbers, without_bad_rows
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,10 @@ def build(
     table.need([column for column in needed if column is not None])
     if table.frame.height == 0:
         raise DataError(f"{table.where}: there are no rows")
-    counts: dict[str, Any] = {"rows": table.frame.height}
+    counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
+    table, skipped = without_bad_rows(table, recipe)
+    if skipped := skipped + table.skipped:
+        counts["bad_rows_skipped"] = skipped
     if recipe.min_rating is not None and recipe.rating is not None:
         # rows are numbered before any is left out, so that messages name the line in the file
         enough = numbers(table, recipe.rating) >= recipe.min_rating
@@ -90,11 +93,16 @@ def build(
         enough = np.ones(table.frame.height, dtype=bool)
     user_ids = _ids(table, recipe.user, USER, recipe.string_ids)
     item_ids = _ids(table, recipe.item, ITEM, recipe.string_ids)
-    times = None if recipe.timestamp is None else moments(table, recipe.timestamp)
+    times = None if recipe.timestamp is None else moments(table, recipe.timestamp, recipe.time_format)
     labels = None
     if label_column is not None:
         labels = given_labels(table.frame[label_column], table.where, table.place)
 
+    if items is not None:
+        items.need([recipe.item])
+        items, skipped = described_items(items, recipe)
+        if skipped := skipped + items.skipped:
+            counts["bad_item_rows_skipped"] = skipped
     catalogue, described = _catalogue(table, items, item_ids, recipe)
     all_users = IdMap(user_ids.unique().sort(), USER)
     users, rows = all_users.rows(user_ids)[enough], catalogue.rows(same_type(item_ids, catalogue.series.dtype))[enough]
@@ -188,61 +196,6 @@ def resplit(dataset: Dataset, split: str, seed: int = 0, held_out: float = 0.2) 
     )
 
 
-def numbers(table: Table, column: str) -> np.ndarray:
-    """A column of numbers `(N,)` float64; raises a DataError naming the first row that has none."""
-    series = table.frame[column]
-    if not (series.dtype.is_numeric() or series.dtype == pl.String):
-        raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not numbers")
-    values = series.cast(pl.Float64, strict=False)
-    bad = values.is_null() | values.is_nan()
-    if bad.any():
-        raise DataError(
-            f"{table.where}: column '{column}' has {series[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number"
-        )
-    return values.to_numpy()
-
-
-def moments(table: Table, column: str) -> np.ndarray:
-    """A column of times `(N,)` int64: whole numbers as they are, dates and ISO texts as microseconds since 1970.
-
-    Raises:
-        DataError: a value that is neither, or none; names the row.
-    """
-    series = table.frame[column]
-    if series.dtype in (pl.Date, pl.Datetime):
-        values = series.cast(pl.Datetime("us")).cast(pl.Int64)
-    elif series.dtype == pl.String:
-        values = series.cast(pl.Int64, strict=False)
-        if values.null_count():
-            decimal = series.cast(pl.Float64, strict=False)
-            if decimal.null_count() == 0:
-                values = _whole(decimal)
-            else:
-                with contextlib.suppress(pl.exceptions.PolarsError):  # not a format that polars can infer
-                    values = series.str.to_datetime(strict=False, time_unit="us").cast(pl.Int64)
-    elif series.dtype.is_float():
-        values = _whole(series)
-    elif series.dtype.is_integer():
-        values = series.cast(pl.Int64, strict=False)
-    else:
-        raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not times")
-    if values.null_count():
-        bad = values.is_null()
-        raise DataError(
-            f"{table.where}: column '{column}' has {series[bad.arg_true()[0]]!r} in {table.at(bad)};"
-            " times must be whole numbers or dates like 2024-05-31T12:00:00"
-        )
-    return values.to_numpy()
-
-
-def _whole(values: pl.Series) -> pl.Series:
-    return (
-        pl.select(pl.when(values.is_finite() & (values == values.floor())).then(values))
-        .to_series()
-        .cast(pl.Int64, strict=False)
-    )
-
-
 def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
     where = f"{table.where}, column '{column}'"
     series = table.frame[column]
@@ -256,7 +209,6 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
     if items is None:
         ids = IdMap(item_ids.unique().sort(), ITEM)
         return ids, pl.DataFrame({ITEM: ids.series})
-    items.need([recipe.item])
     series = _ids(items, recipe.item, ITEM, recipe.string_ids)
     if series.dtype != item_ids.dtype:
         if not (items.text or table.text):
@@ -280,7 +232,7 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
         )
     rest = items.frame.drop(recipe.item)
     if ITEM in rest.columns:
-        rest = rest.rename({ITEM: f"{ITEM}_"})
+        rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
     return ids, rest.select(ids.series.alias(ITEM), pl.all()) if rest.columns else pl.DataFrame({ITEM: ids.series})
 
 

@@ -23,6 +23,10 @@ class Recipe:
     rating: str | None = option(None, "column of ratings, needed with min_rating")
     min_rating: float | None = option(None, "keep only rows rated at least this much")
     timestamp: str | None = option(None, "column of times: whole numbers, dates or ISO texts")
+    time_format: str | None = option(None, "how other times are written, as strptime names it: %d/%m/%Y %H:%M")
+    bad_rows: Literal["error", "skip"] = option(
+        "error", "what to do with rows that lack an id, a rating or a time, or have a wrong number of values"
+    )
     string_ids: bool = option(False, "keep ids of text files as strings even where all are integers")
     without_features: Literal["raise", "drop"] = option("raise", "what to do with items that no feature matrix covers")
     unknown_features: Literal["raise", "drop"] = option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import zipfile
 from collections.abc import Sequence
@@ -15,14 +16,14 @@ import polars as pl
 from lirdrec.configuration import make
 from lirdrec.data.columnar import read_columnar, read_spreadsheet
 from lirdrec.data.compressed import exists, first_bytes, is_packed, open_bytes
-from lirdrec.data.delimited import TextFormat, read_delimited
+from lirdrec.data.delimited import TextFormat, read_delimited, typed
 from lirdrec.data.frames import row_place
+from lirdrec.data.parts import Part, ending, find_parts
 from lirdrec.data.signatures import EXCEL, LONGEST, PARQUET, ZIP, packing, refuse_archive, refuse_other, table_format
 from lirdrec.errors import DataError
 
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
-PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
 
 
 @dataclass(frozen=True)
@@ -117,59 +118,139 @@ def select(table: Table, keep: pl.Series) -> Table:
     )
 
 
-def read_table(path: str | Path, text: str | None = None, **layout: Any) -> Table:
-    """Read a table from a file, recognized by its content: CSV, TSV and other separated text, Parquet, Arrow, ORC.
+@dataclass(frozen=True)
+class JoinedTable(Table):
+    """Several tables of the same columns, one below the other; messages name the file that a row lies in.
+
+    Attributes:
+        parts: the tables, in order.
+    """
+
+    parts: tuple[Table, ...] = ()
+
+    def place(self, row: int) -> str:
+        """Where a row of the frame is, in words."""
+        for part in self.parts:
+            if row < part.frame.height:
+                return f"{part.place(row)} of {Path(part.where).name}"
+            row -= part.frame.height
+        raise IndexError(row)
+
+
+def join_tables(parts: Sequence[Table], columns: Sequence[str], where: str) -> Table:
+    """Tables one below the other.
+
+    Args:
+        parts: each has the columns.
+        columns: which to keep.
+        where: what messages begin with.
+
+    Raises:
+        DataError: a column is missing in one of them, or holds values of another type than in the others.
+    """
+    for part in parts:
+        part.need(columns)
+    frames = [part.frame.select(columns) for part in parts]
+    for name in columns:
+        kinds = {frame[name].dtype for frame in frames} - {pl.Null}
+        numbers = all(kind.is_numeric() for kind in kinds)
+        if len(kinds) > 1 and not numbers:
+            each = ", ".join(f"{frame[name].dtype} in {part.where}" for frame, part in zip(frames, parts, strict=True))
+            raise DataError(f"{where}: column '{name}' holds {each}; write it with one type in all")
+    frame = pl.concat(frames, how="vertical_relaxed")
+    return JoinedTable(
+        frame,
+        where,
+        all(part.text for part in parts),
+        skipped=sum(part.skipped for part in parts),
+        decimal_comma=all(part.decimal_comma for part in parts),
+        parts=tuple(parts),
+    )
+
+
+def read_table(source: str | Path | Sequence[str | Path], text: str | None = None, **layout: Any) -> Table:
+    """Read a table from files, recognized by their content: CSV, TSV and other separated text, Parquet, Arrow, ORC.
 
     Any of them may be compressed (gzip, bzip2, xz, zstd, lz4, a zip archive of one file). Spreadsheets are read where
     the extra `excel` is installed.
 
     Args:
-        path: the file.
+        source: a file; or the files of which the table consists: several, a folder of parts (as Spark writes them), or
+            a pattern such as "log-*.csv".
         text: by default every column of a text file is kept as strings (the caller turns them into what they are);
             with a column's name here only this column is, and the others get the type that all of their values have.
-        layout: fields of `lirdrec.data.delimited.TextFormat`, of a text file: separator, encoding, header, columns,
+        layout: fields of `lirdrec.data.delimited.TextFormat`, of text files: separator, encoding, header, columns,
             bad_rows.
 
     Raises:
-        DataError: the file is missing, empty, truncated, of an unknown encoding, or not a table.
+        DataError: a file is missing, empty, truncated, of an unknown encoding, or not a table; or the files have
+            different columns.
         ConfigError: an option that cannot be.
     """
-    path = Path(path)
     known = make(TextFormat, layout, "a table")
+    parts = find_parts(source)
+    if len(parts) == 1 and not parts[0].values:
+        table = _read_file(parts[0].path, known, text)
+        if table.frame.height == 0:
+            raise DataError(f"{table.where}: has column names but no rows")
+        return table
+    tables = [_with_values(_read_file(part.path, known, None), part, parts) for part in parts]
+    tables = [table for table in tables if table.frame.height] or tables[:1]
+    where = str(source) if isinstance(source, (str, Path)) else ", ".join(map(str, source))
+    columns = tables[0].frame.columns
+    for table in tables:
+        if other := set(table.frame.columns) ^ set(columns):
+            raise DataError(
+                f"{where}: {tables[0].where} has the columns {', '.join(columns)}, and {table.where} has"
+                f" {', '.join(table.frame.columns)} ({', '.join(sorted(other))} is not in both); parts of one table"
+                " have the same columns"
+            )
+    joined = join_tables(tables, columns, where)
+    if joined.frame.height == 0:
+        raise DataError(f"{where}: has column names but no rows")
+    if text and joined.text:
+        mark = ";" if joined.decimal_comma else ","
+        values = [typed(joined.frame[name], mark) for name in columns if name != text]
+        return dataclasses.replace(joined, frame=joined.frame.with_columns(values))
+    return joined
+
+
+def _read_file(path: Path, layout: TextFormat, text: str | None) -> Table:
     exists(path)
     if _is_spreadsheet(path):
-        table = Table(read_spreadsheet(path), str(path))
-    else:
-        with open_bytes(path) as file:
-            head = file.read(LONGEST)
-        refuse_archive(path, head)
-        refuse_other(path, head)
-        if is_packed(path) and packing(head) is not None:
-            raise DataError(f"{path}: is compressed twice; unpack it and name the file in it")
-        ending = _ending(path)
-        kind = table_format(head) or (PARQUET if ending in (".parquet", ".pq") else None)
-        if kind is not None:
-            table = Table(read_columnar(path, kind), str(path))
-        else:
-            read = read_delimited(path, known, SEPARATORS.get(ending, ","), text)
-            table = TextTable(
-                read.frame,
-                str(path),
-                text=True,
-                lines=True,
-                skipped=read.skipped,
-                decimal_comma=read.separator == ";",
-                numbers=read.numbers,
-                first=read.first,
-            )
-    if table.frame.height == 0:
-        raise DataError(f"{path}: has column names but no rows")
-    return table
+        return Table(read_spreadsheet(path), str(path))
+    with open_bytes(path) as file:
+        head = file.read(LONGEST)
+    refuse_archive(path, head)
+    refuse_other(path, head)
+    if is_packed(path) and packing(head) is not None:
+        raise DataError(f"{path}: is compressed twice; unpack it and name the file in it")
+    kind = table_format(head) or (PARQUET if ending(path) in (".parquet", ".pq") else None)
+    if kind is not None:
+        return Table(read_columnar(path, kind), str(path))
+    read = read_delimited(path, layout, SEPARATORS.get(ending(path), ","), text)
+    return TextTable(
+        read.frame,
+        str(path),
+        text=True,
+        lines=True,
+        skipped=read.skipped,
+        decimal_comma=read.separator == ";",
+        numbers=read.numbers,
+        first=read.first,
+    )
 
 
-def _ending(path: Path) -> str:
-    """The ending of a name in small letters, without that of a compression."""
-    return Path(path.stem if path.suffix.lower() in PACKED_ENDINGS else path.name).suffix.lower()
+def _with_values(table: Table, part: Part, parts: Sequence[Part]) -> Table:
+    """The table of a part with the columns that its folders name; whole numbers where the table is not of texts."""
+    frame = table.frame
+    for name, value in part.values.items():
+        every = pl.Series([one.values.get(name) for one in parts], dtype=pl.String)
+        whole = not table.text and typed(every).dtype == pl.Int64
+        if name not in frame.columns:
+            column = pl.lit(value, pl.String)
+            frame = frame.with_columns((column.cast(pl.Int64) if whole else column).alias(name))
+    return dataclasses.replace(table, frame=frame)
 
 
 def _is_spreadsheet(path: Path) -> bool:

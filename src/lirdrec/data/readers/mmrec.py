@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec.data.building import moments
-from lirdrec.data.columns import ITEM, TIMESTAMP, USER
+from lirdrec.data.columns import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.compressed import exists
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.identifiers import IdMap, count, describe_ids, text_ids
@@ -17,6 +16,7 @@ from lirdrec.data.preparation import distinct_pairs
 from lirdrec.data.readers.feature_files import read_npy
 from lirdrec.data.splits import given_labels
 from lirdrec.data.tables import read_table
+from lirdrec.data.values import moments
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"
@@ -124,6 +124,8 @@ def _item_table(folder: Path, item: str, items: IdMap) -> pl.DataFrame:
     ids = text_ids(table.frame[item], f"{path}, column '{item}'", ITEM, table.place)
     if ids.is_duplicated().any():
         raise DataError(f"{path}: item id {ids[ids.is_duplicated().arg_true()[0]]} occurs more than once")
-    columns = table.frame.drop(item).select(pl.all().name.map(lambda name: name if name != ITEM else f"{ITEM}_"))
+    columns = table.frame.drop(item)
+    if ITEM in columns.columns:
+        columns = columns.rename({ITEM: unused_name(ITEM, columns.columns)})
     described = columns.with_columns(ids.alias(ITEM))
     return pl.DataFrame({ITEM: items.series}).join(described, on=ITEM, how="left", maintain_order="left")
