@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lirdrec.data.readers.recognise import Kind
 
 # Options of the readers that have another name here, or none.
-RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines"}
+RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
 PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles", "unknown_features", "vectors")
 
 
@@ -30,8 +30,11 @@ def register(app: typer.Typer) -> None:
 
 def prepare(
     source: Annotated[
-        Path,
-        typer.Argument(help="A CSV, TSV or Parquet file; MovieLens, MicroLens, MMRec or RecBole; Amazon reviews."),
+        list[str],
+        typer.Argument(
+            help="A table: a file (CSV, TSV, Parquet …), several, a folder of parts, or a pattern in quotes. Or"
+            " a folder of MovieLens, MicroLens, MMRec or RecBole; Amazon reviews."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
     user: Annotated[str | None, typer.Option("--user", help="Column of user ids.")] = None,
@@ -39,6 +42,33 @@ def prepare(
     rating: Annotated[str | None, typer.Option("--rating", help="Column of ratings.")] = None,
     min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep ratings of this and more.")] = None,
     timestamp: Annotated[str | None, typer.Option("--timestamp", help="Column of times.")] = None,
+    time_format: Annotated[
+        str | None,
+        typer.Option("--time-format", metavar="FORMAT", help="How times are written, such as '%d/%m/%Y %H:%M'."),
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option("--separator", help="Between values: ';', tab, '::' … Found by itself by default.")
+    ] = None,
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The first line holds values, not names; give --columns.")
+    ] = False,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="NAME,…", help="With --no-header: user,item,rating,timestamp …")
+    ] = None,
+    items_columns: Annotated[
+        str | None, typer.Option("--items-columns", metavar="NAME,…", help="Names of --items that has no header.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of text files that are not UTF-8: cp1252, latin-1, gb18030 …")
+    ] = None,
+    bad_rows: Annotated[
+        str | None,
+        typer.Option(
+            "--bad-rows",
+            metavar="error|skip",
+            help="Rows that lack an id, a rating or a time, or have a wrong number of values: stop, or leave them out.",
+        ),
+    ] = None,
     string_ids: Annotated[bool, typer.Option("--string-ids", help="Keep ids as strings.")] = False,
     items: Annotated[Path | None, typer.Option("--items", help="Table with a row per item: title, price, …")] = None,
     features: Annotated[
@@ -85,6 +115,8 @@ def prepare(
       lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --published baby --output baby
       lirdrec prepare sales.csv --items shop.csv --images photos --image-column photo --output shop
       lirdrec prepare tiktok/ --output prepared/tiktok
+      lirdrec prepare u.data --no-header --columns user,item,rating,timestamp --timestamp timestamp --output films
+      lirdrec prepare 'log-*.csv.gz' --bad-rows skip --output clicks
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output {output}: has something in it; choose another folder or give --overwrite")
@@ -94,6 +126,13 @@ def prepare(
         "rating": rating,
         "min_rating": min_rating,
         "timestamp": timestamp,
+        "time_format": time_format,
+        "separator": separator,
+        "header": False if no_header else None,
+        "columns": _names(columns),
+        "items_columns": _names(items_columns),
+        "encoding": encoding,
+        "bad_rows": bad_rows,
         "string_ids": string_ids or None,
         "without_features": "drop" if drop else None,
         "k_core": k_core,
@@ -109,7 +148,7 @@ def prepare(
         "name": name,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    dataset = _read(source, given, published)
+    dataset = _read(source[0] if len(source) == 1 else source, given, published)
     differences = None
     if published is not None:
         from lirdrec.data.published import check
@@ -183,7 +222,12 @@ def _next(figures: dict[str, Any], folder: Path) -> str:
     return " ".join([f"lirdrec features {folder}", *(option for option, there in encoders.items() if there)])
 
 
-def _read(source: Path, options: dict[str, Any], published: str | None = None) -> Dataset:
+def _names(listed: str | None) -> list[str] | None:
+    """The names of a list that commas separate."""
+    return None if listed is None else [name.strip() for name in listed.split(",")]
+
+
+def _read(source: str | Path | list[str], options: dict[str, Any], published: str | None = None) -> Dataset:
     from lirdrec.data.readers import kind_of, read_any, read_raw
 
     recommended: Mapping[str, Any] = {}
@@ -199,10 +243,12 @@ def _read(source: Path, options: dict[str, Any], published: str | None = None) -
         del options["features"]
     if kind not in ("mmrec", "prepared"):  # those are split already; of them only the counts are checked
         options = {**recommended, **options}
-    return read_raw(source, **options) if options or kind == "table" else read_any(source)
+    if options or kind == "table" or isinstance(source, list):
+        return read_raw(source, **options)
+    return read_any(source)
 
 
-def _check_options(source: Path, kind: Kind, options: Mapping[str, Any]) -> None:
+def _check_options(source: str | Path | list[str], kind: Kind, options: Mapping[str, Any]) -> None:
     """Refuse, by its name on the command line, what the reader of this kind of source does not take."""
     from lirdrec.data.readers.recognise import WORDS, options_of
 
@@ -218,7 +264,7 @@ def _check_options(source: Path, kind: Kind, options: Mapping[str, Any]) -> None
         if option in known:
             continue
         if kind == "mmrec":
-            inter = min(source.glob("*.inter"))
+            inter = min(Path(str(source)).glob("*.inter"))
             raise ConfigError(
                 f"{_flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
                 f" to prepare it anew, name its table: lirdrec prepare {inter} --user userID --item itemID …"

@@ -39,6 +39,9 @@ LOOKED_AT = 10_000  # rows that decide the types of columns
 UNNAMED = re.compile(r"column_[0-9]+")
 COMMA_NUMBER = r"^[+-]?[0-9]+(,[0-9]+)?$"
 
+NUMERIC = re.compile(r"-?[0-9]+(\.[0-9]*)?")
+NO_HEADER = "--no-header --columns user,item,… (in Python header=False, columns=[…])"
+
 BadRows = Literal["error", "skip"]
 
 
@@ -245,10 +248,10 @@ def check_names(names: list[str], where: str, error: type[DataError] | type[Conf
     """Raise an error if two columns have one name."""
     for at, name in enumerate(names):
         if name and name in names[:at]:
-            raise error(
-                f"{where}: two columns are called '{name}' (the {names.index(name) + 1}. and the {at + 1}.); give each"
-                " a name of its own"
-            )
+            hint = "; give each a name of its own"
+            if NUMERIC.fullmatch(name):
+                hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
+            raise error(f"{where}: columns {names.index(name) + 1} and {at + 1} are both called '{name}'{hint}")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
+from lirdrec.data.compressed import open_bytes
 from lirdrec.errors import DataError
 from lirdrec.files import is_folder, status
 
 PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
-ENDINGS = (".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet", ".pq", ".feather", ".arrow", ".orc")
+TEXTS = (".csv", ".tsv", ".txt", ".tab", ".dat")
+ENDINGS = (*TEXTS, ".parquet", ".pq", ".feather", ".arrow", ".orc")
+LONGEST_HEADER = 1 << 20
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -53,7 +56,7 @@ def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
                 raise DataError(f"{path}: is named twice; its rows would count twice")
         return found
     path = Path(source)
-    if glob.has_magic(str(source)) and status(path) is None:
+    if is_pattern(source):
         fitting = sorted(glob.glob(str(source), recursive=True))
         if not fitting:
             raise DataError(f"{source}: no file fits this pattern")
@@ -71,6 +74,11 @@ def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
     return parts
 
 
+def is_pattern(source: str | Path) -> bool:
+    """Whether a source is a pattern of names, and no file that is called so."""
+    return glob.has_magic(str(source)) and status(source) is None
+
+
 def parts_of_folder(folder: Path) -> list[Part]:
     """The files of tables in a folder and in its folders called `column=value`, in order of their names.
 
@@ -80,10 +88,18 @@ def parts_of_folder(folder: Path) -> list[Part]:
 
 
 def is_parts_folder(folder: Path) -> bool:
-    """Whether a folder holds nothing but parts of one table."""
+    """Whether a folder holds nothing but parts of one table: files of one kind, those of text with one first line."""
     parts = parts_of_folder(folder)
     files = [one for one in folder.iterdir() if one.is_file() and not one.name.startswith(("_", "."))]
-    return bool(parts) and all(ending(one) in ENDINGS for one in files) and len({ending(p.path) for p in parts}) == 1
+    if not parts or any(ending(one) not in ENDINGS for one in files) or len({ending(p.path) for p in parts}) > 1:
+        return False
+    if ending(parts[0].path) not in TEXTS:
+        return True
+    headers = set()
+    for part in parts:
+        with open_bytes(part.path) as file:
+            headers.add(file.readline(LONGEST_HEADER).strip())
+    return len(headers) == 1
 
 
 def _within(folder: Path, values: dict[str, str | None]) -> Iterable[Part]:

@@ -16,7 +16,7 @@ import polars as pl
 from lirdrec.configuration import make
 from lirdrec.data.columnar import read_columnar, read_spreadsheet
 from lirdrec.data.compressed import exists, first_bytes, is_packed, open_bytes
-from lirdrec.data.delimited import TextFormat, read_delimited, typed
+from lirdrec.data.delimited import NO_HEADER, NUMERIC, TextFormat, read_delimited, typed
 from lirdrec.data.frames import row_place
 from lirdrec.data.parts import Part, ending, find_parts
 from lirdrec.data.signatures import EXCEL, LONGEST, PARQUET, ZIP, packing, refuse_archive, refuse_other, table_format
@@ -60,11 +60,8 @@ class Table:
             if column not in self.frame.columns:
                 near = difflib.get_close_matches(column, self.frame.columns, n=1)
                 hint = f"; did you mean '{near[0]}'?" if near else ""
-                if all(name.strip("-").replace(".", "", 1).isdigit() for name in self.frame.columns):
-                    hint = (
-                        "; its first line seems to be data: name its columns (--no-header --columns user,item,…, in"
-                        " Python header=False, columns=[…])"
-                    )
+                if any(NUMERIC.fullmatch(name) for name in self.frame.columns):
+                    hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
                 raise DataError(f"{self.where}: no column '{column}'; it has {', '.join(self.frame.columns)}{hint}")
 
 

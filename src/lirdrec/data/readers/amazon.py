@@ -85,6 +85,7 @@ def read_amazon(
         recipe = dataclasses.replace(recipe, rating=None)
     columns = [column for column in (recipe.user, recipe.item, recipe.rating, recipe.timestamp) if column is not None]
     form = recognise_reviews(reviews)
+    bad_lines = "skip" if recipe.bad_rows == "skip" else bad_lines
     bad = BadLines(reviews, bad_lines)
     frame = read_reviews(reviews, form, columns, bad)
     bad.report()

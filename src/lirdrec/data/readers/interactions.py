@@ -9,6 +9,7 @@ from typing import Any
 from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.parts import PACKED_ENDINGS
 from lirdrec.data.readers.feature_files import read_features
 from lirdrec.data.recipe import Recipe
 from lirdrec.data.tables import read_table
@@ -66,10 +67,15 @@ def read_interactions(
         item_table,
         files,
         recipe,
-        name or Path(_several(path)[0]).stem,
+        name or _stem(Path(_several(path)[0])),
         {"source": {"format": "tables", "files": names}, **(info or {})},
     )
 
 
 def _several(path: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
     return [path] if isinstance(path, (str, Path)) else path
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without its ending and that of a compression."""
+    return Path(path.stem).stem if path.suffix.lower() in PACKED_ENDINGS else path.stem

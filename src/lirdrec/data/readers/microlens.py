@@ -74,7 +74,7 @@ def read_microlens(
     if len(found) != 1:
         listed = ", ".join(path.name for path in found) or "none"
         raise DataError(f"{folder}: a MicroLens folder has one file {PAIRS}; found {listed}")
-    pairs = read_numbers(found[0])
+    pairs = read_numbers(found[0], options.get("bad_rows", "error"))
     known = {ours: name for ours, names in NAMES.items() for name in names if name in pairs.frame.columns}
     recipe = make(Recipe, known | options, "read_microlens")
     pairs = id_columns(pairs, recipe, recipe.user, recipe.item)

@@ -83,7 +83,7 @@ def read_movielens(
     films = _films(files[1])
     if len(files) == 3:
         films = films.join(_tags(files[2]), on=FILM, how="left", maintain_order="left")
-    ratings = _ratings_dat(files[0]) if end == ".dat" else read_numbers(files[0])
+    ratings = _ratings_dat(files[0]) if end == ".dat" else read_numbers(files[0], recipe.bad_rows)
     dataset = build(
         id_columns(ratings, recipe, recipe.user, recipe.item),
         id_columns(Table(films.rename({FILM: recipe.item}), str(files[1])), recipe, recipe.item),

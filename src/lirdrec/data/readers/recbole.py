@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lirdrec.data.columns import SPLITS
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.readers.feature_files import read_features, vectors_of_frame
 from lirdrec.data.recipe import Recipe
-from lirdrec.data.tables import Table, read_table
+from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -47,7 +48,8 @@ def read_recbole(
         ConfigError: an unknown option.
     """
     folder = Path(folder)
-    table, stem, files = _interactions(folder)
+    bad_rows = options.get("bad_rows", "error")
+    table, stem, files = _interactions(folder, bad_rows)
     options = {"user": "user_id", "item": "item_id"} | options
     if "timestamp" not in options and "timestamp" in table.frame.columns:
         options["timestamp"] = "timestamp"
@@ -58,48 +60,44 @@ def read_recbole(
     sources = {key: read_features(path) for key, path in (features or {}).items()}
     items = None
     if (path := folder / f"{stem}.item").exists():
-        items = _typed(path)
+        items = _typed(path, bad_rows)
         files.append(path.name)
         items.need([recipe.item, *vectors])
         for column in vectors:
             part = Table(items.frame.select(recipe.item, column), f"{path}, column '{column}'")
             sources[column] = vectors_of_frame(part, recipe.item, column)
-        items = Table(items.frame.drop(*vectors), items.where, text=True, lines=True)
+        items = dataclasses.replace(items, frame=items.frame.drop(*vectors))
     elif vectors:
         raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
     return build(table, items, sources, recipe, name or stem, info)
 
 
-def _interactions(folder: Path) -> tuple[Table, str, list[str]]:
+def _interactions(folder: Path, bad_rows: str) -> tuple[Table, str, list[str]]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     parts = {part: sorted(folder.glob(f"*.{part}.inter")) for part in SPLITS}
     if all(len(found) == 1 for found in parts.values()):
         paths = [found[0] for found in parts.values()]
         tables = [
-            _typed(path).frame.with_columns(pl.lit(part).alias(LABEL)) for part, path in zip(SPLITS, paths, strict=True)
+            dataclasses.replace(table, frame=table.frame.with_columns(pl.lit(part).alias(LABEL)))
+            for part, table in zip(SPLITS, (_typed(path, bad_rows) for path in paths), strict=True)
         ]
         stem = paths[0].name.removesuffix(".train.inter")
-        try:
-            frame = pl.concat(tables)
-        except pl.exceptions.PolarsError:
-            raise DataError(f"{folder}: the three .inter files have different columns") from None
-        return (
-            Table(frame, f"{folder}: the rows of {stem}.*.inter in order", text=True),
-            stem,
-            [path.name for path in paths],
-        )
+        columns = tables[0].frame.columns
+        if any(table.frame.columns != columns for table in tables):
+            raise DataError(f"{folder}: the three .inter files have different columns")
+        return join_tables(tables, columns, f"{folder}/{stem}.*.inter"), stem, [path.name for path in paths]
     paths = sorted(folder.glob("*.inter"))
     if len(paths) != 1:
         found = ", ".join(path.name for path in paths) or "none"
         raise DataError(f"{folder}: there must be one .inter file, or one each of train, valid and test; found {found}")
-    return _typed(paths[0]), paths[0].stem, [paths[0].name]
+    return _typed(paths[0], bad_rows), paths[0].stem, [paths[0].name]
 
 
-def _typed(path: Path) -> Table:
+def _typed(path: Path, bad_rows: str) -> Table:
     """An atomic file with its types taken from the header; `token` columns stay strings."""
-    table = read_table(path, separator="\t")
+    table = read_table(path, separator="\t", bad_rows=bad_rows)
     columns = []
     for header in table.frame.columns:
         column, colon, kind = header.rpartition(":")
@@ -108,7 +106,7 @@ def _typed(path: Path) -> Table:
         values = table.frame[header]
         if kind == "float":
             number = values.cast(pl.Float64, strict=False)
-            if (bad := number.is_null() & values.is_not_null()).any():
+            if bad_rows == "error" and (bad := number.is_null() & values.is_not_null()).any():
                 raise DataError(
                     f"{path}: column '{column}' has {values[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number"
                 )
@@ -118,4 +116,4 @@ def _typed(path: Path) -> Table:
             if kind == "float_seq":
                 values = values.list.eval(pl.element().cast(pl.Float32, strict=False))
         columns.append(values.alias(column))
-    return Table(pl.DataFrame(columns), str(path), text=True, lines=True)
+    return dataclasses.replace(table, frame=pl.DataFrame(columns))

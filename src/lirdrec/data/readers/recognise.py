@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lirdrec.configuration import field_docs
 from lirdrec.data.compressed import open_bytes
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.parts import find_parts, is_parts_folder, is_pattern
 from lirdrec.data.pictures import with_images, with_images_beside
 from lirdrec.data.readers.amazon import JSON_NAME, check_packed, looks_like_amazon, read_amazon
 from lirdrec.data.readers.amazon_reviews import recognise_reviews
@@ -44,16 +45,23 @@ READERS: dict[str, Callable[..., Dataset]] = {
 }
 
 
-def kind_of(path: str | Path, options: Collection[str] = ()) -> Kind:
+def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = ()) -> Kind:
     """What is at a path. Any file that is not known is a table, but one called .json or .jsonl.
 
     Args:
-        path: a file or a folder.
+        path: a file or a folder; several files or a pattern are parts of a table.
         options: names of those that are given. A CSV file whose columns they name is a table, whatever it looks like.
 
     Raises:
         DataError: nothing is there, a folder of something unknown, or a .json file that holds no reviews.
     """
+    if not isinstance(path, (str, Path)):
+        if len(path) == 1:
+            return kind_of(path[0], options)
+        find_parts(path)
+        return "table"
+    if is_pattern(path):
+        return "table"
     path = Path(path)
     if status(path) is None:
         raise DataError(f"{path}: no such file or folder")
@@ -71,10 +79,12 @@ def kind_of(path: str | Path, options: Collection[str] = ()) -> Kind:
     if looks_like_amazon(path):
         return "amazon"
     check_packed(path)
+    if is_parts_folder(path):
+        return "table"
     raise DataError(
         f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
-        " of MovieLens (ratings.csv and movies.csv), MicroLens (…_pairs.csv) or Amazon reviews; make a dataset of other"
-        " files with lirdrec prepare FILE"
+        " of MovieLens (ratings.csv and movies.csv), MicroLens (…_pairs.csv) or Amazon reviews; nor a table"
+        " in parts (nothing but CSV or Parquet files); make a dataset of other files with lirdrec prepare FILE"
     )
 
 
@@ -93,12 +103,16 @@ def read_any(path: str | Path) -> Dataset:
 
 
 def read_raw(
-    path: str | Path, *, images: str | Path | None = None, image_column: str | None = None, **options: Any
+    path: str | Path | Sequence[str | Path],
+    *,
+    images: str | Path | None = None,
+    image_column: str | None = None,
+    **options: Any,
 ) -> Dataset:
     """Read what `lirdrec prepare` reads: whatever `kind_of` knows, and tables.
 
     Args:
-        path: a file or a folder.
+        path: a file or a folder; or several files, or a pattern such as "log-*.csv", that are one table.
         images: a folder of pictures, found by item id or by `image_column`; see `lirdrec.data.pictures.with_images`.
         image_column: column of the item table with paths or file names of pictures; by default `image`, if it holds
             such. Without `images` the paths begin in the folder of `items`, or of `path`.
@@ -108,7 +122,13 @@ def read_raw(
         DataError: something is wrong with the files.
         ConfigError: this kind of source does not take an option.
     """
-    path, kind = Path(path), kind_of(path, options)
+    kind = kind_of(path, options)
+    if not isinstance(path, (str, Path)) and len(path) == 1:
+        path = path[0]
+    if kind == "table":
+        return _read_tables(path, images, image_column, options)
+    assert isinstance(path, (str, Path))
+    path = Path(path)
     if kind != "prepared":
         _check_options(path, kind, options)
     if kind in ("movielens", "microlens") and image_column is None:
@@ -119,10 +139,27 @@ def read_raw(
         dataset = load(path)
     else:
         dataset = READERS[kind](path, **options)
-    beside = Path(options.get("items", path))
-    beside = beside if beside.is_dir() else beside.parent
+    if kind == "prepared" and images is None and image_column is None:
+        return dataset
+    return _with_images(dataset, path, images, image_column)
+
+
+def _read_tables(
+    path: str | Path | Sequence[str | Path],
+    images: str | Path | None,
+    image_column: str | None,
+    options: Mapping[str, Any],
+) -> Dataset:
+    _check_options(path, "table", options)
+    dataset = read_interactions(path, **options)
+    first = options.get("items") or path
+    return _with_images(dataset, find_parts(first)[0].path, images, image_column)
+
+
+def _with_images(dataset: Dataset, source: Path, images: str | Path | None, image_column: str | None) -> Dataset:
+    beside = source if source.is_dir() else source.parent
     if images is None and image_column is None:
-        return dataset if kind == "prepared" else with_images_beside(dataset, beside)
+        return with_images_beside(dataset, beside)
     return with_images(dataset, images or beside, image_column)
 
 
@@ -144,7 +181,7 @@ def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
     return "table" if NAMING.intersection(options) or not looks_like_amazon(path) else "amazon"
 
 
-def _check_options(path: Path, kind: Kind, options: Mapping[str, Any]) -> None:
+def _check_options(path: Any, kind: Kind, options: Mapping[str, Any]) -> None:
     known = options_of(kind)
     for option in options:
         if option not in known:
