@@ -419,7 +419,7 @@ def test_recbole_atomic_files(recbole):
     assert dataset.frame("test").rows() == [(0, 3, 97), (1, 1, 99), (2, 2, 98)]  # the least n has the latest time
     assert dataset.items.ids.tolist() == list(range(16))
     assert dataset.item_table.columns == ["item", "title", "genres", "year"]
-    assert dataset.item_table.row(1) == (1, "Film 1", ["Drama", "War"], 1991.0)
+    assert dataset.item_table.row(1) == (1, "Film 1", "Drama War", 1991.0)
     np.testing.assert_array_equal(dataset.features["picture"].values[3], [0.5, 3])
     assert_same_pairs(read_any(recbole), read_recbole(recbole))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from lirdrec.data.recipe import Recipe
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 TYPES = ("token", "token_seq", "float", "float_seq")
 LABEL = "recbole_split"
+UNREAD = (".user", ".kg", ".link", ".net")  # atomic files of users and knowledge graphs: no model here takes them
 
 
 def read_recbole(
@@ -35,8 +39,10 @@ def read_recbole(
 
     Args:
         folder: holds `NAME.inter`, or `NAME.train.inter`, `NAME.valid.inter` and `NAME.test.inter` (then this split is
-            kept unless another is asked for), and perhaps `NAME.item`, whose columns become the item table.
-        vectors: columns of type float_seq in `NAME.item` that are feature matrices.
+            kept unless another is asked for), and perhaps `NAME.item`, whose columns become the item table: those of
+            type token_seq as texts, their words joined by blanks; those of type float_seq as lists. `NAME.user`,
+            `NAME.kg` and `NAME.link` are not read.
+        vectors: columns of type float_seq in `NAME.item` that become feature matrices, not columns of the item table.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default NAME.
         info: what else to record.
@@ -69,8 +75,24 @@ def read_recbole(
         items = dataclasses.replace(items, frame=items.frame.drop(*vectors))
     elif vectors:
         raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
+    _say_unread(folder, items, recipe.item)
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
     return build(table, items, sources, recipe, name or stem, info)
+
+
+def _say_unread(folder: Path, items: Table | None, item: str) -> None:
+    """Log which files are not read, and which columns could be feature matrices."""
+    if unread := sorted(path.name for path in folder.iterdir() if path.suffix in UNREAD):
+        logger.warning("%s: not read: %s (only interactions and items are)", folder, ", ".join(unread))
+    schema = {} if items is None else items.frame.drop(item).schema
+    for column, kind in schema.items():
+        if kind == pl.List(pl.Float32):
+            logger.warning(
+                "%s: column '%s' (float_seq) stays a list of the item table; --vectors %s makes it a feature matrix",
+                folder,
+                column,
+                column,
+            )
 
 
 def _interactions(folder: Path, bad_rows: str) -> tuple[Table, str, list[str]]:
@@ -111,9 +133,22 @@ def _typed(path: Path, bad_rows: str) -> Table:
                     f"{path}: column '{column}' has {values[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number"
                 )
             values = number
-        elif kind in ("token_seq", "float_seq"):
-            values = values.str.split(" ")
-            if kind == "float_seq":
-                values = values.list.eval(pl.element().cast(pl.Float32, strict=False))
+        elif kind == "token_seq":
+            values = values.str.split(" ").list.eval(pl.element().filter(pl.element() != "")).list.join(" ")
+            values = values.replace("", None)
+        elif kind == "float_seq":
+            values = _float_lists(values, column, table)
         columns.append(values.alias(column))
     return dataclasses.replace(table, frame=pl.DataFrame(columns))
+
+
+def _float_lists(texts: pl.Series, column: str, table: Table) -> pl.Series:
+    """Numbers parted by blanks as lists; null where there is nothing."""
+    words = texts.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
+    numbers = words.list.eval(pl.element().cast(pl.Float32, strict=False))
+    bad = numbers.list.eval(pl.element().is_null()).list.any().fill_null(False)
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        word = next(one for one, number in zip(words[row], numbers[row], strict=True) if number is None)
+        raise DataError(f"{table.where}: column '{column}' has {word!r} in {table.at(bad)}, not a number")
+    return pl.select(pl.when(words.list.len() > 0).then(numbers)).to_series()
