@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from lirdrec.data.readers.recognise import Kind
 
 # Options of the readers that have another name here, or none.
+<<<<<<< HEAD
 RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
 PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles", "unknown_features", "vectors")
+=======
+RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines"}
+PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles", "unknown_features")
+>>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def prepare(
+<<<<<<< HEAD
     source: Annotated[
         list[str],
         typer.Argument(
@@ -36,7 +42,17 @@ def prepare(
             " a folder of MovieLens, MicroLens, MMRec or RecBole; Amazon reviews."
         ),
     ],
+=======
+>>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A table (CSV, Parquet, JSON lines …), a sparse matrix (.npz), or a folder of MovieLens, MicroLens,"
+            " Amazon reviews, MMRec, RecBole or LightGCN.",
+            show_default=False,
+        ),
+    ] = None,
     user: Annotated[str | None, typer.Option("--user", help="Column of user ids.")] = None,
     item: Annotated[str | None, typer.Option("--item", help="Column of item ids.")] = None,
     rating: Annotated[str | None, typer.Option("--rating", help="Column of ratings.")] = None,
@@ -70,10 +86,27 @@ def prepare(
         ),
     ] = None,
     string_ids: Annotated[bool, typer.Option("--string-ids", help="Keep ids as strings.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="COLUMN=VALUE[,VALUE]",
+            help="Keep rows with one of these values: event=transaction; may be repeated.",
+        ),
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option("--train", metavar="FILE", help="Instead of SOURCE: a split in files of its own.")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option("--validation", metavar="FILE", help="With --train.")] = None,
+    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="With --train.")] = None,
     items: Annotated[Path | None, typer.Option("--items", help="Table with a row per item: title, price, …")] = None,
     features: Annotated[
         list[str] | None,
         typer.Option("--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors or .parquet; may be repeated."),
+    ] = None,
+    vectors: Annotated[
+        list[str] | None,
+        typer.Option("--vectors", metavar="COLUMN", help="Of RecBole: a float_seq column that is a feature matrix."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of pictures: ITEM.jpg, .png, …, or see --image-column.")
@@ -115,8 +148,13 @@ def prepare(
       lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --published baby --output baby
       lirdrec prepare sales.csv --items shop.csv --images photos --image-column photo --output shop
       lirdrec prepare tiktok/ --output prepared/tiktok
+<<<<<<< HEAD
       lirdrec prepare u.data --no-header --columns user,item,rating,timestamp --timestamp timestamp --output films
       lirdrec prepare 'log-*.csv.gz' --bad-rows skip --output clicks
+=======
+      lirdrec prepare events.jsonl --user visitor --item product.id --only type=purchase --output shop
+      lirdrec prepare --train train.csv --validation valid.csv --test test.csv --output mydata
+>>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output {output}: has something in it; choose another folder or give --overwrite")
@@ -134,6 +172,11 @@ def prepare(
         "encoding": encoding,
         "bad_rows": bad_rows,
         "string_ids": string_ids or None,
+        "only": named_values(only) if only else None,
+        "train": train,
+        "validation": validation,
+        "test": test,
+        "vectors": vectors,
         "without_features": "drop" if drop else None,
         "k_core": k_core,
         "split": split,
@@ -222,14 +265,20 @@ def _next(figures: dict[str, Any], folder: Path) -> str:
     return " ".join([f"lirdrec features {folder}", *(option for option, there in encoders.items() if there)])
 
 
+<<<<<<< HEAD
 def _names(listed: str | None) -> list[str] | None:
     """The names of a list that commas separate."""
     return None if listed is None else [name.strip() for name in listed.split(",")]
 
 
 def _read(source: str | Path | list[str], options: dict[str, Any], published: str | None = None) -> Dataset:
+=======
+def _read(source: Path | None, options: dict[str, Any], published: str | None = None) -> Dataset:
+>>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
     from lirdrec.data.readers import kind_of, read_any, read_raw
 
+    if source is None or "train" in options:
+        return _read_split(source, options, published)
     recommended: Mapping[str, Any] = {}
     if published is not None:
         from lirdrec.data.published import recipe
@@ -248,13 +297,35 @@ def _read(source: str | Path | list[str], options: dict[str, Any], published: st
     return read_any(source)
 
 
+<<<<<<< HEAD
 def _check_options(source: str | Path | list[str], kind: Kind, options: Mapping[str, Any]) -> None:
+=======
+def _read_split(source: Path | None, options: Mapping[str, Any], published: str | None) -> Dataset:
+    """The dataset of --train, --validation and --test."""
+    from lirdrec.data.readers import read_raw
+
+    if "train" not in options:
+        raise ConfigError("there is nothing to read: name a SOURCE, or the files of a split (--train FILE --test FILE)")
+    if source is not None:
+        raise ConfigError(f"--train: {source} is a source of its own; give one of them")
+    if "test" not in options:
+        raise ConfigError("--train: needs --test FILE, and should have --validation FILE")
+    for option in ("metadata", "bad_lines", "vectors"):
+        if option in options:
+            raise ConfigError(f"{_flag(option)}: says nothing about the files of a split")
+    if published is not None:
+        raise ConfigError("--published: prepares a dataset as published, with a split of its own; leave it out")
+    return read_raw(**options)
+
+
+def _check_options(source: Path, kind: Kind, options: Mapping[str, Any]) -> None:
+>>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
     """Refuse, by its name on the command line, what the reader of this kind of source does not take."""
     from lirdrec.data.readers.recognise import WORDS, options_of
 
     known = {*options_of(kind), "images", "image_column"}
     if kind == "amazon":
-        known = (known | {"features"}) - {"user", "item", "rating", "items", "timestamp"}
+        known = (known | {"features"}) - {"user", "item", "rating", "items", "timestamp", "only"}
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
                 f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
@@ -276,6 +347,17 @@ def _check_options(source: str | Path | list[str], kind: Kind, options: Mapping[
 def _flag(option: str) -> str:
     """An option of the readers as `prepare` calls it."""
     return RENAMED.get(option) or "--" + option.replace("_", "-")
+
+
+def named_values(texts: list[str]) -> dict[str, list[str]]:
+    """COLUMN=VALUE,VALUE of --only as column → values; raises a ConfigError if one is not written so."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        column, equals, values = text.partition("=")
+        if not equals or not column.strip() or not values:
+            raise ConfigError(f"--only {text}: write it as COLUMN=VALUE, for instance --only event=transaction")
+        found.setdefault(column.strip(), []).extend(values.split(","))
+    return found
 
 
 def named_file(text: str, option: str = "--features") -> tuple[str, Path]:

@@ -14,6 +14,7 @@ from lirdrec.configuration import make, nearest
 from lirdrec.data.aligning import FeatureFile, align, as_feature_file, same_type
 from lirdrec.data.columns import ITEM, SPLITS, USER, unused_name
 from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.events import in_words, keep_only, left_out
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.identifiers import IdMap, clean_ids, count, describe_ids, text_ids
 from lirdrec.data.preparation import distinct_pairs, k_core
@@ -82,6 +83,10 @@ def build(
     if table.frame.height == 0:
         raise DataError(f"{table.where}: there are no rows")
     counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
+    if recipe.only:
+        everything, table = table, keep_only(table, recipe.only)
+        logger.info("%s", left_out(everything, table, recipe.only))
+        counts |= {"only": in_words(recipe.only), "other_rows": everything.frame.height - table.frame.height}
     table, skipped = without_bad_rows(table, recipe)
     if skipped := skipped + table.skipped:
         counts["bad_rows_skipped"] = skipped

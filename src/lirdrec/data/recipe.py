@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lirdrec.configuration import option
 from lirdrec.data.columns import ITEM, USER
@@ -23,6 +23,7 @@ class Recipe:
     rating: str | None = option(None, "column of ratings, needed with min_rating")
     min_rating: float | None = option(None, "keep only rows rated at least this much")
     timestamp: str | None = option(None, "column of times: whole numbers, dates or ISO texts")
+    only: dict[str, Any] | None = option(None, "column → value or values: keep only rows that have one of them")
     time_format: str | None = option(None, "how other times are written, as strptime names it: %d/%m/%Y %H:%M")
     bad_rows: Literal["error", "skip"] = option(
         "error", "what to do with rows that lack an id, a rating or a time, or have a wrong number of values"

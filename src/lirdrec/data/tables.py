@@ -19,6 +19,8 @@ from lirdrec.data.compressed import exists, first_bytes, is_packed, open_bytes
 from lirdrec.data.delimited import NO_HEADER, NUMERIC, TextFormat, read_delimited, typed
 from lirdrec.data.frames import row_place
 from lirdrec.data.parts import Part, ending, find_parts
+from lirdrec.data.readers.json_lines import BadLines
+from lirdrec.data.readers.json_tables import is_json, read_json
 from lirdrec.data.signatures import EXCEL, LONGEST, PARQUET, ZIP, packing, refuse_archive, refuse_other, table_format
 from lirdrec.errors import DataError
 
@@ -80,6 +82,23 @@ class TextTable(Table):
     def place(self, row: int) -> str:
         """Where a row of the frame is, in words."""
         return f"line {row + self.first if self.numbers is None else self.numbers[row]}"
+
+
+@dataclass(frozen=True)
+class RecordTable(Table):
+    """A table whose rows are records of a JSON file.
+
+    Attributes:
+        numbers: `(N,)` of each row the line, or the place in the list, that it comes from.
+        word: what such a number counts: "line" or "record".
+    """
+
+    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    word: str = "line"
+
+    def place(self, row: int) -> str:
+        """Where a row of the frame is, in words."""
+        return f"{self.word} {self.numbers[row]}"
 
 
 @dataclass(frozen=True)
@@ -165,8 +184,13 @@ def join_tables(parts: Sequence[Table], columns: Sequence[str], where: str) -> T
     )
 
 
-def read_table(source: str | Path | Sequence[str | Path], text: str | None = None, **layout: Any) -> Table:
-    """Read a table from files, recognized by their content: CSV, TSV and other separated text, Parquet, Arrow, ORC.
+def read_table(
+    source: str | Path | Sequence[str | Path],
+    text: str | None = None,
+    keys: Sequence[str] | None = None,
+    **layout: Any,
+) -> Table:
+    """Read a table from files, recognized by their content: separated text (CSV, TSV …), JSON, Parquet, Arrow, ORC.
 
     Any of them may be compressed (gzip, bzip2, xz, zstd, lz4, a zip archive of one file). Spreadsheets are read where
     the extra `excel` is installed.
@@ -176,6 +200,8 @@ def read_table(source: str | Path | Sequence[str | Path], text: str | None = Non
             a pattern such as "log-*.csv".
         text: by default every column of a text file is kept as strings (the caller turns them into what they are);
             with a column's name here only this column is, and the others get the type that all of their values have.
+        keys: of JSON files, the columns to read, `a.b` for a key of a nested record; by default all. See
+            `lirdrec.data.readers.json_tables.read_json`.
         layout: fields of `lirdrec.data.delimited.TextFormat`, of text files: separator, encoding, header, columns,
             bad_rows.
 
@@ -187,11 +213,11 @@ def read_table(source: str | Path | Sequence[str | Path], text: str | None = Non
     known = make(TextFormat, layout, "a table")
     parts = find_parts(source)
     if len(parts) == 1 and not parts[0].values:
-        table = _read_file(parts[0].path, known, text)
+        table = _read_file(parts[0].path, known, text, keys)
         if table.frame.height == 0:
             raise DataError(f"{table.where}: has column names but no rows")
         return table
-    tables = [_with_values(_read_file(part.path, known, None), part, parts) for part in parts]
+    tables = [_with_values(_read_file(part.path, known, None, keys), part, parts) for part in parts]
     tables = [table for table in tables if table.frame.height] or tables[:1]
     where = str(source) if isinstance(source, (str, Path)) else ", ".join(map(str, source))
     columns = tables[0].frame.columns
@@ -212,8 +238,12 @@ def read_table(source: str | Path | Sequence[str | Path], text: str | None = Non
     return joined
 
 
-def _read_file(path: Path, layout: TextFormat, text: str | None) -> Table:
+def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[str] | None) -> Table:
     exists(path)
+    if is_json(path):
+        bad = BadLines(path, "skip" if layout.bad_rows == "skip" else "raise", option="--bad-rows skip")
+        found = read_json(path, keys, bad)
+        return RecordTable(found.frame, str(path), skipped=bad.count, numbers=found.numbers, word=found.word)
     if _is_spreadsheet(path):
         return Table(read_spreadsheet(path), str(path))
     with open_bytes(path) as file:

@@ -33,7 +33,7 @@ IMAGE = "image"  # the modality that the published image features become
 JSON_NAME = re.compile(r"\.jsonl?(\.gz)?$")
 CSV_NAME = re.compile(r"\.csv(\.gz)?$")
 FEATURES_NAME = re.compile(r"^image_features.*\.b(\.gz)?$")
-KNOWN = (USER, ITEM, RATING)  # columns that the format decides
+KNOWN = (USER, ITEM, RATING, "only")  # what the format decides
 
 
 def read_amazon(

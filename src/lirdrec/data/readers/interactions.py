@@ -12,6 +12,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.parts import PACKED_ENDINGS
 from lirdrec.data.readers.feature_files import read_features
 from lirdrec.data.recipe import Recipe
+from lirdrec.data.splits import METHODS
 from lirdrec.data.tables import read_table
 
 
@@ -35,8 +36,9 @@ def read_interactions(
     quotes mean nothing; in comma-separated files they enclose a value.
 
     Args:
-        path: a table with the columns named in `options`: separated text (CSV, TSV …), Parquet, Arrow, ORC, compressed
-            or not; or several files, a folder of parts, or a pattern such as "log-*.csv".
+        path: a table with the columns named in `options`: separated text (CSV, TSV …), JSON, Parquet, Arrow, ORC,
+            compressed or not; or several files, a folder of parts, or a pattern such as "log-*.csv". In JSON `a.b`
+            names the key `b` of a nested record, or of each record of a nested list, which then gives as many rows.
         items: a table of the same kinds with a row per item.
         features: name → .npy (rows in the order of `items`), .npz, .safetensors or .parquet with ids.
         separator: between the values of a text file, such as ";" or "tab"; found in its first lines by default. That of
@@ -55,7 +57,7 @@ def read_interactions(
     """
     recipe = make(Recipe, options, "read_interactions")
     both = {"encoding": encoding, "bad_rows": recipe.bad_rows}
-    table = read_table(path, separator=separator, header=header, columns=columns, **both)
+    table = read_table(path, keys=needed_columns(recipe), separator=separator, header=header, columns=columns, **both)
     item_table = None
     if items is not None:
         item_table = read_table(items, recipe.item, header=items_columns is None, columns=items_columns, **both)
@@ -70,6 +72,13 @@ def read_interactions(
         name or _stem(Path(_several(path)[0])),
         {"source": {"format": "tables", "files": names}, **(info or {})},
     )
+
+
+def needed_columns(recipe: Recipe) -> list[str]:
+    """The columns of a table of interactions that a recipe reads."""
+    label = recipe.split if recipe.split not in METHODS else None
+    named = (recipe.user, recipe.item, recipe.rating, recipe.timestamp, label, *(recipe.only or {}))
+    return list(dict.fromkeys(column for column in named if column is not None))
 
 
 def _several(path: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:

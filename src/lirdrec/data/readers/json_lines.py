@@ -34,6 +34,7 @@ class BadLines:
     Attributes:
         path: the file that the lines are in.
         policy: "raise" or "skip".
+        option: of the command line that leaves such lines out.
         count: of lines left out so far.
         example: the first of them, in words.
 
@@ -43,6 +44,7 @@ class BadLines:
 
     path: Path
     policy: Policy = "raise"
+    option: str = "--skip-bad-lines"
     count: int = 0
     example: str = ""
 
@@ -58,7 +60,7 @@ class BadLines:
         """
         if self.policy == "raise":
             raise DataError(
-                f"{self.path}: line {line}: {reason}; mend the line, or leave such lines out (--skip-bad-lines)"
+                f"{self.path}: line {line}: {reason}; mend the line, or leave such lines out ({self.option})"
             )
         self.count += 1
         self.example = self.example or f"line {line}: {reason}"
