@@ -7,6 +7,7 @@ with every reader that has the traits it needs; both may be added by other files
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,11 +32,13 @@ class Reader:
         read: from the source and the options of the kind to the dataset.
         traits: "text": values are written as text; "file": one file, whose bytes can be changed; "lines": messages
             count lines, the header being line 1; "csv": separators, quotes and encodings are free.
+        place: how messages name the first row, where neither lines nor rows from 0 are counted: "record 1".
     """
 
     write: Callable[[pl.DataFrame, Path, Callable[[bytes], bytes]], Any]
     read: Callable[..., Dataset]
     traits: frozenset[str] = frozenset()
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,36 @@ def in_file(name: str, make: Callable[[pl.DataFrame], bytes]) -> Callable[..., P
     return write
 
 
+def _records(frame: pl.DataFrame) -> list[str]:
+    return [json.dumps(row, default=str) for row in frame.iter_rows(named=True)]
+
+
+def recbole(frame: pl.DataFrame, folder: Path, change: Callable[[bytes], bytes]) -> Path:
+    """An atomic file, all of whose columns are tokens."""
+    (folder / "plays").mkdir()
+    named = frame.rename({name: f"{name}:token" for name in frame.columns})
+    (folder / "plays" / "plays.inter").write_bytes(change(_csv(named, "\t")))
+    return folder / "plays"
+
+
+def read_atomic(source: Path, **options: Any) -> Dataset:
+    """RecBole's columns have other names by default."""
+    return read_raw(source, **{"user": "user", "item": "item", **options})
+
+
+def split_files(frame: pl.DataFrame, folder: Path, change: Callable[[bytes], bytes]) -> Path:
+    """All rows in one file of three, and the others with a row of their own."""
+    (folder / "train.csv").write_bytes(change(_csv(frame, ",")))
+    other = frame.head(1).with_columns(pl.lit("other").alias("user"))
+    (folder / "test.csv").write_bytes(_csv(other, ","))
+    return folder
+
+
+def read_two_files(source: Path, **options: Any) -> Dataset:
+    """The split of the files is kept, so that training has the rows of the first."""
+    return read_raw(train=source / "train.csv", test=source / "test.csv", **{**options, "split": "split_file"})
+
+
 def in_memory(make: Callable[[pl.DataFrame], Any]) -> Callable[..., Any]:
     """The `write` of a reader of a frame."""
     return lambda frame, folder, change: make(frame)
@@ -95,6 +128,20 @@ READERS: dict[str, Reader] = {
     "csv": Reader(in_file("plays.csv", lambda frame: _csv(frame, ",")), read_raw, TEXT | {"csv"}),
     "tsv": Reader(in_file("plays.tsv", lambda frame: _csv(frame, "\t")), read_raw, TEXT),
     "parquet": Reader(in_file("plays.parquet", _parquet), read_raw, frozenset({"file"})),
+    "json lines": Reader(
+        in_file("plays.jsonl", lambda frame: "".join(f"{one}\n" for one in _records(frame)).encode()),
+        read_raw,
+        frozenset({"file"}),
+        place="line 1",
+    ),
+    "json list": Reader(
+        in_file("plays.json", lambda frame: f"[{', '.join(_records(frame))}]".encode()),
+        read_raw,
+        frozenset({"file"}),
+        place="record 1",
+    ),
+    "recbole": Reader(recbole, read_atomic, frozenset({"text", "lines"})),
+    "split files": Reader(split_files, read_two_files, frozenset({"text", "lines"})),
     "polars": Reader(in_memory(lambda frame: frame), Dataset.from_frames),
     "pandas": Reader(in_memory(lambda frame: frame.to_pandas()), Dataset.from_frames),
     "arrow": Reader(in_memory(lambda frame: frame.to_arrow()), Dataset.from_frames),
@@ -133,7 +180,11 @@ def test_every_reader_answers_every_kind(tmp_path, reader, kind):
         assert to_polars(dataset.frame("train"))[0].rows() == kind.expected
         assert kind.counts.items() <= dataset.info["preparation"].items()
         return
-    place = f"line {kind.at + 2}" if "lines" in reader.traits else f"row {kind.at} (counted from 0)"
+    if reader.place:
+        word, first = reader.place.split()
+        place = f"{word} {int(first) + kind.at}"
+    else:
+        place = f"line {kind.at + 2}" if "lines" in reader.traits else f"row {kind.at} (counted from 0)"
     with pytest.raises(LirdrecError, match=kind.expected.replace("PLACE", re.escape(place))) as caught:
         reader.read(reader.write(kind.frame, tmp_path, kind.change), **options)
     assert isinstance(caught.value, DataError) and "\n" not in str(caught.value)

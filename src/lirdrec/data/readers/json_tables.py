@@ -199,8 +199,9 @@ class _Paths:
             raise DataError(f"{path}: there is no record in it, or every list of its records is empty")
         for column in self.columns:
             if frame[column].null_count() == frame.height and column not in self._seen:
-                hint = nearest(column, self._seen, f"it has {', '.join(self._seen)}")
-                raise DataError(f"{path}: no record has the key '{column}'; {hint}")
+                near = nearest(column, self._seen, "")
+                there = f"it has {', '.join(self._seen)}" + (f"; {near}" if near else "")
+                raise DataError(f"{path}: no column '{column}'; {there}")
 
 
 def _names(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
