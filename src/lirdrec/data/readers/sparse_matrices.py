@@ -26,6 +26,7 @@ from lirdrec.memory import check_memory
 LABEL = "split_file"
 PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of protocol 2 to 5 begin
 DECIDED = ("user", "rating", "timestamp", "only")
+PICKLE_NAMES = (".pkl", ".pickle", ".pck")
 CONVERT = (
     "is a pickle, which is never opened here (it could run code). Where you trust it, turn it into scipy's format with:"
     ' python -c "import pickle, scipy.sparse as s;'
@@ -35,7 +36,9 @@ CONVERT = (
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file begins as pickles do."""
+    """Whether a file is a pickle by its name, or begins as pickles do."""
+    if path.suffix.lower() in PICKLE_NAMES:
+        return True
     with path.open("rb") as file:
         return file.read(2) in PICKLED
 
@@ -48,12 +51,12 @@ def refuse_pickle(path: Path) -> None:
 
 def looks_like_matrix(path: Path) -> bool:
     """Whether a file is an npz archive with the arrays of a scipy matrix."""
-    if not zipfile.is_zipfile(path):
-        return False
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except UNREADABLE:
         return False
     return {"format.npy", "shape.npy"} <= names
 
