@@ -18,13 +18,8 @@ if TYPE_CHECKING:
     from lirdrec.data.readers.recognise import Kind
 
 # Options of the readers that have another name here, or none.
-<<<<<<< HEAD
 RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
-PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles", "unknown_features", "vectors")
-=======
-RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines"}
 PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles", "unknown_features")
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,22 +29,12 @@ def register(app: typer.Typer) -> None:
 
 
 def prepare(
-<<<<<<< HEAD
-    source: Annotated[
-        list[str],
-        typer.Argument(
-            help="A table: a file (CSV, TSV, Parquet …), several, a folder of parts, or a pattern in quotes. Or"
-            " a folder of MovieLens, MicroLens, MMRec or RecBole; Amazon reviews."
-        ),
-    ],
-=======
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
     source: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Argument(
-            help="A table (CSV, Parquet, JSON lines …), a sparse matrix (.npz), or a folder of MovieLens, MicroLens,"
-            " Amazon reviews, MMRec, RecBole or LightGCN.",
+            help="A table: a file (CSV, Parquet, JSON lines …), several, a folder of parts, or a pattern in quotes. Or"
+            " a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or LightGCN.",
             show_default=False,
         ),
     ] = None,
@@ -148,13 +133,10 @@ def prepare(
       lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --published baby --output baby
       lirdrec prepare sales.csv --items shop.csv --images photos --image-column photo --output shop
       lirdrec prepare tiktok/ --output prepared/tiktok
-<<<<<<< HEAD
       lirdrec prepare u.data --no-header --columns user,item,rating,timestamp --timestamp timestamp --output films
       lirdrec prepare 'log-*.csv.gz' --bad-rows skip --output clicks
-=======
       lirdrec prepare events.jsonl --user visitor --item product.id --only type=purchase --output shop
       lirdrec prepare --train train.csv --validation valid.csv --test test.csv --output mydata
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output {output}: has something in it; choose another folder or give --overwrite")
@@ -191,7 +173,7 @@ def prepare(
         "name": name,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    dataset = _read(source[0] if len(source) == 1 else source, given, published)
+    dataset = _read(source[0] if source and len(source) == 1 else source or None, given, published)
     differences = None
     if published is not None:
         from lirdrec.data.published import check
@@ -265,16 +247,12 @@ def _next(figures: dict[str, Any], folder: Path) -> str:
     return " ".join([f"lirdrec features {folder}", *(option for option, there in encoders.items() if there)])
 
 
-<<<<<<< HEAD
 def _names(listed: str | None) -> list[str] | None:
     """The names of a list that commas separate."""
     return None if listed is None else [name.strip() for name in listed.split(",")]
 
 
-def _read(source: str | Path | list[str], options: dict[str, Any], published: str | None = None) -> Dataset:
-=======
-def _read(source: Path | None, options: dict[str, Any], published: str | None = None) -> Dataset:
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
+def _read(source: str | Path | list[str] | None, options: dict[str, Any], published: str | None = None) -> Dataset:
     from lirdrec.data.readers import kind_of, read_any, read_raw
 
     if source is None or "train" in options:
@@ -297,10 +275,7 @@ def _read(source: Path | None, options: dict[str, Any], published: str | None = 
     return read_any(source)
 
 
-<<<<<<< HEAD
-def _check_options(source: str | Path | list[str], kind: Kind, options: Mapping[str, Any]) -> None:
-=======
-def _read_split(source: Path | None, options: Mapping[str, Any], published: str | None) -> Dataset:
+def _read_split(source: str | Path | list[str] | None, options: Mapping[str, Any], published: str | None) -> Dataset:
     """The dataset of --train, --validation and --test."""
     from lirdrec.data.readers import read_raw
 
@@ -318,8 +293,7 @@ def _read_split(source: Path | None, options: Mapping[str, Any], published: str 
     return read_raw(**options)
 
 
-def _check_options(source: Path, kind: Kind, options: Mapping[str, Any]) -> None:
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
+def _check_options(source: str | Path | list[str], kind: Kind, options: Mapping[str, Any]) -> None:
     """Refuse, by its name on the command line, what the reader of this kind of source does not take."""
     from lirdrec.data.readers.recognise import WORDS, options_of
 

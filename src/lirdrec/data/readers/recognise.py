@@ -59,21 +59,12 @@ READERS: dict[str, Callable[..., Dataset]] = {
 }
 
 
-<<<<<<< HEAD
 def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = ()) -> Kind:
-    """What is at a path. Any file that is not known is a table, but one called .json or .jsonl.
-
-    Args:
-        path: a file or a folder; several files or a pattern are parts of a table.
-        options: names of those that are given. A CSV file whose columns they name is a table, whatever it looks like.
-=======
-def kind_of(path: str | Path, options: Collection[str] = ()) -> Kind:
     """What is at a path. Any file that is not known is a table; one of JSON only where user and item are named.
 
     Args:
-        path: a file or a folder.
+        path: a file or a folder; several files or a pattern are parts of a table.
         options: names of those that are given. A file whose columns they name is a table, whatever it looks like.
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
 
     Raises:
         DataError: nothing is there, a folder of something unknown, a pickle, or a .json file whose keys say nothing.
@@ -106,21 +97,15 @@ def kind_of(path: str | Path, options: Collection[str] = ()) -> Kind:
     if looks_like_amazon(path):
         return "amazon"
     check_packed(path)
-<<<<<<< HEAD
+    for one in sorted(path.iterdir()):
+        refuse_pickle(one)
     if is_parts_folder(path):
         return "table"
     raise DataError(
         f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
-        " of MovieLens (ratings.csv and movies.csv), MicroLens (…_pairs.csv) or Amazon reviews; nor a table"
-        " in parts (nothing but CSV or Parquet files); make a dataset of other files with lirdrec prepare FILE"
-=======
-    for one in sorted(path.iterdir()):
-        refuse_pickle(one)
-    raise DataError(
-        f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
         " of MovieLens (ratings.csv and movies.csv), MicroLens (…_pairs.csv), Amazon reviews, a split in three files"
-        " (….train.csv) or LightGCN (train.txt and test.txt); make a dataset of other files with lirdrec prepare FILE"
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
+        " (….train.csv) or LightGCN (train.txt and test.txt); nor a table in parts (nothing but CSV or Parquet files);"
+        " make a dataset of other files with lirdrec prepare FILE"
     )
 
 
@@ -139,16 +124,11 @@ def read_any(path: str | Path) -> Dataset:
 
 
 def read_raw(
-<<<<<<< HEAD
-    path: str | Path | Sequence[str | Path],
-    *,
-=======
-    path: str | Path | None = None,
+    path: str | Path | Sequence[str | Path] | None = None,
     *,
     train: str | Path | None = None,
     validation: str | Path | None = None,
     test: str | Path | None = None,
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
     images: str | Path | None = None,
     image_column: str | None = None,
     **options: Any,
@@ -156,12 +136,8 @@ def read_raw(
     """Read what `lirdrec prepare` reads: whatever `kind_of` knows, and tables.
 
     Args:
-<<<<<<< HEAD
         path: a file or a folder; or several files, or a pattern such as "log-*.csv", that are one table.
-=======
-        path: a file or a folder.
         train, validation, test: instead of `path`, the files of a split: tables, or matrices of scipy.
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
         images: a folder of pictures, found by item id or by `image_column`; see `lirdrec.data.pictures.with_images`.
         image_column: column of the item table with paths or file names of pictures; by default `image`, if it holds
             such. Without `images` the paths begin in the folder of `items`, or of `path`.
@@ -171,7 +147,9 @@ def read_raw(
         DataError: something is wrong with the files.
         ConfigError: this kind of source does not take an option.
     """
-<<<<<<< HEAD
+    if path is None or train is not None:
+        dataset = _read_split(path, {"train": train, "validation": validation, "test": test}, options)
+        return _with_images(dataset, Path(options.get("items") or str(train)), images, image_column)
     kind = kind_of(path, options)
     if not isinstance(path, (str, Path)) and len(path) == 1:
         path = path[0]
@@ -179,15 +157,6 @@ def read_raw(
         return _read_tables(path, images, image_column, options)
     assert isinstance(path, (str, Path))
     path = Path(path)
-=======
-    if path is None or train is not None:
-        dataset = _read_split(path, {"train": train, "validation": validation, "test": test}, options)
-        if images is None and image_column is None:
-            return dataset
-        beside = Path(options.get("items") or str(train)).parent
-        return with_images(dataset, images or beside, image_column)
-    path, kind = Path(path), kind_of(path, options)
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
     if kind != "prepared":
         _check_options(path, kind, options)
     if kind in ("movielens", "microlens") and image_column is None:
@@ -222,7 +191,7 @@ def _with_images(dataset: Dataset, source: Path, images: str | Path | None, imag
     return with_images(dataset, images or beside, image_column)
 
 
-def _read_split(path: str | Path | None, files: Mapping[str, str | Path | None], options: Mapping[str, Any]) -> Dataset:
+def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapping[str, Any]) -> Dataset:
     """The dataset of the files of a split."""
     if path is not None:
         raise ConfigError(f"{path}: is one source, and the files of a split are another; name one of them")
@@ -261,9 +230,6 @@ def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
     return "table" if NAMING.intersection(options) or not looks_like_amazon(path) else "amazon"
 
 
-<<<<<<< HEAD
-def _check_options(path: Any, kind: Kind, options: Mapping[str, Any]) -> None:
-=======
 def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
     """Amazon's reviews, unless options name the keys, or the records have keys called user and item."""
     if NAMING.intersection(options):
@@ -283,8 +249,7 @@ def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
     return "amazon"
 
 
-def _check_options(path: Path, kind: Kind, options: Mapping[str, Any]) -> None:
->>>>>>> 6ea3e97 (Read JSON tables, splits in three files, LightGCN, scipy matrices and ml-100k; --only; ten public layouts)
+def _check_options(path: Any, kind: Kind, options: Mapping[str, Any]) -> None:
     known = options_of(kind)
     for option in options:
         if option not in known:
