@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lirdrec.configuration import option
+from lirdrec.configuration import checked, option
 from lirdrec.data.columns import ITEM, USER
 from lirdrec.errors import ConfigError
 
 
 @dataclass(frozen=True)
+@checked
 class Recipe:
     """The options of preparation, in the order in which they act.
 
