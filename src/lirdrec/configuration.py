@@ -8,12 +8,13 @@ import numbers
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lirdrec.errors import ConfigError
 from lirdrec.files import read_text, status
+from lirdrec.interface import argument, called
 
 C = TypeVar("C")
 LARGEST = 2**63 - 1  # what a tensor's whole number can hold
@@ -33,13 +34,23 @@ def option(default: Any, doc: str) -> Any:
 
 
 def option_named(name: str, *values: str) -> str:
-    """An option of preparation in a message, as the command line and as Python call it."""
-    spelled = " or ".join([f"--{name.replace('_', '-')} {values[0]}", *values[1:]] if values else [f"--{name}"])
-    return f"{spelled} (in Python {name})"
+    """An option of preparation in a message, with the values to choose from, as the person would write it."""
+    return " or ".join(argument(name, value) for value in values) if values else called(name)
 
 
-def make(config_type: type[C], values: Mapping[str, Any], where: str = "the configuration") -> C:
+def make(
+    config_type: type[C],
+    values: Mapping[str, Any],
+    where: str = "the configuration",
+    label: Callable[[str], str] | None = None,
+) -> C:
     """Build `config_type` from a mapping, with types checked and converted.
+
+    Args:
+        config_type: a frozen dataclass.
+        values: by the names of its fields.
+        where: what messages begin with.
+        label: what a message about a value begins with, from the name of the field; by default `where` and the name.
 
     Raises:
         ConfigError: a key is unknown (the nearest known key is offered) or a value has the wrong type or range.
@@ -50,7 +61,8 @@ def make(config_type: type[C], values: Mapping[str, Any], where: str = "the conf
         if key not in known:
             hint = nearest(key, known, f"known keys: {', '.join(known)}")
             raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
-    converted = {key: _convert(value, hints[key], f"{where}: '{key}'") for key, value in values.items()}
+    label = label or (lambda key: f"{where}: '{key}'")
+    converted = {key: _convert(value, hints[key], label(key)) for key, value in values.items()}
     return config_type(**converted)
 
 

@@ -152,7 +152,11 @@ PICKLED = "holds pickled Python objects, which are never loaded (they could run 
 BAD_FEATURES = {
     "pickle.npy": (lambda p: p.write_bytes(pickle.dumps(Evil())), PICKLED),
     "object.npy": (lambda p: p.write_bytes(npy(np.array([Evil(), None], dtype=object))), PICKLED),
-    "object.npz": (lambda p: np.savez(p, x=np.array([Evil(), None], dtype=object)), PICKLED),
+    "object.npz": (
+        lambda p: np.savez(p, v=X, sku=np.array(["a", "b", "c"], dtype=object)),
+        "the array 'sku' holds pickled Python objects, which are never loaded (they could run code); if these are the"
+        " ids, save them as texts: numpy.savez(FILE, sku=numpy.asarray(ids, dtype=str), …)",
+    ),
     "short.npy": (lambda p: p.write_bytes(npy(X)[:-5]), "damaged or cut short ("),
     "header.npy": (lambda p: p.write_bytes(npy(X)[:20]), "damaged or cut short ("),
     "short.npz": (lambda p: (np.savez(p, x=X), p.write_bytes(p.read_bytes()[:-40])), "damaged or cut short ("),
@@ -170,7 +174,10 @@ BAD_FEATURES = {
         "cannot tell which array holds the ids: x float32[3, 4], a",
     ),
     "count.npz": (lambda p: np.savez(p, x=X, ids=IDS[:2]), "2 ids for 3 rows of features"),
-    "negative.npz": (lambda p: np.savez(p, x=X, ids=-IDS), "array 'ids': negative id id -5 in row 0 (counted from 0)"),
+    "negative.npz": (
+        lambda p: np.savez(p, x=X, ids=-IDS),
+        "array 'ids': negative item id -5 in row 0 (counted from 0)",
+    ),
     "short.safetensors": (
         lambda p: (save_file({"x": X}, p), p.write_bytes(p.read_bytes()[:-4])),
         "damaged or not a safetensors file (",
@@ -189,13 +196,16 @@ BAD_FEATURES = {
     ),
     "novector.parquet": (
         lambda p: pl.DataFrame({"id": [1, 2]}).write_parquet(p),
-        "no column of vectors among id; name the right one",
+        "has ids in 'id' and no column of numbers",
     ),
     "noids.parquet": (
         lambda p: pl.DataFrame({"a": [1], "b": [2], "v": [[1.0]]}).write_parquet(p),
         "cannot tell which of a, b, v holds the ids; name it",
     ),
-    "features.pt": (lambda p: p.write_bytes(b"x"), "features come as .npy, .npz, .safetensors or .parquet, not as .pt"),
+    "features.pt": (
+        lambda p: p.write_bytes(b"x"),
+        "features come as .npy, .npz, .safetensors, .parquet, .csv or .tsv, not as .pt",
+    ),
 }
 
 

@@ -124,8 +124,8 @@ def test_the_graph_cache_lies_where_it_is_told_to(dataset, tmp_path, monkeypatch
             TRAINING,
             {},
             ConfigError,
-            'int is not the configuration of a model; give a model\'s name, such as "ease", or its configuration, such as'
-            " lirdrec.EASEConfig()",
+            'int is not the configuration of a model; give a model\'s name, such as "ease", or its configuration,'
+            " such as lirdrec.EASEConfig()",
         ),
         ("eas", TRAINING, {}, ConfigError, "unknown model 'eas'; did you mean 'ease'?"),
         (

@@ -12,14 +12,13 @@ from lirdrec.cli.dataset_display import show_dataset, show_differences, show_run
 from lirdrec.cli.output import JsonOption, console, print_json
 from lirdrec.cli.settings import whole_number
 from lirdrec.errors import ConfigError
+from lirdrec.interface import flag
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.data.readers.recognise import Kind
 
-# Options of the readers that have another name here, or none.
-RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
-PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles", "unknown_features")
+PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles")  # options without a flag
 
 
 def register(app: typer.Typer) -> None:
@@ -85,9 +84,22 @@ def prepare(
     validation: Annotated[Path | None, typer.Option("--validation", metavar="FILE", help="With --train.")] = None,
     test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="With --train.")] = None,
     items: Annotated[Path | None, typer.Option("--items", help="Table with a row per item: title, price, …")] = None,
+    items_id: Annotated[
+        str | None,
+        typer.Option("--items-id", metavar="COLUMN", help="Column of item ids in --items (default: --item)."),
+    ] = None,
+    unknown_items: Annotated[
+        str | None,
+        typer.Option("--unknown-items", help="Interactions of items that --items lacks: error, drop or keep."),
+    ] = None,
     features: Annotated[
         list[str] | None,
-        typer.Option("--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors or .parquet; may be repeated."),
+        typer.Option(
+            "--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors, .parquet or .csv; may be repeated."
+        ),
+    ] = None,
+    unknown_features: Annotated[
+        str | None, typer.Option("--unknown-features", help="Feature rows of ids that are no items: error or drop.")
     ] = None,
     vectors: Annotated[
         list[str] | None,
@@ -165,6 +177,9 @@ def prepare(
         "held_out": held_out,
         "seed": seed,
         "items": items,
+        "items_id": items_id,
+        "unknown_items": unknown_items,
+        "unknown_features": unknown_features,
         "images": images,
         "image_column": image_column,
         "metadata": metadata,
@@ -287,7 +302,7 @@ def _read_split(source: str | Path | list[str] | None, options: Mapping[str, Any
         raise ConfigError("--train: needs --test FILE, and should have --validation FILE")
     for option in ("metadata", "bad_lines", "vectors"):
         if option in options:
-            raise ConfigError(f"{_flag(option)}: says nothing about the files of a split")
+            raise ConfigError(f"{flag(option)}: says nothing about the files of a split")
     if published is not None:
         raise ConfigError("--published: prepares a dataset as published, with a split of its own; leave it out")
     return read_raw(**options)
@@ -300,6 +315,7 @@ def _check_options(source: str | Path | list[str], kind: Kind, options: Mapping[
     known = {*options_of(kind), "images", "image_column"}
     if kind == "amazon":
         known = (known | {"features"}) - {"user", "item", "rating", "items", "timestamp", "only"}
+        known -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and pictures are taken by id
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
                 f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
@@ -311,16 +327,11 @@ def _check_options(source: str | Path | list[str], kind: Kind, options: Mapping[
         if kind == "mmrec":
             inter = min(Path(str(source)).glob("*.inter"))
             raise ConfigError(
-                f"{_flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
+                f"{flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
                 f" to prepare it anew, name its table: lirdrec prepare {inter} --user userID --item itemID …"
             )
-        takes = ", ".join(sorted(_flag(one) for one in known.difference(PYTHON_ONLY)))
-        raise ConfigError(f"{_flag(option)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
-
-
-def _flag(option: str) -> str:
-    """An option of the readers as `prepare` calls it."""
-    return RENAMED.get(option) or "--" + option.replace("_", "-")
+        takes = ", ".join(sorted(flag(one) for one in known.difference(PYTHON_ONLY)))
+        raise ConfigError(f"{flag(option)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
 
 
 def named_values(texts: list[str]) -> dict[str, list[str]]:

@@ -284,10 +284,16 @@ def _read_dataset(path: Path) -> Dataset:
 
 
 def _trained_on(recommender: Recommender, run: Path) -> Path:
-    store = recommender.features
-    if store is None or store.folder is None:
-        raise RunFolderError(f"{run}: does not know where its dataset lies; name it: lirdrec evaluate {run} DATASET")
-    return store.folder
+    """The prepared dataset of the training: where its features are, or where it lay then."""
+    from lirdrec.data.storage import MANIFEST
+
+    store, noted = recommender.features, recommender.info.get("dataset_folder")
+    if store is not None and store.folder is not None:
+        return store.folder
+    if isinstance(noted, str) and (Path(noted) / MANIFEST).is_file():
+        return Path(noted)
+    fault = f"its dataset is not at {noted} any more" if noted else "does not know where its dataset lies"
+    raise RunFolderError(f"{run}: {fault}; name it as the second argument: lirdrec evaluate {run} DATASET")
 
 
 def _default_run(name: str, model: str, resume: bool) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ import numpy as np
 import polars as pl
 
 from lirdrec.configuration import make
+from lirdrec.data.column_names import likely_column
 from lirdrec.data.columnar import read_columnar, read_spreadsheet
+from lirdrec.data.columns import ITEM, USER
 from lirdrec.data.compressed import exists, first_bytes, is_packed, open_bytes
 from lirdrec.data.delimited import NO_HEADER, NUMERIC, TextFormat, read_delimited, typed
 from lirdrec.data.frames import row_place
@@ -23,6 +24,7 @@ from lirdrec.data.readers.json_lines import BadLines
 from lirdrec.data.readers.json_tables import is_json, read_json
 from lirdrec.data.signatures import EXCEL, LONGEST, PARQUET, ZIP, packing, refuse_archive, refuse_other, table_format
 from lirdrec.errors import DataError
+from lirdrec.interface import argument
 
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
@@ -39,6 +41,7 @@ class Table:
         lines: whether rows are lines of a file (the header is line 1); else they are counted from 0.
         skipped: bad rows that were left out when the file was read.
         decimal_comma: whether numbers may be written with a decimal comma.
+        ordered: whether the rows stand as the person gave them, so that features without ids can follow them.
     """
 
     frame: pl.DataFrame
@@ -47,6 +50,7 @@ class Table:
     lines: bool = False
     skipped: int = 0
     decimal_comma: bool = False
+    ordered: bool = True
 
     def place(self, row: int) -> str:
         """Where a row of the frame is, in words."""
@@ -60,8 +64,10 @@ class Table:
         """Raise a DataError if a column is missing; offers the nearest name."""
         for column in columns:
             if column not in self.frame.columns:
-                near = difflib.get_close_matches(column, self.frame.columns, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
+                near = likely_column(column, self.frame.columns)
+                hint = f"; did you mean '{near}'?" if near else ""
+                if near and column in (USER, ITEM):
+                    hint += f" then name it ({argument(column, near)})"
                 if any(NUMERIC.fullmatch(name) for name in self.frame.columns):
                     hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
                 raise DataError(f"{self.where}: no column '{column}'; it has {', '.join(self.frame.columns)}{hint}")
@@ -129,6 +135,7 @@ def select(table: Table, keep: pl.Series) -> Table:
         table.lines,
         table.skipped,
         table.decimal_comma,
+        table.ordered,
         source=table,
         rows=keep.arg_true().to_numpy(),
     )

@@ -144,11 +144,11 @@ def described_items(items: Table, recipe: Recipe) -> tuple[Table, int]:
     Raises:
         DataError: as `without_bad_rows`.
     """
-    bad = lacking(items.frame[recipe.item])
+    bad = lacking(items.frame[recipe.items_column])
     if recipe.bad_rows == "error" and bad.any():
         raise DataError(
-            f"{items.where}, column '{recipe.item}': no item id in {items.at(bad)}; give it one, or leave such rows"
-            f" out: {option_named('bad_rows', 'skip')}"
+            f"{items.where}, column '{recipe.items_column}': no item id in {items.at(bad)}; give it one, or leave"
+            f" such rows out: {option_named('bad_rows', 'skip')}"
         )
     return _left_out(items, {"no item id": bad})
 

@@ -51,7 +51,8 @@ class Recommender:
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
         train: training pairs as rows, or None in a slim run.
-        info: JSON-able: "dataset", "model", "model_config", "training", "seed", "metrics" … whatever is known.
+        info: JSON-able: "dataset", "dataset_folder" (where it lay), "model", "model_config", "training", "seed",
+            "metrics" … whatever is known.
         frames: kind of the frames that come out.
         n_trained_items: number of items known in training; later rows came by `add_items`.
         folder: the run folder that it was loaded from or last saved to, or None.
@@ -102,6 +103,8 @@ class Recommender:
         from lirdrec.configuration import to_dict
 
         facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
+        if dataset.folder is not None:
+            facts["dataset_folder"] = str(dataset.folder.resolve())
         if "licence" in dataset.info:
             facts["licence"] = dataset.info["licence"]
         return cls(
@@ -233,7 +236,8 @@ class Recommender:
         """The k best items for people who are known only by items that they liked.
 
         Args:
-            items_or_lists: one list of item ids (known or added), or a list of such lists.
+            items_or_lists: one list of item ids (known or added), or a list of such lists, or an array with a history
+                in each row.
             k, candidates: as in `recommend`.
             exclude_seen: leave out the items of the history.
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.parts import PACKED_ENDINGS
 from lirdrec.data.readers.feature_files import read_features
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.recipe import Recipe, recipe_of
 from lirdrec.data.splits import METHODS
 from lirdrec.data.tables import read_table
 
@@ -40,7 +39,7 @@ def read_interactions(
             compressed or not; or several files, a folder of parts, or a pattern such as "log-*.csv". In JSON `a.b`
             names the key `b` of a nested record, or of each record of a nested list, which then gives as many rows.
         items: a table of the same kinds with a row per item.
-        features: name → .npy (rows in the order of `items`), .npz, .safetensors or .parquet with ids.
+        features: name → .npy (rows in the order of `items`), or .npz, .safetensors, .parquet or .csv with ids.
         separator: between the values of a text file, such as ";" or "tab"; found in its first lines by default. That of
             `items` is always found so.
         encoding: of text files, such as "cp1252"; by default UTF-8, or UTF-16 where the file begins with its mark.
@@ -55,13 +54,13 @@ def read_interactions(
         DataError: a file or its content is wrong; says what, where and what to do.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = make(Recipe, options, "read_interactions")
+    recipe = recipe_of(options, "read_interactions")
     both = {"encoding": encoding, "bad_rows": recipe.bad_rows}
     table = read_table(path, keys=needed_columns(recipe), separator=separator, header=header, columns=columns, **both)
     item_table = None
     if items is not None:
-        item_table = read_table(items, recipe.item, header=items_columns is None, columns=items_columns, **both)
-    files = {key: read_features(file) for key, file in (features or {}).items()}
+        item_table = read_table(items, recipe.items_column, header=items_columns is None, columns=items_columns, **both)
+    files = {key: read_features(file, item_column=recipe.item) for key, file in (features or {}).items()}
     sources = [*_several(path), *(() if items is None else _several(items)), *(features or {}).values()]
     names = [Path(file).name for file in sources]
     return build(

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.columns import ITEM, USER
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.identifiers import LARGEST
 from lirdrec.data.readers.feature_files import read_features
 from lirdrec.data.readers.raw_files import text_lines
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import RecordTable, Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
 
@@ -68,7 +67,7 @@ def read_lightgcn(
     for option in DECIDED:
         if option in options:
             raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave '{option}' out")
-    recipe = make(Recipe, {"split": LABEL, **options}, "read_lightgcn")
+    recipe = recipe_of({"split": LABEL, **options}, "read_lightgcn")
     folder = Path(folder)
     parts = []
     for split, names in FILES.items():
@@ -82,7 +81,7 @@ def read_lightgcn(
     return build(
         joined,
         _item_table(folder, joined),
-        {key: read_features(path) for key, path in (features or {}).items()},
+        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
         recipe,
         name or folder.resolve().name,
         {"source": {"format": "lightgcn", "files": files}, **(info or {})},

@@ -10,9 +10,10 @@ import polars as pl
 from lirdrec.data.columns import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.compressed import exists
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.identifiers import IdMap, count, describe_ids, text_ids
+from lirdrec.data.identifiers import IdMap, count, describe_ids
 from lirdrec.data.matrices import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.preparation import distinct_pairs
+from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.readers.feature_files import read_npy
 from lirdrec.data.splits import given_labels
 from lirdrec.data.tables import read_table
@@ -50,7 +51,7 @@ def read_mmrec(
     table.need([user, item, label])
     where = table.where
     user_ids, item_ids = (
-        text_ids(table.frame[column], f"{where}, column '{column}'", what, table.place)
+        read_ids(table.frame[column], f"{where}, column '{column}'", what, table.place, text=True)
         for column, what in ((user, USER), (item, ITEM))
     )
     for ids, what in ((user_ids, "user"), (item_ids, "item")):
@@ -121,7 +122,7 @@ def _item_table(folder: Path, item: str, items: IdMap) -> pl.DataFrame:
         return pl.DataFrame({ITEM: items.series})
     table = read_table(path)
     table.need([item])
-    ids = text_ids(table.frame[item], f"{path}, column '{item}'", ITEM, table.place)
+    ids = read_ids(table.frame[item], f"{path}, column '{item}'", ITEM, table.place, text=True)
     if ids.is_duplicated().any():
         raise DataError(f"{path}: item id {ids[ids.is_duplicated().arg_true()[0]]} occurs more than once")
     columns = table.frame.drop(item)

@@ -9,14 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.compressed import exists
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
 from lirdrec.data.readers.feature_files import read_features
 from lirdrec.data.readers.raw_files import id_columns, read_numbers, text_lines, unquoted
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
@@ -85,7 +84,7 @@ def read_movielens(
     hundred = (folder / DATA_100K).is_file()
     end = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
     known = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
-    recipe = make(Recipe, known | options, "read_movielens")
+    recipe = recipe_of(known | options, "read_movielens")
     files = [folder / f"{stem}{end}" for stem in ("ratings", "movies", "tags")]
     files = [folder / DATA_100K, folder / ITEMS_100K] if hundred else files if files[2].is_file() else files[:2]
     for path in files:
@@ -103,7 +102,7 @@ def read_movielens(
     dataset = build(
         id_columns(ratings, recipe, recipe.user, recipe.item),
         id_columns(Table(films.rename({FILM: recipe.item}), str(files[1])), recipe, recipe.item),
-        {key: read_features(path) for key, path in (features or {}).items()},
+        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
         recipe,
         name or folder.resolve().name,
         {

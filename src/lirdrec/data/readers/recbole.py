@@ -10,12 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.columns import SPLITS
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.readers.feature_files import read_features, vectors_of_frame
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
 
@@ -61,21 +60,21 @@ def read_recbole(
         options["timestamp"] = "timestamp"
     if LABEL in table.frame.columns:
         options.setdefault("split", LABEL)
-    recipe = make(Recipe, options, "read_recbole")
+    recipe = recipe_of(options, "read_recbole")
     table.need([recipe.user, recipe.item])
-    sources = {key: read_features(path) for key, path in (features or {}).items()}
+    sources = {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()}
     items = None
     if (path := folder / f"{stem}.item").exists():
         items = _typed(path, bad_rows)
         files.append(path.name)
-        items.need([recipe.item, *vectors])
+        items.need([recipe.items_column, *vectors])
         for column in vectors:
-            part = Table(items.frame.select(recipe.item, column), f"{path}, column '{column}'")
-            sources[column] = vectors_of_frame(part, recipe.item, column)
+            part = Table(items.frame.select(recipe.items_column, column), f"{path}, column '{column}'")
+            sources[column] = vectors_of_frame(part, recipe.items_column, column)
         items = dataclasses.replace(items, frame=items.frame.drop(*vectors))
     elif vectors:
         raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
-    _say_unread(folder, items, recipe.item)
+    _say_unread(folder, items, recipe.items_column)
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
     return build(table, items, sources, recipe, name or stem, info)
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.columns import RATING, USER
 from lirdrec.data.compressed import exists
@@ -18,7 +17,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.frames import first_line
 from lirdrec.data.identifiers import count
 from lirdrec.data.readers.feature_files import UNREADABLE, read_features
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.recipe import Recipe, recipe_of
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.memory import check_memory
@@ -97,7 +96,7 @@ def read_matrices(
     given = {split: one for split, one in (("train", train), ("valid", validation), ("test", test)) if one is not None}
     splits = len(given) > 1
     known = {"split": LABEL} if splits else {}
-    recipe = make(Recipe, {**known, **options, USER: USER, RATING: RATING}, "read_matrices")
+    recipe = recipe_of({**known, **options, USER: USER, RATING: RATING}, "read_matrices")
     shapes, parts = {}, []
     for split, source in given.items():
         where = str(source) if isinstance(source, (str, Path)) else f"the matrix of {split}"
@@ -115,13 +114,13 @@ def read_matrices(
     if items is None:
         item_table = Table(pl.DataFrame({recipe.item: np.arange(n_items, dtype=np.int64)}), "the columns of the matrix")
     else:
-        item_table = read_table(items, text=recipe.item)
+        item_table = read_table(items, text=recipe.items_column)
     first = Path(train) if isinstance(train, (str, Path)) else None
     default = "matrix" if first is None else first.resolve().parent.name if splits else first.stem
     return build(
         table,
         item_table,
-        {key: read_features(path) for key, path in (features or {}).items()},
+        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
         recipe,
         name or default,
         {"source": {"format": "matrix", "files": [Path(where).name for where in shapes]}, **(info or {})},

@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.columns import ITEM, SPLITS, USER
 from lirdrec.data.compressed import open_bytes
@@ -18,7 +17,7 @@ from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.feature_files import read_features
 from lirdrec.data.readers.interactions import needed_columns
 from lirdrec.data.readers.json_lines import BadLines
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
 
@@ -121,7 +120,7 @@ def read_split_files(
         DataError: a file or its content is wrong, or a pair is in two files.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = make(Recipe, {"split": LABEL, **options}, "read_split_files")
+    recipe = recipe_of({"split": LABEL, **options}, "read_split_files")
     paths = {"train": train, "valid": validation, "test": test}
     files = {split: Path(path) for split, path in paths.items() if path is not None}
     needed = [column for column in needed_columns(recipe) if column != LABEL]
@@ -137,12 +136,12 @@ def read_split_files(
     names = [path.name for path in files.values()]
     item_table: Table | None = None
     if items is not None:
-        item_table = read_table(items, recipe.item, header=items_columns is None, columns=items_columns, **both)
+        item_table = read_table(items, recipe.items_column, header=items_columns is None, columns=items_columns, **both)
         names.append(Path(items).name)
     return build(
         joined,
         item_table,
-        {key: read_features(path) for key, path in (features or {}).items()},
+        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
         recipe,
         name or Path(train).resolve().parent.name,
         {"source": {"format": "split files", "files": names}, **(info or {})},
