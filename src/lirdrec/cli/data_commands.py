@@ -32,8 +32,9 @@ def prepare(
     source: Annotated[
         list[str],
         typer.Argument(
+            metavar="SOURCE...",
             help="A table: a file (CSV, TSV, Parquet …), several, a folder of parts, or a pattern in quotes. Or"
-            " a folder of MovieLens, MicroLens, MMRec or RecBole; Amazon reviews."
+            " a folder of MovieLens, MicroLens, MMRec or RecBole; Amazon reviews.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
