@@ -274,7 +274,7 @@ BAD = [
         ["prepare", "ratings.csv", "-o", "x", *COLUMNS[:4], "--min-rating", 4],
         "a least rating needs the name of the column",
     ),
-    (["prepare", "sheet.xlsx", "-o", "x"], "sheet.xlsx: spreadsheets are not read; save its sheet as CSV"),
+    (["prepare", "sheet.xlsx", "-o", "x"], "sheet.xlsx: is a spreadsheet; install what reads them"),
     (["prepare", "cut.csv.gz", "-o", "x"], "cut.csv.gz: the gzip file is cut short"),
     (["inspect", "nowhere"], "nowhere: no such"),
     (["inspect", "taken"], "taken: neither a prepared dataset (no manifest.json) nor an MMRec or RecBole folder"),

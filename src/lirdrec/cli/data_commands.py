@@ -32,6 +32,7 @@ def prepare(
     source: Annotated[
         list[str] | None,
         typer.Argument(
+            metavar="SOURCE...",
             help="A table: a file (CSV, Parquet, JSON lines …), several, a folder of parts, or a pattern in quotes. Or"
             " a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or LightGCN.",
             show_default=False,

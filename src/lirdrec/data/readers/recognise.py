@@ -25,6 +25,7 @@ from lirdrec.data.readers.recbole import read_recbole
 from lirdrec.data.readers.sparse_matrices import looks_like_matrix, read_matrices, refuse_pickle
 from lirdrec.data.readers.split_files import find_split_files, read_split_files, read_split_folder
 from lirdrec.data.recipe import Recipe
+from lirdrec.data.signatures import LONGEST, refuse_other
 from lirdrec.data.storage import MANIFEST, load
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files import check_file, is_folder, status
@@ -226,6 +227,8 @@ def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
     if path.suffix.lower() == ".npz":
         return "matrix"
     if is_json(path):
+        with open_bytes(path) as file:
+            refuse_other(path, file.read(LONGEST))
         return _kind_of_json(path, options)
     return "table" if NAMING.intersection(options) or not looks_like_amazon(path) else "amazon"
 

@@ -27,7 +27,8 @@ PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of
 DECIDED = ("user", "rating", "timestamp", "only")
 PICKLE_NAMES = (".pkl", ".pickle", ".pck")
 CONVERT = (
-    "is a pickle, which is never opened here (it could run code). Where you trust it, turn it into scipy's format with:"
+    "holds pickled Python objects, which are never loaded (they could run code); where you trust a pickled matrix, turn"
+    " it into scipy's format with:"
     ' python -c "import pickle, scipy.sparse as s;'
     " s.save_npz('{stem}.npz', s.csr_matrix(pickle.load(open('{name}', 'rb'))))\""
     " and then: lirdrec prepare {stem}.npz"
