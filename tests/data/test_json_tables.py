@@ -59,7 +59,7 @@ def test_a_log_of_unknown_keys_names_them(tmp_path, as_list):
     path = lines(tmp_path / "x.json", records)
     if as_list:
         path.write_text(json.dumps(records))
-    with pytest.raises(DataError, match=r"keys visitor, product.*--user KEY --item KEY"):
+    with pytest.raises(DataError, match=r"keys visitor, product.*user='KEY', item='KEY'"):
         kind_of(path)
 
 
@@ -161,5 +161,5 @@ def test_bad_lines_are_skipped_and_counted(tmp_path):
     data = read_raw(path, bad_rows="skip", split="none")
     assert data.frame("train").rows() == [(1, 2), (2, 2)]
     assert data.info["preparation"]["bad_rows_skipped"] == 1
-    with pytest.raises(DataError, match="--bad-rows skip"):
+    with pytest.raises(DataError, match="bad_rows='skip'"):
         read_raw(path)

@@ -248,7 +248,7 @@ def read_table(
 def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[str] | None) -> Table:
     exists(path)
     if is_json(path):
-        bad = BadLines(path, "skip" if layout.bad_rows == "skip" else "raise", option="--bad-rows skip")
+        bad = BadLines(path, "skip" if layout.bad_rows == "skip" else "raise", option="bad_rows")
         found = read_json(path, keys, bad)
         return RecordTable(found.frame, str(path), skipped=bad.count, numbers=found.numbers, word=found.word)
     if _is_spreadsheet(path):

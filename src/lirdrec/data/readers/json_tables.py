@@ -54,13 +54,15 @@ class JsonRows:
 def is_json(path: Path) -> bool:
     """Whether a file is JSON: by its name (.json, .jsonl, .ndjson), or by its first record where the name says nothing.
 
-    Raises:
-        DataError: its name says nothing, and the file is missing, empty or damaged.
+    A file that cannot be read is none: whoever reads it says what is wrong.
     """
     if JSON_NAME.search(path.name) or TABLE_NAME.search(path.name):
         return JSON_NAME.search(path.name) is not None
-    with open_bytes(path) as file:
-        return JSON_START.match(file.read(1 << 10).removeprefix(b"\xef\xbb\xbf")) is not None
+    try:
+        with open_bytes(path) as file:
+            return JSON_START.match(file.read(1 << 10).removeprefix(b"\xef\xbb\xbf")) is not None
+    except DataError:
+        return False
 
 
 def is_list(path: Path) -> bool:

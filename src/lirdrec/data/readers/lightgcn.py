@@ -18,6 +18,7 @@ from lirdrec.data.readers.raw_files import text_lines
 from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import RecordTable, Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.interface import called
 
 LABEL = "split_file"
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
@@ -66,7 +67,7 @@ def read_lightgcn(
     """
     for option in DECIDED:
         if option in options:
-            raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave '{option}' out")
+            raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave {called(option)} out")
     recipe = recipe_of({"split": LABEL, **options}, "read_lightgcn")
     folder = Path(folder)
     parts = []

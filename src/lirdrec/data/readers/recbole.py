@@ -17,6 +17,7 @@ from lirdrec.data.readers.feature_files import read_features, vectors_of_frame
 from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
+from lirdrec.interface import argument
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +88,10 @@ def _say_unread(folder: Path, items: Table | None, item: str) -> None:
     for column, kind in schema.items():
         if kind == pl.List(pl.Float32):
             logger.warning(
-                "%s: column '%s' (float_seq) stays a list of the item table; --vectors %s makes it a feature matrix",
+                "%s: column '%s' (float_seq) stays a list of the item table; a feature matrix: %s",
                 folder,
                 column,
-                column,
+                argument("vectors", column),
             )
 
 

@@ -29,6 +29,7 @@ from lirdrec.data.signatures import LONGEST, refuse_other
 from lirdrec.data.storage import MANIFEST, load
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files import check_file, is_folder, status
+from lirdrec.interface import argument
 
 Kind = Literal[
     "prepared", "mmrec", "recbole", "movielens", "microlens", "amazon", "splits", "lightgcn", "matrix", "table"
@@ -240,7 +241,8 @@ def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
     record = first_record(path)
     if record is not None and {USER, ITEM} <= record.keys():
         return "table"
-    hint = "say which keys of a log hold the users and the items (--user KEY --item KEY; in Python user=, item=)"
+    named = f"{argument('user', 'KEY')}, {argument('item', 'KEY')}"
+    hint = f"say which keys of a log hold the users and the items: {named}"
     if record is not None and is_list(path):
         raise DataError(f"{path}: its records have the keys {', '.join(list(record)[:MOST_KEYS])}; {hint}")
     try:

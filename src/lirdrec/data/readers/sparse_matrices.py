@@ -20,6 +20,7 @@ from lirdrec.data.readers.feature_files import UNREADABLE, read_features
 from lirdrec.data.recipe import Recipe, recipe_of
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.interface import called
 from lirdrec.memory import check_memory
 
 LABEL = "split_file"
@@ -93,7 +94,7 @@ def read_matrices(
     """
     for option in DECIDED:
         if option in options:
-            raise ConfigError(f"a matrix has no columns to name; leave '{option}' out")
+            raise ConfigError(f"a matrix has no columns to name; leave {called(option)} out")
     given = {split: one for split, one in (("train", train), ("valid", validation), ("test", test)) if one is not None}
     splits = len(given) > 1
     known = {"split": LABEL} if splits else {}

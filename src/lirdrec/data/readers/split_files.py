@@ -20,6 +20,7 @@ from lirdrec.data.readers.json_lines import BadLines
 from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
+from lirdrec.interface import called
 
 LABEL = "split_file"
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
@@ -44,7 +45,7 @@ def find_split_files(folder: str | Path) -> dict[str, Path] | None:
             listed = ", ".join(path.name for path in paths)
             raise DataError(
                 f"{folder}: several files could be {split}: {listed}; name the three files instead of the folder"
-                " (--train, --validation, --test)"
+                f" ({called('train')}, {called('validation')}, {called('test')})"
             )
         found[split] = paths[0]
     return found
