@@ -327,7 +327,7 @@ LAYOUTS = {
     "Goodreads by genre": Layout(
         goodreads_poetry,
         "goodreads_interactions_poetry.json.gz --user user_id --item book_id --rating rating --min-rating 3"
-        " --items goodreads_books_poetry.json.gz",
+        " --timestamp date_added --time-format '%a %b %d %H:%M:%S %z %Y' --items goodreads_books_poetry.json.gz",
         hashlib.md5(b"2").hexdigest(),
         "1387",
         "Déjà Vu",
