@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -38,7 +39,7 @@ def argument(option: str, value: Any) -> str:
     """
     if not _on_command_line.get():
         return f"{option}={value!r}"
-    return flag(option) if option in SWITCHES else f"{flag(option)} {value}"
+    return flag(option) if option in SWITCHES else f"{flag(option)} {shlex.quote(str(value))}"
 
 
 def called(option: str) -> str:

@@ -38,7 +38,8 @@ class Reader:
         write: from the table, an empty folder, and what a kind does to the bytes of a file, to the source.
         read: from the source and the options of the kind to the dataset.
         traits: "text": values are written as text; "file": one file, whose bytes can be changed; "lines": messages
-            count lines, the header being line 1; "csv": quotes enclose values; "parts": two files, the first of 2 rows.
+            count lines, the header being line 1; "csv": quotes enclose values; "parts": two files, the first of 2 rows;
+            "bytes": a column may hold bytes, and unsigned integers.
         place: how messages name the first row, where neither lines nor rows from 0 are counted: "record 1".
     """
 
@@ -146,7 +147,7 @@ def read_atomic(source: Path, **options: Any) -> Dataset:
 def split_files(frame: pl.DataFrame, folder: Path, change: Callable[[bytes], bytes]) -> Path:
     """All rows in one file of two, and the other with a row of its own."""
     (folder / "train.csv").write_bytes(change(_text(frame)))
-    other = frame.head(1).with_columns(pl.lit("other").alias("user"))
+    other = frame.head(1).with_columns(pl.lit("other").alias("user" if frame["user"].dtype == pl.String else "item"))
     (folder / "test.csv").write_bytes(_text(other))
     return folder
 
@@ -163,16 +164,17 @@ def in_memory(make: Callable[[pl.DataFrame], Any]) -> Callable[..., Any]:
 
 TEXT = frozenset({"text", "file", "lines"})
 FILE = frozenset({"file"})
+BYTES = frozenset({"bytes"})
 READERS: dict[str, Reader] = {
     "csv": Reader(in_file("plays.csv", _text), read_raw, TEXT | {"csv"}),
     "tsv": Reader(in_file("plays.tsv", lambda frame: _text(frame, "\t")), read_raw, TEXT | {"tabs"}),
     "semicolons": Reader(in_file("plays.csv", lambda frame: _text(frame, ";")), read_raw, TEXT | {"csv"}),
     "bars": Reader(in_file("plays.txt", lambda frame: _text(frame, "|")), read_raw, TEXT | {"csv"}),
     "colons": Reader(in_file("plays.dat", lambda f: _text(f, "\t").replace(b"\t", b"::")), read_raw, TEXT | {"tabs"}),
-    "parquet": Reader(in_file("plays.parquet", _parquet), read_raw, FILE),
-    "parquet called csv": Reader(in_file("plays.csv", _parquet), read_raw, FILE),
-    "feather": Reader(in_file("plays.feather", _feather), read_raw, FILE),
-    "arrow stream": Reader(in_file("plays.arrows", _stream), read_raw, FILE),
+    "parquet": Reader(in_file("plays.parquet", _parquet), read_raw, FILE | BYTES),
+    "parquet called csv": Reader(in_file("plays.csv", _parquet), read_raw, FILE | BYTES),
+    "feather": Reader(in_file("plays.feather", _feather), read_raw, FILE | BYTES),
+    "arrow stream": Reader(in_file("plays.arrows", _stream), read_raw, FILE | BYTES),
     "orc": Reader(in_file("plays.orc", _orc), read_raw, FILE),
     "parquet parts": Reader(in_parts(".parquet", _parquet), read_raw, frozenset({"parts"})),
     "csv parts": Reader(in_parts(".csv", _text), read_raw, frozenset({"parts", "text", "lines"})),
@@ -190,9 +192,9 @@ READERS: dict[str, Reader] = {
     ),
     "recbole": Reader(recbole, read_atomic, frozenset({"text", "lines"})),
     "split files": Reader(split_files, read_two_files, frozenset({"text", "lines", "train.csv"})),
-    "polars": Reader(in_memory(lambda frame: frame), Dataset.from_frames),
-    "pandas": Reader(in_memory(lambda frame: frame.to_pandas()), Dataset.from_frames),
-    "arrow": Reader(in_memory(lambda frame: frame.to_arrow()), Dataset.from_frames),
+    "polars": Reader(in_memory(lambda frame: frame), Dataset.from_frames, BYTES),
+    "pandas": Reader(in_memory(lambda frame: frame.to_pandas()), Dataset.from_frames, BYTES),
+    "arrow": Reader(in_memory(lambda frame: frame.to_arrow()), Dataset.from_frames, BYTES),
 }
 
 PLAIN = pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"]})
@@ -254,28 +256,62 @@ IN_TEXT = frozenset({"text", "file"})
 QUOTED = frozenset({"csv"})
 UMLAUT = pl.DataFrame({"user": ["ä", "ä", "é"], "item": ["x", "y", "x"]})
 UMLAUTS = [("ä", "x"), ("ä", "y"), ("é", "x")]
-DAY_FIRST = r"'01/10/2024' in PLACE.*--time-format '%d/%m/%Y' or '%m/%d/%Y' \(in Python time_format\)"
+DAY_FIRST = r"'01/10/2024' in PLACE.*time_format='%d/%m/%Y' or time_format='%m/%d/%Y'"
 
+
+def users(*ids: Any, kind: Any = None) -> pl.DataFrame:
+    """A row for each of these users, all with one item."""
+    return pl.DataFrame({"user": pl.Series(ids, dtype=kind), "item": ["x"] * len(ids)})
+
+
+def of(*ids: Any) -> list[tuple[Any, ...]]:
+    """The rows that `users` gives."""
+    return [(one, "x") for one in ids]
+
+
+LARGEST = 2**63 - 1
+IDS: dict[str, Kind] = {
+    "integers of 63 bits": Kind(users(LARGEST - 1, 2**53 + 1, LARGEST), of(2**53 + 1, LARGEST - 1, LARGEST)),
+    "integers as strings": Kind(users(7, LARGEST), of("7", str(LARGEST)), {"string_ids": True}),
+    "negative integers": Kind(users(5, -3), "user id -3 in PLACE", at=1),
+    "negative integers as strings": Kind(users(-3, 5), of("-3", "5"), {"string_ids": True}),
+    "integers of 64 bits": Kind(users(1, 2**63, kind=pl.UInt64), f"user id {2**63} in PLACE", at=1, needs=BYTES),
+    "integers of 64 bits in text": Kind(
+        users(1, 2**63, kind=pl.UInt64), f"user id {2**63} in PLACE", at=1, needs=frozenset({"lines"})
+    ),
+    "integers of 64 bits as strings": Kind(
+        users(2**63, kind=pl.UInt64), of(str(2**63)), {"string_ids": True}, needs=BYTES
+    ),
+    "leading zeros": Kind(users("007", "7"), of("007", "7")),
+    "underscores": Kind(users("1_5", "15"), of("15", "1_5")),
+    "hexadecimal that looks like powers of ten": Kind(users("1e5", "22"), of("1e5", "22")),
+    "whole decimal numbers": Kind(users(2.0, 1.0), of(1, 2)),
+    "fractions": Kind(users(1.0, 2.5), "user id 2.5 in PLACE", at=1),
+    "blanks around": Kind(users("a", " a", "b ", "c d"), of("a", "b", "c d"), counts={"repeated_pairs": 1}),
+    "bytes": Kind(users(b"b", "é".encode()), of("b", "é"), needs=BYTES),
+    "bytes that are no text": Kind(users(b"b", b"\xff"), "is not UTF-8", needs=BYTES),
+}
 KINDS: dict[str, Kind] = {
+    **IDS,
     "plain": Kind(PLAIN, PAIRS),
     "no such column": Kind(PLAIN, "no column 'sku'; it has user, item", {"item": "sku"}),
     "a word for a rating": Kind(
         rated("5", "good", "1"), "column 'rating' has 'good' in PLACE, not a number", RATED, at=1
     ),
-    "no rating": Kind(rated("5", "4", None), "column 'rating' is empty in PLACE; .*--bad-rows skip", RATED, at=2),
+    "no rating": Kind(rated("5", "4", None), "column 'rating' is empty in PLACE; .*bad_rows='skip'", RATED, at=2),
     "no rating, skipped": Kind(
         rated("5", "4", None), PAIRS[:2], RATED | SKIP, counts={"rows": 3, "bad_rows_skipped": 1, "below_min_rating": 0}
     ),
     "no number, skipped": Kind(rated(5.0, float("nan"), 3.0), [PAIRS[0], PAIRS[2]], RATED | SKIP),
     "ratings not asked for": Kind(rated(5.0, None, 3.0), PAIRS),
     "no user": Kind(
-        PLAIN.with_columns(user=pl.Series(["a", None, "b"])), "'user': no user id in PLACE; .*--bad-rows", at=1
+        PLAIN.with_columns(user=pl.Series(["a", None, "b"])), "'user': no user id in PLACE; .*bad_rows", at=1
     ),
     "no user, skipped": Kind(PLAIN.with_columns(user=pl.Series(["a", None, "b"])), [PAIRS[0], PAIRS[2]], SKIP),
     "no item, skipped": Kind(
         PLAIN.with_columns(item=pl.Series(["x", "y", None])), PAIRS[:2], SKIP, counts={"bad_rows_skipped": 1}
     ),
-    "all rows bad": Kind(PLAIN.with_columns(item=pl.lit(None, pl.String)), "all 3 rows are bad; .*no item id", SKIP),
+    "all rows bad": Kind(PLAIN.with_columns(item=pl.lit(None, pl.String)), "all [34] rows are bad; .*no item id", SKIP),
     "whole times": Kind(timed(30, 10, 20), at(30, 10, 20), WHEN),
     "whole times as fractions": Kind(timed(1593878903.0, 2.0, 3.0), at(1593878903, 2, 3), WHEN),
     "a gap among whole times": Kind(timed(1593878903.0, 2.0, None), "column 'when' is empty in PLACE", WHEN, at=2),
@@ -298,9 +334,7 @@ KINDS: dict[str, Kind] = {
     "dates of other places": Kind(
         timed("2024-05-31T14:00:00+02:00", "2024-05-31 10:30:00 -0130", "2024-05-31 12:00"), at(*[MOMENT] * 3), WHEN
     ),
-    "a word for a time": Kind(
-        timed("1", "soon", "3"), "column 'when' has 'soon' in PLACE; .*--time-format", WHEN, at=1
-    ),
+    "a word for a time": Kind(timed("1", "soon", "3"), "column 'when' has 'soon' in PLACE; .*time_format", WHEN, at=1),
     "days or months first": Kind(timed("01/10/2024", "03/08/2024", "09/02/2024"), DAY_FIRST, WHEN),
     "months first": Kind(
         timed("05/31/2024 12:00", "01/01/1970 00:00", "01/02/1970 00:00"),
@@ -364,7 +398,7 @@ KINDS: dict[str, Kind] = {
         needs=IN_TEXT,
     ),
     "too few values": Kind(
-        PLAIN, "line 5 has 1 value for 2 columns; .*--bad-rows", change=lambda c: c + b"c\n", needs=IN_TEXT
+        PLAIN, "line 5 has 1 value for 2 columns; .*bad_rows", change=lambda c: c + b"c\n", needs=IN_TEXT
     ),
     "too few values, skipped": Kind(
         PLAIN, PAIRS, SKIP, lambda c: c + b"c\n", IN_TEXT, counts={"rows": 4, "bad_rows_skipped": 1}

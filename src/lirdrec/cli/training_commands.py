@@ -288,11 +288,12 @@ def _trained_on(recommender: Recommender, run: Path) -> Path:
     from lirdrec.data.storage import MANIFEST
 
     store, noted = recommender.features, recommender.info.get("dataset_folder")
-    if store is not None and store.folder is not None:
-        return store.folder
-    if isinstance(noted, str) and (Path(noted) / MANIFEST).is_file():
-        return Path(noted)
-    fault = f"its dataset is not at {noted} any more" if noted else "does not know where its dataset lies"
+    known = [] if store is None or store.folder is None else [store.folder]
+    known += [Path(noted)] if isinstance(noted, str) else []
+    for folder in known:
+        if (folder / MANIFEST).is_file():
+            return folder
+    fault = f"its dataset is not at {known[0]} any more" if known else "does not know where its dataset lies"
     raise RunFolderError(f"{run}: {fault}; name it as the second argument: lirdrec evaluate {run} DATASET")
 
 

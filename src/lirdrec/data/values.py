@@ -71,7 +71,7 @@ def moments(table: Table, column: str, time_format: str | None = None) -> np.nda
     if time_format is not None:
         raise _fault(table, column, bad, f"; times must be written as {time_format!r}")
     if isinstance(first, str) and pl.Series([first.strip()]).str.contains(DAY_OR_MONTH_FIRST)[0]:
-        forms = option_named("time_format", "'%d/%m/%Y'", "'%m/%d/%Y'")
+        forms = option_named("time_format", "%d/%m/%Y", "%m/%d/%Y")
         raise DataError(
             f"{table.where}: column '{column}' has {first!r} in {table.at(bad)}, and days and months are not guessed;"
             f" say how it is written: {forms}"
@@ -234,7 +234,7 @@ def _formatted(texts: pl.Series, time_format: str) -> pl.Series:
         times = texts.str.to_datetime(time_format, strict=False, time_unit="us")
     except pl.exceptions.PolarsError:
         raise DataError(
-            f"{option_named('time_format', repr(time_format))}: is not how a time is written; for instance"
+            f"{option_named('time_format', time_format)}: is not how a time is written; for instance"
             " '%d/%m/%Y %H:%M:%S' (day, month, year, hour, minute, second)"
         ) from None
     return _microseconds(times)
