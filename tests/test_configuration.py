@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
 
 from lirdrec.configuration import make, option, parse_assignments
+from lirdrec.data.recipe import Recipe
 from lirdrec.errors import ConfigError
+from lirdrec.models.registry import config_type, model_names
+from lirdrec.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,19 @@ def test_other_values_are_refused_in_plain_words(typed, sentence):
     with pytest.raises(ConfigError) as error:
         make(Options, parse_assignments([typed]))
     assert str(error.value) == f"the configuration: {sentence}"
+
+
+@pytest.mark.parametrize("name", [*model_names(), "training", "recipe"])
+def test_values_of_the_wrong_type_name_their_field(name):
+    kind = {"training": TrainConfig, "recipe": Recipe}.get(name) or config_type(name)
+    for field in dataclasses.fields(kind):
+        with pytest.raises(ConfigError, match=f"'{field.name}'"):
+            kind(**{field.name: object()})
+        if isinstance(field.default, bool) or not isinstance(field.default, (int, float)):
+            continue
+        wrong = [str(field.default), None, True]
+        for value in wrong + ([float(field.default)] if isinstance(field.default, int) else []):
+            if value is None and "None" in str(field.type):
+                continue
+            with pytest.raises(ConfigError, match=f"'{field.name}'"):
+                kind(**{field.name: value})

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lirdrec.errors import ConfigError
 from lirdrec.files import read_text, status
+from lirdrec.interface import argument, called
 
 C = TypeVar("C")
 LARGEST = 2**63 - 1  # what a tensor's whole number can hold
@@ -31,8 +33,24 @@ def option(default: Any, doc: str) -> Any:
     return dataclasses.field(default=default, metadata={"doc": doc})
 
 
-def make(config_type: type[C], values: Mapping[str, Any], where: str = "the configuration") -> C:
+def option_named(name: str, *values: str) -> str:
+    """An option of preparation in a message, with the values to choose from, as the person would write it."""
+    return " or ".join(argument(name, value) for value in values) if values else called(name)
+
+
+def make(
+    config_type: type[C],
+    values: Mapping[str, Any],
+    where: str = "the configuration",
+    label: Callable[[str], str] | None = None,
+) -> C:
     """Build `config_type` from a mapping, with types checked and converted.
+
+    Args:
+        config_type: a frozen dataclass.
+        values: by the names of its fields.
+        where: what messages begin with.
+        label: what a message about a value begins with, from the name of the field; by default `where` and the name.
 
     Raises:
         ConfigError: a key is unknown (the nearest known key is offered) or a value has the wrong type or range.
@@ -43,8 +61,34 @@ def make(config_type: type[C], values: Mapping[str, Any], where: str = "the conf
         if key not in known:
             hint = nearest(key, known, f"known keys: {', '.join(known)}")
             raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
-    converted = {key: _convert(value, hints[key], f"{where}: '{key}'") for key, value in values.items()}
+    label = label or (lambda key: f"{where}: '{key}'")
+    converted = {key: _convert(value, hints[key], label(key)) for key, value in values.items()}
     return config_type(**converted)
+
+
+def checked(config_type: type[C]) -> type[C]:
+    """A class decorator, below `dataclass`: the types of all fields are checked, and converted as `make` does.
+
+    The check comes before the class's own `__post_init__`, which may then compare values. So the same mistake gives the
+    same sentence whether the configuration was made in Python, from a file or by `--set`.
+
+    Raises:
+        ConfigError: when an instance is made with a value of the wrong type; names the class and the field.
+    """
+    own = getattr(config_type, "__post_init__", None)
+
+    def check(self: Any) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            given = getattr(self, field.name)
+            value = _convert(given, hints[field.name], f"{type(self).__name__}: '{field.name}'")
+            if value is not given:
+                object.__setattr__(self, field.name, value)
+        if own is not None:
+            own(self)
+
+    config_type.__post_init__ = check  # type: ignore[attr-defined]
+    return config_type
 
 
 def at_least(config: Any, minimum: int, *names: str) -> None:
@@ -143,11 +187,14 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return value
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+    if hint is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        value = int(value)  # NumPy's whole numbers too
         if abs(value) > LARGEST:
             raise ConfigError(f"{where} is {_shown(value)}; whole numbers must be below 2^63 ({LARGEST + 1})")
         return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if type(value) is float:
+            return value
         try:
             return float(value)
         except OverflowError:

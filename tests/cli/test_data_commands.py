@@ -274,7 +274,7 @@ BAD = [
         ["prepare", "ratings.csv", "-o", "x", *COLUMNS[:4], "--min-rating", 4],
         "a least rating needs the name of the column",
     ),
-    (["prepare", "sheet.xlsx", "-o", "x"], "sheet.xlsx: spreadsheets are not read; save its sheet as CSV"),
+    (["prepare", "sheet.xlsx", "-o", "x"], "sheet.xlsx: is a spreadsheet; install what reads them"),
     (["prepare", "cut.csv.gz", "-o", "x"], "cut.csv.gz: the gzip file is cut short"),
     (["inspect", "nowhere"], "nowhere: no such"),
     (["inspect", "taken"], "taken: neither a prepared dataset (no manifest.json) nor an MMRec or RecBole folder"),
@@ -304,3 +304,30 @@ def test_a_prepared_dataset_is_not_prepared_again(lirdrec, raw):
     result = lirdrec("prepare", "ready", "-o", "x", "--k-core", 5)
     assert result.exit_code == 2 and "is prepared already, so options do nothing" in result.stderr
     assert lirdrec("prepare", "ratings.csv", "-o", "ready", "--overwrite", *COLUMNS).exit_code == 0
+
+
+def test_options_about_ids_are_named_as_they_are_typed(lirdrec, tmp_path):
+    (tmp_path / "plays.csv").write_text("user,item\n" + "".join(f"{u},{i}\n" for u in "ab" for i in range(6)))
+    (tmp_path / "films.csv").write_text("key,ean\n" + "".join(f"{i},00{i}\n" for i in range(5)))
+    np.savez(tmp_path / "v.npz", ids=np.arange(8.0), vectors=np.ones((8, 2)))
+    np.save(tmp_path / "bare.npy", np.ones((6, 2)))
+    command = ["prepare", "plays.csv", "-o", "x"]
+    for options, told in (
+        (["--items", "films.csv"], "'key' holds 5 of the 6 item ids: name it (--items-id key)"),
+        (["--items", "films.csv", "--items-id", "key"], "(--unknown-items drop), or keep them"),
+        (["--items", "films.csv", "--items-id", "key", "--unknown-items", "dorp"], "--unknown-items is 'dorp'; choose"),
+        (["--features", "v=v.npz"], "(--unknown-features drop)"),
+        (["--features", "v=bare.npy"], "(--items FILE), or save it with ids"),
+        (["--user", "USER"], "no column 'USER'; it has user, item; did you mean 'user'?"),
+    ):
+        result = lirdrec(*command, *options)
+        assert result.exit_code == 2 and told in result.stderr, result.stderr
+        assert not (tmp_path / "x").exists()
+    result = lirdrec(
+        *command, "--items", "films.csv", "--items-id", "key", "--unknown-items", "keep", "--features", "v=v.npz",
+        "--unknown-features", "drop",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    made = Dataset.load(tmp_path / "x")
+    assert made.item_table["ean"].to_list() == ["000", "001", "002", "003", "004", None]
+    assert made.features["v"].present.all() and made.items.is_integer

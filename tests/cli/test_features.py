@@ -122,7 +122,7 @@ def test_items_without_features_and_how_to_leave_them_out(lirdrec, data):
     [
         (["--add", "x=nope.npy"], "nope.npy: no such file"),
         (["--add", "a b=v.npy"], "'a b' cannot name a feature matrix"),
-        (["--add", "x=v.npy", "--add", "y=short.npy"], "short.npy: 3 rows for 24 items"),
+        (["--add", "x=v.npy", "--add", "y=short.npy"], "3 rows for 24 items"),
         (["--add", "x=v.npy", "--add", "x=v.npy"], "--add x=v.npy: two of the matrices would be called 'x'"),
     ],
 )

@@ -100,6 +100,34 @@ def test_evaluate_repeats_the_figures_of_the_training(lirdrec, trained, data):
     assert pl.read_parquet("users.parquet").height > 0
 
 
+@pytest.mark.parametrize("model", ["popularity", "item_knn"])
+@pytest.mark.parametrize("features", [True, False])
+def test_evaluate_finds_the_dataset_of_its_run(lirdrec, data, tmp_path, model, features):
+    if not features:
+        dataclasses.replace(Dataset.load(data), features={}, folder=None).save(tmp_path / "bare")
+        data = tmp_path / "bare"
+    lirdrec("train", data, "--model", model, "--run", "r")
+    named, found = lirdrec("evaluate", "r", data, "--json"), lirdrec("evaluate", "r", "--json")
+    assert found.exit_code == 0 and json.loads(found.stdout) == json.loads(named.stdout)
+    data.rename(tmp_path / "elsewhere")
+    gone = lirdrec("evaluate", "r")
+    assert gone.exit_code == 2 and "name it as the second argument: lirdrec evaluate r DATASET" in gone.stderr
+
+
+def test_added_items_do_not_change_the_figures_of_evaluate(lirdrec, trained, data):
+    before = json.loads(lirdrec("evaluate", trained, data, "--json").stdout)
+    (trained.parent / "new.csv").write_text("item\n900001\n900002\n")
+    dims = {name: matrix.dims for name, matrix in Dataset.load(data).features.items()}
+    for name, width in dims.items():
+        np.save(trained.parent / f"{name}.npy", np.ones((2, width), dtype=np.float32))
+    files = [part for name in dims for part in ("--features", f"{name}={trained.parent / name}.npy")]
+    added = lirdrec("add-items", trained, "--items", trained.parent / "new.csv", *files, "--save-as", "grown")
+    assert added.exit_code == 0, added.stderr
+    after = lirdrec("evaluate", "grown", data, "--json")
+    assert json.loads(after.stdout) == before
+    assert "the catalogue has grown: 2 of its" in after.stderr
+
+
 def test_options_lists_every_key(lirdrec):
     rows = json.loads(lirdrec("options", "--json").stdout)
     keys = {row["key"]: row for row in rows}

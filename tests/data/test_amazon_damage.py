@@ -87,7 +87,7 @@ def test_a_bad_line_is_named_or_left_out(tmp_path, caplog, line):
     with pytest.raises(DataError, match=re.escape(f"{path}: line 4: {BAD_REVIEWS[line]}")) as caught:
         read_amazon(path, min_rating=1)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
-    assert str(caught.value).endswith("; mend the line, or leave such lines out (--skip-bad-lines)")
+    assert str(caught.value).endswith("; mend the line, or leave such lines out (bad_lines='skip')")
     with caplog.at_level(logging.WARNING, "lirdrec"):
         dataset = read_amazon(path, min_rating=1, bad_lines="skip", split="none")
     assert len(dataset.train) == 6 and dataset.info["source"]["bad_lines"] == 1

@@ -154,12 +154,13 @@ def test_features_as_a_frame_of_vectors(interactions):
 
 
 def test_an_unknown_option_offers_the_nearest(interactions):
-    with pytest.raises(ConfigError, match="unknown key 'k_cor'; did you mean 'k_core'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'k_cor'"):
         Dataset.from_frames(interactions, k_cor=5)
     with pytest.raises(ConfigError, match="a least rating needs the name of the column of ratings"):
         Dataset.from_frames(interactions, min_rating=5)
 
 
+EIGHT = pl.DataFrame({"item": [f"i{n}" for n in range(8)]})
 NAN = np.ones((8, 5), dtype=np.float32)
 NAN[2, 1], NAN[6, 0] = np.nan, np.inf
 
@@ -171,11 +172,15 @@ NAN[2, 1], NAN[6, 0] = np.nan, np.inf
             {"user": "usr"},
             "the interactions: no column 'usr'; it has user, item, rating, timestamp; did you mean 'user'?",
         ),
-        ({"features": {"f": NAN}}, "features 'f': NaN or infinite values in 2 rows (counted from 0): 2, 6; mend them"),
+        (
+            {"items": EIGHT, "features": {"f": NAN}},
+            "features 'f': NaN or infinite values in 2 rows (counted from 0): 2, 6; mend them",
+        ),
+        ({"features": {"f": NAN}}, "features 'f': has no ids, and nothing says which item a row belongs to"),
         ({"features": {"f": (["i0", "i5"], NAN[1:3])}}, "NaN or infinite values in 1 row, of the ids: i5"),
         (
-            {"features": {"f": np.ones((5, 2))}},
-            "features 'f': 5 rows for 8 items; give one row per item in their order",
+            {"items": EIGHT, "features": {"f": np.ones((5, 2))}},
+            "features 'f': 5 rows for 8 items of the item table; give one row per item in their order",
         ),
         (
             {"features": {"f": (["i0", "x", "y"], np.ones((3, 2)))}},

@@ -84,10 +84,10 @@ def test_ids_that_cannot_be(ids, sentence):
 
 
 def test_texts_are_integers_only_if_all_of_them_are_written_so():
-    assert text_ids(pl.Series(["1", "20"]), "f", "item", 2).to_list() == [1, 20]
-    assert text_ids(pl.Series(["1", "B2"]), "f", "item", 2).to_list() == ["1", "B2"]
-    assert text_ids(pl.Series(["01", "2"]), "f", "item", 2).to_list() == ["01", "2"]
+    assert text_ids(pl.Series(["1", "20"]), "f", "item", lambda row: f"line {row + 2}").to_list() == [1, 20]
+    assert text_ids(pl.Series(["1", "B2"]), "f", "item", lambda row: f"line {row + 2}").to_list() == ["1", "B2"]
+    assert text_ids(pl.Series(["01", "2"]), "f", "item", lambda row: f"line {row + 2}").to_list() == ["01", "2"]
     with pytest.raises(DataError, match=r"^f: item id -4 in line 3 is negative"):
-        text_ids(pl.Series(["1", "-4"]), "f", "item", 2)
+        text_ids(pl.Series(["1", "-4"]), "f", "item", lambda row: f"line {row + 2}")
     with pytest.raises(DataError, match=r"^f: item id 9223372036854775808 in line 2 is too large"):
-        text_ids(pl.Series([str(2**63), "1"]), "f", "item", 2)
+        text_ids(pl.Series([str(2**63), "1"]), "f", "item", lambda row: f"line {row + 2}")

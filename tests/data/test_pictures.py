@@ -30,6 +30,11 @@ def test_files_are_found_by_item_id(tmp_path):
     assert found.name == "image" and found.dtype == pl.String
 
 
+def test_pictures_of_phones_and_new_shops_are_found(tmp_path):
+    touch(tmp_path, "7.avif", "8.HEIC", "9.heif")
+    assert image_column([7, 8, 9], tmp_path).to_list() == ["7.avif", "8.HEIC", "9.heif"]
+
+
 def test_ids_that_are_strings_may_hold_dots_and_spaces(tmp_path):
     touch(tmp_path, "B00.1.jpg", "red shoe.png", "été.bmp", "X.jpg")
     found = image_column(IdMap(["red shoe", "B00.1", "été", "B00", "x"], "item"), tmp_path)

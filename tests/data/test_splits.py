@@ -109,7 +109,7 @@ def test_whole_table_of_a_small_temporal_split():
 @pytest.mark.parametrize(
     ("method", "sentence"),
     [
-        ("temporal", r"split 'temporal' needs to know when things happened: name the column \(--timestamp COLUMN\)"),
+        ("temporal", r"split 'temporal' needs to know when things happened: name the column \(timestamp='COLUMN'\)"),
         ("global_time", "split 'global_time' needs to know when"),
         ("leave_last_out", "split 'leave_last_out' needs to know when"),
         ("bymoon", "there is no split 'bymoon'; choose one of random, cold_items"),

@@ -69,7 +69,13 @@ def test_any_dataset_survives_the_disk(tmp_path_factory, cells, strings, split, 
     values = np.array(data.draw(st.lists(floats, min_size=n * columns, max_size=n * columns)))
     values = values.reshape(n, columns).astype(data.draw(st.sampled_from([np.float16, np.float32])))
     one = Dataset.from_frames(
-        frame, features={"f": values}, timestamp="t", split=split, name="ß", info={"a": [1, None]}
+        frame,
+        items=frame.select("item").unique().sort("item"),
+        features={"f": values},
+        timestamp="t",
+        split=split,
+        name="ß",
+        info={"a": [1, None]},
     )
     folder = tmp_path_factory.mktemp("saved") / "it"
     assert_same(one, load(save(one, folder)))
@@ -311,5 +317,5 @@ def test_big_matrices_are_written_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr("lirdrec.data.matrices.BLOCK_BYTES", 64)
     values = np.asfortranarray(np.arange(1, 101, dtype=np.float32).reshape(20, 5))
     frame = pl.DataFrame({"user": [0] * 20, "item": range(20)})
-    one = Dataset.from_frames(frame, features={"f": FeatureMatrix(values)})
+    one = Dataset.from_frames(frame, items=frame.select("item"), features={"f": FeatureMatrix(values)})
     np.testing.assert_array_equal(np.load(one.save(tmp_path / "x") / "features" / "f.npy"), values)

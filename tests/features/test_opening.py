@@ -70,6 +70,40 @@ def test_sixty_broken_pictures(folder):
             assert np.abs(np.array(found) - np.array(case.quarters)).max() <= 12, case.name
 
 
+def heic(brands: bytes = b"heic\0\0\0\0mif1heic") -> bytes:
+    """The first box of a HEIC file, and nothing that could be decoded."""
+    return (8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(100)
+
+
+def test_heic_without_its_reader_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
+    path = tmp_path / "i1.heic"
+    for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic", b"msf1\0\0\0\0"):
+        path.write_bytes(heic(brands))
+        with pytest.raises(PictureError, match=r"i1\.heic: is a HEIC picture.*lirdrec\[heif\]"):
+            open_picture(path)
+
+
+def test_avif_is_told_from_heic_by_all_its_brands():
+    content = encoded(noise(), "AVIF")
+    renamed = content[:8] + b"mif1" + content[12:]
+    np.testing.assert_array_equal(np.asarray(open_picture(renamed)), np.asarray(open_picture(content)))
+
+
+def test_heic_pictures_open():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(scene()).save(file, format="HEIF", quality=95)
+    found = open_picture(file.getvalue())
+    assert found.mode == "RGB" and found.size == scene().size
+    assert np.abs(np.asarray(found, int) - np.asarray(scene().convert("RGB"), int)).mean() < 12
+    with pytest.raises(PictureError):
+        open_picture(file.getvalue()[: len(file.getvalue()) // 2])
+    with pytest.raises(PictureError):
+        open_picture(heic())
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "ICO", "AVIF"])
 def test_cut_anywhere_it_opens_whole_or_is_refused(kind):
     """Nothing half decoded: a picture that opens despite the cut has every pixel of the whole one."""

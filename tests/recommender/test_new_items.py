@@ -11,11 +11,13 @@ import torch
 from polars.testing import assert_frame_equal
 
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.identifiers import IdMap
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import CapabilityError, DataError, RunFolderError, UnknownIdError
 from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.recommender.leaving_out import without_items
+from lirdrec.recommender.new_items import new_table
 from lirdrec.recommender.recommender import Recommender
 
 GROUPS = 5
@@ -159,6 +161,31 @@ def test_a_model_without_cold_items_says_so(data):
     model.solve()
     with pytest.raises(CapabilityError, match="item_knn cannot score items that it was not trained with"):
         Recommender.from_training(model, data).add_items([100], {"text": np.ones((1, 8))})
+
+
+def test_a_history_in_each_row_of_an_array(recommender):
+    ids = recommender.items.ids
+    lists = [[ids[0], ids[3]], [ids[5], ids[8]]]
+    expected = recommender.recommend_for_history(lists, k=3).rows()
+    assert {row[0] for row in expected} == {0, 1}
+    for array in (np.array(lists), torch.tensor(np.array(lists)), pl.Series(lists)):
+        assert recommender.recommend_for_history(array, k=3).rows() == expected
+    one = recommender.recommend_for_history(np.array(lists[0]), k=3)["item"].to_list()
+    assert one == [row[1] for row in expected if row[0] == 0]
+    with pytest.raises(DataError, match=r"histories of shape \(1, 2, 2\)"):
+        recommender.recommend_for_history(np.array([lists]), k=3)
+    with pytest.raises(UnknownIdError, match=r"an array of shape \(2, 2\) is no list of ids"):
+        recommender.similar_items(np.array(lists), k=3)
+
+
+def test_codes_and_fractions_do_not_fit_a_catalogue_of_integers():
+    known, table = IdMap([1, 2], "item"), pl.DataFrame({"item": [1, 2], "code": [10, 20], "ean": ["007", "8"]})
+    made = new_table(pl.DataFrame({"item": [3.0], "code": ["30"], "ean": ["04"]}), known, table)
+    assert made.rows() == [(3, 30, "04")]
+    with pytest.raises(DataError, match="column 'code' does not fit the item table: '030' begins with 0"):
+        new_table(pl.DataFrame({"item": [3], "code": ["030"]}), known, table)
+    with pytest.raises(DataError, match="column 'code' does not fit the item table: it has fractions"):
+        new_table(pl.DataFrame({"item": [3], "code": [1.5]}), known, table)
 
 
 def test_a_new_user_gets_what_the_history_is_about(data, recommender):

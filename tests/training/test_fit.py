@@ -14,6 +14,7 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate
+from lirdrec.models.ease import EASEConfig
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.popularity import PopularityConfig
@@ -118,7 +119,15 @@ def test_the_graph_cache_lies_where_it_is_told_to(dataset, tmp_path, monkeypatch
             "device 'gpu' is not available here; choose cpu, cuda or mps, or leave it at auto",
         ),
         (CONFIG, TRAINING, {"preset": "quick"}, ConfigError, "unknown preset 'quick'; choose one of fast, paper"),
-        (3, TRAINING, {}, ConfigError, "int is not the configuration of a model"),
+        (
+            3,
+            TRAINING,
+            {},
+            ConfigError,
+            'int is not the configuration of a model; give a model\'s name, such as "ease", or its configuration,'
+            " such as lirdrec.EASEConfig()",
+        ),
+        ("eas", TRAINING, {}, ConfigError, "unknown model 'eas'; did you mean 'ease'?"),
         (
             replace(CONFIG, modalities=("sound",)),
             TRAINING,
@@ -127,7 +136,7 @@ def test_the_graph_cache_lies_where_it_is_told_to(dataset, tmp_path, monkeypatch
             "modalities: no feature matrix 'sound'; the dataset has image, text",
         ),
     ],
-    ids=["cut-off", "metric", "device", "no device", "preset", "no config", "modality"],
+    ids=["cut-off", "metric", "device", "no device", "preset", "no config", "name", "modality"],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
     dataset, tmp_path, config, training, options, error, sentence
@@ -239,3 +248,10 @@ def test_the_papers_preset_is_the_papers_setting():
     assert (config.dct, config.pwc, config.pwc_base, config.init, config.edge_dropout) == (
         "features", "released", 0.9, "torch", 0.0,
     )  # fmt: skip
+
+
+def test_a_model_is_chosen_by_its_name(dataset):
+    by_config = fit(dataset, EASEConfig(), **QUIET).scorer.tensors()
+    for named in (fit(dataset, "ease", **QUIET), fit(dataset, model="ease", **QUIET)):
+        assert named.info["model"] == "ease"
+        assert all(torch.equal(tensor, by_config[name]) for name, tensor in named.scorer.tensors().items())

@@ -12,14 +12,13 @@ from lirdrec.cli.dataset_display import show_dataset, show_differences, show_run
 from lirdrec.cli.output import JsonOption, console, print_json
 from lirdrec.cli.settings import whole_number
 from lirdrec.errors import ConfigError
+from lirdrec.interface import flag
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.data.readers.recognise import Kind
 
-# Options of the readers that have another name here, or none.
-RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines"}
-PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles", "unknown_features", "vectors")
+PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles")  # options without a flag
 
 
 def register(app: typer.Typer) -> None:
@@ -29,21 +28,83 @@ def register(app: typer.Typer) -> None:
 
 
 def prepare(
-    source: Annotated[
-        Path,
-        typer.Argument(help="A CSV, TSV or Parquet file; MovieLens, MicroLens, MMRec or RecBole; Amazon reviews."),
-    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A table: a file (CSV, Parquet, JSON lines …), several, a folder of parts, or a pattern in quotes. Or"
+            " a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or LightGCN.",
+            show_default=False,
+        ),
+    ] = None,
     user: Annotated[str | None, typer.Option("--user", help="Column of user ids.")] = None,
     item: Annotated[str | None, typer.Option("--item", help="Column of item ids.")] = None,
     rating: Annotated[str | None, typer.Option("--rating", help="Column of ratings.")] = None,
     min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep ratings of this and more.")] = None,
     timestamp: Annotated[str | None, typer.Option("--timestamp", help="Column of times.")] = None,
+    time_format: Annotated[
+        str | None,
+        typer.Option("--time-format", metavar="FORMAT", help="How times are written, such as '%d/%m/%Y %H:%M'."),
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option("--separator", help="Between values: ';', tab, '::' … Found by itself by default.")
+    ] = None,
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The first line holds values, not names; give --columns.")
+    ] = False,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="NAME,…", help="With --no-header: user,item,rating,timestamp …")
+    ] = None,
+    items_columns: Annotated[
+        str | None, typer.Option("--items-columns", metavar="NAME,…", help="Names of --items that has no header.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of text files that are not UTF-8: cp1252, latin-1, gb18030 …")
+    ] = None,
+    bad_rows: Annotated[
+        str | None,
+        typer.Option(
+            "--bad-rows",
+            metavar="error|skip",
+            help="Rows that lack an id, a rating or a time, or have a wrong number of values: stop, or leave them out.",
+        ),
+    ] = None,
     string_ids: Annotated[bool, typer.Option("--string-ids", help="Keep ids as strings.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="COLUMN=VALUE[,VALUE]",
+            help="Keep rows with one of these values: event=transaction; may be repeated.",
+        ),
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option("--train", metavar="FILE", help="Instead of SOURCE: a split in files of its own.")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option("--validation", metavar="FILE", help="With --train.")] = None,
+    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="With --train.")] = None,
     items: Annotated[Path | None, typer.Option("--items", help="Table with a row per item: title, price, …")] = None,
+    items_id: Annotated[
+        str | None,
+        typer.Option("--items-id", metavar="COLUMN", help="Column of item ids in --items (default: --item)."),
+    ] = None,
+    unknown_items: Annotated[
+        str | None,
+        typer.Option("--unknown-items", help="Interactions of items that --items lacks: error, drop or keep."),
+    ] = None,
     features: Annotated[
         list[str] | None,
-        typer.Option("--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors or .parquet; may be repeated."),
+        typer.Option(
+            "--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors, .parquet or .csv; may be repeated."
+        ),
+    ] = None,
+    unknown_features: Annotated[
+        str | None, typer.Option("--unknown-features", help="Feature rows of ids that are no items: error or drop.")
+    ] = None,
+    vectors: Annotated[
+        list[str] | None,
+        typer.Option("--vectors", metavar="COLUMN", help="Of RecBole: a float_seq column that is a feature matrix."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of pictures: ITEM.jpg, .png, …, or see --image-column.")
@@ -85,6 +146,10 @@ def prepare(
       lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --published baby --output baby
       lirdrec prepare sales.csv --items shop.csv --images photos --image-column photo --output shop
       lirdrec prepare tiktok/ --output prepared/tiktok
+      lirdrec prepare u.data --no-header --columns user,item,rating,timestamp --timestamp timestamp --output films
+      lirdrec prepare 'log-*.csv.gz' --bad-rows skip --output clicks
+      lirdrec prepare events.jsonl --user visitor --item product.id --only type=purchase --output shop
+      lirdrec prepare --train train.csv --validation valid.csv --test test.csv --output mydata
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output {output}: has something in it; choose another folder or give --overwrite")
@@ -94,13 +159,28 @@ def prepare(
         "rating": rating,
         "min_rating": min_rating,
         "timestamp": timestamp,
+        "time_format": time_format,
+        "separator": separator,
+        "header": False if no_header else None,
+        "columns": _names(columns),
+        "items_columns": _names(items_columns),
+        "encoding": encoding,
+        "bad_rows": bad_rows,
         "string_ids": string_ids or None,
+        "only": named_values(only) if only else None,
+        "train": train,
+        "validation": validation,
+        "test": test,
+        "vectors": vectors,
         "without_features": "drop" if drop else None,
         "k_core": k_core,
         "split": split,
         "held_out": held_out,
         "seed": seed,
         "items": items,
+        "items_id": items_id,
+        "unknown_items": unknown_items,
+        "unknown_features": unknown_features,
         "images": images,
         "image_column": image_column,
         "metadata": metadata,
@@ -109,7 +189,7 @@ def prepare(
         "name": name,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    dataset = _read(source, given, published)
+    dataset = _read(source[0] if source and len(source) == 1 else source or None, given, published)
     differences = None
     if published is not None:
         from lirdrec.data.published import check
@@ -183,9 +263,16 @@ def _next(figures: dict[str, Any], folder: Path) -> str:
     return " ".join([f"lirdrec features {folder}", *(option for option, there in encoders.items() if there)])
 
 
-def _read(source: Path, options: dict[str, Any], published: str | None = None) -> Dataset:
+def _names(listed: str | None) -> list[str] | None:
+    """The names of a list that commas separate."""
+    return None if listed is None else [name.strip() for name in listed.split(",")]
+
+
+def _read(source: str | Path | list[str] | None, options: dict[str, Any], published: str | None = None) -> Dataset:
     from lirdrec.data.readers import kind_of, read_any, read_raw
 
+    if source is None or "train" in options:
+        return _read_split(source, options, published)
     recommended: Mapping[str, Any] = {}
     if published is not None:
         from lirdrec.data.published import recipe
@@ -199,16 +286,37 @@ def _read(source: Path, options: dict[str, Any], published: str | None = None) -
         del options["features"]
     if kind not in ("mmrec", "prepared"):  # those are split already; of them only the counts are checked
         options = {**recommended, **options}
-    return read_raw(source, **options) if options or kind == "table" else read_any(source)
+    if options or kind == "table" or isinstance(source, list):
+        return read_raw(source, **options)
+    return read_any(source)
 
 
-def _check_options(source: Path, kind: Kind, options: Mapping[str, Any]) -> None:
+def _read_split(source: str | Path | list[str] | None, options: Mapping[str, Any], published: str | None) -> Dataset:
+    """The dataset of --train, --validation and --test."""
+    from lirdrec.data.readers import read_raw
+
+    if "train" not in options:
+        raise ConfigError("there is nothing to read: name a SOURCE, or the files of a split (--train FILE --test FILE)")
+    if source is not None:
+        raise ConfigError(f"--train: {source} is a source of its own; give one of them")
+    if "test" not in options:
+        raise ConfigError("--train: needs --test FILE, and should have --validation FILE")
+    for option in ("metadata", "bad_lines", "vectors"):
+        if option in options:
+            raise ConfigError(f"{flag(option)}: says nothing about the files of a split")
+    if published is not None:
+        raise ConfigError("--published: prepares a dataset as published, with a split of its own; leave it out")
+    return read_raw(**options)
+
+
+def _check_options(source: str | Path | list[str], kind: Kind, options: Mapping[str, Any]) -> None:
     """Refuse, by its name on the command line, what the reader of this kind of source does not take."""
     from lirdrec.data.readers.recognise import WORDS, options_of
 
     known = {*options_of(kind), "images", "image_column"}
     if kind == "amazon":
-        known = (known | {"features"}) - {"user", "item", "rating", "items", "timestamp"}
+        known = (known | {"features"}) - {"user", "item", "rating", "items", "timestamp", "only"}
+        known -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and pictures are taken by id
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
                 f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
@@ -218,18 +326,24 @@ def _check_options(source: Path, kind: Kind, options: Mapping[str, Any]) -> None
         if option in known:
             continue
         if kind == "mmrec":
-            inter = min(source.glob("*.inter"))
+            inter = min(Path(str(source)).glob("*.inter"))
             raise ConfigError(
-                f"{_flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
+                f"{flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
                 f" to prepare it anew, name its table: lirdrec prepare {inter} --user userID --item itemID …"
             )
-        takes = ", ".join(sorted(_flag(one) for one in known.difference(PYTHON_ONLY)))
-        raise ConfigError(f"{_flag(option)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
+        takes = ", ".join(sorted(flag(one) for one in known.difference(PYTHON_ONLY)))
+        raise ConfigError(f"{flag(option)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
 
 
-def _flag(option: str) -> str:
-    """An option of the readers as `prepare` calls it."""
-    return RENAMED.get(option) or "--" + option.replace("_", "-")
+def named_values(texts: list[str]) -> dict[str, list[str]]:
+    """COLUMN=VALUE,VALUE of --only as column → values; raises a ConfigError if one is not written so."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        column, equals, values = text.partition("=")
+        if not equals or not column.strip() or not values:
+            raise ConfigError(f"--only {text}: write it as COLUMN=VALUE, for instance --only event=transaction")
+        found.setdefault(column.strip(), []).extend(values.split(","))
+    return found
 
 
 def named_file(text: str, option: str = "--features") -> tuple[str, Path]:

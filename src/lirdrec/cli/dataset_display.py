@@ -57,6 +57,11 @@ def show_dataset(figures: Mapping[str, Any]) -> None:
     for key, words in remarks.items():
         if figures[key]:
             out.print(f"{figures[key]:,} {words}")
+    left_out = {"bad_rows_skipped": "bad rows", "bad_item_rows_skipped": "bad rows of the item table"}
+    prepared = figures["info"].get("preparation", {})
+    for key, words in left_out.items():
+        if prepared.get(key):
+            out.print(f"{prepared[key]:,} {words} were left out", style="yellow")
     for who, what in (("user", "items"), ("item", "users")):
         _histogram(f"Training {what} per {who}", figures[f"{who}_degrees"])
 

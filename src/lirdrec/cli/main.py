@@ -24,6 +24,7 @@ from lirdrec.cli import (
 )
 from lirdrec.cli.boundary import boundary, check_arguments
 from lirdrec.cli.settings import settings
+from lirdrec.interface import command_line
 
 ARGUMENTS = "lirdrec.arguments"  # where a context keeps what was typed
 
@@ -40,7 +41,7 @@ class Commands(TyperGroup):
         return context
 
     def invoke(self, ctx: Any) -> Any:
-        with boundary(ctx.meta.get(ARGUMENTS, ()), bool(ctx.params.get("debug"))):
+        with boundary(ctx.meta.get(ARGUMENTS, ()), bool(ctx.params.get("debug"))), command_line():
             result = super().invoke(ctx)
             if sys.stdout is not None:
                 sys.stdout.flush()  # a full disk behind the output stream is noticed here

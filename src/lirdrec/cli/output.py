@@ -167,10 +167,12 @@ def metrics_table(results: Mapping[str, Mapping[str, float]], title: str | None 
 
 def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "item") -> pl.DataFrame:
     """The frame with a column `title`, where the item table has one."""
-    from lirdrec.recommender.explanation import TITLES
+    import polars as pl
 
-    name = next((one for one in TITLES if one in recommender.item_table.columns), None)
-    if name is None or name in frame.columns:
+    from lirdrec.data.titles import titles
+
+    found = titles(recommender.item_table)
+    if found is None or "title" in frame.columns:
         return frame
-    titles = recommender.item_table.select("item", name).rename({"item": column, name: "title"})
-    return frame.join(titles, on=column, how="left", maintain_order="left")
+    known = recommender.item_table.select(pl.col("item").alias(column), found.alias("title"))
+    return frame.join(known, on=column, how="left", maintain_order="left")

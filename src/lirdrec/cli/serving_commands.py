@@ -210,7 +210,7 @@ def add_items(
     # from reading the run to writing it, so that no item is lost that another process adds meanwhile
     with run_lock(run) if save_as is None and is_run(run) else nullcontext():
         recommender = _load(run, "cpu")
-        frame = _read_items(items, item, recommender.items)
+        frame = _read_items(items, item, recommender.items, recommender.item_table)
         recommender.add_items(frame, dict(named_file(one) for one in features or []))
         target = recommender.save(save_as or run, overwrite=save_as is None)
     console().print(f"{frame.height:,} items added; {target} now has {recommender.n_items:,}", markup=False)
@@ -301,14 +301,20 @@ def _ranking(part: pl.DataFrame, title: str) -> Any:
     return table(title, columns, rows, right=("rank", "score"))
 
 
-def _read_items(path: Path, column: str, known: IdMap) -> pl.DataFrame:
+def _read_items(path: Path, column: str, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
+    from lirdrec.data.aligning import same_type
+    from lirdrec.data.delimited import typed
+    from lirdrec.data.raw_ids import read_ids
     from lirdrec.data.tables import read_table
 
-    read = read_table(path, text=column)
+    read = read_table(path)  # a text file gives texts, which the types of the run's item table decide about
     read.need([column])
-    frame = read.frame.rename({column: "item"})
-    kind = pl.Int64 if known.is_integer else pl.String
-    numbers = frame["item"].cast(kind, strict=False)  # text files give text
-    return frame.with_columns(numbers) if not numbers.null_count() else frame
+    where = f"{path}, column '{column}'"
+    given = read_ids(read.frame[column], where, "item", read.place)
+    kind = pl.Int64() if known.is_integer else pl.String()
+    rest = read.frame.drop(column, *(["item"] if "item" in read.frame.columns else []))
+    if read.text:
+        rest = rest.with_columns(typed(rest[name]) for name in rest.columns if name not in table.columns)
+    return rest.with_columns(same_type(given, kind, where).alias("item"))

@@ -284,10 +284,17 @@ def _read_dataset(path: Path) -> Dataset:
 
 
 def _trained_on(recommender: Recommender, run: Path) -> Path:
-    store = recommender.features
-    if store is None or store.folder is None:
-        raise RunFolderError(f"{run}: does not know where its dataset lies; name it: lirdrec evaluate {run} DATASET")
-    return store.folder
+    """The prepared dataset of the training: where its features are, or where it lay then."""
+    from lirdrec.data.storage import MANIFEST
+
+    store, noted = recommender.features, recommender.info.get("dataset_folder")
+    known = [] if store is None or store.folder is None else [store.folder]
+    known += [Path(noted)] if isinstance(noted, str) else []
+    for folder in known:
+        if (folder / MANIFEST).is_file():
+            return folder
+    fault = f"its dataset is not at {known[0]} any more" if known else "does not know where its dataset lies"
+    raise RunFolderError(f"{run}: {fault}; name it as the second argument: lirdrec evaluate {run} DATASET")
 
 
 def _default_run(name: str, model: str, resume: bool) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -11,17 +10,23 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.configuration import make, nearest
-from lirdrec.data.aligning import FeatureFile, align, as_feature_file, same_type
-from lirdrec.data.columns import ITEM, SPLITS, USER
+from lirdrec.configuration import nearest
+from lirdrec.data.aligning import Aligned, FeatureFile, align, as_feature_file, same_type
+from lirdrec.data.column_names import column_of_ids
+from lirdrec.data.columns import ITEM, RATING, SPLITS, USER, unused_name
 from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.events import in_words, keep_only, left_out
 from lirdrec.data.frames import FrameKind, to_polars
-from lirdrec.data.identifiers import IdMap, clean_ids, count, describe_ids, text_ids
+from lirdrec.data.identifiers import IdMap, count, describe_ids
+from lirdrec.data.matrices import check_name
 from lirdrec.data.preparation import distinct_pairs, k_core
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.raw_ids import read_ids
+from lirdrec.data.recipe import Recipe, recipe_of
 from lirdrec.data.splits import METHODS, given_labels, split_labels
 from lirdrec.data.tables import Table
-from lirdrec.errors import DataError
+from lirdrec.data.values import described_items, moments, numbers, without_bad_rows
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.interface import argument
 
 logger = logging.getLogger(__name__)
 
@@ -35,28 +40,62 @@ def from_frames(
     info: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Dataset:
-    """A dataset from frames in memory.
-
-    Args:
-        interactions: pandas, polars or Arrow frame with a row per interaction.
-        items: frame with a row per item and whatever columns there are; its order becomes the order of rows.
-            Without it the items are those of the interactions, sorted.
-        features: name → `(ids, matrix)`, or a matrix with a row per row of `items`, or a frame with the item column
-            and one column of vectors, or the path of a feature file. Items that are not named lack the modality.
-        name: of the dataset.
-        info: what else to record (source, licence …).
-        options: fields of `Recipe`: user, item, rating, min_rating, timestamp, string_ids, without_features,
-            unknown_features, k_core, keep_all_items, split, held_out, seed.
+    """A dataset from frames in memory; `Dataset.from_frames` describes the arguments.
 
     Raises:
         DataError: something is wrong with the data; says what, where and what to do.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = make(Recipe, options, "from_frames")
+    recipe = recipe_of(options, "from_frames")
     frame, kind = to_polars(interactions)
     item_table = None if items is None else Table(to_polars(items)[0], "the item table")
     files = {key: as_feature_file(value, f"features '{key}'", recipe.item) for key, value in (features or {}).items()}
     return build(Table(frame, "the interactions"), item_table, files, recipe, name, info or {}, kind)
+
+
+def from_sparse(
+    matrix: Any,
+    user_ids: Any = None,
+    item_ids: Any = None,
+    *,
+    items: Any = None,
+    min_rating: float | None = None,
+    **options: Any,
+) -> Dataset:
+    """A dataset from a matrix of users and items; `Dataset.from_sparse` describes the arguments.
+
+    Raises:
+        DataError: it is no matrix of numbers, or ids do not fit its shape.
+    """
+    if isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "biuf":
+        (rows, columns), shape = np.nonzero(matrix), matrix.shape
+        values = matrix[rows, columns].astype(np.float64)
+    elif hasattr(matrix, "tocsr") and len(matrix.shape) == 2:
+        entries = matrix.tocsr().tocoo()  # which adds up entries that are stored twice
+        stored = entries.data != 0
+        rows, columns, values = entries.row[stored], entries.col[stored], entries.data[stored].astype(np.float64)
+        shape = matrix.shape
+    else:
+        raise DataError(
+            f"the matrix is of type {type(matrix).__name__}; give a SciPy sparse matrix or a NumPy array with a row per"
+            " user and a column per item"
+        )
+    if not np.isfinite(values).all():
+        raise DataError("the matrix has NaN or infinite entries; entries are numbers, and 0 where there is no pair")
+    ids = {}
+    for what, given, size in ((USER, user_ids, shape[0]), (ITEM, item_ids, shape[1])):
+        ids[what] = read_ids(np.arange(size) if given is None else given, f"{what}_ids", what)
+        if len(ids[what]) != size:
+            side = "rows" if what == USER else "columns"
+            raise DataError(f"{what}_ids: {count(len(ids[what]), 'id')}, but the matrix has {size:,} {side}")
+        IdMap(ids[what], what)  # each id once
+    pairs = {USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values}
+    given = {} if min_rating is None else {"rating": RATING, "min_rating": min_rating}
+    for taken in (USER, ITEM, RATING, "timestamp"):
+        if taken in options:
+            raise ConfigError(f"from_sparse: a matrix has no column '{taken}'; leave the option out")
+    table = pl.DataFrame({ITEM: ids[ITEM]}) if items is None else items
+    return from_frames(pl.DataFrame(pairs), items=table, **given, **options)
 
 
 def build(
@@ -81,7 +120,14 @@ def build(
     table.need([column for column in needed if column is not None])
     if table.frame.height == 0:
         raise DataError(f"{table.where}: there are no rows")
-    counts: dict[str, Any] = {"rows": table.frame.height}
+    counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
+    if recipe.only:
+        everything, table = table, keep_only(table, recipe.only)
+        logger.info("%s", left_out(everything, table, recipe.only))
+        counts |= {"only": in_words(recipe.only), "other_rows": everything.frame.height - table.frame.height}
+    table, skipped = without_bad_rows(table, recipe)
+    if skipped := skipped + table.skipped:
+        counts["bad_rows_skipped"] = skipped
     if recipe.min_rating is not None and recipe.rating is not None:
         # rows are numbered before any is left out, so that messages name the line in the file
         enough = numbers(table, recipe.rating) >= recipe.min_rating
@@ -90,22 +136,30 @@ def build(
         enough = np.ones(table.frame.height, dtype=bool)
     user_ids = _ids(table, recipe.user, USER, recipe.string_ids)
     item_ids = _ids(table, recipe.item, ITEM, recipe.string_ids)
-    times = None if recipe.timestamp is None else moments(table, recipe.timestamp)
+    times = None if recipe.timestamp is None else moments(table, recipe.timestamp, recipe.time_format)
     labels = None
     if label_column is not None:
-        labels = given_labels(table.frame[label_column], table.where, table.row_word, table.first_row)
+        labels = given_labels(table.frame[label_column], table.where, table.place)
 
+    if items is not None:
+        _need_ids(items, recipe.items_column, item_ids)
+        items, skipped = described_items(items, recipe)
+        if skipped := skipped + items.skipped:
+            counts["bad_item_rows_skipped"] = skipped
     catalogue, described = _catalogue(table, items, item_ids, recipe)
     all_users = IdMap(user_ids.unique().sort(), USER)
-    users, rows = all_users.rows(user_ids)[enough], catalogue.rows(same_type(item_ids, catalogue.series.dtype))[enough]
+    users, rows = all_users.rows(user_ids), catalogue.rows(same_type(item_ids, catalogue.series.dtype))
+    if not (listed := rows >= 0).all():  # only where the recipe says so
+        counts["rows_of_unknown_items_dropped"] = int((~listed & enough).sum())
+        enough &= listed
+    users, rows = users[enough], rows[enough]
     if labels is not None:
         labels = labels[enough]
         _check_labels(users, rows, labels, all_users, catalogue, table.where)
     users, rows, times, kept = distinct_pairs(users, rows, None if times is None else times[enough])
     counts["repeated_pairs"] = int(enough.sum()) - len(users)
 
-    drop = recipe.unknown_features == "drop"
-    aligned = {key: align(file, catalogue, f"features '{key}'", drop) for key, file in features.items()}
+    aligned = _aligned(features, catalogue, recipe, items)
     stays = np.ones(len(catalogue), dtype=bool)
     if aligned and recipe.without_features == "drop":
         stays = np.any([one.present for one in aligned.values()], axis=0)
@@ -188,67 +242,10 @@ def resplit(dataset: Dataset, split: str, seed: int = 0, held_out: float = 0.2) 
     )
 
 
-def numbers(table: Table, column: str) -> np.ndarray:
-    """A column of numbers `(N,)` float64; raises a DataError naming the first row that has none."""
-    series = table.frame[column]
-    if not (series.dtype.is_numeric() or series.dtype == pl.String):
-        raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not numbers")
-    values = series.cast(pl.Float64, strict=False)
-    bad = values.is_null() | values.is_nan()
-    if bad.any():
-        raise DataError(
-            f"{table.where}: column '{column}' has {series[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number"
-        )
-    return values.to_numpy()
-
-
-def moments(table: Table, column: str) -> np.ndarray:
-    """A column of times `(N,)` int64: whole numbers as they are, dates and ISO texts as microseconds since 1970.
-
-    Raises:
-        DataError: a value that is neither, or none; names the row.
-    """
-    series = table.frame[column]
-    if series.dtype in (pl.Date, pl.Datetime):
-        values = series.cast(pl.Datetime("us")).cast(pl.Int64)
-    elif series.dtype == pl.String:
-        values = series.cast(pl.Int64, strict=False)
-        if values.null_count():
-            decimal = series.cast(pl.Float64, strict=False)
-            if decimal.null_count() == 0:
-                values = _whole(decimal)
-            else:
-                with contextlib.suppress(pl.exceptions.PolarsError):  # not a format that polars can infer
-                    values = series.str.to_datetime(strict=False, time_unit="us").cast(pl.Int64)
-    elif series.dtype.is_float():
-        values = _whole(series)
-    elif series.dtype.is_integer():
-        values = series.cast(pl.Int64, strict=False)
-    else:
-        raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not times")
-    if values.null_count():
-        bad = values.is_null()
-        raise DataError(
-            f"{table.where}: column '{column}' has {series[bad.arg_true()[0]]!r} in {table.at(bad)};"
-            " times must be whole numbers or dates like 2024-05-31T12:00:00"
-        )
-    return values.to_numpy()
-
-
-def _whole(values: pl.Series) -> pl.Series:
-    return (
-        pl.select(pl.when(values.is_finite() & (values == values.floor())).then(values))
-        .to_series()
-        .cast(pl.Int64, strict=False)
-    )
-
-
 def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
     where = f"{table.where}, column '{column}'"
     series = table.frame[column]
-    if table.text and series.dtype == pl.String and not string_ids:
-        return text_ids(series, where, what, table.first_row, table.row_word)
-    return clean_ids(series, where, what, table.first_row, table.row_word)
+    return read_ids(series, where, what, table.place, text=table.text, string_ids=string_ids)
 
 
 def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: Recipe) -> tuple[IdMap, pl.DataFrame]:
@@ -256,13 +253,13 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
     if items is None:
         ids = IdMap(item_ids.unique().sort(), ITEM)
         return ids, pl.DataFrame({ITEM: ids.series})
-    items.need([recipe.item])
-    series = _ids(items, recipe.item, ITEM, recipe.string_ids)
+    column = recipe.items_column
+    series = _ids(items, column, ITEM, recipe.string_ids)
     if series.dtype != item_ids.dtype:
         if not (items.text or table.text):
             raise DataError(
                 f"the item ids are {item_ids.dtype} in {table.where} and {series.dtype} in {items.where};"
-                " make them the same type"
+                f" make them the same type ({argument('string_ids', True)} makes both strings)"
             )
         series = series.cast(pl.String)
     if (repeated := series.is_duplicated()).any():
@@ -270,18 +267,62 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
             f"{items.where}: item id {series[repeated.arg_true()[0]]!r} occurs more than once (first in"
             f" {items.at(repeated)}); keep one row per item"
         )
-    ids = IdMap(series, ITEM)
-    unknown = ids.rows(same_type(item_ids, series.dtype)) < 0
-    if unknown.any():
-        missing = item_ids.filter(pl.Series(unknown)).unique().sort()
-        raise DataError(
-            f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)};"
-            " add them there or leave their rows out"
-        )
-    rest = items.frame.drop(recipe.item)
+    rest = items.frame.drop(column)
     if ITEM in rest.columns:
-        rest = rest.rename({ITEM: f"{ITEM}_"})
-    return ids, rest.select(ids.series.alias(ITEM), pl.all()) if rest.columns else pl.DataFrame({ITEM: ids.series})
+        rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
+    described = pl.DataFrame([series.alias(ITEM), *rest.get_columns()])
+    ids = IdMap(series, ITEM)
+    asked = same_type(item_ids, series.dtype)
+    unknown = pl.Series(ids.rows(asked) < 0)
+    if unknown.any():
+        missing = asked.filter(unknown).unique().sort()
+        told = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
+        if recipe.unknown_items == "error":
+            raise DataError(
+                f"{told}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
+                f" or keep them without a description ({argument('unknown_items', 'keep')})"
+            )
+        if recipe.unknown_items == "drop":
+            logger.warning("%s; %s left out", told, count(int(unknown.sum()), "interaction"))
+        else:
+            logger.warning("%s; kept, and nothing is known about them", told)
+            ids = ids.extended(missing)
+            described = pl.concat([described, pl.DataFrame({ITEM: missing})], how="diagonal")
+    return ids, described
+
+
+def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
+    """Raise a DataError if the item table lacks its column of ids; names the column whose values are the log's."""
+    if column in items.frame.columns:
+        return
+    held = ", ".join(items.frame.columns)
+    if (found := column_of_ids(items.frame, item_ids)) is None:
+        hint = f"none of them holds these ids, so name the right one ({argument('items_id', 'COLUMN')})"
+    else:
+        ids = count(item_ids.n_unique(), "item id")
+        hint = f"'{found[0]}' holds {found[1]:,} of the {ids}: name it ({argument('items_id', found[0])})"
+    raise DataError(f"{items.where}: no column '{column}'; it has {held}; {hint}")
+
+
+def _aligned(
+    features: Mapping[str, FeatureFile], catalogue: IdMap, recipe: Recipe, items: Table | None
+) -> dict[str, Aligned]:
+    """The features in the order of the catalogue; without ids only where a table says what the order is."""
+    aligned = {}
+    for key, file in features.items():
+        where = f"features '{key}'"
+        check_name(key)
+        if file.ids is None and (items is None or not items.ordered):
+            source = "" if file.where == where else f" ({file.where})"
+            table = "an item table" if items is None else f"a table of the items in the file's order, not {items.where}"
+            raise DataError(
+                f"{where}{source}: has no ids, and nothing says which item a row belongs to; give {table} with a row"
+                f" for each row of it ({argument('items', 'FILE')}), or save it with ids, for instance with"
+                " numpy.savez(FILE, ids=ids, vectors=matrix)"
+            )
+        order, listed = (items.where, items.frame.height) if items is not None else ("", None)
+        aligned[key] = align(file, catalogue, where, recipe.unknown_features == "drop", order, listed)
+    return aligned
 
 
 def _check_labels(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -133,16 +133,115 @@ class Dataset:
         return from_polars(pl.DataFrame(columns), self.frame_kind)
 
     @classmethod
-    def from_frames(cls, interactions: Any, **options: Any) -> Dataset:
-        """A dataset from frames in memory; see `lirdrec.data.building.from_frames` for the options."""
-        from lirdrec.data.building import from_frames
+    def from_frames(
+        cls,
+        interactions: Any,
+        *,
+        items: Any = None,
+        features: Mapping[str, Any] | None = None,
+        name: str = "dataset",
+        info: Mapping[str, Any] | None = None,
+        user: str = USER,
+        item: str = ITEM,
+        items_id: str | None = None,
+        rating: str | None = None,
+        min_rating: float | None = None,
+        timestamp: str | None = None,
+        only: Mapping[str, Any] | None = None,
+        time_format: str | None = None,
+        bad_rows: Literal["error", "skip"] = "error",
+        string_ids: bool = False,
+        unknown_items: Literal["error", "drop", "keep"] = "error",
+        without_features: Literal["raise", "drop"] = "raise",
+        unknown_features: Literal["error", "raise", "drop"] = "error",
+        k_core: int = 0,
+        keep_all_items: bool | None = None,
+        split: str | None = "random",
+        held_out: float = 0.2,
+        seed: int = 0,
+    ) -> Dataset:
+        """A dataset from frames in memory: pandas, polars or Arrow.
 
-        return from_frames(interactions, **options)
-
-    def resplit(self, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
-        """The same pairs, items and features under another split; see `lirdrec.data.building.resplit`.
+        Args:
+            interactions: a frame with a row per interaction.
+            items: a frame with a row per item and whatever columns there are; its order becomes the order of rows.
+                Without it the items are those of the interactions, sorted.
+            features: name → `(ids, matrix)`; or a frame with the column of item ids and either one column of vectors or
+                a column for each number; or the path of a feature file; or, with `items`, a matrix with a row per row
+                of `items`. Items that are not named lack the modality.
+            name: of the dataset.
+            info: what else to record, JSON-able (source, licence …).
+            user: column of user ids.
+            item: column of item ids, in the interactions, the item table and frames of features.
+            items_id: column of item ids in the item table, where it is called otherwise.
+            rating: column of ratings, needed with `min_rating`.
+            min_rating: keep only rows rated at least this much.
+            timestamp: column of times: whole numbers, dates or ISO texts.
+            only: column → value or values: keep only rows that have one of them.
+            time_format: how other times are written, as strptime names it: "%d/%m/%Y %H:%M".
+            bad_rows: what to do with rows that lack an id, a rating or a time: "error", or "skip".
+            string_ids: make all ids strings, integers too.
+            unknown_items: what to do with interactions of items that `items` lacks: "error"; "drop" them; or "keep" the
+                items, whose rows of the item table are then empty.
+            without_features: what to do with items that no feature matrix covers: "raise", or "drop".
+            unknown_features: what to do with feature rows of ids that are no items: "error", or "drop".
+            k_core: remove users and items with fewer than k pairs, again and again; 0 or 1 keeps all.
+            keep_all_items: keep items without a pair; None: if there is an item table and no k-core.
+            split: "random", "cold_items", "temporal", "global_time", "leave_last_out", "none", or a column of labels.
+            held_out: share held out by the split, half of it for valid.
+            seed: of the split.
 
         Raises:
+            DataError: something is wrong with the data; says what, where and what to do.
+            ConfigError: an argument of a wrong type or out of range.
+        """
+        from lirdrec.data.building import from_frames
+
+        given = {key: value for key, value in locals().items() if key not in ("cls", "interactions", "from_frames")}
+        return from_frames(interactions, **given)
+
+    @classmethod
+    def from_sparse(
+        cls,
+        matrix: Any,
+        *,
+        user_ids: Any = None,
+        item_ids: Any = None,
+        features: Mapping[str, Any] | None = None,
+        items: Any = None,
+        min_rating: float | None = None,
+        **options: Any,
+    ) -> Dataset:
+        """A dataset from a matrix of users and items, a SciPy sparse one or a NumPy array, of which zeros are no pairs.
+
+        Args:
+            matrix: `(U, I)`; entries are ratings or ones.
+            user_ids: ids of the rows; None: the numbers of the rows.
+            item_ids: ids of the columns; None: the numbers of the columns.
+            features: as in `from_frames`; a matrix without ids has a row per column of `matrix`.
+            items: a frame that describes the items, with the column `item`; None: nothing is known about them, and all
+                columns of `matrix` are items, in their order.
+            min_rating: keep only entries of at least this.
+            options: other arguments of `from_frames`.
+
+        Raises:
+            DataError: it is no matrix, or ids do not fit its shape.
+            ConfigError: an option is unknown, or of a wrong type or out of range.
+        """
+        from lirdrec.data.building import from_sparse
+
+        return from_sparse(matrix, user_ids, item_ids, features=features, items=items, min_rating=min_rating, **options)
+
+    def resplit(self, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
+        """The same pairs, items and features under another split.
+
+        Args:
+            split: "random", "cold_items", "temporal", "global_time", "leave_last_out" or "none".
+            seed: of the split.
+            held_out: share held out, half of it for valid.
+
+        Raises:
+            DataError: an unknown split, or one that needs times that the dataset lacks.
             RunFolderError: a feature file of the folder that the dataset was loaded from is damaged.
         """
         from lirdrec.data.building import resplit

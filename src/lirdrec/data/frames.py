@@ -29,7 +29,7 @@ def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
     library, name = type(frame).__module__.partition(".")[0], type(frame).__name__
     try:
         if library == "pandas" and name == "DataFrame":
-            return pl.from_pandas(frame), "pandas"
+            return _from_pandas(frame), "pandas"
         if library == "pyarrow" and name in ("Table", "RecordBatch"):
             converted = pl.from_arrow(frame)
             assert isinstance(converted, pl.DataFrame)
@@ -43,6 +43,25 @@ def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
             raise DataError(f"the {library} frame cannot be read as a table: {first_line(error)}") from error
         raise
     raise DataError(f"a frame of type {type(frame).__name__} is not known: give a pandas, polars or Arrow frame")
+
+
+def _from_pandas(frame: Any) -> pl.DataFrame:
+    """A pandas frame as polars; a column of objects of several types stays one, so that who reads it can say so."""
+    try:
+        return pl.from_pandas(frame)
+    except Exception as error:
+        mixed = {}
+        for name in frame.columns if frame.columns.is_unique else []:
+            try:
+                pl.from_pandas(frame[[name]])
+            except Exception:
+                if frame[name].dtype != object:
+                    raise error from None
+                mixed[str(name)] = pl.Series(str(name), frame[name].tolist(), dtype=pl.Object)
+        if not mixed:
+            raise
+    rest = pl.from_pandas(frame.drop(columns=list(mixed))) if len(mixed) < frame.shape[1] else pl.DataFrame()
+    return pl.DataFrame([mixed[str(name)] if str(name) in mixed else rest[str(name)] for name in frame.columns])
 
 
 def from_polars(frame: pl.DataFrame, kind: FrameKind) -> Any:
@@ -76,3 +95,8 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, for our one sentence."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def row_place(row: int) -> str:
+    """Where a row of a frame is, in words."""
+    return f"row {row} (counted from 0)"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from lirdrec.appending import append_rows
-from lirdrec.data.frames import append_frame, first_line
+from lirdrec.data.frames import append_frame, first_line, row_place
 from lirdrec.errors import DataError, UnknownIdError
+from lirdrec.interface import argument
 
 LARGEST = 2**63 - 1
+INTEGER = r"^-?(0|[1-9][0-9]*)$"
 FEW = 8  # ids that are looked for one after another, before a table of all is worth its making
 
 
@@ -50,7 +52,7 @@ class IdMap:
 
     def rows(self, ids: Any) -> np.ndarray:
         """Rows `(B,)` int64 of the ids; -1 where an id is unknown (an id of the other type is unknown too)."""
-        asked = _as_series(ids)
+        asked = as_series(ids)
         if asked.dtype == pl.Null or len(asked) == 0:
             return np.full(len(asked), -1, dtype=np.int64)
         if asked.dtype == pl.Object:  # a mix of types: look up one at a time
@@ -130,23 +132,22 @@ class IdMap:
         return f"IdMap({len(self)} {'integer' if self.is_integer else 'string'} ids)"
 
 
-def clean_ids(ids: Any, where: str, what: str = "id", first_row: int = 0, row_word: str = "row") -> pl.Series:
+def clean_ids(ids: Any, where: str, what: str = "id", place: Callable[[int], str] = row_place) -> pl.Series:
     """Ids as an Int64 or String series, checked.
 
     Args:
         ids: anything one-dimensional. Floats are taken where every one is a whole number below 2**53.
         where: what the message begins with ("ratings.csv, column 'userId'").
         what: "user", "item" or "id".
-        first_row: number of the first row in messages; 0 for frames, 2 for the lines of a text file.
-        row_word: "row" or "line".
+        place: from the number of a row to where it is, in words ("line 7").
 
     Raises:
         DataError: an id is missing, negative, too large, empty, or of a type that ids cannot have.
     """
-    series = _as_series(ids, where)
+    series = as_series(ids, where)
 
     def at(bad: pl.Series) -> str:
-        return f"{row_word} {bad.arg_true()[0] + first_row}" + (" (counted from 0)" if first_row == 0 else "")
+        return place(int(bad.arg_true()[0]))
 
     if series.dtype in (pl.Categorical, pl.Enum):
         series = series.cast(pl.String)
@@ -162,13 +163,13 @@ def clean_ids(ids: Any, where: str, what: str = "id", first_row: int = 0, row_wo
         if (negative := series < 0).any():
             raise DataError(
                 f"{where}: negative {what} id {series[negative.arg_true()[0]]} in {at(negative)};"
-                " integer ids must be 0 or more (or turn them into strings)"
+                f" integer ids must be 0 or more (or turn them into strings: {argument('string_ids', True)})"
             )
         whole = series.cast(pl.Int64, strict=False)
         if (large := whole.is_null()).any():
             raise DataError(
                 f"{where}: {what} id {series[large.arg_true()[0]]} in {at(large)} is too large:"
-                f" integer ids go up to {LARGEST} (turn them into strings)"
+                f" integer ids go up to {LARGEST} (turn them into strings: {argument('string_ids', True)})"
             )
         return whole
     if series.dtype.is_float():
@@ -178,30 +179,30 @@ def clean_ids(ids: Any, where: str, what: str = "id", first_row: int = 0, row_wo
                 f"{where}: {what} id {series[fraction.arg_true()[0]]} in {at(fraction)} is not a whole number;"
                 " ids must be integers or strings"
             )
-        return clean_ids(series.cast(pl.Int64), where, what, first_row, row_word)
+        return clean_ids(series.cast(pl.Int64), where, what, place)
     kind = "a mix of types" if series.dtype == pl.Object else str(series.dtype)
     if series.dtype == pl.Object and all(isinstance(one, int) and not isinstance(one, bool) for one in series):
-        return clean_ids(_big_integers(series, where, what, at), where, what, first_row, row_word)
+        return clean_ids(big_integers(series, where, what, at), where, what, place)
     raise DataError(f"{where}: {what} ids of type {kind}; they must be all integers or all strings")
 
 
-def text_ids(texts: pl.Series, where: str, what: str, first_row: int, row_word: str = "line") -> pl.Series:
+def text_ids(texts: pl.Series, where: str, what: str, place: Callable[[int], str]) -> pl.Series:
     """Ids read from a text file: integers if every one is written as one (no leading zeros), else strings.
 
     Raises:
         DataError: as `clean_ids`.
     """
-    if len(texts) == 0 or texts.null_count() or not texts.str.contains(r"^-?(0|[1-9][0-9]*)$").all():
-        return clean_ids(texts, where, what, first_row, row_word)
+    if len(texts) == 0 or texts.null_count() or not texts.str.contains(INTEGER).all():
+        return clean_ids(texts, where, what, place)
     whole = texts.cast(pl.Int64, strict=False)
     bad = whole.is_null() | (whole < 0)
     if bad.any():
-        row = bad.arg_true()[0]
+        row = int(bad.arg_true()[0])
         value = texts[row]
         fault = "negative" if value.startswith("-") else "too large"
         raise DataError(
-            f"{where}: {what} id {value} in {row_word} {row + first_row} is {fault}: integer ids go"
-            f" from 0 to {LARGEST}; read the ids as strings (string_ids) if they are only names"
+            f"{where}: {what} id {value} in {place(row)} is {fault}: integer ids go"
+            f" from 0 to {LARGEST}; read the ids as strings ({argument('string_ids', True)}) if they are only names"
         )
     return whole
 
@@ -218,7 +219,12 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _as_series(ids: Any, where: str = "the ids") -> pl.Series:
+def as_series(ids: Any, where: str = "the ids") -> pl.Series:
+    """Anything one-dimensional as a series; of dtype Object where the values have several types.
+
+    Raises:
+        DataError: it has more dimensions, or cannot be read.
+    """
     if isinstance(ids, pl.Series):
         return ids
     if isinstance(ids, np.ndarray):
@@ -252,12 +258,13 @@ def _not_utf8(ids: np.ndarray) -> bytes:
     return b""
 
 
-def _big_integers(series: pl.Series, where: str, what: str, at: Any) -> pl.Series:
+def big_integers(series: pl.Series, where: str, what: str, at: Any) -> pl.Series:
     """Python integers of which at least one fits no integer column: name it."""
     bad = pl.Series([not 0 <= one <= LARGEST for one in series])
     if not bad.any():
         return pl.Series([int(one) for one in series], dtype=pl.Int64)
     value = series[bad.arg_true()[0]]
     raise DataError(
-        f"{where}: {what} id {value} in {at(bad)}: integer ids go from 0 to {LARGEST} (turn them into strings)"
+        f"{where}: {what} id {value} in {at(bad)}: integer ids go from 0 to {LARGEST}"
+        f" (turn them into strings: {argument('string_ids', True)})"
     )

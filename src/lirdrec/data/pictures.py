@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE = "image"  # column of the item table: path below the folder `info["images"]`
 IMAGES = "images"  # entry of `info`: the folder, absolute
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".tif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tiff", ".tif")
 
 
 def with_images(dataset: Dataset, folder: str | Path, column: str | None = None) -> Dataset:
@@ -71,8 +71,9 @@ def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series |
         folder: of the pictures.
         column: `(I,)` for each item a path below the folder, an absolute path into it, or a file name; or null. A file
             name may lack its ending, and may be that of a file one folder down. A file that is not there keeps its
-            name, so that whoever wants to open it can say so. Without a column ITEM.jpg, .jpeg, .png, .webp, .gif,
-            .bmp, .tif or .tiff is looked for, in the folder and one folder down; of several the first by path is taken.
+            name, so that whoever wants to open it can say so. Without a column ITEM with one of the `SUFFIXES`
+            (.jpg, .png, .webp, .avif, .heic …) is looked for, in the folder and one folder down; of several the first
+            by path is taken.
 
     Returns:
         Series `image` `(I,)` of strings.

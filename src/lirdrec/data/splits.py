@@ -6,10 +6,14 @@ the seed, never on the order of lines in a file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import polars as pl
 
+from lirdrec.data.frames import row_place
 from lirdrec.errors import DataError
+from lirdrec.interface import argument
 
 METHODS = ("random", "cold_items", "temporal", "global_time", "leave_last_out", "none")
 LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "0": 0, "1": 1, "2": 2}
@@ -45,7 +49,9 @@ def split_labels(
     if not 0 < held_out < 1:
         raise DataError(f"the share held out is {held_out}; it must lie between 0 and 1")
     if method in ("temporal", "global_time", "leave_last_out") and timestamps is None:
-        raise DataError(f"split '{method}' needs to know when things happened: name the column (--timestamp COLUMN)")
+        raise DataError(
+            f"split '{method}' needs to know when things happened: name the column ({argument('timestamp', 'COLUMN')})"
+        )
     rng = np.random.default_rng(seed)
     if method == "none":
         return np.zeros(len(users), dtype=np.int8)
@@ -80,7 +86,7 @@ def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.n
     return held // 2, held - held // 2
 
 
-def given_labels(column: pl.Series, where: str, at: str = "row", first_row: int = 0) -> np.ndarray:
+def given_labels(column: pl.Series, where: str, place: Callable[[int], str] = row_place) -> np.ndarray:
     """Labels `(E,)` int8 from a column of 0, 1, 2 or of the words train, valid (validation, val, dev) and test.
 
     Raises:
@@ -89,9 +95,9 @@ def given_labels(column: pl.Series, where: str, at: str = "row", first_row: int 
     words = column.cast(pl.String).str.strip_chars().str.to_lowercase()
     labels = words.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
     if labels.null_count():
-        row = labels.is_null().arg_true()[0]
+        row = int(labels.is_null().arg_true()[0])
         label = "no split label" if column[row] is None else f"split label {column[row]!r}"
-        raise DataError(f"{where}: {label} in {at} {row + first_row}; use 0, 1, 2 or train, valid, test")
+        raise DataError(f"{where}: {label} in {place(row)}; use 0, 1, 2 or train, valid, test")
     return labels.to_numpy()
 
 

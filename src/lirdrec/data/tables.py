@@ -1,20 +1,30 @@
-"""Tables from CSV, TSV and Parquet files, with every fault of a file turned into one sentence."""
+"""Tables from text and binary files, with every fault of a file turned into one sentence."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
+import dataclasses
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 
-from lirdrec.data.compressed import exists, is_gzip, read_bytes
-from lirdrec.data.frames import first_line
+from lirdrec.configuration import make
+from lirdrec.data.column_names import likely_column
+from lirdrec.data.columnar import read_columnar, read_spreadsheet
+from lirdrec.data.columns import ITEM, USER
+from lirdrec.data.compressed import exists, first_bytes, is_packed, open_bytes
+from lirdrec.data.delimited import NO_HEADER, NUMERIC, TextFormat, read_delimited, typed
+from lirdrec.data.frames import row_place
+from lirdrec.data.parts import Part, ending, find_parts
+from lirdrec.data.readers.json_lines import BadLines
+from lirdrec.data.readers.json_tables import is_json, read_json
+from lirdrec.data.signatures import EXCEL, LONGEST, PARQUET, ZIP, packing, refuse_archive, refuse_other, table_format
 from lirdrec.errors import DataError
-from lirdrec.memory import check_memory
+from lirdrec.interface import argument
 
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
@@ -29,145 +39,263 @@ class Table:
         where: what messages begin with: a path, or "the interactions".
         text: whether the values were text: then ids that are all digits become integers.
         lines: whether rows are lines of a file (the header is line 1); else they are counted from 0.
+        skipped: bad rows that were left out when the file was read.
+        decimal_comma: whether numbers may be written with a decimal comma.
+        ordered: whether the rows stand as the person gave them, so that features without ids can follow them.
     """
 
     frame: pl.DataFrame
     where: str
     text: bool = False
     lines: bool = False
+    skipped: int = 0
+    decimal_comma: bool = False
+    ordered: bool = True
 
-    @property
-    def first_row(self) -> int:
-        """Number of the first data row in messages."""
-        return 2 if self.lines else 0
-
-    @property
-    def row_word(self) -> str:
-        """What a row is called in messages."""
-        return "line" if self.lines else "row"
+    def place(self, row: int) -> str:
+        """Where a row of the frame is, in words."""
+        return f"line {row + 2}" if self.lines else row_place(row)
 
     def at(self, bad: pl.Series) -> str:
-        """The first true row of a mask, in words."""
-        return f"{self.row_word} {bad.arg_true()[0] + self.first_row}" + ("" if self.lines else " (counted from 0)")
+        """Where the first true row of a mask is, in words."""
+        return self.place(int(bad.arg_true()[0]))
 
     def need(self, columns: Sequence[str]) -> None:
         """Raise a DataError if a column is missing; offers the nearest name."""
         for column in columns:
             if column not in self.frame.columns:
-                near = difflib.get_close_matches(column, self.frame.columns, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
+                near = likely_column(column, self.frame.columns)
+                hint = f"; did you mean '{near}'?" if near else ""
+                if near and column in (USER, ITEM):
+                    hint += f" then name it ({argument(column, near)})"
+                if any(NUMERIC.fullmatch(name) for name in self.frame.columns):
+                    hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
                 raise DataError(f"{self.where}: no column '{column}'; it has {', '.join(self.frame.columns)}{hint}")
 
 
-def read_table(path: str | Path, text: str | None = None, separator: str | None = None) -> Table:
-    """Read a CSV, TSV or Parquet file, chosen by its ending (any other ending is read as text with `separator`).
+@dataclass(frozen=True)
+class TextTable(Table):
+    """A table whose rows are lines of a text file.
 
-    A text file may be gzipped: `sales.csv.gz`.
+    Attributes:
+        numbers: `(N,)` line number of each row, from 1; None: row 0 is the line `first`, and each row is a line.
+        first: see `numbers`.
+    """
+
+    numbers: np.ndarray | None = None
+    first: int = 2
+
+    def place(self, row: int) -> str:
+        """Where a row of the frame is, in words."""
+        return f"line {row + self.first if self.numbers is None else self.numbers[row]}"
+
+
+@dataclass(frozen=True)
+class RecordTable(Table):
+    """A table whose rows are records of a JSON file.
+
+    Attributes:
+        numbers: `(N,)` of each row the line, or the place in the list, that it comes from.
+        word: what such a number counts: "line" or "record".
+    """
+
+    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    word: str = "line"
+
+    def place(self, row: int) -> str:
+        """Where a row of the frame is, in words."""
+        return f"{self.word} {self.numbers[row]}"
+
+
+@dataclass(frozen=True)
+class SelectedTable(Table):
+    """Some rows of another table; messages speak of the rows as that table does.
+
+    Attributes:
+        source: the other table.
+        rows: `(N,)` the rows of it that are left.
+    """
+
+    source: Table = None  # type: ignore[assignment]  # always given; fields of the base class have defaults
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def place(self, row: int) -> str:
+        """Where a row of the frame is, in words."""
+        return self.source.place(int(self.rows[row]))
+
+
+def select(table: Table, keep: pl.Series) -> Table:
+    """The rows of a table for which a mask is true."""
+    if keep.all():
+        return table
+    return SelectedTable(
+        table.frame.filter(keep),
+        table.where,
+        table.text,
+        table.lines,
+        table.skipped,
+        table.decimal_comma,
+        table.ordered,
+        source=table,
+        rows=keep.arg_true().to_numpy(),
+    )
+
+
+@dataclass(frozen=True)
+class JoinedTable(Table):
+    """Several tables of the same columns, one below the other; messages name the file that a row lies in.
+
+    Attributes:
+        parts: the tables, in order.
+    """
+
+    parts: tuple[Table, ...] = ()
+
+    def place(self, row: int) -> str:
+        """Where a row of the frame is, in words."""
+        for part in self.parts:
+            if row < part.frame.height:
+                return f"{part.place(row)} of {Path(part.where).name}"
+            row -= part.frame.height
+        raise IndexError(row)
+
+
+def join_tables(parts: Sequence[Table], columns: Sequence[str], where: str) -> Table:
+    """Tables one below the other.
 
     Args:
-        path: the file.
-        text: by default every column of a text file is kept as strings (the caller turns them into what they are);
-            with a column's name here only this column is, and the types of the others are inferred from all rows.
-        separator: of a text file; by default a comma for .csv and a tab for .tsv, .inter and .item.
+        parts: each has the columns.
+        columns: which to keep.
+        where: what messages begin with.
 
     Raises:
-        DataError: the file is missing, empty, truncated, not UTF-8, or not a table.
+        DataError: a column is missing in one of them, or holds values of another type than in the others.
     """
-    path = Path(path)
-    exists(path)
-    ending = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
-    if ending in SPREADSHEETS:
-        raise DataError(f"{path}: spreadsheets are not read; save its sheet as CSV (UTF-8, with commas) and name that")
-    if ending in (".parquet", ".pq"):
-        table = Table(_read_parquet(path), str(path))
-    else:
-        separator = separator or SEPARATORS.get(ending, ",")
-        table = Table(_read_text(path, separator, text), str(path), text=True, lines=True)
-    if table.frame.height == 0:
-        raise DataError(f"{path}: has column names but no rows")
-    return table
+    for part in parts:
+        part.need(columns)
+    frames = [part.frame.select(columns) for part in parts]
+    for name in columns:
+        kinds = {frame[name].dtype for frame in frames} - {pl.Null}
+        numbers = all(kind.is_numeric() for kind in kinds)
+        if len(kinds) > 1 and not numbers:
+            each = ", ".join(f"{frame[name].dtype} in {part.where}" for frame, part in zip(frames, parts, strict=True))
+            raise DataError(f"{where}: column '{name}' holds {each}; write it with one type in all")
+    frame = pl.concat(frames, how="vertical_relaxed")
+    return JoinedTable(
+        frame,
+        where,
+        all(part.text for part in parts),
+        skipped=sum(part.skipped for part in parts),
+        decimal_comma=all(part.decimal_comma for part in parts),
+        parts=tuple(parts),
+    )
 
 
-def _read_parquet(path: Path) -> pl.DataFrame:
-    """Through pyarrow: on some damaged files polars aborts the whole process."""
-    import pyarrow.parquet
+def read_table(
+    source: str | Path | Sequence[str | Path],
+    text: str | None = None,
+    keys: Sequence[str] | None = None,
+    **layout: Any,
+) -> Table:
+    """Read a table from files, recognized by their content: separated text (CSV, TSV …), JSON, Parquet, Arrow, ORC.
 
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            facts = file.metadata
-            size = sum(facts.row_group(at).total_byte_size for at in range(facts.num_row_groups))
-            check_memory(size, f"{path}: as a table", DataError)
-            columns = file.read()
-        columns = columns.rename_columns(columns.column_names).replace_schema_metadata(None)
-        columns.validate(full=True)
-        frame = pl.from_arrow(columns)
-    except DataError:
-        raise
-    except (
-        pyarrow.ArrowException,
-        OSError,
-        ValueError,
-        pl.exceptions.PolarsError,
-        pl.exceptions.PanicException,
-    ) as error:
-        raise DataError(f"{path}: damaged or not a Parquet file ({first_line(error)}); write it again") from None
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    Any of them may be compressed (gzip, bzip2, xz, zstd, lz4, a zip archive of one file). Spreadsheets are read where
+    the extra `excel` is installed.
 
+    Args:
+        source: a file; or the files of which the table consists: several, a folder of parts (as Spark writes them), or
+            a pattern such as "log-*.csv".
+        text: by default every column of a text file is kept as strings (the caller turns them into what they are);
+            with a column's name here only this column is, and the others get the type that all of their values have.
+        keys: of JSON files, the columns to read, `a.b` for a key of a nested record; by default all. See
+            `lirdrec.data.readers.json_tables.read_json`.
+        layout: fields of `lirdrec.data.delimited.TextFormat`, of text files: separator, encoding, header, columns,
+            bad_rows.
 
-def _read_text(path: Path, separator: str, text: str | None) -> pl.DataFrame:
-    content = _check_utf8(path)
-    source = io.BytesIO(content) if is_gzip(path) else path
-    del content
-    try:
-        return pl.read_csv(
-            source,
-            separator=separator,
-            infer_schema=text is not None,
-            schema_overrides=None if text is None else {text: pl.String},
-            infer_schema_length=None,
-            glob=False,
-            # a quote inside a TSV value is a quote, not the start of a quoted field that swallows lines
-            quote_char=None if separator == "\t" else '"',
-        )
-    except pl.exceptions.NoDataError:
-        raise DataError(f"{path}: the file is empty") from None
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = _ragged_line(path, separator) or first_line(error)
-        if separator != "\t" and read_bytes(path).count(b'"') % 2:
-            reason = "a quote is opened and never closed"
-        raise DataError(f"{path}: cannot be read as a table: {reason}") from None
-
-
-def _ragged_line(path: Path, separator: str) -> str | None:
-    """Where a text file has more or fewer values than column names; polars does not say where."""
-    from pyarrow import ArrowInvalid, csv
-
-    found: list[str] = []
-
-    def look(row: csv.InvalidRow) -> str:
-        if not found:
-            found.append(
-                f"line {row.number} has {row.actual_columns} values for {row.expected_columns} columns"
-                " (a separator inside a value must stand in quotes)"
+    Raises:
+        DataError: a file is missing, empty, truncated, of an unknown encoding, or not a table; or the files have
+            different columns.
+        ConfigError: an option that cannot be.
+    """
+    known = make(TextFormat, layout, "a table")
+    parts = find_parts(source)
+    if len(parts) == 1 and not parts[0].values:
+        table = _read_file(parts[0].path, known, text, keys)
+        if table.frame.height == 0:
+            raise DataError(f"{table.where}: has column names but no rows")
+        return table
+    tables = [_with_values(_read_file(part.path, known, None, keys), part, parts) for part in parts]
+    tables = [table for table in tables if table.frame.height] or tables[:1]
+    where = str(source) if isinstance(source, (str, Path)) else ", ".join(map(str, source))
+    columns = tables[0].frame.columns
+    for table in tables:
+        if other := set(table.frame.columns) ^ set(columns):
+            raise DataError(
+                f"{where}: {tables[0].where} has the columns {', '.join(columns)}, and {table.where} has"
+                f" {', '.join(table.frame.columns)} ({', '.join(sorted(other))} is not in both); parts of one table"
+                " have the same columns"
             )
-        return "skip"
+    joined = join_tables(tables, columns, where)
+    if joined.frame.height == 0:
+        raise DataError(f"{where}: has column names but no rows")
+    if text and joined.text:
+        mark = ";" if joined.decimal_comma else ","
+        values = [typed(joined.frame[name], mark) for name in columns if name != text]
+        return dataclasses.replace(joined, frame=joined.frame.with_columns(values))
+    return joined
 
-    quote = False if separator == "\t" else '"'
-    options = csv.ParseOptions(delimiter=separator, quote_char=quote, invalid_row_handler=look)
-    with contextlib.suppress(ArrowInvalid):
-        csv.read_csv(io.BytesIO(read_bytes(path)), csv.ReadOptions(use_threads=False), options)
-    return found[0] if found else None
+
+def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[str] | None) -> Table:
+    exists(path)
+    if is_json(path):
+        bad = BadLines(path, "skip" if layout.bad_rows == "skip" else "raise", option="bad_rows")
+        found = read_json(path, keys, bad)
+        return RecordTable(found.frame, str(path), skipped=bad.count, numbers=found.numbers, word=found.word)
+    if _is_spreadsheet(path):
+        return Table(read_spreadsheet(path), str(path))
+    with open_bytes(path) as file:
+        head = file.read(LONGEST)
+    refuse_archive(path, head)
+    refuse_other(path, head)
+    if is_packed(path) and packing(head) is not None:
+        raise DataError(f"{path}: is compressed twice; unpack it and name the file in it")
+    kind = table_format(head) or (PARQUET if ending(path) in (".parquet", ".pq") else None)
+    if kind is not None:
+        return Table(read_columnar(path, kind), str(path))
+    read = read_delimited(path, layout, SEPARATORS.get(ending(path), ","), text)
+    return TextTable(
+        read.frame,
+        str(path),
+        text=True,
+        lines=True,
+        skipped=read.skipped,
+        decimal_comma=read.separator == ";",
+        numbers=read.numbers,
+        first=read.first,
+    )
 
 
-def _check_utf8(path: Path) -> bytes:
-    """polars only looks at columns that it parses; a wrong encoding must be found wherever it is, with its line."""
-    content = read_bytes(path)
+def _with_values(table: Table, part: Part, parts: Sequence[Part]) -> Table:
+    """The table of a part with the columns that its folders name; whole numbers where the table is not of texts."""
+    frame = table.frame
+    for name, value in part.values.items():
+        every = pl.Series([one.values.get(name) for one in parts], dtype=pl.String)
+        whole = not table.text and typed(every).dtype == pl.Int64
+        if name not in frame.columns:
+            column = pl.lit(value, pl.String)
+            frame = frame.with_columns((column.cast(pl.Int64) if whole else column).alias(name))
+    return dataclasses.replace(table, frame=frame)
+
+
+def _is_spreadsheet(path: Path) -> bool:
+    head = first_bytes(path)
+    if path.suffix.lower() in SPREADSHEETS or table_format(head) == EXCEL:
+        return True
+    if packing(head) != ZIP:
+        return False
     try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}: not UTF-8 text (byte 0x{content[error.start]:02x} in line {line}); save it as UTF-8"
-        ) from None
-    return content
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+    return any(name.startswith("xl/") for name in names) or {"mimetype", "content.xml"} <= set(names)

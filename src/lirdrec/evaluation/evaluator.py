@@ -22,6 +22,7 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import MEMORY_LIMIT
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
     from lirdrec.data.dataset import Dataset
@@ -81,7 +82,9 @@ def evaluate(
     """Rank all items for every user of a split of the dataset.
 
     Args:
-        recommender: its ids may be in another order than the dataset's; those it does not know are left out.
+        recommender: its ids may be in another order than the dataset's; those it does not know are left out. Items
+            that were added after training are ranked only if the dataset has them, so that the figures can be compared
+            with those from before.
         dataset: gives the held-out pairs, and the training pairs to mask (not masked for split="train").
         split: which pairs are held out.
         k: cut-offs.
@@ -114,7 +117,8 @@ def evaluate(
 
     if candidates not in ("all", "cold"):
         raise ConfigError(f"candidates is {candidates!r}; choose 'all' or 'cold'")
-    chosen = None
+    chosen = _without_added(recommender, dataset, item_rows)
+    chosen = None if chosen is None else chosen.to(device)
     if candidates == "cold":
         cold = np.setdiff1d(np.arange(dataset.n_items), dataset.train.items)
         chosen = torch.from_numpy(item_rows[cold][item_rows[cold] >= 0]).to(device)
@@ -140,6 +144,23 @@ def evaluate(
             "activity": by_activity(truth, found.per_user),
         }
     return Metrics(found.values, len(truth.users), frame, groups)
+
+
+def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarray) -> Tensor | None:
+    """Rows of all items but those added after training that the dataset does not have; None where that is all."""
+    import numpy as np
+
+    n_items = len(recommender.items)
+    n_trained = getattr(recommender, "n_trained_items", n_items)
+    added = np.setdiff1d(np.arange(n_trained, n_items), item_rows)
+    if not len(added):
+        return None
+    log.warning(
+        "the catalogue has grown: %d of its %d items were added after training and are not in %s; they are not ranked"
+        " here, so that the figures can be compared with those from before",
+        *(len(added), n_items, dataset.name),
+    )
+    return torch.from_numpy(np.setdiff1d(np.arange(n_items), added))
 
 
 def _device(scorer: Scorer) -> torch.device:

@@ -32,7 +32,8 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
     Args:
         folder: the prepared dataset.
         name: of the matrix.
-        path: .npy (rows in the order of the items), .npz, .safetensors or .parquet with ids, or Amazon's .b.
+        path: .npy (rows in the order of the dataset's item table), .npz, .safetensors, .parquet or .csv with ids, or
+            Amazon's .b.
         replace: replace a matrix of this name.
 
     Raises:
@@ -68,9 +69,16 @@ def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatr
     check_name(name, ConfigError)
     if name in dataset.features and not replace:
         raise ConfigError(f"{dataset.folder}: has features '{name}'; give the new ones another name, or --replace")
-    binary = path.suffix.lower() in BINARY
+    binary = path.suffix.lower() in BINARY and path.suffixes[-2:-1] not in ([".csv"], [".tsv"])
     file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)
-    matrix = align(file, dataset.items, str(path), drop_unknown=True).take(np.ones(dataset.n_items, dtype=bool))
+    if file.ids is None and dataset.item_table.width == 1 and dataset.items.series.is_sorted():
+        raise DataError(
+            f"{path}: has no ids, and the items of {dataset.folder} are in no order but that of their ids; save the"
+            " vectors with the item ids, for instance with numpy.savez(FILE, ids=ids, vectors=matrix)"
+        )
+    order = f"the items of {dataset.folder}"
+    aligned = align(file, dataset.items, str(path), drop_unknown=True, order=order)
+    matrix = aligned.take(np.ones(dataset.n_items, dtype=bool))
     if not matrix.present.any():
         raise DataError(f"{path}: has no vector of any item of {dataset.folder}; are these the right ids?")
     return matrix

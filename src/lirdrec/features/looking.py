@@ -14,17 +14,16 @@ from lirdrec.data.columns import ITEM
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.identifiers import count
 from lirdrec.data.storage import placed, read_manifest
+from lirdrec.data.titles import titles
 from lirdrec.errors import ConfigError, DataError, RunFolderError, reason
 from lirdrec.features import measuring
 from lirdrec.features.neighbours import nearest
 from lirdrec.features.sources import IMAGE, PictureSource, TextSource
 from lirdrec.features.store import MISSING, PROBLEMS, file_name
-from lirdrec.features.text.template import KNOWN
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-TITLES = KNOWN[0]  # columns of the item table that a person would read
 SHOWN = 160  # letters of a text
 
 
@@ -180,8 +179,7 @@ class Titles:
 
     def __init__(self, data: Dataset):
         self._ids = data.item_table[ITEM]
-        column = next((name for name in TITLES if name in data.item_table.columns), None)
-        self._titles = None if column is None else data.item_table[column].cast(pl.String, strict=False)
+        self._titles = titles(data.item_table)
 
     def of(self, row: int) -> dict[str, Any]:
         """`item` and `title`, which is the id where there is no title."""

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.configuration import at_least, option
+from lirdrec.configuration import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
@@ -42,6 +42,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
+@checked
 class BM3Config:
     """Hyper-parameters of BM3; it has no ranking loss to choose, for it sees no negatives."""
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.appending import append_rows
-from lirdrec.configuration import option
+from lirdrec.configuration import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.modalities import chosen_modalities, fused_features, modality_weights
@@ -31,6 +31,7 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
+@checked
 class ContentKNNConfig:
     """Hyper-parameters of content kNN."""
 

@@ -35,7 +35,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lirdrec.configuration import option
+from lirdrec.configuration import checked, option
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.modalities import chosen_modalities, fused_features, modality_weights
@@ -47,6 +47,7 @@ ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration
 
 
 @dataclass(frozen=True)
+@checked
 class EASEConfig:
     """Hyper-parameters of EASE."""
 
@@ -61,6 +62,7 @@ class EASEConfig:
 
 
 @dataclass(frozen=True)
+@checked
 class _FeatureOptions(EASEConfig):
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
@@ -74,6 +76,7 @@ class _FeatureOptions(EASEConfig):
 
 
 @dataclass(frozen=True)
+@checked
 class CEASEConfig(_FeatureOptions):
     """Hyper-parameters of collective EASE."""
 
@@ -86,6 +89,7 @@ class CEASEConfig(_FeatureOptions):
 
 
 @dataclass(frozen=True)
+@checked
 class AddEASEConfig(_FeatureOptions):
     """Hyper-parameters of additive EASE."""
 

@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, option
+from lirdrec.configuration import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.edges import Edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
@@ -51,6 +51,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
+@checked
 class GRCNConfig(RankingOptions):
     """Hyper-parameters of GRCN."""
 

@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, option
+from lirdrec.configuration import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.links import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
@@ -55,6 +55,7 @@ Degrees = Callable[[str, Links], Tensor]
 
 
 @dataclass(frozen=True)
+@checked
 class LatentGraphOptions(RankingOptions):
     """Hyper-parameters that LATTICE and MICRO share."""
 

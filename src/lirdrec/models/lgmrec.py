@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, option
+from lirdrec.configuration import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
@@ -50,6 +50,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
+@checked
 class LGMRecConfig(PenaltyOptions):
     """Hyper-parameters of LGMRec."""
 

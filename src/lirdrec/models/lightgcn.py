@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.configuration import at_least, option
+from lirdrec.configuration import at_least, checked, option
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.initialisation import xavier_uniform_
@@ -35,6 +35,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
+@checked
 class LightGCNConfig(PenaltyOptions):
     """Hyper-parameters of LightGCN."""
 

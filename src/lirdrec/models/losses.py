@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec.configuration import option
+from lirdrec.configuration import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.models.operators import normalize
 
@@ -23,6 +23,7 @@ BLOCK_BYTES = 8 * 2**20  # of logits that exist at once; what stays in the cache
 
 
 @dataclass(frozen=True)
+@checked
 class RankingOptions:
     """The ranking loss; the configs of all models trained on pairs begin with these fields."""
 
@@ -46,6 +47,7 @@ class RankingOptions:
 
 
 @dataclass(frozen=True)
+@checked
 class PenaltyOptions(RankingOptions):
     """The options of models that hold the vectors of each batch near zero: `batch_penalty`, weighted."""
 

@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.configuration import option
+from lirdrec.configuration import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.initialisation import xavier_normal_
@@ -30,6 +30,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
+@checked
 class MFConfig(PenaltyOptions):
     """Hyper-parameters of MF-BPR."""
 

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec.configuration import option
+from lirdrec.configuration import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
@@ -39,6 +39,7 @@ from lirdrec.models.losses import info_nce
 
 
 @dataclass(frozen=True)
+@checked
 class MICROConfig(LatentGraphOptions):
     """Hyper-parameters of MICRO."""
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from lirdrec.configuration import checked
 from lirdrec.models.base import Capabilities, Model
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
+@checked
 class PopularityConfig:
     """Popularity has no hyper-parameters."""
 

@@ -42,7 +42,8 @@ def model_type(name: str) -> type[Model]:
         ConfigError: there is none; the nearest name is offered.
     """
     if name not in _MODELS:
-        hint = nearest(name, _MODELS, f"known models: {', '.join(_MODELS)}")
+        name = str(name)
+        hint = nearest(name.lower(), _MODELS, f"known models: {', '.join(_MODELS)}")
         raise ConfigError(f"unknown model '{name}'; {hint}")
     module, attribute = _MODELS[name]
     found: type[Model] = getattr(importlib.import_module(module), attribute)
@@ -55,12 +56,20 @@ def config_type(name: str) -> type:
 
 
 def model_of(config: Any) -> type[Model]:
-    """The model class that `config` (an instance of some model's `Config`) belongs to."""
+    """The model class that `config` (an instance of some model's `Config`) belongs to.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     for name in _MODELS:
         found = model_type(name)
         if type(config) is found.Config:
             return found
-    raise ConfigError(f"{type(config).__name__} is not the configuration of a model")
+    given = config.__name__ if isinstance(config, type) else type(config).__name__
+    raise ConfigError(
+        f'{given} is not the configuration of a model; give a model\'s name, such as "ease", or its configuration,'
+        " such as lirdrec.EASEConfig()"
+    )
 
 
 def build(name: str, inputs: ModelInputs, config: Any) -> Model:

@@ -48,7 +48,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, option
+from lirdrec.configuration import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
@@ -62,6 +62,7 @@ Parts = list[tuple[Tensor, Tensor]]  # users and items of each channel
 
 
 @dataclass(frozen=True)
+@checked
 class SLMRecConfig:
     """Hyper-parameters of SLMRec; its ranking loss is part of the model."""
 

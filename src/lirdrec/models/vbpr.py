@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.appending import append_rows
-from lirdrec.configuration import option
+from lirdrec.configuration import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.initialisation import uniform_, xavier_normal_, xavier_uniform_
@@ -37,6 +37,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
+@checked
 class VBPRConfig(PenaltyOptions):
     """Hyper-parameters of VBPR."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,14 @@ def as_list(ids: Any) -> list[Any]:
         return list(ids.to_list())
     if hasattr(ids, "to_pylist"):  # Arrow arrays
         return list(ids.to_pylist())
+    if isinstance(ids, Tensor):
+        ids = ids.numpy(force=True)
     if isinstance(ids, np.ndarray):
+        if ids.ndim > 1:
+            raise UnknownIdError(f"an array of shape {ids.shape} is no list of ids; give one with a single dimension")
         return list(ids.ravel().tolist())
+    if isinstance(ids, Mapping) or hasattr(ids, "columns"):
+        raise UnknownIdError(f"a {type(ids).__name__} is no list of ids; give one of its columns")
     if isinstance(ids, Iterable):
         return list(ids)
     raise UnknownIdError(f"{ids!r} is not an id: ids are strings or integers")
@@ -88,11 +94,20 @@ def pair_rows(pairs: Any, users: IdMap, items: IdMap) -> tuple[pl.DataFrame, np.
 
 
 def histories(items_or_lists: Any) -> list[list[Any]]:
-    """One list of liked items, or many lists, as a list of lists.
+    """One list of liked items, or many lists, as a list of lists. An array with two dimensions has a list in each row.
 
     Raises:
-        DataError: a list is empty.
+        DataError: a list is empty, or an array has more dimensions.
     """
+    if isinstance(items_or_lists, Tensor):
+        items_or_lists = items_or_lists.numpy(force=True)
+    if isinstance(items_or_lists, np.ndarray) and items_or_lists.ndim > 1:
+        if items_or_lists.ndim > 2:
+            raise DataError(
+                f"histories of shape {items_or_lists.shape}: give a list of liked items for each person, or an array"
+                " with a row for each"
+            )
+        items_or_lists = items_or_lists.tolist()
     outer = as_list(items_or_lists)
     nested = bool(outer) and not isinstance(outer[0], (str, int, np.integer))
     lists = [as_list(one) for one in outer] if nested else [outer]

@@ -39,6 +39,7 @@ def fit(
     config: Any = None,
     training: TrainConfig | None = None,
     *,
+    model: str | None = None,
     preset: str = "fast",
     run: str | Path | None = None,
     resume: bool = False,
@@ -55,8 +56,9 @@ def fit(
     Args:
         dataset: what to learn from.
         config: the model's configuration, for instance `LIRDRecConfig(n_layers=2)`; its type says which model.
-            None: LIRDRec as the preset has it.
+            A name, `"ease"`, is that model as the preset has it. None: LIRDRec as the preset has it.
         training: options of the training loop; None: as the preset has them for the config's model and loss.
+        model: the model's name, where `config` is not given: `fit(dataset, model="ease")`.
         preset: "fast" or "paper".
         run: a folder to keep checkpoints, history and the trained model in; None: only in memory.
         resume: go on with a training that was stopped in `run`.
@@ -78,10 +80,7 @@ def fit(
             feature file of the prepared dataset is not what was written.
         TrainingError: the loss is not a number any more.
     """
-    name, loss = ("lirdrec", None) if config is None else (model_of(config).name, getattr(config, "loss", None))
-    base_config, base_training = preset_of(name, preset, loss)
-    config = config if config is not None else base_config
-    training = training if training is not None else base_training
+    config, training = _chosen(config, model, training, preset)
     validate = _validation(dataset, training.metric)
     chosen = resolve_device(device)
 
@@ -92,12 +91,12 @@ def fit(
     if kind.capabilities.needs_features:  # they are read whole in any case
         verify_features(dataset, getattr(config, "modalities", None))
     inputs = model_inputs(dataset, chosen, cache, training.seed, progress)
-    model = kind(inputs, config)  # before the folder is touched: a bad option must leave nothing behind
+    built = kind(inputs, config)  # before the folder is touched: a bad option must leave nothing behind
     if run is None:
         chest = None
         if checkpoint is not None:
             chest = CheckpointStore(Path(checkpoint), _fingerprint(dataset, config, training), checkpoint_seconds)
-        return _fitted(model, dataset, training, validate, None, chest, True, progress, watchers)
+        return _fitted(built, dataset, training, validate, None, chest, True, progress, watchers)
     folder = Path(run)
     with run_lock(folder):
         check_new(run, overwrite or resume)  # another process may have written it since
@@ -105,9 +104,30 @@ def fit(
         store = CheckpointStore(folder / "checkpoint", _fingerprint(dataset, config, training))
         if not resume:
             _forget(store)
-        recommender = _fitted(model, dataset, training, validate, folder, store, resume, progress, watchers)
+        recommender = _fitted(built, dataset, training, validate, folder, store, resume, progress, watchers)
         recommender.save(folder, overwrite=True)
     return recommender
+
+
+def _chosen(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
+    """The configurations of model and training, from a model's name where it is given instead of its configuration."""
+    if isinstance(config, str):
+        if model not in (None, config):
+            raise ConfigError(f"fit: the model is '{config}' and model='{model}'; give one of them")
+        config, model = None, config
+    if training is not None and not isinstance(training, TrainConfig):
+        raise ConfigError(
+            f"fit: training is of type {type(training).__name__}; give lirdrec.TrainConfig(…), for instance"
+            " training=lirdrec.TrainConfig(epochs=20)"
+        )
+    if config is None:
+        base_config, base_training = preset_of("lirdrec" if model is None else model, preset)
+    else:
+        name = model_of(config).name
+        if model not in (None, name):
+            raise ConfigError(f"fit: the configuration is of the model '{name}', and model='{model}'; give one of them")
+        base_config, base_training = preset_of(name, preset, getattr(config, "loss", None))
+    return (base_config if config is None else config), (base_training if training is None else training)
 
 
 def _fitted(

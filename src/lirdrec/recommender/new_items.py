@@ -13,11 +13,13 @@ from lirdrec.data.columns import ITEM
 from lirdrec.data.frames import first_line, to_polars
 from lirdrec.data.identifiers import IdMap, describe_ids
 from lirdrec.data.matrices import FeatureMatrix
+from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.readers.feature_files import FeatureFile
 from lirdrec.errors import DataError
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.asking import as_list
 
+CODE = r"^[+-]?0[0-9]"  # digits that begin with 0: an article number, a postal code
 LARGEST_FEATURE = 1e15  # products of wide rows with such values are finite numbers of single precision
 
 
@@ -37,7 +39,10 @@ def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
         raise DataError(f"the new items have no column {ITEM!r}; their columns are {', '.join(rows.columns)}")
     if rows.height == 0:
         raise DataError("there are no new items to add: the list is empty")
-    ids = IdMap(rows[ITEM], known.what)  # refuses ids that are missing, negative, repeated
+    given = rows[ITEM]
+    if given.dtype != pl.String:  # texts are taken as they are: a server answers for the very id that was sent
+        given = read_ids(given, f"the {known.what} ids", known.what)
+    ids = IdMap(given, known.what)  # refuses ids that are missing, negative, repeated
     if ids.is_integer is not known.is_integer:
         kinds = ("integers", "strings") if known.is_integer else ("strings", "integers")
         raise DataError(f"the ids of the catalogue are {kinds[0]}, those of the new items are {kinds[1]}")
@@ -55,13 +60,28 @@ def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
         if name not in rows.columns:
             columns[name] = pl.Series(name, [None] * rows.height, dtype=kind)
             continue
-        try:
-            columns[name] = rows[name].cast(kind)
-        except pl.exceptions.PolarsError as error:
-            raise DataError(
-                f"the new items' column {name!r} does not fit the item table: {first_line(error)}"
-            ) from None
+        columns[name] = _as_kind(rows[name], kind, name)
     return pl.DataFrame(columns)
+
+
+def _as_kind(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
+    """Values of a column as the item table has it; nothing of them may be lost.
+
+    Raises:
+        DataError: they do not fit: words among numbers, digits that begin with 0, fractions where there are integers.
+    """
+    where = f"the new items' column {name!r} does not fit the item table"
+    if kind.is_numeric() and values.dtype == pl.String and (codes := values.str.contains(CODE)).any():
+        code = values.filter(codes.fill_null(False))[0]
+        raise DataError(f"{where}: {code!r} begins with 0, and the catalogue holds numbers, without such zeros")
+    if kind.is_integer() and values.dtype.is_float() and ((values != values.floor()) & values.is_finite()).any():
+        raise DataError(f"{where}: it has fractions, and the catalogue holds integers")
+    if kind == pl.Boolean and values.dtype == pl.String and values.is_in(["true", "false"]).all():
+        return values == "true"
+    try:
+        return values.cast(kind)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{where}: {first_line(error)}") from None
 
 
 def new_features(

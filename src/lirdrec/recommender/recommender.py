@@ -18,6 +18,7 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.frames import FrameKind, append_frame, from_polars
 from lirdrec.data.identifiers import IdMap
 from lirdrec.data.matrices import FeatureMatrix
+from lirdrec.data.titles import as_title, title_column
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
 from lirdrec.ranking.histories import Histories
@@ -25,7 +26,7 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
 from lirdrec.recommender.asking import as_list, check_k, check_queries, histories, known_rows, pair_rows
-from lirdrec.recommender.explanation import TITLES, Explanation
+from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
 from lirdrec.recommender.new_items import check_grown, new_features, new_table
@@ -50,7 +51,8 @@ class Recommender:
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
         train: training pairs as rows, or None in a slim run.
-        info: JSON-able: "dataset", "model", "model_config", "training", "seed", "metrics" … whatever is known.
+        info: JSON-able: "dataset", "dataset_folder" (where it lay), "model", "model_config", "training", "seed",
+            "metrics" … whatever is known.
         frames: kind of the frames that come out.
         n_trained_items: number of items known in training; later rows came by `add_items`.
         folder: the run folder that it was loaded from or last saved to, or None.
@@ -101,6 +103,8 @@ class Recommender:
         from lirdrec.configuration import to_dict
 
         facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
+        if dataset.folder is not None:
+            facts["dataset_folder"] = str(dataset.folder.resolve())
         if "licence" in dataset.info:
             facts["licence"] = dataset.info["licence"]
         return cls(
@@ -156,12 +160,9 @@ class Recommender:
         return self.items.series.gather(self.liked_rows(int(known_rows([user], self.users)[0]))).to_list()
 
     def title(self, item_row: int) -> str | None:
-        """The item's title where the item table has such a column (title, name, item_name), else None."""
-        for column in TITLES:
-            if column in self.item_table.columns:
-                value = self.item_table[column][item_row]
-                return None if value is None else str(value)
-        return None
+        """The item's title where the item table has such a column (`lirdrec.data.titles.TITLES`), else None."""
+        column = title_column(self.item_table)
+        return None if column is None else as_title(self.item_table[column].slice(item_row, 1)).item()
 
     def to(self, device: torch.device | str) -> Recommender:
         """Move everything to `device` (in place) and return the recommender."""
@@ -235,7 +236,8 @@ class Recommender:
         """The k best items for people who are known only by items that they liked.
 
         Args:
-            items_or_lists: one list of item ids (known or added), or a list of such lists.
+            items_or_lists: one list of item ids (known or added), or a list of such lists, or an array with a history
+                in each row.
             k, candidates: as in `recommend`.
             exclude_seen: leave out the items of the history.
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from lirdrec.data.columns import ITEM
 from lirdrec.data.pictures import IMAGE
-from lirdrec.recommender.explanation import TITLES
+from lirdrec.data.titles import TITLES
 
 N_COLOURS = 7  # of categories; what is left is "other"
 N_STEPS = 5  # of numbers
@@ -92,7 +92,7 @@ def _texts(name: str, column: pl.Series) -> Column:
     mark = _separator(column)
     values = _cut(column, mark)
     cells = values.drop_nulls()
-    if name in TITLES or cells.list.len().max() is None:
+    if name.lower() in TITLES or cells.list.len().max() is None:
         return Column(name, "text", colours=False)
     repeats = cells.list.first().n_unique() * 2 <= len(cells)
     counts = cells.list.explode().value_counts(sort=True).sort("count", name, descending=[True, False])

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import URL
 
-from lirdrec.configuration import at_least, option
+from lirdrec.configuration import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.server.store import url_of
 
@@ -21,6 +21,7 @@ KEYED_RATE = 200.0  # requests a second that a key may send, unless the configur
 
 
 @dataclass(frozen=True)
+@checked
 class ServerConfig:
     """Options of a server. Safe as they are: only this machine is answered, and nothing is unlimited.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lirdrec.configuration import at_least, option
+from lirdrec.configuration import at_least, checked, option
 from lirdrec.errors import ConfigError
 
 
 @dataclass(frozen=True)
+@checked
 class TrainConfig:
     """Options of the training loop. The defaults are the paper's setting (`preset="paper"`)."""
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.configuration import make
 from lirdrec.data.aligning import align
 from lirdrec.data.building import build
 from lirdrec.data.columns import ITEM, RATING, SPLITS, TIMESTAMP, USER
@@ -22,7 +21,7 @@ from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.amazon_reviews import first_lines, read_reviews, recognise_reviews
 from lirdrec.data.readers.image_features import read_image_features
 from lirdrec.data.readers.json_lines import BadLines, Policy
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.recipe import Recipe, recipe_of
 from lirdrec.data.splits import METHODS
 from lirdrec.data.tables import Table
 from lirdrec.errors import ConfigError, DataError
@@ -33,7 +32,7 @@ IMAGE = "image"  # the modality that the published image features become
 JSON_NAME = re.compile(r"\.jsonl?(\.gz)?$")
 CSV_NAME = re.compile(r"\.csv(\.gz)?$")
 FEATURES_NAME = re.compile(r"^image_features.*\.b(\.gz)?$")
-KNOWN = (USER, ITEM, RATING)  # columns that the format decides
+KNOWN = (USER, ITEM, RATING, "only")  # what the format decides
 
 
 def read_amazon(
@@ -74,7 +73,7 @@ def read_amazon(
     if options.get(TIMESTAMP, TIMESTAMP) not in (TIMESTAMP, None):
         raise ConfigError("Amazon reviews: the format decides what the time is; leave the option 'timestamp' out")
     options = {TIMESTAMP: TIMESTAMP, "keep_all_items": False, **options, RATING: RATING}
-    recipe = make(Recipe, options, "Amazon reviews")
+    recipe = recipe_of(options, "Amazon reviews")
     if recipe.split not in (None, *METHODS):
         raise ConfigError(f"Amazon reviews: there is no split '{recipe.split}'; choose one of {', '.join(METHODS)}")
     reviews = Path(reviews)
@@ -85,6 +84,7 @@ def read_amazon(
         recipe = dataclasses.replace(recipe, rating=None)
     columns = [column for column in (recipe.user, recipe.item, recipe.rating, recipe.timestamp) if column is not None]
     form = recognise_reviews(reviews)
+    bad_lines = "skip" if recipe.bad_rows == "skip" else bad_lines
     bad = BadLines(reviews, bad_lines)
     frame = read_reviews(reviews, form, columns, bad)
     bad.report()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec.data.compressed import exists, is_gzip, open_bytes
+from lirdrec.data.compressed import exists, is_packed, open_bytes
 from lirdrec.data.identifiers import count
 from lirdrec.data.readers.feature_files import FeatureFile
 from lirdrec.errors import DataError
@@ -42,7 +42,7 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
     path = Path(path)
     record = np.dtype([("asin", f"S{ASIN_BYTES}"), ("values", "<f4", (dims,))])
     exists(path)
-    if not is_gzip(path):
+    if not is_packed(path):
         _check_size(path, path.stat().st_size, record.itemsize)
     rows = {one.encode(): row for row, one in enumerate(items.to_list())}
     values = np.zeros((len(items), dims), dtype=np.float32)

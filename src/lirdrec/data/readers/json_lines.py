@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 from lirdrec.data.compressed import open_bytes
 from lirdrec.data.identifiers import count
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.interface import argument
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class BadLines:
     Attributes:
         path: the file that the lines are in.
         policy: "raise" or "skip".
+        option: that leaves such lines out.
         count: of lines left out so far.
         example: the first of them, in words.
 
@@ -43,6 +45,7 @@ class BadLines:
 
     path: Path
     policy: Policy = "raise"
+    option: str = "bad_lines"
     count: int = 0
     example: str = ""
 
@@ -57,9 +60,8 @@ class BadLines:
             DataError: the policy is "raise".
         """
         if self.policy == "raise":
-            raise DataError(
-                f"{self.path}: line {line}: {reason}; mend the line, or leave such lines out (--skip-bad-lines)"
-            )
+            remedy = f"mend the line, or leave such lines out ({argument(self.option, 'skip')})"
+            raise DataError(f"{self.path}: line {line}: {reason}; {remedy}")
         self.count += 1
         self.example = self.example or f"line {line}: {reason}"
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.columns import ITEM, TIMESTAMP, USER
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
 from lirdrec.data.readers.feature_files import read_features
 from lirdrec.data.readers.raw_files import id_columns, read_numbers, text_lines, unquoted
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
@@ -29,7 +28,7 @@ NAMES = {  # names of columns in the releases
     ITEM: ("item", "videoID", "video_id", "itemID", "item_id"),
     TIMESTAMP: ("timestamp", "time"),
 }
-LINE = re.compile(r"(\d{1,18}),(.*)")
+LINE = re.compile(r"([0-9]{1,18}),(.*)")
 
 
 def looks_like_microlens(folder: str | Path) -> bool:
@@ -74,9 +73,9 @@ def read_microlens(
     if len(found) != 1:
         listed = ", ".join(path.name for path in found) or "none"
         raise DataError(f"{folder}: a MicroLens folder has one file {PAIRS}; found {listed}")
-    pairs = read_numbers(found[0])
+    pairs = read_numbers(found[0], options.get("bad_rows", "error"))
     known = {ours: name for ours, names in NAMES.items() for name in names if name in pairs.frame.columns}
-    recipe = make(Recipe, known | options, "read_microlens")
+    recipe = recipe_of(known | options, "read_microlens")
     pairs = id_columns(pairs, recipe, recipe.user, recipe.item)
     texts = {
         "title": _one(folder, TITLES) if titles is None else Path(titles),
@@ -86,7 +85,7 @@ def read_microlens(
     dataset = build(
         pairs,
         id_columns(_items(pairs, recipe.item, files), recipe, recipe.item),
-        {key: read_features(path) for key, path in (features or {}).items()},
+        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
         recipe,
         name or found[0].name.removesuffix(PAIRS[1:]),
         {
@@ -106,7 +105,7 @@ def _items(pairs: Table, item: str, files: Mapping[str, Path]) -> Table:
     for frame in frames.values():
         table = table.join(frame, on=ITEM, how="left", maintain_order="left")
     where = f"the videos of {', '.join([pairs.where, *map(str, files.values())])}"
-    return Table(table.rename({ITEM: item}), where)
+    return Table(table.rename({ITEM: item}), where, ordered=False)
 
 
 def _texts(path: Path, column: str) -> pl.DataFrame:

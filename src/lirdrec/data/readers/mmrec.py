@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec.data.building import moments
-from lirdrec.data.columns import ITEM, TIMESTAMP, USER
+from lirdrec.data.columns import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.compressed import exists
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.identifiers import IdMap, count, describe_ids, text_ids
+from lirdrec.data.identifiers import IdMap, count, describe_ids
 from lirdrec.data.matrices import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.preparation import distinct_pairs
+from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.readers.feature_files import read_npy
 from lirdrec.data.splits import given_labels
 from lirdrec.data.tables import read_table
+from lirdrec.data.values import moments
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"
@@ -50,7 +51,7 @@ def read_mmrec(
     table.need([user, item, label])
     where = table.where
     user_ids, item_ids = (
-        text_ids(table.frame[column], f"{where}, column '{column}'", what, table.first_row)
+        read_ids(table.frame[column], f"{where}, column '{column}'", what, table.place, text=True)
         for column, what in ((user, USER), (item, ITEM))
     )
     for ids, what in ((user_ids, "user"), (item_ids, "item")):
@@ -60,7 +61,7 @@ def read_mmrec(
                 f"{where}: {what} id {ids[bad.arg_true()[0]]!r} in {table.at(bad)} is not an integer, and MMRec's"
                 " ids are row numbers; read it as an ordinary table instead"
             )
-    labels = given_labels(table.frame[label], where, table.row_word, table.first_row)
+    labels = given_labels(table.frame[label], where, table.place)
     files = {path.name.removesuffix(SUFFIX): path for path in sorted(folder.glob(f"*{SUFFIX}"))}
     features = {}
     for modality, path in files.items():
@@ -121,9 +122,11 @@ def _item_table(folder: Path, item: str, items: IdMap) -> pl.DataFrame:
         return pl.DataFrame({ITEM: items.series})
     table = read_table(path)
     table.need([item])
-    ids = text_ids(table.frame[item], f"{path}, column '{item}'", ITEM, table.first_row)
+    ids = read_ids(table.frame[item], f"{path}, column '{item}'", ITEM, table.place, text=True)
     if ids.is_duplicated().any():
         raise DataError(f"{path}: item id {ids[ids.is_duplicated().arg_true()[0]]} occurs more than once")
-    columns = table.frame.drop(item).select(pl.all().name.map(lambda name: name if name != ITEM else f"{ITEM}_"))
+    columns = table.frame.drop(item)
+    if ITEM in columns.columns:
+        columns = columns.rename({ITEM: unused_name(ITEM, columns.columns)})
     described = columns.with_columns(ids.alias(ITEM))
     return pl.DataFrame({ITEM: items.series}).join(described, on=ITEM, how="left", maintain_order="left")

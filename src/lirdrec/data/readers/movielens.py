@@ -1,4 +1,4 @@
-"""MovieLens as GroupLens publishes it: ml-latest, ml-32m and the like (CSV), ml-1m and ml-10m (`::` between values)."""
+"""MovieLens as GroupLens publishes it: ml-latest, ml-32m and the like (CSV), ml-1m, ml-10m (`::`) and ml-100k."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.compressed import exists
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
 from lirdrec.data.readers.feature_files import read_features
 from lirdrec.data.readers.raw_files import id_columns, read_numbers, text_lines, unquoted
-from lirdrec.data.recipe import Recipe
+from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
@@ -31,14 +30,24 @@ FORMS = {
     "movies.dat": "MovieID::Title::Genres",
     "tags.dat": "UserID::MovieID::Tag::Timestamp",
     "ratings.dat": "UserID::MovieID::Rating::Timestamp",
+    "u.data": "user, film, rating and time with tabs between",
+    "u.item": "id|title|date|video date|address and 19 genres as 0 or 1",
 }
+DATA_100K, ITEMS_100K = "u.data", "u.item"
+GENRES_100K = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
+    *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+FILM_100K = re.compile(r"(\d{1,18})\|(.*)\|([^|]*)\|([^|]*)\|([^|]*)\|([01](?:\|[01]){18})")
 NO_GENRES = "(no genres listed)"
 DAT_ENCODINGS = ("utf-8-sig", "latin-1")  # ml-10m, ml-1m
 LICENCE = "MovieLens, GroupLens, University of Minnesota: research, not commercial; see README.txt of the dataset"
 
 
 def looks_like_movielens(folder: str | Path) -> bool:
-    """Whether a folder holds `ratings` and `movies`, both .csv or both .dat."""
+    """Whether a folder holds `ratings` and `movies`, both .csv or both .dat, or ml-100k's `u.data` and `u.item`."""
+    if all((Path(folder) / name).is_file() for name in (DATA_100K, ITEMS_100K)):
+        return True
     return any(all((Path(folder) / f"{name}{end}").is_file() for name in ("ratings", "movies")) for end in FILM_LINES)
 
 
@@ -58,7 +67,7 @@ def read_movielens(
 
     Args:
         folder: holds `ratings.csv` and `movies.csv`, perhaps `tags.csv` (UTF-8); or the same as .dat, with `::` between
-            the values (UTF-8 or Latin-1). Whatever else is there is not read.
+            the values (UTF-8 or Latin-1); or `u.data` and `u.item` of ml-100k. Whatever else is there is not read.
         images: a folder of posters named by movieId.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the folder.
@@ -72,22 +81,28 @@ def read_movielens(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
+    hundred = (folder / DATA_100K).is_file()
     end = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
     known = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
-    recipe = make(Recipe, known | options, "read_movielens")
+    recipe = recipe_of(known | options, "read_movielens")
     files = [folder / f"{stem}{end}" for stem in ("ratings", "movies", "tags")]
-    if not files[2].is_file():
-        files.pop()
+    files = [folder / DATA_100K, folder / ITEMS_100K] if hundred else files if files[2].is_file() else files[:2]
     for path in files:
         exists(path)
-    films = _films(files[1])
+    films = _films_100k(files[1]) if hundred else _films(files[1])
     if len(files) == 3:
         films = films.join(_tags(files[2]), on=FILM, how="left", maintain_order="left")
-    ratings = _ratings_dat(files[0]) if end == ".dat" else read_numbers(files[0])
+    ratings = (
+        _ratings_100k(files[0])
+        if hundred
+        else _ratings_dat(files[0])
+        if end == ".dat"
+        else read_numbers(files[0], recipe.bad_rows)
+    )
     dataset = build(
         id_columns(ratings, recipe, recipe.user, recipe.item),
         id_columns(Table(films.rename({FILM: recipe.item}), str(files[1])), recipe, recipe.item),
-        {key: read_features(path) for key, path in (features or {}).items()},
+        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
         recipe,
         name or folder.resolve().name,
         {
@@ -120,6 +135,38 @@ def _ratings_dat(path: Path) -> Table:
                 raise _wrong_line(path, number, line)
         raise DataError(f"{path}: cannot be read as {FORMS[path.name]}")
     return Table(frame.select(USER, FILM, RATING, TIMESTAMP), str(path))
+
+
+def _ratings_100k(path: Path) -> Table:
+    """`u.data`: user, film, rating and time with tabs between, without names of columns."""
+    columns: tuple[list[int], ...] = ([], [], [], [])
+    for number, line in enumerate(text_lines(path, DAT_ENCODINGS), 1):
+        values = line.split("\t")
+        if len(values) != 4 or not all(value.isascii() and value.isdigit() and len(value) <= 18 for value in values):
+            raise _wrong_line(path, number, line)
+        for column, value in zip(columns, values, strict=True):
+            column.append(int(value))
+    frame = pl.DataFrame(dict(zip((USER, FILM, RATING, TIMESTAMP), columns, strict=True)))
+    return Table(frame, str(path))
+
+
+def _films_100k(path: Path) -> pl.DataFrame:
+    """movieId, title, year, genres of `u.item`: 24 values with `|` between, of which the last 19 say which genres."""
+    rows = []
+    for number, line in enumerate(text_lines(path, DAT_ENCODINGS), 1):
+        if not (cut := FILM_100K.fullmatch(line)):
+            raise _wrong_line(path, number, line)
+        film, title, *_, flags = cut.groups()
+        dated = YEAR.match(unquoted(title))
+        listed = [genre for genre, flag in zip(GENRES_100K[1:], flags.split("|")[1:], strict=True) if flag == "1"]
+        name, year = (dated[1], int(dated[2])) if dated else (unquoted(title), None)
+        rows.append((int(film), name or None, year, ", ".join(listed) or None))
+    frame = pl.DataFrame(
+        rows, schema={FILM: pl.Int64, "title": pl.String, "year": pl.Int64, "genres": pl.String}, orient="row"
+    )
+    if (twice := frame[FILM].is_duplicated()).any():
+        raise DataError(f"{path}: film {frame[FILM].filter(twice)[0]} is there more than once; keep one line per film")
+    return frame
 
 
 def _films(path: Path) -> pl.DataFrame:

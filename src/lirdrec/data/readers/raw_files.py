@@ -8,32 +8,41 @@ from pathlib import Path
 
 import polars as pl
 
+from lirdrec.configuration import option_named
 from lirdrec.data.compressed import read_bytes
 from lirdrec.data.recipe import Recipe
-from lirdrec.data.tables import Table, read_table
+from lirdrec.data.tables import Table, read_table, select
 from lirdrec.errors import DataError
 
 
-def read_numbers(path: Path) -> Table:
+def read_numbers(path: Path, bad_rows: str = "error") -> Table:
     """A CSV file read as numbers: tens of millions of rows of texts take more memory than many machines have."""
-    return read_table(path, text="")  # no column is kept as text
+    return read_table(path, text="", bad_rows=bad_rows)  # no column is kept as text
 
 
 def id_columns(table: Table, recipe: Recipe, *columns: str) -> Table:
     """The table with its columns of ids checked, and as strings where the recipe asks for them.
 
     Raises:
-        DataError: a column is missing or holds something else than integers of at most 18 digits; names the line.
+        DataError: a column is missing or holds something else than integers of at most 64 bits; names the line. Where
+            the recipe leaves bad rows out, only if all rows are bad.
     """
     table.need(columns)
     for column in columns:
         values = table.frame[column]
         if not values.dtype.is_integer() or values.null_count():
-            bad = values.cast(pl.String).str.contains(r"^[0-9]{1,18}$").fill_null(False).not_()
+            texts = values.cast(pl.String)
+            bad = texts.str.contains(r"^(0|[1-9][0-9]{0,18})$").fill_null(False).not_()
+            bad = bad | texts.cast(pl.Int64, strict=False).is_null()  # beyond 64 bits
+            if not bad.any() or (recipe.bad_rows == "skip" and not bad.all()):
+                table = dataclasses.replace(select(table, ~bad), skipped=table.skipped + int(bad.sum()))
+                table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col(column).cast(pl.Int64)))
+                continue
             value = values[bad.arg_true()[0]]
             raise DataError(
                 f"{table.where}: {'no value' if value is None else repr(value)} in column '{column}' in"
-                f" {table.at(bad)}; it must be an integer"
+                f" {table.at(bad)}; it must be an integer of at most 64 bits; to leave such rows out:"
+                f" {option_named('bad_rows', 'skip')}"
             )
     if not recipe.string_ids:
         return table

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from lirdrec.configuration import make
 from lirdrec.data.building import build
 from lirdrec.data.columns import SPLITS
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.readers.feature_files import read_features, vectors_of_frame
-from lirdrec.data.recipe import Recipe
-from lirdrec.data.tables import Table, read_table
+from lirdrec.data.recipe import recipe_of
+from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
+from lirdrec.interface import argument
+
+logger = logging.getLogger(__name__)
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 LABEL = "recbole_split"
+UNREAD = (".user", ".kg", ".link", ".net")  # atomic files of users and knowledge graphs: no model here takes them
 
 
 def read_recbole(
@@ -34,8 +39,10 @@ def read_recbole(
 
     Args:
         folder: holds `NAME.inter`, or `NAME.train.inter`, `NAME.valid.inter` and `NAME.test.inter` (then this split is
-            kept unless another is asked for), and perhaps `NAME.item`, whose columns become the item table.
-        vectors: columns of type float_seq in `NAME.item` that are feature matrices.
+            kept unless another is asked for), and perhaps `NAME.item`, whose columns become the item table: those of
+            type token_seq as texts, their words joined by blanks; those of type float_seq as lists. `NAME.user`,
+            `NAME.kg` and `NAME.link` are not read.
+        vectors: columns of type float_seq in `NAME.item` that become feature matrices, not columns of the item table.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default NAME.
         info: what else to record.
@@ -47,59 +54,72 @@ def read_recbole(
         ConfigError: an unknown option.
     """
     folder = Path(folder)
-    table, stem, files = _interactions(folder)
+    bad_rows = options.get("bad_rows", "error")
+    table, stem, files = _interactions(folder, bad_rows)
     options = {"user": "user_id", "item": "item_id"} | options
     if "timestamp" not in options and "timestamp" in table.frame.columns:
         options["timestamp"] = "timestamp"
     if LABEL in table.frame.columns:
         options.setdefault("split", LABEL)
-    recipe = make(Recipe, options, "read_recbole")
+    recipe = recipe_of(options, "read_recbole")
     table.need([recipe.user, recipe.item])
-    sources = {key: read_features(path) for key, path in (features or {}).items()}
+    sources = {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()}
     items = None
     if (path := folder / f"{stem}.item").exists():
-        items = _typed(path)
+        items = _typed(path, bad_rows)
         files.append(path.name)
-        items.need([recipe.item, *vectors])
+        items.need([recipe.items_column, *vectors])
         for column in vectors:
-            part = Table(items.frame.select(recipe.item, column), f"{path}, column '{column}'")
-            sources[column] = vectors_of_frame(part, recipe.item, column)
-        items = Table(items.frame.drop(*vectors), items.where, text=True, lines=True)
+            part = Table(items.frame.select(recipe.items_column, column), f"{path}, column '{column}'")
+            sources[column] = vectors_of_frame(part, recipe.items_column, column)
+        items = dataclasses.replace(items, frame=items.frame.drop(*vectors))
     elif vectors:
         raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
+    _say_unread(folder, items, recipe.items_column)
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
     return build(table, items, sources, recipe, name or stem, info)
 
 
-def _interactions(folder: Path) -> tuple[Table, str, list[str]]:
+def _say_unread(folder: Path, items: Table | None, item: str) -> None:
+    """Log which files are not read, and which columns could be feature matrices."""
+    if unread := sorted(path.name for path in folder.iterdir() if path.suffix in UNREAD):
+        logger.warning("%s: not read: %s (only interactions and items are)", folder, ", ".join(unread))
+    schema = {} if items is None else items.frame.drop(item).schema
+    for column, kind in schema.items():
+        if kind == pl.List(pl.Float32):
+            logger.warning(
+                "%s: column '%s' (float_seq) stays a list of the item table; a feature matrix: %s",
+                folder,
+                column,
+                argument("vectors", column),
+            )
+
+
+def _interactions(folder: Path, bad_rows: str) -> tuple[Table, str, list[str]]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     parts = {part: sorted(folder.glob(f"*.{part}.inter")) for part in SPLITS}
     if all(len(found) == 1 for found in parts.values()):
         paths = [found[0] for found in parts.values()]
         tables = [
-            _typed(path).frame.with_columns(pl.lit(part).alias(LABEL)) for part, path in zip(SPLITS, paths, strict=True)
+            dataclasses.replace(table, frame=table.frame.with_columns(pl.lit(part).alias(LABEL)))
+            for part, table in zip(SPLITS, (_typed(path, bad_rows) for path in paths), strict=True)
         ]
         stem = paths[0].name.removesuffix(".train.inter")
-        try:
-            frame = pl.concat(tables)
-        except pl.exceptions.PolarsError:
-            raise DataError(f"{folder}: the three .inter files have different columns") from None
-        return (
-            Table(frame, f"{folder}: the rows of {stem}.*.inter in order", text=True),
-            stem,
-            [path.name for path in paths],
-        )
+        columns = tables[0].frame.columns
+        if any(table.frame.columns != columns for table in tables):
+            raise DataError(f"{folder}: the three .inter files have different columns")
+        return join_tables(tables, columns, f"{folder}/{stem}.*.inter"), stem, [path.name for path in paths]
     paths = sorted(folder.glob("*.inter"))
     if len(paths) != 1:
         found = ", ".join(path.name for path in paths) or "none"
         raise DataError(f"{folder}: there must be one .inter file, or one each of train, valid and test; found {found}")
-    return _typed(paths[0]), paths[0].stem, [paths[0].name]
+    return _typed(paths[0], bad_rows), paths[0].stem, [paths[0].name]
 
 
-def _typed(path: Path) -> Table:
+def _typed(path: Path, bad_rows: str) -> Table:
     """An atomic file with its types taken from the header; `token` columns stay strings."""
-    table = read_table(path, separator="\t")
+    table = read_table(path, separator="\t", bad_rows=bad_rows)
     columns = []
     for header in table.frame.columns:
         column, colon, kind = header.rpartition(":")
@@ -108,14 +128,27 @@ def _typed(path: Path) -> Table:
         values = table.frame[header]
         if kind == "float":
             number = values.cast(pl.Float64, strict=False)
-            if (bad := number.is_null() & values.is_not_null()).any():
+            if bad_rows == "error" and (bad := number.is_null() & values.is_not_null()).any():
                 raise DataError(
                     f"{path}: column '{column}' has {values[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number"
                 )
             values = number
-        elif kind in ("token_seq", "float_seq"):
-            values = values.str.split(" ")
-            if kind == "float_seq":
-                values = values.list.eval(pl.element().cast(pl.Float32, strict=False))
+        elif kind == "token_seq":
+            values = values.str.split(" ").list.eval(pl.element().filter(pl.element() != "")).list.join(" ")
+            values = values.replace("", None)
+        elif kind == "float_seq":
+            values = _float_lists(values, column, table)
         columns.append(values.alias(column))
-    return Table(pl.DataFrame(columns), str(path), text=True, lines=True)
+    return dataclasses.replace(table, frame=pl.DataFrame(columns))
+
+
+def _float_lists(texts: pl.Series, column: str, table: Table) -> pl.Series:
+    """Numbers parted by blanks as lists; null where there is nothing."""
+    words = texts.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
+    numbers = words.list.eval(pl.element().cast(pl.Float32, strict=False))
+    bad = numbers.list.eval(pl.element().is_null()).list.any().fill_null(False)
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        word = next(one for one, number in zip(words[row], numbers[row], strict=True) if number is None)
+        raise DataError(f"{table.where}: column '{column}' has {word!r} in {table.at(bad)}, not a number")
+    return pl.select(pl.when(words.list.len() > 0).then(numbers)).to_series()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lirdrec.configuration import at_least, make, option, read_toml
+from lirdrec.configuration import at_least, checked, make, option, read_toml
 from lirdrec.errors import ConfigError
 
 NOTHING = "unknown"  # what the model is to write where the picture shows nothing of the kind
@@ -24,6 +24,7 @@ DEFAULT = {
 
 
 @dataclass(frozen=True)
+@checked
 class Attributes:
     """The attributes asked for, and how they are asked for.
 

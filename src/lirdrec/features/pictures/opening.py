@@ -42,6 +42,8 @@ _SIGNATURES = {
     b"MM\0+": "Tiff",
     b"\0\0\1\0": "Ico",
 }
+_AVIF = {b"avif", b"avis"}
+_HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _OTHERS = {
     b"<!doctype html": "a web page",
     b"<html": "a web page",
@@ -195,18 +197,47 @@ def _recognise(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
     name = next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         name = "WebP"
-    elif start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"mif1"):
-        name = "Avif"
+    elif start[4:8] == b"ftyp":
+        name = _family(start)
     if name is None:
         text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
         other = next((what for signature, what in _OTHERS.items() if text.startswith(signature)), "something else")
-        raise PictureError(f"{where}: holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, BMP, TIFF or ICO picture")
+        raise PictureError(f"{where}: holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO picture")
+    from PIL import features
+
     file.seek(0)
     if name == "Ico" and (inside := _largest_icon(file, where, max_pixels)) is not None:
         return _recognise(io.BytesIO(inside), where, max_pixels)
+    if name == "Heif":
+        return _heif(file, where)
+    if name == "Avif" and not features.check("avif"):
+        raise PictureError(
+            f"{where}: is an AVIF picture, and this Pillow was built without AVIF; install Pillow's wheel"
+        )
     # Not Image.open: it refuses or warns by limits of its own before a JPEG could be asked for a smaller decoding.
     module = importlib.import_module(f"PIL.{name}ImagePlugin")
     image: ImageFile = getattr(module, f"{name}ImageFile")(file, where)
+    return image
+
+
+def _family(start: bytes) -> str | None:
+    """Which of the pictures in ISO's box format a file is, by the brands in its first box; None: none of them."""
+    length = min(int.from_bytes(start[:4], "big"), len(start))
+    brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
+    if brands & _AVIF:
+        return "Avif"
+    return "Heif" if brands & _HEIF else None
+
+
+def _heif(file: BinaryIO, where: str) -> ImageFile:
+    """The header of a HEIC picture, read by pillow-heif where it is installed."""
+    try:
+        from pillow_heif.as_plugin import HeifImageFile
+    except ImportError:
+        raise PictureError(
+            f"{where}: is a HEIC picture, which takes pillow-heif (pip install 'lirdrec[heif]'), or save it as JPEG"
+        ) from None
+    image: ImageFile = HeifImageFile(file, where)
     return image
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import polars as pl
 
 from lirdrec.configuration import nearest
+from lirdrec.data.titles import TITLES
 from lirdrec.errors import ConfigError, DataError
 
 # Columns that are taken when nobody says which; of each line the first that the table has.
 KNOWN = (
-    ("title", "name", "item_name", "product_name", "product_title", "movie_title"),
+    TITLES,
     ("brand", "store", "manufacturer", "author", "artist"),
     ("category", "categories", "main_category"),
     ("genres", "genre"),

@@ -3,7 +3,11 @@
 import { api } from "./api.js";
 import { told } from "./dom.js";
 
-const TITLES = ["title", "name", "item_name"];
+// the same names, in the same order, as lirdrec.data.titles.TITLES
+const TITLES = [
+  "title", "name", "item_name", "product_name", "product_title", "movie_title", "book_title", "book-title",
+  "prod_name", "app_name",
+];
 // of the parts of a score, in the order of the model; more than six are unheard of
 const HUES = ["--c0", "--c3", "--c1", "--c2", "--c5", "--c4"];
 
@@ -29,7 +33,8 @@ export function changed() {
 export const hue = (model, name) => `var(${HUES[Math.max(0, model.parts.indexOf(name)) % HUES.length]})`;
 
 /** The column that a person reads as the title, or null. */
-export const titleColumn = (model) => TITLES.find((name) => name in model.columns) ?? null;
+export const titleColumn = (model) => 
+  TITLES.map((name) => Object.keys(model.columns).find((one) => one.toLowerCase() === name)).find(Boolean) ?? null;
 
 /** What to call an item. */
 export const called = (one) => one.title || `Item ${one.item}`;

@@ -1,0 +1,413 @@
+"""Text files of separated values: encoding, separator, header, blank lines, and lines with too many or few values."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import io
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.compressed import read_bytes
+from lirdrec.data.frames import first_line
+from lirdrec.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+SEPARATORS = (",", ";", "\t", "|", "::")
+NAMED = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ", "blank": " "}
+UNQUOTED = ("\t", "::")  # here a quote inside a value is a quote, not the start of a field that swallows lines
+UNIT = "\x1f"  # stands for a separator of several characters, which polars does not take
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+BEGINNING = 1 << 16  # bytes that the separator is decided on
+WHOLE = r"^-?(0|[1-9][0-9]*)$"
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+LOOKED_AT = 10_000  # rows that decide the types of columns
+UNNAMED = re.compile(r"column_[0-9]+")
+COMMA_NUMBER = r"^[+-]?[0-9]+(,[0-9]+)?$"
+
+NUMERIC = re.compile(r"-?[0-9]+(\.[0-9]*)?")
+NO_HEADER = "--no-header --columns user,item,… (in Python header=False, columns=[…])"
+
+BadRows = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a text file is to be read.
+
+    Attributes:
+        separator: between values; None: found in the first lines.
+        encoding: of the text; None: UTF-8, or UTF-16 where the file begins with its mark.
+        header: whether the first line holds the names of the columns.
+        columns: the names of the columns of a file without a header.
+        bad_rows: "error", or "skip": leave out lines with a wrong number of values.
+
+    Raises:
+        ConfigError: an unknown encoding or policy, a separator that cannot be one, or names for a file with a header.
+    """
+
+    separator: str | None = None
+    encoding: str | None = None
+    header: bool = True
+    columns: tuple[str, ...] | None = None
+    bad_rows: BadRows = "error"
+
+    def __post_init__(self) -> None:
+        if self.separator is not None:
+            separator = NAMED.get(self.separator, self.separator)
+            if not separator or not separator.isascii() or set(separator) & set('"\r\n\0'):
+                raise ConfigError(f"separator {separator!r}: name one or more plain characters, such as ';' or 'tab'")
+            object.__setattr__(self, "separator", separator)
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+                b"".decode(self.encoding)
+            except LookupError:
+                raise ConfigError(
+                    f"there is no encoding '{self.encoding}'; common ones are utf-8, utf-16, cp1252, latin-1, gb18030"
+                ) from None
+        if self.columns is not None:
+            object.__setattr__(self, "columns", tuple(self.columns))
+            if self.header:
+                raise ConfigError(
+                    "names of columns are given for a file that has a header; say that it has none (--no-header, in"
+                    " Python header=False)"
+                )
+            check_names(list(self.columns or ()), "the names of columns (--columns)", ConfigError)
+        elif not self.header:
+            raise ConfigError(
+                "a file without a header needs names for its columns (--columns user,item,rating, in Python columns)"
+            )
+        if self.bad_rows not in ("error", "skip"):
+            raise ConfigError(f"bad_rows is {self.bad_rows!r}; choose one of 'error', 'skip'")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text file as a frame.
+
+    Attributes:
+        frame: the columns.
+        separator: that was found.
+        numbers: `(N,)` line number of each row, from 1; None: a row is a line, and the first one is `first`.
+        first: line number of the first row, where there are no `numbers`.
+        skipped: lines with a wrong number of values that were left out.
+    """
+
+    frame: pl.DataFrame
+    separator: str
+    numbers: np.ndarray | None
+    first: int
+    skipped: int = 0
+
+
+def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str | None = None) -> Text:
+    """Read a text file of separated values.
+
+    Args:
+        path: the file, perhaps compressed.
+        layout: what is known of it.
+        default: the separator where the first lines do not decide.
+        text: None: all columns stay strings; a name: the others get the type that all of their values have; "": the
+            same, parsed at once, which takes little memory, but loses the zeros that codes begin with.
+
+    Raises:
+        DataError: the file is empty or damaged, its bytes do not fit the encoding, or a line has too many or too few
+            values.
+    """
+    content = decoded(path, read_bytes(path), layout.encoding).rstrip(b"\r\n")
+    if not content.strip():
+        raise DataError(f"{path}: the file is empty")
+    before = len(content) - len(content.lstrip(b"\r\n"))
+    skipped_lines = content.count(b"\n", 0, before)
+    content = content[before:]
+    separator = layout.separator or find_separator(content[:BEGINNING], default, layout.header)
+    if len(separator) > 1:
+        content = content.replace(separator.encode(), UNIT.encode())
+    body = _Body(
+        path,
+        content,
+        UNIT if len(separator) > 1 else separator,
+        separator not in UNQUOTED,
+        layout.header,
+        skipped_lines,
+    )
+    del content
+    frame, skipped, numbers = body.read(layout.bad_rows, typed=text == "")
+    frame.columns = _names(body, layout, frame.width)
+    first = 1 + layout.header + skipped_lines
+    if numbers is None and body.rows_span_lines(frame.height):
+        numbers = np.array([one.line for one in body.records()][layout.header :], dtype=np.int64)
+    blank = frame.select(pl.all_horizontal(_is_blank(frame[name]) for name in frame.columns)).to_series()
+    if blank.any():
+        numbers = np.arange(frame.height) + first if numbers is None else numbers
+        frame, numbers = frame.filter(~blank), numbers[~blank.to_numpy()]
+    unnamed = [name for name in frame.columns if UNNAMED.fullmatch(name) and frame[name].null_count() == frame.height]
+    frame = frame.drop(unnamed if layout.header else [])
+    if text:
+        frame = frame.with_columns(typed(frame[name], separator) for name in frame.columns if name != text)
+    return Text(frame, separator, numbers, first, skipped)
+
+
+def _is_blank(values: pl.Series) -> pl.Series:
+    return values.is_null() | (values.str.strip_chars() == "") if values.dtype == pl.String else values.is_null()
+
+
+def decoded(path: Path, content: bytes, encoding: str | None) -> bytes:
+    """The content as UTF-8 without a mark at its beginning, lines ending with a line feed.
+
+    Raises:
+        DataError: bytes that the encoding does not have; names the line.
+    """
+    mark = next((one for one in MARKS if content.startswith(one[0])), None)
+    if mark is not None and mark[1] == "utf-8" and encoding is None:
+        content = content[len(mark[0]) :]
+    chosen = encoding or (mark[1] if mark else "utf-8")
+    if not (chosen == "utf-8" and content.isascii()):
+        try:
+            words = content.decode(chosen)
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            name = "UTF-8" if chosen == "utf-8" else chosen
+            raise DataError(
+                f"{path}: not {name} text (byte 0x{content[error.start]:02x} in line {line}); save it as UTF-8, or name"
+                " its encoding, such as cp1252 or latin-1 (--encoding NAME, in Python encoding)"
+            ) from None
+        if chosen != "utf-8":
+            content = words.removeprefix("\ufeff").encode()
+    if b"\0" in content[:4096]:
+        raise DataError(
+            f"{path}: is not text (there is a zero byte in line {content.count(10, 0, content.index(0)) + 1}); if it is"
+            " UTF-16, name that (--encoding utf-16-le, in Python encoding), else write it as CSV or Parquet"
+        )
+    if b"\r" in content and b"\n" not in content:  # as old programs of Apple's end lines
+        content = content.replace(b"\r", b"\n")
+    return content
+
+
+def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
+    """The separator that cuts the first lines into the same number of values, more than one."""
+    whole = beginning[: beginning.rfind(b"\n")] if len(beginning) == BEGINNING and b"\n" in beginning else beginning
+    best, found = (0.0, 0, 0), default
+    for separator in dict.fromkeys((default, *SEPARATORS)):
+        mark, quoted = separator.encode(), separator not in UNQUOTED
+        counts = [one.values(mark, quoted) for one in _records(whole, quoted) if one.content.strip()][:200]
+        if not counts:
+            continue
+        usual = counts[0] if header else max(set(counts), key=counts.count)
+        if usual > 1:
+            agree = counts.count(usual) / len(counts)
+            score = (agree, usual if agree == 1 else 0, int(separator == default))
+            if score > best:
+                best, found = score, separator
+    return found
+
+
+def typed(values: pl.Series, separator: str = ",") -> pl.Series:
+    """A column of texts as numbers or truth values, if every value is written as one; else the texts.
+
+    Codes that begin with 0 stay texts, as do whole numbers beyond 64 bits. In files separated by semicolons numbers may
+    have decimal commas.
+    """
+    known = values.drop_nulls()
+    if len(known) == 0:
+        return values
+    if known.str.contains(WHOLE).all():
+        for kind in (pl.Int64, pl.UInt64):
+            whole = values.cast(kind, strict=False)
+            if whole.null_count() == values.null_count():
+                return whole
+        return values
+    if known.str.contains(r"^[+-]?0[0-9]").any():
+        return values
+    if known.str.contains(NUMBER).all():
+        return values.cast(pl.Float64)
+    if separator == ";" and known.str.contains(COMMA_NUMBER).all():
+        logger.warning("column '%s': its decimal commas are read as decimal points", values.name)
+        return values.str.replace(",", ".", literal=True).cast(pl.Float64)
+    if known.is_in(["true", "false"]).all():
+        return values == "true"
+    return values
+
+
+def check_names(names: list[str], where: str, error: type[DataError] | type[ConfigError] = DataError) -> None:
+    """Raise an error if two columns have one name."""
+    for at, name in enumerate(names):
+        if name and name in names[:at]:
+            hint = "; give each a name of its own"
+            if NUMERIC.fullmatch(name):
+                hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
+            raise error(f"{where}: columns {names.index(name) + 1} and {at + 1} are both called '{name}'{hint}")
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A row of a text file with the number of its first line, from 1."""
+
+    content: bytes
+    line: int
+
+    def values(self, separator: bytes, quoted: bool) -> int:
+        """How many values it has."""
+        content = self.content
+        if quoted and b'"' in content:
+            content = re.sub(rb'"(?:[^"]|"")*"', b"", content)
+        return content.count(separator) + 1
+
+
+def _records(content: bytes, quoted: bool, first: int = 1) -> Iterator[_Record]:
+    """The rows of a text whose first line has the number `first`; a line end within quotes ends no row."""
+    held: list[bytes] = []
+    start, opened = first, False
+    for number, line in enumerate(io.BytesIO(content), first):
+        if not held:
+            start = number
+        held.append(line)
+        if quoted and line.count(b'"') % 2:
+            opened = not opened
+        if not opened:
+            yield _Record(b"".join(held).rstrip(b"\r\n"), start)
+            held = []
+    if held:
+        yield _Record(b"".join(held).rstrip(b"\r\n"), start)
+
+
+@dataclass
+class _Body:
+    """The decoded content of a text file while it becomes a frame."""
+
+    path: Path
+    content: bytes
+    separator: str
+    quoted: bool
+    header: bool
+    before: int = 0  # lines before the content
+
+    def records(self) -> Iterator[_Record]:
+        """Its rows, the header too."""
+        return _records(self.content, self.quoted, self.before + 1)
+
+    def first(self) -> list[str]:
+        """The values of the first row."""
+        first = next(self.records()).content.decode()
+        if not self.quoted:
+            return first.split(self.separator)
+        return next(csv.reader(io.StringIO(first, newline=""), delimiter=self.separator), [])
+
+    def read(self, bad_rows: BadRows, typed: bool) -> tuple[pl.DataFrame, int, np.ndarray | None]:
+        """The frame, how many bad rows were left out, and then the line numbers of the others."""
+        try:
+            frame = self._parse(self.content, typed)
+            if self._complete(frame):
+                return frame, 0, None
+            fault = None
+        except pl.exceptions.NoDataError:
+            raise DataError(f"{self.path}: the file is empty") from None
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            fault = first_line(error)
+        good, bad = self._sorted()
+        last = max((*good[-1:], *bad[-1:]), key=lambda one: one.line)
+        if self.quoted and last.content.count(b'"') % 2:  # it may have swallowed any number of lines
+            raise self._unreadable(f"a quote is opened in line {last.line} and never closed")
+        if bad and bad_rows == "skip":
+            try:
+                frame = self._parse(b"\n".join(one.content for one in good), typed)
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+                raise self._unreadable(first_line(error)) from None
+            return frame, len(bad), np.array([one.line for one in good][self.header :], dtype=np.int64)
+        if bad:
+            values = bad[0].values(self.separator.encode(), self.quoted)
+            expected = len(self.first())
+            hint = " (a separator inside a value must stand in quotes)" if values > expected else ""
+            raise DataError(
+                f"{self.path}: cannot be read as a table: line {bad[0].line} has {values} value{'s'[values == 1 :]}"
+                f" for {expected} columns{hint}; to leave such lines out: --bad-rows skip (in Python bad_rows='skip')"
+            )
+        if fault is not None:
+            raise self._unreadable(fault)
+        return frame, 0, None
+
+    def rows_span_lines(self, rows: int) -> bool:
+        """Whether a row is not simply a line: there are line ends within quotes, or lines before the header."""
+        return self.content.count(b"\n") + 1 != rows + self.header
+
+    def _parse(self, content: bytes, typed: bool) -> pl.DataFrame:
+        def read(looked_at: int | None) -> pl.DataFrame:
+            return pl.read_csv(
+                io.BytesIO(content),
+                separator=self.separator,
+                has_header=self.header,
+                infer_schema=typed,
+                infer_schema_length=looked_at,
+                glob=False,
+                quote_char='"' if self.quoted else None,
+            )
+
+        if typed:  # looking at all rows takes ten times as long, and is seldom needed
+            with contextlib.suppress(pl.exceptions.ComputeError):
+                return read(LOOKED_AT)
+        return read(None)
+
+    def _complete(self, frame: pl.DataFrame) -> bool:
+        """Whether every row has as many values as there are columns (polars fills short rows up without a word)."""
+        if frame.width == 1:
+            return True
+        rows = frame.height + self.header
+        texts = [name for name in frame.columns if frame[name].dtype == pl.String]
+        within = 0
+        if self.quoted and b'"' in self.content:
+            counts = [pl.col(name).str.count_matches(self.separator, literal=True).sum() for name in texts]
+            within = sum(sum(row) for row in frame.select(counts).rows()) if texts and frame.height else 0
+            if self.header:
+                within += sum(name.count(self.separator) for name in self.first())
+        if self.header and len(self.first()) != frame.width:
+            return False
+        return self.content.count(self.separator.encode()) - within == rows * (frame.width - 1)
+
+    def _sorted(self) -> tuple[list[_Record], list[_Record]]:
+        """Rows with the right number of values, or none at all, and the others."""
+        good: list[_Record] = []
+        bad: list[_Record] = []
+        mark = self.separator.encode()
+        expected = len(self.first()) if self.header else None
+        for one in self.records():
+            values = one.values(mark, self.quoted)
+            expected = expected or values
+            (good if values == expected or not one.content.strip() else bad).append(one)
+        return good, bad
+
+    def _unreadable(self, fault: str) -> DataError:
+        return DataError(f"{self.path}: cannot be read as a table: {fault}")
+
+
+def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:
+    """The names of the columns: without blanks around them, and each once."""
+    if layout.columns is not None:
+        if len(layout.columns) != width:
+            raise DataError(
+                f"{body.path}: has {width} values in a line, and {len(layout.columns)} names of columns are given"
+            )
+        return list(layout.columns)
+    raw = body.first()
+    names = [name.strip() for name in raw]
+    if len(names) != width:
+        raise DataError(f"{body.path}: the header has {len(names)} names for {width} columns")
+    if names != raw:
+        logger.warning("%s: blanks around names of columns are left out: %s", body.path, ", ".join(names))
+    names = [name or f"column_{at}" for at, name in enumerate(names, 1)]
+    check_names(names, str(body.path))
+    return names

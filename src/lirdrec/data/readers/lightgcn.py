@@ -1,0 +1,130 @@
+"""LightGCN's files: `train.txt` and `test.txt`, in each line a user and the items that she took, blanks between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.building import build
+from lirdrec.data.columns import ITEM, USER
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.identifiers import LARGEST
+from lirdrec.data.readers.feature_files import read_features
+from lirdrec.data.readers.raw_files import text_lines
+from lirdrec.data.recipe import recipe_of
+from lirdrec.data.tables import RecordTable, Table, join_tables, read_table
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.interface import called
+
+LABEL = "split_file"
+FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
+LISTED = "item_list.txt"  # org_id remap_id
+DECIDED = ("user", "item", "rating", "min_rating", "timestamp", "only")
+
+
+def looks_like_lightgcn(folder: str | Path) -> bool:
+    """Whether a folder holds train.txt and test.txt, both with lines of numbers."""
+    paths = [Path(folder) / f"{name}.txt" for name in ("train", "test")]
+    if not all(path.is_file() for path in paths):
+        return False
+    for path in paths:
+        with path.open("rb") as file:
+            words = file.readline(1 << 16).split()
+        if not words or not all(word.isdigit() for word in words[:2]):
+            return False
+    return True
+
+
+def read_lightgcn(
+    folder: str | Path,
+    *,
+    features: Mapping[str, str | Path] | None = None,
+    name: str | None = None,
+    info: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Dataset:
+    """Read a folder in the form of LightGCN's public data (Gowalla, Yelp2018, Amazon-Book) and keep its split.
+
+    Ids are the numbers of the files. Items are 0 to the largest, so that row i of a feature matrix is item i; where
+    there is `item_list.txt`, its column `org_id` joins the item table. Users without any item have an empty line, and
+    are left out.
+
+    Args:
+        folder: holds `train.txt` and `test.txt`, perhaps `valid.txt` or `val.txt`.
+        features: name → feature file, as for `read_interactions`.
+        name: of the dataset; by default that of the folder.
+        info: what else to record.
+        options: fields of `lirdrec.data.recipe.Recipe` but those that the files decide: user, item, rating, min_rating,
+            timestamp, only. The split of the files is kept unless `split` is given.
+
+    Raises:
+        DataError: a file is missing, or a line is not a user and its items; names file and line.
+        ConfigError: an unknown option, or one out of range.
+    """
+    for option in DECIDED:
+        if option in options:
+            raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave {called(option)} out")
+    recipe = recipe_of({"split": LABEL, **options}, "read_lightgcn")
+    folder = Path(folder)
+    parts = []
+    for split, names in FILES.items():
+        found = [folder / one for one in names if (folder / one).is_file()]
+        if found:
+            parts.append(_lines(found[0], split))
+        elif split != "valid":
+            raise DataError(f"{folder}: no {names[0]}")
+    joined = join_tables(parts, [USER, ITEM, LABEL], str(folder))
+    files = [Path(part.where).name for part in parts]
+    return build(
+        joined,
+        _item_table(folder, joined),
+        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
+        recipe,
+        name or folder.resolve().name,
+        {"source": {"format": "lightgcn", "files": files}, **(info or {})},
+    )
+
+
+def _lines(path: Path, split: str) -> Table:
+    users, items, lines = [], [], []
+    for number, line in enumerate(text_lines(path), 1):
+        words = line.split()
+        if not words:
+            continue
+        for word in words:
+            if not (word.isascii() and word.isdigit() and len(word) <= 19 and int(word) <= LARGEST):
+                raise DataError(f"{path}: {word!r} in line {number} is no id; a line holds a user and her items")
+        users += [int(words[0])] * (len(words) - 1)
+        items += [int(word) for word in words[1:]]
+        lines += [number] * (len(words) - 1)
+    if not users:
+        raise DataError(f"{path}: no user has an item")
+    frame = pl.DataFrame(
+        {USER: users, ITEM: items, LABEL: [split] * len(users)},
+        schema={USER: pl.Int64, ITEM: pl.Int64, LABEL: pl.String},
+    )
+    return RecordTable(frame, str(path), numbers=np.array(lines, dtype=np.int64))
+
+
+def _item_table(folder: Path, table: Table) -> Table:
+    """All items up to the largest id, in order, with their original ids where a file lists them."""
+    most = table.frame[ITEM].max()
+    assert isinstance(most, int)
+    if most >= 10 * table.frame.height + 1_000_000:
+        frame = table.frame.select(pl.col(ITEM).unique().sort())  # ids of their own, not row numbers
+    else:
+        frame = pl.DataFrame({ITEM: np.arange(most + 1, dtype=np.int64)})
+    path = folder / LISTED
+    if path.is_file():
+        listed = read_table(path, separator=" ")
+        listed.need(["org_id", "remap_id"])
+        known = listed.frame.select(pl.col("remap_id").cast(pl.Int64, strict=False).alias(ITEM), "org_id")
+        if known[ITEM].null_count() or known[ITEM].is_duplicated().any():
+            raise DataError(f"{path}: the column 'remap_id' must hold each item's number once")
+        frame = pl.concat([frame, known.select(ITEM)]).unique(maintain_order=True).sort(ITEM)
+        frame = frame.join(known, on=ITEM, how="left", maintain_order="left")
+    return Table(frame, f"the items of {folder}")

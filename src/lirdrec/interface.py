@@ -1,0 +1,52 @@
+"""What an option is called where the person is: `--min-rating 4` on the command line, `min_rating=4` in Python."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+# options whose flag on the command line is another word, and those that take no value there
+RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
+SWITCHES = frozenset({*RENAMED, "string_ids", "overwrite", "resume"})
+
+_on_command_line: ContextVar[bool] = ContextVar("_on_command_line", default=False)
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Within the block messages name options as the command line does."""
+    token = _on_command_line.set(True)
+    try:
+        yield
+    finally:
+        _on_command_line.reset(token)
+
+
+def flag(option: str) -> str:
+    """The flag of an option on the command line."""
+    return RENAMED.get(option) or "--" + option.replace("_", "-")
+
+
+def argument(option: str, value: Any) -> str:
+    """An option with its value for a message, as the person would write it.
+
+    Args:
+        option: its name in Python.
+        value: as in Python; a word in capitals stands for what the person fills in.
+    """
+    if not _on_command_line.get():
+        return f"{option}={value!r}"
+    return flag(option) if option in SWITCHES else f"{flag(option)} {shlex.quote(str(value))}"
+
+
+def called(option: str) -> str:
+    """The name of an option within a sentence."""
+    return flag(option) if _on_command_line.get() else option
+
+
+def name_of(option: str, where: str) -> str:
+    """The name of an option for the front of a message; in Python that of the function `where` comes first."""
+    return flag(option) if _on_command_line.get() else f"{where}: '{option}'"

@@ -1,0 +1,147 @@
+"""The item table and feature files beside the interactions: whose rows are whose, and what is left over."""
+
+import dataclasses
+import inspect
+import logging
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse
+
+from lirdrec.data import Dataset
+from lirdrec.data.readers import read_raw
+from lirdrec.data.recipe import Recipe
+from lirdrec.errors import ConfigError, DataError
+
+PAIRS = pl.DataFrame({"user": ["u", "u", "v", "v"], "item": ["z", "m", "a", "z"]})
+VECTORS = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
+
+
+def test_from_frames_takes_what_a_recipe_has():
+    parameters = inspect.signature(Dataset.from_frames).parameters
+    defaults = {name: one.default for name, one in parameters.items()}
+    fields = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    own = {"interactions", "items", "features", "name", "info"}
+    assert {name: default for name, default in defaults.items() if name not in own} == fields
+    assert not any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    assert all(f"            {name}: " in Dataset.from_frames.__doc__ for name in parameters)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "json"])
+def test_codes_in_any_column_keep_their_zeros(tmp_path, ending):
+    items = pl.DataFrame({"item": ["z", "m", "a"], "ean": ["0416", "0", "12"], "price": ["1.5", "2", "3"]})
+    write = {"csv": items.write_csv, "parquet": items.write_parquet, "json": items.write_ndjson}
+    path = tmp_path / f"items.{ending}"
+    write.get(ending, lambda path: items.write_csv(path, separator="\t"))(path)
+    PAIRS.write_csv(tmp_path / "pairs.csv")
+    table = read_raw(tmp_path / "pairs.csv", items=path, split="none").item_table
+    assert table["ean"].to_list() == ["0416", "0", "12"]
+
+
+def test_vectors_without_ids_follow_the_item_table_and_nothing_else(tmp_path, caplog):
+    np.save(tmp_path / "v.npy", VECTORS)
+    PAIRS.write_csv(tmp_path / "pairs.csv")
+    for given in (VECTORS, tmp_path / "v.npy"):
+        with pytest.raises(DataError, match=r"features .v.*has no ids, and nothing says which item a row belongs to"):
+            Dataset.from_frames(PAIRS, features={"v": given})
+    (tmp_path / "items.csv").write_text("item\nz\nm\na\n")
+    with caplog.at_level(logging.WARNING):
+        made = read_raw(
+            tmp_path / "pairs.csv", items=tmp_path / "items.csv", features={"v": tmp_path / "v.npy"}, split="none"
+        )
+    assert made.items.ids.tolist() == ["z", "m", "a"] and made.features["v"].values.tolist() == VECTORS.tolist()
+    assert "in the order of" in caplog.text and "the first is z, the last a" in caplog.text
+
+
+@pytest.mark.parametrize(("policy", "left"), [("drop", ["z", "m"]), ("keep", ["z", "m", "a", "q"])])
+def test_items_that_the_table_lacks(policy, left, caplog):
+    pairs = pl.concat([PAIRS, pl.DataFrame({"user": ["w"], "item": ["q"]})])
+    items = pl.DataFrame({"item": ["z", "m"], "title": ["Z", "M"]})
+    with pytest.raises(DataError, match=r"2 items not in the item table: a, q.*unknown_items='drop'"):
+        Dataset.from_frames(pairs, items=items)
+    features = {"v": VECTORS[:2]}
+    if policy == "keep":
+        features["w"] = (["a", "q"], VECTORS[:2])
+    made = Dataset.from_frames(pairs, items=items, features=features, unknown_items=policy, split="none")
+    assert made.items.ids.tolist() == left
+    assert made.item_table["title"].to_list() == ["Z", "M", None, None][: len(left)]
+    assert made.features["v"].values[:2].tolist() == VECTORS[:2].tolist()
+    assert made.info["preparation"].get("rows_of_unknown_items_dropped", 0) == (2 if policy == "drop" else 0)
+    assert "2 items not in the item table: a, q" in caplog.text
+
+
+def test_feature_rows_of_other_items_are_refused_or_counted(caplog):
+    more = (["z", "m", "a", "x", "y"], np.ones((5, 2)))
+    with pytest.raises(DataError, match=r"2 ids not among the items: x, y.*unknown_features='drop'"):
+        Dataset.from_frames(PAIRS, features={"v": more})
+    made = Dataset.from_frames(PAIRS, features={"v": more}, unknown_features="drop", split="none")
+    assert made.features["v"].present.all() and "2 ids not among the items: x, y" in caplog.text
+
+
+def test_the_id_column_of_the_item_table_is_found_by_its_values():
+    items = pl.DataFrame({"title": ["item 1", "item 2", "item 3"], "code": ["a", "m", "z"]})
+    with pytest.raises(DataError, match=r"'code' holds 3 of the 3 item ids: name it \(items_id='code'\)"):
+        Dataset.from_frames(PAIRS, items=items)
+    made = Dataset.from_frames(PAIRS, items=items, items_id="code", split="none")
+    assert made.item_table.to_dicts()[0] == {"item": "a", "title": "item 1"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "likely"),
+    [(("USER", "item"), "user='USER'"), (("user", "sku"), "item='sku'"), (("User ID", "item"), "user='User ID'")],
+)
+def test_usual_names_of_columns_are_offered(columns, likely):
+    with pytest.raises(DataError, match=likely):
+        Dataset.from_frames(PAIRS.rename(dict(zip(PAIRS.columns, columns, strict=True))))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "frame"])
+@pytest.mark.parametrize("name", ["item", "key"])
+def test_vectors_with_a_number_in_each_column(tmp_path, ending, name):
+    wide = pl.DataFrame({name: ["a", "m", "z"], "v0": [5.0, 3.0, 1.0], "v1": [6, 4, 2]})
+    path = tmp_path / f"v.{ending}"
+    if ending == "parquet":
+        wide.write_parquet(path)
+    elif ending != "frame":
+        wide.write_csv(path, separator="," if ending == "csv" else "\t")
+    made = Dataset.from_frames(PAIRS, features={"v": wide if ending == "frame" else path}, split="none")
+    assert made.features["v"].values.tolist() == VECTORS[::-1].tolist()  # items are sorted: a, m, z
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        ({"item": ["a"], "v0": ["x"]}, "column 'v0' has 'x' in row 0"),
+        ({"item": ["a"], "v0": [1.0], "v1": [None]}, "column 'v1' holds Null|column 'v1' has no number in row 0"),
+        ({"a1": [1], "a2": [2.0]}, "cannot tell which of a1, a2 holds the item ids"),
+        ({"item": ["a"]}, "has ids in 'item' and no column of numbers"),
+    ],
+)
+def test_wide_vectors_with_faults(frame, sentence):
+    with pytest.raises(DataError, match=sentence):
+        Dataset.from_frames(PAIRS, features={"v": pl.DataFrame(frame)})
+
+
+@pytest.mark.parametrize("ids", [np.array([3.0, 1.0, 2.0]), np.array(["3", "1", "2"]), np.array([b"3", b"1", b"2"])])
+def test_ids_of_any_type_in_a_feature_file_are_used(tmp_path, ids):
+    np.savez(tmp_path / "v.npz", vectors=VECTORS, anything=ids)
+    pairs = pl.DataFrame({"user": [1, 1, 2], "item": [1, 2, 3]})
+    made = Dataset.from_frames(pairs, features={"v": tmp_path / "v.npz"}, split="none")
+    assert made.features["v"].values.tolist() == VECTORS[[1, 2, 0]].tolist()
+
+
+def test_a_sparse_matrix_with_ids():
+    matrix = scipy.sparse.coo_array(([5, 1, 2, 0], ([0, 1, 1, 1], [2, 0, 2, 1])), shape=(2, 3))
+    made = Dataset.from_sparse(
+        matrix, user_ids=["p", "q"], item_ids=["z", "m", "a"], features={"v": VECTORS}, split="none"
+    )
+    assert made.frame().rows() == [("p", "a"), ("q", "z"), ("q", "a")]
+    assert made.items.ids.tolist() == ["z", "m", "a"] and made.features["v"].values.tolist() == VECTORS.tolist()
+    assert Dataset.from_sparse(matrix.toarray(), min_rating=2, split="none").frame().rows() == [(0, 2), (1, 2)]
+    with pytest.raises(DataError, match="item_ids: 2 ids, but the matrix has 3 columns"):
+        Dataset.from_sparse(matrix, item_ids=["z", "m"])
+    with pytest.raises(DataError, match="the matrix is of type list"):
+        Dataset.from_sparse([[1, 0]])
+    with pytest.raises(ConfigError, match="a matrix has no column 'timestamp'"):
+        Dataset.from_sparse(matrix, timestamp="t")

@@ -1,0 +1,453 @@
+"""Every reader answers every kind of table: the same rows, or the same fault with its place.
+
+To add a reader: one entry of `READERS` with the traits it has. To add a kind: one entry of `KINDS`. A kind is tried
+with every reader that has the traits it needs; both may be added by other files that fill these two mappings.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.orc
+import pytest
+
+from lirdrec.data import Dataset
+from lirdrec.data.frames import to_polars
+from lirdrec.data.readers import read_raw
+from lirdrec.errors import DataError, LirdrecError
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A way by which a table of interactions comes in.
+
+    Attributes:
+        write: from the table, an empty folder, and what a kind does to the bytes of a file, to the source.
+        read: from the source and the options of the kind to the dataset.
+        traits: "text": values are written as text; "file": one file, whose bytes can be changed; "lines": messages
+            count lines, the header being line 1; "csv": quotes enclose values; "parts": two files, the first of 2 rows;
+            "bytes": a column may hold bytes, and unsigned integers.
+        place: how messages name the first row, where neither lines nor rows from 0 are counted: "record 1".
+    """
+
+    write: Callable[[pl.DataFrame, Path, Callable[[bytes], bytes]], Any]
+    read: Callable[..., Dataset]
+    traits: frozenset[str] = frozenset()
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of table.
+
+    Attributes:
+        frame: the table, with the columns user and item and others that `options` name.
+        expected: the rows of the dataset's training pairs in order, or what the message of the error must hold: a
+            pattern, in which PLACE stands for the first row at fault, `at`.
+        options: of the reader.
+        change: what is done to the bytes of the file.
+        needs: traits that a reader must have.
+        at: the number of the row at fault, counted from 0.
+        counts: what the dataset's counts of preparation must hold.
+    """
+
+    frame: pl.DataFrame
+    expected: list[tuple[Any, ...]] | str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    change: Callable[[bytes], bytes] = bytes
+    needs: frozenset[str] = frozenset()
+    at: int = 0
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _text(frame: pl.DataFrame, separator: str = ",") -> bytes:
+    buffer = io.BytesIO()
+    frame.write_csv(buffer, separator=separator, quote_style="necessary" if separator != "\t" else "never")
+    return buffer.getvalue()
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _feather(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_ipc(buffer, compression="lz4", compat_level=pl.CompatLevel.oldest())
+    return buffer.getvalue()
+
+
+def _orc(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    pyarrow.orc.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), buffer)
+    return buffer.getvalue()
+
+
+def _stream(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_ipc_stream(buffer, compat_level=pl.CompatLevel.oldest())
+    return buffer.getvalue()
+
+
+def in_file(name: str, make: Callable[[pl.DataFrame], bytes]) -> Callable[..., Path]:
+    """The `write` of a reader of one file."""
+
+    def write(frame: pl.DataFrame, folder: Path, change: Callable[[bytes], bytes]) -> Path:
+        path = folder / name
+        path.write_bytes(change(make(frame)))
+        return path
+
+    return write
+
+
+def in_parts(name: str, make: Callable[[pl.DataFrame], bytes]) -> Callable[..., Path]:
+    """The `write` of a reader of a folder of two parts, with what Spark leaves beside them."""
+
+    def write(frame: pl.DataFrame, folder: Path, change: Callable[[bytes], bytes]) -> Path:
+        (folder / "_SUCCESS").touch()
+        (folder / f".part-00000{name}.crc").write_bytes(b"crc\0")
+        for number, part in enumerate((frame[:2], frame[2:])):
+            (folder / f"part-0000{number}{name}").write_bytes(make(part))
+        return folder
+
+    return write
+
+
+def _records(frame: pl.DataFrame) -> list[str]:
+    return [json.dumps(row, default=str) for row in frame.iter_rows(named=True)]
+
+
+def recbole(frame: pl.DataFrame, folder: Path, change: Callable[[bytes], bytes]) -> Path:
+    """An atomic file, all of whose columns are tokens."""
+    (folder / "plays").mkdir()
+    named = frame.rename({name: f"{name}:token" for name in frame.columns})
+    (folder / "plays" / "plays.inter").write_bytes(change(_text(named, "\t")))
+    return folder / "plays"
+
+
+def read_atomic(source: Path, **options: Any) -> Dataset:
+    """RecBole's columns have other names by default."""
+    return read_raw(source, **{"user": "user", "item": "item", **options})
+
+
+def split_files(frame: pl.DataFrame, folder: Path, change: Callable[[bytes], bytes]) -> Path:
+    """All rows in one file of two, and the other with a row of its own."""
+    (folder / "train.csv").write_bytes(change(_text(frame)))
+    other = frame.head(1).with_columns(pl.lit("other").alias("user" if frame["user"].dtype == pl.String else "item"))
+    (folder / "test.csv").write_bytes(_text(other))
+    return folder
+
+
+def read_two_files(source: Path, **options: Any) -> Dataset:
+    """The split of the files is kept, so that training has the rows of the first."""
+    return read_raw(train=source / "train.csv", test=source / "test.csv", **{**options, "split": "split_file"})
+
+
+def in_memory(make: Callable[[pl.DataFrame], Any]) -> Callable[..., Any]:
+    """The `write` of a reader of a frame."""
+    return lambda frame, folder, change: make(frame)
+
+
+TEXT = frozenset({"text", "file", "lines"})
+FILE = frozenset({"file"})
+BYTES = frozenset({"bytes"})
+READERS: dict[str, Reader] = {
+    "csv": Reader(in_file("plays.csv", _text), read_raw, TEXT | {"csv"}),
+    "tsv": Reader(in_file("plays.tsv", lambda frame: _text(frame, "\t")), read_raw, TEXT | {"tabs"}),
+    "semicolons": Reader(in_file("plays.csv", lambda frame: _text(frame, ";")), read_raw, TEXT | {"csv"}),
+    "bars": Reader(in_file("plays.txt", lambda frame: _text(frame, "|")), read_raw, TEXT | {"csv"}),
+    "colons": Reader(in_file("plays.dat", lambda f: _text(f, "\t").replace(b"\t", b"::")), read_raw, TEXT | {"tabs"}),
+    "parquet": Reader(in_file("plays.parquet", _parquet), read_raw, FILE | BYTES),
+    "parquet called csv": Reader(in_file("plays.csv", _parquet), read_raw, FILE | BYTES),
+    "feather": Reader(in_file("plays.feather", _feather), read_raw, FILE | BYTES),
+    "arrow stream": Reader(in_file("plays.arrows", _stream), read_raw, FILE | BYTES),
+    "orc": Reader(in_file("plays.orc", _orc), read_raw, FILE),
+    "parquet parts": Reader(in_parts(".parquet", _parquet), read_raw, frozenset({"parts"})),
+    "csv parts": Reader(in_parts(".csv", _text), read_raw, frozenset({"parts", "text", "lines"})),
+    "json lines": Reader(
+        in_file("plays.jsonl", lambda frame: "".join(f"{one}\n" for one in _records(frame)).encode()),
+        read_raw,
+        FILE,
+        place="line 1",
+    ),
+    "json list": Reader(
+        in_file("plays.json", lambda frame: f"[{', '.join(_records(frame))}]".encode()),
+        read_raw,
+        FILE,
+        place="record 1",
+    ),
+    "recbole": Reader(recbole, read_atomic, frozenset({"text", "lines"})),
+    "split files": Reader(split_files, read_two_files, frozenset({"text", "lines", "train.csv"})),
+    "polars": Reader(in_memory(lambda frame: frame), Dataset.from_frames, BYTES),
+    "pandas": Reader(in_memory(lambda frame: frame.to_pandas()), Dataset.from_frames, BYTES),
+    "arrow": Reader(in_memory(lambda frame: frame.to_arrow()), Dataset.from_frames, BYTES),
+}
+
+PLAIN = pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"]})
+PAIRS = [("a", "x"), ("a", "y"), ("b", "x")]
+MOMENT = 1_717_156_800_000_000  # 2024-05-31T12:00:00 UTC
+WHEN = {"timestamp": "when"}
+SKIP = {"bad_rows": "skip"}
+RATED = {"rating": "rating", "min_rating": 3}
+
+
+def timed(*values: Any) -> pl.DataFrame:
+    """The three plain pairs with times."""
+    return PLAIN.with_columns(pl.Series("when", values))
+
+
+def rated(*values: Any) -> pl.DataFrame:
+    """The three plain pairs with ratings."""
+    return PLAIN.with_columns(pl.Series("rating", values))
+
+
+def at(*times: int) -> list[tuple[Any, ...]]:
+    """The three plain pairs as they come back with times."""
+    return [(*pair, time) for pair, time in zip(PAIRS, times, strict=True)]
+
+
+def zipped(content: bytes, *more: str) -> bytes:
+    """A zip archive with the content, what macOS adds, and more files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("folder/plays", content)
+        archive.writestr("__MACOSX/folder/._plays", b"\0")
+        for name in more:
+            archive.writestr(name, b"x")
+    return buffer.getvalue()
+
+
+def packed(codec: str) -> Callable[[bytes], bytes]:
+    """What compresses as pyarrow does."""
+
+    def change(content: bytes) -> bytes:
+        buffer = pyarrow.BufferOutputStream()
+        with pyarrow.CompressedOutputStream(buffer, codec) as stream:
+            stream.write(content)
+        return buffer.getvalue().to_pybytes()
+
+    return change
+
+
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zip": zipped,
+    "zstd": packed("zstd"),
+    "lz4": packed("lz4"),
+}
+IN_FILES = frozenset({"file"})
+IN_TEXT = frozenset({"text", "file"})
+QUOTED = frozenset({"csv"})
+UMLAUT = pl.DataFrame({"user": ["ä", "ä", "é"], "item": ["x", "y", "x"]})
+UMLAUTS = [("ä", "x"), ("ä", "y"), ("é", "x")]
+DAY_FIRST = r"'01/10/2024' in PLACE.*time_format='%d/%m/%Y' or time_format='%m/%d/%Y'"
+
+
+def users(*ids: Any, kind: Any = None) -> pl.DataFrame:
+    """A row for each of these users, all with one item."""
+    return pl.DataFrame({"user": pl.Series(ids, dtype=kind), "item": ["x"] * len(ids)})
+
+
+def of(*ids: Any) -> list[tuple[Any, ...]]:
+    """The rows that `users` gives."""
+    return [(one, "x") for one in ids]
+
+
+LARGEST = 2**63 - 1
+IDS: dict[str, Kind] = {
+    "integers of 63 bits": Kind(users(LARGEST - 1, 2**53 + 1, LARGEST), of(2**53 + 1, LARGEST - 1, LARGEST)),
+    "integers as strings": Kind(users(7, LARGEST), of("7", str(LARGEST)), {"string_ids": True}),
+    "negative integers": Kind(users(5, -3), "user id -3 in PLACE", at=1),
+    "negative integers as strings": Kind(users(-3, 5), of("-3", "5"), {"string_ids": True}),
+    "integers of 64 bits": Kind(users(1, 2**63, kind=pl.UInt64), f"user id {2**63} in PLACE", at=1, needs=BYTES),
+    "integers of 64 bits in text": Kind(
+        users(1, 2**63, kind=pl.UInt64), f"user id {2**63} in PLACE", at=1, needs=frozenset({"lines"})
+    ),
+    "integers of 64 bits as strings": Kind(
+        users(2**63, kind=pl.UInt64), of(str(2**63)), {"string_ids": True}, needs=BYTES
+    ),
+    "leading zeros": Kind(users("007", "7"), of("007", "7")),
+    "underscores": Kind(users("1_5", "15"), of("15", "1_5")),
+    "hexadecimal that looks like powers of ten": Kind(users("1e5", "22"), of("1e5", "22")),
+    "whole decimal numbers": Kind(users(2.0, 1.0), of(1, 2)),
+    "fractions": Kind(users(1.0, 2.5), "user id 2.5 in PLACE", at=1),
+    "blanks around": Kind(users("a", " a", "b ", "c d"), of("a", "b", "c d"), counts={"repeated_pairs": 1}),
+    "bytes": Kind(users(b"b", "é".encode()), of("b", "é"), needs=BYTES),
+    "bytes that are no text": Kind(users(b"b", b"\xff"), "is not UTF-8", needs=BYTES),
+}
+KINDS: dict[str, Kind] = {
+    **IDS,
+    "plain": Kind(PLAIN, PAIRS),
+    "no such column": Kind(PLAIN, "no column 'sku'; it has user, item", {"item": "sku"}),
+    "a word for a rating": Kind(
+        rated("5", "good", "1"), "column 'rating' has 'good' in PLACE, not a number", RATED, at=1
+    ),
+    "no rating": Kind(rated("5", "4", None), "column 'rating' is empty in PLACE; .*bad_rows='skip'", RATED, at=2),
+    "no rating, skipped": Kind(
+        rated("5", "4", None), PAIRS[:2], RATED | SKIP, counts={"rows": 3, "bad_rows_skipped": 1, "below_min_rating": 0}
+    ),
+    "no number, skipped": Kind(rated(5.0, float("nan"), 3.0), [PAIRS[0], PAIRS[2]], RATED | SKIP),
+    "ratings not asked for": Kind(rated(5.0, None, 3.0), PAIRS),
+    "no user": Kind(
+        PLAIN.with_columns(user=pl.Series(["a", None, "b"])), "'user': no user id in PLACE; .*bad_rows", at=1
+    ),
+    "no user, skipped": Kind(PLAIN.with_columns(user=pl.Series(["a", None, "b"])), [PAIRS[0], PAIRS[2]], SKIP),
+    "no item, skipped": Kind(
+        PLAIN.with_columns(item=pl.Series(["x", "y", None])), PAIRS[:2], SKIP, counts={"bad_rows_skipped": 1}
+    ),
+    "all rows bad": Kind(PLAIN.with_columns(item=pl.lit(None, pl.String)), "all [34] rows are bad; .*no item id", SKIP),
+    "whole times": Kind(timed(30, 10, 20), at(30, 10, 20), WHEN),
+    "whole times as fractions": Kind(timed(1593878903.0, 2.0, 3.0), at(1593878903, 2, 3), WHEN),
+    "a gap among whole times": Kind(timed(1593878903.0, 2.0, None), "column 'when' is empty in PLACE", WHEN, at=2),
+    "a gap among times, skipped": Kind(timed(3.0, None, 2.0), [("a", "x", 3), ("b", "x", 2)], WHEN | SKIP),
+    "seconds with fractions": Kind(timed(1593878903.438, 1.5, 2.0), at(1593878903438000, 1500000, 2000000), WHEN),
+    "milliseconds with fractions": Kind(
+        timed(1593878903438.5, 1593878903000.0, 1.0), at(1593878903438500, 1593878903000000, 1000), WHEN
+    ),
+    "dates": Kind(
+        timed(date(2024, 5, 31), date(1970, 1, 1), date(1970, 1, 2)),
+        at(MOMENT - 43_200_000_000, 0, 86_400_000_000),
+        WHEN,
+    ),
+    "moments": Kind(timed(*[datetime(2024, 5, 31, 12)] * 3), at(*[MOMENT] * 3), WHEN),
+    "texts of dates": Kind(
+        timed("2024-05-31 12:00:00 UTC", "2024-05-31T12:00:00.5Z", "2024/05/31"),
+        at(MOMENT, MOMENT + 500_000, MOMENT - 43_200_000_000),
+        WHEN,
+    ),
+    "dates of other places": Kind(
+        timed("2024-05-31T14:00:00+02:00", "2024-05-31 10:30:00 -0130", "2024-05-31 12:00"), at(*[MOMENT] * 3), WHEN
+    ),
+    "a word for a time": Kind(timed("1", "soon", "3"), "column 'when' has 'soon' in PLACE; .*time_format", WHEN, at=1),
+    "days or months first": Kind(timed("01/10/2024", "03/08/2024", "09/02/2024"), DAY_FIRST, WHEN),
+    "months first": Kind(
+        timed("05/31/2024 12:00", "01/01/1970 00:00", "01/02/1970 00:00"),
+        at(MOMENT, 0, 86_400_000_000),
+        WHEN | {"time_format": "%m/%d/%Y %H:%M"},
+    ),
+    "other than the form": Kind(
+        timed("31.5.2024", "31.5.2024", "2024-05-31"),
+        "has '2024-05-31' in PLACE; times must be written as '%d.%m.%Y'",
+        WHEN | {"time_format": "%d.%m.%Y"},
+        at=2,
+    ),
+    "blank lines at the end": Kind(PLAIN, PAIRS, change=lambda content: content + b"\n\r\n", needs=IN_TEXT),
+    "blank lines within": Kind(
+        rated("5", "x", "1"),
+        "'rating' has 'x' in line 5",
+        RATED,
+        lambda content: content.replace(b"\n", b"\n\n", 2),
+        IN_TEXT,
+        at=1,
+    ),
+    "blank lines before": Kind(
+        rated("x", "2", "1"), "has 'x' in line 4", RATED, lambda content: b"\n\r\n" + content, IN_TEXT
+    ),
+    "a line end within quotes": Kind(
+        rated("5", "x", "1").with_columns(note=pl.Series(["two\nlines", 'a "quote", and more; |', None])),
+        "'rating' has 'x' in line 4",
+        RATED,
+        needs=QUOTED,
+    ),
+    "a mark of UTF-8": Kind(UMLAUT, UMLAUTS, change=lambda content: b"\xef\xbb\xbf" + content, needs=IN_TEXT),
+    "UTF-16": Kind(UMLAUT, UMLAUTS, change=lambda c: c.decode().encode("utf-16"), needs=IN_TEXT),
+    "UTF-16 without a mark": Kind(
+        PLAIN,
+        "zero byte in line 1.*--encoding utf-16-le",
+        change=lambda c: c.decode().encode("utf-16-le"),
+        needs=IN_TEXT,
+    ),
+    "Latin-1 that nobody said": Kind(
+        UMLAUT, "byte 0xe4 in line 2.*--encoding NAME", change=lambda c: c.decode().encode("latin-1"), needs=IN_TEXT
+    ),
+    "Latin-1": Kind(UMLAUT, UMLAUTS, {"encoding": "latin-1"}, lambda c: c.decode().encode("latin-1"), IN_TEXT),
+    "line ends of Windows": Kind(PLAIN, PAIRS, change=lambda content: content.replace(b"\n", b"\r\n"), needs=IN_TEXT),
+    "line ends of old Macs": Kind(PLAIN, PAIRS, change=lambda content: content.replace(b"\n", b"\r"), needs=IN_TEXT),
+    "no end of the last line": Kind(PLAIN, PAIRS, change=lambda content: content.rstrip(b"\n"), needs=IN_TEXT),
+    "no header": Kind(
+        PLAIN, PAIRS, {"header": False, "columns": ["user", "item"]}, lambda c: c.split(b"\n", 1)[1], IN_TEXT
+    ),
+    "no header that nobody said": Kind(
+        pl.DataFrame({"1": [1, 2], "20": [3, 4]}),
+        "it has 1, 20; if its first line holds values.*--no-header",
+        needs=IN_TEXT,
+    ),
+    "blanks around names": Kind(
+        PLAIN, PAIRS, change=lambda content: content.replace(b"item", b" item ", 1), needs=IN_TEXT
+    ),
+    "two columns of a name": Kind(
+        rated(1, 2, 3),
+        "columns 2 and 3 are both called 'item'",
+        change=lambda c: c.replace(b"rating", b"item", 1),
+        needs=IN_TEXT,
+    ),
+    "too few values": Kind(
+        PLAIN, "line 5 has 1 value for 2 columns; .*bad_rows", change=lambda c: c + b"c\n", needs=IN_TEXT
+    ),
+    "too few values, skipped": Kind(
+        PLAIN, PAIRS, SKIP, lambda c: c + b"c\n", IN_TEXT, counts={"rows": 4, "bad_rows_skipped": 1}
+    ),
+    "a quote that stays open": Kind(
+        PLAIN, "a quote is opened in line 4 and never closed", SKIP, lambda c: c.replace(b"b", b'"b'), QUOTED
+    ),
+    "two files in a zip archive": Kind(
+        PLAIN,
+        r"holds 2 files \(folder/plays, more\.csv\); unpack it",
+        change=lambda c: zipped(c, "more.csv"),
+        needs=IN_FILES,
+    ),
+    "a 7z archive": Kind(
+        PLAIN, "is a 7z archive; unpack it", change=lambda c: b"7z\xbc\xaf\x27\x1c" + c, needs=IN_FILES
+    ),
+    "a RAR archive": Kind(
+        PLAIN, "is a RAR archive; unpack it", change=lambda c: b"Rar!\x1a\x07\x01" + c, needs=IN_FILES
+    ),
+    "a pickle": Kind(PLAIN, "pickled Python objects, which are never loaded", change=pickle.dumps, needs=IN_FILES),
+    "an array": Kind(PLAIN, "is a NumPy array", change=lambda c: b"\x93NUMPY\x01" + c, needs=IN_FILES),
+    **{f"packed with {name}": Kind(PLAIN, PAIRS, change=change, needs=IN_FILES) for name, change in PACKINGS.items()},
+    **{
+        f"cut short in {name}": Kind(PLAIN, name, change=lambda c, change=change: change(c)[:-9], needs=IN_FILES)
+        for name, change in PACKINGS.items()
+    },
+}
+CASES = [
+    pytest.param(reader, kind, id=f"{reader_name}-{kind_name}")
+    for kind_name, kind in KINDS.items()
+    for reader_name, reader in READERS.items()
+    if kind.needs <= reader.traits
+]
+
+
+@pytest.mark.parametrize(("reader", "kind"), CASES)
+def test_every_reader_answers_every_kind(tmp_path, reader, kind):
+    options = {"split": "none", **kind.options}
+    if isinstance(kind.expected, list):
+        dataset = reader.read(reader.write(kind.frame, tmp_path, kind.change), **options)
+        assert to_polars(dataset.frame("train"))[0].rows() == kind.expected
+        if "train.csv" not in reader.traits:  # the other file counts too
+            assert kind.counts.items() <= dataset.info["preparation"].items()
+        return
+    row = kind.at % 2 if "parts" in reader.traits else kind.at
+    word, first = (reader.place or "line 2").split()
+    place = f"{word} {row + int(first)}" if reader.place or "lines" in reader.traits else f"row {row} (counted from 0)"
+    place += " of train.csv" if "train.csv" in reader.traits else ""
+    place = re.escape(place) + (rf" of part-0000{kind.at // 2}\.\w+" if "parts" in reader.traits else "")
+    with pytest.raises(LirdrecError, match=kind.expected.replace("PLACE", place)) as caught:
+        reader.read(reader.write(kind.frame, tmp_path, kind.change), **options)
+    assert isinstance(caught.value, DataError) and "\n" not in str(caught.value)

@@ -1,0 +1,181 @@
+"""Splits that are published as files of their own: tables, LightGCN's lists, and scipy's matrices."""
+
+import gzip
+import json
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse as sparse
+
+from lirdrec.data.readers import kind_of, read_lightgcn, read_matrices, read_raw
+from lirdrec.errors import ConfigError, DataError
+
+SPLITS = ("train", "valid", "test")
+
+
+def pairs(data):
+    return {split: [row[:2] for row in data.frame(split).rows()] for split in SPLITS}
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def three(tmp_path):
+    head = "user,item\n"
+    return {
+        "train": write(tmp_path / "a.csv", head + "u1,01\nu1,02\nu2,01\n"),
+        "validation": write(tmp_path / "b.csv", head + "u1,03\n"),
+        "test": write(tmp_path / "c.csv", head + "u2,03\n"),
+    }
+
+
+def test_three_tables(three):
+    data = read_raw(**three)
+    assert pairs(data) == {
+        "train": [("u1", "01"), ("u1", "02"), ("u2", "01")],
+        "valid": [("u1", "03")],
+        "test": [("u2", "03")],
+    }
+    assert data.info["source"]["files"] == ["a.csv", "b.csv", "c.csv"]
+    assert len(read_raw(**three, split="none").train) == 5
+
+
+def test_a_pair_in_two_files_and_a_fault_in_the_second(three):
+    write(three["test"], "user,item\nu1,01\n")
+    with pytest.raises(DataError, match="1 pair in two splits, for instance user u1 and item 01"):
+        read_raw(**three)
+    write(three["validation"], "user,item\nu1,03\n,04\n")
+    with pytest.raises(DataError, match=r"no user id in line 3 of b\.csv"):
+        read_raw(**three)
+    write(three["validation"], "user,sku\nu1,03\n")
+    with pytest.raises(DataError, match=r"b\.csv: no column 'item'"):
+        read_raw(**three)
+
+
+def test_what_is_missing_or_too_much(three, tmp_path):
+    with pytest.raises(ConfigError, match="no file of test"):
+        read_raw(train=three["train"])
+    with pytest.raises(ConfigError, match="one source"):
+        read_raw(three["train"], train=three["train"], test=three["test"])
+    with pytest.raises(DataError, match="no such file"):
+        read_raw(train=three["train"], test=tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("history", ["", ",history"])
+def test_amazon_2023_benchmark_splits(tmp_path, history):
+    folder = tmp_path / "0core"
+    folder.mkdir()
+    rows = {
+        "train": [("A1", "0764443682", 1), ("A2", "B0001", 2)],
+        "valid": [("A1", "B0001", 3)],
+        "test": [("A2", "B0002", 4)],
+    }
+    for split, some in rows.items():
+        more = ",0764443682 B0001" if history else ""
+        text = "".join(f"{u},{i},5.0,{t}{more}\n" for u, i, t in some)
+        write(folder / f"Baby_Products.{split}.csv", f"user_id,parent_asin,rating,timestamp{history}\n{text}")
+    meta = "".join(json.dumps({"parent_asin": one, "title": f"Item {one}"}) + "\n" for one in ("0764443682", "B0001"))
+    (folder / "meta_Baby_Products.jsonl.gz").write_bytes(gzip.compress(meta.encode()))
+    assert kind_of(folder) == "splits"
+    data = read_raw(folder)
+    assert data.name == "Baby_Products"
+    assert {split: data.frame(split).rows() for split in SPLITS} == rows
+    assert data.item_table["title"].to_list() == ["Item 0764443682", "Item B0001", None]
+
+
+def test_lightgcn(tmp_path):
+    folder = tmp_path / "gowalla"
+    folder.mkdir()
+    write(folder / "train.txt", "0 0 1 2\n1 2\n2\n")
+    write(folder / "test.txt", "0 3\n1 5\n2 \n")
+    write(folder / "item_list.txt", "org_id remap_id\n420315 0\n316637 1\n16516 2\n1 3\n2 4\n3 5\n")
+    assert kind_of(folder) == "lightgcn"
+    data = read_raw(folder)
+    assert pairs(data) == {"train": [(0, 0), (0, 1), (0, 2), (1, 2)], "valid": [], "test": [(0, 3), (1, 5)]}
+    assert data.items.ids.tolist() == [0, 1, 2, 3, 4, 5]  # item 4 occurs nowhere: row i is item i
+    assert data.item_table["org_id"].cast(str).to_list()[:3] == ["420315", "316637", "16516"]
+    write(folder / "test.txt", "0 3\n1 x\n")
+    with pytest.raises(DataError, match=r"test\.txt: 'x' in line 2 is no id"):
+        read_lightgcn(folder)
+    with pytest.raises(ConfigError, match="leave timestamp out"):
+        read_lightgcn(folder, timestamp="when")
+
+
+def matrix(*cells, shape=(3, 4), kind=sparse.csr_matrix):
+    users, items = zip(*cells, strict=True)
+    return kind((np.ones(len(cells)), (users, items)), shape=shape)
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.coo_matrix, sparse.csc_matrix, sparse.coo_array])
+def test_matrices_of_a_split(tmp_path, kind):
+    given = {
+        "train": matrix((0, 0), (0, 2), (2, 1), kind=kind),
+        "validation": matrix((0, 1), kind=kind),
+        "test": matrix((2, 2), kind=kind),
+    }
+    expected = {"train": [(0, 0), (0, 2), (2, 1)], "valid": [(0, 1)], "test": [(2, 2)]}
+    np.save(tmp_path / "image.npy", np.arange(1, 9, dtype=np.float32).reshape(4, 2))
+    files = {}
+    for name, one in given.items():
+        files[name] = tmp_path / f"{name}.npz"
+        sparse.save_npz(files[name], one)
+    data = read_raw(**files, features={"image": tmp_path / "image.npy"})
+    assert pairs(data) == expected
+    assert data.items.ids.tolist() == [0, 1, 2, 3] and data.users.ids.tolist() == [0, 2]
+    np.testing.assert_array_equal(data.features["image"].values[2], [5, 6])
+    assert pairs(read_matrices(*given.values())) == expected
+
+
+def test_one_matrix_is_split(tmp_path):
+    rng = np.random.default_rng(0)
+    sparse.save_npz(tmp_path / "all.npz", sparse.random(20, 12, 0.5, random_state=rng, format="csr"))
+    assert kind_of(tmp_path / "all.npz") == "matrix"
+    data = read_raw(tmp_path / "all.npz", split="random", min_rating=0.25)
+    assert data.name == "all" and len(data.test) > 0
+    stored = sparse.csr_matrix(np.array([[1.0, 0.0], [1.0, 1.0]]))
+    stored.data[0] = 0  # stored, and yet nothing was taken
+    assert len(read_matrices(stored, split="none").train) == 2
+
+
+def test_faults_of_matrices(tmp_path):
+    train, test = tmp_path / "train.npz", tmp_path / "test.npz"
+    sparse.save_npz(train, matrix((0, 0)))
+    sparse.save_npz(test, matrix((0, 1), shape=(3, 5)))
+    with pytest.raises(DataError, match=r"different shapes: \(3, 4\) in .*train\.npz, \(3, 5\) in .*test\.npz"):
+        read_raw(train=train, test=test)
+    np.savez(test, x=np.ones(3))
+    with pytest.raises(DataError, match=r"test\.npz: is a table|no matrix of scipy"):
+        read_raw(train=train, test=test)
+    with pytest.raises(DataError, match="no matrix of scipy"):
+        read_raw(test)
+    content = train.read_bytes()
+    for at in range(0, len(content), 37):
+        train.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+        try:
+            read_raw(train, split="none")
+        except DataError as error:
+            assert str(error).startswith(f"{train}: ")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
+def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, protocol):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    path = tmp_path / "trnMat.pkl"
+    path.write_bytes(pickle.dumps(Bomb(), protocol))
+    for source in (path, tmp_path):
+        with pytest.raises(DataError, match=r"save_npz\('trnMat\.npz'"):
+            read_raw(source)
+    with pytest.raises(DataError, match="save_npz"):
+        read_raw(train=path, test=path)
+    objects = tmp_path / "objects.npz"
+    np.savez(objects, format=np.array([Bomb()], dtype=object), shape=np.array([1, 1]))
+    with pytest.raises(DataError, match="pickled"):
+        read_raw(objects)
+    assert not (tmp_path / "exploded").exists()
