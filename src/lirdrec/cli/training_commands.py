@@ -236,10 +236,12 @@ def _popularity(data: Dataset, device: str) -> Recommender:
     from dataclasses import replace
 
     from lirdrec.models.popularity import PopularityConfig
-    from lirdrec.recommender.fit import fit
+    from lirdrec.recommender.fit import fit, fitting_metric
+    from lirdrec.training.config import TrainConfig
 
     plain = replace(data, features={}, folder=None)  # it needs no features, which may be large
-    return fit(plain, PopularityConfig(), device=device, progress=False)
+    training = TrainConfig(metric=fitting_metric(plain, TrainConfig().metric))
+    return fit(plain, PopularityConfig(), training, device=device, progress=False)
 
 
 def configuration(

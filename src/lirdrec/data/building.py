@@ -267,7 +267,7 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
             f"{items.where}: item id {series[repeated.arg_true()[0]]!r} occurs more than once (first in"
             f" {items.at(repeated)}); keep one row per item"
         )
-    rest = items.frame.drop(column)
+    rest = items.frame.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN says: no value
     if ITEM in rest.columns:
         rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
     described = pl.DataFrame([series.alias(ITEM), *rest.get_columns()])

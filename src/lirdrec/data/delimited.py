@@ -74,8 +74,7 @@ class TextFormat:
             object.__setattr__(self, "separator", separator)
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding)
-                b"".decode(self.encoding)
+                b"a".decode(self.encoding, errors="replace")
             except LookupError:
                 raise ConfigError(
                     f"there is no encoding '{self.encoding}'; common ones are utf-8, utf-16, cp1252, latin-1, gb18030"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DEFAULT_METRICS = PER_USER + PER_LIST
+DEFAULT_CUTOFFS = (10, 20)
 
 
 class HasScorer(Protocol):
@@ -72,7 +73,7 @@ def evaluate(
     dataset: Dataset,
     split: Literal["train", "valid", "test"] = "test",
     *,
-    k: int | Sequence[int] = (10, 20),
+    k: int | Sequence[int] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     candidates: Literal["all", "cold"] = "all",
     per_user: bool = False,
@@ -87,7 +88,7 @@ def evaluate(
             with those from before.
         dataset: gives the held-out pairs, and the training pairs to mask (not masked for split="train").
         split: which pairs are held out.
-        k: cut-offs.
+        k: cut-offs; None: 10 and 20, or, where fewer items are ranked, one that fits.
         metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini.
         candidates: "cold" ranks only the items without a training pair.
         per_user, breakdown: give also each user's values, and figures by item popularity and user activity.
@@ -101,7 +102,7 @@ def evaluate(
 
     names = tuple(metrics)
     check_metrics(names)
-    cutoffs = tuple(k) if isinstance(k, Iterable) else (k,)
+    cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
     if not cutoffs:
         raise ConfigError("k is empty; give at least one cut-off")
     device = recommender.scorer.queries(torch.zeros(1, dtype=torch.int64, device=_device(recommender.scorer))).device
@@ -130,6 +131,8 @@ def evaluate(
         truth = replace(truth, masked=False)  # what is to be found may not be hidden
     if not len(truth.users):
         raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
+    if k is None:
+        cutoffs = _fitting(cutoffs, recommender.scorer.n_items if chosen is None else len(chosen))
     found = measure(recommender.scorer, truth, names, cutoffs, keep=per_user or breakdown, memory_limit=memory_limit)
     frame: pl.DataFrame | None = None
     groups: dict[str, Rows] = {}
@@ -161,6 +164,12 @@ def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarr
         *(len(added), n_items, dataset.name),
     )
     return torch.from_numpy(np.setdiff1d(np.arange(n_items), added))
+
+
+def _fitting(cutoffs: tuple[int, ...], n_ranked: int) -> tuple[int, ...]:
+    """Those cut-offs that are within the items that are ranked, or half of these: all of them would say nothing."""
+    fitting = tuple(k for k in cutoffs if k < n_ranked or k == n_ranked == max(cutoffs))
+    return fitting or (max(1, n_ranked // 2),)
 
 
 def _device(scorer: Scorer) -> torch.device:

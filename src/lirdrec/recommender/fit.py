@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,6 @@ from lirdrec.configuration import to_dict
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.verification import verify_features
 from lirdrec.devices import resolve_device
-from lirdrec.errors import ConfigError
 from lirdrec.evaluation.measuring import Truth, measure
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
@@ -81,7 +81,11 @@ def fit(
         TrainingError: the loss is not a number any more.
     """
     config, training = _chosen(config, model, training, preset)
-    validate = _validation(dataset, training.metric)
+    metric = fitting_metric(dataset, training.metric)
+    if metric != training.metric:
+        log.warning("%s has few items: training looks at %s instead of %s", dataset.name, metric, training.metric)
+        training = replace(training, metric=metric)
+    validate = _validation(dataset, metric)
     chosen = resolve_device(device)
 
     if run is not None:
@@ -167,6 +171,20 @@ def _best_line(found: Trained) -> dict[str, Any]:
     return {"best_epoch": found.best_epoch, "epochs": len(found.history), "valid": best.get("valid", {})}
 
 
+def fitting_metric(dataset: Dataset, metric: str) -> str:
+    """The metric, or the same with a cut-off of half of the items where these are fewer than its own.
+
+    Raises:
+        ConfigError: no known metric with a cut-off.
+    """
+    name, k = split_name(metric)
+    n_ranked = dataset.n_items
+    cold = np.setdiff1d(dataset.valid.items, dataset.train.items)
+    if len(cold) and len(cold) == len(np.unique(dataset.valid.items)):
+        n_ranked -= len(np.unique(dataset.train.items))
+    return metric if k <= n_ranked else f"{name}@{max(1, n_ranked // 2)}"
+
+
 def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, float]] | None:
     name, k = split_name(metric)
     train_pairs, valid_pairs = (
@@ -182,9 +200,6 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
     if not len(truth.users):
         log.warning("%s has no validation pairs: training cannot stop early, the last epoch is taken", dataset.name)
         return None
-    n_ranked = dataset.n_items if candidates is None else len(candidates)
-    if k > n_ranked:
-        raise ConfigError(f"metric '{metric}': the cut-off is beyond the {n_ranked} items that are ranked")
     names = tuple(dict.fromkeys((name, "recall", "ndcg")))
     places: dict[torch.device, Truth] = {}
 
