@@ -1,5 +1,7 @@
 """What is found out about a table of text, tables in parts, and item tables with values of every kind."""
 
+import zipfile
+
 import numpy as np
 import polars as pl
 import pytest
@@ -223,3 +225,34 @@ def test_no_rows_are_lost_in_a_large_table_with_quotes(tmp_path):
     lines = (tmp_path / "t.csv").read_text().split("\n")
     for row in (0, 1, 77, 4999):
         assert lines[int(table.place(row).removeprefix("line ")) - 1].startswith(f"{row},")
+
+
+# ---- spreadsheets
+
+
+def workbook(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return path
+
+
+@pytest.mark.parametrize("name", ["plays.xlsx", "plays.csv"])
+def test_spreadsheets_without_the_extra(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("lirdrec.data.columnar.importlib.util.find_spec", lambda name: None)
+    path = workbook(tmp_path / name, "[Content_Types].xml", "xl/workbook.xml")
+    with pytest.raises(DataError, match=r"is a spreadsheet; install .*lirdrec\[excel\]"):
+        read_raw(path)
+
+
+def test_a_text_that_is_called_xls(tmp_path):
+    (tmp_path / "export.xls").write_text("user\titem\na\tx\n")
+    assert read_table(tmp_path / "export.xls").frame.rows() == [("a", "x")]
+
+
+def test_the_first_sheet_of_a_spreadsheet(tmp_path):
+    pytest.importorskip("fastexcel")
+    pytest.importorskip("xlsxwriter")
+    A.with_columns(code=pl.Series(["007", "010"]), n=pl.Series([1, 2])).write_excel(tmp_path / "plays.xlsx")
+    (tmp_path / "plays.xlsx").rename(tmp_path / "plays.csv")
+    assert read_table(tmp_path / "plays.csv").frame.rows() == [("a", "x", "007", 1), ("a", "y", "010", 2)]

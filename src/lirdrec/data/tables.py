@@ -289,10 +289,12 @@ def _with_values(table: Table, part: Part, parts: Sequence[Part]) -> Table:
 
 def _is_spreadsheet(path: Path) -> bool:
     head = first_bytes(path)
-    if path.suffix.lower() in SPREADSHEETS or table_format(head) == EXCEL:
+    if table_format(head) == EXCEL:
         return True
-    if packing(head) != ZIP:
+    if packing(head) != ZIP:  # a text that is called .xls, as many web sites write, is read as a text
         return False
+    if path.suffix.lower() in SPREADSHEETS:
+        return True
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -16,6 +16,7 @@ from lirdrec.configuration import to_dict
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.verification import verify_features
 from lirdrec.devices import resolve_device
+from lirdrec.errors import ConfigError
 from lirdrec.evaluation.measuring import Truth, measure
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
