@@ -256,3 +256,38 @@ def test_the_first_sheet_of_a_spreadsheet(tmp_path):
     A.with_columns(code=pl.Series(["007", "010"]), n=pl.Series([1, 2])).write_excel(tmp_path / "plays.xlsx")
     (tmp_path / "plays.xlsx").rename(tmp_path / "plays.csv")
     assert read_table(tmp_path / "plays.csv").frame.rows() == [("a", "x", "007", 1), ("a", "y", "010", 2)]
+
+
+# ---- bad rows of published data sets
+
+
+def test_bad_rows_of_movielens(tmp_path):
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    (folder / "movies.csv").write_text("movieId,title,genres\n10,X (1990),Drama\n20,Y (1991),Drama\n")
+    (folder / "ratings.csv").write_text(
+        "userId,movieId,rating,timestamp\n1,10,5,7\n1,20,4,8\n,10,4,9\n2,x,4,9\n2,10,4,\n2,20,,9\n2,10,5,9\n3,20,4\n"
+    )
+    with pytest.raises(DataError, match="line 9 has 3 values for 4 columns"):
+        read_raw(folder)
+    dataset = read_raw(folder, min_rating=4, split="none", bad_rows="skip")
+    assert dataset.frame("train").rows() == [(1, 10, 7), (1, 20, 8), (2, 10, 9)]
+    assert dataset.info["preparation"]["rows"] == 8 and dataset.info["preparation"]["bad_rows_skipped"] == 5
+
+
+def test_bad_rows_of_microlens(tmp_path):
+    (tmp_path / "small_pairs.csv").write_text("user,item,timestamp\n1,10,7\n1,,8\n2,10,9\n2\n")
+    with pytest.raises(DataError, match="line 5 has 1 value for 3 columns"):
+        read_raw(tmp_path)
+    dataset = read_raw(tmp_path, split="none", bad_rows="skip")
+    assert [row[:2] for row in dataset.frame("train").rows()] == [(1, 10), (2, 10)]
+    assert dataset.info["preparation"]["bad_rows_skipped"] == 2
+
+
+def test_bad_rows_of_amazon(tmp_path):
+    good = '{"reviewerID": "a", "asin": "x", "overall": 5.0, "unixReviewTime": 7}'
+    (tmp_path / "reviews_Baby.json").write_text(f'{good}\n{{"reviewerID": "b"}}\n')
+    with pytest.raises(DataError, match="line 2"):
+        read_raw(tmp_path / "reviews_Baby.json")
+    dataset = read_raw(tmp_path / "reviews_Baby.json", split="none", bad_rows="skip")
+    assert dataset.frame("train").rows() == [("a", "x", 7)] and dataset.info["source"]["bad_lines"] == 1
