@@ -83,6 +83,31 @@ def test_a_column_without_a_name_is_kept_where_it_holds_something(tmp_path):
     assert read_table(tmp_path / "t.csv").frame.columns == ["column_1", "user", "item"]
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('item,name\n1,24" screen\n2,5" disk and 3" disk\n', ['24" screen', '5" disk and 3" disk']),
+        ('"item";"name"\n"1";"the \\"first\\"; and more"\n"2";"b"\n', ['the "first"; and more', "b"]),
+        ('item,name\n1,"ends with \\"\n2,"b"\n', ["ends with \\", "b"]),
+        ('item,name\n1,"a ""b"", c"\n2,\n', ['a "b", c', None]),
+    ],
+)
+def test_quotes_as_people_write_them(tmp_path, text, names):
+    (tmp_path / "t.csv").write_text(text)
+    found = read_table(tmp_path / "t.csv", text="item").frame
+    assert found.columns == ["item", "name"] and found["name"].to_list() == names
+
+
+@pytest.mark.parametrize("value", ['"a "b" c"', '"a"b', '"a "b, c" d"'])
+def test_quotes_within_quotes_are_named_or_left_out(tmp_path, value):
+    (tmp_path / "t.csv").write_text(f'item,name\n1,"a, b"\n2,{value}\n3,24" or 25" screen\n')
+    with pytest.raises(DataError, match=r"line 3 has (a quote within|3 values)"):
+        read_table(tmp_path / "t.csv")
+    left = read_table(tmp_path / "t.csv", bad_rows="skip")
+    assert left.frame["name"].to_list() == ["a, b", '24" or 25" screen']
+    assert left.skipped == 1 and left.place(1) == "line 4"
+
+
 # ---- parts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import dataclasses
 import io
 import logging
 import re
@@ -39,6 +40,7 @@ LOOKED_AT = 10_000  # rows that decide the types of columns
 UNNAMED = re.compile(r"column_[0-9]+")
 COMMA_NUMBER = r"^[+-]?[0-9]+(,[0-9]+)?$"
 
+QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 NUMERIC = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 NO_HEADER = "--no-header --columns user,item,… (in Python header=False, columns=[…])"
 
@@ -146,12 +148,15 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
         skipped_lines,
     )
     del content
-    frame, skipped, numbers = body.read(layout.bad_rows, typed=text == "")
+    body, (frame, skipped, numbers) = _read(body, layout.bad_rows, typed=text == "")
     frame.columns = _names(body, layout, frame.width)
     first = 1 + layout.header + skipped_lines
     if numbers is None and body.rows_span_lines(frame.height):
         numbers = np.array([one.line for one in body.records()][layout.header :], dtype=np.int64)
-    blank = frame.select(pl.all_horizontal(_is_blank(frame[name]) for name in frame.columns)).to_series()
+    blank = _is_blank(frame.to_series(0))
+    for name in frame.columns[1:]:
+        if blank.any():  # which is seldom so, and then a few columns decide
+            blank &= _is_blank(frame[name])
     if blank.any():
         numbers = np.arange(frame.height) + first if numbers is None else numbers
         frame, numbers = frame.filter(~blank), numbers[~blank.to_numpy()]
@@ -160,6 +165,19 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
     if text:
         frame = frame.with_columns(typed(frame[name], separator) for name in frame.columns if name != text)
     return Text(frame, separator, numbers, first, skipped)
+
+
+def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, tuple[pl.DataFrame, int, np.ndarray | None]]:
+    """The frame, and the body as it was read: where it cannot be else, a backslash before a quote keeps it."""
+    if body.quoted and not body.begins_with_quotes():
+        body = dataclasses.replace(body, quoted=False)  # no value begins with a quote, so none stands in quotes
+    if body.quoted and b'\\"' in body.content:
+        with contextlib.suppress(DataError):
+            return body, body.read("error", typed)
+        escaped = dataclasses.replace(body, content=body.content.replace(b'\\"', b'""'))
+        with contextlib.suppress(DataError):
+            return escaped, escaped.read(bad_rows, typed)
+    return body, body.read(bad_rows, typed)
 
 
 def _is_blank(values: pl.Series) -> pl.Series:
@@ -260,11 +278,19 @@ class _Record:
     content: bytes
     line: int
 
+    def well_quoted(self, separator: bytes) -> bool:
+        """Whether a value that begins with a quote ends with one, those within being doubled."""
+        if b'"' not in self.content:
+            return True
+        mark = re.escape(separator)
+        value = rb'(?:"(?:[^"]|"")*"|[^"%b][^%b]*|)' % (mark, mark)
+        return re.fullmatch(value + rb"(?:%b%b)*" % (mark, value), self.content) is not None
+
     def values(self, separator: bytes, quoted: bool) -> int:
         """How many values it has."""
         content = self.content
         if quoted and b'"' in content:
-            content = re.sub(rb'"(?:[^"]|"")*"', b"", content)
+            content = QUOTED.sub(b"", content)
         return content.count(separator) + 1
 
 
@@ -329,7 +355,13 @@ class _Body:
                 raise self._unreadable(first_line(error)) from None
             return frame, len(bad), np.array([one.line for one in good][self.header :], dtype=np.int64)
         if bad:
-            values = bad[0].values(self.separator.encode(), self.quoted)
+            mark = self.separator.encode()
+            if self.quoted and not bad[0].well_quoted(mark):
+                raise self._unreadable(
+                    f'line {bad[0].line} has a quote within a value in quotes; write it twice (""), or leave such lines'
+                    " out: --bad-rows skip (in Python bad_rows)"
+                )
+            values = bad[0].values(mark, self.quoted)
             expected = len(self.first())
             hint = " (a separator inside a value must stand in quotes)" if values > expected else ""
             raise DataError(
@@ -343,6 +375,16 @@ class _Body:
     def rows_span_lines(self, rows: int) -> bool:
         """Whether a row is not simply a line: there are line ends within quotes, or lines before the header."""
         return self.content.count(b"\n") + 1 != rows + self.header
+
+    def begins_with_quotes(self) -> bool:
+        """Whether some value begins with a quote."""
+        before = rb'"(?<=[\r\n%b]")' % re.escape(self.separator.encode())
+        return self.content.startswith(b'"') or re.search(before, self.content) is not None
+
+    def has_quotes_within(self) -> bool:
+        """Whether some quote has other letters before and behind it."""
+        other = rb'[^\r\n"%b]' % re.escape(self.separator.encode())
+        return re.search(rb'"(?<=%b")(?=%b)' % (other, other), self.content) is not None
 
     def _parse(self, content: bytes, typed: bool) -> pl.DataFrame:
         def read(looked_at: int | None) -> pl.DataFrame:
@@ -363,6 +405,8 @@ class _Body:
 
     def _complete(self, frame: pl.DataFrame) -> bool:
         """Whether every row has as many values as there are columns (polars fills short rows up without a word)."""
+        if self.quoted and self.has_quotes_within():
+            return False  # of quotes within values polars drops some without a word
         if frame.width == 1:
             return True
         rows = frame.height + self.header
@@ -386,7 +430,8 @@ class _Body:
         for one in self.records():
             values = one.values(mark, self.quoted)
             expected = expected or values
-            (good if values == expected or not one.content.strip() else bad).append(one)
+            right = values == expected and (not self.quoted or one.well_quoted(mark))
+            (good if right or not one.content.strip() else bad).append(one)
         return good, bad
 
     def _unreadable(self, fault: str) -> DataError:
