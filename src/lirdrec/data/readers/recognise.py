@@ -121,7 +121,8 @@ def read_any(path: str | Path) -> Dataset:
     if status(path) is None:
         raise DataError(f"{path}: no such folder")
     if kind_of(path) == "table":
-        raise DataError(f"{path}: is a file; name a dataset's folder, or make one with lirdrec prepare")
+        what = "holds parts of a table" if is_folder(path) else "is a file"
+        raise DataError(f"{path}: {what}; name a dataset's folder, or make one with lirdrec prepare")
     return read_raw(path)
 
 
