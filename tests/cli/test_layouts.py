@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lirdrec.data.dataset import Dataset
@@ -42,3 +43,37 @@ def test_from_the_published_files_to_recommendations(lirdrec, tmp_path, name):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_documentation_has_the_line(name):
     assert f"lirdrec prepare {LAYOUTS[name].line} --output" in DOCUMENTED.read_text(encoding="utf-8")
+
+
+def test_items_of_json_lines_are_added_to_a_run(lirdrec, tmp_path):
+    layout = LAYOUTS["Yelp"]
+    layout.write(tmp_path)
+    lirdrec("prepare", *shlex.split(layout.line), "--output", "ready")
+    assert lirdrec("features", "ready", "--text", "hashed", "-y").exit_code == 0
+    trained = lirdrec("train", "ready", "--set", "epochs=1", "--run", "run")
+    assert trained.exit_code == 0, trained.stderr
+    width = Dataset.load(tmp_path / "ready").features["text"].dims
+    (tmp_path / "new.jsonl").write_text('{"business_id": "new", "name": "Tea", "hours": {"Monday": "9-5"}}\n')
+    np.savez(tmp_path / "text.npz", ids=np.array(["new"]), text=np.ones((1, width), dtype=np.float32))
+    options = ["--items", "new.jsonl", "--item", "business_id", "--features", "text=text.npz"]
+    result = lirdrec("add-items", "run", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "Tea" in lirdrec("similar", "run", "--item", "new", "-k", 1).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "there is nothing to read: name a SOURCE"),
+        (["--train", "a.csv"], "--train: needs --test FILE"),
+        (["a.csv", "--train", "a.csv", "--test", "a.csv"], "--train: a.csv is a source of its own"),
+        (["a.csv", "--only", "event"], "--only event: write it as COLUMN=VALUE"),
+        (["--train", "a.csv", "--test", "a.csv", "--published", "baby"], "--published: prepares a dataset as"),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(lirdrec, tmp_path, arguments, sentence):
+    (tmp_path / "a.csv").write_text("user,item\n1,2\n")
+    result = lirdrec("prepare", *arguments, "-o", "x")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith(f"lirdrec: {sentence}")
+    assert not (tmp_path / "x").exists()

@@ -434,6 +434,26 @@ def test_recbole_atomic_files(recbole):
     assert_same_pairs(read_any(recbole), read_recbole(recbole))
 
 
+def test_recbole_says_what_it_does_not_read(recbole, caplog):
+    for name in ("ml.user", "ml.kg", "ml.link"):
+        (recbole / name).write_text("user_id:token\n1\n")
+    read_recbole(recbole)
+    assert "ml.kg, ml.link, ml.user" in caplog.text
+    assert "vectors='picture'" in caplog.text
+
+
+@pytest.mark.parametrize("title", ["", " "])
+def test_words_of_recbole_are_a_text(recbole, title):
+    path = recbole / "ml.item"
+    path.write_text(path.read_text().replace("Drama War", " Drama   War ", 1).replace("Drama War", title, 1))
+    dataset = read_recbole(recbole)
+    assert dataset.item_table["genres"].to_list()[:3] == ["Drama War", None, "Drama War"]
+    assert dataset.item_table.schema["picture"] == pl.List(pl.Float32)
+    path.write_text(path.read_text().replace("0.5 3", "0.5 x3"))
+    with pytest.raises(DataError, match="column 'picture' has 'x3' in line 5, not a number"):
+        read_recbole(recbole)
+
+
 def test_recbole_ready_splits(recbole, tmp_path):
     header, *rows = (recbole / "ml.inter").read_text().splitlines(keepends=True)
     (recbole / "ml.inter").unlink()

@@ -190,7 +190,7 @@ def explain(
 
 def add_items(
     run: RunArgument,
-    items: Annotated[Path, typer.Option("--items", help="Table of the new items (CSV, TSV or Parquet).")],
+    items: Annotated[Path, typer.Option("--items", help="Table of the new items (CSV, Parquet, JSON …).")],
     features: Annotated[
         list[str] | None,
         typer.Option("--features", metavar="NAME=FILE", help="A row per new item, or with ids; may be repeated."),
