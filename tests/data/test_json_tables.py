@@ -96,6 +96,12 @@ def test_a_record_is_no_value(tmp_path):
         read_interactions(path)
 
 
+def test_a_key_of_a_nested_record_is_offered(tmp_path):
+    path = lines(tmp_path / "s.jsonl", [{"user": 1, "events": [{"type": "buy", "aid": 2}]}])
+    with pytest.raises(DataError, match=r"no column 'aid'; .*did you mean 'events\.aid'\?"):
+        read_interactions(path, item="aid")
+
+
 def test_a_dot_in_a_key_is_part_of_it(tmp_path):
     path = lines(tmp_path / "s.jsonl", [{"user.id": 1, "item": 2}])
     assert read_interactions(path, user="user.id", split="none").frame("train").rows() == [(1, 2)]

@@ -201,7 +201,8 @@ class _Paths:
             raise DataError(f"{path}: there is no record in it, or every list of its records is empty")
         for column in self.columns:
             if frame[column].null_count() == frame.height and column not in self._seen:
-                near = nearest(column, self._seen, "")
+                inner = next((name for name in self._seen if name.endswith(f".{column}")), None)
+                near = f"did you mean '{inner}'?" if inner else nearest(column, self._seen, "")
                 there = f"it has {', '.join(self._seen)}" + (f"; {near}" if near else "")
                 raise DataError(f"{path}: no column '{column}'; {there}")
 

@@ -251,7 +251,7 @@ def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
     except DataError as error:
         if record is None:
             raise
-        raise DataError(f"{error}; {hint}") from None
+        raise DataError(f"{str(error).partition('; expected')[0]}; {hint}") from None
     return "amazon"
 
 
