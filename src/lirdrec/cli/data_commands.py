@@ -30,9 +30,9 @@ def register(app: typer.Typer) -> None:
 def prepare(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
     source: Annotated[
-        list[str] | None,
+        list[Path] | None,
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="A table: a file (CSV, Parquet, JSON lines …), several, a folder of parts, or a pattern in quotes. Or"
             " a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or LightGCN.",
             show_default=False,
@@ -268,7 +268,7 @@ def _names(listed: str | None) -> list[str] | None:
     return None if listed is None else [name.strip() for name in listed.split(",")]
 
 
-def _read(source: str | Path | list[str] | None, options: dict[str, Any], published: str | None = None) -> Dataset:
+def _read(source: str | Path | list[Path] | None, options: dict[str, Any], published: str | None = None) -> Dataset:
     from lirdrec.data.readers import kind_of, read_any, read_raw
 
     if source is None or "train" in options:
@@ -291,7 +291,7 @@ def _read(source: str | Path | list[str] | None, options: dict[str, Any], publis
     return read_any(source)
 
 
-def _read_split(source: str | Path | list[str] | None, options: Mapping[str, Any], published: str | None) -> Dataset:
+def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, Any], published: str | None) -> Dataset:
     """The dataset of --train, --validation and --test."""
     from lirdrec.data.readers import read_raw
 
@@ -309,7 +309,7 @@ def _read_split(source: str | Path | list[str] | None, options: Mapping[str, Any
     return read_raw(**options)
 
 
-def _check_options(source: str | Path | list[str], kind: Kind, options: Mapping[str, Any]) -> None:
+def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping[str, Any]) -> None:
     """Refuse, by its name on the command line, what the reader of this kind of source does not take."""
     from lirdrec.data.readers.recognise import WORDS, options_of
 

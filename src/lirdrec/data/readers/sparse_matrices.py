@@ -105,11 +105,7 @@ def read_matrices(
         matrix = _open(Path(source), where) if isinstance(source, (str, Path)) else source
         parts.append(_table(matrix, where, split, recipe))
         shapes[where] = tuple(matrix.shape)
-    if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{shape} in {where}" for where, shape in shapes.items())
-        raise DataError(
-            f"the matrices have different shapes: {listed}; each must have a row per user, a column per item"
-        )
+    _check_shapes(shapes)
     table = join_tables(parts, parts[0].frame.columns, ", ".join(shapes)) if splits else parts[0]
     n_items = next(iter(shapes.values()))[1]
     item_table: Table
@@ -127,6 +123,15 @@ def read_matrices(
         name or default,
         {"source": {"format": "matrix", "files": [Path(where).name for where in shapes]}, **(info or {})},
     )
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise a DataError unless all matrices have one shape."""
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{shape} in {where}" for where, shape in shapes.items())
+        raise DataError(
+            f"the matrices have different shapes: {listed}; each must have a row per user, a column per item"
+        )
 
 
 def _open(path: Path, where: str) -> Any:
