@@ -167,10 +167,11 @@ def metrics_table(results: Mapping[str, Mapping[str, float]], title: str | None 
 
 def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "item") -> pl.DataFrame:
     """The frame with a column `title`, where the item table has one."""
-    from lirdrec.recommender.explanation import TITLES
+    from lirdrec.data.titles import as_texts, title_column
 
-    name = next((one for one in TITLES if one in recommender.item_table.columns), None)
+    items = recommender.item_table
+    name = title_column(items.columns)
     if name is None or name in frame.columns:
         return frame
-    titles = recommender.item_table.select("item", name).rename({"item": column, name: "title"})
+    titles = items.select(items["item"].alias(column), as_texts(items[name]).alias("title"))
     return frame.join(titles, on=column, how="left", maintain_order="left")

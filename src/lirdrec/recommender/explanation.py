@@ -16,8 +16,6 @@ from lirdrec.recommender.asking import known_rows
 if TYPE_CHECKING:
     from lirdrec.recommender.recommender import Recommender
 
-TITLES = ("title", "name", "item_name")  # columns of the item table that a person would read
-
 
 @dataclass(frozen=True)
 class LikedItem:

@@ -18,6 +18,7 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.frames import FrameKind, append_frame, from_polars
 from lirdrec.data.identifiers import IdMap
 from lirdrec.data.matrices import FeatureMatrix
+from lirdrec.data.titles import as_texts, title_column
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
 from lirdrec.ranking.histories import Histories
@@ -25,7 +26,7 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
 from lirdrec.recommender.asking import as_list, check_k, check_queries, histories, known_rows, pair_rows
-from lirdrec.recommender.explanation import TITLES, Explanation
+from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
 from lirdrec.recommender.new_items import check_grown, new_features, new_table
@@ -156,12 +157,12 @@ class Recommender:
         return self.items.series.gather(self.liked_rows(int(known_rows([user], self.users)[0]))).to_list()
 
     def title(self, item_row: int) -> str | None:
-        """The item's title where the item table has such a column (title, name, item_name), else None."""
-        for column in TITLES:
-            if column in self.item_table.columns:
-                value = self.item_table[column][item_row]
-                return None if value is None else str(value)
-        return None
+        """The item's title where the item table has such a column (title, name, item_name), else None.
+
+        A title that is a list of words is joined by blanks.
+        """
+        name = title_column(self.item_table.columns)
+        return None if name is None else as_texts(self.item_table[name][item_row : item_row + 1])[0]
 
     def to(self, device: torch.device | str) -> Recommender:
         """Move everything to `device` (in place) and return the recommender."""

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import polars as pl
 import torch
 
-from lirdrec.recommender.explanation import TITLES
+from lirdrec.data.titles import as_texts, title_column
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.live import Id, Snapshot
 
@@ -93,8 +93,8 @@ class Search:
         table = self._items.get(recommender)
         if table is None:
             items = recommender.item_table
-            titles = next((items[name] for name in TITLES if name in items.columns), None)
-            texts = pl.Series([""] * items.height) if titles is None else titles.cast(pl.String).fill_null("")
+            name = title_column(items.columns)
+            texts = pl.Series([""] * items.height) if name is None else as_texts(items[name]).fill_null("")
             likes = torch.zeros(recommender.n_items, dtype=torch.int64)
             if not recommender.is_slim:
                 likes = torch.bincount(recommender.histories.items, minlength=recommender.n_items)
