@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -281,7 +280,7 @@ def _candidates(recommender: Recommender, named: str | None, where: str | None) 
 def _everyone(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
     from lirdrec.exporting.everyone import recommend_everyone
 
-    show = not settings.quiet and sys.stderr.isatty()
+    show = not settings.quiet
     try:
         done = recommend_everyone(recommender, output, restart=not resume, progress=show, **options)
     except KeyboardInterrupt:

@@ -26,9 +26,9 @@ from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.training.checkpoint import CheckpointStore
-from lirdrec.training.config import TrainConfig
+from lirdrec.training.config import TrainConfig, still_improving
 from lirdrec.training.loop import Trained, Watcher, train
-from lirdrec.training.progress import ProgressBar, Recorder
+from lirdrec.training.progress import EpochLines, ProgressBar, Recorder, epoch_progress
 
 log = logging.getLogger(__name__)
 WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")
@@ -62,7 +62,7 @@ def fit(
         resume: go on with a training that was stopped in `run`.
         overwrite: replace a finished run in `run`.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
-        progress: show a progress bar on stderr.
+        progress: show a progress bar on stderr; where that is no terminal, a line per epoch.
         cache: folder for neighbour graphs; None: the user's cache folder (`LIRDREC_CACHE` or `~/.cache/lirdrec`);
             False: no cache.
         checkpoint: without `run`: a folder for checkpoints alone, from which the same training goes on when it is
@@ -131,13 +131,19 @@ def _fitted(
     if folder is not None:
         watchers.append(Recorder(folder, training.metric, training.tensorboard))
     if progress:
-        watchers.append(ProgressBar(training.metric, training.epochs))
+        watchers.append(epoch_progress(training.metric, training.epochs))
     try:
         found = train(model, training, validate, store=store, resume=resume, watchers=tuple(watchers))
     finally:
         for watcher in watchers:
-            if isinstance(watcher, (ProgressBar, Recorder)):
+            if isinstance(watcher, (ProgressBar, EpochLines, Recorder)):
                 watcher.stop()
+    if validate is not None and found.stopped == "epochs" and still_improving(found.best_epoch, len(found.history)):
+        log.warning(
+            "the training was still improving when epochs=%d ended it (best in epoch %d): give it more epochs",
+            training.epochs,
+            found.best_epoch,
+        )
     info |= {"training": to_dict(training), "stopped": found.stopped, "metrics": _best_line(found)}
     return Recommender.from_training(model, dataset, info=info)
 
