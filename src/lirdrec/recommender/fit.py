@@ -24,6 +24,7 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.inputs import check_size, model_inputs
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.refitting import on_everything, settings_of
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig, still_improving
@@ -43,6 +44,7 @@ def fit(
     run: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    refit: str | Path | None = None,
     device: str = "auto",
     progress: bool = True,
     cache: str | Path | Literal[False] | None = None,
@@ -61,6 +63,8 @@ def fit(
         run: a folder to keep checkpoints, history and the trained model in; None: only in memory.
         resume: go on with a training that was stopped in `run`.
         overwrite: replace a finished run in `run`.
+        refit: an earlier run, whose settings are taken: train on all interactions, validation and test included, for
+            as many epochs as were best there. Nothing is left to measure: it is for serving.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
         progress: show a progress bar on stderr; where that is no terminal, a line per epoch.
         cache: folder for neighbour graphs; None: the user's cache folder (`LIRDREC_CACHE` or `~/.cache/lirdrec`);
@@ -73,16 +77,23 @@ def fit(
         The recommender with the best parameters.
 
     Raises:
-        ConfigError, CapabilityError: an option or a device that is not there; a model that needs features.
-        RunFolderError: the run folder holds a finished run, is in use, or its checkpoint is of another training; or a
-            feature file of the prepared dataset is not what was written.
+        ConfigError, CapabilityError: an option or a device that is not there; a model that needs features; `refit`
+            beside `config` or `training`.
+        RunFolderError: `refit` is no run, or was trained without validation; the run folder holds a finished run, is in
+            use, or its checkpoint is of another training; or a feature file of the prepared dataset is not what was
+            written.
         TrainingError: the loss is not a number any more.
     """
+    if refit is not None:
+        if config is not None or training is not None:
+            raise ConfigError("refit takes the settings of the earlier run; leave out config and training")
+        config, training = settings_of(refit)
+        dataset = on_everything(dataset)
     name, loss = ("lirdrec", None) if config is None else (model_of(config).name, getattr(config, "loss", None))
     base_config, base_training = preset_of(name, preset, loss)
     config = config if config is not None else base_config
     training = training if training is not None else base_training
-    validate = _validation(dataset, training.metric)
+    validate = None if refit is not None else _validation(dataset, training.metric)
     chosen = resolve_device(device)
 
     if run is not None:
@@ -97,7 +108,7 @@ def fit(
         chest = None
         if checkpoint is not None:
             chest = CheckpointStore(Path(checkpoint), _fingerprint(dataset, config, training), checkpoint_seconds)
-        return _fitted(model, dataset, training, validate, None, chest, True, progress, watchers)
+        return _fitted(model, dataset, training, validate, None, chest, True, progress, watchers, refit)
     folder = Path(run)
     with run_lock(folder):
         check_new(run, overwrite or resume)  # another process may have written it since
@@ -105,7 +116,7 @@ def fit(
         store = CheckpointStore(folder / "checkpoint", _fingerprint(dataset, config, training))
         if not resume:
             _forget(store)
-        recommender = _fitted(model, dataset, training, validate, folder, store, resume, progress, watchers)
+        recommender = _fitted(model, dataset, training, validate, folder, store, resume, progress, watchers, refit)
         recommender.save(folder, overwrite=True)
     return recommender
 
@@ -120,8 +131,11 @@ def _fitted(
     resume: bool = False,
     progress: bool = False,
     others: tuple[Watcher, ...] = (),
+    refit: str | Path | None = None,
 ) -> Recommender:
     info: dict[str, Any] = {"seed": training.seed}
+    if refit is not None:
+        info["refit"] = str(refit)
     if model.capabilities.training == "closed_form":
         model.solve()
         if validate is not None:
@@ -166,7 +180,11 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
         candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
     truth = Truth.of(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
     if not len(truth.users):
-        log.warning("%s has no validation pairs: training cannot stop early, the last epoch is taken", dataset.name)
+        log.warning(
+            "%s has no validation pairs: training cannot stop early, the last epoch is taken; "
+            "to train on everything, refit a run that had validation (--refit RUN)",
+            dataset.name,
+        )
         return None
     n_ranked = dataset.n_items if candidates is None else len(candidates)
     if k > n_ranked:
