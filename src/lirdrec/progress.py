@@ -10,7 +10,7 @@ PARTS = 10  # lines of a job
 
 
 class ProgressLines:
-    """A line on the error stream whenever another tenth of a job is done.
+    """A line on the error stream whenever another tenth of a job is done, but for the last.
 
     Args:
         name: of the job.
@@ -42,7 +42,7 @@ class ProgressLines:
         part = self._part()
         self.done += n
         self._idle += n if idle else 0
-        if self.total and self._part() > part:
+        if self.total and part < self._part() < PARTS:  # the end is said by whoever began the job
             left = self._left()
             ends = f", about {duration(left)} left" if left else ""
             note = f", {note}" if note else ""

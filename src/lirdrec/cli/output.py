@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -122,8 +123,9 @@ def write_json(value: Any, output: Path) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on the output stream."""
-    print(visible_json(json.dumps(value, ensure_ascii=False, indent=2)))
+    """One JSON document on the output stream; with escapes only where its encoding may lack a letter."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    print(visible_json(json.dumps(value, ensure_ascii=not unicode, indent=2)))
 
 
 def table(

@@ -175,6 +175,7 @@ def evaluate(
     check_output(per_user, csv_safe and per_user is not None)
     if memory is not None:
         check_memory(memory << 20, f"--memory {memory}")
+    _check_questions(split, k, metric, candidates)  # before the run is read, which may take long
     recommender = Recommender.load(run, device=device)
     data = _read_dataset(dataset if dataset is not None else _trained_on(recommender, run))
     options: dict[str, Any] = {
@@ -210,6 +211,20 @@ def evaluate(
     if json:
         return print_json(results)
     console().print(metrics_table(results, f"{split or 'test'}, {data.name}"))
+
+
+def _check_questions(split: str | None, k: list[int] | None, metrics: list[str] | None, candidates: str | None) -> None:
+    from lirdrec.data.columns import SPLITS
+    from lirdrec.evaluation.metrics import check_metrics
+    from lirdrec.recommender.asking import check_k
+
+    if split is not None and split not in SPLITS:
+        raise ConfigError(f"--split {split}: choose one of {', '.join(SPLITS)}")
+    if candidates not in (None, "all", "cold"):
+        raise ConfigError(f"--candidates {candidates}: choose all or cold")
+    for one in k or ():
+        check_k(one)
+    check_metrics(metrics or ())
 
 
 def list_options(
@@ -274,6 +289,7 @@ def configuration(
     from dataclasses import fields
 
     from lirdrec.configuration import make, parse_assignments, read_toml, to_dict
+    from lirdrec.evaluation.metrics import split_name
     from lirdrec.models.registry import config_type
     from lirdrec.recommender.presets import preset as preset_of
     from lirdrec.training.config import TrainConfig
@@ -299,7 +315,9 @@ def configuration(
         values[keys[key]][key] = value
     if seed is not None:
         values["training"]["seed"] = seed
-    return make(types["model"], values["model"], "[model]"), make(types["training"], values["training"], "[training]")
+    training: TrainConfig = make(TrainConfig, values["training"], "[training]")
+    split_name(training.metric)  # a wrong name is found before the dataset is read
+    return make(types["model"], values["model"], "[model]"), training
 
 
 def _read_dataset(path: Path) -> Dataset:
