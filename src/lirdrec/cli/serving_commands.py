@@ -208,10 +208,12 @@ def add_items(
     item: Annotated[str, typer.Option("--item", help="Column of the item ids.")] = "item",
     save_as: Annotated[Path | None, typer.Option("--save-as", help="A new run folder; else RUN is updated.")] = None,
 ) -> None:
-    """Add items to a trained run, without retraining; they are recommended at once.
+    """Add items to a trained run, without retraining; they are ranked from now on.
 
     \b
       lirdrec add-items runs/demo --items new.csv --features text=new_text.npy
+
+    Until somebody takes it, a new item ranks well among new items (recommend --candidates), and rarely high among all.
     """
     from contextlib import nullcontext
 

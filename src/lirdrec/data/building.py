@@ -279,8 +279,11 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
             " add them there or leave their rows out"
         )
     rest = items.frame.drop(recipe.item)
-    if ITEM in rest.columns:
-        rest = rest.rename({ITEM: f"{ITEM}_"})
+    if ITEM in rest.columns:  # the ids have this name
+        free = f"{ITEM}_"
+        while free in rest.columns:
+            free += "_"
+        rest = rest.rename({ITEM: free})
     return ids, rest.select(ids.series.alias(ITEM), pl.all()) if rest.columns else pl.DataFrame({ITEM: ids.series})
 
 

@@ -305,7 +305,10 @@ class Recommender:
     # ------------------------------------------------------------ new items
 
     def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:
-        """Add items that were not there in training; they are recommended at once. Changes this recommender.
+        """Add items that were not there in training; they are ranked from now on. Changes this recommender.
+
+        An item that nobody took is ranked well among such items (`candidates`), but among all items it rarely comes
+        high: its vector has no part from people. docs/results.md has the figures.
 
         All of the items are added or, if anything is wrong, none. Vectors of other items and of users stay as they
         are. `save` keeps the added items and their features.

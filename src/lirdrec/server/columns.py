@@ -12,7 +12,7 @@ import polars as pl
 
 from lirdrec.data.columns import ITEM
 from lirdrec.data.pictures import IMAGE
-from lirdrec.data.titles import TITLES
+from lirdrec.data.titles import TITLES, as_texts
 
 N_COLOURS = 7  # of categories; what is left is "other"
 N_STEPS = 5  # of numbers
@@ -58,7 +58,7 @@ def described(table: pl.DataFrame) -> list[Column]:
     for name, kind in table.schema.items():
         if name in (ITEM, IMAGE):
             continue
-        column = _plain(table[name])
+        column = _plain(as_texts(table[name]) if name in TITLES else table[name])
         if column.null_count() == len(column):
             continue
         if kind == pl.Boolean:
