@@ -335,7 +335,7 @@ def test_a_dataset_is_called_after_its_folder(lirdrec, tmp_path):
     Path("beauty").mkdir()
     Path("toys").mkdir()
     for shop in ("beauty", "toys"):
-        Path(shop, "clicks.csv").write_text("user,item\n" + "".join(f"{n % 7},{n % 5}\n" for n in range(35)))
+        Path(shop, "clicks.csv").write_text("user,item\n" + "".join(f"{n % 7},{n % 31}\n" for n in range(217)))
         lirdrec("prepare", f"{shop}/clicks.csv", "--user", "user", "--item", "item", "-o", f"d/{shop}")
         assert json.loads(lirdrec("inspect", f"d/{shop}", "--json").stdout)["name"] == shop
         assert f"runs/{shop}-ease" in lirdrec("-q", "train", f"d/{shop}", "--model", "ease").stdout
