@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def test_inspect_says_what_is_there(lirdrec, raw):
     lirdrec("prepare", "ratings.csv", "-o", "ready", *COLUMNS, "--items", "movies.csv", "--features", "text=text.npy")
     result = lirdrec("inspect", "ready")
     words = " ".join(result.stdout.split())
-    assert "Dataset ratings" in words and "12 12 144 0.00%" in words
+    assert "Dataset ready" in words and "12 12 144 0.00%" in words
     assert "text 3 float32 12 100.0% 144 bytes" in words
     assert "Training items per user (min 10, median 10, mean 10.0, max 10)" in words and "8-15 " + "█" * 32 in words
     figures = json.loads(lirdrec("inspect", "ready", "--json").stdout)
@@ -94,7 +96,7 @@ def test_prepare_recognises_movielens_finds_pictures_and_says_what_to_run_next(l
 def test_the_next_command_names_only_what_is_there(lirdrec, films):
     assert lirdrec("prepare", "ml-tiny", "-o", "texts").stdout.endswith("Next: lirdrec features texts --text hashed\n")
     ratings = ["prepare", "ml-tiny/ratings.csv", "--user", "userId", "--item", "movieId"]
-    assert lirdrec(*ratings, "-o", "plain").stdout.endswith("Next: lirdrec train plain\n")
+    assert lirdrec(*ratings, "-o", "plain").stdout.endswith("Next: lirdrec train plain --model ease\n")
     result = lirdrec(*ratings, "--images", "posters", "-o", "pictures")
     assert result.stdout.endswith("Next: lirdrec features pictures --image descriptor\n")
 
@@ -331,3 +333,38 @@ def test_options_about_ids_are_named_as_they_are_typed(lirdrec, tmp_path):
     made = Dataset.load(tmp_path / "x")
     assert made.item_table["ean"].to_list() == ["000", "001", "002", "003", "004", None]
     assert made.features["v"].present.all() and made.items.is_integer
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("item,title\n", "lirdrec features 'my shop' --text hashed"),
+        ("item,what it is\n", "lirdrec features 'my shop' --text hashed --text-template '{what it is}'"),
+        ("item,{a}\n", "lirdrec train 'my shop' --model ease"),
+        (None, "lirdrec train 'my shop' --model ease"),
+    ],
+)
+def test_the_next_command_works_on_this_dataset(lirdrec, tmp_path, table, expected):
+    pairs = [(user, item) for user in range(12) for item in range(30) if (user + item) % 3]
+    Path("log.csv").write_text("user,item\n" + "".join(f"{user},{item}\n" for user, item in pairs))
+    options = [] if table is None else ["--items", "table.csv"]
+    if table is not None:
+        Path("table.csv").write_text(table + "".join(f"{item},thing {item} of the shop\n" for item in range(30)))
+    result = lirdrec("prepare", "log.csv", "--user", "user", "--item", "item", *options, "-o", "my shop")
+    assert result.exit_code == 0, result.stderr
+    command = result.stdout.rstrip().rpartition("Next: ")[2]
+    assert command == expected
+    done = lirdrec("-q", *shlex.split(command)[1:], *(["-y"] if "features" in command else []))
+    assert done.exit_code == 0, done.stderr
+
+
+def test_a_dataset_is_called_after_its_folder(lirdrec, tmp_path):
+    Path("beauty").mkdir()
+    Path("toys").mkdir()
+    for shop in ("beauty", "toys"):
+        Path(shop, "clicks.csv").write_text("user,item\n" + "".join(f"{n % 7},{n % 31}\n" for n in range(217)))
+        lirdrec("prepare", f"{shop}/clicks.csv", "--user", "user", "--item", "item", "-o", f"d/{shop}")
+        assert json.loads(lirdrec("inspect", f"d/{shop}", "--json").stdout)["name"] == shop
+        assert f"runs/{shop}-ease" in lirdrec("-q", "train", f"d/{shop}", "--model", "ease").stdout
+    named = lirdrec("prepare", "toys/clicks.csv", "--user", "user", "--item", "item", "-o", "x", "--name", "clicks")
+    assert named.stdout.splitlines()[0].strip() == "Dataset clicks"

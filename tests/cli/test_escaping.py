@@ -153,3 +153,22 @@ def test_numbers_and_missing_values_stay_as_they_are():
     assert safe.to_dict(as_series=False) == {"'=name": [-1, None], "text": ["'=1", None], "kind": ["'-a", "b"]}
     numbers = pl.DataFrame({"a": [1.5], "b": [True]})
     assert spreadsheet_safe(numbers).equals(numbers)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_number_of_a_table_is_broken(monkeypatch, width):
+    from rich.console import Console
+
+    from lirdrec.cli import output
+
+    narrow = Console(width=width, record=True, file=io.StringIO())
+    monkeypatch.setattr(output, "console", lambda errors=False: narrow)
+    row = ["1,000,209", "120,000", "12,345,678", "99.97%", "10,345,678", "1,000,001", "1,000,002", "about 12.3 GB"]
+    names = ["users", "items", "pairs", "empty cells", "train", "valid", "test", "memory to train"]
+    narrow.print(output.table("Dataset", names, [row]))
+    figures = {f"{name}@{k}": 0.1 + k / 1000 for name in ("recall", "ndcg", "precision") for k in (10, 20)}
+    narrow.print(output.metrics_table({"lirdrec": figures, "popularity": figures}))
+    narrow.print(output.table("For user 1", ["rank", "item", "title"], [[1, 2**63 - 1, "A very long title " * 5]] * 3))
+    words = narrow.export_text().split()
+    for number in (*row[:-1], "12.3", "GB", *(f"{value:.4f}" for value in figures.values()), str(2**63 - 1)):
+        assert number in words

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
+
+from lirdrec.data import Dataset
+from lirdrec.models.ease import EASEConfig
+from lirdrec.recommender.fit import fit
+from lirdrec.training.config import TrainConfig
 
 from .conftest import files
 
@@ -145,3 +154,77 @@ def test_a_full_disk_leaves_no_output(lirdrec, run, tmp_path, monkeypatch):
     result = lirdrec("recommend", run, "--all", "-k", 1, "-o", "out.csv")
     assert result.exit_code == 2 and "the disk is full" in result.stderr
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.fixture
+def comma_run(tmp_path, lirdrec):
+    """A run whose item ids have commas and blanks in them, which can serve new users."""
+    names = ["a", "b", "a,b", "c, d", "@home", "é"]
+    pairs = [(user, names[(user + step) % 6]) for user in range(12) for step in range(3)]
+    frame = pl.DataFrame(pairs, schema=["user", "item"], orient="row")
+    data = Dataset.from_frames(frame, items=pl.DataFrame({"item": names, "title": ["Ørsted 映画 ±", *names[1:]]}))
+    fit(data, EASEConfig(), TrainConfig(metric="recall@2"), progress=False).save(tmp_path / "commas")
+    return tmp_path / "commas"
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        (["a,b"], {"a", "b", "c, d", "@home", "é"}),  # an id of the run is taken whole
+        (["a,é"], {"b", "a,b", "c, d", "@home"}),
+        (["a", "c, d"], {"b", "a,b", "@home", "é"}),
+        (["@home"], {"a", "b", "a,b", "c, d", "é"}),
+        (["@ids.txt", "b"], {"a", "@home", "é"}),
+    ],
+)
+def test_a_history_names_ids_with_commas(lirdrec, comma_run, given, left):
+    Path("ids.txt").write_text("\ufeffa,b\n\nc, d\n")
+    options = [part for one in given for part in ("--history", one)]
+    result = lirdrec("recommend", comma_run, *options, "-k", 6, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert {one["item"] for one in json.loads(result.stdout)} == left
+    chosen = [part for one in given for part in ("--candidates", one)]
+    result = lirdrec("recommend", comma_run, "--user", 1, "--seen", "-k", 1, "--json", *chosen)
+    assert {one["item"] for one in json.loads(result.stdout)} <= {"a", "b", "a,b", "c, d", "@home", "é"} - left
+
+
+def test_a_history_file_that_is_not_there(lirdrec, comma_run):
+    result = lirdrec("recommend", comma_run, "--history", "@nothing.txt")
+    assert result.exit_code == 2 and "nothing.txt" in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "cp936"])
+def test_a_stream_without_a_letter_gets_it_escaped(comma_run, encoding):
+    def output(*arguments):
+        environment = os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "100"}
+        command = [sys.executable, "-m", "lirdrec", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(encoding)
+
+    asked = ["recommend", str(comma_run), "--user", "1", "--seen", "-k", "6"]
+    rows = json.loads(output(*asked, "--json"))
+    assert {one["title"] for one in rows} >= {"Ørsted 映画 ±", "é"}
+    shown = "Ørsted 映画 ±".encode(encoding, "backslashreplace").decode(encoding)
+    assert shown in output(*asked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["export", "no-run", "folder", "--to", "qdrnat"], "no export to 'qdrnat'; did you mean 'qdrant'?"),
+        (["recommend", "no-run", "--user", 1, "-k", 0], "k is 0"),
+        (["recommend", "no-run", "--user", 1, "--unknown", "x"], "unknown is 'x'"),
+        (["recommend", "no-run", "--user", 1, "--where", "{"], "--where: is not JSON"),
+        (["recommend", "no-run", "--user", 1, "--where", '{"a": {"gtt": 1}}'], "filter on 'a': no comparison 'gtt'"),
+        (["similar", "no-run", "--item", 1, "-k", -1], "k is -1"),
+        (["evaluate", "no-run", "-k", 0], "k is 0"),
+        (["evaluate", "no-run", "--metric", "recal"], "unknown metric 'recal'"),
+        (["evaluate", "no-run", "--split", "tests"], "--split tests"),
+        (["evaluate", "no-run", "--candidates", "warm"], "--candidates warm"),
+        (["train", "no-data", "--set", "metric=recal@20"], "unknown metric 'recal'"),
+    ],
+)
+def test_a_wrong_word_is_found_before_anything_is_read(lirdrec, arguments, sentence):
+    result = lirdrec(*arguments)
+    assert result.exit_code == 2 and result.stderr.startswith(f"lirdrec: {sentence}")

@@ -559,3 +559,14 @@ def test_raw_reviews_and_ratings(real_data):
     pairs = pl.concat([films.frame(split) for split in SPLITS]).select(userId="user", movieId="item")
     assert pairs.join(ratings, on=["userId", "movieId"]).height == pairs.height
     assert min(pairs["userId"].value_counts()["count"].min(), pairs["movieId"].value_counts()["count"].min()) >= 5
+
+
+def test_a_column_item_of_the_item_table_gets_a_name_that_is_free():
+    plays = pl.DataFrame({"user": [1, 1, 2], "sku": [5, 6, 5]})
+    goods = pl.DataFrame({"sku": [5, 6], "item": ["a", "b"], "item_": ["c", "d"]})
+    data = Dataset.from_frames(plays, item="sku", items=goods)
+    assert data.item_table.to_dict(as_series=False) == {
+        "item": [5, 6],
+        "item__": ["a", "b"],
+        "item_": ["c", "d"],
+    }

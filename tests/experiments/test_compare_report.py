@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -224,3 +225,25 @@ def test_published_figures_are_those_of_the_papers():
             # a digit mistyped would leave these: NDCG lies between a third and a half of recall in all of them
             if row.figures:
                 assert 0.33 < row.figures["ndcg@20"] / row.figures["recall@20"] < 0.5, (split.name, row.model)
+
+
+def test_one_seed_is_never_called_significant(folder):
+    planted = made(folder, [one for model in SHIFT for one in finals(folder, "mine", model, seeds=1)])
+    assert "LIRDRec is better than 1 of 3 models and worse than 1, over the users of one seed" in planted.answer
+    planted.write(folder / "page")
+    for name in ("report.md", "report.html"):
+        assert "significan" not in (folder / "page" / name).read_text()
+
+
+def test_trainings_that_the_limit_of_epochs_cut_off_are_remarked_on(folder):
+    ended = [("epochs", 6, 6), ("epochs", 6, 3), ("patience", 6, 6), ("epochs", 40, 37)]
+    results = [
+        replace(one, data={"stopped": stopped, "stopped_early": False}, epochs=epochs, best_epoch=best)
+        for one, (stopped, epochs, best) in zip(finals(folder, "mine", "bm3", seeds=4), ended, strict=True)
+    ]
+    whole = Results(results, "compare", folder / "out")
+    page = report(Context((str(folder / "mine"),), folder / "out"), whole)
+    page.write(folder / "page", whole)
+    said = "2 of 4 trainings were still improving when --epochs ended them"
+    assert all(said in (folder / "page" / name).read_text() for name in ("report.md", "report.html"))
+    assert whole.where(status="failed").remarks() == []

@@ -186,3 +186,17 @@ def test_ids_of_text_travel_through_paths(start, recommender, tmp_path):
     assert client.delete(path).json()["items"] == [names[1]]
     assert client.get(path).status_code == 404
     assert client.post("/events", json={"events": [{"user": 0, "item": 102}]}).status_code == 404
+
+
+def test_an_item_may_get_the_id_under_which_a_removed_one_is_kept(client, recommender):
+    """A removed item whose id comes again needs another id inside; whichever it gets, a new item may have it."""
+    for _ in range(2):
+        client.delete("/items/101")
+        assert add(client, recommender, id=101, title="again").status_code == 201
+    for id in (2**63 - 1, 2**63 - 2, 2**62, 2**62 + 1):
+        assert add(client, recommender, id=id, title=f"number {id}").json()["items"] == [id]
+        assert client.get(f"/items/{id}").json()["title"] == f"number {id}"
+    assert client.get("/items/101").json()["title"] == "again"
+    client.delete(f"/items/{2**63 - 1}")
+    assert add(client, recommender, id=2**63 - 1, title="once more").status_code == 201
+    assert client.get(f"/items/{2**63 - 1}").json()["title"] == "once more"

@@ -65,7 +65,7 @@ def agreed(plan: Plan[P], yes: bool) -> tuple[bool, P | None]:
 
 def _show(one: Estimate, remote: bool) -> None:
     from lirdrec.data.identifiers import count
-    from lirdrec.experiments.engine.progress import duration
+    from lirdrec.progress import duration
 
     if settings.quiet:
         return

@@ -87,6 +87,13 @@ def boundary(arguments: Sequence[str], debug: bool) -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
+def write_everything() -> None:
+    """Let the output streams escape what their encoding has no letter for, as in `caf\\xe9`, instead of giving up."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def check_arguments(arguments: Sequence[str]) -> None:
     """Refuse arguments that are not UTF-8: names of files end up in manifests and tables, which are.
 

@@ -12,10 +12,21 @@ from lirdrec.data.identifiers import count
 from lirdrec.features.captions.captioner import Answer
 from lirdrec.features.captions.results import PROBLEMS
 from lirdrec.features.captions.run import Captioning, Outcome
+from lirdrec.progress import ProgressLines, draws_bars
 
 
 def work(job: Captioning, n: int) -> None:
-    """Ask about `n` pictures, with a bar."""
+    """Ask about `n` pictures, with a bar, or in a log with lines."""
+    problems = 0
+    if not settings.quiet and not draws_bars():
+        lines = ProgressLines("captions", n, unit="pictures")
+
+        def counted(answer: Answer) -> None:
+            nonlocal problems
+            problems += answer.problem is not None
+            lines.advance(1, note=count(problems, "problem") if problems else "")
+
+        return job.work(n, counted)
     bar = Progress(
         TextColumn("captions"),
         BarColumn(bar_width=24),
@@ -28,7 +39,6 @@ def work(job: Captioning, n: int) -> None:
         console=console(errors=True),
         disable=settings.quiet,
     )
-    problems = 0
     with bar:
         task = bar.add_task("captions", total=n, speed="", problems="")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.data.readers.recognise import Kind
 
+FEW_ITEMS = 20_000  # EASE inverts a matrix of all of them: 3 GB
 PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles")  # options without a flag
 
 
@@ -133,7 +136,9 @@ def prepare(
         str | None,
         typer.Option("--published", metavar="NAME", help="Prepare as a published dataset was, and check its counts."),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="What to call the dataset.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What to call the dataset (default: as the folder).")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -190,6 +195,8 @@ def prepare(
     }
     given = {key: value for key, value in options.items() if value is not None}
     dataset = _read(source[0] if source and len(source) == 1 else source or None, given, published)
+    if name is None:
+        dataset = replace(dataset, name=output.resolve().name or dataset.name)
     differences = None
     if published is not None:
         from lirdrec.data.published import check
@@ -255,12 +262,35 @@ def _figures(dataset: Dataset) -> dict[str, Any]:
     return summarise(dataset) | described(dataset)
 
 
+def next_command(folder: Path) -> str:
+    """The command that most people want with a prepared dataset."""
+    from lirdrec.data.dataset import Dataset
+
+    return _next(_figures(Dataset.load(folder)), folder)
+
+
 def _next(figures: dict[str, Any], folder: Path) -> str:
-    """The command that most people want after `prepare`."""
-    encoders = {"--text hashed": figures["texts"], "--image descriptor": figures["pictures"]}
-    if figures["modalities"] or not any(encoders.values()):
-        return f"lirdrec train {folder}"
-    return " ".join([f"lirdrec features {folder}", *(option for option, there in encoders.items() if there)])
+    """The command that most people want after `prepare`; it works on this dataset."""
+    from lirdrec.features.text.template import default_template
+
+    if figures["modalities"]:
+        return shlex.join(["lirdrec", "train", str(folder)])
+    words = ["lirdrec", "features", str(folder)]
+    # a template cannot name a column with braces
+    texts = {name: number for name, number in figures["texts"].items() if not set(name) & set("{}")}
+    if texts:
+        words += ["--text", "hashed"]
+        try:
+            default_template(texts)
+        except ConfigError:
+            words += ["--text-template", f"{{{max(texts, key=lambda name: texts[name])}}}"]
+    if figures["pictures"]:
+        words += ["--image", "descriptor"]
+    if len(words) > 3:
+        return shlex.join(words)
+    # without anything to learn from but who took what: exact and fast, as long as a matrix of all items is small
+    model = "ease" if figures["items"] <= FEW_ITEMS else "lightgcn"
+    return shlex.join(["lirdrec", "train", str(folder), "--model", model])
 
 
 def _names(listed: str | None) -> list[str] | None:

@@ -130,9 +130,15 @@ def _histogram(title: str, degrees: Mapping[str, Any]) -> None:
     out.print(Text.assemble("\n", (title, "bold"), f"  ({head})"))
     most = max((one["count"] for one in degrees["bins"]), default=1) or 1
     shown = [one for one in degrees["bins"] if one["to"] >= degrees["min"]]
+    letters = _plain_bar if out.options.ascii_only else _bar
     for one in shown:
         span = f"{one['from']:,}" if one["from"] == one["to"] else f"{one['from']:,}-{one['to']:,}"
-        out.print(Text.assemble(f"{span:>13} ", (_bar(one["count"] / most), "cyan"), f" {one['count']:,}"))
+        out.print(Text.assemble(f"{span:>13} ", (letters(one["count"] / most), "cyan"), f" {one['count']:,}"))
+
+
+def _plain_bar(share: float) -> str:
+    """A bar for streams that have no blocks."""
+    return "#" * max(round(share * BAR), share > 0)
 
 
 def _bar(share: float) -> str:

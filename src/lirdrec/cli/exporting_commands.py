@@ -30,8 +30,10 @@ def export(
 
     Every folder has a README.txt that says how to load and ask it.
     """
+    from lirdrec.exporting.folders import check_kind
     from lirdrec.exporting.folders import export as write
     from lirdrec.recommender.recommender import Recommender
 
+    check_kind(to)  # before the run is read, which may take long
     write(Recommender.load(run), to, folder, overwrite=overwrite)
     console().print(f"{folder} is written; {folder / 'README.txt'} says how to use it", markup=False, soft_wrap=True)

@@ -22,7 +22,7 @@ from lirdrec.cli import (
     sharing_commands,
     training_commands,
 )
-from lirdrec.cli.boundary import boundary, check_arguments
+from lirdrec.cli.boundary import boundary, check_arguments, write_everything
 from lirdrec.cli.settings import settings
 from lirdrec.interface import command_line
 
@@ -34,6 +34,7 @@ class Commands(TyperGroup):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         arguments = list(args)
+        write_everything()
         with boundary(arguments, "--debug" in arguments):
             check_arguments(arguments)
             context = super().make_context(info_name, args, parent, **extra)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
     from lirdrec.recommender.recommender import Recommender
 
+NUMBER = re.compile(r"[+\-−±]?[0-9][0-9.,:%]*")
+GAP = 3  # columns of the terminal between two columns of a table
+LEAST = 4  # that a column of texts needs
+FEW_ROWS = 3  # of a table that may be turned on its side
 ENDINGS = (".csv", ".tsv", ".parquet", ".json")
 
 CsvSafeOption = Annotated[
@@ -122,32 +128,58 @@ def write_json(value: Any, output: Path) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on the output stream."""
-    print(visible_json(json.dumps(value, ensure_ascii=False, indent=2)))
+    """One JSON document on the output stream; with escapes only where its encoding may lack a letter."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    print(visible_json(json.dumps(value, ensure_ascii=not unicode, indent=2)))
 
 
 def table(
     title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = ()
 ) -> Any:
-    """A table for people; numbers that are not text are set to the right."""
+    """A table for people; columns in `right` are set to the right.
+
+    No number is broken while there is room for all; a table of few rows for which there is none is turned on its side.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    cells = [
+        [one if isinstance(one, Text) else Text("" if one is None else visible(str(one))) for one in row]
+        for row in rows
+    ]
+    names = [visible(column) for column in columns]
+    to_right = [column in right for column in columns]
+    widths = _widths(cells, len(names))
+    if sum(widths) + GAP * len(widths) > console().width and 0 < len(cells) <= FEW_ROWS:
+        heads = [row[0].plain for row in cells] if not names[0] or len(cells) > 1 else [""]
+        first = 1 if any(heads) else 0
+        cells = [[Text(names[place]), *(row[place] for row in cells)] for place in range(first, len(names))]
+        names, to_right = [names[0] if first else "", *heads], [False, *(True for _ in heads)]
+        widths = _widths(cells, len(names))
     drawn = Table(
         title=None if title is None else visible(title),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        show_header=any(names),
     )
-    for column in columns:
-        drawn.add_column(visible(column), justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(
-            *(one if isinstance(one, Text) else Text("" if one is None else visible(str(one))) for one in row)
-        )
+    fits = sum(widths) + GAP * len(widths) <= console().width
+    for name, is_right, width in zip(names, to_right, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if is_right else "left"
+        drawn.add_column(name, justify=justify, overflow="fold", min_width=width if fits else None)
+    for row in cells:
+        drawn.add_row(*row)
     return drawn
+
+
+def _widths(cells: Sequence[Sequence[Any]], n: int) -> list[int]:
+    """The longest number of each column, and a little for what is none."""
+    return [
+        max((len(word) for row in cells for word in row[place].plain.split() if NUMBER.fullmatch(word)), default=LEAST)
+        for place in range(n)
+    ]
 
 
 def metrics_table(results: Mapping[str, Mapping[str, float]], title: str | None = None) -> Any:

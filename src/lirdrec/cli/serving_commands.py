@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,12 +24,14 @@ from lirdrec.cli.output import (
 )
 from lirdrec.cli.settings import settings, whole_number
 from lirdrec.errors import ConfigError, UnknownIdError
+from lirdrec.files import read_text
 
 if TYPE_CHECKING:
     import polars as pl
 
     from lirdrec.data.identifiers import IdMap
     from lirdrec.recommender.recommender import Recommender
+    from lirdrec.server.filters import Filter
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 KOption = Annotated[
@@ -56,10 +57,14 @@ def recommend(
     ] = None,
     all_users: Annotated[bool, typer.Option("--all", help="Every user.")] = False,
     history: Annotated[
-        str | None, typer.Option("--history", help="Items that a new user liked: ids with commas between.")
+        list[str] | None,
+        typer.Option("--history", metavar="IDS", help="What a new user liked: ID,ID,… or @FILE; may be repeated."),
     ] = None,
     k: KOption = None,
-    candidates: Annotated[str | None, typer.Option("--candidates", help="Choose among these items only.")] = None,
+    candidates: Annotated[
+        list[str] | None,
+        typer.Option("--candidates", metavar="IDS", help="Choose among these items only; written as for --history."),
+    ] = None,
     where: Annotated[
         str | None, typer.Option("--where", help='Choose among items with such columns: \'{"price": {"lt": 30}}\'.')
     ] = None,
@@ -81,20 +86,24 @@ def recommend(
       lirdrec recommend runs/demo --user 15 --where '{"genres": {"contains": "Comedy"}}'
       lirdrec recommend runs/demo --all -k 50 --output all.parquet
 
+    An id that has commas in it is taken whole where the run knows it; @FILE holds an id in each line.
     For every user, a file is written as it comes; stopped at any moment, the same command goes on where it was.
     """
     check_output(output, csv_safe)
-    if sum((bool(user), all_users, history is not None)) != 1:
+    if sum((bool(user), all_users, bool(history))) != 1:
         raise ConfigError("say for whom: one of --user ID, --all and --history ITEM,ITEM,…")
+    _check_questions(k, unknown)
+    conditions = None if where is None else _conditions(where)
     recommender = _load(run, device)
     options: dict[str, Any] = {} if k is None else {"k": k}
     options["exclude_seen"] = not seen
-    if candidates is not None or where is not None:
-        options["candidates"] = _candidates(recommender, candidates, where)
+    if candidates or conditions is not None:
+        options["candidates"] = _candidates(recommender, candidates, conditions, where)
     if all_users and output is not None:
         return _everyone(recommender, output, resume, options | {"csv_safe": csv_safe})
-    if history is not None:
-        frame = recommender.recommend_for_history(ids(_split(history), recommender.items), **options)
+    liked = _named(history or [], recommender.items)
+    if history:
+        frame = recommender.recommend_for_history(ids(liked, recommender.items), **options)
     else:
         if unknown is not None:
             options["unknown"] = unknown
@@ -105,7 +114,7 @@ def recommend(
     if json:
         return print_json(frame.to_dicts())
     for (owner,), part in frame.group_by(frame.columns[0], maintain_order=True):
-        who = f"For user {owner}" if history is None else "For someone who liked " + ", ".join(_split(history or ""))
+        who = "For someone who liked " + ", ".join(liked) if history else f"For user {owner}"
         console().print(_ranking(part, who))
 
 
@@ -131,6 +140,7 @@ def similar(
     check_output(output, csv_safe)
     if bool(item) == bool(user):
         raise ConfigError("say what is to be similar: either --item ID or --user ID")
+    _check_questions(k)
     recommender = _load(run, device)
     options: dict[str, Any] = {} if k is None else {"k": k}
     if item:
@@ -198,10 +208,12 @@ def add_items(
     item: Annotated[str, typer.Option("--item", help="Column of the item ids.")] = "item",
     save_as: Annotated[Path | None, typer.Option("--save-as", help="A new run folder; else RUN is updated.")] = None,
 ) -> None:
-    """Add items to a trained run, without retraining; they are recommended at once.
+    """Add items to a trained run, without retraining; they are ranked from now on.
 
     \b
       lirdrec add-items runs/demo --items new.csv --features text=new_text.npy
+
+    Until somebody takes it, a new item ranks well among new items (recommend --candidates), and rarely high among all.
     """
     from contextlib import nullcontext
 
@@ -254,14 +266,20 @@ def _load(run: Path, device: str) -> Recommender:
     return recommender
 
 
-def _candidates(recommender: Recommender, named: str | None, where: str | None) -> list[Any]:
-    """Ids of the items to choose from: those that are named, those that the conditions hold for, or what is both."""
+def _check_questions(k: int | None, unknown: str | None = None) -> None:
+    """Refuse what no run could answer, before one is read."""
+    from lirdrec.recommender.asking import check_k, check_unknown
+
+    if k is not None:
+        check_k(k)
+    if unknown is not None:
+        check_unknown(unknown)
+
+
+def _conditions(where: str) -> Filter:
+    """The conditions of --where."""
     from lirdrec.server.filters import Filter
 
-    known = recommender.items
-    chosen = known.series.to_list() if named is None else ids(_split(named), known)
-    if where is None:
-        return chosen
     try:
         conditions = json_module.loads(where)
     except RecursionError:
@@ -270,7 +288,18 @@ def _candidates(recommender: Recommender, named: str | None, where: str | None) 
         raise ConfigError(f'--where: is not JSON ({error}); write it like \'{{"price": {{"lt": 30}}}}\'') from None
     if not isinstance(conditions, dict):
         raise ConfigError('--where: give columns and conditions, like \'{"price": {"lt": 30}}\'')
-    holds = Filter.of(conditions).mask(recommender.item_table).tolist()
+    return Filter.of(conditions)
+
+
+def _candidates(
+    recommender: Recommender, named: list[str] | None, conditions: Filter | None, where: str | None
+) -> list[Any]:
+    """Ids of the items to choose from: those that are named, those that the conditions hold for, or what is both."""
+    known = recommender.items
+    chosen = ids(_named(named, known), known) if named else known.series.to_list()
+    if conditions is None:
+        return chosen
+    holds = conditions.mask(recommender.item_table).tolist()
     rows = known.rows(chosen).tolist()
     left = [one for one, row in zip(chosen, rows, strict=True) if row < 0 or holds[row]]  # unknown ids are told later
     if not left:
@@ -281,7 +310,7 @@ def _candidates(recommender: Recommender, named: str | None, where: str | None) 
 def _everyone(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
     from lirdrec.exporting.everyone import recommend_everyone
 
-    show = not settings.quiet and sys.stderr.isatty()
+    show = not settings.quiet
     try:
         done = recommend_everyone(recommender, output, restart=not resume, progress=show, **options)
     except KeyboardInterrupt:
@@ -290,8 +319,22 @@ def _everyone(recommender: Recommender, output: Path, resume: bool, options: dic
     console(errors=True).print(f"{done.rows:,} rows written to {output}", markup=False)
 
 
-def _split(text: str) -> list[str]:
-    return [one.strip() for one in text.split(",") if one.strip()]
+def _named(texts: list[str], known: IdMap) -> list[str]:
+    """Ids of an option that may be repeated: an id of the run, ids with commas between, or @FILE with one in each line.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    found: list[str] = []
+    for text in texts:
+        if not known.is_integer and text in known:
+            found.append(text)
+        elif text.startswith("@"):
+            lines = read_text(text[1:], ConfigError).removeprefix("\ufeff").splitlines()
+            found += [line if line in known else line.strip() for line in lines if line.strip()]
+        else:
+            found += [one.strip() for one in text.split(",") if one.strip()]
+    return found
 
 
 def _ranking(part: pl.DataFrame, title: str) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lirdrec.cli.data_commands import next_command
 from lirdrec.cli.output import console
 from lirdrec.cli.settings import settings
 
@@ -84,7 +86,7 @@ def pull(
     from lirdrec.sharing import pull as get
 
     folder = get(repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=_progress())
-    then = f"lirdrec recommend {folder} --all" if is_run(folder) else f"lirdrec train {folder}"
+    then = shlex.join(["lirdrec", "recommend", str(folder), "--all"]) if is_run(folder) else next_command(folder)
     console().print(f"{repository} is in {folder}. Next: {then}", markup=False, soft_wrap=True)
 
 

@@ -48,8 +48,9 @@ def train(
         Path | None, typer.Option("--run", help="Run folder to write (default: runs/DATASET-MODEL).")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", help="lirdrec, or another of docs/models.md (lightgcn, ease …).")
-    ] = "lirdrec",
+        str | None,
+        typer.Option("--model", help="lirdrec (default), or another of docs/models.md (lightgcn, ease …)."),
+    ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="fast or paper (default: fast).")] = None,
     assignments: SetOption = None,
     config: Annotated[
@@ -59,6 +60,10 @@ def train(
         int | None, typer.Option("--seed", help="The same seed gives the same bits.", callback=whole_number())
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps (default: auto).")] = None,
+    refit: Annotated[
+        Path | None,
+        typer.Option("--refit", metavar="RUN", help="Train on all interactions, with RUN's settings and best epoch."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")] = False,
     json: JsonOption = False,
@@ -69,17 +74,25 @@ def train(
       lirdrec train mydata --run runs/first
       lirdrec train mydata --preset paper --set n_layers=3 --set regularization=1e-4
       lirdrec train mydata --run runs/first --resume
+      lirdrec train mydata --refit runs/first --run runs/served
+
+    With --refit nothing is held out: the run knows the newest likes, and has no figures of its own.
     """
     from lirdrec.recommender.fit import fit
 
-    model_config, training = configuration(model, preset, config, assignments or [], seed)
-    data = _read_dataset(dataset)
-    folder = run or _default_run(data.name, model, resume)
     options: dict[str, Any] = {"preset": preset, "device": device}
+    if refit is not None:
+        _refuse_beside_refit(
+            {"--model": model, "--preset": preset, "--config": config, "--set": assignments, "--seed": seed}
+        )
+        options["refit"] = refit
+    else:
+        chosen = configuration(model or "lirdrec", preset, config, assignments or [], seed)
+        options["config"], options["training"] = chosen
+    data = _read_dataset(dataset)
+    folder = run or _default_run(data.name, (model or "lirdrec") if refit is None else "refit", resume)
     recommender = fit(
         data,
-        model_config,
-        training,
         run=folder,
         resume=resume,
         overwrite=overwrite,
@@ -87,16 +100,28 @@ def train(
         **{key: value for key, value in options.items() if value is not None},
     )
     stopped = recommender.info.get("stopped") == "interrupted"
-    results = beside_popularity(recommender, data) if len(data.test) else {}
+    results = beside_popularity(recommender, data) if len(data.test) and refit is None else {}
     if results:
         recommender.record_metrics("test", next(iter(results.values())))
     if json:
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
+        if refit is not None:
+            pairs = sum(len(data.split(name)) for name in ("train", "valid", "test"))
+            said = (
+                f"Trained on all {pairs:,} interactions with the settings of {refit}; nothing is left to measure it on."
+            )
+            console().print(said, markup=False, soft_wrap=True)
         _show_run(folder, data.name, results)
     if stopped:
         console(errors=True).print("Stopped; the best model so far is kept. Go on: the same command with --resume")
         raise typer.Exit(INTERRUPTED)
+
+
+def _refuse_beside_refit(options: dict[str, Any]) -> None:
+    for option, value in options.items():
+        if value is not None and value != []:
+            raise ConfigError(f"{option}: with --refit the settings are those of the earlier run; leave it out")
 
 
 def _show_run(folder: Path, name: str, results: dict[str, dict[str, float]]) -> None:
@@ -150,6 +175,7 @@ def evaluate(
     check_output(per_user, csv_safe and per_user is not None)
     if memory is not None:
         check_memory(memory << 20, f"--memory {memory}")
+    _check_questions(split, k, metric, candidates)  # before the run is read, which may take long
     recommender = Recommender.load(run, device=device)
     data = _read_dataset(dataset if dataset is not None else _trained_on(recommender, run))
     options: dict[str, Any] = {
@@ -185,6 +211,20 @@ def evaluate(
     if json:
         return print_json(results)
     console().print(metrics_table(results, f"{split or 'test'}, {data.name}"))
+
+
+def _check_questions(split: str | None, k: list[int] | None, metrics: list[str] | None, candidates: str | None) -> None:
+    from lirdrec.data.columns import SPLITS
+    from lirdrec.evaluation.metrics import check_metrics
+    from lirdrec.recommender.asking import check_k
+
+    if split is not None and split not in SPLITS:
+        raise ConfigError(f"--split {split}: choose one of {', '.join(SPLITS)}")
+    if candidates not in (None, "all", "cold"):
+        raise ConfigError(f"--candidates {candidates}: choose all or cold")
+    for one in k or ():
+        check_k(one)
+    check_metrics(metrics or ())
 
 
 def list_options(
@@ -251,6 +291,7 @@ def configuration(
     from dataclasses import fields
 
     from lirdrec.configuration import make, parse_assignments, read_toml, to_dict
+    from lirdrec.evaluation.metrics import split_name
     from lirdrec.models.registry import config_type
     from lirdrec.recommender.presets import preset as preset_of
     from lirdrec.training.config import TrainConfig
@@ -276,7 +317,9 @@ def configuration(
         values[keys[key]][key] = value
     if seed is not None:
         values["training"]["seed"] = seed
-    return make(types["model"], values["model"], "[model]"), make(types["training"], values["training"], "[training]")
+    training: TrainConfig = make(TrainConfig, values["training"], "[training]")
+    split_name(training.metric)  # a wrong name is found before the dataset is read
+    return make(types["model"], values["model"], "[model]"), training
 
 
 def _read_dataset(path: Path) -> Dataset:

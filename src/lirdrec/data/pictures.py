@@ -15,6 +15,7 @@ import polars as pl
 from lirdrec.data.columns import ITEM
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.identifiers import IdMap, count, describe_ids
+from lirdrec.data.titles import TITLES, as_texts
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,10 @@ def described(dataset: Dataset) -> dict[str, Any]:
     table = dataset.item_table
     known = IMAGES in dataset.info and IMAGE in table.columns and has_paths(table[IMAGE])
     pictures = table.height - table[IMAGE].null_count() if known else 0
-    names = [name for name, kind in table.schema.items() if kind == pl.String and name not in (ITEM, IMAGE)]
-    texts = {name: int((table[name].fill_null("").str.strip_chars() != "").sum()) for name in names}
+    named = {name: kind for name, kind in table.schema.items() if name not in (ITEM, IMAGE)}
+    # a title may be a list of words; other lists are no texts
+    names = [name for name, kind in named.items() if kind == pl.String or (kind == pl.List and name in TITLES)]
+    texts = {name: int((as_texts(table[name]).fill_null("").str.strip_chars() != "").sum()) for name in names}
     return {"pictures": pictures, "texts": {name: number for name, number in texts.items() if number}}
 
 

@@ -102,6 +102,10 @@ def evaluate(
 
     names = tuple(metrics)
     check_metrics(names)
+    if getattr(recommender, "info", {}).get("refit"):
+        log.warning(
+            "the run was trained on all interactions, %s included: figures of what it saw are no measure", split
+        )
     cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
     if not cutoffs:
         raise ConfigError("k is empty; give at least one cut-off")

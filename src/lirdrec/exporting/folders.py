@@ -33,6 +33,12 @@ WRITTEN = (
 )
 
 
+def check_kind(kind: str) -> None:
+    """Raises ConfigError where there is no export of this kind."""
+    if kind not in KINDS:
+        raise ConfigError(f"no export to '{kind}'; {nearest(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
+
+
 def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite: bool = False) -> Path:
     """Write what another search engine or runtime needs of a recommender, with a README.txt that says how to use it.
 
@@ -48,8 +54,7 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
         RunFolderError: the folder holds something while `overwrite` is off, or cannot be written; for "onnx": the
             features that the run was trained with are gone.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"no export to '{kind}'; {nearest(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
+    check_kind(kind)
     folder = Path(folder)
     earlier = folder.is_dir() and manifest_format(folder) is None  # exports had no manifest before
     if earlier and any(folder.iterdir()) and overwrite and not (folder / "README.txt").is_file():

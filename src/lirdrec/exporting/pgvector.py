@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,16 @@ def _text(column: pl.Series) -> pl.Series:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str).replace("\\u0000", "")
+    return json.dumps(_finite(value), ensure_ascii=False, default=str).replace("\\u0000", "")
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that are not finite: JSON has none."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _columns(frame: pl.DataFrame, embedding: str, width: int) -> str:

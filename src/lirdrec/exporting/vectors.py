@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from lirdrec.data.columns import USER
+from lirdrec.data.titles import as_texts
 from lirdrec.errors import CapabilityError, DataError
 from lirdrec.ranking.scorers import VectorScorer, all_finite
 from lirdrec.recommender.recommender import Recommender
@@ -60,16 +62,28 @@ def vectors_of(recommender: Recommender) -> Vectors:
 
 
 def item_columns(recommender: Recommender) -> pl.DataFrame:
-    """The item table without what is neither number, truth, text, time, list nor struct; categories become texts."""
+    """The item table as other programs take it.
+
+    Categories, decimals, durations (ISO 8601) and integers beyond 64 bits become texts. Left out are bytes, and
+    lists and structs that hold bytes.
+    """
     table = recommender.item_table
     columns = []
     for name, kind in table.schema.items():
-        if kind in (pl.Binary, pl.Object):
+        if _holds_bytes(kind):
             continue
-        plain = kind.is_numeric() and not kind.is_decimal()
+        plain = kind.is_numeric() and not kind.is_decimal() and not str(kind).endswith("Int128")
         plain = plain or kind.is_nested() or kind.base_type() in (pl.Boolean, pl.String, pl.Date, pl.Datetime)
-        columns.append(table[name] if plain else table[name].cast(pl.String, strict=False))
+        columns.append(table[name] if plain else as_texts(table[name]))
     return pl.DataFrame(columns)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if isinstance(kind, pl.Struct):
+        return any(_holds_bytes(field.dtype) for field in kind.fields)
+    if isinstance(kind, (pl.List, pl.Array)):
+        return _holds_bytes(kind.inner)
+    return kind in (pl.Binary, pl.Object)
 
 
 def user_column(recommender: Recommender) -> pl.DataFrame:

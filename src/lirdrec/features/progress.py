@@ -1,4 +1,4 @@
-"""A line for each long task on the error stream: items done, items per second, time left."""
+"""A bar for each long task on the error stream: items done, items per second, time left; in a log, lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from lirdrec.features.encoding import Advance, unheard
+from lirdrec.progress import ProgressLines, draws_bars
 
 
 @contextlib.contextmanager
@@ -20,6 +21,9 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
     """
     if not show:
         yield unheard
+        return
+    if not draws_bars():
+        yield ProgressLines(name, total, done, unit).advance
         return
     from rich.console import Console
     from rich.progress import (

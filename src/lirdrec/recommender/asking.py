@@ -18,6 +18,8 @@ from lirdrec.ranking.scorers import LARGEST_QUERY, sound_rows
 
 NEAREST_AMONG = 50_000  # comparing an id with more names than these would take longer than the answer is worth
 
+MODES = ("raise", "skip", "popular")  # what unknown users get
+
 
 def as_list(ids: Any) -> list[Any]:
     """One id or many as a list."""
@@ -118,15 +120,25 @@ def histories(items_or_lists: Any) -> list[list[Any]]:
     return lists
 
 
-def check_k(k: int, n: int, what: str = "items") -> None:
-    """Refuse a k that cannot be served.
+def check_unknown(unknown: str) -> None:
+    """Refuse a word that does not say what unknown users get.
+
+    Raises:
+        ConfigError: it is none of `MODES`.
+    """
+    if unknown not in MODES:
+        raise ConfigError(f"unknown is {unknown!r}; choose one of {', '.join(map(repr, MODES))}")
+
+
+def check_k(k: int, n: int | None = None, what: str = "items") -> None:
+    """Refuse a k that cannot be served; without `n`, a k that no run could serve.
 
     Raises:
         ConfigError: k is below 1 or above the number of items.
     """
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ConfigError(f"k is {k!r}; it must be a whole number of 1 or more")
-    if k > n:
+    if n is not None and k > n:
         raise ConfigError(f"k is {k:,}, but there are only {n:,} {what}; choose a k of at most {n:,}")
 
 

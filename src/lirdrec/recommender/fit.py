@@ -25,11 +25,12 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.inputs import check_size, model_inputs
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.refitting import on_everything, settings_of
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.training.checkpoint import CheckpointStore
-from lirdrec.training.config import TrainConfig
+from lirdrec.training.config import TrainConfig, still_improving
 from lirdrec.training.loop import Trained, Watcher, train
-from lirdrec.training.progress import ProgressBar, Recorder
+from lirdrec.training.progress import EpochLines, ProgressBar, Recorder, epoch_progress
 
 log = logging.getLogger(__name__)
 WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")
@@ -45,6 +46,7 @@ def fit(
     run: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    refit: str | Path | None = None,
     device: str = "auto",
     progress: bool = True,
     cache: str | Path | Literal[False] | None = None,
@@ -64,8 +66,10 @@ def fit(
         run: a folder to keep checkpoints, history and the trained model in; None: only in memory.
         resume: go on with a training that was stopped in `run`.
         overwrite: replace a finished run in `run`.
+        refit: an earlier run, whose settings are taken: train on all interactions, validation and test included, for
+            as many epochs as were best there. Nothing is left to measure: it is for serving.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
-        progress: show a progress bar on stderr.
+        progress: show a progress bar on stderr; where that is no terminal, a line per epoch.
         cache: folder for neighbour graphs; None: the user's cache folder (`LIRDREC_CACHE` or `~/.cache/lirdrec`);
             False: no cache.
         checkpoint: without `run`: a folder for checkpoints alone, from which the same training goes on when it is
@@ -76,17 +80,24 @@ def fit(
         The recommender with the best parameters.
 
     Raises:
-        ConfigError, CapabilityError: an option or a device that is not there; a model that needs features.
-        RunFolderError: the run folder holds a finished run, is in use, or its checkpoint is of another training; or a
-            feature file of the prepared dataset is not what was written.
+        ConfigError, CapabilityError: an option or a device that is not there; a model that needs features; `refit`
+            beside `config` or `training`.
+        RunFolderError: `refit` is no run, or was trained without validation; the run folder holds a finished run, is in
+            use, or its checkpoint is of another training; or a feature file of the prepared dataset is not what was
+            written.
         TrainingError: the loss is not a number any more.
     """
+    if refit is not None:
+        if config is not None or training is not None or model is not None:
+            raise ConfigError("refit takes the settings of the earlier run; leave out config, model and training")
+        config, training = settings_of(refit)
+        dataset = on_everything(dataset)
     config, training = _chosen(config, model, training, preset)
     metric = fitting_metric(dataset, training.metric)
     if metric != training.metric:
         log.warning("%s has few items: training looks at %s instead of %s", dataset.name, metric, training.metric)
         training = replace(training, metric=metric)
-    validate = _validation(dataset, metric)
+    validate = None if refit is not None else _validation(dataset, metric)
     chosen = resolve_device(device)
 
     if run is not None:
@@ -101,7 +112,7 @@ def fit(
         chest = None
         if checkpoint is not None:
             chest = CheckpointStore(Path(checkpoint), _fingerprint(dataset, config, training), checkpoint_seconds)
-        return _fitted(built, dataset, training, validate, None, chest, True, progress, watchers)
+        return _fitted(built, dataset, training, validate, None, chest, True, progress, watchers, refit)
     folder = Path(run)
     with run_lock(folder):
         check_new(run, overwrite or resume)  # another process may have written it since
@@ -109,7 +120,7 @@ def fit(
         store = CheckpointStore(folder / "checkpoint", _fingerprint(dataset, config, training))
         if not resume:
             _forget(store)
-        recommender = _fitted(built, dataset, training, validate, folder, store, resume, progress, watchers)
+        recommender = _fitted(built, dataset, training, validate, folder, store, resume, progress, watchers, refit)
         recommender.save(folder, overwrite=True)
     return recommender
 
@@ -145,8 +156,11 @@ def _fitted(
     resume: bool = False,
     progress: bool = False,
     others: tuple[Watcher, ...] = (),
+    refit: str | Path | None = None,
 ) -> Recommender:
     info: dict[str, Any] = {"seed": training.seed}
+    if refit is not None:
+        info["refit"] = str(refit)
     if model.capabilities.training == "closed_form":
         model.solve()
         if validate is not None:
@@ -156,13 +170,19 @@ def _fitted(
     if folder is not None:
         watchers.append(Recorder(folder, training.metric, training.tensorboard))
     if progress:
-        watchers.append(ProgressBar(training.metric, training.epochs))
+        watchers.append(epoch_progress(training.metric, training.epochs))
     try:
         found = train(model, training, validate, store=store, resume=resume, watchers=tuple(watchers))
     finally:
         for watcher in watchers:
-            if isinstance(watcher, (ProgressBar, Recorder)):
+            if isinstance(watcher, (ProgressBar, EpochLines, Recorder)):
                 watcher.stop()
+    if validate is not None and found.stopped == "epochs" and still_improving(found.best_epoch, len(found.history)):
+        log.warning(
+            "the training was still improving when epochs=%d ended it (best in epoch %d): give it more epochs",
+            training.epochs,
+            found.best_epoch,
+        )
     info |= {"training": to_dict(training), "stopped": found.stopped, "metrics": _best_line(found)}
     return Recommender.from_training(model, dataset, info=info)
 
@@ -199,7 +219,11 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
         candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
     truth = Truth.of(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
     if not len(truth.users):
-        log.warning("%s has no validation pairs: training cannot stop early, the last epoch is taken", dataset.name)
+        log.warning(
+            "%s has no validation pairs: training cannot stop early, the last epoch is taken; "
+            "to train on everything, refit a run that had validation (--refit RUN)",
+            dataset.name,
+        )
         return None
     names = tuple(dict.fromkeys((name, "recall", "ndcg")))
     places: dict[torch.device, Truth] = {}

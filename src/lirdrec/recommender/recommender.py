@@ -25,7 +25,7 @@ from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
-from lirdrec.recommender.asking import as_list, check_k, check_queries, histories, known_rows, pair_rows
+from lirdrec.recommender.asking import as_list, check_k, check_queries, check_unknown, histories, known_rows, pair_rows
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 HISTORY = "history"
 NEIGHBOUR = "neighbour"
-MODES = ("raise", "skip", "popular")
 
 
 class Recommender:
@@ -203,8 +202,7 @@ class Recommender:
             ConfigError: k is below 1 or larger than the catalogue.
             CapabilityError: a slim run cannot leave out seen items or tell what is popular.
         """
-        if unknown not in MODES:
-            raise ConfigError(f"unknown is {unknown!r}; choose one of {', '.join(map(repr, MODES))}")
+        check_unknown(unknown)
         check_k(k, self.n_items)
         asked = self.users.series.to_list() if users is None else as_list(users)
         rows = np.arange(self.n_users) if users is None else self.users.rows(asked)
@@ -308,7 +306,10 @@ class Recommender:
     # ------------------------------------------------------------ new items
 
     def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:
-        """Add items that were not there in training; they are recommended at once. Changes this recommender.
+        """Add items that were not there in training; they are ranked from now on. Changes this recommender.
+
+        An item that nobody took is ranked well among such items (`candidates`), but among all items it rarely comes
+        high: its vector has no part from people. docs/results.md has the figures.
 
         All of the items are added or, if anything is wrong, none. Vectors of other items and of users stay as they
         are. `save` keeps the added items and their features.

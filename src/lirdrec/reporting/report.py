@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +99,16 @@ class Report:
 
         Args:
             folder: made where it is missing; files of the same names are replaced, others stay.
-            results: the tidy figures that the report was made from.
+            results: the tidy figures that the report was made from; what they remark is added to the answer.
             formats: of the figures' files, among "svg", "png", "pdf".
         """
         folder = Path(folder)
+        remarks = results.remarks() if results is not None and hasattr(results, "remarks") else []
+        if remarks:
+            return replace(self, answer="\n\n".join([self.answer, *remarks]))._written(folder, results, formats)
+        return self._written(folder, results, formats)
+
+    def _written(self, folder: Path, results: Results | pl.DataFrame | None, formats: Sequence[str]) -> Path:
         for inner in (folder / "figures", folder / "tables"):
             make_folder(inner)
         for block in self.blocks():

@@ -12,7 +12,7 @@ import polars as pl
 
 from lirdrec.data.columns import ITEM
 from lirdrec.data.pictures import IMAGE
-from lirdrec.data.titles import TITLES
+from lirdrec.data.titles import TITLES, as_texts
 
 N_COLOURS = 7  # of categories; what is left is "other"
 N_STEPS = 5  # of numbers
@@ -56,14 +56,16 @@ def described(table: pl.DataFrame) -> list[Column]:
     """The columns that a person would filter by: numbers, yes or no, texts; neither ids, nor pictures, nor lists."""
     found = []
     for name, kind in table.schema.items():
-        column = table[name]
-        if name in (ITEM, IMAGE) or column.null_count() == len(column):
+        if name in (ITEM, IMAGE):
+            continue
+        column = _plain(as_texts(table[name]) if name in TITLES else table[name])
+        if column.null_count() == len(column):
             continue
         if kind == pl.Boolean:
             found.append(Column(name, "yes_no"))
-        elif kind.is_numeric():
+        elif column.dtype.is_numeric():
             found.append(Column(name, "number", (column.min(), column.max())))
-        elif kind == pl.String:
+        elif column.dtype == pl.String:
             found.append(_texts(name, column))
     return found
 
@@ -73,9 +75,9 @@ def colouring(table: pl.DataFrame, name: str) -> Colouring:
 
     Of a cell that lists several values, such as "Comedy, Romance", the first counts.
     """
-    column = table[name]
+    column = _plain(table[name])
     if column.dtype.is_numeric():
-        return _ranges(column.cast(pl.Float64).fill_nan(None))
+        return _ranges(column.cast(pl.Float64))
     if column.dtype == pl.Boolean:
         column = column.replace_strict({True: "yes", False: "no"}, return_dtype=pl.String)
     column = _cut(column, _separator(column)).list.first()
@@ -86,6 +88,21 @@ def colouring(table: pl.DataFrame, name: str) -> Colouring:
         labels.append("other")
     codes = [-1 if value is None else places.get(value, N_COLOURS) for value in column]
     return Colouring("category", labels, np.array(codes, dtype=np.int16))
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """Categories as texts, durations as seconds, decimals as floats, and null for a number that is not finite."""
+    kind = column.dtype
+    if kind in (pl.Categorical, pl.Enum):
+        return column.cast(pl.String)
+    if kind == pl.Duration:
+        return column.dt.total_microseconds() / 1e6
+    if kind.is_decimal():
+        return column.cast(pl.Float64)
+    if kind.is_float():
+        column = column.cast(pl.Float64)
+        return column.set(~column.is_finite(), None)
+    return column
 
 
 def _texts(name: str, column: pl.Series) -> Column:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, time
 from typing import Any
 
 import polars as pl
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.configuration import nearest
+from lirdrec.data.titles import TITLES, as_texts
 from lirdrec.errors import ConfigError
 
 _COMPARISONS: dict[str, Callable[[pl.Series, Any], pl.Series]] = {
@@ -33,14 +34,19 @@ _SUITABLE = {  # kind of column → comparisons
     "truth": ("eq", "ne", "in"),
     "text": ("eq", "ne", "lt", "le", "gt", "ge", "in", "contains"),
     "time": ("eq", "ne", "lt", "le", "gt", "ge", "in"),
+    "clock": ("eq", "ne", "lt", "le", "gt", "ge", "in"),
+    "empty": tuple(_COMPARISONS),
     "list": ("contains",),
+    "numbers": ("contains",),
 }
 _WANTED = {
     "number": "a number",
     "truth": "true or false",
     "text": "a text",
     "time": 'a date such as "2024-05-31"',
+    "clock": 'a time such as "18:30"',
     "list": "a text",
+    "numbers": "a number",
 }
 
 
@@ -50,8 +56,8 @@ class Filter:
 
     `{"price": {"lt": 30}, "in_stock": true, "category": {"in": ["tents", "lamps"]}, "title": {"contains": "red"}}`.
     A bare value means `eq`. Comparisons: eq, ne, lt, le, gt, ge, in, contains; in a column of lists, `contains` asks
-    for one of the list. To `contains`, capitals and small letters are the same, as to people who type them; the others
-    compare texts byte by byte.
+    for one of the list. A duration is compared with seconds. To `contains`, capitals and small letters are the same, as
+    to people who type them; the others compare texts byte by byte.
 
     Attributes:
         conditions: column → what is asked of it; nobody changes them.
@@ -96,12 +102,16 @@ class Filter:
             if name not in items.columns:
                 known = ", ".join(items.columns)
                 raise ConfigError(f"filter: no column '{name}'; {nearest(name, items.columns, f'it has {known}')}")
-            column, kind = _readable(items[name])
+            column = items[name]
+            column, kind = _readable(as_texts(column) if name in TITLES and column.dtype == pl.List else column)
             for comparison, value in _comparisons(asked).items():
                 if comparison not in _SUITABLE.get(kind, ()):
                     raise ConfigError(
                         f"filter on '{name}': '{comparison}' cannot be asked of a column of type {items.schema[name]}"
                     )
+                if kind == "empty":
+                    together &= False
+                    continue
                 many = value if isinstance(value, list) else [value]
                 values = [_value(one, column.dtype, kind, name) for one in many]
                 holds = _held(column, comparison, values)
@@ -122,17 +132,26 @@ def _readable(column: pl.Series) -> tuple[pl.Series, str]:
     kind = column.dtype
     if kind.is_float():
         return column.cast(pl.Float64).fill_nan(None), "number"
-    if kind.is_decimal() or kind == pl.UInt64:
+    if kind.is_decimal():
         return column.cast(pl.Float64), "number"
     if kind.is_integer():
-        return column.cast(pl.Int64), "number"
+        large = kind in (pl.UInt64, pl.Int128) or str(kind) == "UInt128"
+        return column.cast(pl.Int128 if large else pl.Int64, strict=False), "number"
+    if kind == pl.Duration:
+        return column.dt.total_microseconds() / 1e6, "number"
     if kind in (pl.Categorical, pl.Enum):
         return column.cast(pl.String), "text"
     if kind == pl.Datetime:
         return column.dt.replace_time_zone(None) if getattr(kind, "time_zone", None) else column, "time"
-    if kind == pl.List(pl.String):
-        return column, "list"
-    return column, {pl.Boolean: "truth", pl.String: "text", pl.Date: "time"}.get(kind.base_type(), "other")
+    if isinstance(kind, pl.Array):
+        column = column.arr.to_list()
+    if isinstance(kind, (pl.List, pl.Array)):
+        inner = kind.inner
+        if inner in (pl.String, pl.Categorical, pl.Enum):
+            return column.cast(pl.List(pl.String)), "list"
+        return column, "numbers" if inner.is_numeric() and not inner.is_decimal() else "other"
+    kinds = {pl.Boolean: "truth", pl.String: "text", pl.Date: "time", pl.Time: "clock", pl.Null: "empty"}
+    return column, kinds.get(kind.base_type(), "other")
 
 
 def _value(given: Any, dtype: Any, kind: str, name: str) -> Any:
@@ -140,19 +159,22 @@ def _value(given: Any, dtype: Any, kind: str, name: str) -> Any:
     suits = {
         "number": isinstance(given, (int, float)) and not isinstance(given, bool),
         "truth": isinstance(given, bool),
-        "time": isinstance(given, str),
-    }.get(kind, isinstance(given, str))
-    if suits and kind != "time":
+    }.get("number" if kind == "numbers" else kind, isinstance(given, str))
+    if suits and kind not in ("time", "clock"):
         return given
     if suits:
         try:
+            if kind == "clock":
+                return time.fromisoformat(given).replace(tzinfo=None)
             return date.fromisoformat(given) if dtype == pl.Date else datetime.fromisoformat(given).replace(tzinfo=None)
         except ValueError:
             pass
     raise ConfigError(f"filter on '{name}': {given!r} cannot be compared with it; give {_WANTED[kind]}")
 
 
-def _contains(column: pl.Series, value: str) -> pl.Series:
+def _contains(column: pl.Series, value: Any) -> pl.Series:
+    if not isinstance(value, str):  # a list of numbers
+        return column.list.eval(pl.element().cast(pl.Float64) == float(value)).list.any()
     sought = pl.Series([value]).str.to_lowercase()[0]  # by the same rules as the column
     if column.dtype == pl.List:
         return column.list.eval(pl.element().str.to_lowercase()).list.contains(sought)
@@ -160,10 +182,17 @@ def _contains(column: pl.Series, value: str) -> pl.Series:
 
 
 def _held(column: pl.Series, comparison: str, values: list[Any]) -> pl.Series:
-    if column.dtype == pl.Int64 and any(isinstance(one, float) or abs(one) >= 2**63 for one in values):
-        column, values = column.cast(pl.Float64), [float(one) for one in values]
+    if column.dtype in (pl.Int64, pl.Int128):
+        bound = 2**63 if column.dtype == pl.Int64 else 2**127
+        if any(isinstance(one, float) or abs(one) >= bound for one in values):
+            column, values = column.cast(pl.Float64), [float(one) for one in values]
     if comparison == "in":
         return column.is_in(pl.Series([values], dtype=pl.List(column.dtype)))
-    if column.dtype in (pl.Date, pl.Datetime):  # a series is not compared with one date, but with a column of them
+    if column.dtype in (
+        pl.Date,
+        pl.Datetime,
+        pl.Time,
+        pl.Int128,
+    ):  # a series is not compared with one such value, but with a column of them
         return _COMPARISONS[comparison](column, pl.Series(values, dtype=column.dtype))
     return _COMPARISONS[comparison](column, values[0])

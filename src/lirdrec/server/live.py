@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lirdrec.appending import append_rows
 from lirdrec.data.columns import ITEM
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.identifiers import LARGEST, IdMap
 from lirdrec.errors import CapabilityError, DataError, LirdrecError
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
@@ -284,7 +284,7 @@ def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
     if recommender.features is None:
         raise CapabilityError("a slim run holds vectors and ids only, so it cannot take new items; use the full run")
     ids = [one.id for one in items]
-    _hide_old(recommender, [snapshot.item_rows[id] for id in ids if id in snapshot.item_rows])
+    _hide_old(recommender, ids)
     recommender.add_items(_frame(items, recommender), _features(items))
     first = snapshot.recommender.n_items
     rows = snapshot.item_rows.updated(dict(zip(ids, range(first, first + len(ids)), strict=True)))
@@ -292,13 +292,17 @@ def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
     return replace(snapshot, recommender=recommender, gone=gone, item_rows=rows)
 
 
-def _hide_old(recommender: Recommender, rows: list[int]) -> None:
-    """Give removed items, whose ids come again, names that nobody uses: an id stands for one row only."""
-    if not rows:
+def _hide_old(recommender: Recommender, new: Sequence[Id]) -> None:
+    """Give removed items, whose ids come again, ids that nobody uses: an id stands for one row only."""
+    rows = recommender.items.rows(list(new))
+    rows = rows[rows >= 0]
+    if not len(rows):
         return
     ids = recommender.items.series.to_list()
-    for row in rows:
-        ids[row] = 2**62 + row if recommender.items.is_integer else f"\x00removed {row}"
+    taken = {*ids, *new}
+    unused = (id for id in range(LARGEST, -1, -1) if id not in taken)
+    for row in rows.tolist():
+        ids[row] = next(unused) if recommender.items.is_integer else f"\x00removed {row}"
     recommender.items = IdMap(pl.Series(ITEM, ids, dtype=recommender.items.series.dtype), recommender.items.what)
     recommender.item_table = recommender.item_table.with_columns(recommender.items.series.alias(ITEM))
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lirdrec.data.identifiers import LARGEST
+
 MAX_K = 1000
 MAX_HISTORY = 1000
 MAX_REQUESTS = 1000
@@ -13,8 +15,7 @@ MAX_ITEMS = 100
 MAX_EVENTS = 1000
 MAX_COLUMNS = 50
 MAX_DIMS = 65_536
-LARGEST = 2**62 - 1
-WHOLE = 2**63
+WHOLE = 2**127  # numbers of an item table may be as large
 
 IntegerId = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 TextId = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern="^[^\\u0000]+$")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,3 +45,8 @@ class TrainConfig:
             raise ConfigError(f"decay is {self.decay}; it must be more than 0 and at most 1")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ConfigError(f"gradient_clip is {self.gradient_clip}; it must be more than 0, or none")
+
+
+def still_improving(best_epoch: int, epochs: int) -> bool:
+    """Whether the best of so many epochs is among the last tenth of them, so that more epochs may give a better one."""
+    return best_epoch > epochs - math.ceil(epochs / 10)

@@ -1,15 +1,61 @@
-"""Watchers for people and files: the live progress bar, the history file, TensorBoard."""
+"""Watchers for people and files: the live progress bar or a line per epoch, the history file, TensorBoard."""
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from lirdrec.progress import draws_bars, duration
 from lirdrec.training.history import HistoryFile, plot_curves, tensorboard_writer
 from lirdrec.training.loop import Watcher
 
 PLOT_SECONDS = 20.0  # the curves are drawn anew at most this often
+
+
+NARROW = 100  # columns of a terminal, below which the loss gives way to the time left
+
+
+def epoch_progress(metric: str, epochs: int) -> ProgressBar | EpochLines:
+    """A bar on a terminal or in a notebook, a line per epoch elsewhere."""
+    return ProgressBar(metric, epochs) if draws_bars() else EpochLines(metric, epochs)
+
+
+class EpochLines(Watcher):
+    """A line per epoch on the error stream, for logs: loss, validation metric, the best so far, time left at most."""
+
+    def __init__(self, metric: str, epochs: int):
+        self.metric, self.epochs = metric, epochs
+        self.best, self.best_epoch, self.past, self.seconds = float("-inf"), 0, 0, 0.0
+
+    def started(self, history: list[dict[str, Any]], n_steps: int) -> None:
+        for line in history:
+            self._read(line)
+        self.past = len(history)
+
+    def epoch_ended(self, line: dict[str, Any]) -> None:
+        self._read(line)
+        epoch = line["epoch"]
+        parts = [f"epoch {epoch}/{self.epochs}", f"loss {line['loss']:.4f}"]
+        if self.metric in line.get("valid", {}):
+            parts.append(
+                f"{self.metric} {line['valid'][self.metric]:.4f} (best {self.best:.4f}, epoch {self.best_epoch})"
+            )
+        self.seconds += line.get("seconds_with_validation", line["seconds"])
+        left = self.seconds / (epoch - self.past) * (self.epochs - epoch)
+        parts.append(duration(self.seconds))
+        if left:
+            parts.append(f"at most {duration(left)} left")
+        print("  ".join(parts), file=sys.stderr, flush=True)
+
+    def _read(self, line: dict[str, Any]) -> None:
+        value = line.get("valid", {}).get(self.metric)
+        if value is not None and value > self.best:
+            self.best, self.best_epoch = value, line["epoch"]
+
+    def stop(self) -> None:
+        """Nothing is left to do."""
 
 
 class ProgressBar(Watcher):
@@ -20,14 +66,16 @@ class ProgressBar(Watcher):
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self.metric, self.epochs = metric, epochs
+        console = Console(stderr=True)
+        self.is_narrow = console.width < NARROW
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=6 if self.is_narrow else 24),
             TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
+            *(() if self.is_narrow else (TimeElapsedColumn(),)),
             TextColumn("at most"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=False,
             refresh_per_second=4,
         )
@@ -56,11 +104,13 @@ class ProgressBar(Watcher):
         self.bar.update(self.task, figures=self.figures)
 
     def _read(self, line: dict[str, Any]) -> None:
-        self.figures = f"loss {line['loss']:.4f}"
+        loss = f"loss {line['loss']:.4f}"
+        self.figures = loss
         if self.metric in line.get("valid", {}):
             value = line["valid"][self.metric]
             self.best = max(self.best, value)
-            self.figures += f"  {self.metric} {value:.4f} (best {self.best:.4f})"
+            figures = f"{self.metric} {value:.4f} (best {self.best:.4f})"
+            self.figures = figures if self.is_narrow else f"{loss}  {figures}"
 
     def stop(self) -> None:
         """Leave the bar as it is."""

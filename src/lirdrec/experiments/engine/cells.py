@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lirdrec.atomic import atomic_write, make_folder, write_errors
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.locks import lock_file, unlock_file
+from lirdrec.training.config import still_improving
 
 if TYPE_CHECKING:
     from lirdrec.experiments.engine.results import Results
@@ -143,6 +144,13 @@ class Result:
     def done(self) -> bool:
         """Whether the work succeeded."""
         return self.status == "done"
+
+    @property
+    def was_still_improving(self) -> bool:
+        """Whether the limit of epochs ended the training while validation was still improving."""
+        ended = self.data.get("stopped") if isinstance(self.data, Mapping) else None
+        early = self.data.get("stopped_early") if isinstance(self.data, Mapping) else False
+        return ended == "epochs" and not early and still_improving(self.best_epoch, self.epochs)
 
     def figure(self, metric: str, stage: str = "valid") -> float | None:
         """A figure, or None where there is none."""

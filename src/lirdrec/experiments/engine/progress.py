@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lirdrec.experiments.engine.cells import Cell, Result
+from lirdrec.progress import duration
 
 WIDTH_OF_NAME = 44
 UNSAID = ("metric", "epochs", "patience")  # options that are the same for all trials
@@ -126,18 +127,3 @@ def figures_of(result: Result, metric: str) -> str:
         if value is not None:
             return f"{stage} {metric} {value:.4f}"
     return "done"
-
-
-def duration(seconds: float) -> str:
-    """`41 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02} min"
-    return f"{hours // 24} d {hours % 24} h"

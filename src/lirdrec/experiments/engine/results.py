@@ -122,6 +122,17 @@ class Results:
             parts.append(values.select(*labels, pl.all()))
         return pl.concat(parts, how="diagonal") if parts else _frame([], {"user": str})
 
+    def remarks(self) -> list[str]:
+        """What a reader must know before the figures are believed, a sentence each: trainings that were cut off."""
+        trained = [one for one in self._results if one.done and one.epochs]
+        capped = [one for one in trained if one.was_still_improving]
+        if not capped:
+            return []
+        return [
+            f"**{len(capped)} of {len(trained)} trainings were still improving when --epochs ended them**: "
+            "their figures are too low; give more epochs before models are compared."
+        ]
+
     def _identity(self, result: Result) -> dict[str, Any]:
         named = {"experiment": self.experiment, "key": result.cell.key}
         return named | {name: _value(result, name) for name in IDENTITY if name not in named}

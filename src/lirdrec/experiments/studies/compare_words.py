@@ -44,8 +44,12 @@ def answer(rows: Rows) -> str:
             won, lost = (sum(test.significant() == sign for test in tests) for sign in (1, -1))
             many = f"all {won}" if won == len(tests) > 1 else f"{won} of {len(tests)}" if won else "none of the"
             each = ", each on the same features" if any(entry.features for entry in others) else ""
-            text += f" {label(ours)} is significantly better than {many} models{each}"
-            text += f" and significantly worse than {lost}." if lost else "."
+            # over the users of one training nothing is known of how trainings differ
+            several = min(len(entry.finals) for entry in [own, *others] if entry.finals) > 1
+            surely = "significantly " if several else ""
+            text += f" {label(ours)} is {surely}better than {many} models{each}"
+            text += f" and {surely}worse than {lost}" if lost else ""
+            text += "." if several else ", over the users of one seed; how much seeds differ is not known."
         parts.append(text)
     problems = [f"{entry.title} on {label(entry.dataset)} ({entry.problem})" for entry in rows.entries if entry.problem]
     if problems:

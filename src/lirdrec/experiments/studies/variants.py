@@ -291,9 +291,11 @@ class Study:
         test = self.tests.get((group.name, variant), {}).get(self.metric)
         if test is None:
             return ""
-        if test.significant():
-            return ", significant over users"
-        return f", not significant: p = {max(test.t_p_holm, test.w_p_holm):.2f}"
+        p = max(test.t_p_holm, test.w_p_holm)
+        measures = [self.measure(group, one) for one in (group.reference, variant)]
+        if min(0 if one is None else one.n for one in measures) < 2:  # nothing is known of how trainings differ
+            return f", p = {p:.2f} over the users of one seed"
+        return ", significant over users" if test.significant() else f", not significant: p = {p:.2f}"
 
 
 def write(

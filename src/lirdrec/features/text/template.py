@@ -185,7 +185,8 @@ def _as_text(values: pl.Series) -> pl.Series:
         rows = pl.int_range(len(values), eager=True)
         pairs = pl.DataFrame({"row": rows, "value": values}).explode("value")
         parts = pairs.select("row", _as_text(pairs["value"].alias(values.name)).alias("value")).drop_nulls("value")
-        joined = parts.group_by("row").agg(pl.col("value").str.join(", "))
+        between = " " if values.name in TITLES else ", "  # a title is a sentence that was cut into words
+        joined = parts.group_by("row", maintain_order=True).agg(pl.col("value").str.join(between))
         return pl.DataFrame({"row": rows}).join(joined, on="row", how="left", maintain_order="left")["value"]
     if isinstance(dtype, (pl.Struct, pl.Binary, pl.Object)):
         kind = {"Struct": "records", "Binary": "bytes"}.get(dtype.base_type().__name__, "objects")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import orjson
+import polars as pl
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.identifiers import LARGEST, IdMap
 from lirdrec.errors import UnknownIdError
 from lirdrec.server.live import Id, Snapshot
 from lirdrec.server.problems import KNOWN, Problem, response_to
-from lirdrec.server.schemas import LARGEST, Body
+from lirdrec.server.schemas import Body
 from lirdrec.server.services import Services
 
 M = TypeVar("M", bound=Body)
@@ -65,8 +67,15 @@ def services(request: Request) -> Services:
 
 
 def answer(value: Any, status: int = 200) -> Response:
-    """JSON, as fast as can be. What JSON does not know is told as text."""
-    return Response(orjson.dumps(value, default=_told), status, media_type="application/json")
+    """JSON, as fast as can be. What JSON does not know is written as text, a duration as seconds.
+
+    Integers beyond 64 bits, which few readers of JSON take, are texts, too.
+    """
+    try:
+        content = orjson.dumps(value, default=_plain)
+    except TypeError:
+        content = orjson.dumps(_without_large(value), default=_plain)
+    return Response(content, status, media_type="application/json")
 
 
 async def parsed(request: Request, model: type[M]) -> M:
@@ -169,7 +178,24 @@ def known_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
     return item, row
 
 
-def _told(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return None
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, pl.Series):
+        return value.to_list()
     return str(value)
+
+
+def _without_large(value: Any) -> Any:
+    """The value with integers that do not fit into 64 bits as texts."""
+    if isinstance(value, dict):
+        return {key: _without_large(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_large(one) for one in value]
+    if isinstance(value, pl.Series):
+        return _without_large(value.to_list())
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value

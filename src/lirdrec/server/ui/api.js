@@ -56,10 +56,7 @@ async function askOnce(path, { method = "GET", query = {}, body, signal } = {}) 
   const headers = {};
   const used = key();
   if (used) headers["X-API-Key"] = used;
-  if (body !== undefined && !(body instanceof FormData)) {
-    headers["Content-Type"] = "application/json";
-    body = JSON.stringify(body);
-  }
+  if (typeof body === "string") headers["Content-Type"] = "application/json";
   let answer;
   try {
     answer = await fetch(url, { method, headers, body, signal, credentials: "same-origin" });
@@ -81,11 +78,37 @@ async function askOnce(path, { method = "GET", query = {}, body, signal } = {}) 
   throw new Problem(answer.status, sentence(said ?? `The server answered with ${answer.status}.`), after);
 }
 
-const json = async (path, options) => (await ask(path, options)).json();
+const json = async (path, options) => parsed(await (await ask(path, options)).text());
 const at = (id) => encodeURIComponent(String(id));
 
+const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g; // texts, so that nothing in them is a number
+const WHOLE = /^-?\d+$/;
+
+/** JSON in which integers beyond 2^53, which a number of JavaScript would round, become texts of their digits. */
+export function parsed(text) {
+  if (!/\d{16}/.test(text)) return JSON.parse(text);
+  const exact = (token) => (WHOLE.test(token) && !Number.isSafeInteger(Number(token)) ? `"${token}"` : token);
+  return JSON.parse(text.replace(TOKEN, exact));
+}
+
+let served = null; // the last answer of /model, which says of what kind ids are
+
+/** An id as JSON: of an integer that was too large for a number, the digits. */
+const written = (id, kind) => (kind === "integer" && WHOLE.test(String(id)) ? String(id) : JSON.stringify(id));
+
+/** The body of POST /recommend. */
+async function recommendation({ user, history, ...rest }, signal) {
+  if ([user, ...(history ?? [])].every((id) => typeof id !== "string"))
+    return JSON.stringify({ user, history, ...rest });
+  const { user_ids, item_ids } = served ?? (await api.model(signal));
+  const ids = [];
+  if (user !== undefined) ids.push(`"user":${written(user, user_ids)}`);
+  if (history !== undefined) ids.push(`"history":[${history.map((id) => written(id, item_ids)).join()}]`);
+  return `{${[...ids, JSON.stringify(rest).slice(1, -1)].filter(Boolean).join()}}`;
+}
+
 export const api = {
-  model: (signal) => json("model", { signal }),
+  model: async (signal) => (served = await json("model", { signal })),
   columns: (signal) => json("columns", { signal }),
   users: (query, signal) => json("users", { query, signal }),
   user: (id, query, signal) => json(`users/${at(id)}`, { query, signal }),
@@ -95,7 +118,8 @@ export const api = {
   audience: (id, k, signal) => json(`audience/${at(id)}`, { query: { k }, signal }),
   explain: (user, item, signal) => json("explain", { query: { user, item }, signal }),
   map: (column, signal) => json("map", { query: { column }, signal }),
-  recommend: (asked, signal) => json("recommend", { method: "POST", body: asked, signal }),
+  recommend: async (asked, signal) =>
+    json("recommend", { method: "POST", body: await recommendation(asked, signal), signal }),
   add: (form) => json("items", { method: "POST", body: form }),
   remove: (id) => json(`items/${at(id)}`, { method: "DELETE" }),
 };

@@ -1,0 +1,75 @@
+"""Training on everything for the number of epochs that validation chose."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lirdrec.data.synthetic import planted
+from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.evaluation.evaluator import evaluate
+from lirdrec.models.ease import EASEConfig
+from lirdrec.models.lightgcn import LightGCNConfig
+from lirdrec.recommender.fit import fit
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.refitting import on_everything
+from lirdrec.training.config import TrainConfig
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    made = planted(40, 60, 900, {"image": 6}, groups=4, noise=0.3, seed=2)
+    return type(made).load(made.save(tmp_path_factory.mktemp("refit") / "data"))
+
+
+def test_all_pairs_are_trained_on_for_the_best_number_of_epochs(dataset, tmp_path, caplog):
+    training = TrainConfig(epochs=8, learning_rate=0.05, batch_size=64, patience=1, seed=3)
+    config = LightGCNConfig(embedding_size=8)
+    first = fit(dataset, config, training, run=tmp_path / "first", **QUIET)
+    best = first.info["metrics"]["best_epoch"]
+    found = fit(dataset, refit=tmp_path / "first", run=tmp_path / "second", **QUIET)
+    loaded = Recommender.load(tmp_path / "second")
+    assert loaded.info["refit"] == str(tmp_path / "first")
+    assert (loaded.info["metrics"]["epochs"], loaded.info["training"]["epochs"]) == (best, best)
+    parts = (dataset.train, dataset.valid, dataset.test)
+    pairs = {pair for part in parts for pair in zip(part.users.tolist(), part.items.tolist(), strict=True)}
+    assert set(zip(loaded.train.users.tolist(), loaded.train.items.tolist(), strict=True)) == pairs
+    # nothing that anybody took, in validation or test either, is recommended
+    for row, user in enumerate(dataset.users.ids[:10].tolist()):
+        taken = {dataset.items.ids[item] for who, item in pairs if who == row}
+        assert not taken & set(loaded.recommend(user, 10)["item"])
+    # the same bits as a training on those pairs for so many epochs
+    own = fit(on_everything(dataset), config, replace(training, epochs=best), **QUIET)
+    assert torch.equal(own.scorer.user_vectors, found.scorer.user_vectors)
+    with caplog.at_level(logging.WARNING):
+        evaluate(loaded, dataset)
+    assert "trained on all interactions, test included" in caplog.text
+    with pytest.raises(RunFolderError, match="second"):
+        fit(dataset, refit=tmp_path / "second", **QUIET)
+
+
+def test_a_closed_form_is_solved_on_all_pairs(dataset, tmp_path):
+    fit(dataset, EASEConfig(regularization=7.0), run=tmp_path / "first", **QUIET)
+    found = fit(dataset, refit=tmp_path / "first", **QUIET)
+    assert found.info["model_config"]["regularization"] == 7.0
+    assert len(found.train.users) == sum(len(dataset.split(name)) for name in ("train", "valid", "test"))
+
+
+def test_settings_of_its_own_are_refused(dataset, tmp_path):
+    fit(dataset, EASEConfig(), run=tmp_path / "first", **QUIET)
+    with pytest.raises(ConfigError, match="refit"):
+        fit(dataset, EASEConfig(), refit=tmp_path / "first", **QUIET)
+    with pytest.raises(RunFolderError):
+        fit(dataset, refit=tmp_path / "nothing", **QUIET)
+
+
+def test_everything_keeps_times_and_items(dataset):
+    whole = on_everything(dataset)
+    assert len(whole.test) == len(whole.valid) == 0 and whole.folder == dataset.folder
+    assert np.array_equal(whole.items.ids, dataset.items.ids)
