@@ -368,3 +368,18 @@ def test_a_dataset_is_called_after_its_folder(lirdrec, tmp_path):
         assert f"runs/{shop}-ease" in lirdrec("-q", "train", f"d/{shop}", "--model", "ease").stdout
     named = lirdrec("prepare", "toys/clicks.csv", "--user", "user", "--item", "item", "-o", "x", "--name", "clicks")
     assert named.stdout.splitlines()[0].strip() == "Dataset clicks"
+
+
+def test_prepare_says_what_a_table_is(lirdrec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jan.dat").write_text("ä;x;31/05/2024\nä;y;01/06/2024\n", encoding="latin-1")
+    (tmp_path / "feb.dat").write_text("é;x;02/02/2024\né\n", encoding="latin-1")
+    layout = ["--no-header", "--columns", "user,item,when", "--encoding", "latin-1", "--separator", ";"]
+    times = ["--timestamp", "when", "--time-format", "%d/%m/%Y", "--split", "none"]
+    result = lirdrec("prepare", "*.dat", *layout, *times, "--output", "out")
+    assert result.exit_code == 2 and "feb.dat: cannot be read as a table: line 2 has 1 value" in result.stderr
+    result = lirdrec("prepare", "jan.dat", "feb.dat", *layout, *times, "--bad-rows", "skip", "--output", "out")
+    assert result.exit_code == 0 and "1 bad rows were left out" in result.stdout
+    rows = Dataset.load("out").frame("train").rows()
+    day = 86_400_000_000
+    assert [row[:2] for row in rows] == [("ä", "x"), ("ä", "y"), ("é", "x")] and rows[1][2] - rows[0][2] == day
