@@ -179,3 +179,12 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, protocol):
     with pytest.raises(DataError, match="pickled"):
         read_raw(objects)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_lightgcn_without_a_test_file_is_split_at_random(tmp_path):
+    lines = (f"{user} {' '.join(str((3 * user + step) % 17) for step in range(6))}\n" for user in range(20))
+    (tmp_path / "train.txt").write_text("".join(lines))
+    assert kind_of(tmp_path) == "lightgcn"
+    dataset = read_lightgcn(tmp_path)
+    assert dataset.info["split"]["method"] == "random"
+    assert len(dataset.train) + len(dataset.valid) + len(dataset.test) == 120

@@ -27,11 +27,11 @@ DECIDED = ("user", "item", "rating", "min_rating", "timestamp", "only")
 
 
 def looks_like_lightgcn(folder: str | Path) -> bool:
-    """Whether a folder holds train.txt and test.txt, both with lines of numbers."""
-    paths = [Path(folder) / f"{name}.txt" for name in ("train", "test")]
-    if not all(path.is_file() for path in paths):
+    """Whether a folder holds train.txt, and perhaps test.txt, with lines of numbers."""
+    train, test = (Path(folder) / f"{name}.txt" for name in ("train", "test"))
+    if not train.is_file():
         return False
-    for path in paths:
+    for path in (train, test) if test.is_file() else (train,):
         with path.open("rb") as file:
             words = file.readline(1 << 16).split()
         if not words or not all(word.isdigit() for word in words[:2]):
@@ -54,7 +54,7 @@ def read_lightgcn(
     are left out.
 
     Args:
-        folder: holds `train.txt` and `test.txt`, perhaps `valid.txt` or `val.txt`.
+        folder: holds `train.txt` and `test.txt`, `valid.txt` or `val.txt`; `train.txt` alone is split at random.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the folder.
         info: what else to record.
@@ -68,14 +68,15 @@ def read_lightgcn(
     for option in DECIDED:
         if option in options:
             raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave {called(option)} out")
-    recipe = recipe_of({"split": LABEL, **options}, "read_lightgcn")
     folder = Path(folder)
+    is_split = any((folder / one).is_file() for split in ("valid", "test") for one in FILES[split])
+    recipe = recipe_of({"split": LABEL, **options} if is_split else options, "read_lightgcn")
     parts = []
     for split, names in FILES.items():
         found = [folder / one for one in names if (folder / one).is_file()]
         if found:
             parts.append(_lines(found[0], split))
-        elif split != "valid":
+        elif split == "train" or (split == "test" and is_split):
             raise DataError(f"{folder}: no {names[0]}")
     joined = join_tables(parts, [USER, ITEM, LABEL], str(folder))
     files = [Path(part.where).name for part in parts]
