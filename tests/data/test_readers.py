@@ -567,6 +567,6 @@ def test_a_column_item_of_the_item_table_gets_a_name_that_is_free():
     data = Dataset.from_frames(plays, item="sku", items=goods)
     assert data.item_table.to_dict(as_series=False) == {
         "item": [5, 6],
-        "item__": ["a", "b"],
+        "item_2": ["a", "b"],
         "item_": ["c", "d"],
     }

@@ -444,7 +444,7 @@ BAD_IMPORTS = [
     ("item,caption\n1,x\n99,y\n", "line 3: no item of {data} is called '99'; nothing was imported"),
     ("item,caption\n1,x\ntwo,y\n", "line 3: no item of {data} is called 'two'"),
     ("item,caption\n1,x\n2,y\n1,z\n", "line 4: the item 1 occurs twice; nothing was imported"),
-    ('item,caption\n1,"x\n', "cannot be read as a table: a quote is opened and never closed"),
+    ('item,caption\n1,"x\n', "cannot be read as a table: a quote is opened in line 2 and never closed"),
     (b"item,caption\n1,sch\xf6n\n", "not UTF-8 text (byte 0xf6 in line 2); save it as UTF-8"),
     ("", "the file is empty"),
 ]
