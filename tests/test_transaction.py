@@ -16,6 +16,7 @@ import pytest
 from lirdrec import atomic
 from lirdrec.atomic import atomic_write, recover
 from lirdrec.data import Dataset
+from lirdrec.data.switching import switch
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import RunFolderError
 from lirdrec.features.store import set_item_columns
@@ -87,10 +88,21 @@ def test_without_an_exchange_the_folder_is_replaced_all_the_same(dataset, tmp_pa
     assert Dataset.load(folder, verify=True).n_items == 14 and os.listdir(tmp_path) == ["data"]
 
 
-@pytest.mark.parametrize("name", [".git", ".env", "notes.txt", "features/notes.txt", "features/deep/notes.txt"])
+FOREIGN = [
+    ".git",
+    ".env",
+    "notes.txt",
+    "notes.new",
+    "features/notes.txt",
+    "features/deep/notes.txt",
+    "work/mine/notes.txt",
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
 def test_what_did_not_come_from_here_is_never_replaced(dataset, tmp_path, name):
     folder = dataset.save(tmp_path / "data")
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("mine")
     with pytest.raises(RunFolderError, match=re.escape("/".join(name.split("/")[:2]))):
         dataset.save(folder, overwrite=True)
@@ -193,3 +205,51 @@ def test_a_new_training_may_write_its_history_into_a_run_that_lists_one(dataset,
     options = {"run": tmp_path / "copy", "overwrite": True, "progress": False}
     fit(dataset, MFConfig(), training, watchers=(Reader(),), **options)
     assert seen == [24, 24]
+
+
+@pytest.mark.parametrize("content", ['{"files": {"main.js": "/main.js"}}', '{"files": ["main.js"]}', "[]", "{"])
+def test_a_folder_with_a_manifest_of_something_else_is_never_replaced(dataset, tmp_path, content):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "main.js").write_text("mine")
+    (tmp_path / "site" / "manifest.json").write_text(content)
+    with pytest.raises(RunFolderError, match="site"):
+        dataset.save(tmp_path / "site", overwrite=True)
+    assert (tmp_path / "site" / "main.js").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_no_link_leads_a_writer_out_of_a_folder(dataset, tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    run = fit(dataset, PopularityConfig(), run=tmp_path / "run", progress=False).folder
+    assert run is not None
+    (run / ".lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(RunFolderError, match=r"\.lock"):
+        Recommender.load(run).save(run, overwrite=True)
+    (run / ".lock").unlink()
+    (run / "features").rename(tmp_path / "outside")
+    (tmp_path / "outside" / "text.npy.new").write_text("precious")
+    (run / "features").symlink_to(tmp_path / "outside")
+    with pytest.raises(RunFolderError, match="features"):
+        Recommender.load(run).save(run, overwrite=True)
+    folder = dataset.save(tmp_path / "data")
+    (folder / "features").rename(tmp_path / "moved")
+    (folder / "features").symlink_to(tmp_path / "moved")
+    before = sorted(path.name for path in (tmp_path / "moved").iterdir())
+    with pytest.raises(RunFolderError, match="features"):
+        switch(folder, {"features/new.npy": copied(folder / "users.parquet")})
+    assert Dataset.load(folder, verify=True).n_items == 24
+    assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == before
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert (tmp_path / "outside" / "text.npy.new").read_text() == "precious"
+
+
+def copied(path: Path) -> Path:
+    return Path(shutil.copyfile(path, path.with_name(".copy")))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_to_a_dataset_stays_one(dataset, tmp_path):
+    dataset.save(tmp_path / "disk" / "real")
+    (tmp_path / "data").symlink_to(tmp_path / "disk" / "real")
+    small(10, 22).save(tmp_path / "data", overwrite=True)
+    assert (tmp_path / "data").is_symlink() and Dataset.load(tmp_path / "disk" / "real").n_items == 22

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -63,14 +65,14 @@ def folder_lock(
 def _locked(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
     """The folder's lock file, open and locked."""
     while True:
-        with write_errors(folder):
-            handle = (folder / LOCK).open("a+b")
+        handle = _opened(folder / LOCK)
         if not lock_file(handle):
             owner = _owner(handle)
             handle.close()
             raise RunFolderError(taken(owner))
         if _still_there(handle, folder / LOCK):
-            handle.truncate(0)
+            handle.seek(0)
+            handle.truncate()
             handle.write(str(os.getpid()).encode())
             handle.flush()
             return handle
@@ -86,11 +88,25 @@ def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for path in sorted({*folder.glob(LOCK), *folder.glob(f"*/{LOCK}"), *folder.glob(f"*/*/{LOCK}")}):
-            with write_errors(folder):
-                handle = stack.enter_context(path.open("a+b"))
+            handle = stack.enter_context(_opened(path))
             if not lock_file(handle):
                 raise RunFolderError(taken(_owner(handle)))
         yield
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """A lock file, made where it is missing. A link is never followed: what it leads to would be written over."""
+    with write_errors(path.parent):
+        try:
+            number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise RunFolderError(f"{path}: is a link, which a lock never is; remove it") from None
+            raise
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise RunFolderError(f"{path}: is no regular file, which a lock always is; remove it")
+        return os.fdopen(number, "r+b")
 
 
 def _owner(handle: IO[bytes]) -> str:

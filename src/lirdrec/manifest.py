@@ -114,7 +114,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
             raise refuse(f"it gives no checksum of {name[:80]!r}")
     for key in ("moved", "removed"):
         names = manifest.get(key, [])
-        if not isinstance(names, list) or not all(inside(name) for name in names):
+        if not isinstance(names, list) or not all(inside(name) and name != MANIFEST for name in names):
             raise refuse(f"its entry '{key}' is no list of files inside the folder")
     if not set(manifest.get("moved", [])) <= set(files):
         raise refuse("its entry 'moved' names files that it does not list")

@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 SWITCHING = ".switching"  # holds the lock of a change to a prepared dataset
 EARLIER_STAGE = ".writing-"  # beginning of what killed processes of earlier versions left in a run folder
+LINKED = ("checkpoint", "tensorboard")  # what may lie on another disk
 REMEDY = "restore the folder from a copy, or choose another one"
 READS = 50  # of a folder that changes all the time
 
@@ -71,6 +72,8 @@ def atomic_folder(
             something else than ours; another process is writing to it; it cannot be written (a full disk included).
     """
     target = Path(os.path.abspath(path))
+    if target.is_symlink() and target.is_dir():
+        target = target.resolve()  # a link to a larger disk, say, stays one
     with write_errors(path):
         recover(target)
         refuse_replacing(target, overwrite, formats, extra)
@@ -101,9 +104,10 @@ def refuse_replacing(target: Path, overwrite: bool, formats: Collection[str], ex
         raise RunFolderError(
             f"{target}: this folder has something in it; choose another name, or allow overwriting (--overwrite)"
         )
-    kind = manifest_format(target)
-    if kind is not None and kind not in formats:
-        raise RunFolderError(f"{target}: holds something else, of the format {kind}; choose another name")
+    if formats and (target / MANIFEST).exists() and manifest_format(target) not in formats:
+        kind = manifest_format(target)
+        words = f"of the format {kind}" if kind else f"whose {MANIFEST} is not lirdrec's"
+        raise RunFolderError(f"{target}: holds something else, {words}; choose another name")
     if foreign := foreign_names(target, extra):
         raise RunFolderError(
             f"{target}: holds '{foreign[0]}', which did not come from here, so it is left as it is; choose another name"
@@ -111,26 +115,35 @@ def refuse_replacing(target: Path, overwrite: bool, formats: Collection[str], ex
 
 
 def foreign_names(folder: Path, extra: Collection[str]) -> list[str]:
-    """What lies in a folder that neither its manifest lists nor lirdrec makes beside it, sorted."""
+    """What lies in a folder that neither its manifest lists nor lirdrec makes beside it, sorted; links count as such.
+
+    Args:
+        folder: with a manifest, or without.
+        extra: names, such as "checkpoint" or "work/features", of what is ours with all that it holds.
+    """
     listed = _listed(folder)
-    parents = {parent.as_posix() for name in listed for parent in Path(name).parents} - {"."}
-    found = []
-    for path in folder.iterdir():
-        if path.name in extra or _is_working_file(path):
-            continue
-        if path.is_dir() and not path.is_symlink() and path.name in parents:
-            below = (one.relative_to(folder).as_posix() for one in path.rglob("*") if not _is_working_file(one))
-            found += [name for name in below if name not in listed and name not in parents]
-        elif path.name not in listed:
-            found.append(path.name)
+    parents = {parent.as_posix() for name in (*listed, *extra) for parent in Path(name).parents} - {"."}
+    found: list[str] = []
+    places = [folder]
+    while places:
+        for path in places.pop().iterdir():
+            name = path.relative_to(folder).as_posix()
+            if name in listed or _is_working_file(path, name, listed):
+                continue
+            if path.is_symlink() and name not in LINKED:
+                found.append(name)
+            elif name in parents and path.is_dir():
+                places.append(path)
+            elif name not in extra:
+                found.append(name)
     return sorted(found)
 
 
-def _is_working_file(path: Path) -> bool:
-    name = path.name
+def _is_working_file(path: Path, name: str, listed: Collection[str]) -> bool:
     return (
-        name in (LOCK, SWITCHING)
-        or name.endswith(BESIDE)
+        path.name == LOCK
+        or name == SWITCHING
+        or (name.endswith(BESIDE) and name.removesuffix(BESIDE) in listed)
         or STAGE.fullmatch(name) is not None
         or name.startswith(EARLIER_STAGE)
         or is_leftover(path)
@@ -195,6 +208,8 @@ def commit(folder: Path, stage: Path, manifest: Mapping[str, Any], removed: Coll
         RunFolderError: it cannot be written; the folder is then as it was.
     """
     moved = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir())
+    for name in (*moved, *removed):
+        _refuse_links(folder, name)
     with write_errors(folder):
         flush_tree(stage)
         flush(folder)
@@ -214,6 +229,8 @@ def settle(folder: Path) -> None:
     manifest = _read(folder)
     if manifest:
         check_manifest(manifest, folder / MANIFEST, REMEDY)
+    for name in (*manifest.get("moved", ()), *manifest.get("removed", ())):
+        _refuse_links(folder, name)
     for name in manifest.get("moved", ()):
         _second_name(placed(folder, manifest, name), folder / name)
     for name in manifest.get("removed", ()):
@@ -226,10 +243,22 @@ def settle(folder: Path) -> None:
     for place in sorted({(folder / name).parent for name in manifest.get("files", ())} | {folder}):
         remove_leftovers(place)
     for path in folder.iterdir():
-        if STAGE.fullmatch(path.name) or path.name.startswith(EARLIER_STAGE) or path.name.endswith(BESIDE):
+        if STAGE.fullmatch(path.name) or path.name.startswith(EARLIER_STAGE):
             remove(path)
-    for path in folder.glob(f"features/*{BESIDE}"):
-        remove(path)
+    for name in manifest.get("files", ()):
+        if not _leads_out(folder, name):
+            remove(folder / (name + BESIDE))
+
+
+def _leads_out(folder: Path, name: str) -> Path | None:
+    """The first folder on the way to a file that is a link."""
+    parents = [folder / parent for parent in reversed(list(Path(name).parents)[:-1])]
+    return next((parent for parent in parents if parent.is_symlink()), None)
+
+
+def _refuse_links(folder: Path, name: str) -> None:
+    if (link := _leads_out(folder, name)) is not None:
+        raise RunFolderError(f"{link}: is a link, and files elsewhere are never changed; put the folder itself there")
 
 
 def _named_stage(folder: Path) -> str | None:

@@ -206,6 +206,12 @@ def add_items(
         typer.Option("--features", metavar="NAME=FILE", help="A row per new item, or with ids; may be repeated."),
     ] = None,
     item: Annotated[str, typer.Option("--item", help="Column of the item ids.")] = "item",
+    separator: Annotated[
+        str | None, typer.Option("--separator", help="Between values: ';', tab, '::' … Found by itself by default.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of a text file that is not UTF-8: cp1252, latin-1, gb18030 …")
+    ] = None,
     save_as: Annotated[Path | None, typer.Option("--save-as", help="A new run folder; else RUN is updated.")] = None,
 ) -> None:
     """Add items to a trained run, without retraining; they are ranked from now on.
@@ -222,7 +228,8 @@ def add_items(
     # from reading the run to writing it, so that no item is lost that another process adds meanwhile
     with run_lock(run) if save_as is None and is_run(run) else nullcontext():
         recommender = _load(run, "cpu")
-        frame = _read_items(items, item, recommender.items, recommender.item_table)
+        layout = {"separator": separator, "encoding": encoding}
+        frame = _read_items(items, item, recommender.items, recommender.item_table, layout)
         recommender.add_items(frame, dict(named_file(one) for one in features or []))
         target = recommender.save(save_as or run, overwrite=save_as is None)
     console().print(f"{frame.height:,} items added; {target} now has {recommender.n_items:,}", markup=False)
@@ -344,7 +351,9 @@ def _ranking(part: pl.DataFrame, title: str) -> Any:
     return table(title, columns, rows, right=("rank", "score"))
 
 
-def _read_items(path: Path, column: str, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
+def _read_items(
+    path: Path, column: str, known: IdMap, table: pl.DataFrame, layout: dict[str, str | None]
+) -> pl.DataFrame:
     import polars as pl
 
     from lirdrec.data.aligning import same_type
@@ -352,12 +361,16 @@ def _read_items(path: Path, column: str, known: IdMap, table: pl.DataFrame) -> p
     from lirdrec.data.raw_ids import read_ids
     from lirdrec.data.tables import read_table
 
-    read = read_table(path)  # a text file gives texts, which the types of the run's item table decide about
+    layout = {key: value for key, value in layout.items() if value is not None}
+    read = read_table(path, **layout)  # a text file gives texts, which the types of the run's item table decide about
     read.need([column])
     where = f"{path}, column '{column}'"
     given = read_ids(read.frame[column], where, "item", read.place)
     kind = pl.Int64() if known.is_integer else pl.String()
     rest = read.frame.drop(column, *(["item"] if "item" in read.frame.columns else []))
+    if read.decimal_comma:
+        numbers = [name for name in rest.columns if name in table.columns and table.schema[name].is_float()]
+        rest = rest.with_columns(pl.col(numbers).str.replace(",", ".", literal=True))
     if read.text:
         rest = rest.with_columns(typed(rest[name]) for name in rest.columns if name not in table.columns)
     return rest.with_columns(same_type(given, kind, where).alias("item"))

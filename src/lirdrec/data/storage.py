@@ -25,7 +25,11 @@ __all__ = ["MANIFEST", "file_entry", "load", "placed", "read_manifest", "save"]
 FORMAT = "lirdrec-dataset"
 FORMAT_VERSION = 1
 USERS, ITEMS, INTERACTIONS = "users.parquet", "items.parquet", "interactions.parquet"
-EXTRA = ("work", "captions.problems.csv")  # what a prepared folder may hold beside the files of its manifest
+EXTRA = (
+    "work/features",
+    "work/caption",
+    "captions.problems.csv",
+)  # what a prepared folder may hold beside the files of its manifest
 REMEDY = "copy the folder again, or prepare the dataset again"
 # what readers of Parquet and npy raise on damaged files; a header of npy is parsed as Python
 DAMAGE = (

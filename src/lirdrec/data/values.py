@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import numpy as np
 import polars as pl
@@ -56,6 +57,17 @@ def number_values(table: Table, column: str) -> pl.Series:
     return series.cast(pl.Float64, strict=False).fill_nan(None)
 
 
+def _formats(text: str) -> tuple[str, str]:
+    """The two formats, day first and month first, that a text such as `15.04.2024 16:32` can be written in."""
+    date, clock = re.match(r"([0-9]+[-/.][0-9]+[-/.][0-9]+)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    separator = "".join(one for one in date if not one.isdigit())[0]
+    year = "%Y" if len(date.rpartition(separator)[2]) == 4 else "%y"
+    clock = re.sub(r"[0-9]{1,2}:[0-9]{2}:[0-9]{2}", "%H:%M:%S", clock)
+    clock = re.sub(r"[0-9]{1,2}:[0-9]{2}", "%H:%M", clock)
+    day, month = (separator.join([*pair, year]) + clock for pair in (("%d", "%m"), ("%m", "%d")))
+    return day, month
+
+
 def moments(table: Table, column: str, time_format: str | None = None) -> np.ndarray:
     """A column of times `(N,)` int64; see `moment_values`.
 
@@ -71,7 +83,7 @@ def moments(table: Table, column: str, time_format: str | None = None) -> np.nda
     if time_format is not None:
         raise _fault(table, column, bad, f"; times must be written as {time_format!r}")
     if isinstance(first, str) and pl.Series([first.strip()]).str.contains(DAY_OR_MONTH_FIRST)[0]:
-        forms = option_named("time_format", "%d/%m/%Y", "%m/%d/%Y")
+        forms = option_named("time_format", *_formats(first.strip()))
         raise DataError(
             f"{table.where}: column '{column}' has {first!r} in {table.at(bad)}, and days and months are not guessed;"
             f" say how it is written: {forms}"

@@ -81,7 +81,10 @@ class Model(nn.Module):
     def __init__(self, inputs: ModelInputs, config: Any):
         super().__init__()
         if self.capabilities.needs_features and not inputs.features:
-            raise CapabilityError(f"{self.name} learns from features, and the dataset has none: add a feature matrix")
+            raise CapabilityError(
+                f"{self.name} learns from features, and the dataset has none: add a feature matrix,"
+                " or take a model that needs none (ease, lightgcn …)"
+            )
         self.inputs, self.config = inputs, config
         # all that a model draws in training comes from here (on the CPU, so that devices agree); start_epoch renews it,
         # so a resumed training draws what one never stopped would have drawn

@@ -16,6 +16,7 @@ from lirdrec.data.matrices import FeatureMatrix
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.readers.feature_files import FeatureFile
 from lirdrec.errors import DataError
+from lirdrec.interface import argument
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.asking import as_list
 
@@ -107,7 +108,8 @@ def new_features(
     if nothing.any():
         raise DataError(
             f"{nothing.sum()} of the new items have no features in any modality ({', '.join(trained)}): "
-            f"{describe_ids(ids.ids[nothing])}; give each at least one"
+            f"{describe_ids(ids.ids[nothing])}; give each at least one ({argument('features', 'NAME=FILE')}), or let a"
+            " server make them of texts and images (lirdrec serve --encoders)"
         )
     return matrices
 
