@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
-from lirdrec.atomic import atomic_write, write_errors
+from lirdrec.atomic import atomic_write, flush, remove_leftovers, temporary_name, write_errors
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.manifest import checksum
 from lirdrec.recommender.run_folder import is_run, open_run
@@ -65,10 +64,11 @@ class Pointer:
         """
         with one_writer(self.path):
             if self.path.is_symlink():
-                beside = self.path.with_name(f".{secrets.token_hex(8)}.link")
-                with write_errors(self.path):
+                with write_errors(self.path), temporary_name(self.path) as beside:
+                    remove_leftovers(self.path.parent)
                     beside.symlink_to(run, target_is_directory=True)
                     os.replace(beside, self.path)
+                    flush(self.path.parent)
             elif self.path.is_dir():
                 raise ConfigError(f"{self.path.name} is a run folder, not a link or a file that names one")
             else:
