@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,7 +24,10 @@ def folder(tmp_path_factory) -> Iterator[Path]:
     if not os.access(IN_MEMORY, os.W_OK):
         yield tmp_path_factory.mktemp("faults")
         return
-    with tempfile.TemporaryDirectory(prefix="lirdrec-faults-", dir=IN_MEMORY) as made:
+    for left in IN_MEMORY.glob("lirdrec-faults-*-*"):  # of tests that were killed
+        if not Path("/proc", left.name.split("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"lirdrec-faults-{os.getpid()}-", dir=IN_MEMORY) as made:
         yield Path(made)
 
 
