@@ -88,8 +88,7 @@ class Filter:
                 for one in value if isinstance(value, list) else [value]:
                     if not isinstance(one, (bool, int, float, str)) or (isinstance(one, float) and not _finite(one)):
                         raise ConfigError(f"filter on '{column}': '{name}' compares with numbers, texts, true or false")
-        text = json.dumps(conditions, sort_keys=True)
-        return cls(conditions, hashlib.blake2b(text.encode(), digest_size=16).digest())
+        return cls(conditions, _key(conditions))
 
     def mask(self, items: pl.DataFrame) -> Tensor:
         """Which rows of the item table it holds for, `(I,)` bool.
@@ -117,6 +116,18 @@ class Filter:
                 holds = _held(column, comparison, values)
                 together &= torch.tensor(holds.fill_null(False).to_numpy())
         return together
+
+
+def _key(conditions: Mapping[str, Any]) -> bytes:
+    """A hash of conditions; value by value, since one call for megabytes would keep all other threads waiting."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in sorted(conditions):
+        comparisons = _comparisons(conditions[column])
+        for name in sorted(comparisons):
+            value = comparisons[name]
+            for one in value if isinstance(value, list) else [value]:
+                digest.update(json.dumps([column, name, one]).encode())
+    return digest.digest()
 
 
 def _comparisons(asked: Any) -> Mapping[str, Any]:
