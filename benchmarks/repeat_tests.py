@@ -9,7 +9,7 @@ installed, else two Python processes that compute and one that writes and syncs 
 
 The folder of results gets, for each run that ended, `run-NN.json` (load, exit status, passed, failed, seconds, the last
 lines of the log) and `run-NN.log`, its whole log. A run that is recorded there is not repeated: after a kill the same
-command goes on with the run that was under way. The exit status is 1 if any run failed.
+command continues with the run that had not ended. The exit status is 1 if any run failed.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def show(rows: list[dict[str, object]]) -> None:
         print(f"{number:>4}  {row['load']:<26}{row['passed']:>8}{row['failed']:>8}{row['seconds']:>9}")
     for number, row in enumerate(rows, start=1):
         if row["status"]:
-            print(f"\nrun {number} ended with {row['status']}:", *row["last_lines"], sep="\n  ")  # type: ignore[misc]
+            print(f"\nrun {number} ended with {row['status']}:", *row["last_lines"], sep="\n  ")  # type: ignore[misc]  # a list in a row of JSON
 
 
 if __name__ == "__main__":

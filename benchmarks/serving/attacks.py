@@ -66,11 +66,11 @@ def main() -> None:
 def under(attack: Callable[..., None], server: Server, key: str, seconds: float) -> dict[str, float]:
     """Milliseconds of `/health` while the attack lasts, and the server's memory before and after."""
     context = multiprocessing.get_context("spawn")
-    begun = context.Event()
+    attacking = context.Event()
     before = server.resident()
-    attacker = context.Process(target=attack, args=(server.port, key, begun), daemon=True)
+    attacker = context.Process(target=attack, args=(server.port, key, attacking), daemon=True)
     attacker.start()
-    begun.wait()
+    attacking.wait()
     times = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -101,66 +101,66 @@ def health(port: int) -> float:
     return time.perf_counter() - started
 
 
-# ---------------------------------------------------------------- attacks; each goes on until it is killed
+# ---------------------------------------------------------------- attacks; each runs until it is killed
 
 
-def quiet(port, key, begun) -> None:
+def quiet(port, key, attacking) -> None:
     """Nobody else."""
-    begun.set()
+    attacking.set()
     time.sleep(3600)
 
 
-def faults(port, key, begun) -> None:
+def faults(port, key, attacking) -> None:
     """Bodies of 7 MB with 700,000 unknown keys, four at a time."""
-    _together(4, port, key, [b"{" + b",".join(b'"%d":1' % at for at in range(700_000)) + b"}"], begun)
+    _together(4, port, key, [b"{" + b",".join(b'"%d":1' % at for at in range(700_000)) + b"}"], attacking)
 
 
-def hidden_faults(port, key, begun) -> None:
+def hidden_faults(port, key, attacking) -> None:
     """Bodies that stay just below each limit: 590 wrong filters, and lists as long as may be."""
     wrong = b'{"user":1,"filter":{' + b",".join(b'"%d":{"a":[]}' % at for at in range(590)) + b"}}"
     long = b'{"user":1,"columns":[' + b",".join([b"1"] * 99_000) + b"]}"
-    _together(8, port, key, [wrong, long], begun)
+    _together(8, port, key, [wrong, long], attacking)
 
 
-def filters(port, key, begun) -> None:
+def filters(port, key, attacking) -> None:
     """Filters of 8 MB, no two alike."""
     bodies = []
     for number in range(12):
         values = [("é" * 395) + f"{number:03d}{at:05d}" for at in range(9900)]
         asked = {"user": "A0000000000002", "k": 1, "filter": {"title": {"in": values}}}
         bodies.append(json.dumps(asked, ensure_ascii=False).encode())
-    _together(2, port, key, bodies, begun)
+    _together(2, port, key, bodies, attacking)
 
 
-def half_sent(port, key, begun) -> None:
+def half_sent(port, key, attacking) -> None:
     """1,024 connections with half a request, opened again whenever they are closed."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    _kept(port, b"GET /health HTTP/1.1\r\nX: ", b"", 1024, begun)
+    _kept(port, b"GET /health HTTP/1.1\r\nX: ", b"", 1024, attacking)
 
 
-def slow_senders(port, key, begun) -> None:
+def slow_senders(port, key, attacking) -> None:
     """200 heads that come a byte at a time."""
-    _kept(port, b"GET /health HTTP/1.1\r\nX: ", b"x", 200, begun)
+    _kept(port, b"GET /health HTTP/1.1\r\nX: ", b"x", 200, attacking)
 
 
-def slow_bodies(port, key, begun) -> None:
+def slow_bodies(port, key, attacking) -> None:
     """200 bodies that come a byte at a time, without a key."""
     head = b"POST /recommend HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 8000000\r\n\r\n"
-    _kept(port, head, b" ", 200, begun)
+    _kept(port, head, b" ", 200, attacking)
 
 
-def large_heads(port, key, begun) -> None:
+def large_heads(port, key, attacking) -> None:
     """Heads of 60,000 small fields."""
-    _together(2, port, key, [], begun, b"GET /health HTTP/1.1\r\n" + b"a:b\r\n" * 60_000)
+    _together(2, port, key, [], attacking, b"GET /health HTTP/1.1\r\n" + b"a:b\r\n" * 60_000)
 
 
-def forwarded(port, key, begun) -> None:
+def forwarded(port, key, attacking) -> None:
     """Requests with an address of their own in X-Forwarded-For, without a key."""
     peer = http.client.HTTPConnection("127.0.0.1", port)
     for at in itertools.count():
         peer.request("GET", "/model", headers={"X-Forwarded-For": f"10.9.{at // 256 % 256}.{at % 256}"})
         peer.getresponse().read()
-        begun.set()
+        attacking.set()
 
 
 ATTACKS = {
@@ -176,7 +176,7 @@ ATTACKS = {
 }
 
 
-def _together(n: int, port: int, key: str, bodies: list[bytes], begun, raw: bytes = b"") -> None:
+def _together(n: int, port: int, key: str, bodies: list[bytes], attacking, raw: bytes = b"") -> None:
     """Send bodies to `/recommend`, or raw bytes, from `n` threads, one answer after another."""
     head = f"POST /recommend HTTP/1.1\r\nConnection: close\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
     requests = [f"{head}Content-Length: {len(one)}\r\n\r\n".encode() + one for one in bodies] or [raw]
@@ -185,7 +185,7 @@ def _together(n: int, port: int, key: str, bodies: list[bytes], begun, raw: byte
         for request in itertools.cycle(requests):
             try:
                 with socket.create_connection(("127.0.0.1", port)) as peer:
-                    begun.set()
+                    attacking.set()
                     peer.sendall(request)
                     while peer.recv(65536):
                         pass
@@ -199,7 +199,7 @@ def _together(n: int, port: int, key: str, bodies: list[bytes], begun, raw: byte
         one.join()
 
 
-def _kept(port: int, first: bytes, more: bytes, n: int, begun) -> None:
+def _kept(port: int, first: bytes, more: bytes, n: int, attacking) -> None:
     """Keep `n` connections that have sent `first`, and send `more` on each from time to time."""
     peers: list[socket.socket] = []
     while True:
@@ -219,7 +219,7 @@ def _kept(port: int, first: bytes, more: bytes, n: int, begun) -> None:
             peer = socket.create_connection(("127.0.0.1", port))
             peer.sendall(first)
             peers.append(peer)
-        begun.set()
+        attacking.set()
         time.sleep(0.2)
 
 

@@ -57,7 +57,7 @@ def append_rows(table: A, rows: A) -> A:
     assert room is not None and grown is not None
     key = id(grown)
     _rooms[key] = (weakref.ref(grown, lambda gone: _forget(key, gone)), room)
-    return grown  # type: ignore[no-any-return]
+    return grown  # type: ignore[no-any-return]  # of the table's own type
 
 
 def _forget(key: int, gone: weakref.ref[Any]) -> None:

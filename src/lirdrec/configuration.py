@@ -87,7 +87,7 @@ def checked(config_type: type[C]) -> type[C]:
         if own is not None:
             own(self)
 
-    config_type.__post_init__ = check  # type: ignore[attr-defined]
+    config_type.__post_init__ = check  # type: ignore[attr-defined]  # dataclasses call it
     return config_type
 
 

@@ -68,7 +68,7 @@ def boundary(arguments: Sequence[str], debug: bool) -> Iterator[None]:
     try:
         yield
     except USAGE_ERRORS as error:  # typer shows these itself
-        error.message = shortened(str(getattr(error, "message", error)))  # type: ignore[attr-defined]
+        error.message = shortened(str(getattr(error, "message", error)))  # type: ignore[attr-defined]  # click's errors have it
         raise
     except (typer.Exit, typer.Abort, SystemExit, GeneratorExit):
         raise
