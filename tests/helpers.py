@@ -1,0 +1,37 @@
+"""Assertions on errors: the type and the facts (ids, paths, names, numbers), never the wording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+
+def assert_mentions(text: str, mentions: Iterable[object]) -> None:
+    """Check that every fact stands in the text, whatever the sentence around it."""
+    missing = [str(fact) for fact in mentions if str(fact) not in text]
+    assert not missing, f"{missing} not mentioned in: {text}"
+
+
+@contextmanager
+def assert_error(kind: type[Exception], mentions: Iterable[object] = ()) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Check that the block raises an error of exactly this type whose message mentions every fact.
+
+    with assert_error(DataError, mentions=["items.csv", 17]):
+        read_items("items.csv")
+    """
+    with pytest.raises(kind) as caught:
+        yield caught
+    assert caught.type is kind, f"a {caught.type.__name__} instead of a {kind.__name__}: {caught.value}"
+    assert_mentions(str(caught.value), mentions)
+
+
+def assert_refused(result: object, mentions: Iterable[object] = (), exit_code: int = 2) -> None:
+    """Check that a command ended with one sentence on standard error that mentions every fact, and no traceback."""
+    code = getattr(result, "exit_code", None)
+    stderr = str(getattr(result, "stderr", ""))
+    assert code == exit_code, f"exit code {code}: {stderr}"
+    sentences = [line for line in stderr.splitlines() if line.startswith("lirdrec: ")]
+    assert len(sentences) == 1 and "Traceback" not in stderr, stderr
+    assert_mentions(sentences[0], mentions)
