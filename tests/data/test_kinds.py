@@ -24,10 +24,13 @@ import polars as pl
 import pyarrow.orc
 import pytest
 
-from lirdrec.data import Dataset
+from lirdrec.data import Dataset, readers
 from lirdrec.data.frames import to_polars
-from lirdrec.data.readers import read_raw
+from lirdrec.data.readers import read_raw, recognise
 from lirdrec.errors import DataError, LirdrecError
+
+from ..helpers import assert_error
+from .published_forms import FORMS, otherwise, published_cases, why_not
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,16 @@ class Reader:
             count lines, the header being line 1; "csv": quotes enclose values; "parts": two files, the first of 2 rows;
             "bytes": a column may hold bytes, and unsigned integers.
         place: how messages name the first row, where neither lines nor rows from 0 are counted: "record 1".
+        kind: the name of the reader in `lirdrec.data.readers.recognise.READERS`; "": frames, and files of a split.
+        file: what messages say behind the place.
     """
 
     write: Callable[[pl.DataFrame, Path, Callable[[bytes], bytes]], Any]
     read: Callable[..., Dataset]
     traits: frozenset[str] = frozenset()
     place: str = ""
+    kind: str = "table"
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,20 @@ def read_two_files(source: Path, **options: Any) -> Dataset:
     return read_raw(train=source / "train.csv", test=source / "test.csv", **{**options, "split": "split_file"})
 
 
+def split_folder(frame: pl.DataFrame, folder: Path, change: Callable[[bytes], bytes]) -> Path:
+    """All rows in the first file of three, and the others with a row of their own."""
+    (folder / "plays.train.csv").write_bytes(_text(frame))
+    for split in ("valid", "test"):
+        name = pl.lit(split).alias("user" if frame["user"].dtype == pl.String else "item")
+        (folder / f"plays.{split}.csv").write_bytes(_text(frame.head(1).with_columns(name)))
+    return folder
+
+
+def read_folder(source: Path, **options: Any) -> Dataset:
+    """The split of the folder is kept, so that training has the rows of the first file."""
+    return read_raw(source, **{**options, "split": "split_file"})
+
+
 def in_memory(make: Callable[[pl.DataFrame], Any]) -> Callable[..., Any]:
     """The `write` of a reader of a frame."""
     return lambda frame, folder, change: make(frame)
@@ -165,6 +186,14 @@ def in_memory(make: Callable[[pl.DataFrame], Any]) -> Callable[..., Any]:
 TEXT = frozenset({"text", "file", "lines"})
 FILE = frozenset({"file"})
 BYTES = frozenset({"bytes"})
+SPLIT = frozenset({"text", "lines", "several files"})
+LACKING = {  # why a reader without the trait has no such kind
+    "file": "the bytes of several files, or of none, are not one file's to change",
+    "text": "a binary file or a frame has no lines and no encoding; JSON decides both",
+    "lines": "its integers have at most 64 bits, and the kind is about digits in a text",
+    "csv": "between tabs and `::` quotes mean nothing, and records of JSON and binary files have none",
+    "bytes": "a text holds no bytes and no unsigned integers",
+}
 READERS: dict[str, Reader] = {
     "csv": Reader(in_file("plays.csv", _text), read_raw, TEXT | {"csv"}),
     "tsv": Reader(in_file("plays.tsv", lambda frame: _text(frame, "\t")), read_raw, TEXT | {"tabs"}),
@@ -190,11 +219,12 @@ READERS: dict[str, Reader] = {
         FILE,
         place="record 1",
     ),
-    "recbole": Reader(recbole, read_atomic, frozenset({"text", "lines"})),
-    "split files": Reader(split_files, read_two_files, frozenset({"text", "lines", "train.csv"})),
-    "polars": Reader(in_memory(lambda frame: frame), Dataset.from_frames, BYTES),
-    "pandas": Reader(in_memory(lambda frame: frame.to_pandas()), Dataset.from_frames, BYTES),
-    "arrow": Reader(in_memory(lambda frame: frame.to_arrow()), Dataset.from_frames, BYTES),
+    "recbole": Reader(recbole, read_atomic, frozenset({"text", "lines"}), kind="recbole"),
+    "split files": Reader(split_files, read_two_files, SPLIT, kind="", file="train.csv"),
+    "split folder": Reader(split_folder, read_folder, SPLIT, kind="splits", file="plays.train.csv"),
+    "polars": Reader(in_memory(lambda frame: frame), Dataset.from_frames, BYTES, kind=""),
+    "pandas": Reader(in_memory(lambda frame: frame.to_pandas()), Dataset.from_frames, BYTES, kind=""),
+    "arrow": Reader(in_memory(lambda frame: frame.to_arrow()), Dataset.from_frames, BYTES, kind=""),
 }
 
 PLAIN = pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"]})
@@ -259,6 +289,12 @@ UMLAUTS = [("ä", "x"), ("ä", "y"), ("é", "x")]
 DAY_FIRST = r"'01/10/2024' in PLACE.*time_format='%d/%m/%Y' or time_format='%m/%d/%Y'"
 
 
+def open_quote(content: bytes) -> bytes:
+    """The content with a quote before its last row."""
+    before, end, last = content.rstrip(b"\n").rpartition(b"\n")
+    return before + end + b'"' + last + b"\n"
+
+
 def users(*ids: Any, kind: Any = None) -> pl.DataFrame:
     """A row for each of these users, all with one item."""
     return pl.DataFrame({"user": pl.Series(ids, dtype=kind), "item": ["x"] * len(ids)})
@@ -283,6 +319,9 @@ IDS: dict[str, Kind] = {
         users(2**63, kind=pl.UInt64), of(str(2**63)), {"string_ids": True}, needs=BYTES
     ),
     "leading zeros": Kind(users("007", "7"), of("007", "7")),
+    "leading zeros as strings": Kind(users("007", "7"), of("007", "7"), {"string_ids": True}),
+    "leading zeros behind": Kind(users("7", "8", "007"), of("007", "7", "8")),
+    "blanks around numbers as strings": Kind(users(" 7", "8 ", "9"), of("7", "8", "9"), {"string_ids": True}),
     "underscores": Kind(users("1_5", "15"), of("15", "1_5")),
     "hexadecimal that looks like powers of ten": Kind(users("1e5", "22"), of("1e5", "22")),
     "whole decimal numbers": Kind(users(2.0, 1.0), of(1, 2)),
@@ -311,7 +350,7 @@ KINDS: dict[str, Kind] = {
     "no item, skipped": Kind(
         PLAIN.with_columns(item=pl.Series(["x", "y", None])), PAIRS[:2], SKIP, counts={"bad_rows_skipped": 1}
     ),
-    "all rows bad": Kind(PLAIN.with_columns(item=pl.lit(None, pl.String)), "all [34] rows are bad; .*no item id", SKIP),
+    "all rows bad": Kind(PLAIN.with_columns(item=pl.lit(None, pl.String)), "all [345] rows are bad; .*no item id", SKIP),
     "whole times": Kind(timed(30, 10, 20), at(30, 10, 20), WHEN),
     "whole times as fractions": Kind(timed(1593878903.0, 2.0, 3.0), at(1593878903, 2, 3), WHEN),
     "a gap among whole times": Kind(timed(1593878903.0, 2.0, None), "column 'when' is empty in PLACE", WHEN, at=2),
@@ -403,9 +442,7 @@ KINDS: dict[str, Kind] = {
     "too few values, skipped": Kind(
         PLAIN, PAIRS, SKIP, lambda c: c + b"c\n", IN_TEXT, counts={"rows": 4, "bad_rows_skipped": 1}
     ),
-    "a quote that stays open": Kind(
-        PLAIN, "a quote is opened in line 4 and never closed", SKIP, lambda c: c.replace(b"b", b'"b'), QUOTED
-    ),
+    "a quote that stays open": Kind(PLAIN, "a quote is opened in line 4 and never closed", SKIP, open_quote, QUOTED),
     "two files in a zip archive": Kind(
         PLAIN,
         r"holds 2 files \(folder/plays, more\.csv\); unpack it",
@@ -440,14 +477,53 @@ def test_every_reader_answers_every_kind(tmp_path, reader, kind):
     if isinstance(kind.expected, list):
         dataset = reader.read(reader.write(kind.frame, tmp_path, kind.change), **options)
         assert to_polars(dataset.frame("train"))[0].rows() == kind.expected
-        if "train.csv" not in reader.traits:  # the other file counts too
+        if "several files" not in reader.traits:  # the other files count too
             assert kind.counts.items() <= dataset.info["preparation"].items()
         return
     row = kind.at % 2 if "parts" in reader.traits else kind.at
     word, first = (reader.place or "line 2").split()
     place = f"{word} {row + int(first)}" if reader.place or "lines" in reader.traits else f"row {row} (counted from 0)"
-    place += " of train.csv" if "train.csv" in reader.traits else ""
+    place += f" of {reader.file}" if reader.file else ""
     place = re.escape(place) + (rf" of part-0000{kind.at // 2}\.\w+" if "parts" in reader.traits else "")
     with pytest.raises(LirdrecError, match=kind.expected.replace("PLACE", place)) as caught:
         reader.read(reader.write(kind.frame, tmp_path, kind.change), **options)
     assert isinstance(caught.value, DataError) and "\n" not in str(caught.value)
+
+
+# ---- formats that decide how ids, ratings and times are written
+
+
+@pytest.mark.parametrize(("form", "kind", "outcome"), published_cases(KINDS))
+def test_every_published_form_answers_every_kind(tmp_path, form, kind, outcome):
+    def read() -> Dataset:
+        return form.read(form.write(kind.frame, tmp_path, kind.change), {"split": "none", **kind.options})
+
+    if isinstance(outcome, list):
+        dataset = read()
+        assert sorted(to_polars(dataset.frame("train"))[0].rows()) == sorted(outcome)
+        assert kind.counts.items() <= dataset.info["preparation"].items()
+        return
+    with assert_error(DataError, mentions=[form.file]) as caught:
+        read()
+    assert "\n" not in str(caught.value)
+    if outcome.line is not None:
+        assert re.search(rf"\bline {outcome.line}\b", str(caught.value)), caught.value
+
+
+def test_every_registered_reader_is_in_the_table():
+    tried = {one.kind for one in (*READERS.values(), *FORMS.values())}
+    assert set(recognise.READERS) == tried - {""}
+    functions = {name for name in readers.__all__ if name.startswith("read_")}
+    registered = {function.__name__ for function in recognise.READERS.values()}
+    others = {"read_any", "read_raw", "read_features", "read_split_files"}  # the last is tried as "split files"
+    assert functions == registered | others
+
+
+def test_no_pair_is_left_out_without_a_reason():
+    needed = {trait for kind in KINDS.values() for trait in kind.needs}
+    assert needed <= set(LACKING)
+    listed = {(form, kind) for form in FORMS for kind in otherwise(form)}
+    assert all(kind in KINDS for _, kind in listed), sorted(listed)
+    told = {(form, kind) for form in FORMS for kind in KINDS if why_not(form, kind, KINDS[kind])}
+    tried = {tuple(case.id.split("-", 1)) for case in published_cases(KINDS)}
+    assert told | tried == {(form, kind) for form in FORMS for kind in KINDS} and not told & tried

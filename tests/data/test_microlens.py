@@ -122,8 +122,8 @@ BAD = [
     ("MicroLens-50k_pairs.csv", "1,2,3\n1,4,3\n", "no column 'user'; it has 1, 2, 3"),
     ("MicroLens-50k_pairs.csv", "user,item,timestamp\n", "has column names but no rows"),
     ("MicroLens-50k_titles.csv", "2,a\n4,b\n2,c\n", "item 2 in line 3 is there already; keep one line per item"),
-    ("MicroLens-50k_titles.csv", "2,a\nfour,b\n", "line 2 is not ITEM,TITLE: 'four,b'"),
-    ("MicroLens-50k_titles.csv", "2;a\n", "line 1 is not ITEM,TITLE: '2;a'"),
+    ("MicroLens-50k_titles.csv", "2,a\nfour,b\n", "line 2: not ITEM,TITLE: 'four,b'"),
+    ("MicroLens-50k_titles.csv", "2;a\n", "line 1: not ITEM,TITLE: '2;a'"),
     ("MicroLens-50k_titles.csv", "2,a\n4,标题\n".encode("gb18030"), r"not UTF-8 text \(byte 0xb1 in line 2\)"),
 ]
 

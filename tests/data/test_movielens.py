@@ -175,9 +175,9 @@ BAD = [
     ("ratings.csv", "userId,movieId,rating,timestamp\n", "has column names but no rows"),
     ("movies.csv", "movieId,name,genres\n1,A,B\n", "movies.csv: no column 'title'; it has movieId, name, genres"),
     ("movies.csv", "movieId,genres,title\n1,A,B\n", "its columns are movieId,genres,title; they must be movieId,title"),
-    ("movies.csv", "movieId,title,genres\n1,Alien (1979)\n", "line 2 is not movieId,title,genres: '1,Alien"),
-    ("movies.csv", "movieId,title,genres\nx,Alien (1979),Drama\n", "line 2 is not movieId,title,genres"),
-    ("movies.csv", "movieId,title,genres\n1,A,B\n\n2,C,D\n", "line 3 is not movieId,title,genres: ''"),
+    ("movies.csv", "movieId,title,genres\n1,Alien (1979)\n", "line 2: not movieId,title,genres: '1,Alien"),
+    ("movies.csv", "movieId,title,genres\nx,Alien (1979),Drama\n", "line 2: not movieId,title,genres"),
+    ("movies.csv", "movieId,title,genres\n1,A,B\n\n2,C\n", "line 4: .*: '2,C'"),
     ("movies.csv", "movieId,title,genres\n1,A,B\n1,C,D\n", "film 1 in line 3 is there already; keep one line per film"),
     ("movies.csv", "movieId,title,genres\n", "has column names but no rows"),
     (
@@ -185,7 +185,7 @@ BAD = [
         "movieId,title,genres\n1,Misérables,Drama\n".encode("latin-1"),
         r"not UTF-8 text \(byte 0xe9 in line",
     ),
-    ("tags.csv", "userId,movieId,tag,timestamp\n1,5,fun\n", "tags.csv: line 2 is not userId,movieId,tag,timestamp"),
+    ("tags.csv", "userId,movieId,tag,timestamp\n1,5,fun\n", "tags.csv: line 2: not userId,movieId,tag,timestamp"),
 ]
 
 
@@ -198,14 +198,14 @@ def test_damaged_files(latest, name, content, sentence):
 
 
 BAD_DAT = [
-    ("ratings.dat", "1::2::3::4\n1::5::3\n", "line 2 is not UserID::MovieID::Rating::Timestamp: '1::5::3'"),
-    ("ratings.dat", "1::2::3::4\n1::5::3::4::5\n", "line 2 is not UserID::MovieID::Rating::Timestamp"),
-    ("ratings.dat", "1::2::3::4\n1:5:3:4\n", "line 2 is not"),
-    ("ratings.dat", "1::2::3::4\n1::five::3::4\n", "line 2 is not UserID::MovieID::Rating::Timestamp: '1::five::3"),
-    ("ratings.dat", "1::2::3::4\n\n1::5::3::4\n", "line 2 is not"),
+    ("ratings.dat", "1::2::3::4\n1::5::3\n", "line 2 has 3 values for 4 columns"),
+    ("ratings.dat", "1::2::3::4\n1::5::3::4::5\n", "line 2 has 5 values for 4 columns"),
+    ("ratings.dat", "1::2::3::4\n1:5:3:4\n", "line 2 has 1 value for 4 columns"),
+    ("ratings.dat", "1::2::3::4\n1::five::3::4\n", "'five' in column 'movieId' in line 2"),
+    ("ratings.dat", "1::2::3::4\n\n1::x::3::4\n", "'x' in column 'movieId' in line 3"),
     ("ratings.dat", "1::2::3::4\n1::-5::3::4\n", "negative item id -5"),
-    ("movies.dat", "5::Toy Story (1995)\n", "line 1 is not MovieID::Title::Genres: '5::Toy"),
-    ("movies.dat", b"\xff\xfe5\0:\0:\0", "line 1 is not MovieID::Title::Genres"),  # UTF-16
+    ("movies.dat", "5::Toy Story (1995)\n", "line 1: not MovieID::Title::Genres: '5::Toy"),
+    ("movies.dat", b"\xff\xfe5\0:\0:\0", "line 1: not MovieID::Title::Genres"),  # UTF-16
 ]
 
 

@@ -373,7 +373,7 @@ def test_mmrec_folders(mmrec):
             lambda f: (f / "shop.inter").write_text(INTER + "9\t9\t0\n"),
             "4 rows, but the interactions name 1 item beyond them (9); row i must be item i",
         ),
-        (lambda f: (f / "shop.inter").write_text(INTER + "9\tx\t0\n"), "item id 'x' in line 7 is not an integer"),
+        (lambda f: (f / "shop.inter").write_text(INTER + "9\tx\t0\n"), "'x' in column 'itemID' in line 7"),
         (lambda f: (f / "shop.inter").write_text(INTER + "9\t1\t3\n"), "split label '3' in line 7; use 0, 1, 2"),
         (lambda f: (f / "shop.inter").write_text(INTER + "9\t1\t"), "no split label in line 7"),
         (

@@ -99,7 +99,7 @@ def test_lightgcn(tmp_path):
     assert data.items.ids.tolist() == [0, 1, 2, 3, 4, 5]  # item 4 occurs nowhere: row i is item i
     assert data.item_table["org_id"].cast(str).to_list()[:3] == ["420315", "316637", "16516"]
     write(folder / "test.txt", "0 3\n1 x\n")
-    with pytest.raises(DataError, match=r"test\.txt: 'x' in line 2 is no id"):
+    with pytest.raises(DataError, match=r"test\.txt: line 2: 'x'"):
         read_lightgcn(folder)
     with pytest.raises(ConfigError, match="leave timestamp out"):
         read_lightgcn(folder, timestamp="when")

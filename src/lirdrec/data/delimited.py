@@ -36,6 +36,7 @@ MARKS = (
 BEGINNING = 1 << 16  # bytes that the separator is decided on
 WHOLE = r"^-?(0|[1-9][0-9]*)$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+PIECE = 1 << 18  # bytes that are looked at together, few enough for the processor's cache
 LOOKED_AT = 10_000  # rows that decide the types of columns
 UNNAMED = re.compile(r"column_[0-9]+")
 COMMA_NUMBER = r"^[+-]?[0-9]+(,[0-9]+)?$"
@@ -123,8 +124,8 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
         path: the file, perhaps compressed.
         layout: what is known of it.
         default: the separator where the first lines do not decide.
-        text: None: all columns stay strings; a name: the others get the type that all of their values have; "": the
-            same, parsed at once, which takes little memory, but loses the zeros that codes begin with.
+        text: None: all columns stay strings; a name: the others get the type that all of their values have; "": all
+            columns get it, and where no value begins with 0 they are parsed at once, which takes little memory.
 
     Raises:
         DataError: the file is empty or damaged, its bytes do not fit the encoding, or a line has too many or too few
@@ -146,9 +147,17 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
         separator not in UNQUOTED,
         layout.header,
         skipped_lines,
+        None if layout.columns is None else len(layout.columns),
     )
+    at_once = text == "" and not has_codes(content)
     del content
-    body, (frame, skipped, numbers) = _read(body, layout.bad_rows, typed=text == "")
+    try:
+        body, (frame, skipped, numbers) = _read(body, layout.bad_rows, typed=at_once)
+    except DataError:
+        if not at_once:
+            raise
+        at_once = False  # the first rows may have shown other types than the rest
+        body, (frame, skipped, numbers) = _read(body, layout.bad_rows, typed=False)
     frame.columns = _names(body, layout, frame.width)
     first = 1 + layout.header + skipped_lines
     if numbers is None and body.rows_span_lines(frame.height):
@@ -162,7 +171,7 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
         frame, numbers = frame.filter(~blank), numbers[~blank.to_numpy()]
     unnamed = [name for name in frame.columns if UNNAMED.fullmatch(name) and frame[name].null_count() == frame.height]
     frame = frame.drop(unnamed if layout.header else [])
-    if text:
+    if text is not None and not at_once:
         frame = frame.with_columns(typed(frame[name], separator) for name in frame.columns if name != text)
     return Text(frame, separator, numbers, first, skipped)
 
@@ -232,6 +241,20 @@ def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
             if score > best:
                 best, found = score, separator
     return found
+
+
+def has_codes(content: bytes) -> bool:
+    """Whether some value of a text may be digits that begin with 0, such as `007`."""
+    letters = np.frombuffer(content, dtype=np.uint8)
+    if content[:1] == b"0" and content[1:2].isdigit():
+        return True
+    for start in range(0, len(letters), PIECE):
+        piece = letters[start : start + PIECE + 2]
+        before, zero, after = piece[:-2], piece[1:-1] == ord("0"), piece[2:]
+        at = np.flatnonzero(zero & (before - np.uint8(ord("0")) > 9))
+        if len(at) and ((before[at] != ord(".")) & (after[at] - np.uint8(ord("0")) <= 9)).any():
+            return True
+    return False
 
 
 def typed(values: pl.Series, separator: str = ",") -> pl.Series:
@@ -321,6 +344,7 @@ class _Body:
     quoted: bool
     header: bool
     before: int = 0  # lines before the content
+    given: int | None = None  # names of columns, where there is no header
 
     def records(self) -> Iterator[_Record]:
         """Its rows, the header too."""
@@ -347,7 +371,10 @@ class _Body:
         good, bad = self._sorted()
         last = max((*good[-1:], *bad[-1:]), key=lambda one: one.line)
         if self.quoted and last.content.count(b'"') % 2:  # it may have swallowed any number of lines
-            raise self._unreadable(f"a quote is opened in line {last.line} and never closed")
+            raise self._unreadable(
+                f"a quote is opened in line {last.line} and never closed, so nobody can tell where its row ends, and no"
+                " option leaves it out; write the closing quote, or take the opening one away"
+            )
         if bad and bad_rows == "skip":
             try:
                 frame = self._parse(b"\n".join(one.content for one in good), typed)
@@ -362,7 +389,7 @@ class _Body:
                     " out: --bad-rows skip (in Python bad_rows)"
                 )
             values = bad[0].values(mark, self.quoted)
-            expected = len(self.first())
+            expected = len(self.first()) if self.header else self._width()
             hint = " (a separator inside a value must stand in quotes)" if values > expected else ""
             raise DataError(
                 f"{self.path}: cannot be read as a table: line {bad[0].line} has {values} value{'s'[values == 1 :]}"
@@ -407,6 +434,8 @@ class _Body:
         """Whether every row has as many values as there are columns (polars fills short rows up without a word)."""
         if self.quoted and self.has_quotes_within():
             return False  # of quotes within values polars drops some without a word
+        if self.given not in (None, frame.width):
+            return False
         if frame.width == 1:
             return True
         rows = frame.height + self.header
@@ -426,13 +455,19 @@ class _Body:
         good: list[_Record] = []
         bad: list[_Record] = []
         mark = self.separator.encode()
-        expected = len(self.first()) if self.header else None
+        expected = len(self.first()) if self.header else self._width()
         for one in self.records():
             values = one.values(mark, self.quoted)
-            expected = expected or values
             right = values == expected and (not self.quoted or one.well_quoted(mark))
             (good if right or not one.content.strip() else bad).append(one)
         return good, bad
+
+    def _width(self) -> int:
+        """How many values a row without a header has: as many as there are names, unless no row has so many."""
+        mark = self.separator.encode()
+        counts = (one.values(mark, self.quoted) for one in self.records() if one.content.strip())
+        first = next(counts, 1)
+        return self.given if self.given is not None and (first == self.given or self.given in counts) else first
 
     def _unreadable(self, fault: str) -> DataError:
         return DataError(f"{self.path}: cannot be read as a table: {fault}")

@@ -92,13 +92,18 @@ def given_labels(column: pl.Series, where: str, place: Callable[[int], str] = ro
     Raises:
         DataError: another value, or none; names the row.
     """
-    words = column.cast(pl.String).str.strip_chars().str.to_lowercase()
-    labels = words.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
+    labels = label_values(column)
     if labels.null_count():
         row = int(labels.is_null().arg_true()[0])
         label = "no split label" if column[row] is None else f"split label {column[row]!r}"
         raise DataError(f"{where}: {label} in {place(row)}; use 0, 1, 2 or train, valid, test")
     return labels.to_numpy()
+
+
+def label_values(column: pl.Series) -> pl.Series:
+    """Labels as Int8, null where a value is missing or no label."""
+    words = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+    return words.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
 
 
 def _hold_last(users: np.ndarray, key: np.ndarray, held_out: float | None) -> np.ndarray:

@@ -91,7 +91,9 @@ def read_amazon(
     files = [Path(file).name for file in (reviews, metadata, image_features) if file is not None]
     source: dict[str, Any] = {"format": "amazon", "year": form.year, "files": files, "bad_lines": bad.count}
     name = name or _category(reviews)
-    dataset = build(Table(frame, str(reviews)), None, {}, recipe, name, {"source": source, **(info or {})})
+    table = Table(frame, str(reviews), skipped=bad.count)
+    dataset = build(table, None, {}, recipe, name, {"source": source, **(info or {})})
+    del table
     del frame
     if metadata is not None:
         dataset = _described(dataset, BadLines(Path(metadata), bad_lines))

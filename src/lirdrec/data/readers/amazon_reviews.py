@@ -22,6 +22,7 @@ HEAD_BYTES = 1 << 20
 HEAD_LINES = 200
 ASIN = re.compile(r"B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
 NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]*)?([eE][+-]?[0-9]{1,4})?")
+BLANK = r"^\s*$"
 TYPES = {USER: pl.String, ITEM: pl.String, RATING: pl.Float64, TIMESTAMP: pl.Int64}
 EXPECTED = (
     "JSON lines with reviewerID and asin (2014, 2018) or user_id and parent_asin (2023), or lines of user, item, rating"
@@ -102,10 +103,10 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
         return _review(parse_record(line) if form.places is None else _fields(decode(line), form), form)
 
     frames = [pl.DataFrame(schema=schema)]
+    headed = False
     for number, block in blocks(path):
-        if form.header and number == 1:
-            _, _, block = block.partition(b"\n")
-            number = 2
+        if form.header and not headed:
+            number, block, headed = _without_header(number, block)
         frame = fast(block, form)
         if frame is None:  # something is odd in the block: look at each line
             rows = list(parsed(number, block, bad, parse))
@@ -115,6 +116,16 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
     if reviews.height == 0:
         raise DataError(f"{path}: there is no row that can be used" + (f" ({bad.example})" if bad.count else ""))
     return reviews
+
+
+def _without_header(number: int, block: bytes) -> tuple[int, bytes, bool]:
+    """What follows the header, the first line that is not blank: number of the line, block; and whether it was there."""
+    while block:
+        line, _, block = block.partition(b"\n")
+        number += 1
+        if line.strip():
+            return number, block, True
+    return number, block, False
 
 
 def _json_format(lines: list[bytes]) -> ReviewFormat | str:
@@ -223,7 +234,7 @@ def _is_utf8(block: bytes) -> bool:
 
 def _sound(frame: pl.DataFrame) -> bool:
     """No value is missing, no id empty, no rating NaN or infinite."""
-    if any(frame.null_count().row(0)) or any((frame[column].str.len_bytes() == 0).any() for column in (USER, ITEM)):
+    if any(frame.null_count().row(0)) or any(frame[column].str.contains(BLANK).any() for column in (USER, ITEM)):
         return False
     return RATING not in frame.columns or bool(frame[RATING].is_finite().all())
 
@@ -257,8 +268,8 @@ def _review(record: dict[str, Any], form: ReviewFormat) -> tuple[Any, ...]:
 
 
 def _id(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is {value!r:.60}, not a text of one character or more")
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} is {value!r:.60}, not a text")
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError(f"{name} is {value!r:.60}, which is half of a character")
     return value

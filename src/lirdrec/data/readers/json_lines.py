@@ -60,8 +60,8 @@ class BadLines:
             DataError: the policy is "raise".
         """
         if self.policy == "raise":
-            remedy = f"mend the line, or leave such lines out ({argument(self.option, 'skip')})"
-            raise DataError(f"{self.path}: line {line}: {reason}; {remedy}")
+            remedy = f"leave such lines out ({argument(self.option, 'skip')})"
+            raise DataError(f"{self.path}: line {line}: {reason}; correct the line, or {remedy}")
         self.count += 1
         self.example = self.example or f"line {line}: {reason}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import polars as pl
 from lirdrec.data.building import build
 from lirdrec.data.columns import ITEM, USER
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.delimited import BadRows
 from lirdrec.data.identifiers import LARGEST
 from lirdrec.data.readers.feature_files import read_features
+from lirdrec.data.readers.json_lines import BadLines
 from lirdrec.data.readers.raw_files import text_lines
 from lirdrec.data.recipe import recipe_of
 from lirdrec.data.tables import RecordTable, Table, join_tables, read_table
@@ -22,6 +25,7 @@ from lirdrec.interface import called
 
 LABEL = "split_file"
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
+ID = re.compile(r"(0|[1-9][0-9]{0,18})")
 LISTED = "item_list.txt"  # org_id remap_id
 DECIDED = ("user", "item", "rating", "min_rating", "timestamp", "only")
 
@@ -75,7 +79,7 @@ def read_lightgcn(
     for split, names in FILES.items():
         found = [folder / one for one in names if (folder / one).is_file()]
         if found:
-            parts.append(_lines(found[0], split))
+            parts.append(_lines(found[0], split, recipe.bad_rows))
         elif split == "train" or (split == "test" and is_split):
             raise DataError(f"{folder}: no {names[0]}")
     joined = join_tables(parts, [USER, ITEM, LABEL], str(folder))
@@ -90,25 +94,26 @@ def read_lightgcn(
     )
 
 
-def _lines(path: Path, split: str) -> Table:
+def _lines(path: Path, split: str, bad_rows: BadRows) -> Table:
     users, items, lines = [], [], []
+    bad = BadLines(path, "skip" if bad_rows == "skip" else "raise", "bad_rows")
     for number, line in enumerate(text_lines(path), 1):
         words = line.split()
-        if not words:
+        wrong = next((word for word in words if not (ID.fullmatch(word) and int(word) <= LARGEST)), None)
+        if wrong is not None:
+            bad.add(number, f"{wrong!r} is no id; a line holds the numbers of a user and her items")
             continue
-        for word in words:
-            if not (word.isascii() and word.isdigit() and len(word) <= 19 and int(word) <= LARGEST):
-                raise DataError(f"{path}: {word!r} in line {number} is no id; a line holds a user and her items")
-        users += [int(words[0])] * (len(words) - 1)
+        users += [int(words[0])] * (len(words) - 1) if words else []
         items += [int(word) for word in words[1:]]
         lines += [number] * (len(words) - 1)
+    bad.report()
     if not users:
-        raise DataError(f"{path}: no user has an item")
+        raise DataError(f"{path}: no user has an item" + (f" ({bad.example})" if bad.count else ""))
     frame = pl.DataFrame(
         {USER: users, ITEM: items, LABEL: [split] * len(users)},
         schema={USER: pl.Int64, ITEM: pl.Int64, LABEL: pl.String},
     )
-    return RecordTable(frame, str(path), numbers=np.array(lines, dtype=np.int64))
+    return RecordTable(frame, str(path), skipped=bad.count, numbers=np.array(lines, dtype=np.int64))
 
 
 def _item_table(folder: Path, table: Table) -> Table:

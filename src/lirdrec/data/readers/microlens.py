@@ -13,9 +13,11 @@ from lirdrec.data.building import build
 from lirdrec.data.columns import ITEM, TIMESTAMP, USER
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
+from lirdrec.data.raw_ids import read_ids, whole_texts
 from lirdrec.data.readers.feature_files import read_features
+from lirdrec.data.readers.json_lines import BadLines
 from lirdrec.data.readers.raw_files import id_columns, read_numbers, text_lines, unquoted
-from lirdrec.data.recipe import recipe_of
+from lirdrec.data.recipe import Recipe, recipe_of
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
@@ -28,7 +30,7 @@ NAMES = {  # names of columns in the releases
     ITEM: ("item", "videoID", "video_id", "itemID", "item_id"),
     TIMESTAMP: ("timestamp", "time"),
 }
-LINE = re.compile(r"([0-9]{1,18}),(.*)")
+LINE = re.compile(r"([0-9]+),(.*)")
 
 
 def looks_like_microlens(folder: str | Path) -> bool:
@@ -73,7 +75,8 @@ def read_microlens(
     if len(found) != 1:
         listed = ", ".join(path.name for path in found) or "none"
         raise DataError(f"{folder}: a MicroLens folder has one file {PAIRS}; found {listed}")
-    pairs = read_numbers(found[0], options.get("bad_rows", "error"))
+    ids = [*NAMES[USER], *NAMES[ITEM], *(options[what] for what in (USER, ITEM) if what in options)]
+    pairs = read_numbers(found[0], ids, bad_rows=options.get("bad_rows", "error"))
     known = {ours: name for ours, names in NAMES.items() for name in names if name in pairs.frame.columns}
     recipe = recipe_of(known | options, "read_microlens")
     pairs = id_columns(pairs, recipe, recipe.user, recipe.item)
@@ -84,7 +87,7 @@ def read_microlens(
     files = {column: path for column, path in texts.items() if path is not None}
     dataset = build(
         pairs,
-        id_columns(_items(pairs, recipe.item, files), recipe, recipe.item),
+        _items(pairs, recipe, files),
         {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
         recipe,
         name or found[0].name.removesuffix(PAIRS[1:]),
@@ -97,33 +100,42 @@ def read_microlens(
     return dataset if covers is None else with_images(dataset, covers)
 
 
-def _items(pairs: Table, item: str, files: Mapping[str, Path]) -> Table:
+def _items(pairs: Table, recipe: Recipe, files: Mapping[str, Path]) -> Table:
     """All videos that any file names, by id, with a column from each file."""
-    frames = {column: _texts(path, column) for column, path in files.items()}
-    ids = pl.concat([pairs.frame[item].cast(pl.Int64).rename(ITEM), *(frame[ITEM] for frame in frames.values())])
-    table = pl.DataFrame({ITEM: ids.unique().sort()})
+    bad = [BadLines(path, "skip" if recipe.bad_rows == "skip" else "raise", "bad_rows") for path in files.values()]
+    frames = {column: _texts(path, column, one) for (column, path), one in zip(files.items(), bad, strict=True)}
+    for one in bad:
+        one.report()
+    where = f"{pairs.where}, column '{recipe.item}'"
+    watched = read_ids(
+        pairs.frame[recipe.item], where, ITEM, pairs.place, text=True, string_ids=recipe.string_ids
+    ).rename(ITEM)
+    named = pl.concat([watched.cast(pl.String), *(frame[ITEM] for frame in frames.values())]).unique()
+    whole = whole_texts(named)
+    table = pl.DataFrame({ITEM: named.sort() if whole is None else named.gather(whole.arg_sort())})
     for frame in frames.values():
         table = table.join(frame, on=ITEM, how="left", maintain_order="left")
     where = f"the videos of {', '.join([pairs.where, *map(str, files.values())])}"
-    return Table(table.rename({ITEM: item}), where, ordered=False)
+    skipped = sum(one.count for one in bad)
+    return Table(table.rename({ITEM: recipe.items_column}), where, text=True, skipped=skipped, ordered=False)
 
 
-def _texts(path: Path, column: str) -> pl.DataFrame:
+def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
     """`item` and a text from lines `ITEM,TEXT`; a text may hold commas, and, in quotes, line ends."""
-    found: dict[int, str] = {}
-    item = -1
+    found: dict[str, str] = {}
+    item = ""
     for number, line in enumerate(text_lines(path), 1):
         if cut := LINE.fullmatch(line):
-            item = int(cut[1])
+            item = cut[1]
             if item in found:
                 raise DataError(f"{path}: item {item} in line {number} is there already; keep one line per item")
             found[item] = cut[2]
         elif found and found[item].startswith('"') and found[item].count('"') % 2:  # a line end within quotes
             found[item] += f" {line}"
         elif number > 1 or "," not in line:  # the first line may hold the names of columns
-            raise DataError(f"{path}: line {number} is not ITEM,{column.upper()}: {line[:60]!r}")
+            bad.add(number, f"not ITEM,{column.upper()}: {line[:60]!r}")
     texts = [unquoted(text) or None for text in found.values()]
-    return pl.DataFrame({ITEM: list(found), column: texts}, schema={ITEM: pl.Int64, column: pl.String})
+    return pl.DataFrame({ITEM: list(found), column: texts}, schema={ITEM: pl.String, column: pl.String})
 
 
 def _one(folder: Path, patterns: Sequence[str]) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +11,31 @@ import polars as pl
 from lirdrec.data.columns import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.compressed import exists
 from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.delimited import BadRows
 from lirdrec.data.identifiers import IdMap, count, describe_ids
 from lirdrec.data.matrices import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.preparation import distinct_pairs
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.readers.feature_files import read_npy
-from lirdrec.data.splits import given_labels
-from lirdrec.data.tables import read_table
-from lirdrec.data.values import moments
+from lirdrec.data.readers.raw_files import id_columns
+from lirdrec.data.recipe import recipe_of
+from lirdrec.data.splits import given_labels, label_values
+from lirdrec.data.tables import Table, read_table, select
+from lirdrec.data.values import moments, without_bad_rows
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"
+NUMBER = r"^-?(0|[1-9][0-9]*)(\.0*)?$"  # ids are row numbers
 
 
 def read_mmrec(
-    folder: str | Path, user: str = "userID", item: str = "itemID", label: str = "x_label", name: str | None = None
+    folder: str | Path,
+    user: str = "userID",
+    item: str = "itemID",
+    label: str = "x_label",
+    name: str | None = None,
+    *,
+    bad_rows: BadRows = "error",
 ) -> Dataset:
     """Read an MMRec folder.
 
@@ -36,9 +47,12 @@ def read_mmrec(
         folder: holds one .inter file (tab-separated: user, item, label 0 train, 1 valid, 2 test, perhaps timestamp).
         user, item, label: names of the columns.
         name: of the dataset; by default that of the .inter file.
+        bad_rows: "error", or "skip": leave out, and count, rows of the .inter file that lack an id, a label or a time,
+            whose ids are no integers, or that have a wrong number of values.
 
     Raises:
         DataError: something is missing, damaged, or does not fit together.
+        ConfigError: another value of `bad_rows`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -47,20 +61,12 @@ def read_mmrec(
     if len(inters) != 1:
         found = ", ".join(path.name for path in inters) or "none"
         raise DataError(f"{folder}: an MMRec folder has one .inter file; found {found}")
-    table = read_table(inters[0])
-    table.need([user, item, label])
+    table, skipped = _pairs(inters[0], user, item, label, bad_rows)
     where = table.where
     user_ids, item_ids = (
         read_ids(table.frame[column], f"{where}, column '{column}'", what, table.place, text=True)
         for column, what in ((user, USER), (item, ITEM))
     )
-    for ids, what in ((user_ids, "user"), (item_ids, "item")):
-        if ids.dtype != pl.Int64:
-            bad = ~ids.str.contains(r"^(0|[1-9][0-9]*)$")
-            raise DataError(
-                f"{where}: {what} id {ids[bad.arg_true()[0]]!r} in {table.at(bad)} is not an integer, and MMRec's"
-                " ids are row numbers; read it as an ordinary table instead"
-            )
     labels = given_labels(table.frame[label], where, table.place)
     files = {path.name.removesuffix(SUFFIX): path for path in sorted(folder.glob(f"*{SUFFIX}"))}
     features = {}
@@ -91,10 +97,25 @@ def read_mmrec(
         item_table=_item_table(folder, item, item_map),
         info={
             "source": {"format": "mmrec", "files": [inters[0].name, *(path.name for path in files.values())]},
-            "preparation": {"repeated_pairs": repeated},
+            "preparation": {**skipped, "repeated_pairs": repeated},
             "split": {"method": "label", "column": label},
         },
     )
+
+
+def _pairs(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> tuple[Table, dict[str, int]]:
+    """The rows of the .inter file that can be used and, where some are left out, how many of how many."""
+    table = read_table(path, separator="\t", bad_rows=bad_rows)
+    table.need([user, item, label])
+    height = table.frame.height + table.skipped
+    timestamp = TIMESTAMP if TIMESTAMP in table.frame.columns else None
+    recipe = recipe_of({"user": user, "item": item, "timestamp": timestamp, "bad_rows": bad_rows}, "read_mmrec")
+    labelled = label_values(table.frame[label]).is_not_null()
+    if bad_rows == "skip" and labelled.any() and not labelled.all():
+        table = dataclasses.replace(select(table, labelled), skipped=table.skipped + int((~labelled).sum()))
+    table, lacking = without_bad_rows(id_columns(table, recipe, user, item, pattern=NUMBER), recipe)
+    skipped = table.skipped + lacking
+    return table, {"rows": height, "bad_rows_skipped": skipped} if skipped else {}
 
 
 def _item_ids(ids: pl.Series, files: dict[str, Path], features: dict[str, FeatureMatrix]) -> np.ndarray:

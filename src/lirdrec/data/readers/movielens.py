@@ -14,23 +14,22 @@ from lirdrec.data.compressed import exists
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
 from lirdrec.data.readers.feature_files import read_features
+from lirdrec.data.readers.json_lines import BadLines
 from lirdrec.data.readers.raw_files import id_columns, read_numbers, text_lines, unquoted
-from lirdrec.data.recipe import recipe_of
+from lirdrec.data.recipe import Recipe, recipe_of
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
 USER, FILM, RATING, TIMESTAMP = "userId", "movieId", "rating", "timestamp"
 YEAR = re.compile(r"^(.*?)\s*\((\d{4})(?:[-–]\s?(?:\d{4})?)?\)$")  # Alien (1979), Fawlty Towers (1975-1979)
-FILM_LINES = {".csv": r"(\d{1,18}),(.*),([^,]*)", ".dat": r"(\d{1,18})::(.*)::(.*?)"}
-TAG_LINES = {".csv": r"\d+,(\d{1,18}),(.*),\d+", ".dat": r"\d+::(\d{1,18})::(.*)::\d+"}
-RATING_LINE = re.compile(r"\d{1,18}::\d{1,18}::\d+(\.\d+)?::\d{1,18}")
+FILM_LINES = {".csv": r"([0-9]+),(.*),([^,]*)", ".dat": r"([0-9]+)::(.*)::(.*?)"}
+TAG_LINES = {".csv": r"[0-9]+,([0-9]+),(.*),[0-9]+", ".dat": r"[0-9]+::([0-9]+)::(.*)::[0-9]+"}
+SEPARATORS = {"ratings.dat": "::", "u.data": "\t"}  # of files without names of columns
 FORMS = {
     "movies.csv": "movieId,title,genres",
     "tags.csv": "userId,movieId,tag,timestamp",
     "movies.dat": "MovieID::Title::Genres",
     "tags.dat": "UserID::MovieID::Tag::Timestamp",
-    "ratings.dat": "UserID::MovieID::Rating::Timestamp",
-    "u.data": "user, film, rating and time with tabs between",
     "u.item": "id|title|date|video date|address and 19 genres as 0 or 1",
 }
 DATA_100K, ITEMS_100K = "u.data", "u.item"
@@ -38,7 +37,7 @@ GENRES_100K = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
     *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
-FILM_100K = re.compile(r"(\d{1,18})\|(.*)\|([^|]*)\|([^|]*)\|([^|]*)\|([01](?:\|[01]){18})")
+FILM_100K = re.compile(r"([0-9]+)\|(.*)\|([^|]*)\|([^|]*)\|([^|]*)\|([01](?:\|[01]){18})")
 NO_GENRES = "(no genres listed)"
 DAT_ENCODINGS = ("utf-8-sig", "latin-1")  # ml-10m, ml-1m
 LICENCE = "MovieLens, GroupLens, University of Minnesota: research, not commercial; see README.txt of the dataset"
@@ -89,19 +88,16 @@ def read_movielens(
     files = [folder / DATA_100K, folder / ITEMS_100K] if hundred else files if files[2].is_file() else files[:2]
     for path in files:
         exists(path)
-    films = _films_100k(files[1]) if hundred else _films(files[1])
+    bad = {path: BadLines(path, "skip" if recipe.bad_rows == "skip" else "raise", "bad_rows") for path in files[1:]}
+    films = _films_100k(files[1], bad[files[1]]) if hundred else _films(files[1], bad[files[1]])
     if len(files) == 3:
-        films = films.join(_tags(files[2]), on=FILM, how="left", maintain_order="left")
-    ratings = (
-        _ratings_100k(files[0])
-        if hundred
-        else _ratings_dat(files[0])
-        if end == ".dat"
-        else read_numbers(files[0], recipe.bad_rows)
-    )
+        films = films.join(_tags(files[2], bad[files[2]]), on=FILM, how="left", maintain_order="left")
+    for one in bad.values():
+        one.report()
+    items = Table(films.rename({FILM: recipe.items_column}), str(files[1]), text=True, skipped=bad[files[1]].count)
     dataset = build(
-        id_columns(ratings, recipe, recipe.user, recipe.item),
-        id_columns(Table(films.rename({FILM: recipe.item}), str(files[1])), recipe, recipe.item),
+        id_columns(_ratings(files[0], recipe), recipe, recipe.user, recipe.item),
+        items,
         {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
         recipe,
         name or folder.resolve().name,
@@ -114,71 +110,46 @@ def read_movielens(
     return dataset if images is None else with_images(dataset, images)
 
 
-def _ratings_dat(path: Path) -> Table:
-    names = [USER, "_1", FILM, "_2", RATING, "_3", TIMESTAMP]
-    kinds = [pl.Int64, pl.String, pl.Int64, pl.String, pl.Float64, pl.String, pl.Int64]
-    try:  # between two colons there is an empty value
-        frame = pl.read_csv(
-            path,
-            separator=":",
-            has_header=False,
-            schema=dict(zip(names, kinds, strict=True)),
-            quote_char=None,
-            encoding="utf8-lossy",
-            glob=False,
-        )
-    except pl.exceptions.PolarsError:
-        frame = None
-    if frame is None or any(frame[one].null_count() != (frame.height if one[0] == "_" else 0) for one in names):
-        for number, line in enumerate(text_lines(path, DAT_ENCODINGS), 1):
-            if not RATING_LINE.fullmatch(line):
-                raise _wrong_line(path, number, line)
-        raise DataError(f"{path}: cannot be read as {FORMS[path.name]}")
-    return Table(frame.select(USER, FILM, RATING, TIMESTAMP), str(path))
+def _ratings(path: Path, recipe: Recipe) -> Table:
+    """The file of ratings; of ml-100k and those with `::` no line names the columns."""
+    layout: dict[str, Any] = {"bad_rows": recipe.bad_rows}
+    if path.name in SEPARATORS:
+        columns = (USER, FILM, RATING, TIMESTAMP)
+        layout |= {"separator": SEPARATORS[path.name], "header": False, "columns": columns}
+    return read_numbers(path, (recipe.user, recipe.item), **layout)
 
 
-def _ratings_100k(path: Path) -> Table:
-    """`u.data`: user, film, rating and time with tabs between, without names of columns."""
-    columns: tuple[list[int], ...] = ([], [], [], [])
-    for number, line in enumerate(text_lines(path, DAT_ENCODINGS), 1):
-        values = line.split("\t")
-        if len(values) != 4 or not all(value.isascii() and value.isdigit() and len(value) <= 18 for value in values):
-            raise _wrong_line(path, number, line)
-        for column, value in zip(columns, values, strict=True):
-            column.append(int(value))
-    frame = pl.DataFrame(dict(zip((USER, FILM, RATING, TIMESTAMP), columns, strict=True)))
-    return Table(frame, str(path))
-
-
-def _films_100k(path: Path) -> pl.DataFrame:
+def _films_100k(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId, title, year, genres of `u.item`: 24 values with `|` between, of which the last 19 say which genres."""
     rows = []
     for number, line in enumerate(text_lines(path, DAT_ENCODINGS), 1):
         if not (cut := FILM_100K.fullmatch(line)):
-            raise _wrong_line(path, number, line)
+            if line.strip():
+                _wrong_line(bad, number, line)
+            continue
         film, title, *_, flags = cut.groups()
         dated = YEAR.match(unquoted(title))
         listed = [genre for genre, flag in zip(GENRES_100K[1:], flags.split("|")[1:], strict=True) if flag == "1"]
         name, year = (dated[1], int(dated[2])) if dated else (unquoted(title), None)
-        rows.append((int(film), name or None, year, ", ".join(listed) or None))
+        rows.append((film, name or None, year, ", ".join(listed) or None))
     frame = pl.DataFrame(
-        rows, schema={FILM: pl.Int64, "title": pl.String, "year": pl.Int64, "genres": pl.String}, orient="row"
+        rows, schema={FILM: pl.String, "title": pl.String, "year": pl.Int64, "genres": pl.String}, orient="row"
     )
     if (twice := frame[FILM].is_duplicated()).any():
         raise DataError(f"{path}: film {frame[FILM].filter(twice)[0]} is there more than once; keep one line per film")
     return frame
 
 
-def _films(path: Path) -> pl.DataFrame:
+def _films(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId, title, year, genres, each null where there is none."""
-    rows: dict[int, tuple[str | None, int | None, str | None]] = {}
-    for number, (film, title, genres) in _records(path, FILM_LINES[path.suffix]):
+    rows: dict[str, tuple[str | None, int | None, str | None]] = {}
+    for number, (film, title, genres) in _records(path, FILM_LINES[path.suffix], bad):
         title = unquoted(title)
         dated = YEAR.match(title)
         listed = [] if genres.strip() == NO_GENRES else [one.strip(" '\"") for one in genres.split("|")]
-        if int(film) in rows:
+        if film in rows:
             raise DataError(f"{path}: film {film} in line {number} is there already; keep one line per film")
-        rows[int(film)] = (
+        rows[film] = (
             (dated[1] if dated else title) or None,
             int(dated[2]) if dated else None,
             ", ".join(one for one in listed if one) or None,
@@ -188,14 +159,14 @@ def _films(path: Path) -> pl.DataFrame:
     columns = list(zip(*rows.values(), strict=True))
     return pl.DataFrame(
         {FILM: list(rows), "title": columns[0], "year": columns[1], "genres": columns[2]},
-        schema={FILM: pl.Int64, "title": pl.String, "year": pl.Int64, "genres": pl.String},
+        schema={FILM: pl.String, "title": pl.String, "year": pl.Int64, "genres": pl.String},
     )
 
 
-def _tags(path: Path) -> pl.DataFrame:
+def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId and its tags: each once whatever its case, what most users wrote first, then in the file's order."""
-    pairs = [(int(film), unquoted(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix])]
-    tags = pl.DataFrame(pairs, schema={FILM: pl.Int64, "tag": pl.String}, orient="row").filter(pl.col("tag") != "")
+    pairs = [(film, unquoted(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix], bad)]
+    tags = pl.DataFrame(pairs, schema={FILM: pl.String, "tag": pl.String}, orient="row").filter(pl.col("tag") != "")
     return (
         tags.with_row_index("place")
         .group_by(FILM, pl.col("tag").str.to_lowercase().alias("key"))
@@ -206,7 +177,7 @@ def _tags(path: Path) -> pl.DataFrame:
     )
 
 
-def _records(path: Path, pattern: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line number and values of each line; CSV files begin with the names of their columns."""
     line_of = re.compile(pattern)
     lines = enumerate(text_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
@@ -218,11 +189,12 @@ def _records(path: Path, pattern: str) -> Iterator[tuple[int, tuple[str, ...]]]:
         if columns != FORMS[path.name].split(","):
             raise DataError(f"{path}: its columns are {','.join(columns)}; they must be {FORMS[path.name]}")
     for number, line in lines:
-        if not (cut := line_of.fullmatch(line)):
-            raise _wrong_line(path, number, line)
-        yield number, cut.groups()
+        if cut := line_of.fullmatch(line):
+            yield number, cut.groups()
+        elif line.strip():
+            _wrong_line(bad, number, line)
 
 
-def _wrong_line(path: Path, number: int, line: str) -> DataError:
+def _wrong_line(bad: BadLines, number: int, line: str) -> None:
     shown = line if len(line) <= 60 else line[:57] + "..."
-    return DataError(f"{path}: line {number} is not {FORMS[path.name]}: {shown!r}")
+    bad.add(number, f"not {FORMS[bad.path.name]}: {shown!r}")

@@ -5,48 +5,68 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from lirdrec.configuration import option_named
 from lirdrec.data.compressed import read_bytes
+from lirdrec.data.identifiers import INTEGER
 from lirdrec.data.recipe import Recipe
 from lirdrec.data.tables import Table, read_table, select
 from lirdrec.errors import DataError
 
-
-def read_numbers(path: Path, bad_rows: str = "error") -> Table:
-    """A CSV file read as numbers: tens of millions of rows of texts take more memory than many machines have."""
-    return read_table(path, text="", bad_rows=bad_rows)  # no column is kept as text
+ID = r"^-?[0-9]+(\.0*)?$"  # 7, 007 and, as pandas writes integers beside gaps, 7.0
 
 
-def id_columns(table: Table, recipe: Recipe, *columns: str) -> Table:
-    """The table with its columns of ids checked, and as strings where the recipe asks for them.
+def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
+    """A text file read as numbers: tens of millions of rows of texts take more memory than many machines have.
+
+    Args:
+        path: the file.
+        ids: columns of ids. Where one of them holds something else than integers of 63 bits, all columns are texts, as
+            the file has them.
+        layout: see `read_table`.
+    """
+    table = read_table(path, text="", **layout)
+    if all(table.frame[column].dtype == pl.Int64 for column in ids if column in table.frame.columns):
+        return table
+    return read_table(path, **layout)
+
+
+def id_columns(table: Table, recipe: Recipe, *columns: str, pattern: str = ID) -> Table:
+    """The table with its columns of ids checked: published data sets number their users and items.
+
+    Numbers written with zeros before them, such as `007`, stay as they are.
+
+    Args:
+        table: with the columns.
+        recipe: says what to do with bad rows, and whether ids are strings.
+        columns: their names.
+        pattern: how an id is written.
 
     Raises:
-        DataError: a column is missing or holds something else than integers of at most 64 bits; names the line. Where
-            the recipe leaves bad rows out, only if all rows are bad.
+        DataError: a column is missing or holds something else than integers; names the line. Where the recipe leaves
+            bad rows out, only if all rows are bad.
     """
     table.need(columns)
     for column in columns:
         values = table.frame[column]
-        if not values.dtype.is_integer() or values.null_count():
-            texts = values.cast(pl.String)
-            bad = texts.str.contains(r"^(0|[1-9][0-9]{0,18})$").fill_null(False).not_()
-            bad = bad | texts.cast(pl.Int64, strict=False).is_null()  # beyond 64 bits
-            if not bad.any() or (recipe.bad_rows == "skip" and not bad.all()):
-                table = dataclasses.replace(select(table, ~bad), skipped=table.skipped + int(bad.sum()))
-                table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col(column).cast(pl.Int64)))
-                continue
-            value = values[bad.arg_true()[0]]
-            raise DataError(
-                f"{table.where}: {'no value' if value is None else repr(value)} in column '{column}' in"
-                f" {table.at(bad)}; it must be an integer of at most 64 bits; to leave such rows out:"
-                f" {option_named('bad_rows', 'skip')}"
-            )
-    if not recipe.string_ids:
-        return table
-    return dataclasses.replace(table, frame=table.frame.with_columns(pl.col(columns).cast(pl.String)))
+        if values.dtype == pl.Int64 and not values.null_count() and values.ge(0).all():
+            continue
+        texts = values.cast(pl.String).str.strip_chars()
+        bad = ~texts.str.contains(pattern).fill_null(False)
+        if recipe.bad_rows == "skip" and not recipe.string_ids and texts.filter(~bad).str.contains(INTEGER).all():
+            bad |= ~(texts.cast(pl.Int64, strict=False) >= 0).fill_null(False)  # else who makes ids of them says it
+        if not bad.any() or (recipe.bad_rows == "skip" and not bad.all()):
+            table = dataclasses.replace(select(table, ~bad), skipped=table.skipped + int(bad.sum()))
+            continue
+        value = values[bad.arg_true()[0]]
+        raise DataError(
+            f"{table.where}: {'no value' if value is None else repr(value)} in column '{column}' in"
+            f" {table.at(bad)}; it must be an integer; to leave such rows out: {option_named('bad_rows', 'skip')}"
+        )
+    return table
 
 
 def text_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[str]:
@@ -62,10 +82,13 @@ def text_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[st
     content = read_bytes(path)
     for encoding in encodings:
         try:
-            lines = [line.removesuffix("\r") for line in content.decode(encoding).split("\n")]
+            text = content.decode(encoding)
         except UnicodeDecodeError as error:
             fault = error
             continue
+        if "\n" not in text:  # as old programs of Apple's end lines
+            text = text.replace("\r", "\n")
+        lines = [line.removesuffix("\r") for line in text.split("\n")]
         while lines and not lines[-1].strip():
             lines.pop()
         if not lines:
