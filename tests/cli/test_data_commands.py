@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lirdrec.data.columns import SPLITS
 from lirdrec.data.dataset import Dataset
 
+from ..helpers import assert_refused
 from .conftest import files
 
 RATINGS = "userId,movieId,rating\n" + "".join(
@@ -383,3 +385,37 @@ def test_prepare_says_what_a_table_is(lirdrec, tmp_path, monkeypatch):
     rows = Dataset.load("out").frame("train").rows()
     day = 86_400_000_000
     assert [row[:2] for row in rows] == [("ä", "x"), ("ä", "y"), ("é", "x")] and rows[1][2] - rows[0][2] == day
+
+
+def test_bad_rows_of_published_folders(lirdrec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ml").mkdir()
+    (tmp_path / "ml" / "movies.dat").write_text("007::A (1990)::Drama\n8::B (1991)::Drama\nC (1992)::Drama\n")
+    (tmp_path / "ml" / "ratings.dat").write_text("1::007::5::7\n1::8::4\n\n2::x::4::9\n2::8::4::9\n3::8::4::soon\n")
+    (tmp_path / "mm").mkdir()
+    (tmp_path / "mm" / "shop.inter").write_text(
+        "userID\titemID\tx_label\ttimestamp\n1\t0\t0\t5\n\t1\t0\t5\n1\tx\t0\t5\n1\t2\t\t5\n1\t3\t1\t\n2\t1\t1\t6\n2\n2\t0\t2\t7\n"
+    )
+    for folder, place, left_out in (("ml", ["movies.dat", "line 3"], 3), ("mm", ["shop.inter", "line 8"], 5)):
+        assert_refused(lirdrec("prepare", folder, "-o", "x"), mentions=place)
+        result = lirdrec("prepare", folder, "-o", f"{folder}-ready", "--bad-rows", "skip", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["info"]["preparation"]["bad_rows_skipped"] == left_out
+    films, shop = (Dataset.load(f"{folder}-ready") for folder in ("ml", "mm"))
+    assert sorted(row for split in SPLITS for row in films.frame(split).rows()) == [(1, "007", 7), (2, "8", 9)]
+    assert films.item_table.rows() == [("007", "A", 1990, "Drama"), ("8", "B", 1991, "Drama")]
+    assert [shop.frame(split).rows() for split in SPLITS] == [[(1, 0, 5)], [(2, 1, 6)], [(2, 0, 7)]]
+    assert_refused(lirdrec("prepare", "mm", "-o", "x", "--bad-rows", "drop"), mentions=["--bad-rows", "drop"])
+
+
+def test_items_without_a_row_of_the_table_need_an_option_for_features(lirdrec, raw):
+    (raw / "movies.csv").write_text("".join(MOVIES.splitlines(keepends=True)[:-2]))
+    command = ["prepare", "ratings.csv", *COLUMNS, "--items", "movies.csv", "--unknown-items", "keep"]
+    result = lirdrec(*command, "-o", "kept")
+    assert result.exit_code == 0 and "--drop-without-features" in result.stdout
+    assert Dataset.load(raw / "kept").info["preparation"]["unknown_items_kept"] == 2
+    line = next(one for one in result.stdout.splitlines() if "Next: " in one).partition("Next: lirdrec ")[2]
+    assert lirdrec(*shlex.split(line)).exit_code == 0
+    assert Dataset.load(raw / "kept").n_items == 10
+    dropped = lirdrec(*command[:-1], "drop", "-o", "dropped")
+    assert dropped.exit_code == 0 and "--drop-without-features" not in dropped.stdout

@@ -14,7 +14,9 @@ from safetensors.numpy import save_file
 
 from lirdrec.data import Dataset
 from lirdrec.data.readers import read_any, read_features, read_interactions, read_mmrec, read_recbole
-from lirdrec.errors import DataError, LirdrecError
+from lirdrec.errors import ConfigError, DataError, LirdrecError
+
+from ..helpers import assert_error
 
 SPLITS = ("train", "valid", "test")
 
@@ -407,6 +409,17 @@ def test_mmrec_folders_that_do_not_fit_together(mmrec, change, sentence):
     with pytest.raises(DataError, match=re.escape(sentence)) as caught:
         read_any(mmrec)
     assert "\n" not in str(caught.value)
+
+
+def test_bad_rows_of_mmrec(mmrec):
+    (mmrec / "shop.inter").write_text(INTER + "\t1\t0\n9\t1\t3\n9\t1\n9\t3\t0\n")
+    with assert_error(DataError, mentions=["shop.inter", "line 9"]):
+        read_mmrec(mmrec)
+    dataset = read_mmrec(mmrec, bad_rows="skip")
+    assert dataset.frame("train").rows() == [(4, 0), (7, 2), (9, 3)]
+    assert dataset.info["preparation"] == {"rows": 9, "bad_rows_skipped": 3, "repeated_pairs": 1}
+    with assert_error(ConfigError, mentions=["bad_rows", "drop"]):
+        read_mmrec(mmrec, bad_rows="drop")
 
 
 # ---- RecBole

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lirdrec.cli.dataset_display import show_dataset, show_differences, show_run
+from lirdrec.cli.dataset_display import show_dataset, show_differences, show_run, show_undescribed
 from lirdrec.cli.output import JsonOption, console, print_json
 from lirdrec.cli.settings import whole_number
 from lirdrec.errors import ConfigError
@@ -207,6 +207,8 @@ def prepare(
     if json:
         return print_json(figures if differences is None else figures | {"differences_from_published": differences})
     show_dataset(figures)
+    if _undescribed(figures):
+        show_undescribed(_undescribed(figures))
     if differences is not None:
         show_differences(str(published), differences)
     console().print(f"Written to {output}. Next: {_next(figures, output)}", markup=False, soft_wrap=True)
@@ -287,10 +289,16 @@ def _next(figures: dict[str, Any], folder: Path) -> str:
     if figures["pictures"]:
         words += ["--image", "descriptor"]
     if len(words) > 3:
-        return shlex.join(words)
+        return shlex.join([*words, "--drop-without-features"] if _undescribed(figures) else words)
     # without anything to learn from but who took what: exact and fast, as long as a matrix of all items is small
     model = "ease" if figures["items"] <= FEW_ITEMS else "lightgcn"
     return shlex.join(["lirdrec", "train", str(folder), "--model", model])
+
+
+def _undescribed(figures: Mapping[str, Any]) -> int:
+    """How many items the item table lacks, so that they have no features as long as no matrix is given."""
+    kept = figures["info"].get("preparation", {}).get("unknown_items_kept", 0)
+    return 0 if figures["modalities"] else kept
 
 
 def _names(listed: str | None) -> list[str] | None:
@@ -359,7 +367,7 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
             inter = min(Path(str(source)).glob("*.inter"))
             raise ConfigError(
                 f"{flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
-                f" to prepare it anew, name its table: lirdrec prepare {inter} --user userID --item itemID …"
+                f" to prepare it in another way, name its table: lirdrec prepare {inter} --user userID --item itemID …"
             )
         takes = ", ".join(sorted(flag(one) for one in known.difference(PYTHON_ONLY)))
         raise ConfigError(f"{flag(option)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")

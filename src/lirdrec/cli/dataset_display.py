@@ -66,6 +66,17 @@ def show_dataset(figures: Mapping[str, Any]) -> None:
         _histogram(f"Training {what} per {who}", figures[f"{who}_degrees"])
 
 
+def show_undescribed(number: int) -> None:
+    """Print what the items that an item table lacks mean for `lirdrec features`."""
+    console().print(
+        f"{number:,} items are not in the item table, so they have no text: unless a picture or a second matrix covers"
+        " them, lirdrec features needs --drop-without-features, which leaves them out",
+        style="yellow",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
 def show_differences(name: str, differences: Sequence[str]) -> None:
     """Print, loudly, in what a dataset is not the published one."""
     out = console()

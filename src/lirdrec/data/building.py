@@ -179,6 +179,8 @@ def build(
         seen = np.zeros(len(catalogue), dtype=bool)
         seen[rows] = True
         stays = stays & seen
+    if items is not None and (bare := int(stays[items.frame.height :].sum())):  # only where the recipe says so
+        counts["unknown_items_kept"] = bare
 
     user_map, users = _renumber(all_users, users)
     item_map = IdMap(catalogue.series.filter(pl.Series(stays)), ITEM)

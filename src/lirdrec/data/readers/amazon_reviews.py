@@ -119,7 +119,7 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
 
 
 def _without_header(number: int, block: bytes) -> tuple[int, bytes, bool]:
-    """What follows the header, the first line that is not blank: number of the line, block; and whether it was there."""
+    """What follows the header, the first line that is not blank: number of the line, block; whether it was there."""
     while block:
         line, _, block = block.partition(b"\n")
         number += 1

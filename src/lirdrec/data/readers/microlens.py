@@ -76,7 +76,7 @@ def read_microlens(
         listed = ", ".join(path.name for path in found) or "none"
         raise DataError(f"{folder}: a MicroLens folder has one file {PAIRS}; found {listed}")
     ids = [*NAMES[USER], *NAMES[ITEM], *(options[what] for what in (USER, ITEM) if what in options)]
-    pairs = read_numbers(found[0], ids, bad_rows=options.get("bad_rows", "error"))
+    pairs = read_numbers(found[0], ids, bad_rows=recipe_of(options, "read_microlens").bad_rows)
     known = {ours: name for ours, names in NAMES.items() for name in names if name in pairs.frame.columns}
     recipe = recipe_of(known | options, "read_microlens")
     pairs = id_columns(pairs, recipe, recipe.user, recipe.item)

@@ -105,11 +105,12 @@ def read_mmrec(
 
 def _pairs(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> tuple[Table, dict[str, int]]:
     """The rows of the .inter file that can be used and, where some are left out, how many of how many."""
+    recipe = recipe_of({"user": user, "item": item, "bad_rows": bad_rows}, "read_mmrec")
     table = read_table(path, separator="\t", bad_rows=bad_rows)
     table.need([user, item, label])
     height = table.frame.height + table.skipped
-    timestamp = TIMESTAMP if TIMESTAMP in table.frame.columns else None
-    recipe = recipe_of({"user": user, "item": item, "timestamp": timestamp, "bad_rows": bad_rows}, "read_mmrec")
+    if TIMESTAMP in table.frame.columns:
+        recipe = dataclasses.replace(recipe, timestamp=TIMESTAMP)
     labelled = label_values(table.frame[label]).is_not_null()
     if bad_rows == "skip" and labelled.any() and not labelled.all():
         table = dataclasses.replace(select(table, labelled), skipped=table.skipped + int((~labelled).sum()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import polars as pl
 
 from lirdrec.configuration import option_named
 from lirdrec.data.compressed import read_bytes
-from lirdrec.data.identifiers import INTEGER
+from lirdrec.data.identifiers import INTEGER, count
 from lirdrec.data.recipe import Recipe
 from lirdrec.data.tables import Table, read_table, select
 from lirdrec.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 ID = r"^-?[0-9]+(\.0*)?$"  # 7, 007 and, as pandas writes integers beside gaps, 7.0
 
@@ -58,8 +61,15 @@ def id_columns(table: Table, recipe: Recipe, *columns: str, pattern: str = ID) -
         bad = ~texts.str.contains(pattern).fill_null(False)
         if recipe.bad_rows == "skip" and not recipe.string_ids and texts.filter(~bad).str.contains(INTEGER).all():
             bad |= ~(texts.cast(pl.Int64, strict=False) >= 0).fill_null(False)  # else who makes ids of them says it
-        if not bad.any() or (recipe.bad_rows == "skip" and not bad.all()):
+        if recipe.bad_rows == "skip" and not bad.all():
+            if bad.any():
+                where = f"{table.where}, column '{column}'"
+                logger.warning(
+                    "%s: %s without an id left out; the first: %s", where, count(int(bad.sum()), "row"), table.at(bad)
+                )
             table = dataclasses.replace(select(table, ~bad), skipped=table.skipped + int(bad.sum()))
+            continue
+        if not bad.any():
             continue
         value = values[bad.arg_true()[0]]
         raise DataError(
