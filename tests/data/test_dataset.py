@@ -170,7 +170,7 @@ NAN[2, 1], NAN[6, 0] = np.nan, np.inf
     ("options", "facts"),
     [
         ({"user": "usr"}, ["interactions", "'usr'", "user, item, rating, timestamp", "'user'"]),
-        ({"items": EIGHT, "features": {"f": NAN}}, ["features 'f'", "NaN", "2 rows (counted from 0)", "2, 6"]),
+        ({"items": EIGHT, "features": {"f": NAN}}, ["features 'f'", "NaN", "2 rows", "2, 6"]),
         ({"features": {"f": NAN}}, ["features 'f'", "items='FILE'"]),
         ({"features": {"f": (["i0", "i5"], NAN[1:3])}}, ["features 'f'", "NaN", "1 row", "i5"]),
         ({"items": EIGHT, "features": {"f": np.ones((5, 2))}}, ["features 'f'", "5 rows", "8 items"]),
@@ -280,5 +280,5 @@ def test_zero_rows_are_absent_and_masks_must_agree():
 
 
 def test_numbers_too_large_for_float32_are_found():
-    with assert_error(DataError, mentions=["NaN", "1 row (counted from 0)"]):
+    with assert_error(DataError, mentions=["NaN", "1 row"]):
         FeatureMatrix(np.array([[1.0], [1e300]]))

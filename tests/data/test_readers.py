@@ -173,11 +173,11 @@ BAD_FEATURES = {
     "count.npz": (lambda p: np.savez(p, x=X, ids=IDS[:2]), ["2 ids", "3 rows"]),
     "negative.npz": (
         lambda p: np.savez(p, x=X, ids=-IDS),
-        ["'ids'", "item id -5", "row 0 (counted from 0)", "string_ids=True"],
+        ["'ids'", "item id -5", "row 0", "string_ids=True"],
     ),
     "short.safetensors": (
         lambda p: (save_file({"x": X}, p), p.write_bytes(p.read_bytes()[:-4])),
-        ["safetensors file"],
+        ["safetensors"],
     ),
     "short.parquet": (
         lambda p: (pl.DataFrame({"id": IDS, "v": X}).write_parquet(p), p.write_bytes(p.read_bytes()[:-9])),
@@ -185,7 +185,7 @@ BAD_FEATURES = {
     ),
     "ragged.parquet": (
         lambda p: pl.DataFrame({"id": [1, 2], "v": [[1.0, 2.0], [3.0]]}).write_parquet(p),
-        ["vector of 2", "1 number", "2"],
+        ["1 number", "2"],
     ),
     "holes.parquet": (
         lambda p: pl.DataFrame({"id": [1, 2], "v": [[1.0, 2.0], [3.0, None]]}).write_parquet(p),
@@ -362,7 +362,7 @@ def test_mmrec_folders(mmrec):
         ),
         (
             lambda f: np.save(f / "smell_feat.npy", np.full((4, 3), np.nan)),
-            ["smell_feat.npy", "NaN", "4 rows (counted from 0)", "0, 1, 2, 3"],
+            ["smell_feat.npy", "NaN", "4 rows", "0, 1, 2, 3"],
         ),
         (lambda f: (f / "smell_feat.npy").unlink(), ["1 of 4 items", "without_features='drop'"]),
         (lambda f: (f / "items.tsv").write_text("id\ttitle\n1\tx\n"), ["items.tsv", "'itemID'", "id, title"]),
@@ -406,8 +406,7 @@ def test_recbole_says_what_it_does_not_read(recbole, caplog):
     for name in ("ml.user", "ml.kg", "ml.link"):
         (recbole / name).write_text("user_id:token\n1\n")
     read_recbole(recbole)
-    assert "ml.kg, ml.link, ml.user" in caplog.text
-    assert "vectors='picture'" in caplog.text
+    assert_mentions(caplog.text, ["ml.kg, ml.link, ml.user", "vectors='picture'"])
 
 
 @pytest.mark.parametrize("title", ["", " "])

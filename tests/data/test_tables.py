@@ -103,7 +103,7 @@ def test_quotes_as_people_write_them(tmp_path, text, names):
 @pytest.mark.parametrize("value", ['"a "b" c"', '"a"b', '"a "b, c" d"'])
 def test_quotes_within_quotes_are_named_or_left_out(tmp_path, value):
     (tmp_path / "t.csv").write_text(f'item,name\n1,"a, b"\n2,{value}\n3,24" or 25" screen\n')
-    with pytest.raises(DataError, match=r"line 3 has (a quote within|3 values)"):
+    with assert_error(DataError, mentions=[tmp_path / "t.csv", "line 3", "bad_rows"]):
         read_table(tmp_path / "t.csv")
     left = read_table(tmp_path / "t.csv", bad_rows="skip")
     assert left.frame["name"].to_list() == ["a, b", '24" or 25" screen']
