@@ -13,6 +13,8 @@ from lirdrec.errors import ConfigError
 from lirdrec.models.registry import config_type, model_names
 from lirdrec.training.config import TrainConfig
 
+from .helpers import assert_error
+
 
 @dataclass(frozen=True)
 class Options:
@@ -43,29 +45,28 @@ def test_lists_are_written_with_commas_or_as_in_toml(typed, expected):
 
 
 @pytest.mark.parametrize(
-    ("typed", "sentence"),
+    ("typed", "facts"),
     [
-        ("names=text,,e", "'names' is 'text,,e'; it must be a list of texts with commas between them"),
-        ("names=", "'names' is ''; it must be a list of texts with commas between them"),
-        ("names=true", "'names' is true; it must be a list of texts with commas between them"),
-        ("counts=5,many", "'counts' is 'many'; it must be a whole number"),
-        ("counts=none", "'counts' is none; it must be a list of whole numbers with commas between them"),
-        ("rate=high", "'rate' is 'high'; it must be a number"),
-        ("fast=yes", "'fast' is 'yes'; it must be true or false"),
-        ("table=3", "'table' is 3; it must be a table of names and values"),
+        ("names=text,,e", ["'names'", "'text,,e'"]),
+        ("names=", ["'names'", "''"]),
+        ("names=true", ["'names'", "true"]),
+        ("counts=5,many", ["'counts'", "'many'"]),
+        ("counts=none", ["'counts'", "none"]),
+        ("rate=high", ["'rate'", "'high'"]),
+        ("fast=yes", ["'fast'", "'yes'", "true", "false"]),
+        ("table=3", ["'table'", "3"]),
     ],
 )
-def test_other_values_are_refused_in_plain_words(typed, sentence):
-    with pytest.raises(ConfigError) as error:
+def test_other_values_are_refused_in_plain_words(typed, facts):
+    with assert_error(ConfigError, mentions=["configuration", *facts]):
         make(Options, parse_assignments([typed]))
-    assert str(error.value) == f"the configuration: {sentence}"
 
 
 @pytest.mark.parametrize("name", [*model_names(), "training", "recipe"])
 def test_values_of_the_wrong_type_name_their_field(name):
     kind = {"training": TrainConfig, "recipe": Recipe}.get(name) or config_type(name)
     for field in dataclasses.fields(kind):
-        with pytest.raises(ConfigError, match=f"'{field.name}'"):
+        with assert_error(ConfigError, mentions=[f"'{field.name}'"]):
             kind(**{field.name: object()})
         if isinstance(field.default, bool) or not isinstance(field.default, (int, float)):
             continue
@@ -73,5 +74,5 @@ def test_values_of_the_wrong_type_name_their_field(name):
         for value in wrong + ([float(field.default)] if isinstance(field.default, int) else []):
             if value is None and "None" in str(field.type):
                 continue
-            with pytest.raises(ConfigError, match=f"'{field.name}'"):
+            with assert_error(ConfigError, mentions=[f"'{field.name}'"]):
                 kind(**{field.name: value})

@@ -10,6 +10,8 @@ from lirdrec.progress import ProgressLines, duration
 from lirdrec.training.config import still_improving
 from lirdrec.training.progress import EpochLines, ProgressBar
 
+from .helpers import assert_mentions
+
 
 def test_a_line_for_every_tenth_and_the_time_left_from_what_was_worked(capsys):
     now = 0.0
@@ -21,9 +23,9 @@ def test_a_line_for_every_tenth_and_the_time_left_from_what_was_worked(capsys):
         lines.advance(1)
     told = capsys.readouterr().err.splitlines()
     assert [line.split("(")[1].split(")")[0] for line in told] == [f"{share} %" for share in range(30, 100, 10)]
-    assert told[0] == "captions: 60 of 200 pictures (30 %)"
-    assert told[2] == f"captions: 100 of 200 pictures (50 %), about {duration(200)} left"
-    assert told[-1] == f"captions: 180 of 200 pictures (90 %), about {duration(40)} left"
+    assert_mentions(told[0], ["captions", "60 of 200 pictures", "30 %"])
+    assert_mentions(told[2], ["captions", "100 of 200 pictures", "50 %", duration(200)])
+    assert_mentions(told[-1], ["captions", "180 of 200 pictures", "90 %", duration(40)])
 
 
 def test_every_epoch_is_a_line_in_a_log(capsys):
@@ -32,10 +34,10 @@ def test_every_epoch_is_a_line_in_a_log(capsys):
     for epoch, value in ((2, 0.4), (3, 0.6)):
         seconds = {"seconds": 20.0, "seconds_with_validation": 30.0}
         lines.epoch_ended({"epoch": epoch, "loss": 1.0, "valid": {"recall@20": value}, **seconds})
-    assert capsys.readouterr().err.splitlines() == [
-        "epoch 2/10  loss 1.0000  recall@20 0.4000 (best 0.5000, epoch 1)  30 s  at most 4 min left",
-        "epoch 3/10  loss 1.0000  recall@20 0.6000 (best 0.6000, epoch 3)  60 s  at most 4 min left",
-    ]
+    second, third = capsys.readouterr().err.splitlines()
+    assert_mentions(second, ["epoch 2/10", "loss 1.0000", "recall@20 0.4000", "0.5000", "epoch 1", "30 s", "4 min"])
+    assert_mentions(third, ["epoch 3/10", "loss 1.0000", "recall@20 0.6000", "epoch 3", "60 s", "4 min"])
+    assert third.count("0.6000") == 2  # the latest is the best
 
 
 def test_the_bar_of_a_training_fits_into_80_columns(monkeypatch):
@@ -50,8 +52,8 @@ def test_the_bar_of_a_training_fits_into_80_columns(monkeypatch):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(bar.bar.get_renderable())
     line = console.export_text().splitlines()[0]
-    assert "epoch 999/1000" in line and "recall@20 0.1000 (best 0.1000)" in line and "at most" in line
-    assert "…" not in line and len(line) <= 80
+    assert_mentions(line, ["epoch 999/1000", "recall@20 0.1000"])
+    assert line.count("0.1000") == 2 and "…" not in line and len(line) <= 80
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from lirdrec.models.popularity import PopularityConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.transaction import atomic_folder, read_stable
+
+from .helpers import assert_error
 
 
 def small(n_users: int, n_items: int) -> Dataset:
@@ -104,7 +105,7 @@ def test_what_did_not_come_from_here_is_never_replaced(dataset, tmp_path, name):
     folder = dataset.save(tmp_path / "data")
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("mine")
-    with pytest.raises(RunFolderError, match=re.escape("/".join(name.split("/")[:2]))):
+    with assert_error(RunFolderError, mentions=[folder, "/".join(name.split("/")[:2])]):
         dataset.save(folder, overwrite=True)
     assert (folder / name).read_text() == "mine" and hidden(tmp_path) == []
 
@@ -112,7 +113,7 @@ def test_what_did_not_come_from_here_is_never_replaced(dataset, tmp_path, name):
 def test_a_folder_of_another_format_is_never_replaced(dataset, tmp_path):
     folder = dataset.save(tmp_path / "data")
     with (
-        pytest.raises(RunFolderError, match="lirdrec-dataset"),
+        assert_error(RunFolderError, mentions=[folder, "lirdrec-dataset"]),
         atomic_folder(folder, overwrite=True, formats=["lirdrec-run"]),
     ):
         pass
@@ -124,7 +125,7 @@ def test_a_dataset_whose_features_are_being_made_is_not_replaced(dataset, tmp_pa
     with (
         folder_lock(folder / "work" / "features", str),
         ThreadPoolExecutor() as other,
-        pytest.raises(RunFolderError, match=rf"\(process {os.getpid()}\)"),
+        assert_error(RunFolderError, mentions=[folder, f"process {os.getpid()}"]),
     ):
         other.submit(dataset.save, folder, True).result()
     dataset.save(folder, overwrite=True)
@@ -157,7 +158,7 @@ def test_a_run_that_another_process_changed_is_not_written_over(dataset, tmp_pat
     one.record_metrics("test", {"recall@20": 0.5})
     one.record_metrics("valid", {"recall@20": 0.25})  # its own changes are known to it
     for change in (lambda: other.record_metrics("test", {}), lambda: other.save(tmp_path / "run", overwrite=True)):
-        with pytest.raises(RunFolderError, match="run"):
+        with assert_error(RunFolderError, mentions=[tmp_path / "run"]):
             change()
     other.save(tmp_path / "elsewhere")
     assert Recommender.load(tmp_path / "run").info["metrics"]["test"] == {"recall@20": 0.5}
@@ -212,7 +213,7 @@ def test_a_folder_with_a_manifest_of_something_else_is_never_replaced(dataset, t
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "main.js").write_text("mine")
     (tmp_path / "site" / "manifest.json").write_text(content)
-    with pytest.raises(RunFolderError, match="site"):
+    with assert_error(RunFolderError, mentions=[tmp_path / "site"]):
         dataset.save(tmp_path / "site", overwrite=True)
     assert (tmp_path / "site" / "main.js").read_text() == "mine"
 
@@ -223,19 +224,19 @@ def test_no_link_leads_a_writer_out_of_a_folder(dataset, tmp_path):
     run = fit(dataset, PopularityConfig(), run=tmp_path / "run", progress=False).folder
     assert run is not None
     (run / ".lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(RunFolderError, match=r"\.lock"):
+    with assert_error(RunFolderError, mentions=[run, ".lock"]):
         Recommender.load(run).save(run, overwrite=True)
     (run / ".lock").unlink()
     (run / "features").rename(tmp_path / "outside")
     (tmp_path / "outside" / "text.npy.new").write_text("precious")
     (run / "features").symlink_to(tmp_path / "outside")
-    with pytest.raises(RunFolderError, match="features"):
+    with assert_error(RunFolderError, mentions=[run, "features"]):
         Recommender.load(run).save(run, overwrite=True)
     folder = dataset.save(tmp_path / "data")
     (folder / "features").rename(tmp_path / "moved")
     (folder / "features").symlink_to(tmp_path / "moved")
     before = sorted(path.name for path in (tmp_path / "moved").iterdir())
-    with pytest.raises(RunFolderError, match="features"):
+    with assert_error(RunFolderError, mentions=[folder, "features"]):
         switch(folder, {"features/new.npy": copied(folder / "users.parquet")})
     assert Dataset.load(folder, verify=True).n_items == 24
     assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == before

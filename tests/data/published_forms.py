@@ -405,7 +405,7 @@ def _outcome(name: str, kind_name: str, kind: Any) -> Any:
         return answer if answer.line is None else Refused(answer.line + form.header)
     if "PLACE" in answer:
         return Refused(kind.at + 1 + form.header)
-    literal = re.search(r"\bline (\d+)", answer)
+    literal = re.search(r"\bline (\d+)", " ".join(answer))
     return Refused(None if literal is None else max(1, int(literal[1]) - 1 + form.header))
 
 

@@ -20,6 +20,8 @@ from lirdrec.data.readers.amazon_reviews import read_reviews, recognise_reviews
 from lirdrec.data.readers.json_lines import BadLines, blocks, parse_record
 from lirdrec.errors import DataError
 
+from ..helpers import assert_error, assert_mentions
+
 ALL = ["user", "item", "rating", "timestamp"]
 FORM = amazon_reviews.ReviewFormat(
     "2014", {"user": "reviewerID", "item": "asin", "rating": "overall", "timestamp": "unixReviewTime"}
@@ -49,34 +51,34 @@ def table_lines(lines):
 # ---- a line that is no review
 
 BAD_REVIEWS = {
-    '{"reviewerID": "A1", "asin": "B1", "overall": 5.0,': "not JSON (Expecting property name enclosed in double quotes",
-    "null": "holds a NoneType, not a record in {…}",
-    "[1, 2]": "holds a list, not a record in {…}",
-    "{}": "there is no reviewerID",
-    review(1) + review(2): "not JSON (Extra data at character ",
-    "[" * 100_000: "nested too deeply",
-    '{"reviewerID": 1' + "0" * 5000 + "}": "not JSON that can be read (a number is too long)",
-    '{"a": "\x01"}': "not JSON (Invalid control character at at character 8)",
-    review(1, asin=None): "there is no asin",
-    review(1, asin=5): "asin is 5, not a text",
-    review(1, asin=""): "asin is '', not a text",
-    review(1, reviewerID=["A1"]): "reviewerID is ['A1'], not a text",
-    review(2, reviewerID="A\ud800"): r"reviewerID is 'A\ud800', which is half of a character",
-    review(1, overall="5"): "overall is '5', not a number",
-    review(1, overall=True): "overall is True, not a number",
-    review(1, overall=float("nan")): "overall is nan, not a number",
-    review(1, overall=10**400): "overall is 1000",
-    review(1, unixReviewTime="yesterday"): "unixReviewTime is 'yesterday', not a whole number",
-    review(1, unixReviewTime=1.5): "unixReviewTime is 1.5, not a whole number",
-    review(1, unixReviewTime=2**63): "unixReviewTime is 9223372036854775808, not a whole number",
-    review(1, unixReviewTime=None): "there is no unixReviewTime",
-    review(1, unixReviewTime=None, reviewTime="soon"): "there is no unixReviewTime",
-    "{'reviewerID': 'A1'": "neither JSON nor a Python literal ('{' was never closed)",
-    "{'reviewerID': __import__('os').abort()}": "neither JSON nor a Python literal of texts and numbers",
-    "{'reviewerID': " + "-" * 50_000 + "1}": "neither JSON nor a Python literal of texts and numbers",
-    "{'reviewerID': " + "1+" * 50_000 + "1}": "neither JSON nor a Python literal of texts and numbers",
-    "{'reviewerID': " + "(" * 50_000 + "}": "neither JSON nor a Python literal (too many nested parentheses",
-    "{'reviewerID': '" + "A" * (1 << 20) + "'}": "a Python literal of 1,048,594 characters; at most 1,048,576 are read",
+    '{"reviewerID": "A1", "asin": "B1", "overall": 5.0,': ["JSON"],
+    "null": [],
+    "[1, 2]": ["list"],
+    "{}": ["reviewerID"],
+    review(1) + review(2): ["JSON", "character 116"],
+    "[" * 100_000: [],
+    '{"reviewerID": 1' + "0" * 5000 + "}": ["JSON"],
+    '{"a": "\x01"}': ["JSON", "character 8"],
+    review(1, asin=None): ["asin"],
+    review(1, asin=5): ["asin", "5"],
+    review(1, asin=""): ["asin", "''"],
+    review(1, reviewerID=["A1"]): ["reviewerID", "['A1']"],
+    review(2, reviewerID="A\ud800"): ["reviewerID", r"'A\ud800'"],
+    review(1, overall="5"): ["overall", "'5'"],
+    review(1, overall=True): ["overall", True],
+    review(1, overall=float("nan")): ["overall", "nan"],
+    review(1, overall=10**400): ["overall", 10**50],
+    review(1, unixReviewTime="yesterday"): ["unixReviewTime", "'yesterday'"],
+    review(1, unixReviewTime=1.5): ["unixReviewTime", 1.5],
+    review(1, unixReviewTime=2**63): ["unixReviewTime", 2**63],
+    review(1, unixReviewTime=None): ["unixReviewTime"],
+    review(1, unixReviewTime=None, reviewTime="soon"): ["unixReviewTime"],
+    "{'reviewerID': 'A1'": ["JSON", "Python"],
+    "{'reviewerID': __import__('os').abort()}": ["JSON", "Python"],
+    "{'reviewerID': " + "-" * 50_000 + "1}": ["JSON", "Python"],
+    "{'reviewerID': " + "1+" * 50_000 + "1}": ["JSON", "Python"],
+    "{'reviewerID': " + "(" * 50_000 + "}": ["JSON", "Python"],
+    "{'reviewerID': '" + "A" * (1 << 20) + "'}": ["Python", "1,048,594", "1,048,576"],
 }
 BAD_REVIEWS_IDS = [line[:40].encode("ascii", "replace").decode() + str(n) for n, line in enumerate(BAD_REVIEWS)]
 
@@ -84,32 +86,31 @@ BAD_REVIEWS_IDS = [line[:40].encode("ascii", "replace").decode() + str(n) for n,
 @pytest.mark.parametrize("line", BAD_REVIEWS, ids=BAD_REVIEWS_IDS)
 def test_a_bad_line_is_named_or_left_out(tmp_path, caplog, line):
     path = write(tmp_path / "reviews.json", [*GOOD[:3], line, *GOOD[3:]])
-    with pytest.raises(DataError, match=re.escape(f"{path}: line 4: {BAD_REVIEWS[line]}")) as caught:
+    with assert_error(DataError, mentions=[path, "line 4", *BAD_REVIEWS[line], "bad_lines='skip'"]) as caught:
         read_amazon(path, min_rating=1)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
-    assert str(caught.value).endswith("; correct the line, or leave such lines out (bad_lines='skip')")
     with caplog.at_level(logging.WARNING, "lirdrec"):
         dataset = read_amazon(path, min_rating=1, bad_lines="skip", split="none")
     assert len(dataset.train) == 6 and dataset.info["source"]["bad_lines"] == 1
-    assert f"{path}: 1 bad line left out (line 4: {BAD_REVIEWS[line]}" in caplog.text
+    assert_mentions(caplog.messages[0], [path, "1 bad line", "line 4", *BAD_REVIEWS[line]])
 
 
 BAD_RATINGS = {
-    "A1,B000000001,5.0": "3 values, and there must be 4",
-    "A1,B000000001,5.0,1,2": "5 values, and there must be 4",
-    ",B000000001,5.0,1": "user is '', not a text",
-    "A1,B000000001,five,1": "rating is 'five', not a number",
-    "A1,B000000001,,1": "rating is '', not a number",
-    "A1,B000000001,nan,1": "rating is 'nan', not a number",
-    "A1,B000000001,5,1.5": "time is 1.5, not a whole number",
-    "A1,B000000001,5,1_0": "time is '1_0', not a whole number",
+    "A1,B000000001,5.0": ["3 values", 4],
+    "A1,B000000001,5.0,1,2": ["5 values", 4],
+    ",B000000001,5.0,1": ["user", "''"],
+    "A1,B000000001,five,1": ["rating", "'five'"],
+    "A1,B000000001,,1": ["rating", "''"],
+    "A1,B000000001,nan,1": ["rating", "'nan'"],
+    "A1,B000000001,5,1.5": ["time", 1.5],
+    "A1,B000000001,5,1_0": ["time", "'1_0'"],
 }
 
 
 @pytest.mark.parametrize("line", BAD_RATINGS)
 def test_a_bad_line_of_a_table_is_named_or_left_out(tmp_path, line):
     path = write(tmp_path / "ratings.csv", [*table_lines(GOOD), line])
-    with pytest.raises(DataError, match=re.escape(f"{path}: line 7: {BAD_RATINGS[line]}")):
+    with assert_error(DataError, mentions=[path, "line 7", *BAD_RATINGS[line]]):
         read_amazon(path, min_rating=1)
     assert len(read_amazon(path, min_rating=1, bad_lines="skip", split="none").train) == 6
 
@@ -138,53 +139,53 @@ def test_odd_but_good_lines_are_read(tmp_path):
 # ---- a file that is no file of reviews
 
 BAD_FILES = {
-    "empty": (b"", "the file is empty"),
-    "blank": (b"\n \n", "there are no rows"),
-    "list": (b'[{"reviewerID": "A"}]', "begins with '[': write one record a line instead of one list of all"),
-    "strange": (b'{"a": 1, "b": 2}\n', "not Amazon's reviews: the first record has the keys a, b; expected JSON lines"),
-    "metadata": (b'{"asin": "B1", "title": "x"}\n', "it holds what is known of the items (metadata)"),
-    "words": (b"once upon a time\n", "not Amazon's reviews: line 1 has 1 values"),
-    "numbers": (b"1,2,3,4\n", "neither its first nor its second column looks like ASINs"),
-    "header": (b"user_id,parent_asin,stars\n", "its header lacks rating, timestamp"),
-    "broken": (b'{"reviewerID": \n', "line 1 is not JSON (Expecting value at character 16)"),
-    "binary": (b"\xff\xfe\x00", "not UTF-8 text (byte 0xff at 1)"),
+    "empty": (b"", []),
+    "blank": (b"\n \n", []),
+    "list": (b'[{"reviewerID": "A"}]', ["'['"]),
+    "strange": (b'{"a": 1, "b": 2}\n', ["a, b", "reviewerID", "parent_asin"]),
+    "metadata": (b'{"asin": "B1", "title": "x"}\n', ["metadata"]),
+    "words": (b"once upon a time\n", ["line 1"]),
+    "numbers": (b"1,2,3,4\n", ["ASIN"]),
+    "header": (b"user_id,parent_asin,stars\n", ["rating, timestamp"]),
+    "broken": (b'{"reviewerID": \n', ["line 1", "JSON", "character 16"]),
+    "binary": (b"\xff\xfe\x00", ["UTF-8", "0xff"]),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_files_of_something_else_are_told(tmp_path, name):
-    content, sentence = BAD_FILES[name]
+    content, facts = BAD_FILES[name]
     path = tmp_path / "reviews.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=re.escape(sentence)) as caught:
+    with assert_error(DataError, mentions=[path, *facts]) as caught:
         read_amazon(path)
-    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_without_a_good_line(tmp_path):
     path = write(tmp_path / "reviews.json", [review(0, overall=None), review(1, overall=None)])
-    with pytest.raises(DataError, match=r"there is no row that can be used \(line 1: there is no overall\)"):
+    with assert_error(DataError, mentions=[path, "line 1", "overall"]):
         read_amazon(path, min_rating=1, bad_lines="skip")
 
 
 def test_reviews_and_metadata_exchanged(tmp_path):
     reviews = write(tmp_path / "reviews.json", GOOD)
-    with pytest.raises(DataError, match="holds reviews, not metadata of items; exchange the two files"):
+    with assert_error(DataError, mentions=[reviews, "metadata"]):
         read_amazon(reviews, reviews, bad_lines="skip")
 
 
 def test_metadata_of_another_category(tmp_path):
     metadata = write(tmp_path / "meta.json", ["{'asin': 'B999999999', 'title': 'x'}"])
-    with pytest.raises(DataError, match="knows none of the 3 items of the reviews; is it the metadata of another"):
+    with assert_error(DataError, mentions=[metadata, "3 items"]):
         read_amazon(write(tmp_path / "reviews.json", GOOD), metadata)
 
 
 BAD_METADATA = {
-    "{'asin': 'B000000001', 'title': {'a': 1}}": "title is {'a': 1}, not a text or a list of texts",
-    "{'asin': 'B000000001', 'categories': [[['a']]]}": "categories is [['a']], not a text or a list of texts",
-    "{'asin': 'B000000001', 'title': 'x": "neither JSON nor a Python literal (unterminated string literal",
-    '{"title": "x"}': "there is no asin",
-    '{"asin": 3}': "asin is 3, not a text",
+    "{'asin': 'B000000001', 'title': {'a': 1}}": ["title", "{'a': 1}"],
+    "{'asin': 'B000000001', 'categories': [[['a']]]}": ["categories", "[['a']]"],
+    "{'asin': 'B000000001', 'title': 'x": ["JSON", "Python"],
+    '{"title": "x"}': ["asin"],
+    '{"asin": 3}': ["asin", "3"],
 }
 
 
@@ -192,7 +193,7 @@ BAD_METADATA = {
 def test_bad_lines_of_metadata(tmp_path, line):
     metadata = write(tmp_path / "meta.json", [line, '{"asin": "B000000002", "title": "kept"}'])
     reviews = write(tmp_path / "reviews.json", GOOD)
-    with pytest.raises(DataError, match=re.escape(f"{metadata}: line 1: {BAD_METADATA[line]}")):
+    with assert_error(DataError, mentions=[metadata, "line 1", *BAD_METADATA[line]]):
         read_amazon(reviews, metadata)
     dataset = read_amazon(reviews, metadata, bad_lines="skip")
     assert dataset.item_table["title"].to_list() == [None, None, "kept"]
@@ -205,7 +206,7 @@ def test_bad_lines_of_metadata(tmp_path, line):
 def test_a_file_cut_in_a_line_says_so(tmp_path):
     path = tmp_path / "reviews.json"
     path.write_bytes("\n".join(GOOD).encode()[:-20])
-    with pytest.raises(DataError, match=r"line 6: not JSON .*, and the file ends in the middle of it"):
+    with assert_error(DataError, mentions=[path, "line 6", "JSON", "bad_lines='skip'"]):
         read_amazon(path)
 
 
@@ -214,7 +215,7 @@ def test_a_gzip_file_that_is_cut_short_is_never_read_in_part(tmp_path, keep):
     content = gzip.compress("\n".join(GOOD * 200).encode())
     path = tmp_path / "reviews.json.gz"
     path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
-    with pytest.raises(DataError, match=r"the gzip file is cut short .* copy or download it again"):
+    with assert_error(DataError, mentions=[path, "gzip"]):
         read_amazon(path, bad_lines="skip")
 
 
@@ -236,7 +237,7 @@ def test_a_flipped_bit_in_a_gzip_file_is_found(tmp_path_factory, at, bit):
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         read_amazon(path)
-    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 # ---- the fast parsers give what reading line by line gives
@@ -289,12 +290,12 @@ def test_any_damage_gives_what_reading_each_line_gives(tmp_path_factory, edits):
     bad = BadLines(path, "skip")
     if rows:
         assert read_reviews(path, FORM, ALL, bad).rows() == rows
-        assert bad.count == len(wrong) and (not wrong or bad.example.startswith(f"line {wrong[0]}: "))
+        assert bad.count == len(wrong) and (not wrong or re.search(rf"\bline {wrong[0]}\b", bad.example))
     else:
-        with pytest.raises(DataError, match="there is no row that can be used"):
+        with assert_error(DataError, mentions=[path]):
             read_reviews(path, FORM, ALL, bad)
     if wrong:
-        with pytest.raises(DataError, match=f"line {wrong[0]}: "):
+        with pytest.raises(DataError, match=rf"\bline {wrong[0]}\b"):
             read_reviews(path, FORM, ALL, BadLines(path))
 
 
@@ -362,7 +363,7 @@ def test_lines_without_an_end_are_not_gathered_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(json_lines, "LONGEST_LINE", 1000)
     path = tmp_path / "zeros"
     path.write_bytes(b"a\n" + bytes(5000))
-    with pytest.raises(DataError, match="line 2 is longer than"):
+    with assert_error(DataError, mentions=[path, "line 2"]):
         list(blocks(path, 100))
 
 

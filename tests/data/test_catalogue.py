@@ -14,6 +14,8 @@ from lirdrec.data.readers import read_raw
 from lirdrec.data.recipe import Recipe
 from lirdrec.errors import ConfigError, DataError
 
+from ..helpers import assert_error, assert_mentions
+
 PAIRS = pl.DataFrame({"user": ["u", "u", "v", "v"], "item": ["z", "m", "a", "z"]})
 VECTORS = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
 
@@ -43,7 +45,7 @@ def test_vectors_without_ids_follow_the_item_table_and_nothing_else(tmp_path, ca
     np.save(tmp_path / "v.npy", VECTORS)
     PAIRS.write_csv(tmp_path / "pairs.csv")
     for given in (VECTORS, tmp_path / "v.npy"):
-        with pytest.raises(DataError, match=r"features .v.*has no ids, and nothing says which item a row belongs to"):
+        with assert_error(DataError, mentions=["features 'v'", "items='FILE'", "numpy.savez"]):
             Dataset.from_frames(PAIRS, features={"v": given})
     (tmp_path / "items.csv").write_text("item\nz\nm\na\n")
     with caplog.at_level(logging.WARNING):
@@ -51,14 +53,14 @@ def test_vectors_without_ids_follow_the_item_table_and_nothing_else(tmp_path, ca
             tmp_path / "pairs.csv", items=tmp_path / "items.csv", features={"v": tmp_path / "v.npy"}, split="none"
         )
     assert made.items.ids.tolist() == ["z", "m", "a"] and made.features["v"].values.tolist() == VECTORS.tolist()
-    assert "in the order of" in caplog.text and "the first is z, the last a" in caplog.text
+    assert_mentions(caplog.text, ["'v'", tmp_path / "items.csv", " z", " a"])
 
 
 @pytest.mark.parametrize(("policy", "left"), [("drop", ["z", "m"]), ("keep", ["z", "m", "a", "q"])])
 def test_items_that_the_table_lacks(policy, left, caplog):
     pairs = pl.concat([PAIRS, pl.DataFrame({"user": ["w"], "item": ["q"]})])
     items = pl.DataFrame({"item": ["z", "m"], "title": ["Z", "M"]})
-    with pytest.raises(DataError, match=r"2 items not in the item table: a, q.*unknown_items='drop'"):
+    with assert_error(DataError, mentions=["2 items", "a, q", "unknown_items='drop'", "unknown_items='keep'"]):
         Dataset.from_frames(pairs, items=items)
     features = {"v": VECTORS[:2]}
     if policy == "keep":
@@ -68,20 +70,21 @@ def test_items_that_the_table_lacks(policy, left, caplog):
     assert made.item_table["title"].to_list() == ["Z", "M", None, None][: len(left)]
     assert made.features["v"].values[:2].tolist() == VECTORS[:2].tolist()
     assert made.info["preparation"].get("rows_of_unknown_items_dropped", 0) == (2 if policy == "drop" else 0)
-    assert "2 items not in the item table: a, q" in caplog.text
+    assert_mentions(caplog.text, ["2 items", "a, q"])
 
 
 def test_feature_rows_of_other_items_are_refused_or_counted(caplog):
     more = (["z", "m", "a", "x", "y"], np.ones((5, 2)))
-    with pytest.raises(DataError, match=r"2 ids not among the items: x, y.*unknown_features='drop'"):
+    with assert_error(DataError, mentions=["features 'v'", "2 ids", "x, y", "unknown_features='drop'"]):
         Dataset.from_frames(PAIRS, features={"v": more})
     made = Dataset.from_frames(PAIRS, features={"v": more}, unknown_features="drop", split="none")
-    assert made.features["v"].present.all() and "2 ids not among the items: x, y" in caplog.text
+    assert made.features["v"].present.all()
+    assert_mentions(caplog.text, ["'v'", "2 ids", "x, y"])
 
 
 def test_the_id_column_of_the_item_table_is_found_by_its_values():
     items = pl.DataFrame({"title": ["item 1", "item 2", "item 3"], "code": ["a", "m", "z"]})
-    with pytest.raises(DataError, match=r"'code' holds 3 of the 3 item ids: name it \(items_id='code'\)"):
+    with assert_error(DataError, mentions=["title, code", "3 of", "items_id='code'"]):
         Dataset.from_frames(PAIRS, items=items)
     made = Dataset.from_frames(PAIRS, items=items, items_id="code", split="none")
     assert made.item_table.to_dicts()[0] == {"item": "a", "title": "item 1"}
@@ -92,7 +95,7 @@ def test_the_id_column_of_the_item_table_is_found_by_its_values():
     [(("USER", "item"), "user='USER'"), (("user", "sku"), "item='sku'"), (("User ID", "item"), "user='User ID'")],
 )
 def test_usual_names_of_columns_are_offered(columns, likely):
-    with pytest.raises(DataError, match=likely):
+    with assert_error(DataError, mentions=[", ".join(columns), likely]):
         Dataset.from_frames(PAIRS.rename(dict(zip(PAIRS.columns, columns, strict=True))))
 
 
@@ -110,16 +113,16 @@ def test_vectors_with_a_number_in_each_column(tmp_path, ending, name):
 
 
 @pytest.mark.parametrize(
-    ("frame", "sentence"),
+    ("frame", "facts"),
     [
-        ({"item": ["a"], "v0": ["x"]}, "column 'v0' has 'x' in row 0"),
-        ({"item": ["a"], "v0": [1.0], "v1": [None]}, "column 'v1' holds Null|column 'v1' has no number in row 0"),
-        ({"a1": [1], "a2": [2.0]}, "cannot tell which of a1, a2 holds the item ids"),
-        ({"item": ["a"]}, "has ids in 'item' and no column of numbers"),
+        ({"item": ["a"], "v0": ["x"]}, ["'v0'", "'x'", "row 0"]),
+        ({"item": ["a"], "v0": [1.0], "v1": [None]}, ["'v1'"]),
+        ({"a1": [1], "a2": [2.0]}, ["a1, a2", "'item'"]),
+        ({"item": ["a"]}, ["'item'"]),
     ],
 )
-def test_wide_vectors_with_faults(frame, sentence):
-    with pytest.raises(DataError, match=sentence):
+def test_wide_vectors_with_faults(frame, facts):
+    with assert_error(DataError, mentions=["features 'v'", *facts]):
         Dataset.from_frames(PAIRS, features={"v": pl.DataFrame(frame)})
 
 
@@ -139,9 +142,9 @@ def test_a_sparse_matrix_with_ids():
     assert made.frame().rows() == [("p", "a"), ("q", "z"), ("q", "a")]
     assert made.items.ids.tolist() == ["z", "m", "a"] and made.features["v"].values.tolist() == VECTORS.tolist()
     assert Dataset.from_sparse(matrix.toarray(), min_rating=2, split="none").frame().rows() == [(0, 2), (1, 2)]
-    with pytest.raises(DataError, match="item_ids: 2 ids, but the matrix has 3 columns"):
+    with assert_error(DataError, mentions=["item_ids", "2 ids", "3 columns"]):
         Dataset.from_sparse(matrix, item_ids=["z", "m"])
-    with pytest.raises(DataError, match="the matrix is of type list"):
+    with assert_error(DataError, mentions=["list"]):
         Dataset.from_sparse([[1, 0]])
-    with pytest.raises(ConfigError, match="a matrix has no column 'timestamp'"):
+    with assert_error(ConfigError, mentions=["from_sparse", "'timestamp'"]):
         Dataset.from_sparse(matrix, timestamp="t")

@@ -1,7 +1,6 @@
 """`Dataset`: what goes in comes out, and it cannot be built wrong."""
 
 import dataclasses
-import re
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,8 @@ from polars.testing import assert_frame_equal
 from lirdrec.data import Dataset, FeatureMatrix, IdMap, Interactions
 from lirdrec.data.frames import from_polars, to_polars
 from lirdrec.errors import ConfigError, DataError
+
+from ..helpers import assert_error, assert_mentions
 
 
 def all_pairs(dataset):
@@ -63,7 +64,7 @@ def test_frames_make_the_round_trip(rows, kind):
 
 
 def test_what_is_not_a_frame():
-    with pytest.raises(DataError, match="a frame of type list is not known: give a pandas, polars or Arrow frame"):
+    with assert_error(DataError, mentions=["list", "pandas", "polars", "Arrow"]):
         Dataset.from_frames([1, 2])
 
 
@@ -115,7 +116,7 @@ def test_users_without_training_are_allowed_where_the_split_is_given(caplog):
     frame = pl.DataFrame({"user": [1, 1, 2], "item": [1, 2, 3], "set": [0, 2, 2]})
     dataset = Dataset.from_frames(frame, split="set", name="given")
     assert dataset.info["split"]["users_without_training"] == 1
-    assert "given: no training item for 1 user of valid or test; evaluation leaves them out" in caplog.text
+    assert_mentions(caplog.text, ["given", "1 user"])
 
 
 def test_cold_items_are_those_seen_only_after_training():
@@ -154,9 +155,9 @@ def test_features_as_a_frame_of_vectors(interactions):
 
 
 def test_an_unknown_option_offers_the_nearest(interactions):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'k_cor'"):
+    with assert_error(TypeError, mentions=["'k_cor'"]):
         Dataset.from_frames(interactions, k_cor=5)
-    with pytest.raises(ConfigError, match="a least rating needs the name of the column of ratings"):
+    with assert_error(ConfigError, mentions=["rating='COLUMN'"]):
         Dataset.from_frames(interactions, min_rating=5)
 
 
@@ -166,65 +167,53 @@ NAN[2, 1], NAN[6, 0] = np.nan, np.inf
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "facts"),
     [
-        (
-            {"user": "usr"},
-            "the interactions: no column 'usr'; it has user, item, rating, timestamp; did you mean 'user'?",
-        ),
-        (
-            {"items": EIGHT, "features": {"f": NAN}},
-            "features 'f': NaN or infinite values in 2 rows (counted from 0): 2, 6; mend them",
-        ),
-        ({"features": {"f": NAN}}, "features 'f': has no ids, and nothing says which item a row belongs to"),
-        ({"features": {"f": (["i0", "i5"], NAN[1:3])}}, "NaN or infinite values in 1 row, of the ids: i5"),
-        (
-            {"items": EIGHT, "features": {"f": np.ones((5, 2))}},
-            "features 'f': 5 rows for 8 items of the item table; give one row per item in their order",
-        ),
+        ({"user": "usr"}, ["interactions", "'usr'", "user, item, rating, timestamp", "'user'"]),
+        ({"items": EIGHT, "features": {"f": NAN}}, ["features 'f'", "NaN", "2 rows", "2, 6"]),
+        ({"features": {"f": NAN}}, ["features 'f'", "items='FILE'"]),
+        ({"features": {"f": (["i0", "i5"], NAN[1:3])}}, ["features 'f'", "NaN", "1 row", "i5"]),
+        ({"items": EIGHT, "features": {"f": np.ones((5, 2))}}, ["features 'f'", "5 rows", "8 items"]),
         (
             {"features": {"f": (["i0", "x", "y"], np.ones((3, 2)))}},
-            "features 'f': 2 ids not among the items: x, y;",
+            ["features 'f'", "2 ids", "x, y", "unknown_features='drop'"],
         ),
-        ({"features": {"f": (["i0", "i0"], np.ones((2, 2)))}}, "features 'f': item id 'i0' occurs more than once"),
-        ({"features": {"f": (["i0"], np.ones((2, 2)))}}, "features 'f': 1 id for 2 rows of features"),
-        (
-            {"features": {"f": np.ones(8)}},
-            "features 'f': features must be a matrix with a row per item, not an array of",
-        ),
-        ({"features": {"f": np.array([["a"]] * 8)}}, "features 'f': features must be numbers, not <U1"),
-        ({"features": {"a/b": np.ones((8, 2))}}, "'a/b' cannot name a feature matrix: use letters, digits, _ and -"),
+        ({"features": {"f": (["i0", "i0"], np.ones((2, 2)))}}, ["features 'f'", "item id 'i0'"]),
+        ({"features": {"f": (["i0"], np.ones((2, 2)))}}, ["features 'f'", "1 id", "2 rows"]),
+        ({"features": {"f": np.ones(8)}}, ["features 'f'", "(8,)"]),
+        ({"features": {"f": np.array([["a"]] * 8)}}, ["features 'f'", "<U1"]),
+        ({"features": {"a/b": np.ones((8, 2))}}, ["'a/b'", "_ and -"]),
         (
             {"features": {"f": (["i0", "i1"], np.ones((2, 2)))}},
-            "no features in any modality for 6 of 8 items: i2, i3, i4, i5, i6, i7; give them features, or drop them",
+            ["6 of 8 items", "i2, i3, i4, i5, i6, i7", "without_features='drop'"],
         ),
-        ({"items": pl.DataFrame({"item": ["i0", "i0"]})}, "the item table: item id 'i0' occurs more than once"),
+        ({"items": pl.DataFrame({"item": ["i0", "i0"]})}, ["the item table", "item id 'i0'", "row 0"]),
         (
             {"items": pl.DataFrame({"item": ["i0", "i1"]})},
-            "the interactions: 6 items not in the item table: i2, i3",
+            ["interactions", "6 items", "i2, i3, i4, i5, i6", "unknown_items='drop'"],
         ),
+        ({"items": pl.DataFrame({"item": [1, 2]})}, ["String", "interactions", "Int64", "string_ids=True"]),
+        ({"rating": "item", "min_rating": 2}, ["interactions", "'item'", "'i4'", "row 0", "bad_rows='skip'"]),
+        ({"rating": "rating", "min_rating": 9}, ["interactions", "30", "9.0"]),
+        ({"k_core": 40}, ["interactions", "30", "40"]),
+        ({"split": "temporal"}, ["'temporal'", "timestamp='COLUMN'"]),
         (
-            {"items": pl.DataFrame({"item": [1, 2]})},
-            "the item ids are String in the interactions and Int64 in the item table",
+            {"split": "fold"},
+            ["interactions", "'fold'", "random, cold_items, temporal", "user, item, rating, timestamp"],
         ),
-        ({"rating": "item", "min_rating": 2}, "column 'item' has 'i"),
-        ({"rating": "rating", "min_rating": 9}, "the interactions: no interaction is left after preparation (rows 30,"),
-        ({"k_core": 40}, "no interaction is left after preparation (rows 30, repeated pairs 0, k core 40"),
-        ({"split": "temporal"}, "split 'temporal' needs to know when things happened"),
-        ({"split": "fold"}, "the interactions: 'fold' is neither a way to split nor a column; choose one of random"),
-        ({"split": "item"}, "the interactions: split label 'i"),
-        ({"timestamp": "user"}, "times must be whole numbers or dates like 2024-05-31T12:00:00"),
+        ({"split": "item"}, ["interactions", "'i4'", "row 0", "0, 1, 2", "train, valid, test"]),
+        ({"timestamp": "user"}, ["interactions", "'user'", "'u0'", "row 0", "time_format", "2024-05-31T12:00:00"]),
     ],
 )
-def test_bad_frames_get_one_sentence(interactions, options, sentence):
-    with pytest.raises(DataError, match=re.escape(sentence)) as caught:
+def test_bad_frames_get_one_sentence(interactions, options, facts):
+    with assert_error(DataError, mentions=facts) as caught:
         Dataset.from_frames(interactions, **options)
     assert "\n" not in str(caught.value)
 
 
 def test_a_pair_in_two_splits_is_a_leak():
     frame = pl.DataFrame({"user": ["a", "a", "a"], "item": [1, 2, 1], "set": ["train", "train", "test"]})
-    with pytest.raises(DataError, match="1 pair in two splits, for instance user a and item 1; keep each pair in"):
+    with assert_error(DataError, mentions=["interactions", "1 pair", "user a", "item 1"]):
         Dataset.from_frames(frame, split="set")
 
 
@@ -244,34 +233,31 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "facts"),
     [
-        ({"train": pair([0, 2], [0, 1])}, "train pair 1 has user row 2; there are 2 users"),
-        ({"test": pair([1], [-1])}, "test pair 0 has item row -1; there are 3 items"),
-        ({"train": pair([], [])}, "dataset 'tiny': there is no training interaction"),
-        ({"test": pair([0], [0])}, "the pair of user a and item 10 occurs twice (in train and in test)"),
-        ({"valid": pair([0, 0], [1, 1])}, "the pair of user a and item 20 occurs twice (in valid and in valid)"),
-        (
-            {"features": {"f": FeatureMatrix(np.ones((2, 2)))}},
-            "features 'f': 2 rows for 3 items; there must be one row each",
-        ),
+        ({"train": pair([0, 2], [0, 1])}, ["train", "pair 1", "user row 2", "2 users"]),
+        ({"test": pair([1], [-1])}, ["test", "pair 0", "item row -1", "3 items"]),
+        ({"train": pair([], [])}, ["'tiny'"]),
+        ({"test": pair([0], [0])}, ["user a", "item 10", "train", "test"]),
+        ({"valid": pair([0, 0], [1, 1])}, ["user a", "item 20", "valid"]),
+        ({"features": {"f": FeatureMatrix(np.ones((2, 2)))}}, ["features 'f'", "2 rows", "3 items"]),
         (
             {"features": {"f": FeatureMatrix(np.eye(3, 2)), "g": FeatureMatrix(np.eye(3, 1))}},
-            "no features in any modality for 1 of 3 items: 30;",
+            ["1 of 3 items", "30", "without_features='drop'"],
         ),
-        ({"item_table": pl.DataFrame({"item": [10, 20]})}, "the item table has 2 rows for 3 items"),
-        ({"item_table": pl.DataFrame({"item": [10, 30, 20]})}, "the first column of the item table must be 'item'"),
-        ({"train": pair([0, 0], [0, 2])}, "no training item for 1 user of valid or test: b; move one of their items"),
+        ({"item_table": pl.DataFrame({"item": [10, 20]})}, ["item table", "2 rows", "3 items"]),
+        ({"item_table": pl.DataFrame({"item": [10, 30, 20]})}, ["item table", "'item'"]),
+        ({"train": pair([0, 0], [0, 2])}, ["1 user", " b", "train", "info['split']['method'] = 'label'"]),
     ],
 )
-def test_a_dataset_cannot_be_built_wrong(change, sentence):
+def test_a_dataset_cannot_be_built_wrong(change, facts):
     Dataset(**GOOD)
-    with pytest.raises(DataError, match=re.escape(sentence)):
+    with assert_error(DataError, mentions=facts):
         Dataset(**(GOOD | change))
 
 
 def test_interactions_of_different_lengths():
-    with pytest.raises(DataError, match="interactions: 2 users but 1 items"):
+    with assert_error(DataError, mentions=["2 users", "1 item"]):
         pair([0, 1], [0])
 
 
@@ -279,7 +265,7 @@ def test_a_dataset_does_not_change():
     dataset = Dataset(**GOOD)
     with pytest.raises(dataclasses.FrozenInstanceError):
         dataset.name = "other"
-    with pytest.raises(DataError, match="there is no split 'dev'; choose one of train, valid, test"):
+    with assert_error(DataError, mentions=["'dev'", "train, valid, test"]):
         dataset.split("dev")
 
 
@@ -287,12 +273,12 @@ def test_zero_rows_are_absent_and_masks_must_agree():
     values = np.array([[0, 0], [1, 2], [0, 0]], dtype=np.float16)
     assert FeatureMatrix(values).present.tolist() == [False, True, False]
     assert FeatureMatrix(values, np.array([True, True, True])).present.tolist() == [False, True, False]
-    with pytest.raises(DataError, match="values in rows that its mask calls absent: 1; set them to 0"):
+    with assert_error(DataError, mentions=["mask", "1"]):
         FeatureMatrix(values, np.array([True, False, True]))
-    with pytest.raises(DataError, match="must be 3 booleans, one per item; this one is bool of shape"):
+    with assert_error(DataError, mentions=["mask", "3", "bool", "(1,)"]):
         FeatureMatrix(values, np.array([True]))
 
 
 def test_numbers_too_large_for_float32_are_found():
-    with pytest.raises(DataError, match=r"NaN or infinite values in 1 row \(counted from 0\): 1"):
+    with assert_error(DataError, mentions=["NaN", "1 row"]):
         FeatureMatrix(np.array([[1.0], [1e300]]))

@@ -7,6 +7,8 @@ from lirdrec.data import Dataset
 from lirdrec.data.readers import read_raw
 from lirdrec.errors import ConfigError, DataError
 
+from ..helpers import assert_error
+
 EVENTS = "visitor,event,item,liked,n\n1,view,7,true,1\n1,buy,8,true,2\n,view,9,false,1\n2,cart,7,false,2\n"
 
 
@@ -38,23 +40,23 @@ def test_rows_of_other_events_do_not_count(events, only, expected, frames):
 
 def test_messages_name_the_line_of_the_file(events):
     events.write_text(EVENTS + ",buy,9,true,1\n")
-    with pytest.raises(DataError, match="no user id in line 6"):
+    with assert_error(DataError, mentions=[events, "'visitor'", "line 6", "bad_rows='skip'"]):
         read_raw(events, user="visitor", only={"event": "buy"})
 
 
 @pytest.mark.parametrize(
-    ("only", "sentence"),
+    ("only", "facts"),
     [
-        ({"event": "bought"}, "no row has 'bought' in column 'event'; it holds view, buy, cart"),
-        ({"evnt": "buy"}, "no column 'evnt'; .*did you mean 'event'"),
-        ({"event": "cart", "n": 1}, "no row has event=cart; n=1"),
+        ({"event": "bought"}, ["'bought'", "'event'", "view, buy, cart"]),
+        ({"evnt": "buy"}, ["'evnt'", "'event'"]),
+        ({"event": "cart", "n": 1}, ["event=cart", "n=1"]),
     ],
 )
-def test_a_value_that_is_nowhere_is_an_error(events, only, sentence):
-    with pytest.raises(DataError, match=sentence):
+def test_a_value_that_is_nowhere_is_an_error(events, only, facts):
+    with assert_error(DataError, mentions=[events, *facts]):
         read_raw(events, user="visitor", only=only)
 
 
 def test_only_must_name_columns(events):
-    with pytest.raises(ConfigError, match="only"):
+    with assert_error(ConfigError, mentions=["'only'", "'buy'"]):
         read_raw(events, user="visitor", only="buy")

@@ -1,7 +1,5 @@
 """Ids ↔ rows, and the sentences for ids that cannot be."""
 
-import re
-
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -11,6 +9,8 @@ from hypothesis import strategies as st
 
 from lirdrec.data.identifiers import LARGEST, IdMap, text_ids
 from lirdrec.errors import DataError, UnknownIdError
+
+from ..helpers import assert_error
 
 integers = st.lists(st.integers(0, LARGEST), unique=True, max_size=30)
 strings = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=5), unique=True, max_size=30)
@@ -57,29 +57,28 @@ def test_every_container_gives_the_same(ids):
 
 
 def test_one_unknown_id_says_what_is_known():
-    with pytest.raises(UnknownIdError) as caught:
+    with assert_error(UnknownIdError, mentions=["user", "'c'", "2", "strings"]):
         IdMap(["a", "b"], "user").row("c")
-    assert str(caught.value) == "no user has the id 'c' (2 are known; their ids are strings)"
 
 
 @pytest.mark.parametrize(
-    ("ids", "sentence"),
+    ("ids", "facts"),
     [
-        ([4, -2], "the user ids: negative user id -2 in row 1 (counted from 0)"),
-        ([2**63], "the user ids: user id 9223372036854775808 in row 0 (counted from 0) is too large"),
-        ([1, 2**70], "user id 1180591620717411303424 in row 1 (counted from 0): integer ids go from 0 to"),
-        ([1.5, 2.0], "user id 1.5 in row 0 (counted from 0) is not a whole number"),
-        ([1.0, float("inf")], "user id inf in row 1 (counted from 0) is not a whole number"),
-        ([True, False], "user ids of type Boolean; they must be all integers or all strings"),
-        ([1, "a"], "user ids of type a mix of types; they must be all integers or all strings"),
-        (["a", None], "no user id in row 1 (counted from 0)"),
-        (["a", ""], "the user id is empty in row 1 (counted from 0)"),
-        (["a", "b", "b"], "user id 'b' occurs more than once (first in row 1, counted from 0)"),
-        (np.zeros((2, 2), dtype=int), "ids must be one-dimensional, not of shape (2, 2)"),
+        ([4, -2], ["user id", -2, "row 1", "string_ids=True"]),
+        ([2**63], ["user id", 2**63, "row 0", 2**63 - 1, "string_ids=True"]),
+        ([1, 2**70], ["user id", 2**70, "row 1", 2**63 - 1, "string_ids=True"]),
+        ([1.5, 2.0], ["user id", 1.5, "row 0"]),
+        ([1.0, float("inf")], ["user id", "inf", "row 1"]),
+        ([True, False], ["user id", "Boolean"]),
+        ([1, "a"], ["user id"]),
+        (["a", None], ["user id", "row 1"]),
+        (["a", ""], ["user id", "row 1"]),
+        (["a", "b", "b"], ["user id", "'b'", "row 1"]),
+        (np.zeros((2, 2), dtype=int), ["(2, 2)"]),
     ],
 )
-def test_ids_that_cannot_be(ids, sentence):
-    with pytest.raises(DataError, match=re.escape(sentence)):
+def test_ids_that_cannot_be(ids, facts):
+    with assert_error(DataError, mentions=facts):
         IdMap(ids, "user")
 
 
@@ -87,7 +86,7 @@ def test_texts_are_integers_only_if_all_of_them_are_written_so():
     assert text_ids(pl.Series(["1", "20"]), "f", "item", lambda row: f"line {row + 2}").to_list() == [1, 20]
     assert text_ids(pl.Series(["1", "B2"]), "f", "item", lambda row: f"line {row + 2}").to_list() == ["1", "B2"]
     assert text_ids(pl.Series(["01", "2"]), "f", "item", lambda row: f"line {row + 2}").to_list() == ["01", "2"]
-    with pytest.raises(DataError, match=r"^f: item id -4 in line 3 is negative"):
+    with assert_error(DataError, mentions=["f", "item id", -4, "line 3", "string_ids=True"]):
         text_ids(pl.Series(["1", "-4"]), "f", "item", lambda row: f"line {row + 2}")
-    with pytest.raises(DataError, match=r"^f: item id 9223372036854775808 in line 2 is too large"):
+    with assert_error(DataError, mentions=["f", "item id", 2**63, "line 2", 2**63 - 1, "string_ids=True"]):
         text_ids(pl.Series([str(2**63), "1"]), "f", "item", lambda row: f"line {row + 2}")

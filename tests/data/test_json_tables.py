@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import polars as pl
 import pytest
@@ -10,6 +11,8 @@ from lirdrec.data.readers import kind_of, read_interactions, read_raw
 from lirdrec.data.readers.json_tables import read_json
 from lirdrec.data.tables import read_table
 from lirdrec.errors import DataError
+
+from ..helpers import assert_error, assert_mentions
 
 LOG = [
     {"user": "u000", "item": "sku-05", "rating": 5, "ts": 1706346839000},
@@ -43,7 +46,7 @@ def test_one_list_of_records(tmp_path):
 def test_python_literals_are_parsed_and_never_run(tmp_path):
     path = tmp_path / "log.json"
     path.write_text("{u'user': u'a', 'item': 'it\\'s'}\n{'user': 'b', 'item': __import__('os').getcwd()}\n")
-    with pytest.raises(DataError, match=r"log\.json: line 2: "):
+    with assert_error(DataError, mentions=[path, "line 2"]):
         read_raw(path, user="user", item="item")
 
 
@@ -59,7 +62,7 @@ def test_a_log_of_unknown_keys_names_them(tmp_path, as_list):
     path = lines(tmp_path / "x.json", records)
     if as_list:
         path.write_text(json.dumps(records))
-    with pytest.raises(DataError, match=r"keys visitor, product.*user='KEY', item='KEY'"):
+    with assert_error(DataError, mentions=[path, "visitor, product", "user='KEY', item='KEY'"]):
         kind_of(path)
 
 
@@ -74,8 +77,9 @@ def test_nested_keys_and_lists_of_events(tmp_path):
     assert data.frame("train").rows() == [(7, "a", 1), (7, "b", 2), (9, "a", 3)]
     sessions[0]["events"][1].pop("sku")
     lines(path, sessions)
-    with pytest.raises(DataError, match=r"no item id in line 1\b"):
+    with assert_error(DataError, mentions=[path, "'events.sku'"]) as caught:
         read_interactions(path, user="who.id", item="events.sku")
+    assert re.search(r"\bline 1\b", str(caught.value))
 
 
 def test_a_list_of_plain_ids(tmp_path):
@@ -86,19 +90,19 @@ def test_a_list_of_plain_ids(tmp_path):
 
 def test_two_lists_cannot_be_paired(tmp_path):
     path = lines(tmp_path / "s.jsonl", [{"user": 1, "a": [1, 2], "b": [3, 4]}])
-    with pytest.raises(DataError, match=r"line 1: 'a' and 'b' are lists"):
+    with assert_error(DataError, mentions=[path, "line 1", "'a'", "'b'"]):
         read_interactions(path, item="a", timestamp="b")
 
 
 def test_a_record_is_no_value(tmp_path):
     path = lines(tmp_path / "s.jsonl", [{"user": {"id": 1}, "item": 2}])
-    with pytest.raises(DataError, match=r"'user' holds a record; name one of its keys: user\.id"):
+    with assert_error(DataError, mentions=[path, "line 1", "'user'", "user.id"]):
         read_interactions(path)
 
 
 def test_a_key_of_a_nested_record_is_offered(tmp_path):
     path = lines(tmp_path / "s.jsonl", [{"user": 1, "events": [{"type": "buy", "aid": 2}]}])
-    with pytest.raises(DataError, match=r"no column 'aid'; .*did you mean 'events\.aid'\?"):
+    with assert_error(DataError, mentions=[path, "'aid'", "user, events, events.type, events.aid", "'events.aid'"]):
         read_interactions(path, item="aid")
 
 
@@ -139,26 +143,26 @@ def test_an_item_table_keeps_what_a_column_can_hold(tmp_path, caplog):
     table = read_table(path, text="item")
     assert table.frame.columns == ["item", "title", "maker.name", "tags", "price"]
     assert table.frame.row(1) == (2, None, None, None, 3)
-    assert "'shelves' is left out" in caplog.text
+    assert_mentions(caplog.text, ["'shelves'"])
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "facts"),
     [
-        ('[{"user": 1, "item": 2}, {"user": 1 "item": 3}]', "in record 2"),
-        ('[{"user": 1, "item": 2}', "after record 1 comes neither"),
-        ('[{"user": 1, "item": 2}, 7]', "record 2 is a int"),
-        ('{"user": 1, "item": 2}\n{"user": 1\n', "line 2: not JSON"),
-        ('{"user": "\\ud83d", "item": 2}\n', "line 1: 'user' has half of a surrogate pair"),
-        ("[]", "there is no record in it"),
+        ('[{"user": 1, "item": 2}, {"user": 1 "item": 3}]', ["JSON", "line 1", "character 37", "record 2"]),
+        ('[{"user": 1, "item": 2}', ["record 1", "','", "']'"]),
+        ('[{"user": 1, "item": 2}, 7]', ["record 2"]),
+        ('{"user": 1, "item": 2}\n{"user": 1\n', ["line 2", "JSON", "bad_rows='skip'"]),
+        ('{"user": "\\ud83d", "item": 2}\n', ["line 1", "'user'", r"\ud83d"]),
+        ("[]", []),
     ],
 )
-def test_damage_is_named_with_its_place(tmp_path, text, place):
+def test_damage_is_named_with_its_place(tmp_path, text, facts):
     path = tmp_path / "log.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=place) as caught:
+    with assert_error(DataError, mentions=[path, *facts]) as caught:
         read_raw(path, user="user", item="item")
-    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_bad_lines_are_skipped_and_counted(tmp_path):
@@ -167,5 +171,5 @@ def test_bad_lines_are_skipped_and_counted(tmp_path):
     data = read_raw(path, bad_rows="skip", split="none")
     assert data.frame("train").rows() == [(1, 2), (2, 2)]
     assert data.info["preparation"]["bad_rows_skipped"] == 1
-    with pytest.raises(DataError, match="bad_rows='skip'"):
+    with assert_error(DataError, mentions=[path, "line 2", "bad_rows='skip'"]):
         read_raw(path)

@@ -13,6 +13,8 @@ from polars.testing import assert_frame_equal
 from lirdrec.data.readers import kind_of, read_any, read_microlens
 from lirdrec.errors import DataError
 
+from ..helpers import assert_error
+
 PAIRS = "user,item,timestamp\n" + "".join(
     f"{user},{item},{1_660_000_000_000 + 1000 * user + item}\n" for user in (1, 2, 30) for item in (4, 2, 11)
 )
@@ -112,40 +114,35 @@ def test_any_title_that_the_csv_module_writes_comes_back(tmp_path_factory, writt
 
 
 BAD = [
-    ("MicroLens-50k_pairs.csv", "user,video,timestamp\n1,2,3\n", r"pairs\.csv: no column 'item'; it has user, video"),
-    (
-        "MicroLens-50k_pairs.csv",
-        "user,item,timestamp\n1,2,3\n1,two,3\n",
-        "'two' in column 'item' in line 3; it must be",
-    ),
-    ("MicroLens-50k_pairs.csv", "user,item,timestamp\n1,2,3\n1,2,soon\n", "column 'timestamp' has 'soon' in line 3"),
-    ("MicroLens-50k_pairs.csv", "1,2,3\n1,4,3\n", "no column 'user'; it has 1, 2, 3"),
-    ("MicroLens-50k_pairs.csv", "user,item,timestamp\n", "has column names but no rows"),
-    ("MicroLens-50k_titles.csv", "2,a\n4,b\n2,c\n", "item 2 in line 3 is there already; keep one line per item"),
-    ("MicroLens-50k_titles.csv", "2,a\nfour,b\n", "line 2: not ITEM,TITLE: 'four,b'"),
-    ("MicroLens-50k_titles.csv", "2;a\n", "line 1: not ITEM,TITLE: '2;a'"),
-    ("MicroLens-50k_titles.csv", "2,a\n4,标题\n".encode("gb18030"), r"not UTF-8 text \(byte 0xb1 in line 2\)"),
+    ("MicroLens-50k_pairs.csv", "user,video,timestamp\n1,2,3\n", ["'item'", "user, video"]),
+    ("MicroLens-50k_pairs.csv", "user,item,timestamp\n1,2,3\n1,two,3\n", ["'two'", "'item'", "line 3"]),
+    ("MicroLens-50k_pairs.csv", "user,item,timestamp\n1,2,3\n1,2,soon\n", ["'timestamp'", "'soon'", "line 3"]),
+    ("MicroLens-50k_pairs.csv", "1,2,3\n1,4,3\n", ["'user'", "1, 2, 3"]),
+    ("MicroLens-50k_pairs.csv", "user,item,timestamp\n", []),
+    ("MicroLens-50k_titles.csv", "2,a\n4,b\n2,c\n", ["item 2", "line 3"]),
+    ("MicroLens-50k_titles.csv", "2,a\nfour,b\n", ["line 2", "'four,b'"]),
+    ("MicroLens-50k_titles.csv", "2;a\n", ["line 1", "'2;a'"]),
+    ("MicroLens-50k_titles.csv", "2,a\n4,标题\n".encode("gb18030"), ["UTF-8", "0xb1", "line 2"]),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "sentence"), BAD)
-def test_damaged_files(folder, name, content, sentence):
+@pytest.mark.parametrize(("name", "content", "facts"), BAD)
+def test_damaged_files(folder, name, content, facts):
     (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(DataError, match=sentence) as caught:
+    with assert_error(DataError, mentions=[folder / name, *facts]):
         read_microlens(folder)
-    assert str(folder / name) in str(caught.value)
 
 
 def test_files_that_are_missing_or_too_many(folder):
-    with pytest.raises(DataError, match="gone: no such folder"):
+    with assert_error(DataError, mentions=[folder / "gone"]):
         read_microlens(folder / "gone")
-    with pytest.raises(DataError, match=r"gone\.csv: no such file"):
+    with assert_error(DataError, mentions=[folder / "gone.csv"]):
         read_microlens(folder, titles=folder / "gone.csv")
     (folder / "other_titles.csv").write_text(TITLES_50K)
-    with pytest.raises(DataError, match=r"several of \*_titles.csv: MicroLens-50k_titles.csv, other_titles.csv; keep"):
+    with assert_error(DataError, mentions=[folder, "*_titles.csv", "MicroLens-50k_titles.csv", "other_titles.csv"]):
         read_microlens(folder)
     (folder / "MicroLens-100k_pairs.csv").write_text(PAIRS)
-    with pytest.raises(DataError, match=r"one file \*_pairs.csv; found MicroLens-100k_pairs.csv, MicroLens-50k_pairs"):
+    with assert_error(DataError, mentions=["*_pairs.csv", "MicroLens-100k_pairs.csv", "MicroLens-50k_pairs.csv"]):
         read_microlens(folder)
 
 

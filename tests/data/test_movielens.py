@@ -14,6 +14,8 @@ from lirdrec.data import Dataset
 from lirdrec.data.readers import kind_of, read_any, read_movielens
 from lirdrec.errors import ConfigError, DataError
 
+from ..helpers import assert_error
+
 FILMS = [  # id, title as published, genres as published; what we make of them
     (5, "Toy Story (1995)", "Animation|Children's|Comedy", "Toy Story", 1995, "Animation, Children's, Comedy"),
     (2, "American President, The (1995)", "Drama", "American President, The", 1995, "Drama"),
@@ -93,14 +95,14 @@ def test_options_and_features(latest, tmp_path):
     frame.write_parquet(tmp_path / "x.parquet")
     data = read_movielens(latest, features={"image": tmp_path / "x.parquet"}, without_features="drop")
     assert data.items.ids.tolist() == [2, 9] and data.features["image"].values.tolist() == [[3, 4], [1, 2]]
-    with pytest.raises(ConfigError, match="read_movielens: unknown key 'minrating'; did you mean 'min_rating'"):
+    with assert_error(ConfigError, mentions=["read_movielens", "'minrating'", "'min_rating'"]):
         read_movielens(latest, minrating=4)
 
 
 def test_read_any_recognises_it(latest):
     assert kind_of(latest) == "movielens" and read_any(latest).name == "ml-tiny"
     (latest / "movies.csv").unlink()
-    with pytest.raises(DataError, match=r"MovieLens \(ratings.csv and movies.csv\)"):
+    with assert_error(DataError, mentions=[latest, "MovieLens", "ratings.csv", "movies.csv"]):
         kind_of(latest)
 
 
@@ -162,67 +164,62 @@ def ended(row):
 
 
 BAD = [
-    ("ratings.csv", "userId,film,rating,timestamp\n1,2,3,4\n", "no column 'movieId'; it has userId, film"),
-    ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,x7,3,4\n", "'x7' in column 'movieId' in line 3; it"),
-    ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,,3,4\n", "no value in column 'movieId' in line 3"),
+    ("ratings.csv", "userId,film,rating,timestamp\n1,2,3,4\n", ["'movieId'", "userId, film, rating, timestamp"]),
+    ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,x7,3,4\n", ["'x7'", "'movieId'", "line 3"]),
+    ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,,3,4\n", ["'movieId'", "line 3"]),
     (
         "ratings.csv",
         "userId,movieId,rating,timestamp\n1,2,3,4\n1,2,3\n1,5,2,2,2\n",
-        "line 3 has 3 values for 4 columns",
+        ["line 3", "3 values", "4 columns"],
     ),
-    ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,77,3,4\n", r"1 item not in .*movies.csv: 77"),
-    ("ratings.csv", "", "the file is empty"),
-    ("ratings.csv", "userId,movieId,rating,timestamp\n", "has column names but no rows"),
-    ("movies.csv", "movieId,name,genres\n1,A,B\n", "movies.csv: no column 'title'; it has movieId, name, genres"),
-    ("movies.csv", "movieId,genres,title\n1,A,B\n", "its columns are movieId,genres,title; they must be movieId,title"),
-    ("movies.csv", "movieId,title,genres\n1,Alien (1979)\n", "line 2: not movieId,title,genres: '1,Alien"),
-    ("movies.csv", "movieId,title,genres\nx,Alien (1979),Drama\n", "line 2: not movieId,title,genres"),
-    ("movies.csv", "movieId,title,genres\n1,A,B\n\n2,C\n", "line 4: .*: '2,C'"),
-    ("movies.csv", "movieId,title,genres\n1,A,B\n1,C,D\n", "film 1 in line 3 is there already; keep one line per film"),
-    ("movies.csv", "movieId,title,genres\n", "has column names but no rows"),
-    (
-        "movies.csv",
-        "movieId,title,genres\n1,Misérables,Drama\n".encode("latin-1"),
-        r"not UTF-8 text \(byte 0xe9 in line",
-    ),
-    ("tags.csv", "userId,movieId,tag,timestamp\n1,5,fun\n", "tags.csv: line 2: not userId,movieId,tag,timestamp"),
+    ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,77,3,4\n", ["movies.csv", "77", "unknown_items"]),
+    ("ratings.csv", "", []),
+    ("ratings.csv", "userId,movieId,rating,timestamp\n", []),
+    ("movies.csv", "movieId,name,genres\n1,A,B\n", ["'title'", "movieId, name, genres"]),
+    ("movies.csv", "movieId,genres,title\n1,A,B\n", ["movieId,genres,title", "movieId,title,genres"]),
+    ("movies.csv", "movieId,title,genres\n1,Alien (1979)\n", ["line 2", "movieId,title,genres", "'1,Alien (1979)'"]),
+    ("movies.csv", "movieId,title,genres\nx,Alien (1979),Drama\n", ["line 2", "movieId,title,genres", "'x,Alien"]),
+    ("movies.csv", "movieId,title,genres\n1,A,B\n\n2,C\n", ["line 4", "'2,C'"]),
+    ("movies.csv", "movieId,title,genres\n1,A,B\n1,C,D\n", ["film 1", "line 3"]),
+    ("movies.csv", "movieId,title,genres\n", []),
+    ("movies.csv", "movieId,title,genres\n1,Misérables,Drama\n".encode("latin-1"), ["UTF-8", "0xe9", "line 2"]),
+    ("tags.csv", "userId,movieId,tag,timestamp\n1,5,fun\n", ["line 2", "userId,movieId,tag,timestamp", "'1,5,fun'"]),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "sentence"), BAD)
-def test_damaged_files(latest, name, content, sentence):
+@pytest.mark.parametrize(("name", "content", "facts"), BAD)
+def test_damaged_files(latest, name, content, facts):
     (latest / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(DataError, match=sentence) as caught:
+    with assert_error(DataError, mentions=[latest / name, *facts]):
         read_movielens(latest)
-    assert str(latest / name) in str(caught.value)
 
 
+RATING_FORM, FILM_FORM = "UserID::MovieID::Rating::Timestamp", "MovieID::Title::Genres"
 BAD_DAT = [
-    ("ratings.dat", "1::2::3::4\n1::5::3\n", "line 2 has 3 values for 4 columns"),
-    ("ratings.dat", "1::2::3::4\n1::5::3::4::5\n", "line 2 has 5 values for 4 columns"),
-    ("ratings.dat", "1::2::3::4\n1:5:3:4\n", "line 2 has 1 value for 4 columns"),
-    ("ratings.dat", "1::2::3::4\n1::five::3::4\n", "'five' in column 'movieId' in line 2"),
-    ("ratings.dat", "1::2::3::4\n\n1::x::3::4\n", "'x' in column 'movieId' in line 3"),
-    ("ratings.dat", "1::2::3::4\n1::-5::3::4\n", "negative item id -5"),
-    ("movies.dat", "5::Toy Story (1995)\n", "line 1: not MovieID::Title::Genres: '5::Toy"),
-    ("movies.dat", b"\xff\xfe5\0:\0:\0", "line 1: not MovieID::Title::Genres"),  # UTF-16
+    ("ratings.dat", "1::2::3::4\n1::5::3\n", ["line 2", "3 values", "4 columns"]),
+    ("ratings.dat", "1::2::3::4\n1::5::3::4::5\n", ["line 2", "5 values", "4 columns"]),
+    ("ratings.dat", "1::2::3::4\n1:5:3:4\n", ["line 2", "1 value", "4 columns"]),
+    ("ratings.dat", "1::2::3::4\n1::five::3::4\n", ["'five'", "'movieId'", "line 2"]),
+    ("ratings.dat", "1::2::3::4\n\n1::x::3::4\n", ["'x'", "'movieId'", "line 3"]),
+    ("ratings.dat", "1::2::3::4\n1::-5::3::4\n", ["-5", "string_ids=True"]),
+    ("movies.dat", "5::Toy Story (1995)\n", ["line 1", FILM_FORM, "'5::Toy Story (1995)'"]),
+    ("movies.dat", b"\xff\xfe5\0:\0:\0", ["line 1", FILM_FORM]),  # UTF-16
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "sentence"), BAD_DAT)
-def test_damaged_files_of_1m(tmp_path, name, content, sentence):
+@pytest.mark.parametrize(("name", "content", "facts"), BAD_DAT)
+def test_damaged_files_of_1m(tmp_path, name, content, facts):
     folder = write_dat(tmp_path / "ml-1m", "latin-1")
     (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(DataError, match=sentence) as caught:
+    with assert_error(DataError, mentions=[folder / name, *facts]):
         read_movielens(folder)
-    assert name in str(caught.value)
 
 
 def test_missing_files(latest):
-    with pytest.raises(DataError, match="gone: no such folder"):
+    with assert_error(DataError, mentions=[latest / "gone"]):
         read_movielens(latest / "gone")
     (latest / "movies.csv").unlink()
-    with pytest.raises(DataError, match=r"movies\.csv: no such file"):
+    with assert_error(DataError, mentions=[latest / "movies.csv"]):
         read_movielens(latest)
 
 

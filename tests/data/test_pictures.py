@@ -14,6 +14,8 @@ from lirdrec.data import Dataset, IdMap
 from lirdrec.data.pictures import SUFFIXES, described, image_column, with_images
 from lirdrec.errors import DataError
 
+from ..helpers import assert_error, assert_mentions
+
 
 def touch(folder, *names):
     for name in names:
@@ -45,9 +47,8 @@ def test_of_several_pictures_the_first_by_path_is_taken_and_it_is_said(tmp_path,
     touch(tmp_path, "1.png", "1.jpg", "z/1.gif", "2.jpg", "3.jpg", "3.jpeg", "5.jpg", "5.png")
     with caplog.at_level(logging.WARNING, "lirdrec"):
         assert image_column([1, 2, 3], tmp_path).to_list() == ["1.jpg", "2.jpg", "3.jpeg"]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: several pictures for 2 items; the first by name is taken (1.jpg, not 1.png)"
-    ]
+    (message,) = caplog.messages
+    assert_mentions(message, [tmp_path, "2 items", "1.jpg", "1.png"])
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,7 +67,7 @@ def test_the_scan_finds_what_a_look_for_each_item_finds(names, ids):
             for id in ids
         ]
         if not any(wanted):
-            with pytest.raises(DataError, match="is named after an item"):
+            with assert_error(DataError, mentions=[folder, f"item {ids[0]}"]):
                 image_column(ids, folder)
         else:
             assert image_column(ids, folder).to_list() == wanted
@@ -111,7 +112,7 @@ def test_a_column_names_paths_or_files(tmp_path, caplog):
     column = pl.Series("cover", list(asked), dtype=pl.String)
     with caplog.at_level(logging.WARNING, "lirdrec"):
         assert image_column(range(len(asked)), tmp_path, column).to_list() == list(asked.values())
-    assert caplog.messages[0].startswith(f"{tmp_path}: 4 pictures of column 'cover' not there: c.PNG, a.jpg/a.jpg, xxx")
+    assert_mentions(caplog.messages[0], [tmp_path, "4 pictures", "'cover'", "c.PNG, a.jpg/a.jpg, xxx"])
 
 
 def test_a_column_of_integers_names_files(tmp_path):
@@ -121,25 +122,32 @@ def test_a_column_of_integers_names_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "sentence"),
+    "path",
     [
-        ("../secret.jpg", r"the picture of item 5, \.\./secret\.jpg, leaves the folder"),
-        ("sub/../../secret.jpg", "leaves the folder"),
-        ("sub/../a.jpg", "leaves the folder .*; paths must not contain '..'"),
-        ("..\\secret.jpg", "leaves the folder"),
-        ("{above}/secret.jpg", "the picture of item 5, .*/secret.jpg, lies outside of"),
-        ("{above}/pictures-old/a.jpg", "lies outside of"),
-        ("{above}/pictures/../secret.jpg", "leaves the folder"),
-        ("https://shop.example/a.jpg", r"item 5 is an address \(https://shop.example/a.jpg\); fetch the pictures"),
-        ("a\0.jpg", "zero byte"),
+        "../secret.jpg",
+        "sub/../../secret.jpg",
+        "sub/../a.jpg",
+        "..\\secret.jpg",
+        "{above}/secret.jpg",
+        "{above}/pictures-old/a.jpg",
+        "{above}/pictures/../secret.jpg",
     ],
 )
-def test_no_path_leaves_the_folder(tmp_path, path, sentence):
+def test_no_path_leaves_the_folder(tmp_path, path):
     folder = touch(tmp_path / "pictures", "a.jpg", "sub/b.jpg")
     touch(tmp_path, "secret.jpg", "pictures-old/a.jpg")
-    column = pl.Series("cover", ["a.jpg", path.replace("{above}", str(tmp_path))])
-    with pytest.raises(DataError, match=sentence):
-        image_column([4, 5], folder, column)
+    path = path.replace("{above}", str(tmp_path))
+    with assert_error(DataError, mentions=["item 5", path, folder, *(["'..'"] if ".." in path else [])]):
+        image_column([4, 5], folder, pl.Series("cover", ["a.jpg", path]))
+
+
+@pytest.mark.parametrize(
+    ("path", "facts"), [("https://shop.example/a.jpg", ["https://shop.example/a.jpg"]), ("a\0.jpg", [])]
+)
+def test_what_is_no_path_is_refused(tmp_path, path, facts):
+    folder = touch(tmp_path / "pictures", "a.jpg", "sub/b.jpg")
+    with assert_error(DataError, mentions=["item 5", *facts]):
+        image_column([4, 5], folder, pl.Series("cover", ["a.jpg", path]))
 
 
 def test_absolute_paths_through_a_link_to_the_folder(tmp_path):
@@ -151,17 +159,17 @@ def test_absolute_paths_through_a_link_to_the_folder(tmp_path):
 
 
 def test_folders_without_use_are_an_error(tmp_path):
-    with pytest.raises(DataError, match="gone: no such folder of pictures"):
+    with assert_error(DataError, mentions=[tmp_path / "gone"]):
         image_column([1], tmp_path / "gone")
     touch(tmp_path, "notes.txt")
-    with pytest.raises(DataError, match="no picture in it or one folder down"):
+    with assert_error(DataError, mentions=[tmp_path, ".jpg, .jpeg, .png"]):
         image_column([1], tmp_path)
     touch(tmp_path, "x.jpg", "y.jpg")
-    with pytest.raises(DataError, match=r"none of 2 pictures is named after an item: the first is x\.jpg"):
+    with assert_error(DataError, mentions=[tmp_path, "2 pictures", "x.jpg", "item 1"]):
         image_column([1], tmp_path)
-    with pytest.raises(DataError, match=r"none of the pictures that column 'p' names is there: sub/x\.jpg;"):
+    with assert_error(DataError, mentions=[tmp_path, "'p'", "sub/x.jpg"]):
         image_column([1], tmp_path, pl.Series("p", ["sub/x.jpg"]))
-    with pytest.raises(DataError, match="column 'p' of the item table holds Float64, not paths"):
+    with assert_error(DataError, mentions=["'p'", "Float64"]):
         image_column([1], tmp_path, pl.Series("p", [0.5]))
 
 
@@ -182,7 +190,7 @@ def test_a_name_that_is_no_text_is_left_out_and_named(tmp_path, caplog):
     with open(os.fsencode(tmp_path) + b"/2\xff.jpg", "wb"):
         pass
     assert image_column([1, 2], tmp_path).to_list() == ["1.jpg", None]
-    assert "1 file with a name that is not UTF-8 left out" in caplog.text
+    assert_mentions(caplog.text, ["1 file", "UTF-8"])
 
 
 def test_a_dataset_gets_its_pictures_and_keeps_them_when_saved(dataset, items, tmp_path):
@@ -215,7 +223,7 @@ def test_the_column_image_is_read_anew_unless_it_holds_addresses(dataset, tmp_pa
     assert pictures(with_images(with_column("image", None), tmp_path)) == "i3.jpg"
     assert pictures(with_images(with_column("photo", "other.jpg"), tmp_path)) == "i3.jpg"
     assert pictures(with_images(with_column("photo", "other.jpg"), tmp_path, "photo")) == "other.jpg"
-    with pytest.raises(DataError, match="the item table has no column 'foto'; it has item, title, price"):
+    with assert_error(DataError, mentions=["'foto'", "item, title, price"]):
         with_images(dataset, tmp_path, "foto")
 
 

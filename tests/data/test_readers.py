@@ -2,7 +2,6 @@
 
 import gzip
 import pickle
-import re
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,7 @@ from lirdrec.data import Dataset
 from lirdrec.data.readers import read_any, read_features, read_interactions, read_mmrec, read_recbole
 from lirdrec.errors import ConfigError, DataError, LirdrecError
 
-from ..helpers import assert_error
+from ..helpers import assert_error, assert_mentions
 
 SPLITS = ("train", "valid", "test")
 
@@ -150,74 +149,65 @@ def npy(array):
     return buffer.getvalue()
 
 
-PICKLED = "holds pickled Python objects, which are never loaded (they could run code); save a plain array of numbers"
+PICKLED = ["pickle", "numpy.save"]
 BAD_FEATURES = {
     "pickle.npy": (lambda p: p.write_bytes(pickle.dumps(Evil())), PICKLED),
     "object.npy": (lambda p: p.write_bytes(npy(np.array([Evil(), None], dtype=object))), PICKLED),
     "object.npz": (
         lambda p: np.savez(p, v=X, sku=np.array(["a", "b", "c"], dtype=object)),
-        "the array 'sku' holds pickled Python objects, which are never loaded (they could run code); if these are the"
-        " ids, save them as texts: numpy.savez(FILE, sku=numpy.asarray(ids, dtype=str), …)",
+        ["'sku'", "pickle", "numpy.savez(FILE, sku=numpy.asarray(ids, dtype=str), …)"],
     ),
-    "short.npy": (lambda p: p.write_bytes(npy(X)[:-5]), "damaged or cut short ("),
-    "header.npy": (lambda p: p.write_bytes(npy(X)[:20]), "damaged or cut short ("),
-    "short.npz": (lambda p: (np.savez(p, x=X), p.write_bytes(p.read_bytes()[:-40])), "damaged or cut short ("),
-    "text.npy": (lambda p: p.write_text("1 2 3"), "holds pickled Python objects"),
-    "empty.npy": (lambda p: p.write_bytes(b""), "the file is empty"),
-    "empty.parquet": (lambda p: p.write_bytes(b""), "the file is empty"),
-    "flat.npy": (
-        lambda p: np.save(p, X[0]),
-        "features must be a matrix with a row per item, not an array of shape (4,)",
-    ),
-    "words.npy": (lambda p: np.save(p, np.array([["a"]])), "features must be numbers, not <U1"),
-    "two.npz": (lambda p: np.savez(p, a=X, b=X), "it must hold one matrix of features, and holds a float32[3, 4], b"),
+    "short.npy": (lambda p: p.write_bytes(npy(X)[:-5]), []),
+    "header.npy": (lambda p: p.write_bytes(npy(X)[:20]), []),
+    "short.npz": (lambda p: (np.savez(p, x=X), p.write_bytes(p.read_bytes()[:-40])), []),
+    "text.npy": (lambda p: p.write_text("1 2 3"), ["pickle"]),
+    "empty.npy": (lambda p: p.write_bytes(b""), []),
+    "empty.parquet": (lambda p: p.write_bytes(b""), []),
+    "flat.npy": (lambda p: np.save(p, X[0]), ["(4,)"]),
+    "words.npy": (lambda p: np.save(p, np.array([["a"]])), ["<U1"]),
+    "two.npz": (lambda p: np.savez(p, a=X, b=X), ["a float32[3, 4], b float32[3, 4]"]),
     "lists.npz": (
         lambda p: np.savez(p, x=X, a=IDS, b=IDS),
-        "cannot tell which array holds the ids: x float32[3, 4], a",
+        ["ids", "x float32[3, 4], a int64[3], b int64[3]"],
     ),
-    "count.npz": (lambda p: np.savez(p, x=X, ids=IDS[:2]), "2 ids for 3 rows of features"),
+    "count.npz": (lambda p: np.savez(p, x=X, ids=IDS[:2]), ["2 ids", "3 rows"]),
     "negative.npz": (
         lambda p: np.savez(p, x=X, ids=-IDS),
-        "array 'ids': negative item id -5 in row 0 (counted from 0)",
+        ["'ids'", "item id -5", "row 0", "string_ids=True"],
     ),
     "short.safetensors": (
         lambda p: (save_file({"x": X}, p), p.write_bytes(p.read_bytes()[:-4])),
-        "damaged or not a safetensors file (",
+        ["safetensors"],
     ),
     "short.parquet": (
         lambda p: (pl.DataFrame({"id": IDS, "v": X}).write_parquet(p), p.write_bytes(p.read_bytes()[:-9])),
-        "damaged or not a Parquet file (",
+        ["Parquet"],
     ),
     "ragged.parquet": (
         lambda p: pl.DataFrame({"id": [1, 2], "v": [[1.0, 2.0], [3.0]]}).write_parquet(p),
-        "the vector of 2 has 1 numbers, the first one 2; all must have the same length",
+        ["1 number", "2"],
     ),
     "holes.parquet": (
         lambda p: pl.DataFrame({"id": [1, 2], "v": [[1.0, 2.0], [3.0, None]]}).write_parquet(p),
-        "column 'v' has missing numbers in its vectors",
+        ["'v'"],
     ),
-    "novector.parquet": (
-        lambda p: pl.DataFrame({"id": [1, 2]}).write_parquet(p),
-        "has ids in 'id' and no column of numbers",
-    ),
+    "novector.parquet": (lambda p: pl.DataFrame({"id": [1, 2]}).write_parquet(p), ["'id'"]),
     "noids.parquet": (
         lambda p: pl.DataFrame({"a": [1], "b": [2], "v": [[1.0]]}).write_parquet(p),
-        "cannot tell which of a, b, v holds the ids; name it",
+        ["a, b, v", "ids"],
     ),
-    "features.pt": (
-        lambda p: p.write_bytes(b"x"),
-        "features come as .npy, .npz, .safetensors, .parquet, .csv or .tsv, not as .pt",
-    ),
+    "features.pt": (lambda p: p.write_bytes(b"x"), [".npy, .npz, .safetensors, .parquet, .csv", ".tsv", ".pt"]),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FEATURES)
 def test_bad_feature_files(tmp_path, name):
-    make, sentence = BAD_FEATURES[name]
+    make, facts = BAD_FEATURES[name]
     make(tmp_path / name)
-    with pytest.raises(DataError, match=re.escape(sentence)) as caught:
+    with assert_error(DataError, mentions=[tmp_path / name]) as caught:
         read_features(tmp_path / name)
-    assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert_mentions(str(caught.value).replace(str(tmp_path / name), ""), facts)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".parquet"])
@@ -249,57 +239,48 @@ def test_any_damage_to_a_feature_file_is_one_sentence_or_no_harm(tmp_path_factor
 
 def test_missing_files_and_folders(tmp_path):
     for read in (read_features, read_interactions):
-        with pytest.raises(DataError, match=r"gone\.npy: no such file"):
+        with assert_error(DataError, mentions=[tmp_path / "gone.npy"]):
             read(tmp_path / "gone.npy")
-        with pytest.raises(DataError, match="is a folder; name a file"):
+        with assert_error(DataError, mentions=[tmp_path, "folder"]):
             read(tmp_path)
     for read in (read_mmrec, read_recbole, read_any):
-        with pytest.raises(DataError, match="gone: no such folder"):
+        with assert_error(DataError, mentions=[tmp_path / "gone"]):
             read(tmp_path / "gone")
 
 
 # ---- tables
 
 BAD_TABLES = {
-    "empty.csv": (b"", "the file is empty"),
-    "header.csv": (b"user,item\n", "has column names but no rows"),
-    "columns.csv": (b"User,item\n1,2\n", "no column 'user'; it has User, item; did you mean 'User'?"),
-    "latin.csv": ("user,item\n1,caf\xe9\n".encode("latin-1"), "not UTF-8 text (byte 0xe9 in line 2); save it as UTF-8"),
-    "short.csv": (b"user,item\n1,2\n3", "line 3 has 1 value for 2 columns; to leave such lines out: --bad-rows skip"),
-    "ragged.csv": (b"user,item\n1,2\n3,4,5\n", "line 3 has 3 values for 2 columns (a separator inside a value must"),
-    "negative.csv": (
-        b"user,item\n1,2\n3,-4\n",
-        "column 'item': item id -4 in line 3 is negative: integer ids go from 0",
-    ),
-    "huge.csv": (
-        b"user,item\n99999999999999999999,2\n",
-        "user id 99999999999999999999 in line 2 is too large: integer ids",
-    ),
-    "quotes.csv": (
-        b'user,item\n1,2\n3,"4\n5,6\n',
-        "cannot be read as a table: a quote is opened in line 3 and never closed",
-    ),
-    "binary.csv": (bytes(range(256)), "not UTF-8 text (byte 0x80 in line 2)"),
-    "text.parquet": (b"user,item\n1,2\n", "damaged or not a Parquet file ("),
+    "empty.csv": (b"", []),
+    "header.csv": (b"user,item\n", []),
+    "columns.csv": (b"User,item\n1,2\n", ["'user'", "User, item", "'User'"]),
+    "latin.csv": ("user,item\n1,caf\xe9\n".encode("latin-1"), ["UTF-8", "0xe9", "line 2", "--encoding"]),
+    "short.csv": (b"user,item\n1,2\n3", ["line 3", "1 value", "2 columns", "bad_rows='skip'"]),
+    "ragged.csv": (b"user,item\n1,2\n3,4,5\n", ["line 3", "3 values", "2 columns", "bad_rows='skip'"]),
+    "negative.csv": (b"user,item\n1,2\n3,-4\n", ["'item'", "item id -4", "line 3", "string_ids=True"]),
+    "huge.csv": (b"user,item\n99999999999999999999,2\n", ["'user'", "user id 99999999999999999999", "line 2"]),
+    "quotes.csv": (b'user,item\n1,2\n3,"4\n5,6\n', ["line 3"]),
+    "binary.csv": (bytes(range(256)), ["UTF-8", "0x80", "line 2"]),
+    "text.parquet": (b"user,item\n1,2\n", ["Parquet"]),
 }
 
 
 @pytest.mark.parametrize("name", BAD_TABLES)
 def test_bad_tables(tmp_path, name):
-    content, sentence = BAD_TABLES[name]
-    with pytest.raises(DataError, match=re.escape(sentence)) as caught:
+    content, facts = BAD_TABLES[name]
+    with assert_error(DataError, mentions=[tmp_path / name, *facts]) as caught:
         read_interactions(write(tmp_path / name, content))
-    assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_bad_values_name_their_line(tmp_path):
     path = write(tmp_path / "t.csv", b"user,item,rating,when,set\n1,2,3,4,0\n1,3,good,soon,7\n")
-    for options, sentence in (
-        ({"rating": "rating", "min_rating": 1}, "column 'rating' has 'good' in line 3, not a number"),
-        ({"timestamp": "when"}, "column 'when' has 'soon' in line 3; times must be whole numbers or dates"),
-        ({"split": "set"}, "split label '7' in line 3; use 0, 1, 2 or train, valid, test"),
+    for options, facts in (
+        ({"rating": "rating", "min_rating": 1}, ["'rating'", "'good'", "line 3"]),
+        ({"timestamp": "when"}, ["'when'", "'soon'", "line 3", "time_format"]),
+        ({"split": "set"}, ["'7'", "line 3", "0, 1, 2", "train, valid, test"]),
     ):
-        with pytest.raises(DataError, match=re.escape(sentence)):
+        with assert_error(DataError, mentions=[path, *facts]):
             read_interactions(path, **options)
 
 
@@ -360,53 +341,38 @@ def test_mmrec_folders(mmrec):
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "facts"),
     [
-        (
-            lambda f: (f / "shop.inter").unlink(),
-            "neither a prepared dataset (no manifest.json) nor an MMRec or RecBole folder",
-        ),
-        (lambda f: (f / "b.inter").write_text(INTER), "an MMRec folder has one .inter file; found b.inter, shop.inter"),
+        (lambda f: (f / "shop.inter").unlink(), ["manifest.json", "MMRec", "RecBole", ".inter"]),
+        (lambda f: (f / "b.inter").write_text(INTER), ["b.inter, shop.inter"]),
         (
             lambda f: (f / "shop.inter").write_text(INTER.replace("x_label", "label")),
-            "no column 'x_label'; it has userID, itemID, label; did you mean 'label'?",
+            ["shop.inter", "'x_label'", "userID, itemID, label", "'label'"],
         ),
         (
             lambda f: (f / "shop.inter").write_text(INTER + "9\t9\t0\n"),
-            "4 rows, but the interactions name 1 item beyond them (9); row i must be item i",
+            ["image_feat.npy", "4 rows", "1 item", "9"],
         ),
-        (lambda f: (f / "shop.inter").write_text(INTER + "9\tx\t0\n"), "'x' in column 'itemID' in line 7"),
-        (lambda f: (f / "shop.inter").write_text(INTER + "9\t1\t3\n"), "split label '3' in line 7; use 0, 1, 2"),
-        (lambda f: (f / "shop.inter").write_text(INTER + "9\t1\t"), "no split label in line 7"),
+        (lambda f: (f / "shop.inter").write_text(INTER + "9\tx\t0\n"), ["shop.inter", "'x'", "line 7"]),
+        (lambda f: (f / "shop.inter").write_text(INTER + "9\t1\t3\n"), ["shop.inter", "'3'", "line 7", "0, 1, 2"]),
+        (lambda f: (f / "shop.inter").write_text(INTER + "9\t1\t"), ["shop.inter", "line 7"]),
         (
             lambda f: np.save(f / "smell_feat.npy", np.ones((3, 3))),
-            "different numbers of rows: image_feat.npy 4, smell_feat",
+            ["image_feat.npy 4", "smell_feat.npy 3"],
         ),
         (
             lambda f: np.save(f / "smell_feat.npy", np.full((4, 3), np.nan)),
-            "NaN or infinite values in 4 rows (counted from",
+            ["smell_feat.npy", "NaN", "4 rows", "0, 1, 2, 3"],
         ),
-        (
-            lambda f: (f / "smell_feat.npy").unlink(),
-            "no features in any modality for 1 of 4 items: 1; give them features",
-        ),
-        (
-            lambda f: (f / "items.tsv").write_text("id\ttitle\n1\tx\n"),
-            "items.tsv: no column 'itemID'; it has id, title",
-        ),
-        (
-            lambda f: (f / "items.tsv").write_text("itemID\ta\n1\tx\n1\ty\n"),
-            "items.tsv: item id 1 occurs more than once",
-        ),
-        (
-            lambda f: (f / "shop.inter").write_text(INTER + "4\t0\t2\n"),
-            "the pair of user 4 and item 0 occurs twice (in train and in test)",
-        ),
+        (lambda f: (f / "smell_feat.npy").unlink(), ["1 of 4 items", "without_features='drop'"]),
+        (lambda f: (f / "items.tsv").write_text("id\ttitle\n1\tx\n"), ["items.tsv", "'itemID'", "id, title"]),
+        (lambda f: (f / "items.tsv").write_text("itemID\ta\n1\tx\n1\ty\n"), ["items.tsv", "item id 1"]),
+        (lambda f: (f / "shop.inter").write_text(INTER + "4\t0\t2\n"), ["user 4", "item 0", "train", "test"]),
     ],
 )
-def test_mmrec_folders_that_do_not_fit_together(mmrec, change, sentence):
+def test_mmrec_folders_that_do_not_fit_together(mmrec, change, facts):
     change(mmrec)
-    with pytest.raises(DataError, match=re.escape(sentence)) as caught:
+    with assert_error(DataError, mentions=facts) as caught:
         read_any(mmrec)
     assert "\n" not in str(caught.value)
 
@@ -451,8 +417,7 @@ def test_recbole_says_what_it_does_not_read(recbole, caplog):
     for name in ("ml.user", "ml.kg", "ml.link"):
         (recbole / name).write_text("user_id:token\n1\n")
     read_recbole(recbole)
-    assert "ml.kg, ml.link, ml.user" in caplog.text
-    assert "vectors='picture'" in caplog.text
+    assert_mentions(caplog.text, ["ml.kg, ml.link, ml.user", "vectors='picture'"])
 
 
 @pytest.mark.parametrize("title", ["", " "])
@@ -463,7 +428,7 @@ def test_words_of_recbole_are_a_text(recbole, title):
     assert dataset.item_table["genres"].to_list()[:3] == ["Drama War", None, "Drama War"]
     assert dataset.item_table.schema["picture"] == pl.List(pl.Float32)
     path.write_text(path.read_text().replace("0.5 3", "0.5 x3"))
-    with pytest.raises(DataError, match="column 'picture' has 'x3' in line 5, not a number"):
+    with assert_error(DataError, mentions=[path, "'picture'", "'x3'", "line 5"]):
         read_recbole(recbole)
 
 
@@ -481,38 +446,30 @@ def test_recbole_ready_splits(recbole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "sentence"),
+    ("old", "new", "facts"),
     [
-        (
-            "item_id:token\trating",
-            "item_id\trating",
-            "ml.inter: column 'item_id' needs a type, NAME:TYPE, with one of token",
-        ),
-        (
-            "user_id:token",
-            "uid:token",
-            "ml.inter: no column 'user_id'; it has uid, item_id, rating, timestamp; did you",
-        ),
-        ("\t5\t", "\tfive\t", "ml.inter: column 'rating' has 'five' in line 6, not a number"),
+        ("item_id:token\trating", "item_id\trating", ["'item_id'", "NAME:TYPE", "token, token_seq, float, float_seq"]),
+        ("user_id:token", "uid:token", ["'user_id'", "uid, item_id, rating, timestamp", "'uid'"]),
+        ("\t5\t", "\tfive\t", ["'rating'", "'five'", "line 6"]),
     ],
 )
-def test_recbole_files_with_faults(recbole, old, new, sentence):
+def test_recbole_files_with_faults(recbole, old, new, facts):
     path = recbole / "ml.inter"
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(DataError, match=re.escape(sentence)):
+    with assert_error(DataError, mentions=[path, *facts]):
         read_recbole(recbole)
 
 
 def test_vectors_of_different_lengths(recbole):
     path = recbole / "ml.item"
     path.write_text(path.read_text().replace("0.5 7", "0.5 7 8"))
-    with pytest.raises(DataError, match=re.escape("the vector of '7' has 3 numbers, the first one 2")):
+    with assert_error(DataError, mentions=[path, "'picture'", "'7'", "3 numbers"]):
         read_recbole(recbole, vectors=["picture"])
 
 
 def test_read_any_of_a_prepared_folder_and_of_what_is_none(dataset, tmp_path):
     assert_same_pairs(read_any(dataset.save(tmp_path / "it")), dataset)
-    with pytest.raises(DataError, match="is a file; name a dataset's folder, or make one with lirdrec prepare"):
+    with assert_error(DataError, mentions=[tmp_path / "t.csv", "lirdrec prepare"]):
         read_any(write(tmp_path / "t.csv", b"user,item\n"))
 
 

@@ -11,6 +11,8 @@ import scipy.sparse as sparse
 from lirdrec.data.readers import kind_of, read_lightgcn, read_matrices, read_raw
 from lirdrec.errors import ConfigError, DataError
 
+from ..helpers import assert_error
+
 SPLITS = ("train", "valid", "test")
 
 
@@ -46,22 +48,23 @@ def test_three_tables(three):
 
 def test_a_pair_in_two_files_and_a_fault_in_the_second(three):
     write(three["test"], "user,item\nu1,01\n")
-    with pytest.raises(DataError, match="1 pair in two splits, for instance user u1 and item 01"):
+    with assert_error(DataError, mentions=[*three.values(), "1 pair", "user u1", "item 01"]):
         read_raw(**three)
     write(three["validation"], "user,item\nu1,03\n,04\n")
-    with pytest.raises(DataError, match=r"no user id in line 3 of b\.csv"):
+    with assert_error(DataError, mentions=["'user'", "line 3 of b.csv", "bad_rows='skip'"]):
         read_raw(**three)
     write(three["validation"], "user,sku\nu1,03\n")
-    with pytest.raises(DataError, match=r"b\.csv: no column 'item'"):
+    with assert_error(DataError, mentions=[three["validation"], "'item'", "item='sku'"]) as caught:
         read_raw(**three)
+    assert "a.csv" not in str(caught.value)
 
 
 def test_what_is_missing_or_too_much(three, tmp_path):
-    with pytest.raises(ConfigError, match="no file of test"):
+    with assert_error(ConfigError, mentions=["train", "test", "validation"]):
         read_raw(train=three["train"])
-    with pytest.raises(ConfigError, match="one source"):
+    with assert_error(ConfigError, mentions=[three["train"]]):
         read_raw(three["train"], train=three["train"], test=three["test"])
-    with pytest.raises(DataError, match="no such file"):
+    with assert_error(DataError, mentions=[tmp_path / "none.csv"]):
         read_raw(train=three["train"], test=tmp_path / "none.csv")
 
 
@@ -99,9 +102,9 @@ def test_lightgcn(tmp_path):
     assert data.items.ids.tolist() == [0, 1, 2, 3, 4, 5]  # item 4 occurs nowhere: row i is item i
     assert data.item_table["org_id"].cast(str).to_list()[:3] == ["420315", "316637", "16516"]
     write(folder / "test.txt", "0 3\n1 x\n")
-    with pytest.raises(DataError, match=r"test\.txt: line 2: 'x'"):
+    with assert_error(DataError, mentions=[folder / "test.txt", "'x'", "line 2"]):
         read_lightgcn(folder)
-    with pytest.raises(ConfigError, match="leave timestamp out"):
+    with assert_error(ConfigError, mentions=[folder, "timestamp"]):
         read_lightgcn(folder, timestamp="when")
 
 
@@ -145,12 +148,12 @@ def test_faults_of_matrices(tmp_path):
     train, test = tmp_path / "train.npz", tmp_path / "test.npz"
     sparse.save_npz(train, matrix((0, 0)))
     sparse.save_npz(test, matrix((0, 1), shape=(3, 5)))
-    with pytest.raises(DataError, match=r"different shapes: \(3, 4\) in .*train\.npz, \(3, 5\) in .*test\.npz"):
+    with assert_error(DataError, mentions=[f"(3, 4) in {train}", f"(3, 5) in {test}"]):
         read_raw(train=train, test=test)
     np.savez(test, x=np.ones(3))
-    with pytest.raises(DataError, match=r"test\.npz: is a table|no matrix of scipy"):
+    with assert_error(DataError, mentions=[train, test]):
         read_raw(train=train, test=test)
-    with pytest.raises(DataError, match="no matrix of scipy"):
+    with assert_error(DataError, mentions=[test, "scipy.sparse.save_npz"]):
         read_raw(test)
     content = train.read_bytes()
     for at in range(0, len(content), 37):
@@ -158,7 +161,7 @@ def test_faults_of_matrices(tmp_path):
         try:
             read_raw(train, split="none")
         except DataError as error:
-            assert str(error).startswith(f"{train}: ")
+            assert str(train) in str(error)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
@@ -170,13 +173,13 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, protocol):
     path = tmp_path / "trnMat.pkl"
     path.write_bytes(pickle.dumps(Bomb(), protocol))
     for source in (path, tmp_path):
-        with pytest.raises(DataError, match=r"save_npz\('trnMat\.npz'"):
+        with assert_error(DataError, mentions=[path, "save_npz('trnMat.npz'"]):
             read_raw(source)
-    with pytest.raises(DataError, match="save_npz"):
+    with assert_error(DataError, mentions=[path, "save_npz('trnMat.npz'"]):
         read_raw(train=path, test=path)
     objects = tmp_path / "objects.npz"
     np.savez(objects, format=np.array([Bomb()], dtype=object), shape=np.array([1, 1]))
-    with pytest.raises(DataError, match="pickled"):
+    with assert_error(DataError, mentions=[objects, "pickle"]):
         read_raw(objects)
     assert not (tmp_path / "exploded").exists()
 

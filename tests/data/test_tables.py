@@ -12,6 +12,8 @@ from lirdrec.data.readers import kind_of, read_raw
 from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
 
+from ..helpers import assert_error
+
 PLAYS = "user,item\na,x\na,y\nb,x\n"
 ALL = {"split": "none"}
 
@@ -45,26 +47,26 @@ def test_a_separator_that_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layout", "sentence"),
+    ("layout", "facts"),
     [
-        ({"separator": '"'}, "separator '\"': name one or more plain characters"),
-        ({"encoding": "klingon"}, "there is no encoding 'klingon'"),
-        ({"encoding": "base64"}, "there is no encoding 'base64'"),
-        ({"columns": ["user"]}, "a file that has a header; say that it has none"),
-        ({"header": False}, "needs names for its columns"),
-        ({"header": False, "columns": ["user", "user"]}, "columns 1 and 2 are both called 'user'"),
-        ({"bad_rows": "drop"}, "bad_rows"),
+        ({"separator": '"'}, ["separator", "'\"'"]),
+        ({"encoding": "klingon"}, ["encoding", "'klingon'"]),
+        ({"encoding": "base64"}, ["encoding", "'base64'"]),
+        ({"columns": ["user"]}, ["header=False"]),
+        ({"header": False}, ["columns"]),
+        ({"header": False, "columns": ["user", "user"]}, ["columns", "1 and 2", "'user'"]),
+        ({"bad_rows": "drop"}, ["bad_rows", "'drop'", "'error', 'skip'"]),
     ],
 )
-def test_layouts_that_cannot_be(tmp_path, layout, sentence):
+def test_layouts_that_cannot_be(tmp_path, layout, facts):
     (tmp_path / "t.csv").write_text(PLAYS)
-    with pytest.raises(ConfigError, match=sentence):
+    with assert_error(ConfigError, mentions=facts):
         read_table(tmp_path / "t.csv", **layout)
 
 
 def test_names_for_another_number_of_columns(tmp_path):
     (tmp_path / "t.csv").write_text("a,x,5\n")
-    with pytest.raises(DataError, match="has 3 values in a line, and 2 names of columns are given"):
+    with assert_error(DataError, mentions=[tmp_path / "t.csv", "3 values", "2 names"]):
         read_table(tmp_path / "t.csv", header=False, columns=["user", "item"])
 
 
@@ -101,7 +103,7 @@ def test_quotes_as_people_write_them(tmp_path, text, names):
 @pytest.mark.parametrize("value", ['"a "b" c"', '"a"b', '"a "b, c" d"'])
 def test_quotes_within_quotes_are_named_or_left_out(tmp_path, value):
     (tmp_path / "t.csv").write_text(f'item,name\n1,"a, b"\n2,{value}\n3,24" or 25" screen\n')
-    with pytest.raises(DataError, match=r"line 3 has (a quote within|3 values)"):
+    with assert_error(DataError, mentions=[tmp_path / "t.csv", "line 3", "bad_rows"]):
         read_table(tmp_path / "t.csv")
     left = read_table(tmp_path / "t.csv", bad_rows="skip")
     assert left.frame["name"].to_list() == ["a, b", '24" or 25" screen']
@@ -134,9 +136,9 @@ def test_several_files_and_patterns(tmp_path, ending):
         dataset = read_raw(source, **ALL)
         assert dataset.frame("train").rows() == (TOGETHER if not isinstance(source, str) else [("b", "x")])
     assert kind_of(tmp_path) == "table" if ending == ".csv" else True
-    with pytest.raises(DataError, match="is named twice"):
+    with assert_error(DataError, mentions=[one]):
         read_raw([one, two, one])
-    with pytest.raises(DataError, match="no file fits this pattern"):
+    with assert_error(DataError, mentions=[tmp_path / f"march*{ending}"]):
         read_raw(str(tmp_path / f"march*{ending}"))
 
 
@@ -157,10 +159,10 @@ def test_folders_that_name_a_column(tmp_path, ending):
 def test_a_fault_in_a_part_names_it(tmp_path):
     part(tmp_path / "part-0.csv", A.with_columns(rating=pl.Series([1, 2])))
     part(tmp_path / "part-1.csv", B.with_columns(rating=pl.Series(["?"])))
-    with pytest.raises(DataError, match=r"'rating' has '\?' in line 2 of part-1\.csv"):
+    with assert_error(DataError, mentions=[tmp_path, "'rating'", "'?'", "line 2 of part-1.csv"]):
         read_raw(tmp_path, rating="rating", min_rating=1)
     part(tmp_path / "part-1.csv", B)
-    with pytest.raises(DataError, match=r"part-1\.csv has user, item \(rating is not in both\)"):
+    with assert_error(DataError, mentions=["part-0.csv", "user, item, rating", "part-1.csv"]):
         read_raw([tmp_path / "part-0.csv", tmp_path / "part-1.csv"])
 
 
@@ -169,7 +171,7 @@ def test_parts_with_values_of_different_types(tmp_path):
     part(tmp_path / "part-1.parquet", B.with_columns(price=pl.Series([1.5])))
     assert read_table(tmp_path).frame["price"].to_list() == [1.0, 2.0, 1.5]
     part(tmp_path / "part-1.parquet", B.with_columns(price=pl.Series(["much"])))
-    with pytest.raises(DataError, match=r"column 'price' holds Int64 in .*part-0\.parquet, String in"):
+    with assert_error(DataError, mentions=["'price'", "Int64", "part-0.parquet", "String", "part-1.parquet"]):
         read_table(tmp_path)
 
 
@@ -185,7 +187,7 @@ def test_an_item_table_in_parts_has_one_type_a_column(tmp_path):
 def test_files_that_are_not_parts_of_one_table(tmp_path):
     part(tmp_path / "ratings.csv", A)
     part(tmp_path / "items.csv", pl.DataFrame({"item": ["x"], "title": ["X"]}))
-    with pytest.raises(DataError, match="neither a prepared dataset"):
+    with assert_error(DataError, mentions=[tmp_path, "manifest.json"]):
         kind_of(tmp_path)
 
 
@@ -196,7 +198,7 @@ def test_an_item_table_without_a_header_and_with_bad_rows(tmp_path):
     (tmp_path / "plays.csv").write_text(PLAYS)
     (tmp_path / "items.csv").write_bytes("x|Café|5\n|nothing|6\ny|Tea|7|8\ny|Tea|\n".encode("cp1252"))
     how = {"items_columns": ["item", "title", "price"], "encoding": "cp1252", "split": "none"}
-    with pytest.raises(DataError, match="line 3 has 4 values for 3 columns"):
+    with assert_error(DataError, mentions=[tmp_path / "items.csv", "line 3", "4 values", "3 columns"]):
         read_raw(tmp_path / "plays.csv", items=tmp_path / "items.csv", **how)
     dataset = read_raw(tmp_path / "plays.csv", items=tmp_path / "items.csv", bad_rows="skip", **how)
     assert dataset.item_table.rows() == [("x", "Café", 5), ("y", "Tea", None)]
@@ -266,7 +268,7 @@ def workbook(path, *names):
 def test_spreadsheets_without_the_extra(tmp_path, name, monkeypatch):
     monkeypatch.setattr("lirdrec.data.columnar.importlib.util.find_spec", lambda name: None)
     path = workbook(tmp_path / name, "[Content_Types].xml", "xl/workbook.xml")
-    with pytest.raises(DataError, match=r"is a spreadsheet; install .*lirdrec\[excel\]"):
+    with assert_error(DataError, mentions=[path, "lirdrec[excel]"]):
         read_raw(path)
 
 
@@ -293,7 +295,7 @@ def test_bad_rows_of_movielens(tmp_path):
     (folder / "ratings.csv").write_text(
         "userId,movieId,rating,timestamp\n1,10,5,7\n1,20,4,8\n,10,4,9\n2,x,4,9\n2,10,4,\n2,20,,9\n2,10,5,9\n3,20,4\n"
     )
-    with pytest.raises(DataError, match="line 9 has 3 values for 4 columns"):
+    with assert_error(DataError, mentions=[folder / "ratings.csv", "line 9", "3 values", "4 columns"]):
         read_raw(folder)
     dataset = read_raw(folder, min_rating=4, split="none", bad_rows="skip")
     assert dataset.frame("train").rows() == [(1, 10, 7), (1, 20, 8), (2, 10, 9)]
@@ -302,7 +304,7 @@ def test_bad_rows_of_movielens(tmp_path):
 
 def test_bad_rows_of_microlens(tmp_path):
     (tmp_path / "small_pairs.csv").write_text("user,item,timestamp\n1,10,7\n1,,8\n2,10,9\n2\n")
-    with pytest.raises(DataError, match="line 5 has 1 value for 3 columns"):
+    with assert_error(DataError, mentions=[tmp_path / "small_pairs.csv", "line 5", "1 value", "3 columns"]):
         read_raw(tmp_path)
     dataset = read_raw(tmp_path, split="none", bad_rows="skip")
     assert [row[:2] for row in dataset.frame("train").rows()] == [(1, 10), (2, 10)]
@@ -312,7 +314,7 @@ def test_bad_rows_of_microlens(tmp_path):
 def test_bad_rows_of_amazon(tmp_path):
     good = '{"reviewerID": "a", "asin": "x", "overall": 5.0, "unixReviewTime": 7}'
     (tmp_path / "reviews_Baby.json").write_text(f'{good}\n{{"reviewerID": "b"}}\n')
-    with pytest.raises(DataError, match="line 2"):
+    with assert_error(DataError, mentions=[tmp_path / "reviews_Baby.json", "line 2", "asin"]):
         read_raw(tmp_path / "reviews_Baby.json")
     dataset = read_raw(tmp_path / "reviews_Baby.json", split="none", bad_rows="skip")
     assert dataset.frame("train").rows() == [("a", "x", 7)] and dataset.info["source"]["bad_lines"] == 1

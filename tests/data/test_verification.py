@@ -14,7 +14,9 @@ from lirdrec.data import verification as module
 from lirdrec.data.matrices import open_array
 from lirdrec.data.readers import read_features
 from lirdrec.data.verification import verify_features
-from lirdrec.errors import DataError, LirdrecError, RunFolderError
+from lirdrec.errors import DataError, RunFolderError
+
+from ..helpers import assert_error
 
 
 def flip(path, at: int = -3) -> None:
@@ -48,16 +50,15 @@ def test_a_changed_file_is_named(folder):
     path = folder / "features" / "image.npy"
     flip(path)
     loaded = Dataset.load(folder)  # only reads what it needs
-    with pytest.raises(RunFolderError) as raised:
+    with assert_error(RunFolderError, mentions=[path, "checksum"]):
         verify_features(loaded)
-    assert str(raised.value).startswith(f"{path}: ") and "checksum" in str(raised.value)
     verify_features(loaded, names=())  # a model that uses other matrices
 
 
 @pytest.mark.parametrize("do", [lambda d: d.resplit("random"), lambda d: d.save(d.folder.with_name("copy"))])
 def test_no_copy_of_damaged_features_gets_a_right_checksum(folder, do):
     flip(folder / "features" / "image.npy")
-    with pytest.raises(RunFolderError, match=r"image\.npy"):
+    with assert_error(RunFolderError, mentions=[folder / "features" / "image.npy", "checksum"]):
         do(Dataset.load(folder))
     assert [path.name for path in folder.parent.iterdir()] == ["data"]
 
@@ -90,7 +91,7 @@ def test_what_is_in_memory_has_no_file_to_compare(dataset, folder, digests):
 def test_a_file_that_is_gone_is_named(folder):
     loaded = Dataset.load(folder)
     (folder / "features" / "image.npy").unlink()
-    with pytest.raises(RunFolderError, match=r"features/image\.npy is missing"):
+    with assert_error(RunFolderError, mentions=[folder, "features/image.npy"]):
         verify_features(loaded)
 
 
@@ -114,7 +115,7 @@ def test_any_damage_to_a_header_is_a_value_error(tmp_path, seed):
         try:
             read_features(path)
         except DataError as error:
-            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            assert str(path) in str(error) and "\n" not in str(error)
     assert "TokenError" in kinds
 
 
@@ -124,13 +125,13 @@ def test_a_damaged_header_of_a_prepared_dataset_is_one_sentence(folder, name):
     content = path.read_bytes()
     path.write_bytes(content.replace(b"), }", b"(, }", 1))
     assert path.stat().st_size == len(content)
-    with pytest.raises(LirdrecError) as raised:
+    with assert_error(RunFolderError, mentions=[folder]) as raised:
         Dataset.load(folder)
-    assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_an_archive_under_the_name_of_an_array(tmp_path):
     np.savez(tmp_path / "a.npz", values=np.zeros(3))
     os.replace(tmp_path / "a.npz", tmp_path / "a.npy")
-    with pytest.raises(ValueError, match="npz archive"):
+    with assert_error(ValueError, mentions=["npz"]):
         open_array(tmp_path / "a.npy")

@@ -18,6 +18,8 @@ from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.evaluation.metrics import PER_USER
 from lirdrec.ranking.scorers import VectorScorer
 
+from ..helpers import assert_error, assert_mentions
+
 
 def recommender_of(table: np.ndarray, users, items) -> SimpleNamespace:
     scorer = VectorScorer(torch.eye(len(table), dtype=torch.float64), torch.tensor(table.T, dtype=torch.float64))
@@ -95,8 +97,9 @@ def test_what_the_recommender_does_not_know_is_left_out_and_said(caplog):
     with caplog.at_level(logging.WARNING):
         found = evaluate(known, dataset(), k=1, metrics=("recall",))
     assert found.n_users == 2
-    assert "1 pairs of train are of users or items that the model does not know" in caplog.text
-    assert "1 pairs of test are of users or items that the model does not know" in caplog.text
+    told = [record.getMessage() for record in caplog.records if record.name == "lirdrec.evaluation.evaluator"]
+    for split, message in zip(("train", "test"), told, strict=True):
+        assert_mentions(message, ["1 pair", split])
 
 
 def test_cold_candidates_only():
@@ -108,9 +111,8 @@ def test_cold_candidates_only():
     )
     assert found.n_users == 2
     assert found.values == {"recall@1": 0.5, "recall@2": 1.0, "coverage@1": 1.0, "coverage@2": 1.0}
-    with pytest.raises(ConfigError) as error:
+    with assert_error(ConfigError, mentions=["k", 3, 1, "2 items"]):
         evaluate(recommender_of(SCORES, USERS, ITEMS), data, k=3, candidates="cold")
-    assert str(error.value) == "k is 3; it must be between 1 and the 2 items that are ranked"
 
 
 def test_training_pairs_themselves_are_not_masked():
@@ -209,33 +211,30 @@ def test_a_tiny_memory_limit_changes_nothing(many):
 
 
 @pytest.mark.parametrize(
-    "options, error, sentence",
+    "options, error, facts",
     [
         (
             {"metrics": ("recal",)},
             ConfigError,
-            "unknown metric 'recal'; known: recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini",
+            ["'recal'", "recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini"],
         ),
-        ({"k": 0}, ConfigError, "k is 0; it must be between 1 and the 6 items that are ranked"),
-        ({"k": (2, 7)}, ConfigError, "k is 7; it must be between 1 and the 6 items that are ranked"),
-        ({"k": ()}, ConfigError, "k is empty; give at least one cut-off"),
-        ({"candidates": "new"}, ConfigError, "candidates is 'new'; choose 'all' or 'cold'"),
-        ({"split": "tests"}, DataError, "there is no split 'tests'; choose one of train, valid, test"),
+        ({"k": 0}, ConfigError, ["k", 0, 1, "6 items"]),
+        ({"k": (2, 7)}, ConfigError, ["k", 7, 1, "6 items"]),
+        ({"k": ()}, ConfigError, ["k"]),
+        ({"candidates": "new"}, ConfigError, ["candidates", "'new'", "'all'", "'cold'"]),
+        ({"split": "tests"}, DataError, ["'tests'", "train, valid, test"]),
     ],
     ids=str,
 )
-def test_bad_options(options, error, sentence):
-    with pytest.raises(error) as raised:
+def test_bad_options(options, error, facts):
+    with assert_error(error, mentions=facts):
         evaluate(recommender_of(SCORES, USERS, ITEMS), dataset(), **options)
-    assert str(raised.value) == sentence
 
 
 def test_nothing_held_out():
     recommender = recommender_of(SCORES, USERS, ITEMS)
-    with pytest.raises(DataError) as error:
+    with assert_error(DataError, mentions=["hand", "valid"]):
         evaluate(recommender, dataset(valid=pairs()), "valid", k=1)
-    assert str(error.value) == "hand: the valid split has no user to rank for"
     everything_warm = dataset(train=pairs(*((0, i) for i in range(6))), valid=pairs(), test=pairs((1, 0)))
-    with pytest.raises(DataError) as error:
+    with assert_error(DataError, mentions=["hand", "cold"]):
         evaluate(recommender, everything_warm, k=1, candidates="cold")
-    assert str(error.value) == "hand: there are no cold items: every item has a training pair"

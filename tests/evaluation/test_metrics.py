@@ -13,6 +13,8 @@ from lirdrec.evaluation.measuring import Truth, measure
 from lirdrec.evaluation.metrics import PER_LIST, PER_USER, check_metrics, list_metrics, per_user_metrics, split_name
 from lirdrec.ranking.scorers import VectorScorer
 
+from ..helpers import assert_error
+
 PARITY = Path(__file__).parents[1] / "models" / "parity"
 
 
@@ -207,20 +209,16 @@ def test_a_user_with_fewer_candidates_than_the_cut_off():
 @pytest.mark.parametrize("k", [0, 61])
 def test_cut_offs_out_of_range(k):
     table, train, held = random_problem(0, ties=False)
-    with pytest.raises(ConfigError) as error:
+    with assert_error(ConfigError, mentions=["k", k, 1, "60 items"]):
         measure(scorer_of(table), Truth.of(pairs(train), pairs(held), 40), ("recall",), (10, k))
-    assert str(error.value) == f"k is {k}; it must be between 1 and the 60 items that are ranked"
 
 
 def test_names():
     assert split_name("recall@20") == ("recall", 20)
     check_metrics(PER_USER + PER_LIST)
     for bad in ("recall", "recall@0", "recall@", "Recall@20", "recall@20 "):
-        with pytest.raises(ConfigError) as error:
+        with assert_error(ConfigError, mentions=[f"'{bad}'", "recall@20"]):
             split_name(bad)
-        assert str(error.value) == f"metric '{bad}' must be a name and a cut-off, for instance recall@20"
-    with pytest.raises(ConfigError) as error:
+    facts = ["'auc'", "recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini"]
+    with assert_error(ConfigError, mentions=facts):
         split_name("auc@20")
-    assert str(error.value) == (
-        "unknown metric 'auc'; known: recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini"
-    )

@@ -21,6 +21,8 @@ from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 
+from ..helpers import assert_error
+
 SMALL = {
     "lirdrec": {"embedding_size": 8, "n_layers": 2, "n_neighbours": 5},
     "content_knn": {"modality_weights": {"image": 0.5, "text": 0.5}},
@@ -182,14 +184,14 @@ class TestEveryModel:
         assert model_type(name).name == name
 
     def test_unknown_option_is_an_error(self, name):
-        with pytest.raises(ConfigError, match=r"^the configuration: unknown key 'n_layerz'; "):
+        with assert_error(ConfigError, mentions=["configuration", "'n_layerz'"]):
             make(config_type(name), {"n_layerz": 3})
 
     def test_gradients_reach_every_parameter(self, name, dataset):
         model = untrained(name, dataset)
         batch = torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])
         if model.capabilities.training == "closed_form":
-            with pytest.raises(CapabilityError, match=f"^{name} is not trained by gradients$"):
+            with assert_error(CapabilityError, mentions=[name]):
                 model.loss(*batch)
             return
         model.start_epoch(1)
@@ -197,16 +199,15 @@ class TestEveryModel:
         terms["loss"].backward()
         for parameter_name, parameter in model.named_parameters():
             assert parameter.grad is not None and bool(parameter.grad.any()), parameter_name
-        with pytest.raises(CapabilityError, match=f"^{name} has no closed form$"):
+        with assert_error(CapabilityError, mentions=[name]):
             model.solve()
 
     def test_new_items_exactly_where_it_says_so(self, name, recommender, dataset):
         model, scorer = recommender.model(), recommender.scorer
         catalogue = [model_inputs(dataset, cache=False).features]
         if not model.capabilities.cold_items:
-            with pytest.raises(CapabilityError) as error:
+            with assert_error(CapabilityError, mentions=[name, "items"]):
                 model.grow(scorer, catalogue, new_features(3))
-            assert str(error.value) == f"{name} cannot score items that it was not trained with"
             return
         grown = model.grow(scorer, catalogue, new_features(3))
         assert grown.n_items == dataset.n_items + 3
@@ -219,9 +220,8 @@ class TestEveryModel:
         users = range(0, dataset.n_users, 3)
         histories = [torch.from_numpy(dataset.train.items[dataset.train.users == user]) for user in users]
         if not model.capabilities.new_users:
-            with pytest.raises(CapabilityError) as error:
+            with assert_error(CapabilityError, mentions=[name, "users"]):
                 model.fold_in(scorer, histories)
-            assert str(error.value) == f"{name} cannot serve users that it was not trained with"
             return
         # folded in from their own history, known users get mostly the items that they get anyway
         folded = scorer.scores(model.fold_in(scorer, histories))
@@ -236,10 +236,8 @@ class TestEveryModel:
     def test_needs_features_exactly_where_it_says_so(self, name, dataset):
         bare = dataclasses.replace(dataset, features={})
         if model_type(name).capabilities.needs_features:
-            with pytest.raises(CapabilityError) as error:
+            with assert_error(CapabilityError, mentions=[name, "features"]):
                 untrained(name, bare)
-            sentence = f"{name} learns from features, and the dataset has none: add a feature matrix,"
-            assert str(error.value).startswith(sentence)
         else:
             assert untrained(name, bare).inputs.features == {}
 
@@ -293,50 +291,41 @@ def test_bfloat16_products_move_loss_and_gradients_a_little_only(name, options, 
 
 
 def test_an_unknown_model_is_named_with_its_neighbour():
-    with pytest.raises(ConfigError) as error:
+    with assert_error(ConfigError, mentions=["'lirdreck'", "'lirdrec'"]):
         model_type("lirdreck")
-    assert str(error.value) == "unknown model 'lirdreck'; did you mean 'lirdrec'?"
 
 
 @pytest.mark.parametrize(
-    "options, sentence",
+    "options, facts",
     [
-        ({"embedding_size": 0}, "embedding_size is 0; it must be 1 or more"),
-        (
-            {"embedding_size": 2},
-            "embedding_size must be 4 or more: the weighting network's hidden layer is a quarter of it",
-        ),
-        ({"n_layers": -1}, "n_layers is -1; it must be 0 or more"),
-        ({"regularization": float("nan")}, "regularization is nan; it must be 0 or more"),
-        ({"edge_dropout": 1.0}, "edge_dropout is 1.0; it must be at least 0 and less than 1"),
-        ({"pwc_weight": 0.0}, "pwc_weight is 0.0; it must be more than 0 and at most 1"),
-        ({"pwc": "log"}, "the configuration: 'pwc' is 'log'; choose one of 'released', 'logits', 'uniform'"),
-        ({"modality_weights": {"image": -1.0}}, "modality_weights must be 0 or more"),
+        ({"embedding_size": 0}, ["embedding_size", 0, 1]),
+        ({"embedding_size": 2}, ["embedding_size", 4]),
+        ({"n_layers": -1}, ["n_layers", -1, 0]),
+        ({"regularization": float("nan")}, ["regularization", "nan", 0]),
+        ({"edge_dropout": 1.0}, ["edge_dropout", 1.0, 0, 1]),
+        ({"pwc_weight": 0.0}, ["pwc_weight", 0.0, 1]),
+        ({"pwc": "log"}, ["configuration", "'pwc'", "'log'", "'released', 'logits', 'uniform'"]),
+        ({"modality_weights": {"image": -1.0}}, ["modality_weights", 0]),
     ],
     ids=str,
 )
-def test_values_out_of_range_of_lirdrec(options, sentence):
-    with pytest.raises(ConfigError) as error:
+def test_values_out_of_range_of_lirdrec(options, facts):
+    with assert_error(ConfigError, mentions=facts):
         make(config_type("lirdrec"), options)
-    assert str(error.value) == sentence
 
 
 @pytest.mark.parametrize(
-    "options, sentence",
+    "options, facts",
     [
-        ({"modalities": ("image", "sound")}, "modalities: no feature matrix 'sound'; the dataset has image, text"),
-        (
-            {"modalities": ("image", "image")},
-            "modalities must name at least one feature matrix, none twice, and none can be called 'shared'",
-        ),
-        ({"modality_weights": {"image": 1.0}}, "modality_weights needs a weight for each of image, text, not all zero"),
+        ({"modalities": ("image", "sound")}, ["modalities", "'sound'", "image, text"]),
+        ({"modalities": ("image", "image")}, ["modalities", "'shared'"]),
+        ({"modality_weights": {"image": 1.0}}, ["modality_weights", "image, text"]),
     ],
     ids=str,
 )
-def test_modalities_that_do_not_fit_the_dataset(options, sentence, dataset):
-    with pytest.raises(ConfigError) as error:
+def test_modalities_that_do_not_fit_the_dataset(options, facts, dataset):
+    with assert_error(ConfigError, mentions=facts):
         untrained("lirdrec", dataset, **options)
-    assert str(error.value) == sentence
 
 
 @pytest.mark.parametrize("modalities", [("image",), ("text",), ("text", "image")])

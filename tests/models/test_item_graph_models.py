@@ -17,6 +17,8 @@ from lirdrec.graphs.item_item import nearest_items
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.registry import build, config_type
 
+from ..helpers import assert_error
+
 N_USERS, N_OLD, N_NEW, K, WIDTH = 8, 12, 5, 3, 4
 TOTAL = N_OLD + N_NEW
 TABLES = {"image": (5, [3, 13, 15]), "text": (4, [3, 7, 14])}  # columns, items that lack it; 3 has nothing
@@ -250,9 +252,8 @@ def test_lattice_with_one_modality_needs_no_weights():
 
 
 def test_micro_needs_two_modalities():
-    with pytest.raises(CapabilityError) as error:
+    with assert_error(CapabilityError, mentions=["micro", 2, "'text'"]):
         made("micro", ("text",))
-    assert str(error.value) == "micro needs 2 modalities or more, and there is only 'text'"
 
 
 def test_freedom_counts_a_pair_if_both_of_its_items_have_the_modality():
@@ -301,21 +302,20 @@ def test_bm3_drops_the_share_of_target_entries_that_it_should():
 
 
 @pytest.mark.parametrize(
-    "name, options, sentence",
+    "name, options, facts",
     [
-        ("freedom", {"n_layers": 0}, "n_layers is 0; it must be 1 or more"),
-        ("freedom", {"edge_dropout": 1.0}, "edge_dropout is 1.0; it must be at least 0 and less than 1"),
-        ("freedom", {"modality_weights": {"image": -1.0}}, "modality_weights must be 0 or more"),
-        ("lattice", {"frozen_weight": 1.0}, "frozen_weight is 1.0; it must be at least 0 and less than 1"),
-        ("lattice", {"regularization": float("nan")}, "regularization is nan; it must be 0 or more"),
-        ("micro", {"contrast_temperature": 0.0}, "contrast_temperature is 0.0; it must be more than 0"),
-        ("micro", {"n_contrasted": 0}, "n_contrasted is 0; it must be 1 or more, or none for all items"),
-        ("bm3", {"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and less than 1"),
-        ("bm3", {"contrast_weight": 0.0}, "contrast_weight is 0.0; it must be more than 0"),
+        ("freedom", {"n_layers": 0}, ["n_layers", 0, 1]),
+        ("freedom", {"edge_dropout": 1.0}, ["edge_dropout", 1.0, 0, 1]),
+        ("freedom", {"modality_weights": {"image": -1.0}}, ["modality_weights", 0]),
+        ("lattice", {"frozen_weight": 1.0}, ["frozen_weight", 1.0, 0, 1]),
+        ("lattice", {"regularization": float("nan")}, ["regularization", "nan", 0]),
+        ("micro", {"contrast_temperature": 0.0}, ["contrast_temperature", 0.0]),
+        ("micro", {"n_contrasted": 0}, ["n_contrasted", 0, 1, "none"]),
+        ("bm3", {"dropout": 1.0}, ["dropout", 1.0, 0, 1]),
+        ("bm3", {"contrast_weight": 0.0}, ["contrast_weight", 0.0]),
     ],
     ids=str,
 )
-def test_values_out_of_range(name, options, sentence):
-    with pytest.raises(ConfigError) as error:
+def test_values_out_of_range(name, options, facts):
+    with assert_error(ConfigError, mentions=facts):
         dataclasses.replace(config_type(name)(), **options)
-    assert str(error.value) == sentence

@@ -20,6 +20,8 @@ from lirdrec.recommender.leaving_out import without_items
 from lirdrec.recommender.new_items import new_table
 from lirdrec.recommender.recommender import Recommender
 
+from ..helpers import assert_error
+
 GROUPS = 5
 
 
@@ -107,49 +109,39 @@ def test_an_added_twin_gets_the_parts_of_its_features(data, recommender):
 
 
 BAD = [
-    (lambda r: r.add_items([], {}), "there are no new items to add: the list is empty"),
-    (lambda r: r.add_items([100, 3], {"text": np.ones((2, 8))}), "1 of the new items are in the catalogue already: 3;"),
-    (lambda r: r.add_items([100, 100], {"text": np.ones((2, 8))}), "item id 100 occurs more than once"),
-    (lambda r: r.add_items([-1], {"text": np.ones((1, 8))}), "the item ids: negative item id -1 in row 0"),
-    (
-        lambda r: r.add_items(["x"], {"text": np.ones((1, 8))}),
-        "the ids of the catalogue are integers, those of the new",
-    ),
-    (
-        lambda r: r.add_items([100], {"sound": np.ones((1, 8))}),
-        "the model knows no modality 'sound'; it was trained with",
-    ),
-    (
-        lambda r: r.add_items([100], {"text": np.ones((2, 8))}),
-        "features 'text': the matrix of the new items is 2 × 8, not",
-    ),
+    (lambda r: r.add_items([], {}), []),
+    (lambda r: r.add_items([100, 3], {"text": np.ones((2, 8))}), ["1 ", " 3"]),
+    (lambda r: r.add_items([100, 100], {"text": np.ones((2, 8))}), ["item id 100", "row 0"]),
+    (lambda r: r.add_items([-1], {"text": np.ones((1, 8))}), ["item id -1", "row 0"]),
+    (lambda r: r.add_items(["x"], {"text": np.ones((1, 8))}), ["integers", "strings"]),
+    (lambda r: r.add_items([100], {"sound": np.ones((1, 8))}), ["'sound'", "image, text"]),
+    (lambda r: r.add_items([100], {"text": np.ones((2, 8))}), ["features 'text'", "2 × 8", "1 × 8"]),
     (
         lambda r: r.add_items([100], {"text": np.ones((1, 9))}),
-        "features 'text': the matrix of the new items is 1 × 9, not",
+        ["features 'text'", "1 × 9", "1 × 8"],
     ),
     (
         lambda r: r.add_items([100], {"text": np.full((1, 8), np.nan)}),
-        "features 'text': NaN or infinite values in 1 row",
+        ["features 'text'", "NaN", "1 row", 100],
     ),
-    (lambda r: r.add_items([100]), "1 of the new items have no features in any modality (image, text): 100;"),
+    (lambda r: r.add_items([100]), ["image, text", 100, "features='NAME=FILE'", "--encoders"]),
     (
         lambda r: r.add_items([100, 101], {"text": [np.ones(8), None]}),
-        "1 of the new items have no features in any modality (image, text): 101;",
+        ["image, text", 101, "features='NAME=FILE'", "--encoders"],
     ),
     (
         lambda r: r.add_items(pl.DataFrame({"item": [100], "group": ["x"]}), {"text": np.ones((1, 8))}),
-        "the new items' column 'group' does not fit the item table",
+        ["'group'"],
     ),
-    (lambda r: r.add_items(pl.DataFrame({"id": [100]})), "the new items have no column 'item'; their columns are id"),
+    (lambda r: r.add_items(pl.DataFrame({"id": [100]})), ["'item'", " id"]),
 ]
 
 
-@pytest.mark.parametrize(("ask", "sentence"), BAD)
-def test_all_or_nothing(recommender, ask, sentence):
+@pytest.mark.parametrize(("ask", "facts"), BAD)
+def test_all_or_nothing(recommender, ask, facts):
     before = state(recommender)
-    with pytest.raises(DataError) as caught:
+    with assert_error(DataError, mentions=facts) as caught:
         ask(recommender)
-    assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
     assert same(before, state(recommender))
 
@@ -159,7 +151,7 @@ def test_a_model_without_cold_items_says_so(data):
 
     model = ItemKNN(model_inputs(data, "cpu"), ItemKNNConfig())
     model.solve()
-    with pytest.raises(CapabilityError, match="item_knn cannot score items that it was not trained with"):
+    with assert_error(CapabilityError, mentions=["item_knn", "items"]):
         Recommender.from_training(model, data).add_items([100], {"text": np.ones((1, 8))})
 
 
@@ -172,9 +164,9 @@ def test_a_history_in_each_row_of_an_array(recommender):
         assert recommender.recommend_for_history(array, k=3).rows() == expected
     one = recommender.recommend_for_history(np.array(lists[0]), k=3)["item"].to_list()
     assert one == [row[1] for row in expected if row[0] == 0]
-    with pytest.raises(DataError, match=r"histories of shape \(1, 2, 2\)"):
+    with assert_error(DataError, mentions=["(1, 2, 2)"]):
         recommender.recommend_for_history(np.array([lists]), k=3)
-    with pytest.raises(UnknownIdError, match=r"an array of shape \(2, 2\) is no list of ids"):
+    with assert_error(UnknownIdError, mentions=["(2, 2)"]):
         recommender.similar_items(np.array(lists), k=3)
 
 
@@ -182,9 +174,9 @@ def test_codes_and_fractions_do_not_fit_a_catalogue_of_integers():
     known, table = IdMap([1, 2], "item"), pl.DataFrame({"item": [1, 2], "code": [10, 20], "ean": ["007", "8"]})
     made = new_table(pl.DataFrame({"item": [3.0], "code": ["30"], "ean": ["04"]}), known, table)
     assert made.rows() == [(3, 30, "04")]
-    with pytest.raises(DataError, match="column 'code' does not fit the item table: '030' begins with 0"):
+    with assert_error(DataError, mentions=["'code'", "'030'"]):
         new_table(pl.DataFrame({"item": [3], "code": ["030"]}), known, table)
-    with pytest.raises(DataError, match="column 'code' does not fit the item table: it has fractions"):
+    with assert_error(DataError, mentions=["'code'"]):
         new_table(pl.DataFrame({"item": [3], "code": [1.5]}), known, table)
 
 
@@ -208,7 +200,7 @@ def test_a_new_user_may_like_new_items(data, recommender):
     recommender.add_items([100], features_of(data, 0))
     near = recommender.recommend_for_history([100], k=50, exclude_seen=False)
     assert near.height == 50
-    with pytest.raises(UnknownIdError, match="no item has the id 101"):
+    with assert_error(UnknownIdError, mentions=["item", 101, "100, 49, 48"]):
         recommender.recommend_for_history([100, 101], k=5)
 
 
@@ -231,24 +223,24 @@ def broken(run: Path, dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "sentence"),
+    ("harm", "facts"),
     [
+        (lambda run, dataset: dataset.rename(run.parent / "elsewhere"), ["Recommender.load(run, features=FOLDER)"]),
+        (lambda run, dataset: (dataset / "features" / "text.npy").unlink(), ["features/text.npy"]),
         (
-            lambda run, dataset: dataset.rename(run.parent / "elsewhere"),
-            "the features that it was trained with are not",
+            lambda run, dataset: (dataset / "features" / "text.npy").write_bytes(b"x"),
+            ["features/text.npy", "1 byte", "1,728"],
         ),
-        (lambda run, dataset: (dataset / "features" / "text.npy").unlink(), r"text\.npy: is missing"),
-        (lambda run, dataset: (dataset / "features" / "text.npy").write_bytes(b"x"), r"text\.npy: is damaged: 1 bytes"),
-        (broken, r"text\.npy: is damaged: its checksum differs"),
+        (broken, ["features/text.npy", "checksum"]),
     ],
 )
-def test_a_run_serves_without_its_features_and_says_when_it_needs_them(data, tmp_path, harm, sentence):
+def test_a_run_serves_without_its_features_and_says_when_it_needs_them(data, tmp_path, harm, facts):
     data.save(tmp_path / "data")
     run = untrained(Dataset.load(tmp_path / "data")).save(tmp_path / "run")
     harm(run, tmp_path / "data")
     loaded = Recommender.load(run, verify=True)
     assert loaded.recommend(0, k=5).height == 5
-    with pytest.raises(RunFolderError, match=sentence):
+    with assert_error(RunFolderError, mentions=[run, *facts]):
         loaded.add_items([100], features_of(data, 0))
     data.save(tmp_path / "copy")
     found = Recommender.load(run, features=tmp_path / "copy")

@@ -9,6 +9,8 @@ import pytest
 
 from lirdrec.errors import CapabilityError, ConfigError, DataError, UnknownIdError
 
+from ..helpers import assert_error, assert_mentions
+
 
 def rows(frame: pl.DataFrame) -> list[tuple]:
     return frame.rows()
@@ -80,54 +82,37 @@ def test_unknown_users_get_what_is_popular(recommender):
 
 
 @pytest.mark.parametrize(
-    ("ask", "error", "sentence"),
+    ("ask", "error", "facts"),
     [
-        (lambda r: r.recommend("anne", k=1), UnknownIdError, "no user has the id 'anne'; the nearest are 'ann'"),
-        (
-            lambda r: r.recommend(7, k=1),
-            UnknownIdError,
-            "no user has the id 7: the user ids are strings, for instance 'ann'",
-        ),
-        (lambda r: r.recommend(["x", "y", "ann"], k=1), UnknownIdError, "2 of the user ids are unknown: x, y"),
-        (
-            lambda r: r.recommend(7, k=1, unknown="popular"),
-            UnknownIdError,
-            "no user has the id 7: the user ids are strings",
-        ),
-        (
-            lambda r: r.recommend("ann", k=1, candidates=[10, 12]),
-            UnknownIdError,
-            "no item has the id 12; the nearest are 10",
-        ),
-        (lambda r: r.recommend("ann", k=1, candidates=[]), ConfigError, "candidates is empty"),
-        (lambda r: r.recommend("ann", k=0), ConfigError, "k is 0; it must be a whole number of 1 or more"),
-        (
-            lambda r: r.recommend("ann", k=5),
-            ConfigError,
-            "k is 5, but there are only 4 items; choose a k of at most 4",
-        ),
+        (lambda r: r.recommend("anne", k=1), UnknownIdError, ["user", "'anne'", "'ann'"]),
+        (lambda r: r.recommend(7, k=1), UnknownIdError, ["user", 7, "strings", "'ann', 'bob', 'cy'"]),
+        (lambda r: r.recommend(["x", "y", "ann"], k=1), UnknownIdError, ["2 ", "x, y"]),
+        (lambda r: r.recommend(7, k=1, unknown="popular"), UnknownIdError, ["user", 7, "strings"]),
+        (lambda r: r.recommend("ann", k=1, candidates=[10, 12]), UnknownIdError, ["item", 12, "10, 20, 30"]),
+        (lambda r: r.recommend("ann", k=1, candidates=[]), ConfigError, ["candidates"]),
+        (lambda r: r.recommend("ann", k=0), ConfigError, ["k", 0, 1]),
+        (lambda r: r.recommend("ann", k=5), ConfigError, ["k", 5, "4 items"]),
         (
             lambda r: r.recommend("ann", unknown="guess"),
             ConfigError,
-            "unknown is 'guess'; choose one of 'raise', 'skip'",
+            ["unknown", "'guess'", "'raise', 'skip', 'popular'"],
         ),
-        (lambda r: r.recommend(3.5, k=1), UnknownIdError, "3.5 is not an id: ids are strings or integers"),
-        (lambda r: r.similar_items("10", k=1), UnknownIdError, "no item has the id '10': the item ids are integers"),
-        (lambda r: r.similar_items(10, k=4), ConfigError, "k is 4, but there are only 3 other items"),
-        (lambda r: r.score(["ann"]), DataError, "score takes pairs (user, item), or a frame"),
-        (lambda r: r.score(pl.DataFrame({"user": ["ann"]})), DataError, "the pairs have no column 'item'"),
-        (lambda r: r.score([("ann", 10), ("ann", 11)]), UnknownIdError, "no item has the id 11; the nearest are 10"),
-        (lambda r: r.recommend_for_history([], k=1), DataError, "the history is empty: give at least one item"),
-        (lambda r: r.recommend_for_history([[10], []], k=2), DataError, "history 1 is empty"),
-        (lambda r: r.recommend_for_history([10], k=2), CapabilityError, "holds no model, so it cannot serve new users"),
-        (lambda r: r.add_items([50]), CapabilityError, "holds no model, so it cannot take new items"),
-        (lambda r: r.explain("ann", 11), UnknownIdError, "no item has the id 11"),
+        (lambda r: r.recommend(3.5, k=1), UnknownIdError, [3.5, "strings", "integers"]),
+        (lambda r: r.similar_items("10", k=1), UnknownIdError, ["item", "'10'", "integers", "10, 20, 30"]),
+        (lambda r: r.similar_items(10, k=4), ConfigError, ["k", 4, 3]),
+        (lambda r: r.score(["ann"]), DataError, ["(user, item)", "'user'", "'item'"]),
+        (lambda r: r.score(pl.DataFrame({"user": ["ann"]})), DataError, ["'item'", "user"]),
+        (lambda r: r.score([("ann", 10), ("ann", 11)]), UnknownIdError, ["item", 11, "10, 20, 30"]),
+        (lambda r: r.recommend_for_history([], k=1), DataError, ["history"]),
+        (lambda r: r.recommend_for_history([[10], []], k=2), DataError, ["history 1"]),
+        (lambda r: r.recommend_for_history([10], k=2), CapabilityError, ["model", "users"]),
+        (lambda r: r.add_items([50]), CapabilityError, ["model", "items"]),
+        (lambda r: r.explain("ann", 11), UnknownIdError, ["item", 11]),
     ],
 )
-def test_bad_questions_get_one_sentence(recommender, ask, error, sentence):
-    with pytest.raises(error) as caught:
+def test_bad_questions_get_one_sentence(recommender, ask, error, facts):
+    with assert_error(error, mentions=facts) as caught:
         ask(recommender)
-    assert str(caught.value).replace("this recommender ", "").startswith(sentence)
     assert "\n" not in str(caught.value)
 
 
@@ -168,7 +153,7 @@ def test_explanation_names_the_liked_items_nearest_first(recommender):
     assert [(one.item, one.title) for one in reason.liked] == [(10, "Ten"), (40, "Forty")]
     assert [one.similarity for one in reason.liked] == pytest.approx([14 / 221**0.5, 11 / 221**0.5])
     assert [one.item for one in recommender.explain("ann", 20, n_liked=1).liked] == [10]
-    assert str(reason) == "Twenty for user ann: 2.0000 = image 2.0000 + text 0.0000; near what they liked: Ten, Forty"
+    assert_mentions(str(reason), ["Twenty", "user ann", "2.0000 = image 2.0000 + text 0.0000", "Ten, Forty"])
 
 
 def test_the_item_itself_is_no_reason(recommender):

@@ -16,6 +16,8 @@ from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_t
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import train
 
+from ..helpers import assert_error, assert_mentions
+
 
 def made(epoch: int, best_epoch: int) -> Checkpoint:
     facts = {"best_epoch": best_epoch, "best_value": 0.1 + 0.2, "history": [{"epoch": e} for e in range(1, epoch + 1)]}
@@ -104,15 +106,13 @@ def test_the_best_of_another_training_in_the_folder_is_not_taken_for_ours(tmp_pa
 
 def test_other_settings_are_refused(tmp_path):
     CheckpointStore(tmp_path, {"model": "lirdrec", "model.n_layers": 3, "weights": (1, 2)}).save(made(1, 1))
-    for other, told in [
-        ({"model": "lirdrec", "model.n_layers": 2, "weights": [1, 2]}, "model.n_layers = 3, not 2"),
-        ({"model": "lirdrec", "model.n_layers": 3, "weights": [1, 2], "more": 1}, "more = None, not 1"),
+    for other, facts in [
+        ({"model": "lirdrec", "model.n_layers": 2, "weights": [1, 2]}, ["model.n_layers = 3", "2"]),
+        ({"model": "lirdrec", "model.n_layers": 3, "weights": [1, 2], "more": 1}, ["more", "None", "1"]),
     ]:
-        with pytest.raises(RunFolderError) as error:
+        with assert_error(RunFolderError, mentions=[tmp_path]) as caught:
             CheckpointStore(tmp_path, other).load()
-        assert str(error.value) == (
-            f"{tmp_path}: the checkpoint was made with {told}; resume with the same, or train in another folder"
-        )
+        assert_mentions(str(caught.value).replace(str(tmp_path), ""), facts)  # the path has numbers too
 
 
 @pytest.mark.parametrize("file", ["last", "best-2"])
@@ -135,12 +135,9 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, file, damage):
         return
     else:
         path.unlink()
-    with pytest.raises(RunFolderError) as error:
+    with assert_error(RunFolderError, mentions=[path]) as caught:
         store.load()
-    sentence = str(error.value)
-    assert sentence.startswith(f"{path}: damaged checkpoint (")
-    assert sentence.endswith("); delete the checkpoint folder and train again")
-    assert "\n" not in sentence
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("file", ["last", "best-2"])
@@ -187,11 +184,8 @@ def test_tensors_of_every_type_and_shape_have_a_checksum(tmp_path, dtype):
 
 def test_a_checkpoint_of_other_parameters_is_one_sentence(slope, tmp_path):
     CheckpointStore(tmp_path, {}).save(made(1, 1))
-    with pytest.raises(RunFolderError) as error:
+    with assert_error(RunFolderError, mentions=[tmp_path]):
         train(slope(), TrainConfig(epochs=2), None, store=CheckpointStore(tmp_path, {}), resume=True)
-    assert str(error.value) == (
-        f"{tmp_path}: the checkpoint does not fit this model; it may come from another version of lirdrec: train anew"
-    )
 
 
 def test_adam_goes_on_with_its_moments():

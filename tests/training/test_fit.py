@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +22,8 @@ from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.presets import preset
 from lirdrec.training.config import TrainConfig
+
+from ..helpers import assert_error, assert_mentions
 
 CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=5)
 TRAINING = TrainConfig(epochs=4, batch_size=512, learning_rate=5e-3, metric="ndcg@10")
@@ -59,9 +60,9 @@ def test_fewer_items_than_the_cut_off(items, k, shown, caplog):
     data = planted(60, items, 300, {"text": 4}, groups=2, noise=0.5, seed=1)
     found = fit(data, ItemKNNConfig(), TrainConfig(metric="recall@20"), **QUIET)
     assert set(found.info["metrics"]["valid"]) == {f"recall@{k}", f"ndcg@{k}"}
-    assert (f"training looks at recall@{k} instead of recall@20" in caplog.text) is (k != 20)
+    assert [f"recall@{k}" in text and "recall@20" in text for text in caplog.messages] == [True] * (k != 20)
     assert set(evaluate(found, data, metrics=("recall",)).values) == shown
-    with pytest.raises(ConfigError, match=rf"k is 21; it must be between 1 and the {items} items"):
+    with assert_error(ConfigError, mentions=["k", 21, 1, f"{items} items"]):
         evaluate(found, data, k=21)
 
 
@@ -70,7 +71,7 @@ def test_without_validation_pairs_the_last_epoch_is_taken(dataset, caplog):
     with caplog.at_level(logging.WARNING):
         found = fit(replace(dataset, valid=none), CONFIG, replace(TRAINING, patience=0), **QUIET)
     assert found.info["metrics"] == {"best_epoch": 4, "epochs": 4, "valid": {}}
-    assert "planted has no validation pairs: training cannot stop early, the last epoch is taken" in caplog.text
+    assert_mentions(caplog.text, ["planted", "validation"])
 
 
 def test_modalities_come_in_one_order_and_item_rows_as_they_are(dataset):
@@ -101,55 +102,26 @@ def test_the_graph_cache_lies_where_it_is_told_to(dataset, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "config, training, options, error, sentence",
+    "config, training, options, facts",
     [
         (
             CONFIG,
             replace(TRAINING, metric="recal@20"),
             {},
-            ConfigError,
-            "unknown metric 'recal'; known: recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini",
+            ["'recal'", "recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini"],
         ),
-        (
-            CONFIG,
-            TRAINING,
-            {"device": "cuda:99"},
-            ConfigError,
-            "device 'cuda:99' is not available here; choose cpu, cuda or mps, or leave it at auto",
-        ),
-        (
-            CONFIG,
-            TRAINING,
-            {"device": "gpu"},
-            ConfigError,
-            "device 'gpu' is not available here; choose cpu, cuda or mps, or leave it at auto",
-        ),
-        (CONFIG, TRAINING, {"preset": "quick"}, ConfigError, "unknown preset 'quick'; choose one of fast, paper"),
-        (
-            3,
-            TRAINING,
-            {},
-            ConfigError,
-            'int is not the configuration of a model; give a model\'s name, such as "ease", or its configuration,'
-            " such as lirdrec.EASEConfig()",
-        ),
-        ("eas", TRAINING, {}, ConfigError, "unknown model 'eas'; did you mean 'ease'?"),
-        (
-            replace(CONFIG, modalities=("sound",)),
-            TRAINING,
-            {},
-            ConfigError,
-            "modalities: no feature matrix 'sound'; the dataset has image, text",
-        ),
+        (CONFIG, TRAINING, {"device": "cuda:99"}, ["device", "'cuda:99'", "cpu", "auto"]),
+        (CONFIG, TRAINING, {"device": "gpu"}, ["device", "'gpu'", "cpu", "cuda", "mps", "auto"]),
+        (CONFIG, TRAINING, {"preset": "quick"}, ["preset", "'quick'", "fast, paper"]),
+        (3, TRAINING, {}, ["int", '"ease"', "lirdrec.EASEConfig()"]),
+        ("eas", TRAINING, {}, ["'eas'", "'ease'"]),
+        (replace(CONFIG, modalities=("sound",)), TRAINING, {}, ["modalities", "'sound'", "image, text"]),
     ],
     ids=["metric", "device", "no device", "preset", "no config", "name", "modality"],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(
-    dataset, tmp_path, config, training, options, error, sentence
-):
-    with pytest.raises(error) as raised:
+def test_what_cannot_be_is_refused_before_anything_is_written(dataset, tmp_path, config, training, options, facts):
+    with assert_error(ConfigError, mentions=facts):
         fit(dataset, config, training, run=tmp_path / "run", **(QUIET | options))
-    assert str(raised.value) == sentence
     assert not (tmp_path / "run").exists()
 
 
@@ -185,7 +157,7 @@ def test_damaged_features_are_refused_before_a_training_that_reads_them(dataset,
     content[-5] ^= 64
     path.write_bytes(content)
     loaded = Dataset.load(folder)
-    with pytest.raises(RunFolderError, match=rf"{re.escape(str(path))}: .*checksum"):
+    with assert_error(RunFolderError, mentions=[path, "checksum"]):
         fit(loaded, CONFIG, TRAINING, run=tmp_path / "run", **QUIET)
     assert not (tmp_path / "run").exists()
     fit(loaded, replace(CONFIG, modalities=("image",)), replace(TRAINING, epochs=1), **QUIET)
@@ -229,7 +201,7 @@ def test_stopped_and_resumed_while_the_learning_rate_falls(dataset, tmp_path):
     fit(dataset, CONFIG, replace(falling, epochs=3), run=tmp_path / "run", **QUIET)
     resumed = fit(dataset, CONFIG, falling, run=tmp_path / "run", resume=True, **QUIET)
     assert torch.equal(resumed.scorer.item_vectors, whole.scorer.item_vectors)
-    with pytest.raises(RunFolderError, match=r"training\.decay = 0\.5, not 0\.9"):
+    with assert_error(RunFolderError, mentions=[tmp_path / "run", "training.decay = 0.5", 0.9]):
         fit(dataset, CONFIG, replace(falling, epochs=9, decay=0.9), run=tmp_path / "run", resume=True, **QUIET)
 
 

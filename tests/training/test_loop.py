@@ -17,6 +17,8 @@ from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import StopTraining, Watcher, train
 
+from ..helpers import assert_error
+
 CONFIG = TrainConfig(epochs=12, batch_size=10, learning_rate=0.5, patience=3)
 
 
@@ -146,28 +148,21 @@ def test_an_epoch_is_all_pairs_in_batches_and_the_loss_their_mean(slope):
 @pytest.mark.parametrize("slopes, epoch", [((1.0, float("nan")), 2), ((float("inf"),), 1)])
 def test_a_loss_that_is_no_number_ends_with_one_sentence(slope, slopes, epoch, tmp_path):
     model, store = slope(slopes=slopes), CheckpointStore(tmp_path, {})
-    with pytest.raises(TrainingError) as error:
+    with assert_error(TrainingError, mentions=["loss", f"epoch {epoch}", "learning_rate", 0.5, "gradient_clip"]):
         train(model, CONFIG, None, store=store)
-    assert str(error.value) == (
-        f"the loss is not a number any more in epoch {epoch}: lower learning_rate (now 0.5) or set gradient_clip, "
-        "for instance to 1"
-    )
     kept = store.load()
     assert (None if kept is None else len(kept.facts["history"])) == (epoch - 1 or None)
 
 
 def test_a_metric_that_validation_does_not_give(slope):
-    with pytest.raises(ConfigError) as error:
+    with assert_error(ConfigError, mentions=["metric", "'recall@10'", "recall@20, ndcg@20"]):
         train(slope(), replace(CONFIG, metric="recall@10"), scripted(0.1))
-    assert str(error.value) == "metric 'recall@10' is not among the validation figures: recall@20, ndcg@20"
 
 
 def test_nothing_to_train_on(slope):
-    with pytest.raises(TrainingError) as error:
+    with assert_error(TrainingError) as caught:
         train(slope(n_pairs=1), CONFIG, None)
-    assert str(error.value) == (
-        "there is nothing to train on: every user took every item, or there is no training pair"
-    )
+    assert "learning_rate" not in str(caught.value)  # this is no loss that is not a number
 
 
 class TestCtrlC:
@@ -254,30 +249,26 @@ def without_times(line: dict) -> dict:
 
 
 @pytest.mark.parametrize(
-    "options, sentence",
+    "options, facts",
     [
-        ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
-        ({"batch_size": -3}, "batch_size is -3; it must be 1 or more"),
-        ({"patience": -1}, "patience is -1; it must be 0 or more"),
-        ({"seed": -1}, "seed is -1; it must be 0 or more"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be more than 0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be more than 0"),
-        ({"decay": 0.0}, "decay is 0.0; it must be more than 0 and at most 1"),
-        ({"decay": 1.5}, "decay is 1.5; it must be more than 0 and at most 1"),
-        ({"decay_epochs": 0}, "decay_epochs is 0; it must be 1 or more"),
-        ({"gradient_clip": 0.0}, "gradient_clip is 0.0; it must be more than 0, or none"),
-        (
-            {"schedule": "step"},
-            "the configuration: 'schedule' is 'step'; choose one of 'constant', 'cosine', 'exponential'",
-        ),
-        ({"lerning_rate": 1.0}, "the configuration: unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+        ({"epochs": 0}, ["epochs", 0, 1]),
+        ({"batch_size": -3}, ["batch_size", -3, 1]),
+        ({"patience": -1}, ["patience", -1, 0]),
+        ({"seed": -1}, ["seed", -1, 0]),
+        ({"learning_rate": 0.0}, ["learning_rate", 0.0]),
+        ({"learning_rate": float("nan")}, ["learning_rate", "nan", 0]),
+        ({"decay": 0.0}, ["decay", 0.0, 1]),
+        ({"decay": 1.5}, ["decay", 1.5, 0]),
+        ({"decay_epochs": 0}, ["decay_epochs", 0, 1]),
+        ({"gradient_clip": 0.0}, ["gradient_clip", 0.0, "none"]),
+        ({"schedule": "step"}, ["configuration", "'schedule'", "'step'", "'constant', 'cosine', 'exponential'"]),
+        ({"lerning_rate": 1.0}, ["configuration", "'lerning_rate'", "'learning_rate'"]),
     ],
     ids=str,
 )
-def test_options_out_of_range(options, sentence):
-    with pytest.raises(ConfigError) as error:
+def test_options_out_of_range(options, facts):
+    with assert_error(ConfigError, mentions=facts):
         make(TrainConfig, options)
-    assert str(error.value) == sentence
 
 
 class Enough(Watcher):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,8 @@ from lirdrec.models.popularity import PopularityConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.history import HistoryFile, plot_curves
+
+from ..helpers import assert_error
 
 CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=5)
 TRAINING = TrainConfig(epochs=3, batch_size=512, learning_rate=5e-3)
@@ -129,8 +132,9 @@ def test_bfloat16_with_every_branch(dataset, options):
 
 def test_a_training_that_explodes_leaves_no_finished_run(dataset, tmp_path):
     training = replace(TRAINING, learning_rate=1e30)
-    with pytest.raises(TrainingError, match=r"^the loss is not a number any more in epoch [12]: lower learning_rate "):
+    with assert_error(TrainingError, mentions=["loss", "learning_rate", 1e30, "gradient_clip"]) as caught:
         fit(dataset, CONFIG, training, run=tmp_path / "run", **QUIET)
+    assert re.search(r"\bepoch [12]\b", str(caught.value))
     assert not (tmp_path / "run" / "manifest.json").exists()
 
 
@@ -139,7 +143,7 @@ def test_more_epochs_can_be_asked_for(dataset, run, tmp_path):
     whole = fit(dataset, CONFIG, replace(TRAINING, epochs=6), **QUIET)
     folder = tmp_path / "run"
     fit(dataset, CONFIG, TRAINING, run=folder, **QUIET)
-    with pytest.raises(RunFolderError, match="already holds a finished run"):
+    with assert_error(RunFolderError, mentions=[folder]):
         fit(dataset, CONFIG, replace(TRAINING, epochs=6), run=folder, **QUIET)
     more = fit(dataset, CONFIG, replace(TRAINING, epochs=6), run=folder, resume=True, **QUIET)
     assert [line["epoch"] for line in lines(folder)] == [1, 2, 3, 4, 5, 6]
