@@ -19,6 +19,8 @@ from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.exporting.everyone import recommend_everyone
 from lirdrec.locks import folder_lock
 
+from ..helpers import assert_error
+
 READERS = {
     ".parquet": pl.read_parquet,
     ".csv": pl.read_csv,
@@ -123,7 +125,7 @@ def test_unfinished_work_of_another_run_or_setting_is_refused(recommender, made,
     users, items = other.train.users, other.train.items
     other.train = Interactions(users, np.roll(items, 1))  # the same vectors, another history
     for who, options in ((other, {}), (recommender, {"k": 6}), (recommender, {"exclude_seen": False})):
-        with pytest.raises(ConfigError, match=r"all\.parquet\.parts: holds unfinished work .*--restart"):
+        with assert_error(ConfigError, mentions=[tmp_path / "all.parquet.parts", "plan.json", "restart"]):
             write(who, output, **options)
     assert write(recommender, output, k=6, restart=True).resumed == 0
     assert pl.read_parquet(output)["rank"].max() == 6
@@ -134,7 +136,9 @@ def test_a_damaged_shard_is_done_again(recommender, tmp_path, monkeypatch, caplo
     unfinished(recommender, output, monkeypatch)
     shard = tmp_path / "all.csv.parts" / "00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"\x7f")
-    assert write(recommender, output).resumed == 35 and "shard 2 is damaged" in caplog.text
+    assert write(recommender, output).resumed == 35
+    (warned,) = caplog.messages
+    assert "shard 2" in warned
     write(recommender, tmp_path / "whole.csv")
     assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
@@ -148,7 +152,7 @@ def test_a_full_disk_keeps_what_was_there(recommender, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
         patch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
-        with pytest.raises(RunFolderError, match="the disk is full"):
+        with assert_error(RunFolderError, mentions=[output]):
             write(recommender, output)
     assert output.read_text() == "yesterday's"
     assert write(recommender, output).resumed == 45
@@ -157,12 +161,12 @@ def test_a_full_disk_keeps_what_was_there(recommender, tmp_path, monkeypatch):
 def test_what_is_refused_leaves_nothing(recommender, tmp_path):
     recommender.save(tmp_path / "run")
     slim = recommender.load(recommender.slim(tmp_path / "slim"))
-    for who, error, sentence, options in (
-        (recommender, ConfigError, "choose a name that ends in", {"output": tmp_path / "all.xlsx"}),
-        (recommender, ConfigError, "k is 61, but there are only 60 items", {"k": 61}),
-        (slim, CapabilityError, "a slim run .* leave out what a user has seen", {}),
+    for who, error, facts, options in (
+        (recommender, ConfigError, [tmp_path / "all.xlsx", *READERS], {"output": tmp_path / "all.xlsx"}),
+        (recommender, ConfigError, ["k", 61, 60], {"k": 61}),
+        (slim, CapabilityError, ["slim", "exclude_seen"], {}),
     ):
-        with pytest.raises(error, match=sentence):
+        with assert_error(error, mentions=facts):
             write(who, **({"output": tmp_path / "all.csv"} | options))
     assert sorted(os.listdir(tmp_path)) == ["run", "slim"]
     assert write(slim, tmp_path / "all.csv", exclude_seen=False).users == 45
@@ -172,7 +176,7 @@ def test_a_folder_of_someone_else_is_kept(recommender, tmp_path):
     (tmp_path / "all.csv.parts").mkdir()
     (tmp_path / "all.csv.parts" / "thesis.txt").write_text("years of work")
     for restart in (False, True):
-        with pytest.raises(ConfigError, match="holds something else"):
+        with assert_error(ConfigError, mentions=[tmp_path / "all.csv.parts"]):
             write(recommender, tmp_path / "all.csv", restart=restart)
     assert (tmp_path / "all.csv.parts" / "thesis.txt").read_text() == "years of work"
 
@@ -180,6 +184,6 @@ def test_a_folder_of_someone_else_is_kept(recommender, tmp_path):
 def test_two_at_once_are_refused(recommender, tmp_path):
     with (
         folder_lock(tmp_path / "all.csv.parts", str),
-        pytest.raises(RunFolderError, match=r"all\.csv: is being written \(process \d+\)"),
+        assert_error(RunFolderError, mentions=[tmp_path / "all.csv", os.getpid()]),
     ):
         write(recommender, tmp_path / "all.csv")

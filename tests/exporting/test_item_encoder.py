@@ -15,6 +15,7 @@ from lirdrec.models.vbpr import VBPR, VBPRConfig
 from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.recommender import Recommender
 
+from ..helpers import assert_error
 from .conftest import compare
 from .test_vectors import run_readme
 
@@ -110,19 +111,15 @@ def test_a_run_from_disk_gives_the_same_bytes(recommender, tmp_path):
 def test_what_has_no_encoder_is_told(made, data, tmp_path, recommender):
     other = Recommender.from_training(VBPR(model_inputs(data, "cpu", seed=3), VBPRConfig(embedding_size=8)), data)
     slim = Recommender.load(recommender.slim(tmp_path / "slim"))
-    for who, sentence in (
-        (other, "the item encoder of vbpr cannot be exported"),
-        (made(dct="matrix"), "no encoder of one item"),
-        (slim, "a slim run holds vectors and ids only, so it cannot export its item encoder"),
-    ):
-        with pytest.raises(CapabilityError, match=sentence):
+    for who, fact in ((other, "vbpr"), (made(dct="matrix"), 'dct="matrix"'), (slim, "slim")):
+        with assert_error(CapabilityError, mentions=[fact]):
             export(who, "onnx", tmp_path / "out")
     assert os.listdir(tmp_path) == ["slim"]
 
 
 def test_onnx_that_is_missing_is_named(recommender, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ConfigError, match=r'pip install "lirdrec\[onnx\]"'):
+    with assert_error(ConfigError, mentions=['pip install "lirdrec[onnx]"']):
         export(recommender, "onnx", tmp_path / "out")
 
 

@@ -23,6 +23,7 @@ from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
 from lirdrec.recommender.recommender import Recommender
 
+from ..helpers import assert_error
 from .conftest import compare, rankings
 
 
@@ -152,7 +153,7 @@ def test_vectors_too_wide_for_an_index(made, tmp_path):
     recommender.scorer = VectorScorer(torch.ones(45, 2001), torch.ones(60, 2001))
     folder = export(recommender, "pgvector", tmp_path / "out")
     index = (folder / "index.sql").read_text()
-    assert "searches stay exact" in index and "CREATE" not in index
+    assert "2,001" in index and "CREATE" not in index  # it says why there is no index
 
 
 def test_a_slim_run_has_vectors_too(recommender, tmp_path):
@@ -170,7 +171,7 @@ def test_a_model_without_vectors_is_told_and_leaves_nothing(recommender, tmp_pat
     recommender.scorer = ItemWeightScorer(history, torch.eye(60))
     recommender.info["model"] = "ease"
     for kind in KINDS:
-        with pytest.raises(CapabilityError, match="ease"):
+        with assert_error(CapabilityError, mentions=["ease"]):
             export(recommender, kind, tmp_path / "out")
     assert not os.listdir(tmp_path)
 
@@ -178,10 +179,10 @@ def test_a_model_without_vectors_is_told_and_leaves_nothing(recommender, tmp_pat
 def test_what_is_there_is_kept_unless_asked(recommender, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunFolderError, match="has something in it"):
+    with assert_error(RunFolderError, mentions=[tmp_path / "out", "overwrit"]):
         export(recommender, "npy", tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["thesis.txt"]
-    with pytest.raises(RunFolderError, match="out: is no export"):
+    with assert_error(RunFolderError, mentions=[tmp_path / "out"]):
         export(recommender, "npy", tmp_path / "out", overwrite=True)
     assert os.listdir(tmp_path / "out") == ["thesis.txt"]
 
@@ -195,10 +196,10 @@ def test_an_export_takes_the_place_of_any_other(recommender, tmp_path, kind):
 
 def test_faiss_that_is_missing_is_named(recommender, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ConfigError, match=r'pip install "lirdrec\[ann\]"'):
+    with assert_error(ConfigError, mentions=['pip install "lirdrec[ann]"']):
         export(recommender, "faiss", tmp_path / "out")
 
 
 def test_an_unknown_kind(recommender, tmp_path):
-    with pytest.raises(ConfigError, match="no export to 'fais'; did you mean 'faiss'"):
+    with assert_error(ConfigError, mentions=["'fais'", "'faiss'"]):
         export(recommender, "fais", tmp_path / "out")

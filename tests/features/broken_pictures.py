@@ -29,12 +29,14 @@ class Case:
 
     Attributes:
         name: of the file.
-        refused: part of the sentence that refuses it; "" where it must open.
+        refused: why it must be refused, for whoever reads the test; "" where it must open.
+        mentions: facts that stand in the sentence that refuses it.
         quarters: colours of the four quarters where it must open.
     """
 
     name: str
     refused: str = ""
+    mentions: tuple[str, ...] = ()
     quarters: tuple[tuple[int, int, int], ...] = COLOURS
 
 
@@ -62,49 +64,51 @@ def make(folder: Path) -> list[Case]:
     """Write the files; the same bytes at each call."""
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
-    for name, content, refused in _refused():
+    for name, content, refused, *mentions in _refused():
         (folder / name).write_bytes(content)
-        cases.append(Case(name, refused))
-    for name, write, refused in _no_files():
+        cases.append(Case(name, refused, tuple(mentions)))
+    for name, write, refused, *mentions in _no_files():
         write(folder / name)
-        cases.append(Case(name, refused))
+        cases.append(Case(name, refused, tuple(mentions)))
     for name, content, quarters in _sound():
         (folder / name).write_bytes(content)
         cases.append(Case(name, quarters=quarters))
     return cases
 
 
-def _refused() -> list[tuple[str, bytes, str]]:
+def _refused() -> list[tuple[str | bytes, ...]]:
+    """Name, content, why it is refused, and the facts that the refusal mentions."""
     jpeg, progressive = encoded(noise(), "JPEG"), encoded(noise(), "JPEG", progressive=True)
     whole = {kind: encoded(noise(), kind) for kind in ("PNG", "GIF", "WEBP", "BMP", "TIFF", "ICO", "AVIF")}
     zeros = b"\0" * 4096
     cut, header, damaged = "the picture is cut off", "its header cannot be read", "it cannot be decoded"
     claims = "claims more pixels"
     large = "pixels are too many"
+    limit, n_scans = "50,000,000", 2000 + progressive.count(b"\xff\xda") - 1
     icon = png(60_000, 60_000, zeros)
     return [
         ("empty.jpg", b"", "the file is empty"),
         ("page.jpg", b"\n<!DOCTYPE html><html><h1>404</h1></html>", "holds a web page"),
         ("words.png", b"there is no picture here", "holds something else"),
-        ("drawing.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "holds an SVG drawing"),
-        ("paper.jpg", b"%PDF-1.7\n%%EOF", "holds a PDF document"),
-        ("archive.png", b"PK\3\4" + zeros, "holds a ZIP archive"),
+        ("drawing.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "holds an SVG drawing", "SVG"),
+        ("paper.jpg", b"%PDF-1.7\n%%EOF", "holds a PDF document", "PDF"),
+        ("archive.png", b"PK\3\4" + zeros, "holds a ZIP archive", "ZIP"),
         ("chance.jpg", random.Random(1).randbytes(5000), "holds something else"),
         ("zeros.jpg", zeros, "holds something else"),
         ("jpeg_cut_tables.jpg", jpeg[:120], cut),
         ("jpeg_cut_scan.jpg", jpeg[: jpeg.index(b"\xff\xda") + 8], cut),
         ("jpeg_cut_half.jpg", jpeg[: len(jpeg) // 2], cut),
         ("jpeg_cut_progressive.jpg", progressive[: len(progressive) // 2], cut),
-        ("jpeg_huge.jpg", resized_jpeg(jpeg, 65_500, 65_500), large),
-        ("jpeg_huge_progressive.jpg", resized_jpeg(progressive, 20_000, 20_000), large),
-        ("jpeg_many_scans.jpg", many_scans(progressive, 2000), "scans are too many"),
+        ("jpeg_huge.jpg", resized_jpeg(jpeg, 65_500, 65_500), large, "65,500 × 65,500", limit),
+        ("jpeg_huge_progressive.jpg", resized_jpeg(progressive, 20_000, 20_000), large, "20,000 × 20,000", limit),
+        ("jpeg_many_scans.jpg", many_scans(progressive, 2000), "scans are too many", f"{n_scans:,}"),
         ("png_cut_start.png", whole["PNG"][:6], "holds something else"),
         ("png_cut_header.png", whole["PNG"][:20], cut),
         ("png_cut_half.png", whole["PNG"][: len(whole["PNG"]) // 2], cut),
         ("png_wrong_sum.png", flipped(whole["PNG"], [29]), header),
         ("png_flipped.png", flipped(whole["PNG"], random.Random(2).sample(range(60, 2000), 5)), damaged),
         ("png_no_width.png", png(0, 10, zeros), header),
-        ("png_huge.png", png(100_000, 100_000, zeros), "100,000 × 100,000 pixels are too many"),
+        ("png_huge.png", png(100_000, 100_000, zeros), large, "100,000 × 100,000", limit),
         ("png_short_rows.png", png(3000, 3000, zeros), cut),
         ("png_text_bomb.png", png(8, 8, b"\0" * 72, before=_packed_text(100_000_000)), header),
         ("png_cut_name.png", whole["PNG"][:12], header),
@@ -114,18 +118,30 @@ def _refused() -> list[tuple[str, bytes, str]]:
         ("webp_cut.webp", whole["WEBP"][: len(whole["WEBP"]) // 2], header),
         ("webp_huge.webp", webp_with_canvas(16_000, 16_000), claims),
         ("bmp_cut.bmp", whole["BMP"][: len(whole["BMP"]) // 2], cut),
-        ("bmp_huge.bmp", patched(whole["BMP"], 18, struct.pack("<ii", 100_000, 100_000)), large),
+        (
+            "bmp_huge.bmp",
+            patched(whole["BMP"], 18, struct.pack("<ii", 100_000, 100_000)),
+            large,
+            "100,000 × 100,000",
+            limit,
+        ),
         ("tiff_cut.tif", encoded(noise(), "TIFF", compression="tiff_lzw")[:2000], header),
         ("tiff_astray.tif", patched(whole["TIFF"], 4, struct.pack("<I", 0x7FFFFFFF)), header),
-        ("tiff_huge.tif", tiff_of_size(70_000, 70_000), large),
+        ("tiff_huge.tif", tiff_of_size(70_000, 70_000), large, "70,000 × 70,000", limit),
         ("ico_cut.ico", whole["ICO"][:100], header),
         ("ico_none.ico", b"\0\0\1\0\0\0" + zeros, "holds no icon"),
-        ("ico_huge.ico", struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(icon), 22) + icon, large),
+        (
+            "ico_huge.ico",
+            struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(icon), 22) + icon,
+            large,
+            "60,000 × 60,000",
+            limit,
+        ),
         ("avif_cut.avif", whole["AVIF"][: len(whole["AVIF"]) // 2], header),
     ]
 
 
-def _no_files() -> list[tuple[str, Callable[[Path], object], str]]:
+def _no_files() -> list[tuple[str | Callable[[Path], object], ...]]:
     return [
         ("folder.jpg", Path.mkdir, "is a folder"),
         ("pipe.jpg", os.mkfifo, "is not a regular file"),
@@ -133,7 +149,7 @@ def _no_files() -> list[tuple[str, Callable[[Path], object], str]]:
         ("device.jpg", lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
         ("circle.jpg", lambda path: path.symlink_to(path.name), "links lead in a circle"),
         ("nowhere.jpg", lambda path: path.symlink_to("gone.jpg"), "there is no such file"),
-        ("heavy.webp", _sparse, "MB are too much"),
+        ("heavy.webp", _sparse, "MB are too much", "512 MB", "256 MB"),
     ]
 
 

@@ -6,6 +6,8 @@ import base64
 import csv
 import io
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +38,7 @@ from lirdrec.features.captions.prompt import Attributes, read_attributes, render
 from lirdrec.features.captions.run import captioning
 from lirdrec.features.endpoint import Endpoint
 
+from ..helpers import assert_error, assert_mentions
 from .misbehaving_server import Server, describe
 
 N = 12
@@ -114,24 +117,24 @@ class TestPrompt:
         assert list(read_attributes(tmp_path / "a.toml").attributes) == list(asked.attributes)
 
     @pytest.mark.parametrize(
-        ("text", "sentence"),
+        ("text", "facts"),
         [
-            ("max_word = 3", "unknown key 'max_word'; did you mean 'max_words'?"),
-            ("max_words = 0", "max_words is 0; it must be 1 or more"),
-            ("[attributes]", "the prompt needs at least one attribute"),
-            ("[attributes]\ncolour = 3", "'attributes' is 3; it must be a text"),
-            ('[attributes]\ncolour = " "', "the attribute 'colour' needs a name"),
-            ('[attributes]\n"--" = "x"', "the attribute '--' needs a name"),
-            ('[attributes]\n"a b" = "x"\nA-B = "y"', "the attributes 'a b' and 'A-B' have the same name"),
-            ("intro", "cannot be read as TOML"),
+            ("max_word = 3", ["'max_word'", "'max_words'"]),
+            ("max_words = 0", ["max_words", 0, 1]),
+            ("[attributes]", ["attribute"]),
+            ("[attributes]\ncolour = 3", ["'attributes'", 3]),
+            ('[attributes]\ncolour = " "', ["'colour'"]),
+            ('[attributes]\n"--" = "x"', ["'--'"]),
+            ('[attributes]\n"a b" = "x"\nA-B = "y"', ["'a b'", "'A-B'"]),
+            ("intro", ["TOML"]),
         ],
     )
-    def test_files_that_are_wrong(self, tmp_path, text, sentence):
+    def test_files_that_are_wrong(self, tmp_path, text, facts):
         path = tmp_path / "a.toml"
         path.write_text(text)
-        with pytest.raises(ConfigError) as error:
+        with assert_error(ConfigError, mentions=[path]) as error:
             read_attributes(path)
-        assert str(error.value).startswith(str(path)) and sentence in str(error.value)
+        assert_mentions(str(error.value).replace(str(path), ""), facts)
 
 
 NAMES = ["category", "colour", "printed on"]
@@ -211,23 +214,24 @@ class TestOverHTTP:
         assert [one.text and json.loads(one.text) for one in answers] == [
             None if path.name == "5.png" else describe(path.read_bytes()) for path in paths
         ]
-        assert answers[1].picture and answers[1].problem.startswith("pictures/5.png: holds something else, not a JPEG")
+        assert answers[1].picture and "pictures/5.png" in answers[1].problem
         assert len(server.asked) == 12  # the broken picture is not sent
 
     @pytest.mark.parametrize(
-        ("fault", "problem", "passing"),
+        ("fault", "facts", "passing"),
         [
-            (400, "the server refuses it (400 Bad Request: status 400 as told)", False),
-            ("decline", "the model declines: I cannot help", False),
-            ("shape", "the server's answer holds no message (6 attempts)", True),
-            ("null", "the server's answer is empty (6 attempts)", True),
-            (503, "503 Service Unavailable: status 503 as told (6 attempts)", True),
+            (400, ["status 400 as told"], False),
+            ("decline", ["I cannot help"], False),
+            ("shape", ["6 attempts"], True),
+            ("null", ["6 attempts"], True),
+            (503, ["status 503 as told", "6 attempts"], True),
         ],
     )
-    def test_a_picture_that_keeps_failing_is_a_problem(self, dataset, fault, problem, passing):
+    def test_a_picture_that_keeps_failing_is_a_problem(self, dataset, fault, facts, passing):
         with Server(sticky=lambda body: fault) as server:
             (answer,) = captioner(server).caption([dataset.parent / "pictures" / "1.png"])
-        assert (answer.text, answer.problem, answer.passing) == (None, problem, passing)
+        assert (answer.text, answer.passing) == (None, passing)
+        assert_mentions(answer.problem, facts)
 
     def test_content_in_parts(self, dataset):
         with Server(["parts"]) as server:
@@ -328,7 +332,7 @@ class TestRun:
         with Server([said]) as server:
             caption(dataset, captioner(server, concurrency=1))
             row = next(csv.DictReader((dataset / "captions.problems.csv").open()))
-            assert row["item"] == "0" and row["problem"] == "the answer holds none of the attributes"
+            assert row["item"] == "0" and row["problem"]
             assert row["answer"] == 'I see, "nothing"\nat all'
             assert table(dataset)[0] is None
             caption(dataset, captioner(server))
@@ -337,7 +341,7 @@ class TestRun:
     def test_many_of_no_use_in_a_row_stop_the_run(self, dataset, monkeypatch):
         monkeypatch.setattr(run_module, "TOO_MANY", 4)
         with Server(["ok", *[{"say": "a nice picture"}] * 9]) as server:
-            with pytest.raises(TrainingError, match=r"m: 4 pictures in a row without a caption.*'a nice picture'"):
+            with assert_error(TrainingError, mentions=[4, "a nice picture"]):
                 caption(dataset, captioner(server, concurrency=1))
             assert len(server.asked) == 5
             server.script.clear()
@@ -346,7 +350,7 @@ class TestRun:
 
     def test_a_wrong_key_in_the_middle_keeps_what_was_sealed(self, dataset):
         with Server(["ok", "ok", "ok", 401]) as server:
-            with pytest.raises(ConfigError, match="401"):
+            with assert_error(ConfigError, mentions=["LIRDREC_API_KEY", "status 401 as told"]):
                 caption(dataset, captioner(server, concurrency=1))
             assert "caption" not in Dataset.load(dataset).item_table.columns
             assert len(list((dataset / "work" / "caption").glob("0*.json"))) == 3
@@ -357,7 +361,7 @@ class TestRun:
         with Server(["ok", 401]) as server:
             with pytest.raises(ConfigError):
                 caption(dataset, captioner(server, concurrency=1))
-            with pytest.raises(ConfigError, match=r"unfinished work with other settings.*--restart"):
+            with assert_error(ConfigError, mentions=[dataset / "work" / "caption", "plan.json", "restart"]):
                 caption(dataset, captioner(server, model="other"))
             outcome = caption(dataset, captioner(server, model="other"), restart=True)
             assert outcome.captions == 10 and len(server.answered) == 9
@@ -380,7 +384,7 @@ class TestRun:
         with (
             Server() as server,
             captioning(dataset, captioner(server), ATTRIBUTES),
-            pytest.raises(RunFolderError, match=r"is being captioned already \(process \d+\)"),
+            assert_error(RunFolderError, mentions=[dataset, os.getpid()]),
         ):
             caption(dataset, captioner(server))
 
@@ -429,7 +433,7 @@ class TestEstimate:
 def test_captions_of_people_need_no_model(dataset):
     path = dataset.parent / "c.tsv"
     path.write_text("item\tcaption\tnotes\n11\tA word\tx\n2\tTwo\ty\n3\t\tz\n")
-    with pytest.raises(DataError, match="has no captions of its 12 items yet; make them with lirdrec caption"):
+    with assert_error(DataError, mentions=[dataset, N, "lirdrec caption"]):
         export_captions(dataset, path)
     assert import_captions(dataset, path) == 2
     with Server() as server:
@@ -440,40 +444,43 @@ def test_captions_of_people_need_no_model(dataset):
 
 
 BAD_IMPORTS = [
-    ("item,words\n1,x\n", "no column 'caption'; it has item, words"),
-    ("item,caption\n1,x\n99,y\n", "line 3: no item of {data} is called '99'; nothing was imported"),
-    ("item,caption\n1,x\ntwo,y\n", "line 3: no item of {data} is called 'two'"),
-    ("item,caption\n1,x\n2,y\n1,z\n", "line 4: the item 1 occurs twice; nothing was imported"),
-    ('item,caption\n1,"x\n', "cannot be read as a table: a quote is opened in line 2 and never closed"),
-    (b"item,caption\n1,sch\xf6n\n", "not UTF-8 text (byte 0xf6 in line 2); save it as UTF-8"),
-    ("", "the file is empty"),
+    ("item,words\n1,x\n", ["'caption'", "item, words"]),
+    ("item,caption\n1,x\n99,y\n", ["line 3", "tiles", "'99'"]),
+    ("item,caption\n1,x\ntwo,y\n", ["line 3", "tiles", "'two'"]),
+    ("item,caption\n1,x\n2,y\n1,z\n", ["line 4", 1]),
+    ('item,caption\n1,"x\n', ["line 2"]),
+    (b"item,caption\n1,sch\xf6n\n", ["0xf6", "line 2", "UTF-8", "encoding"]),
+    ("", []),
 ]
 
 
-@pytest.mark.parametrize(("text", "sentence"), BAD_IMPORTS)
-def test_imports_that_are_wrong_change_nothing(dataset, text, sentence):
+@pytest.mark.parametrize(("text", "facts"), BAD_IMPORTS)
+def test_imports_that_are_wrong_change_nothing(dataset, text, facts):
     path = dataset.parent / "c.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     before = content(dataset)
-    with pytest.raises(DataError) as error:
+    with assert_error(DataError, mentions=[path]) as error:
         import_captions(dataset, path)
-    assert str(error.value).startswith(str(path)) and sentence.format(data=dataset) in str(error.value)
+    assert_mentions(str(error.value).replace(str(dataset.parent), ""), facts)
     assert content(dataset) == before
 
 
 class TestCaseStudy:
     def test_the_page_shows_what_it_claims(self, dataset):
-        with pytest.raises(DataError, match="has no captions yet"):
+        with assert_error(DataError, mentions=[dataset, "lirdrec caption"]):
             write_case_study(dataset, dataset.parent / "page.html")
         with Server() as server:
             caption(dataset, captioner(server))
         (dataset.parent / "c.csv").write_text("item,caption\n4,edited <i>here</i>\n")
         import_captions(dataset, dataset.parent / "c.csv")
         page = write_case_study(dataset, dataset.parent / "out" / "page.html").read_text(encoding="utf-8")
-        assert "10 of 12 items have a caption by <strong>m</strong>" in page
-        assert "11 items without any text: 9 of them can now be read" in page
-        assert "People wrote or changed 1." in page and "1 picture gave none." in page
-        assert page.count("data:image/jpeg;base64,") == 10 and page.count("<li>no text</li>") == 9
+        answer = re.search(r'<div class="answer">.*?<p>(.*?)</p>', page)[1]
+        assert "<strong>m</strong>" in answer
+        # 10 of 12 items have a caption, 11 have no text, of which 9 have one; 2.0 of 8 attributes; 1 edited, 1 problem
+        assert sorted(re.findall(r"\d[\d.]*\b", answer)) == sorted(["10", "12", "11", "9", "2.0", "8", "1", "1"])
+        assert page.count("data:image/jpeg;base64,") == 10
+        badges = re.findall(r'<ul class="badges">(.*?)</ul>', page)
+        assert sorted(one.count("<li>") for one in badges) == [1] * 8 + [2]  # 9 without a text, one of them edited
         assert "A &lt;b&gt;tile&lt;/b&gt;" in page and "edited &lt;i&gt;here&lt;/i&gt;" in page
         assert "<b>tile" not in page and "<i>here" not in page
         for line in PROMPT.splitlines():

@@ -13,11 +13,12 @@ from PIL import Image
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.pictures import with_images
-from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.errors import ConfigError, DataError, TrainingError
 from lirdrec.features.captions.in_process import TransformersCaptioner
 from lirdrec.features.captions.prompt import Attributes, render
 from lirdrec.features.captions.run import captioning
 
+from ..helpers import assert_error
 from . import tiny_models
 
 ATTRIBUTES = Attributes("See.", "English", 2, {"colour": "main one", "kind": "what"})
@@ -130,7 +131,7 @@ def test_memory_that_runs_out_halves_the_batch(llava, pictures, monkeypatch):
     assert [answer.text for answer in one.caption(paths)] == expected
     assert sizes == [5, 2, 2, 1] and one.batch_size == 2
     monkeypatch.setattr(TransformersCaptioner, "_generate", lambda self, batch: [][1 << 99 :] if not batch else _full())
-    with pytest.raises(TrainingError, match="one picture does not fit into memory"):
+    with assert_error(TrainingError, mentions=["precision", "bfloat16"]):
         captioner(llava, batch_size=4).caption(paths)
 
 
@@ -147,15 +148,15 @@ def test_a_folder_is_known_by_its_content(llava, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "facts"),
     [
-        ({"precision": "bfloat"}, "precision 'bfloat': did you mean 'bfloat16'?"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"precision": "bfloat"}, ["precision", "'bfloat'", "'bfloat16'"]),
+        ({"batch_size": 0}, ["batch_size", 0]),
+        ({"max_tokens": 0}, ["max_tokens", 0]),
     ],
 )
-def test_options_that_are_wrong(options, sentence):
-    with pytest.raises(ConfigError, match=sentence.replace("?", r"\?")):
+def test_options_that_are_wrong(options, facts):
+    with assert_error(ConfigError, mentions=facts):
         captioner(Path("x"), **options)
 
 
@@ -163,13 +164,13 @@ def test_models_that_cannot_be_loaded_give_one_sentence(tmp_path, llava, picture
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match="--model nobody/nothing: cannot be loaded"):
+    with assert_error(ConfigError, mentions=["nobody/nothing"]):
         captioner(Path("nobody/nothing")).identity  # noqa: B018
     half = shutil.copytree(llava, tmp_path / "half")
     (half / "tokenizer.json").unlink()
-    with pytest.raises(ConfigError) as error:
+    with assert_error(ConfigError, mentions=[half]) as error:
         captioner(half).caption([pictures / "red.png"])
     assert "\n" not in str(error.value)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Exception, match="holds no model"):
+    with assert_error(DataError, mentions=[tmp_path / "empty"]):
         captioner(tmp_path / "empty").identity  # noqa: B018

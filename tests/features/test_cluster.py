@@ -27,6 +27,7 @@ from lirdrec.features.encoding import Task, local, unheard
 from lirdrec.features.run import Job, make_features
 from lirdrec.features.sources import Item, TextSource, text_item
 
+from ..helpers import assert_error
 from . import killed_features
 from .killed_features import Counting, Fitted
 
@@ -103,19 +104,19 @@ def test_the_machines_are_shared_out_so_that_every_worker_finds_a_place():
     assert share_out(plain, None, 64) == Share(2, 8, 0)  # the smaller machine is overworked, and yet takes part
     mixed = [{"CPU": 4.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
     assert share_out(mixed, None, 8) == Share(6, 0, 1)
-    for machines, workers, threads in ((plain, 6, 4), (mixed, 7, 1), ([], None, 1)):
-        with pytest.raises(ConfigError, match="take fewer workers"):
+    for machines, workers, threads, room in ((plain, 6, 4, 5), (mixed, 7, 1, 6), ([], None, 1, 0)):
+        with assert_error(ConfigError, mentions=[room, workers or 1]):
             share_out(machines, workers, threads)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r'pip install "lirdrec\[ray\]"'):
+    with assert_error(ConfigError, mentions=['pip install "lirdrec[ray]"']):
         RayLoop("local")
 
 
 def test_less_than_one_worker_is_refused():
-    with pytest.raises(ConfigError, match="0 workers cannot encode anything"):
+    with assert_error(ConfigError, mentions=["workers", 0]):
         RayLoop("local", workers=0)
 
 
@@ -124,7 +125,7 @@ def test_where_no_cluster_answers_it_is_said_at_once(address):
     ray = pytest.importorskip("ray", reason='the cluster is not tested: Ray is missing (pip install "lirdrec[ray]")')
     if ray.is_initialized():
         pytest.skip("Ray is running already")
-    with pytest.raises(ConfigError, match=f"no Ray cluster answers at '{address}'"):
+    with assert_error(ConfigError, mentions=[f"'{address}'"]):
         list(RayLoop(address)(Counting(), tasks(["lamp"]), 4))
 
 
@@ -189,18 +190,18 @@ class Drawn:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
 def test_a_shard_that_kills_every_worker_ends_the_run_with_a_sentence(loop, tmp_path):
     encoder = Mortal(tmp_path / "log")
-    with pytest.raises(TrainingError, match="workers of the Ray cluster died 4 times with one shard"):
+    with assert_error(TrainingError, mentions=[4]):
         list(loop(encoder, tasks(["deadly 0"]), 4))
     assert (tmp_path / "log").read_text().count("deadly") == 4
 
 
 def test_errors_of_a_worker_are_those_of_a_single_process(loop, tmp_path):
-    with pytest.raises(TrainingError, match="one input of length 4 does not fit into memory"):
+    with assert_error(TrainingError, mentions=[4]):
         list(loop(Counting(memory=0), tasks(["lamp"]), 4))
     unseen = Item(tmp_path / "nowhere" / "1.jpg", b"1" * 16)
-    with pytest.raises(ConfigError, match=r"does not see .*nowhere/1.jpg; the pictures must lie under the same path"):
+    with assert_error(ConfigError, mentions=[unseen.value]):
         list(loop(Counting(), [(0, [unseen])], 4))
-    with pytest.raises(ConfigError, match="not for 99999: take fewer workers"):
+    with assert_error(ConfigError, mentions=[99_999]):
         list(RayLoop("local", workers=99_999)(Counting(), tasks(["lamp"]), 4))
     ((index, arrays, _),) = loop(Counting(), tasks(["lamp"]), 4)  # and the next call works
     assert index == 0 and arrays["present"].all()

@@ -108,7 +108,7 @@ def test_broken_pictures_are_named_and_the_others_encoded(tmp_path):
     good.write_bytes(encoded(scene(), "PNG"))
     bad.write_bytes(encoded(noise(), "PNG")[:2000])
     rows = encode_rows(Descriptor(), [bad, good, gone, str(good)], batch_size=4)
-    assert rows.problems == {0: f"{bad}: the picture is cut off", 2: f"{gone}: there is no such file"}
+    assert rows.problems.keys() == {0, 2} and str(bad) in rows.problems[0] and str(gone) in rows.problems[2]
     assert rows.vectors[[0, 2]].any() == False  # noqa: E712
     np.testing.assert_array_equal(rows.vectors[1], rows.vectors[3])
     assert rows.vectors[1].any()

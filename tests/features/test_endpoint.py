@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import socket
 import threading
 import types
@@ -19,6 +20,7 @@ from lirdrec.features.pace import Pace
 from lirdrec.features.replies import GaveUp, Passing, Refused
 from lirdrec.features.text.endpoint import EndpointText
 
+from ..helpers import assert_error
 from .misbehaving_server import Server, embed
 
 SECRET = "sk-test-0123456789"
@@ -73,13 +75,13 @@ def test_what_the_reader_does_not_like_is_asked_again(endpoint):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_it_gives_up_after_so_many_attempts_and_says_why(endpoint, waits, fault):
-    with Server([fault] * 9) as server, pytest.raises(GaveUp) as error:
+    with Server([fault] * 9) as server, assert_error(GaveUp, mentions=["4 attempts"]) as error:
         endpoint(server, attempts=4).ask("/embeddings", BODY, texts)
     assert len(server.asked) == 4 and len(waits) == 3
     said = str(error.value)
-    assert said.endswith("(4 attempts)") and "\n" not in said and len(said) < 400
+    assert "\n" not in said and len(said) < 400
     if isinstance(fault, int):
-        assert f"{fault} " in said and f"status {fault} as told" in said
+        assert f"{fault} " in said and f"status {fault} as told" in said  # the words of the server
 
 
 def test_waits_double_with_a_random_part_and_have_a_limit(endpoint, waits):
@@ -103,34 +105,31 @@ def test_retry_after_is_honoured_in_seconds_and_as_a_date(endpoint, waits, monke
 
 
 def test_a_server_that_wants_to_be_left_alone_for_an_hour_stops_the_run(endpoint):
-    with Server([(429, {"Retry-After": "3600"})]) as server, pytest.raises(TrainingError, match=r"3,600 seconds"):
+    with (
+        Server([(429, {"Retry-After": "3600"})]) as server,
+        assert_error(TrainingError, mentions=[server.url, "3,600"]),
+    ):
         endpoint(server).ask("/embeddings", BODY, texts)
     assert len(server.asked) == 1
 
 
 STOPS = [
-    (401, "the key is wrong (401 Unauthorized: status 401 as told)"),
-    (402, "the server does not allow it (402"),
-    (403, "the server does not allow it (403"),
-    (404, "no such model or address (404"),
-    (
-        (307, {"Location": "https://elsewhere.example/v1"}),
-        "has moved to https://elsewhere.example/v1; give the",
-    ),
+    *((status, f"status {status} as told") for status in (401, 402, 403, 404)),
+    ((307, {"Location": "https://elsewhere.example/v1"}), "https://elsewhere.example/v1"),
 ]
 
 
-@pytest.mark.parametrize(("fault", "sentence"), STOPS)
-def test_what_no_request_can_mend_stops_at_once_with_one_sentence(endpoint, waits, fault, sentence):
-    with Server([fault]) as server, pytest.raises(ConfigError) as error:
+@pytest.mark.parametrize(("fault", "fact"), STOPS)
+def test_what_no_request_can_mend_stops_at_once_with_one_sentence(endpoint, waits, fault, fact):
+    with Server([fault]) as server, assert_error(ConfigError, mentions=[server.url, fact]) as error:
         endpoint(server).ask("/embeddings", BODY, texts)
-    assert sentence in str(error.value) and str(error.value).startswith(server.url) and "\n" not in str(error.value)
+    assert "\n" not in str(error.value)
     assert len(server.asked) == 1 and not waits
 
 
 @pytest.mark.parametrize("fault", [400, 413, 422])
 def test_what_is_this_requests_fault_is_refused_and_not_asked_again(endpoint, fault):
-    with Server([fault]) as server, pytest.raises(Refused, match=f"{fault} .*as told"):
+    with Server([fault]) as server, assert_error(Refused, mentions=[f"status {fault} as told"]):
         endpoint(server).ask("/embeddings", BODY, texts)
     assert len(server.asked) == 1
 
@@ -139,7 +138,7 @@ def test_a_403_is_about_one_request_once_others_went_well(endpoint):
     with Server(["ok", 403]) as server:
         one = endpoint(server)
         one.ask("/embeddings", BODY, texts)
-        with pytest.raises(Refused, match="403"):
+        with assert_error(Refused, mentions=["status 403 as told"]):
             one.ask("/embeddings", BODY, texts)
 
 
@@ -147,7 +146,7 @@ def test_no_server_stops_at_once_and_one_that_went_away_after_all_attempts(endpo
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}"  # nobody else's as long as it is bound
-        with pytest.raises(TrainingError, match=r"no server answers there .*; start it, or mend its address"):
+        with assert_error(TrainingError, mentions=[nobody]):
             endpoint(nobody).ask("/embeddings", BODY, texts)
     assert not waits
     with Server() as server:
@@ -157,7 +156,7 @@ def test_no_server_stops_at_once_and_one_that_went_away_after_all_attempts(endpo
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(server.http.server_address)
-        with pytest.raises(TrainingError, match=r"the server is gone .*; what is done is kept"):
+        with assert_error(TrainingError, mentions=[server.url]):
             one.ask("/embeddings", BODY, texts)
     assert len(waits) == 2
 
@@ -218,7 +217,7 @@ def test_requests_a_minute_are_spread_evenly():
     pace.wait()
     pace.wait()
     assert waits[4:] == pytest.approx([2.0])
-    with pytest.raises(ConfigError, match="--requests-per-minute is 0"):
+    with assert_error(ConfigError, mentions=["minute", 0]):
         Pace(0, sleep, lambda: 0.0)
 
 
@@ -264,13 +263,14 @@ def test_addresses_in_all_forms(url, name):
 
 @pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://host", "http://", "http://host:port"])
 def test_what_is_no_address(url):
-    with pytest.raises(ConfigError, match="is no address"):
+    with assert_error(ConfigError, mentions=[f"'{url}'"]):
         Endpoint(url)
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"attempts": 0}, {"timeout": 0}, {"timeout": float("nan")}])
 def test_numbers_out_of_range(options):
-    with pytest.raises(ConfigError, match=next(iter(options))):
+    ((name, value),) = options.items()
+    with assert_error(ConfigError, mentions=[name, value]):
         Endpoint("http://localhost", **options)
 
 
@@ -291,29 +291,29 @@ class TestTexts:
         with Server(sticky=sticky) as server:
             encoder = EndpointText(endpoint(server), "m", texts=8)
             rows = encode_rows(encoder, ["a", "bad", "b"], 8)
-        assert list(rows.problems) == [1] and "400 Bad Request: status 400 as told" in rows.problems[1]
+        assert list(rows.problems) == [1] and "status 400 as told" in rows.problems[1]
         assert np.array_equal(rows.vectors[[0, 2]], np.array([embed("a"), embed("b")], dtype=np.float32))
         assert not rows.vectors[1].any()
 
     def test_a_model_that_refuses_everything_stops_the_run(self, endpoint):
         with Server(sticky=lambda body: 400) as server:
-            with pytest.raises(ConfigError, match="model m: the server refuses it"):
-                EndpointText(endpoint(server), "m").dims  # noqa: B018
+            with assert_error(ConfigError, mentions=[server.url, "some-model", "status 400 as told"]):
+                EndpointText(endpoint(server), "some-model").dims  # noqa: B018
             before = len(server.asked)
-            with pytest.raises(ConfigError, match="model m: the server refuses it"):
-                encode_rows(EndpointText(endpoint(server, concurrency=1), "m", dims=3), ["t"] * 60, 60)
+            with assert_error(ConfigError, mentions=[server.url, "some-model", "status 400 as told"]):
+                encode_rows(EndpointText(endpoint(server, concurrency=1), "some-model", dims=3), ["t"] * 60, 60)
         assert len(server.asked) - before == 5  # all sixty, then four alone
 
     def test_dims_are_asked_for_and_checked(self, endpoint):
         with Server() as server:
             assert EndpointText(endpoint(server), "m").dims == 3
             assert "dimensions" not in server.bodies[0]
-            encoder = EndpointText(endpoint(server, attempts=2), "m", dims=2)
-            with pytest.raises(
-                TrainingError, match=r"have 3 columns instead of 2 \(2 attempts\); what is done is kept"
-            ):
+            encoder = EndpointText(endpoint(server, attempts=2), "some-model", dims=2)
+            with assert_error(TrainingError, mentions=[server.url, "some-model"]) as error:
                 encode_rows(encoder, ["a"], 1)
         assert server.bodies[1]["dimensions"] == 2
+        numbers = re.findall(r"\d+", str(error.value).replace(f"{server.url}/v1", ""))
+        assert sorted(numbers) == ["2", "2", "3"]  # columns asked for, attempts, columns that came
 
     def test_its_identity_knows_what_decides_and_no_address(self, endpoint):
         one = EndpointText(endpoint("http://here:1"), "m", 8, "q")

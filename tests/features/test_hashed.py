@@ -11,6 +11,8 @@ from lirdrec.features.batching import encode_rows
 from lirdrec.features.text import hashed
 from lirdrec.features.text.hashed import HashedText
 
+from ..helpers import assert_error, assert_mentions
+
 TOPICS = {
     "fishing": "fishing rod reel lure bait hook line trout bass tackle",
     "cycling": "bicycle pedal saddle chain brake helmet wheel tyre spoke derailleur",
@@ -85,7 +87,8 @@ def test_more_columns_than_the_texts_have_directions(caplog):
     with caplog.at_level(logging.WARNING):
         encoder.fit(["red tent", "red tent", "blue boots", "red tent blue boots"])
     assert 2 <= encoder.dims <= 3
-    assert f"dims is {encoder.dims}, not 256" in caplog.text
+    (warned,) = caplog.messages
+    assert_mentions(warned, ["dims", encoder.dims, 256])
     rows = vectors(encoder, ["red tent", "blue boots"])
     assert rows.shape == (2, encoder.dims) and rows[0] @ rows[1] < 0.5
 
@@ -94,9 +97,9 @@ def test_texts_that_share_nothing_with_the_sample_are_problems():
     encoder = HashedText(dims=4, n_features=2**20)
     encoder.fit(planted(50)[0])
     rows = encode_rows(encoder, ["tent", "中文 字", "", " \n"], 4)
-    assert list(rows.problems) == [1, 2, 3] and "shares no part of a word" in rows.problems[1]
+    assert list(rows.problems) == [1, 2, 3] and all(rows.problems.values())
     assert (rows.vectors[1:] == 0).all() and rows.vectors[0].any()
-    with pytest.raises(DataError, match="nothing but white space"):
+    with assert_error(DataError):
         HashedText().fit(["", "  "])
 
 
@@ -128,7 +131,8 @@ def test_the_sample_and_the_columns_are_bounded(monkeypatch):
     "options", [{"dims": 0}, {"n_features": 0}, {"characters": (3, 2)}, {"characters": (0, 2)}, {"seed": -1}]
 )
 def test_options_out_of_range(options):
-    with pytest.raises(ConfigError):
+    ((name, value),) = options.items()
+    with assert_error(ConfigError, mentions=[name, value]):
         HashedText(**options)
 
 
@@ -136,12 +140,12 @@ def test_a_state_of_something_else_is_refused():
     encoder = HashedText(dims=4)
     encoder.fit(planted(50)[0])
     state = encoder.state()
-    for wrong, said in (
-        ({}, "lacks 'columns'"),
-        ({**state, "idf": state["idf"][:-1]}, "does not fit together"),
-        ({**state, "columns": state["columns"] + 2**18}, "does not fit together"),
+    for wrong, facts in (
+        ({}, ["'columns'"]),
+        ({**state, "idf": state["idf"][:-1]}, []),
+        ({**state, "columns": state["columns"] + 2**18}, []),
     ):
-        with pytest.raises(DataError, match=said):
+        with assert_error(DataError, mentions=facts):
             HashedText(dims=4).load_state(wrong)
 
 

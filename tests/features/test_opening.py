@@ -17,6 +17,7 @@ from PIL import Image, ImageFile
 
 from lirdrec.features.pictures.opening import PictureError, open_picture, thumbnail
 
+from ..helpers import assert_error, assert_mentions
 from .broken_pictures import COLOURS, GREYS, SIZE, Case, encoded, make, noise, scene
 
 CHILD = """
@@ -62,8 +63,7 @@ def test_sixty_broken_pictures(folder):
         found = told["found"][case.name]
         if case.refused:
             assert isinstance(found, str), f"{case.name} must be refused"
-            assert found.startswith(f"{path / case.name}: ")
-            assert case.refused in found
+            assert_mentions(found, [path / case.name, *case.mentions])
             assert "\n" not in found
         else:
             assert not isinstance(found, str), found
@@ -81,7 +81,7 @@ def test_heic_without_its_reader_says_what_to_install(monkeypatch, tmp_path):
     path = tmp_path / "i1.heic"
     for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic", b"msf1\0\0\0\0"):
         path.write_bytes(heic(brands))
-        with pytest.raises(PictureError, match=r"i1\.heic: is a HEIC picture.*lirdrec\[heif\]"):
+        with assert_error(PictureError, mentions=[path, "HEIC", "lirdrec[heif]"]):
             open_picture(path)
 
 
@@ -190,7 +190,7 @@ def test_large_pictures_keep_enough():
 def test_the_limit_is_on_what_is_decoded():
     content = encoded(scene(size=(2000, 2000)), "PNG")
     assert open_picture(content, max_pixels=4_000_000).size == (2000, 2000)
-    with pytest.raises(PictureError, match="this picture: 2,000 × 2,000 pixels are too many"):
+    with assert_error(PictureError, mentions=["2,000 × 2,000", "3,999,999"]):
         open_picture(content, max_pixels=3_999_999)
     assert open_picture(encoded(scene(size=(2000, 2000)), "JPEG"), max_pixels=300_000, enough=400).size == (500, 500)
 
@@ -201,19 +201,16 @@ def test_thumbnail_is_a_small_upright_jpeg(folder):
         assert (small.format, max(small.size)) == ("JPEG", 32)
     narrow = Image.open(io.BytesIO(thumbnail(encoded(scene(size=(5000, 2)), "PNG"), size=64)))
     assert narrow.size == (64, 1)
-    with pytest.raises(PictureError, match=r"empty\.jpg: the file is empty"):
+    with assert_error(PictureError, mentions=[folder[0] / "empty.jpg"]):
         thumbnail(folder[0] / "empty.jpg")
 
 
 def test_names_that_are_no_files(tmp_path):
-    with pytest.raises(PictureError, match="there is no such file"):
-        open_picture(tmp_path / "missing.jpg")
-    with pytest.raises(PictureError, match="there is no such file"):
-        open_picture(tmp_path / "missing" / "one.jpg")
-    with pytest.raises(PictureError, match="is no name of a file"):
+    for path in (tmp_path / "missing.jpg", tmp_path / "missing" / "one.jpg", tmp_path / ("x" * 5000)):
+        with assert_error(PictureError, mentions=[path]):
+            open_picture(path)
+    with assert_error(PictureError, mentions=[repr("a\0b")]):
         open_picture(Path("a\0b"))
-    with pytest.raises(PictureError, match="cannot be read"):
-        open_picture(tmp_path / ("x" * 5000))
 
 
 def test_threads_leave_warnings_and_pillow_as_they_were(folder):

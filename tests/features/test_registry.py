@@ -17,6 +17,8 @@ from lirdrec.features.choosing import choose_jobs, named
 from lirdrec.features.registry import Choice, image_encoder, load_encoder, text_encoder
 from lirdrec.features.run import make_features
 
+from ..helpers import assert_error
+
 TITLES = ["a red chair", "a blue chair", "the old lamp", "a new lamp of glass", "garden table", "table lamp, red"]
 
 
@@ -42,35 +44,34 @@ def test_the_encoder_of_a_matrix_encodes_new_items_as_it_did_the_old(folder, tmp
 def test_an_encoder_that_is_not_the_one_that_made_the_matrix_is_refused(folder, tmp_path):
     make_features(folder, choose_jobs(folder, [("text", "hashed")]), progress=False)
     copy = Dataset.load(folder).save(tmp_path / "copy")  # a copy keeps the vectors, not what was learned
-    with pytest.raises(DataError, match="what the encoder of 'text' had learned is not there; make it anew"):
+    with assert_error(DataError, mentions=[copy, "'text'"]):
         load_encoder(copy, "text")
-    with pytest.raises(DataError, match="nothing is noted about how the features 'image' were made"):
+    with assert_error(DataError, mentions=[folder, "'image'"]):
         load_encoder(folder, "image")
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["info"]["encoders"]["text"]["identity"]["fitted"] = "0"
     path.write_text(json.dumps(manifest))
-    with pytest.raises(ConfigError, match="were made by another model than hashed is now"):
+    with assert_error(ConfigError, mentions=[folder, "'text'", "hashed"]):
         load_encoder(folder, "text")
 
 
 @pytest.mark.parametrize(
-    ("make", "name", "options", "sentence"),
+    ("make", "name", "options", "facts"),
     [
-        (text_encoder, "hashd", {}, "no text encoder is called 'hashd'; did you mean 'hashed'?"),
-        (text_encoder, "MiniLM", {}, "no text encoder is called 'MiniLM'; did you mean 'minilm'?"),
-        (image_encoder, "discriptor", {}, "no image encoder is called 'discriptor'; did you mean 'descriptor'?"),
-        (text_encoder, "", {}, "no text encoder is named; for instance hashed, minilm"),
-        (text_encoder, "hashed", {"prompt": "query: "}, "the encoder 'hashed' takes no prompt; it takes dims"),
-        (image_encoder, "descriptor", {"max_length": 3}, "'descriptor' takes no max length; it takes no options"),
-        (text_encoder, "endpoint:http://localhost", {}, "name the server and its model as endpoint:URL#MODEL"),
-        (image_encoder, "endpoint:http://localhost#m", {}, "a server cannot encode pictures; caption them"),
+        (text_encoder, "hashd", {}, ["'hashd'", "'hashed'"]),
+        (text_encoder, "MiniLM", {}, ["'MiniLM'", "'minilm'"]),
+        (image_encoder, "discriptor", {}, ["'discriptor'", "'descriptor'"]),
+        (text_encoder, "", {}, ["hashed, minilm"]),
+        (text_encoder, "hashed", {"prompt": "query: "}, ["'hashed'", "prompt", "dims"]),
+        (image_encoder, "descriptor", {"max_length": 3}, ["'descriptor'", "max", "length"]),
+        (text_encoder, "endpoint:http://localhost", {}, ["endpoint:http://localhost", "endpoint:URL#MODEL"]),
+        (image_encoder, "endpoint:http://localhost#m", {}, ["lirdrec caption"]),
     ],
 )
-def test_what_cannot_be_chosen(make, name, options, sentence):
-    with pytest.raises(ConfigError) as caught:
+def test_what_cannot_be_chosen(make, name, options, facts):
+    with assert_error(ConfigError, mentions=facts):
         make(name, **options)
-    assert sentence in str(caught.value)
 
 
 def test_a_server_is_named_with_its_model():
@@ -104,9 +105,7 @@ def test_options_go_to_the_encoders_that_take_them(folder):
     wanted = [("text", "hashed"), ("caption", "endpoint:http://localhost#m")]
     jobs = choose_jobs(folder, wanted, options={"prompt": "query: ", "pooling": None})
     assert jobs[1].encoder.identity["prompt"] == "query: " and "prompt" not in jobs[0].origin["options"]
-    with pytest.raises(
-        ConfigError, match=r"--max-length: none of the chosen encoders \(hashed, endpoint:.*\) takes it"
-    ):
+    with assert_error(ConfigError, mentions=["max", "length", "hashed, endpoint:http://localhost#m"]):
         choose_jobs(folder, wanted, options={"max_length": 3})
 
 
@@ -119,5 +118,5 @@ def test_without_a_wish_there_is_what_the_dataset_has(folder, tmp_path):
     assert [(job.name, job.origin["model"]) for job in jobs] == [("text", "hashed"), ("image", "descriptor")]
     assert [item.source for item in jobs[1].source.read(0, 6)] == ["0.jpg", "", "", "3.jpg", "", ""]
     bare = Dataset.from_frames(pl.DataFrame({"user": [0], "item": [0]}), split="none").save(tmp_path / "bare")
-    with pytest.raises(ConfigError, match="there is nothing to encode: no column of pictures and no column"):
+    with assert_error(ConfigError, mentions=[bare, "item", "{title}"]):
         choose_jobs(bare, [])

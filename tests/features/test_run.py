@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lirdrec.features.encoding import encode_shard
 from lirdrec.features.run import Job, make_features
 from lirdrec.features.sources import Item, ItemRows, PictureSource, TextSource, text_item
 
+from ..helpers import assert_error
 from .killed_features import Counting, Fitted
 
 
@@ -92,9 +94,9 @@ def test_texts_come_from_a_template_and_from_the_columns_that_tell_of_items(tmp_
     plain = TextSource(folder)
     assert [item.value for item in plain.read(1, 3)] == ["Bolt", None]
     assert plain.columns == ("title", "brand")
-    with pytest.raises(ConfigError, match=r"no column 'titel'; .*'title'"):
+    with assert_error(ConfigError, mentions=["'titel'", "'title'"]):
         TextSource(folder, "{titel}")
-    with pytest.raises(DataError, match="no column 'caption'; it has item, title, brand, price; lirdrec caption"):
+    with assert_error(DataError, mentions=[folder, "'caption'", "item, title, brand, price", "lirdrec caption"]):
         TextSource(folder, column="caption")
 
 
@@ -108,22 +110,37 @@ def test_ranges_are_those_of_the_table_whatever_its_row_groups(tmp_path, monkeyp
             assert rows.read(start, stop, ("title",)).equals(table[start:stop].select("title"))
 
 
+class Broken(Counting):
+    """Gives "odd" the vector of one repeated value."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.value = value
+
+    def vector(self, text: str) -> np.ndarray:
+        return np.full(3, self.value) if text == "odd" else super().vector(text)
+
+    def encode(self, batch) -> Encoded:
+        return Encoded(np.stack([self.vector(one.value) for one in batch]).astype(np.float32))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
 def test_vectors_that_are_none_are_problems(value):
-    class Broken(Counting):
-        def vector(self, text: str) -> np.ndarray:
-            return np.full(3, value) if text == "odd" else super().vector(text)
-
-        def encode(self, batch) -> Encoded:
-            vectors = np.stack([self.vector(one.value) for one in batch]).astype(np.float32)
-            return Encoded(vectors)
-
-    arrays, facts = encode_shard(Broken(), [text_item("fine"), text_item("odd"), text_item(" "), text_item("odd")], 4)
+    arrays, facts = encode_shard(
+        Broken(value), [text_item("fine"), text_item("odd"), text_item(" "), text_item("odd")], 4
+    )
     assert arrays["present"].tolist() == [True, False, False, False]
     assert not arrays["vectors"][1:].any() and np.isfinite(arrays["vectors"]).all()
     assert [(place, source) for place, source, _ in facts["problems"]] == [(1, "odd"), (3, "odd")]
     assert facts["missing"] == 1 and facts["encoded"] == 2
-    assert (facts["problems"][0][2] == "the encoder gave values that are not numbers") == (value != 0)
+
+
+def test_the_problem_of_zeros_is_not_that_of_values_that_are_not_finite():
+    def problem(value: float) -> str:
+        _, facts = encode_shard(Broken(value), [text_item("odd")], 4)
+        return facts["problems"][0][2]
+
+    assert problem(np.nan) == problem(np.inf) != problem(0.0)
 
 
 def test_an_advance_for_every_item():
@@ -179,22 +196,19 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
     assert [(item, source) for item, source, _ in made.problems] == list(
         zip(["i3", "i4", "i5", "i6"], names[3:7], strict=True)
     )
-    sentences = [sentence for _, _, sentence in made.problems]
-    assert sentences[0] == "there is no such file"
-    assert sentences[1] == "is a folder, not a picture" and sentences[3] == "is no name of a file"
-    assert sentences[2] == "this is a web address, not a file; download the picture first"
+    assert len({sentence for _, _, sentence in made.problems}) == 4  # a reason of its own for each
     # where they are is noted, so the next call needs no --images; a picture that changed is seen by its content
     assert PictureSource(folder).root == pictures
     (pictures / "a.png").write_bytes(b"1234567")
     again = make_features(folder, [Job("image", Sizes(), PictureSource(folder))], progress=False)[0]
     assert (again.encoded, again.copied) == (1, 1)
     assert np.load(folder / "features/image.npy")[:2, 0].tolist() == [7, 3]
-    with pytest.raises(DataError, match="the folder of the pictures is not there; say where it is with --images"):
+    with assert_error(DataError, mentions=[tmp_path / "nowhere", "images"]):
         PictureSource(folder, root=tmp_path / "nowhere")
 
 
 def test_the_pictures_column_must_be_there(tmp_path):
-    with pytest.raises(DataError, match="no column 'image'; it has item, title; prepare the dataset with --images"):
+    with assert_error(DataError, mentions=[tmp_path / "data", "'image'", "item, title", "images"]):
         PictureSource(prepare(tmp_path / "data", title=["a"]))
 
 
@@ -202,13 +216,9 @@ def test_items_without_features_are_named_and_finished_work_is_kept(tmp_path):
     titles = [None if at % 2 else f"title {at}" for at in range(40)]
     folder = prepare(tmp_path / "data", title=titles, brand=["b"] * 40)
     before = (folder / "manifest.json").read_bytes()
-    with pytest.raises(DataError) as caught:
+    named = "i1, i3, i5, i7, i9, i11, i13, i15, i17, i19"
+    with assert_error(DataError, mentions=[folder, "20 of 40", named, "10 more", "hashed", "drop"]):
         make_features(folder, [job(folder)], progress=False)
-    assert (
-        "no features in any matrix for 20 of 40 items: i1, i3, i5, i7, i9, i11, i13, i15, i17, i19 and 10 more"
-        in str(caught.value)
-    )
-    assert "--text hashed" in str(caught.value) and "--drop-without-features" in str(caught.value)
     assert (folder / "manifest.json").read_bytes() == before
     encoder = Counting()
     made = make_features(folder, [job(folder, encoder=encoder), job(folder, "brand", "brand")], progress=False)
@@ -270,7 +280,7 @@ def test_leaving_out_takes_the_other_matrices_along(tmp_path):
             del manifest["files"][name]
     manifest["features"] = {}
     (folder / "manifest.json").write_text(json.dumps(manifest))  # as if it had never had features
-    with pytest.raises(DataError, match="for 1 of 4 items: i3"):
+    with assert_error(DataError, mentions=[folder, "1 of 4", "i3"]):
         make_features(folder, [job(folder), job(folder, "brand", "brand")], progress=False)
     make_features(folder, [job(folder), job(folder, "brand", "brand")], drop=True, progress=False)
     loaded = Dataset.load(folder, verify=True)
@@ -284,31 +294,29 @@ def test_no_training_pair_left_is_refused(tmp_path):
     pairs = pl.DataFrame({"user": ["a", "b"], "item": ["i0", "i1"], "label": ["train", "test"]})
     folder = Dataset.from_frames(pairs, items=table, split="label").save(tmp_path / "data")
     before = (folder / "manifest.json").read_bytes()
-    with pytest.raises(DataError, match="there would be no training pair left"):
+    with assert_error(DataError, mentions=[folder]):
         make_features(folder, [job(folder)], drop=True, progress=False)
     assert (folder / "manifest.json").read_bytes() == before
 
 
 def test_a_matrix_without_a_single_vector_is_refused(tmp_path):
     folder = prepare(tmp_path / "data", title=["bad one", "bad two", None], brand=["a", "b", "c"])
-    with pytest.raises(DataError) as caught:
+    with assert_error(DataError, mentions=[folder, "'text'", "bad one", "it says bad"]) as caught:
         make_features(folder, [job(folder), job(folder, "brand", "brand")], progress=False)
-    assert (
-        "no item got a vector for 'text': of 3 items 1 have no text and 2 inputs cannot be used;"
-        " the first problem: bad one: it says bad"
-    ) in str(caught.value)
+    numbers = re.findall(r"\d+", str(caught.value).replace(str(folder), ""))
+    assert sorted(numbers) == ["1", "2", "3"]  # without a text, with a problem, in all
 
 
-@pytest.mark.parametrize(("name", "sentence"), [("a/b", "cannot name a feature matrix"), ("", "cannot name")])
-def test_names_and_kinds_that_cannot_be(tmp_path, name, sentence):
+@pytest.mark.parametrize("name", ["a/b", ""])
+def test_names_and_kinds_that_cannot_be(tmp_path, name):
     folder = prepare(tmp_path / "data", title=["a"])
-    with pytest.raises(ConfigError, match=sentence):
+    with assert_error(ConfigError, mentions=[f"'{name}'"]):
         job(folder, name=name)
-    with pytest.raises(ConfigError, match="two of the matrices text, text have one name"):
+    with assert_error(ConfigError, mentions=["text, text"]):
         make_features(folder, [job(folder), job(folder)], progress=False)
-    with pytest.raises(ConfigError, match="kind 'image' cannot take inputs of kind 'text'"):
+    with assert_error(ConfigError, mentions=["'image'", "'text'"]):
         job(folder, encoder=Sizes())
-    with pytest.raises(RunFolderError, match="not a prepared dataset"):
+    with assert_error(RunFolderError, mentions=[tmp_path / "nothing"]):
         make_features(tmp_path / "nothing", [], progress=False)
     assert not (tmp_path / "nothing").exists()
 
@@ -366,12 +374,12 @@ def test_a_matrix_of_something_else_is_replaced_only_when_asked_to(tmp_path):
     given = Dataset.from_frames(pairs, items=table, features={"text": np.eye(2)}, split="none")
     folder = given.save(tmp_path / "data")
     encoder = Counting()
-    with pytest.raises(ConfigError, match=r"has features 'text' that came with the data; give .* \(NAME=MODEL\)"):
+    with assert_error(ConfigError, mentions=[folder, "'text'", "replace"]):
         make_features(folder, [job(folder, encoder=encoder)], progress=False)
     assert not encoder.calls
     make_features(folder, [job(folder, name="mine")], progress=False)
     make_features(folder, [job(folder)], replace=True, progress=False)
-    with pytest.raises(ConfigError, match=r"has features 'text' of another encoder, or .* \(--replace\)"):
+    with assert_error(ConfigError, mentions=[folder, "'text'", "replace"]):
         make_features(folder, [job(folder, encoder=Counting(model="b"))], progress=False)
     make_features(folder, [Job("text", Counting(), TextSource(folder, "{item}: {title}"))], progress=False)
     assert Dataset.load(folder).info["encoders"]["text"]["source"] == {"template": "{item}: {title}"}

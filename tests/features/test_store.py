@@ -18,6 +18,8 @@ from lirdrec.data.switching import settle
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.features.store import KEYS, MASK, PROBLEMS, VALUES, NewMatrix, add_features, set_item_columns
 
+from ..helpers import assert_error
+
 N = 8
 
 
@@ -140,16 +142,16 @@ def test_columns_are_added_and_replaced_where_they_were_given(folder):
 
 
 @pytest.mark.parametrize(
-    ("frame", "sentence"),
+    ("frame", "facts"),
     [
-        ({"item": ["i1", "no", "nor"], "caption": ["a", "b", "c"]}, "2 ids not among the items: no, nor"),
-        ({"item": ["i1", "i2", "i1"], "caption": ["a", "b", "c"]}, "the item i1 has more than one row"),
-        ({"caption": ["a"]}, "need the column 'item' beside them"),
+        ({"item": ["i1", "no", "nor"], "caption": ["a", "b", "c"]}, ["2", "no, nor"]),
+        ({"item": ["i1", "i2", "i1"], "caption": ["a", "b", "c"]}, ["i1"]),
+        ({"caption": ["a"]}, ["'item'"]),
     ],
 )
-def test_columns_of_no_item_are_refused(folder, frame, sentence):
+def test_columns_of_no_item_are_refused(folder, frame, facts):
     content = (folder / "items.parquet").read_bytes()
-    with pytest.raises(DataError, match=sentence):
+    with assert_error(DataError, mentions=[folder, *facts]):
         set_item_columns(folder, pl.DataFrame(frame))
     assert (folder / "items.parquet").read_bytes() == content
     assert not [name for name in names(folder) if name.startswith(".")]
@@ -172,12 +174,12 @@ def test_a_loaded_dataset_is_saved_with_what_it_knows_of_its_encoders(folder, tm
 
 def test_what_json_cannot_hold_changes_nothing(folder, tmp_path):
     before = {name: (folder / name).read_bytes() for name in names(folder)}
-    with pytest.raises(DataError, match="cannot be written as JSON"):
+    with assert_error(DataError, mentions=[folder, "JSON"]):
         add_features(folder, {"text": matrix(tmp_path / "new", 3)}, {"text": {1, 2}})
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
-    with pytest.raises(RunFolderError, match="not a prepared dataset"):
+    with assert_error(RunFolderError, mentions=[tmp_path]):
         set_item_columns(tmp_path, pl.DataFrame({"item": ["i1"], "caption": ["a"]}))
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import re
 
 import polars as pl
 import pytest
@@ -11,6 +10,8 @@ from hypothesis import strategies as st
 
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.text.template import Template, default_template
+
+from ..helpers import assert_error
 
 FRAME = pl.DataFrame(
     {
@@ -70,38 +71,39 @@ def test_every_kind_of_column_that_can_be_said_in_words():
 def test_a_name_in_braces_is_a_column_and_nothing_else():
     frame = pl.DataFrame({"title": ["x"]})
     for text in ("{title.__class__}", "{title!r}", "{title:>1000000000}", "{0}", "{title[0]}"):
-        with pytest.raises(ConfigError, match="has no column"):
+        with assert_error(ConfigError, mentions=[f"'{text[1:-1]}'"]):
             Template(text).render(frame)
 
 
 @pytest.mark.parametrize("dtype", ["records", "bytes"])
 def test_columns_without_one_text_are_named(dtype):
     frame = pl.DataFrame({"details": [{"colour": "red"}] if dtype == "records" else [b"\x00\xff"]})
-    with pytest.raises(DataError, match=f"'details': holds {dtype}"):
+    with assert_error(DataError, mentions=["'details'"]):
         Template("{details}").render(frame)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "place"),
     [
-        ("{title", "character 1: a '{' that is never closed"),
-        ("{title}. }", "character 10: a '}' that nothing opened"),
-        ("a {}", "character 3: braces without a name"),
-        ("{title}{ {x}}", "character 8: a '{' within braces"),
-        ("title", "names no column"),
-        ("{{title}}", "names no column"),
-        ("", "names no column"),
+        ("{title", "1"),
+        ("{title}. }", "10"),
+        ("a {}", "3"),
+        ("{title}{ {x}}", "8"),
+        ("title", ""),
+        ("{{title}}", ""),
+        ("", ""),
     ],
 )
-def test_what_is_wrong_with_a_template_is_said_with_the_position(text, said):
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_what_is_wrong_with_a_template_is_said_with_the_position(text, place):
+    with assert_error(ConfigError, mentions=[f"'{text}'"]) as caught:
         Template(text)
+    assert "".join(filter(str.isdigit, str(caught.value))) == place
 
 
 def test_an_unknown_column_gets_the_nearest():
-    with pytest.raises(ConfigError, match=r"no column 'titel'; did you mean 'title'\?"):
+    with assert_error(ConfigError, mentions=["'titel'", "'title'"]):
         Template("{titel}").render(FRAME)
-    with pytest.raises(ConfigError, match="the table has title, brand, year, tags"):
+    with assert_error(ConfigError, mentions=["'qqqqqq'", "title, brand, year, tags"]):
         Template("{qqqqqq}").check(FRAME.columns)
 
 
@@ -109,7 +111,7 @@ def test_the_default_takes_the_columns_that_describe():
     assert default_template(["itemID", "asin", "text"]).text == "{text}"
     assert default_template(["id", "description", "Title", "price", "store"]).text == "{Title}. {store}. {description}"
     assert default_template(["name", "title", "genres", "tags"]).text == "{title}. {genres}. {tags}"
-    with pytest.raises(ConfigError, match="there are: asin, price"):
+    with assert_error(ConfigError, mentions=["asin, price"]):
         default_template(["price", "asin"])
 
 
@@ -144,7 +146,8 @@ def test_any_template_renders_or_says_what_is_wrong(pieces, rows):
     try:
         texts = template.render(frame)
     except ConfigError as error:
-        assert "no column" in str(error)
+        unknown = [name for name in template.columns if name not in ("a", "b")]
+        assert unknown and unknown[0] in str(error)
         return
     for row, text in zip(frame.iter_rows(named=True), texts, strict=True):
         present = [row[name].strip() for name in template.columns if row[name] and row[name].strip()]

@@ -17,6 +17,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.features.batching import encode_rows
 from lirdrec.features.pictures.vision import VisionEncoder
 
+from ..helpers import assert_error, assert_mentions
 from .broken_pictures import encoded, make, noise, scene
 
 t: Any = pytest.importorskip("transformers")
@@ -157,7 +158,7 @@ def test_the_sixty_broken_pictures(folders, tmp_path):
     assert [bool(case.refused) for case in cases] == [at in rows.problems for at in range(len(cases))]
     for at, case in enumerate(cases):
         assert rows.vectors[at].any() != bool(case.refused)
-        assert not case.refused or case.refused in rows.problems[at]
+        assert_mentions(rows.problems.get(at, ""), case.mentions)
 
 
 def test_a_very_long_picture_stays_small(folders, tmp_path):
@@ -210,7 +211,7 @@ def test_pickled_weights_are_read_without_running_them(folders, pictures, tmp_pa
             return (Path.touch, (tmp_path / "sprung",))
 
     torch.save({"trap": Trap()}, folder / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="no vision model can be loaded"):
+    with assert_error(ConfigError, mentions=[folder]):
         _ = VisionEncoder(folder, "cpu").identity
     assert not (tmp_path / "sprung").exists()
 
@@ -228,24 +229,24 @@ def test_what_is_no_vision_model_is_refused_in_one_sentence(folders, tmp_path, m
     save_file(kept, less / "model.safetensors", metadata={"format": "pt"})
     language = tmp_path / "language"
     t.BertModel(t.BertConfig(**{**TEXT, "type_vocab_size": 2})).save_pretrained(language)
-    for model, words in ((empty, "no vision model"), (cut, "cannot be read"), (language, "no vision model")):
-        with pytest.raises(ConfigError, match=words) as caught:
+    for model in (empty, cut, language):
+        with assert_error(ConfigError, mentions=[model]) as caught:
             _ = VisionEncoder(model, "cpu").identity
         assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="lacks weights"):
+    with assert_error(ConfigError, mentions=[less]):
         encode_rows(VisionEncoder(less, "cpu"), [Path("any.jpg")], 1), VisionEncoder(less, "cpu")._network
     for name in ("nobody/nothing", "no such model at all"):
-        with pytest.raises(ConfigError, match="no vision model can be loaded"):
+        with assert_error(ConfigError, mentions=[name]):
             _ = VisionEncoder(name).dims
 
 
 def test_arguments(monkeypatch, folders, pictures):
-    with pytest.raises(ConfigError, match="precision is 'float23'; did you mean 'float32'"):
+    with assert_error(ConfigError, mentions=["precision", "'float23'", "'float32'"]):
         VisionEncoder("any", precision="float23")
-    with pytest.raises(ConfigError, match="device 'cuda:99' is not available"):
+    with assert_error(ConfigError, mentions=["device", "'cuda:99'"]):
         encode_rows(VisionEncoder(folders["vit"], device="cuda:99"), pictures, 5)
     for name in [name for name in sys.modules if name.split(".")[0] == "transformers"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r'pip install "lirdrec\[encoders\]"'):
+    with assert_error(ConfigError, mentions=['pip install "lirdrec[encoders]"']):
         _ = VisionEncoder(folders["vit"]).dims

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +11,15 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.sharing import HubError, pull, push
 
+from ..helpers import assert_error
 from .conftest import use_endpoint
 from .hub import OWNER, READER
 
 WRONG = "hf_wrongwrongwrongwrongwrong"
 
 
-def says(act: Callable[[], object], sentence: str) -> None:
-    with pytest.raises(HubError, match=re.escape(sentence)) as caught:
+def says(act: Callable[[], object], *facts: object) -> None:
+    with assert_error(HubError, mentions=facts) as caught:
         act()
     text = str(caught.value)
     assert "\n" not in text and caught.value.exit_code == 1
@@ -28,15 +28,15 @@ def says(act: Callable[[], object], sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "sentence"),
+    ("token", "facts"),
     [
-        (None, "me/films: there is no such repository, or it is private; log in with `hf auth login`"),
-        (WRONG, "the hub does not accept the token; log in with `hf auth login`"),
+        (None, ["me/films", "hf auth login"]),
+        (WRONG, ["token", "hf auth login"]),
     ],
 )
-def test_a_private_repository_needs_a_token_that_is_known(hub, shelf, tmp_path, token, sentence):
+def test_a_private_repository_needs_a_token_that_is_known(hub, shelf, tmp_path, token, facts):
     push(shelf, "me/films", token=OWNER)
-    says(lambda: pull("me/films", tmp_path / "got", token=token), sentence)
+    says(lambda: pull("me/films", tmp_path / "got", token=token), *facts)
     assert not list(tmp_path.iterdir())
     pull("me/films", tmp_path / "got", token=READER)
 
@@ -47,79 +47,75 @@ def test_a_public_one_needs_none(hub, shelf, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("token", "name", "sentence"),
+    ("token", "name", "facts"),
     [
-        (None, "me/films", "there is no such repository, or it is private; log in with `hf auth login`"),
-        (WRONG, "me/films", "the hub does not accept the token"),
-        (READER, "me/films", "the token does not allow this; take one with the right to write to it, or another name"),
-        (OWNER, "you/films", "the token does not allow this"),
+        (None, "me/films", ["datasets/me/films", "hf auth login"]),
+        (WRONG, "me/films", ["token", "hf auth login"]),
+        (READER, "me/films", ["datasets/me/films", "token"]),
+        (OWNER, "you/films", ["datasets/you/films", "token"]),
     ],
 )
-def test_only_the_owner_pushes(hub, shelf, token, name, sentence):
-    says(lambda: push(shelf, name, token=token), sentence)
+def test_only_the_owner_pushes(hub, shelf, token, name, facts):
+    says(lambda: push(shelf, name, token=token), *facts)
     assert not hub.repos
 
 
 def test_a_reader_does_not_change_what_is_there(hub, shelf):
     push(shelf, "me/films", token=OWNER)
-    says(lambda: push(shelf, "me/films", token=READER, licence="other"), "the token does not allow this")
+    says(lambda: push(shelf, "me/films", token=READER, licence="other"), "datasets/me/films", "token")
 
 
 def test_what_is_not_there(hub, login, shelf, tmp_path):
-    says(lambda: pull("me/nothing", tmp_path / "got"), "me/nothing: there is no such repository, or the token")
+    says(lambda: pull("me/nothing", tmp_path / "got"), "me/nothing")
     push(shelf, "me/films")
-    says(lambda: pull("datasets/me/films", tmp_path / "got", revision="v9"), "datasets/me/films has no revision 'v9'")
+    says(lambda: pull("datasets/me/films", tmp_path / "got", revision="v9"), "datasets/me/films", "'v9'")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("how", "facts"),
     [
-        ({"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}, "is gated: ask for access on its page"),
-        (
-            {"status": 429, "headers": {"Retry-After": "40"}},
-            "the hub asks for fewer requests; do it again in 40 seconds",
-        ),
-        ({"status": 503}, "the hub is in trouble itself (status 503); do it again later"),
-        ({"status": 413, "headers": {"X-Error-Message": "Too big"}}, "refused this (status 413: Too big)"),
-        ({"status": 200}, "gave an answer that was not understood"),
-        ({"cut": 0}, "the connection to the hub was cut or answered too slowly; do it again"),
+        ({"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}, ["datasets/me/films", "hf auth login"]),
+        ({"status": 429, "headers": {"Retry-After": "40"}}, [40]),
+        ({"status": 503}, [503]),
+        ({"status": 413, "headers": {"X-Error-Message": "Too big"}}, ["datasets/me/films", 413, "Too big"]),
+        ({"status": 200}, ["datasets/me/films"]),
+        ({"cut": 0}, []),
     ],
 )
-def test_refusals_while_pushing(hub, login, shelf, how, sentence):
+def test_refusals_while_pushing(hub, login, shelf, how, facts):
     hub.fail("POST", "/commit/", times=9, **how)
-    says(lambda: push(shelf, "me/films"), sentence)
+    says(lambda: push(shelf, "me/films"), *facts)
     assert list(hub.repos["datasets/me/films"].files()) == [".gitattributes"]
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("how", "facts"),
     [
-        ({"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}, "is gated: ask for access on its page"),
-        ({"status": 429}, "the hub asks for fewer requests; do it again in a few minutes"),
-        ({"status": 500}, "the hub is in trouble itself (status 500)"),
+        ({"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}, ["datasets/me/films", "hf auth login"]),
+        ({"status": 429}, []),
+        ({"status": 500}, [500]),
     ],
 )
-def test_refusals_while_pulling(hub, login, shelf, tmp_path, how, sentence):
+def test_refusals_while_pulling(hub, login, shelf, tmp_path, how, facts):
     push(shelf, "me/films")
     hub.fail("GET", "/revision/", times=99, **how)
-    says(lambda: pull("datasets/me/films", tmp_path / "got"), sentence)
+    says(lambda: pull("datasets/me/films", tmp_path / "got"), *facts)
     assert not list(tmp_path.iterdir())
 
 
 def test_nobody_answers(hub, login, shelf, tmp_path, monkeypatch):
     use_endpoint(monkeypatch, "http://127.0.0.1:9")
     for act in (lambda: push(shelf, "me/films"), lambda: pull("me/films", tmp_path / "got")):
-        says(act, "the hub cannot be reached; check the connection and the address")
+        says(act)
 
 
 def test_offline_without_a_copy(hub, login, shelf, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    sentence = "the client is set to work offline (HF_HUB_OFFLINE), and this is not in its cache"
-    says(lambda: pull("me/films", tmp_path / "got"), sentence)
-    says(lambda: push(shelf, "me/films"), sentence)
+    says(lambda: pull("me/films", tmp_path / "got"), "me/films", "HF_HUB_OFFLINE")
+    says(lambda: push(shelf, "me/films"), "me/films", "HF_HUB_OFFLINE")
 
 
 def test_a_hub_that_is_down_is_replaced_by_the_cache(hub, login, shelf, tmp_path):
@@ -146,7 +142,7 @@ def test_a_download_that_is_cut_goes_on_where_it_was(hub, login, shelf, tmp_path
 def test_a_pull_that_was_given_up_does_not_download_again_what_had_arrived(hub, login, shelf, tmp_path):
     push(shelf, "me/films")
     hub.fail("GET", stored(shelf / "features" / "text.npy"), cut=0, times=99)
-    says(lambda: pull("me/films", tmp_path / "got"), "the connection to the hub was cut")
+    says(lambda: pull("me/films", tmp_path / "got"))
     assert not list(tmp_path.iterdir())
     hub.faults.clear()
     before = hub.asked("GET", "^/get/")
@@ -163,7 +159,7 @@ def test_an_upload_that_is_cut_is_tried_again(hub, login, shelf, tmp_path):
 
 def test_a_push_that_was_given_up_does_not_upload_again_what_had_arrived(hub, login, shelf):
     hub.fail("POST", "/commit/", status=500)
-    says(lambda: push(shelf, "me/films"), "the hub is in trouble itself (status 500)")
+    says(lambda: push(shelf, "me/films"), 500)
     puts = hub.asked("PUT", "")
     push(shelf, "me/films")
     assert puts == 7 and hub.asked("PUT", "") == puts
@@ -178,7 +174,7 @@ def test_a_full_disk_leaves_nothing(hub, login, shelf, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfile", full)
-    with pytest.raises(RunFolderError, match="the disk is full; nothing was written"):
+    with assert_error(RunFolderError, mentions=[tmp_path / "got"]):
         pull("me/films", tmp_path / "got")
     assert not list(tmp_path.iterdir())
 
