@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import typer
 
 from lirdrec import files, memory
 from lirdrec.cli import boundary, settings, training_commands
@@ -20,6 +21,8 @@ from lirdrec.data import compressed
 from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.memory import check_memory, free_memory, in_words
+
+from ..helpers import assert_error, assert_refused
 
 PAIRS = "user,item\n" + "".join(f"u{n % 7},i{n % 11}\n" for n in range(60))
 
@@ -38,40 +41,41 @@ def failing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error, words",
+    "error, facts",
     [
-        (PermissionError(errno.EACCES, "Permission denied", "/none/x"), ["/none/x", "user"]),
-        (OSError(errno.ENOSPC, "No space left on device", "out.csv"), ["out.csv", "full"]),
-        (OSError(errno.EROFS, "Read-only file system", "out.csv"), ["out.csv", "read-only"]),
-        (FileNotFoundError(errno.ENOENT, "No such file", "no/.k.json.118-a75153b3.tmp"), ["no/k.json", "folder no"]),
-        (OSError(errno.ENOSPC, "No space left on device"), ["full", "lirdrec options"]),
-        (pl.exceptions.ComputeError("write failed: No space left on device (os error 28)"), ["full"]),
-        (MemoryError(), ["memory", "lirdrec options"]),
+        (PermissionError(errno.EACCES, "Permission denied", "/none/x"), ["/none/x"]),
+        (OSError(errno.ENOSPC, "No space left on device", "out.csv"), ["out.csv"]),
+        (OSError(errno.EROFS, "Read-only file system", "out.csv"), ["out.csv"]),
+        (FileNotFoundError(errno.ENOENT, "No such file", "no/.k.json.118-a75153b3.tmp"), ["no/k.json"]),
+        (OSError(errno.ENOSPC, "No space left on device"), ["lirdrec options"]),
+        (pl.exceptions.ComputeError("write failed: No space left on device (os error 28)"), ["lirdrec options"]),
+        (MemoryError(), [in_words(8 << 30), "lirdrec options"]),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9000000000 bytes."),
-            ["9.0 GB"],
+            ["9.0 GB", in_words(8 << 30)],
         ),
         (MemoryError("Unable to allocate 7.28 TiB for an array"), ["7.28 TiB"]),
-        (ValueError("Overflow when unpacking long long"), ["too large"]),
-        (OverflowError("Python int too large to convert to C long"), ["too large"]),
-        (RecursionError("maximum recursion depth exceeded"), ["too deeply"]),
+        (ValueError("Overflow when unpacking long long"), ["Overflow when unpacking long long"]),
+        (OverflowError("Python int too large to convert to C long"), ["Python int too large to convert to C long"]),
+        (RecursionError("maximum recursion depth exceeded"), ["lirdrec options"]),
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), ["UTF-8"]),
         (pl.exceptions.PanicException("index out of bounds"), ["index out of bounds"]),
     ],
 )
-def test_what_is_refused_gives_one_sentence(lirdrec, failing, error, words):
+def test_what_is_refused_gives_one_sentence(lirdrec, failing, monkeypatch, error, facts):
+    monkeypatch.setattr(boundary, "free_memory", lambda: 8 << 30)
     failing(error)
     result = lirdrec("options")
-    assert result.exit_code == 2
-    assert [line for line in result.stderr.splitlines() if not line.startswith("lirdrec: ")] == []
-    assert all(word in result.stderr for word in words), result.stderr
+    assert_refused(result, facts)
+    assert result.stderr.count("\n") == 1
+    # what is refused is no fault of the program: nobody is sent to report it
+    assert "--debug" not in result.stderr
 
 
 def test_a_fault_of_ours_asks_for_a_report(lirdrec, failing):
     failing(KeyError("weights"))
     result = lirdrec("options", "--preset", "paper")
     assert result.exit_code == 1
-    assert "fault of lirdrec" in result.stderr
     assert "KeyError: 'weights'" in result.stderr
     assert "lirdrec --debug options --preset paper" in result.stderr
     assert "Traceback" not in result.stderr
@@ -81,7 +85,7 @@ def test_a_fault_of_ours_asks_for_a_report(lirdrec, failing):
 def test_messages_are_cut_and_hold_no_control_characters():
     text = boundary.shortened(f"{'x' * 4000} no such \x1b[31mfile")
     assert len(text) < 400
-    assert "4,000 characters" in text
+    assert "4,000" in text
     assert text.endswith(r"no such \x1b[31mfile")
     assert len(boundary.shortened("a word, " * 10_000)) < boundary.LONGEST_MESSAGE + 100
 
@@ -89,8 +93,7 @@ def test_messages_are_cut_and_hold_no_control_characters():
 def test_an_argument_that_is_not_utf8_is_refused(lirdrec, tmp_path):
     (tmp_path / "pairs.csv").write_text(PAIRS)
     result = lirdrec("prepare", "pairs.csv", "--user", "user", "--item", "item", "-o", os.fsdecode(b"o\xff"))
-    assert result.exit_code == 2
-    assert "UTF-8" in result.stderr
+    assert_refused(result, ["UTF-8"])
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
 
 
@@ -173,7 +176,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "pairs.csv.gz"
     path.write_bytes(gzip.compress(b"user,item\n" + bytes(64 << 20)))
     monkeypatch.setattr(compressed, "free_memory", lambda: 60 << 20)
-    with pytest.raises(DataError, match=r"pairs\.csv\.gz.*62\.9 MB"):
+    with assert_error(DataError, mentions=["pairs.csv.gz", "62.9 MB"]):
         read_table(path)
 
 
@@ -206,8 +209,7 @@ def test_a_full_disk_behind_the_output_stream():
             [sys.executable, "-m", "lirdrec", "options"], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert done.returncode == 2
-    assert "full" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("lirdrec: ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -215,7 +217,7 @@ def test_a_file_that_may_not_be_read(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text(PAIRS)
     path.chmod(0)
-    with pytest.raises(DataError, match="may not be read by this user"):
+    with assert_error(DataError, mentions=["x.csv"]):
         read_table(path)
 
 
@@ -223,7 +225,7 @@ def test_the_rights_are_looked_at_before_a_file_is_opened(tmp_path, monkeypatch)
     path = tmp_path / "x.csv"
     path.write_text(PAIRS)
     monkeypatch.setattr(files.os, "access", lambda *_: False)
-    with pytest.raises(DataError, match=r"x\.csv: may not be read by this user"):
+    with assert_error(DataError, mentions=["x.csv"]):
         read_table(path)
 
 
@@ -232,7 +234,7 @@ def test_memory_that_is_free_is_below_that_of_the_machine():
     if free is None:
         pytest.skip("only Linux tells")
     assert 0 < free < 1 << 50
-    with pytest.raises(ConfigError, match=r"1,125,899\.9 GB"):
+    with assert_error(ConfigError, mentions=["1,125,899.9 GB", "embedding_size 5"]):
         check_memory(1 << 50, "embedding_size 5")
 
 
@@ -249,9 +251,9 @@ def test_whole_numbers_in_options_are_in_range():
     check = settings.whole_number(0)
     assert check(None) is None
     assert check([0, settings.LARGEST]) == [0, settings.LARGEST]
-    with pytest.raises(Exception, match="-1"):
+    with assert_error(typer.BadParameter, mentions=[-1, 0]):
         check(-1)
-    with pytest.raises(Exception, match=str(2**63)):
+    with assert_error(typer.BadParameter, mentions=[2**63]):
         check([3, 2**63])
 
 
@@ -259,5 +261,5 @@ def test_kinds_of_files_have_names(tmp_path):
     assert stat.S_IFIFO in files.KINDS
     assert files.is_folder(tmp_path)
     assert not files.is_folder(tmp_path / "none")
-    with pytest.raises(DataError, match="no path can hold"):
+    with assert_error(DataError):
         files.status("a\0b")

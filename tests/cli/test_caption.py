@@ -19,6 +19,7 @@ from lirdrec.features.endpoint import Endpoint
 from lirdrec.features.store import set_item_columns
 
 from ..features.misbehaving_server import Server, describe, embed
+from ..helpers import assert_refused
 from .conftest import files
 
 SECRET = "sk-secret-4711"
@@ -52,7 +53,7 @@ def test_from_pictures_to_vectors(lirdrec, data):
     with Server([500, 429, "garbage"]) as server:
         done = lirdrec("caption", "tiles", "--endpoint", server.url, "--model", "m", "--yes", "--concurrency", 3)
         assert done.exit_code == 0, done.stderr
-        assert "8 new captions; 8 altogether." in done.stdout and "7,200 tokens read, 320 written." in done.stdout
+        assert re.findall(r"[\d,]*\d", done.stdout)[:4] == ["8", "8", "7,200", "320"]
         assert captions(data) == [expected(n) for n in range(8)]
         assert len(server.asked) == 8 + 3
         encoder = f"image=endpoint:{server.url}#embedder"
@@ -82,7 +83,7 @@ def test_the_key_is_in_no_file_and_no_line(lirdrec, data):
     with Server([leak, "ok", "ok", (401, {"error": {"message": f"key {SECRET} has expired"}})]) as server:
         arguments = ("--debug", "--verbose", "caption", "tiles", "--endpoint", server.url, "--model", "m", "--yes")
         done = lirdrec(*arguments, "--concurrency", 1, "--no-probe")
-        assert done.exit_code == 2 and "[key] has expired" in done.stderr
+        assert done.exit_code == 2 and "[key] has expired" in done.stderr  # as the server wrote it, without the key
         said = done.output + done.stderr
         assert len(list((data / "work").rglob("0*.json"))) == 3
         left = files(data)
@@ -100,10 +101,10 @@ def test_without_a_terminal_nothing_is_sent_unless_told(lirdrec, data):
     before = files(data)
     with Server() as server:
         done = lirdrec("caption", "tiles", "--endpoint", server.url, "--model", "m", "--limit", 5)
-        assert done.exit_code == 2 and not server.asked
-    last = done.stderr.strip().splitlines()[-1]
-    assert last == f"lirdrec: 5 pictures would be sent to {server.url}/v1, and nobody is there to agree: say --yes"
-    assert "by a rule of thumb" in done.stderr and "not known: give --price-input" in done.stderr
+        assert_refused(done, [5, f"{server.url}/v1", "--yes"])
+        assert not server.asked
+    assert done.stderr.strip().splitlines()[-1].startswith("lirdrec: ")
+    assert "--price-input" in done.stderr
     assert files(data) == before
 
 
@@ -113,20 +114,20 @@ def test_a_person_sees_measured_figures_and_decides(lirdrec, data, person):
         person(False, False)
         done = lirdrec(*call)
         assert done.exit_code == 0 and not server.asked and not (data / "work").exists()
-        assert person.asked == ["Measure the first 3 pictures? Their captions are kept", "Go on?"]
+        assert len(person.asked) == 2 and "3" in person.asked[0]
         person(True, False)
         done = lirdrec(*call, "--price-input", 1000, "--price-output", 100)
-        assert len(server.asked) == 3 and "3 captions kept; the same command goes on" in done.stderr
+        assert len(server.asked) == 3
+        assert re.findall(r"\d+", done.stderr.strip().splitlines()[-1]) == ["3"]
         words = " ".join(done.stderr.split())
-        assert "pictures 5" in words and "tokens read 4,500 900 a picture, measured on 3 pictures" in words
+        assert "pictures 5" in words and re.search(r"tokens read 4,500 900 \D* 3 ", words)
         assert "cost 4.52" in words  # 5 × (900 × 1000 + 40 × 100) / 1e6
         person(True)
         done = lirdrec(*call, "--no-probe")
-        assert person.asked == ["Go on?"] and len(server.asked) == 8
-        assert "done before it was stopped" in done.stderr
+        assert len(person.asked) == 1 and len(server.asked) == 8
         assert captions(data) == [expected(n) for n in range(8)]
         person()
-        assert "0 new captions; 8 altogether." in lirdrec(*call).stdout and not person.asked
+        assert re.findall(r"\d+", lirdrec(*call).stdout)[:2] == ["0", "8"] and not person.asked
 
 
 def test_prompt_and_attributes_are_shown_and_used(lirdrec, data):
@@ -156,7 +157,7 @@ def test_ctrl_c_keeps_what_is_done(lirdrec, data, monkeypatch):
 
         monkeypatch.setattr(run.Captioning, "_keep", interrupted)
         done = lirdrec(*call)
-        assert done.exit_code == 130 and "Stopped; what is done is kept. Go on" in done.stderr
+        assert done.exit_code == 130 and "Traceback" not in done.stderr and len(kept) == 5
         assert lirdrec(*call).exit_code == 0
     assert captions(data) == [expected(n) for n in range(8)] and len(server.asked) == 8
 
@@ -164,45 +165,44 @@ def test_ctrl_c_keeps_what_is_done(lirdrec, data, monkeypatch):
 def test_edited_by_a_person_and_looked_at(lirdrec, data):
     with Server() as server:
         lirdrec("caption", "tiles", "--endpoint", server.url, "--model", "m", "--yes")
-    assert "8 items written to c.csv" in lirdrec("caption", "tiles", "--export", "c.csv").stdout
+    exported = lirdrec("caption", "tiles", "--export", "c.csv").stdout
+    assert "c.csv" in exported and re.findall(r"\d+", exported) == ["8"]
     table = pl.read_csv("c.csv")
+    assert table.height == 8
     table.with_columns(caption=pl.when(pl.col("item") == 5).then(pl.lit("Mine.")).otherwise("caption")).write_csv(
         "c.csv"
     )
-    assert "1 caption changed" in lirdrec("caption", "tiles", "--import", "c.csv").stdout
+    assert re.findall(r"\d+", lirdrec("caption", "tiles", "--import", "c.csv").stdout) == ["1"]
     assert captions(data) == [expected(n) if n != 5 else "Mine." for n in range(8)]
-    assert "Report: page.html" in lirdrec("caption", "tiles", "--report", "page.html").stdout
+    assert "page.html" in lirdrec("caption", "tiles", "--report", "page.html").stdout
     page = Path("page.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") == 8 and "Items without any text" in page and "Mine." in page
+    assert page.count("data:image/jpeg") == 8 and "Mine." in page
 
 
 BAD = [
-    (["caption"], "name the prepared dataset: lirdrec caption DATASET"),
-    (["caption", "nowhere"], "nowhere: not a prepared dataset"),
-    (["caption", "tiles", "--endpoint", "localhost", "--model", "m"], "'localhost' is no address of a server"),
-    (
-        ["caption", "tiles", "--endpoint", "http://localhost"],
-        "--endpoint needs the name that the server gives its model",
-    ),
-    (["caption", "tiles", "--attributes", "no.toml"], "no.toml: no such configuration file"),
-    (["caption", "tiles", "--images", "none"], "none: the folder of the pictures is not there"),
-    (["caption", "tiles", "--export", "c.csv"], "tiles: has no captions of its 8 items yet"),
-    (["caption", "tiles", "--import", "c.csv"], "c.csv: no such file"),
-    (["caption", "tiles", "--report", "p.html"], "tiles: has no captions yet; make them with lirdrec caption tiles"),
-    (["caption", "tiles", "--concurrency", "3"], "--concurrency is about a server: name it with --endpoint"),
+    (["caption"], ["lirdrec caption DATASET"]),
+    (["caption", "nowhere"], ["nowhere"]),
+    (["caption", "tiles", "--endpoint", "localhost", "--model", "m"], ["localhost", "http"]),
+    (["caption", "tiles", "--endpoint", "http://localhost"], ["--endpoint", "--model"]),
+    (["caption", "tiles", "--attributes", "no.toml"], ["no.toml"]),
+    (["caption", "tiles", "--images", "none"], ["none", "--images"]),
+    (["caption", "tiles", "--export", "c.csv"], ["tiles", 8]),
+    (["caption", "tiles", "--import", "c.csv"], ["c.csv"]),
+    (["caption", "tiles", "--report", "p.html"], ["lirdrec caption tiles"]),
+    (["caption", "tiles", "--concurrency", "3"], ["--concurrency", "--endpoint"]),
     (
         ["caption", "tiles", "--endpoint", "http://localhost", "--model", "m", "--device", "cuda"],
-        "--device is about a model on this machine, and --endpoint asks a server: leave it out",
+        ["--device", "--endpoint"],
     ),
-    (["caption", "tiles", "--precision", "half"], "precision 'half': choose bfloat16, float16, float32"),
+    (["caption", "tiles", "--precision", "half"], ["precision", "half", "bfloat16", "float16", "float32"]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), BAD)
-def test_mistakes_get_one_sentence_and_change_nothing(lirdrec, data, arguments, sentence):
+@pytest.mark.parametrize(("arguments", "facts"), BAD)
+def test_mistakes_get_one_sentence_and_change_nothing(lirdrec, data, arguments, facts):
     before = files(data.parent)
     done = lirdrec(*arguments)
-    assert done.exit_code == 2 and done.stderr.startswith(f"lirdrec: {sentence}"), done.stderr
+    assert_refused(done, facts)
     assert done.stderr.count("\n") == 1 and done.stdout == "" and files(data.parent) == before
 
 

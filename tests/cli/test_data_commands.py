@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from lirdrec.data.columns import SPLITS
 from lirdrec.data.dataset import Dataset
 
-from ..helpers import assert_refused
+from ..helpers import assert_mentions, assert_refused
 from .conftest import files
 
 RATINGS = "userId,movieId,rating\n" + "".join(
@@ -52,9 +53,9 @@ def test_inspect_says_what_is_there(lirdrec, raw):
     lirdrec("prepare", "ratings.csv", "-o", "ready", *COLUMNS, "--items", "movies.csv", "--features", "text=text.npy")
     result = lirdrec("inspect", "ready")
     words = " ".join(result.stdout.split())
-    assert "Dataset ready" in words and "12 12 144 0.00%" in words
+    assert "ready" in words and "12 12 144 0.00%" in words
     assert "text 3 float32 12 100.0% 144 bytes" in words
-    assert "Training items per user (min 10, median 10, mean 10.0, max 10)" in words and "8-15 " + "█" * 32 in words
+    assert re.search(r"\D* 10\D* 10\D* 10\.0\D* 10\D", words) and "8-15 " + "█" * 32 in words
     figures = json.loads(lirdrec("inspect", "ready", "--json").stdout)
     assert figures["users"] == 12 and figures["splits"]["train"] == 120
 
@@ -83,8 +84,7 @@ def films(tmp_path, lirdrec):
 def test_prepare_recognises_movielens_finds_pictures_and_says_what_to_run_next(lirdrec, films):
     result = lirdrec("prepare", "ml-tiny", "--images", "posters", "--min-rating", 4, "-o", "films")
     assert result.exit_code == 0, result.stderr
-    texts = "Items with a text: title 10 (100.0%), genres 10 (100.0%)"
-    assert f"{texts}\nItems that name a picture: 2 (20.0%)\n" in result.stdout
+    assert "title 10 (100.0%), genres 10 (100.0%)\n" in result.stdout and "2 (20.0%)\n" in result.stdout
     assert result.stdout.endswith("Next: lirdrec features films --text hashed --image descriptor\n")
     data = Dataset.load(films / "films", verify=True)
     assert data.info["images"] == str(films / "posters") and data.item_table["title"][3] == "Film, The 3"
@@ -92,7 +92,7 @@ def test_prepare_recognises_movielens_finds_pictures_and_says_what_to_run_next(l
     assert data.info["preparation"]["min_rating"] == 4 and not data.features
     figures = json.loads(lirdrec("inspect", "films", "--json").stdout)
     assert figures["pictures"] == 2 and figures["texts"] == {"title": 10, "genres": 10}
-    assert "Items that name a picture: 2 (20.0%)" in lirdrec("inspect", "ml-tiny/../films").stdout
+    assert "2 (20.0%)" in lirdrec("inspect", "ml-tiny/../films").stdout
 
 
 def test_the_next_command_names_only_what_is_there(lirdrec, films):
@@ -108,11 +108,11 @@ def test_pictures_by_a_column_begin_beside_the_item_table(lirdrec, films):
     (films / "shop" / "items.csv").write_text("movieId,photo\n" + "".join(f"{n},../posters/1.jpg\n" for n in range(10)))
     command = ["prepare", "ml-tiny/ratings.csv", "--user", "userId", "--item", "movieId", "--items", "shop/items.csv"]
     result = lirdrec(*command, "--image-column", "photo", "-o", "x")
-    assert result.stderr.startswith("lirdrec: the picture of item 0, ../posters/1.jpg, leaves the folder shop")
-    assert result.exit_code == 2 and not (films / "x").exists()
+    assert_refused(result, [0, "../posters/1.jpg", "shop"])
+    assert not (films / "x").exists()
     (films / "shop" / "items.csv").write_text("movieId,photo\n" + "".join(f"{n},posters/{n}.jpg\n" for n in range(10)))
     result = lirdrec(*command, "--image-column", "photo", "--images", ".", "-o", "x")
-    assert "pictures of column 'photo' not there: posters/0.jpg, posters/3.jpg" in result.stderr
+    assert_mentions(result.stderr, ["'photo'", "posters/0.jpg, posters/3.jpg"])
     # they keep their names, so that lirdrec features can list them
     assert Dataset.load(films / "x").item_table["image"].to_list() == [f"posters/{n}.jpg" for n in range(10)]
 
@@ -147,22 +147,24 @@ def test_microlens_and_amazon_are_recognised(lirdrec, tmp_path):
     command = ["prepare", "amazon/reviews_Toys_5.json", "--metadata", "amazon/products.json"]
     command += ["--published", "baby", "-o", "toys"]
     result = lirdrec(*command)
-    assert result.exit_code == 2 and "line 26: " in result.stderr and "--skip-bad-lines" in result.stderr
+    assert_refused(result, ["reviews_Toys_5.json", 26, "--skip-bad-lines"])
     result = lirdrec(*command, "--skip-bad-lines")
     assert result.exit_code == 0, result.stderr
-    assert "NOT the published dataset baby:\n  users: 5 instead of 19,445" in result.stdout
+    assert re.search(r"baby\b.*\n.*\b5\b.*19,445", result.stdout)
     assert result.stdout.endswith("Next: lirdrec features toys --text hashed\n")
     toys = Dataset.load(tmp_path / "toys")
     assert toys.info["preparation"]["k_core"] == 5 and toys.item_table["title"][4] == "Toy 4"
     figures = json.loads(lirdrec("prepare", "toys", "--published", "baby", "-o", "y", "--json").stdout)
-    assert figures["differences_from_published"][0].startswith("users: 5 instead of 19,445")
+    assert_mentions(figures["differences_from_published"][0], ["users", "5 ", "19,445"])
 
 
 def test_the_published_counts_are_found_in_the_real_tables(lirdrec, real_data, tmp_path):
     names = ["--user", "reviewerID", "--item", "asin"]
     table = real_data / "clothing" / "reviews.tsv"
     result = lirdrec("prepare", table, *names, "--published", "clothing", "-o", "clothing")
-    assert "The counts are those of the published dataset clothing." in result.stdout, result.stderr
+    assert result.exit_code == 0, result.stderr
+    figures = json.loads(lirdrec("prepare", "clothing", "--published", "clothing", "-o", "x", "--json").stdout)
+    assert figures["differences_from_published"] == []
     data = Dataset.load(tmp_path / "clothing")
     assert (data.n_users, data.n_items) == (39_387, 23_033)
 
@@ -171,7 +173,7 @@ def test_inspect_looks_at_one_matrix(lirdrec, raw):
     lirdrec("prepare", "ratings.csv", "-o", "ready", *COLUMNS, "--items", "movies.csv", "--features", "text=text.npy")
     result = lirdrec("inspect", "ready", "--modality", "text", "--html", "text.html", "--seed", 1)
     assert result.exit_code == 0, result.stderr
-    assert "With titles and pictures: text.html" in result.stdout
+    assert "text.html" in result.stdout
     assert "Film 10" in (raw / "text.html").read_text(encoding="utf-8")
     facts = json.loads(lirdrec("inspect", "ready", "--modality", "text", "--json").stdout)
     assert facts["modality"] == "text" and facts["dims"] == 3 and facts["page"] is None
@@ -215,13 +217,13 @@ def flipped(content: bytes) -> bytes:
 
 PACKED = gzip.compress(REVIEWS.encode())
 DAMAGED = [
-    (PACKED[: len(PACKED) // 2], "reviews_Toys.json.gz: the gzip file is cut short"),
-    (flipped(PACKED), "reviews_Toys.json.gz: the gzip file is damaged"),
+    PACKED[: len(PACKED) // 2],
+    flipped(PACKED),
 ]
 
 
-@pytest.mark.parametrize(("content", "sentence"), DAMAGED)
-def test_damaged_reviews_are_called_damaged(lirdrec, tmp_path, content, sentence):
+@pytest.mark.parametrize("content", DAMAGED, ids=["cut short", "flipped"])
+def test_damaged_reviews_are_called_damaged(lirdrec, tmp_path, content):
     (tmp_path / "amazon").mkdir()
     (tmp_path / "amazon" / "reviews_Toys.json.gz").write_bytes(content)
     (tmp_path / "amazon" / "meta_Toys.json").write_text(META)
@@ -229,65 +231,50 @@ def test_damaged_reviews_are_called_damaged(lirdrec, tmp_path, content, sentence
     file, meta = "amazon/reviews_Toys.json.gz", "amazon/meta_Toys.json"
     for source in (["amazon"], [file], [file, "--metadata", meta], [file, "--user", "u"]):
         result = lirdrec("prepare", *source, "-o", "x")
-        assert result.stderr.startswith(f"lirdrec: amazon/{sentence}") and result.stderr.count("\n") == 1
-        assert result.exit_code == 2 and files(tmp_path) == before
+        assert_refused(result, ["amazon/reviews_Toys.json.gz", "gzip"])
+        assert result.stderr.count("\n") == 1 and files(tmp_path) == before
 
 
 def test_reviews_and_metadata_exchanged_are_told_apart(lirdrec, tmp_path):
     (tmp_path / "reviews.json").write_text(REVIEWS)
     (tmp_path / "products.json").write_text(META)
     result = lirdrec("prepare", "products.json", "--metadata", "reviews.json", "-o", "x")
-    assert result.exit_code == 2 and result.stderr.count("\n") == 1
-    assert "products.json: not Amazon's reviews: it holds what is known of the items (metadata), which" in result.stderr
+    assert_refused(result, ["products.json", "--user", "--item"])
+    assert result.stderr.count("\n") == 1
 
 
 BAD = [
-    (["prepare", "r.csv", "-o", "x", "--features", "pic=p.b"], "--features pic=…: of Amazon reviews only 'image' is"),
-    (["prepare", "r.csv", "-o", "x", "--timestamp", "t"], "--timestamp: says nothing about r.csv (Amazon reviews); it"),
-    (["prepare", "ratings.csv", "-o", "x", "--published", "babys"], "there is no published dataset 'babys'"),
-    (
-        ["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--metadata", "m.json"],
-        "--metadata: says nothing about ratings.csv (a table); it",
-    ),
-    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "taken"], "taken: no picture in it or one folder"),
-    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "no"], "no: no such folder of pictures"),
-    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--image-column", "p"], "the item table has no column 'p'; it"),
-    (["inspect", "ratings.csv", "--html", "p.html"], "--html: shows one feature matrix; name it with --modality"),
-    (["prepare", "no.csv", "-o", "x"], "no.csv: no such file"),
-    (["prepare", "ratings.csv", "-o", "x"], "ratings.csv: no column 'user'; it has userId, movieId, rating"),
-    (["prepare", "ratings.csv", "-o", "taken", *COLUMNS], "--output taken: has something in it; choose another folder"),
-    (
-        ["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--features", "text.npy"],
-        "--features text.npy: write it as NAME=FILE",
-    ),
-    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--features", "t=no.npy"], "no.npy: no such file"),
-    (
-        ["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--held-out", 2],
-        "the share held out is 2.0; it must lie between 0 and 1",
-    ),
+    (["prepare", "r.csv", "-o", "x", "--features", "pic=p.b"], ["--features", "pic", "'image'"]),
+    (["prepare", "r.csv", "-o", "x", "--timestamp", "t"], ["--timestamp", "r.csv"]),
+    (["prepare", "ratings.csv", "-o", "x", "--published", "babys"], ["babys", "baby"]),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--metadata", "m.json"], ["--metadata", "ratings.csv"]),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "taken"], ["taken", ".jpg", ".png"]),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "nowhere"], ["nowhere"]),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--image-column", "photo"], ["photo"]),
+    (["inspect", "ratings.csv", "--html", "p.html"], ["--html", "--modality"]),
+    (["prepare", "no.csv", "-o", "x"], ["no.csv"]),
+    (["prepare", "ratings.csv", "-o", "x"], ["ratings.csv", "'user'", "userId, movieId, rating"]),
+    (["prepare", "ratings.csv", "-o", "taken", *COLUMNS], ["--output", "taken"]),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--features", "text.npy"], ["--features", "text.npy", "="]),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--features", "t=no.npy"], ["no.npy"]),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--held-out", 2], [2.0, 0, 1]),
     (
         ["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--split", "halves"],
-        "ratings.csv: 'halves' is neither a way to split nor a column; choose one of random, cold_items",
+        ["ratings.csv", "halves", "random", "cold_items"],
     ),
-    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--k-core", 99], "ratings.csv: no interaction is left after"),
-    (
-        ["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--split", "randon"],
-        "ratings.csv: 'randon' is neither a way to split nor a column; did you mean 'random'?",
-    ),
-    (
-        ["prepare", "ratings.csv", "-o", "x", *COLUMNS[:4], "--min-rating", 4],
-        "a least rating needs the name of the column",
-    ),
-    (["prepare", "sheet.xlsx", "-o", "x"], "sheet.xlsx: is a spreadsheet; install what reads them"),
-    (["prepare", "cut.csv.gz", "-o", "x"], "cut.csv.gz: the gzip file is cut short"),
-    (["inspect", "nowhere"], "nowhere: no such"),
-    (["inspect", "taken"], "taken: neither a prepared dataset (no manifest.json) nor an MMRec or RecBole folder"),
-    (["prepare", "raw", "-o", "x", "--k-core", 5], "--k-core: raw is an MMRec folder, which keeps its own split"),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--k-core", 99], ["ratings.csv", "99"]),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--split", "randon"], ["ratings.csv", "randon", "random"]),
+    (["prepare", "ratings.csv", "-o", "x", *COLUMNS[:4], "--min-rating", 4], ["--rating"]),
+    (["prepare", "sheet.xlsx", "-o", "x"], ["sheet.xlsx", "pip install"]),
+    (["prepare", "cut.csv.gz", "-o", "x"], ["cut.csv.gz", "gzip"]),
+    (["inspect", "nowhere"], ["nowhere"]),
+    (["inspect", "taken"], ["taken", "manifest.json", "MMRec", "RecBole"]),
+    (["prepare", "raw", "-o", "x", "--k-core", 5], ["--k-core", "raw", "MMRec"]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), BAD)
-def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, raw, arguments, sentence):
+@pytest.mark.parametrize(("arguments", "facts"), BAD)
+def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, raw, arguments, facts):
     for folder in ("taken", "raw"):
         (raw / folder).mkdir()
     (raw / "taken" / "thesis.tex").write_text("")
@@ -297,16 +284,15 @@ def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, raw, arg
     (raw / "cut.csv.gz").write_bytes(gzip.compress(b"user,item\n1,2\n" * 99)[:-20])
     before = files(raw)
     result = lirdrec(*arguments)
-    assert result.stderr.startswith(f"lirdrec: {sentence}")
+    assert_refused(result, facts)
     assert result.stderr.count("\n") == 1 and result.stdout == ""
-    assert result.exit_code == 2
     assert files(raw) == before and not (raw / "x").exists()
 
 
 def test_a_prepared_dataset_is_not_prepared_again(lirdrec, raw):
     lirdrec("prepare", "ratings.csv", "-o", "ready", *COLUMNS)
     result = lirdrec("prepare", "ready", "-o", "x", "--k-core", 5)
-    assert result.exit_code == 2 and "is prepared already, so options do nothing" in result.stderr
+    assert_refused(result, ["ready"])
     assert lirdrec("prepare", "ratings.csv", "-o", "ready", "--overwrite", *COLUMNS).exit_code == 0
 
 
@@ -316,16 +302,19 @@ def test_options_about_ids_are_named_as_they_are_typed(lirdrec, tmp_path):
     np.savez(tmp_path / "v.npz", ids=np.arange(8.0), vectors=np.ones((8, 2)))
     np.save(tmp_path / "bare.npy", np.ones((6, 2)))
     command = ["prepare", "plays.csv", "-o", "x"]
-    for options, told in (
-        (["--items", "films.csv"], "'key' holds 5 of the 6 item ids: name it (--items-id key)"),
-        (["--items", "films.csv", "--items-id", "key"], "(--unknown-items drop), or keep them"),
-        (["--items", "films.csv", "--items-id", "key", "--unknown-items", "dorp"], "--unknown-items is 'dorp'; choose"),
-        (["--features", "v=v.npz"], "(--unknown-features drop)"),
-        (["--features", "v=bare.npy"], "(--items FILE), or save it with ids"),
-        (["--user", "USER"], "no column 'USER'; it has user, item; did you mean 'user'?"),
+    for options, facts in (
+        (["--items", "films.csv"], ["'key'", "5 of the 6", "--items-id key"]),
+        (["--items", "films.csv", "--items-id", "key"], ["--unknown-items drop"]),
+        (
+            ["--items", "films.csv", "--items-id", "key", "--unknown-items", "dorp"],
+            ["--unknown-items", "dorp", "drop", "keep"],
+        ),
+        (["--features", "v=v.npz"], ["--unknown-features drop"]),
+        (["--features", "v=bare.npy"], ["--items FILE"]),
+        (["--user", "USER"], ["USER", "user, item", "'user'"]),
     ):
         result = lirdrec(*command, *options)
-        assert result.exit_code == 2 and told in result.stderr, result.stderr
+        assert_refused(result, facts)
         assert not (tmp_path / "x").exists()
     result = lirdrec(
         *command, "--items", "films.csv", "--items-id", "key", "--unknown-items", "keep", "--features", "v=v.npz",
@@ -369,7 +358,7 @@ def test_a_dataset_is_called_after_its_folder(lirdrec, tmp_path):
         assert json.loads(lirdrec("inspect", f"d/{shop}", "--json").stdout)["name"] == shop
         assert f"runs/{shop}-ease" in lirdrec("-q", "train", f"d/{shop}", "--model", "ease").stdout
     named = lirdrec("prepare", "toys/clicks.csv", "--user", "user", "--item", "item", "-o", "x", "--name", "clicks")
-    assert named.stdout.splitlines()[0].strip() == "Dataset clicks"
+    assert named.stdout.splitlines()[0].split()[-1] == "clicks"
 
 
 def test_prepare_says_what_a_table_is(lirdrec, tmp_path, monkeypatch):
@@ -379,9 +368,10 @@ def test_prepare_says_what_a_table_is(lirdrec, tmp_path, monkeypatch):
     layout = ["--no-header", "--columns", "user,item,when", "--encoding", "latin-1", "--separator", ";"]
     times = ["--timestamp", "when", "--time-format", "%d/%m/%Y", "--split", "none"]
     result = lirdrec("prepare", "*.dat", *layout, *times, "--output", "out")
-    assert result.exit_code == 2 and "feb.dat: cannot be read as a table: line 2 has 1 value" in result.stderr
+    assert_refused(result, ["feb.dat", "line 2", 1])
     result = lirdrec("prepare", "jan.dat", "feb.dat", *layout, *times, "--bad-rows", "skip", "--output", "out")
-    assert result.exit_code == 0 and "1 bad rows were left out" in result.stdout
+    assert result.exit_code == 0 and Dataset.load("out").info["preparation"]["bad_rows_skipped"] == 1
+    assert re.search(r"\b1\b", result.stdout)
     rows = Dataset.load("out").frame("train").rows()
     day = 86_400_000_000
     assert [row[:2] for row in rows] == [("ä", "x"), ("ä", "y"), ("é", "x")] and rows[1][2] - rows[0][2] == day

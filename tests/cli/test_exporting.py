@@ -9,28 +9,30 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ..helpers import assert_mentions, assert_refused
+
 
 def test_export_writes_a_folder_that_says_how_to_use_it(lirdrec, run, tmp_path):
     result = lirdrec("export", run, "--to", "npy", "out")
-    assert (result.exit_code, result.stdout) == (0, "out is written; out/README.txt says how to use it\n")
-    assert "2 users and 3 items of a run of lirdrec (m on d)" in (tmp_path / "out" / "README.txt").read_text()
+    assert result.exit_code == 0 and result.stdout.count("\n") == 1 and "out/README.txt" in result.stdout
+    assert_mentions((tmp_path / "out" / "README.txt").read_text(), ["2 users", "3 items", "m on d"])
     assert np.load(tmp_path / "out" / "items.npy").tolist() == [[1, 3], [2, 2], [3, 1]]
     assert lirdrec("export", run, "--to", "npy", "out", "--overwrite").exit_code == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "facts"),
     [
-        (["RUN", "--to", "pgvektor", "out"], "no export to 'pgvektor'; did you mean 'pgvector'?"),
-        (["RUN", "--to", "npy", "RUN"], "this folder has something in it"),
-        (["nowhere", "--to", "npy", "out"], "nowhere"),
-        (["RUN", "--to", "onnx", "out"], "cannot export its item encoder"),
+        (["RUN", "--to", "pgvektor", "out"], ["pgvektor", "pgvector"]),
+        (["RUN", "--to", "npy", "RUN"], ["RUN"]),
+        (["nowhere", "--to", "npy", "out"], ["nowhere"]),
+        (["RUN", "--to", "onnx", "out"], []),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(lirdrec, run, tmp_path, arguments, sentence):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(lirdrec, run, tmp_path, arguments, facts):
     arguments = [run if one == "RUN" else one for one in arguments]
     result = lirdrec("export", *arguments)
-    assert result.exit_code == 2 and sentence in result.stderr
+    assert_refused(result, [run if one == "RUN" else one for one in facts])
     assert len(result.stderr.strip().splitlines()) == 1 and result.stdout == ""
     assert os.listdir(tmp_path) == ["run"]
 
@@ -45,8 +47,7 @@ def unfinished(lirdrec, run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("lirdrec.exporting.everyone._join", stopped)
         result = lirdrec("recommend", run, "--all", "-k", 1, "-o", "all.csv")
-    assert result.exit_code == 130
-    assert result.stderr == "What was ranked is kept. Go on: the same command again\n\nlirdrec: stopped\n"
+    assert result.exit_code == 130 and "Traceback" not in result.stderr
     assert sorted(os.listdir(tmp_path)) == ["all.csv.parts", "run"]
 
 
@@ -62,7 +63,7 @@ def test_everyone_goes_on_where_it_was(lirdrec, run, tmp_path, unfinished, monke
 
 def test_everyone_anew_or_refused_with_other_settings(lirdrec, run, tmp_path, unfinished):
     result = lirdrec("recommend", run, "--all", "-k", 2, "-o", "all.csv")
-    assert result.exit_code == 2 and "holds unfinished work with other settings" in result.stderr
+    assert_refused(result, ["all.csv", "--restart"])
     assert lirdrec("recommend", run, "--all", "-k", 2, "-o", "all.csv", "--restart").exit_code == 0
     assert pl.read_csv(tmp_path / "all.csv")["item"].to_list() == [20, 10, 10, 20]
 
@@ -81,15 +82,15 @@ def test_choosing_among_items_by_their_columns(lirdrec, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("where", "sentence"),
+    ("where", "facts"),
     [
-        ("price < 30", "--where: is not JSON"),
-        ("[1]", "--where: give columns and conditions"),
-        ('{"titel": "Alien"}', "filter: no column 'titel'; did you mean 'title'?"),
-        ('{"title": "Dune"}', "there is no such item"),
+        ("price < 30", ["--where", "JSON"]),
+        ("[1]", ["--where"]),
+        ('{"titel": "Alien"}', ["titel", "'title'"]),
+        ('{"title": "Dune"}', ["Dune"]),
     ],
 )
-def test_conditions_that_cannot_be_met(lirdrec, run, where, sentence):
+def test_conditions_that_cannot_be_met(lirdrec, run, where, facts):
     result = lirdrec("recommend", run, "--user", 1, "--where", where)
-    assert result.exit_code == 2 and sentence in result.stderr
+    assert_refused(result, facts)
     assert len(result.stderr.strip().splitlines()) == 1

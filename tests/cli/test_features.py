@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.features.store import set_item_columns
 
+from ..helpers import assert_refused
 from .conftest import files
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
@@ -47,10 +49,10 @@ def test_the_defaults_need_nothing_and_lead_to_recommendations(lirdrec, data):
     text, image = (next(line for line in lines if line[:1] == [name]) for name in ("text", "image"))
     assert text[1] == "hashed" and text[3:7] == ["24", "0", "0", "0"]
     assert image[1:7] == ["descriptor", "496", "22", "1", "1", "0"]
-    assert "1 problem of image" in result.stdout
-    assert f"1 item without a picture for image: {data}/features/image.missing.csv" in result.stdout
+    assert f"{data}/features/image.missing.csv" in result.stdout
     assert (data / "features" / "image.missing.csv").read_text() == "item\n4\n"
     assert "5.png" in result.stdout and "features/image.problems.csv" in result.stdout.replace("\n", "")
+    assert pl.read_csv(data / "features" / "image.problems.csv").height == 1
     words = " ".join(result.stdout.split())
     assert 'pip install "lirdrec[encoders]"' in words and "--text minilm" in words
     assert f"lirdrec inspect {data} --modality image --html page.html" in words
@@ -74,7 +76,7 @@ def test_the_hints_are_commands_that_work_as_typed(lirdrec, data):
     arguments = ["--text", "hashed", "--image", "look=descriptor", "--caption", "hashed"]
     made = lirdrec("features", data, *arguments, "--text-template", "this is a {title}")
     assert made.exit_code == 0, made.stderr
-    hints = [line.partition(", then lirdrec ")[2] for line in made.stdout.splitlines() if "Better: " in line]
+    hints = [line.rpartition(" lirdrec ")[2] for line in made.stdout.splitlines() if "lirdrec[encoders]" in line]
     assert len(hints) == 3
     told = {}
     for hint in hints:
@@ -98,7 +100,7 @@ def test_json_says_the_same(lirdrec, data):
 def test_the_pictures_folder_may_be_another(lirdrec, data, tmp_path):
     (tmp_path / "pictures").rename(tmp_path / "moved")
     result = lirdrec("features", data, "--image", "descriptor", "--text", "hashed")
-    assert result.exit_code == 2 and "say where it is with --images" in result.stderr
+    assert_refused(result, ["--images"])
     result = lirdrec("features", data, "--image", "descriptor", "--text", "hashed", "--images", tmp_path / "moved")
     assert result.exit_code == 0, result.stderr
     assert Dataset.load(data).info["images"] == str(tmp_path / "moved")
@@ -106,61 +108,56 @@ def test_the_pictures_folder_may_be_another(lirdrec, data, tmp_path):
 
 def test_items_without_features_and_how_to_leave_them_out(lirdrec, data):
     result = lirdrec("features", data, "--image", "descriptor")
-    assert result.exit_code == 2
-    assert "no features in any matrix for 2 of 24 items: 4, 5; give them some" in result.stderr
-    assert "--drop-without-features" in result.stderr
+    assert_refused(result, ["2 of 24", "4, 5", "--drop-without-features"])
     result = lirdrec("features", data, "--image", "descriptor", "--drop-without-features")
     assert result.exit_code == 0, result.stderr
     words = " ".join(result.stdout.split())
-    assert "Left out for want of features: 2 items with" in words
-    assert "24 were done by an earlier call that did not end" in words
+    assert re.search(r"\b2 items\b", words) and re.search(r"\b24\b", words)  # left out; done by the earlier call
     assert Dataset.load(data, verify=True).n_items == 22
 
 
 @pytest.mark.parametrize(
-    ("added", "sentence"),
+    ("added", "facts"),
     [
-        (["--add", "x=nope.npy"], "nope.npy: no such file"),
-        (["--add", "a b=v.npy"], "'a b' cannot name a feature matrix"),
-        (["--add", "x=v.npy", "--add", "y=short.npy"], "3 rows for 24 items"),
-        (["--add", "x=v.npy", "--add", "x=v.npy"], "--add x=v.npy: two of the matrices would be called 'x'"),
+        (["--add", "x=nope.npy"], ["nope.npy"]),
+        (["--add", "a b=v.npy"], ["'a b'"]),
+        (["--add", "x=v.npy", "--add", "y=short.npy"], ["short.npy", 3, 24]),
+        (["--add", "x=v.npy", "--add", "x=v.npy"], ["--add", "x=v.npy", "'x'"]),
     ],
 )
 @pytest.mark.parametrize("encoded", [["--text", "words=hashed"], []])
-def test_what_is_added_is_looked_at_before_anything_is_made(lirdrec, data, tmp_path, added, sentence, encoded):
+def test_what_is_added_is_looked_at_before_anything_is_made(lirdrec, data, tmp_path, added, facts, encoded):
     np.save(tmp_path / "v.npy", np.ones((24, 2), dtype=np.float32))
     np.save(tmp_path / "short.npy", np.ones((3, 2), dtype=np.float32))
     before = files(data)
     result = lirdrec("features", data, *encoded, *added)
-    assert (
-        result.exit_code == 2
-        and sentence in result.stderr
-        and sum(not line.startswith("warning: ") for line in result.stderr.splitlines()) == 1
-    )
+    assert_refused(result, facts)
+    assert sum(not line.startswith("warning: ") for line in result.stderr.splitlines()) == 1
     if encoded:
         result = lirdrec("features", data, *encoded, "--add", "words=v.npy")
-        assert result.exit_code == 2 and "two of the matrices would be called 'words'" in result.stderr
+        assert_refused(result, ["--add", "'words'"])
     assert files(data) == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "facts"),
     [
-        (["--text", "hashd"], "did you mean 'hashed'?"),
-        (["--text", "hashed", "--text", "hashed"], "have one name"),
-        (["--text", "hashed", "--prompt", "query:"], "--prompt: none of the chosen encoders (hashed) takes it"),
-        (["--text", "hashed", "--text-template", "{titel}"], "no column 'titel'"),
-        (["--caption", "hashed"], "no column 'caption'"),
-        (["--batch-size", "0"], "--batch-size 0: it must be 1 or more"),
-        (["--text", "a b=hashed"], "'a b' cannot name a feature matrix"),
-        (["--text", "hashed", "--images", "pictures"], "--images pictures: no pictures are encoded; add --image MODEL"),
-        (["--image", "descriptor", "--text-template", "{title}"], "--text-template: no text of a template is encoded"),
-        (["--add", "x=v.npy", "--text-template", "{title}"], "--text-template: with --add alone nothing is encoded"),
-        (["--add", "x=v.npy", "--drop-without-features"], "--drop-without-features: with --add alone nothing"),
+        (["--text", "hashd"], ["hashd", "hashed"]),
+        (["--text", "hashed", "--text", "hashed"], ["text"]),
+        (["--text", "hashed", "--prompt", "query:"], ["--prompt", "hashed"]),
+        (["--text", "hashed", "--text-template", "{titel}"], ["titel"]),
+        (["--caption", "hashed"], ["caption"]),
+        (["--batch-size", "0"], ["--batch-size", 0, 1]),
+        (["--text", "a b=hashed"], ["'a b'"]),
+        (["--text", "hashed", "--images", "pictures"], ["--images", "--image "]),
+        (["--image", "descriptor", "--text-template", "{title}"], ["--text-template"]),
+        (["--add", "x=v.npy", "--text-template", "{title}"], ["--text-template", "--add"]),
+        (["--add", "x=v.npy", "--drop-without-features"], ["--drop-without-features", "--add"]),
     ],
 )
-def test_mistakes_are_one_sentence_before_anything_is_made(lirdrec, data, arguments, sentence):
+def test_mistakes_are_one_sentence_before_anything_is_made(lirdrec, data, arguments, facts):
     before = (data / "manifest.json").read_bytes()
     result = lirdrec("features", data, *arguments)
-    assert result.exit_code == 2 and sentence in result.stderr and len(result.stderr.splitlines()) == 1
+    assert_refused(result, facts)
+    assert len(result.stderr.splitlines()) == 1
     assert (data / "manifest.json").read_bytes() == before and not (data / "work").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from lirdrec.features.endpoint import Endpoint
 from lirdrec.features.store import set_item_columns
 
 from ..features.misbehaving_server import Server, embed
+from ..helpers import assert_refused
 from .conftest import files
 
 N = 150  # three requests of at most 64
@@ -36,14 +38,12 @@ def test_without_a_terminal_no_text_is_sent_unless_told(lirdrec, data):
     with Server() as server:
         call = ["features", "things", "--text", f"endpoint:{server.url}#m", "--price-input", 100]
         done = lirdrec(*call)
-        assert done.exit_code == 2 and not server.asked and files(data) == before
-        last = done.stderr.strip().splitlines()[-1]
-        assert last == (
-            f"lirdrec: 150 texts would be sent to {server.url}/v1, model m, and nobody is there to agree: say --yes"
-        )
+        assert_refused(done, [150, f"{server.url}/v1", "--yes"])
+        assert not server.asked and files(data) == before
+        assert done.stderr.strip().splitlines()[-1].startswith("lirdrec: ")
         # 1,500 letters, four of a token
-        assert "tokens read 375 2 a text, by a rule of thumb" in words(done.stderr)
-        assert "cost 0.04 in the currency" in words(done.stderr) and "tokens written" not in done.stderr
+        assert "tokens read 375 2 " in words(done.stderr)
+        assert "cost 0.04 " in words(done.stderr) and "tokens written" not in done.stderr
         done = lirdrec(*call, "--yes", "--no-probe")
         assert done.exit_code == 0, done.stderr
         # of one text for the number of columns, then three
@@ -59,14 +59,14 @@ def test_a_person_sees_measured_figures_of_all_matrices_and_decides(lirdrec, dat
         person(False, False)
         done = lirdrec(*call)
         assert done.exit_code == 0 and not server.asked and not (data / "work").exists()
-        assert person.asked == ["Measure one request of 64 texts?", "Go on?"]
+        assert len(person.asked) == 2 and "64" in person.asked[0]
         person(True, False)
         done = lirdrec(*call)
         assert [len(body["input"]) for body in server.bodies] == [64] and not (data / "work").exists()
         # prompts included, 13 letters and 22, two tokens each
         said = words(done.stderr)
-        assert "texts 300 tokens read 10,500 35 a text, measured on 64 texts" in said and "cost 10.50" in said
-        assert "8 requests at once" in said
+        assert re.search(r"texts 300 tokens read 10,500 35 \D* 64 ", said) and "cost 10.50" in said
+        assert " 8 " in said  # requests at once
         person(False, True)
         done = lirdrec(*call)
         assert done.exit_code == 0, done.stderr
@@ -77,7 +77,7 @@ def test_a_person_sees_measured_figures_of_all_matrices_and_decides(lirdrec, dat
         set_item_columns(data, pl.DataFrame({"item": [3, 5], "title": ["new", "newer"]}))
         person(True)
         done = lirdrec(*call)
-        assert person.asked == ["Go on?"] and "texts 2 " in words(done.stderr)
+        assert len(person.asked) == 1 and "texts 2 " in words(done.stderr)
     found = Dataset.load(data, verify=True).features["text"].values
     assert np.allclose(found[[2, 3]], [embed("a: thing 0002"), embed("a: new")])
 
@@ -90,27 +90,27 @@ def test_the_server_is_asked_as_fast_as_told(lirdrec, data, monkeypatch):
         call = ["features", "things", "--text", f"endpoint:{server.url}#m", "--yes", "--no-probe"]
         done = lirdrec(*call, "--concurrency", 1, "--requests-per-minute", 6)
     assert done.exit_code == 0, done.stderr
-    assert "time about 30 s 1 request at once" in words(done.stderr)
+    assert re.search(r"30 s 1 ", words(done.stderr))
     assert waits == pytest.approx([10.0, 20.0, 30.0]) and server.busiest == 1
     told = Dataset.load(data).info["encoders"]["text"]
     assert told["origin"]["options"] == {}  # how fast is nobody's business later
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "facts"),
     [
-        (["--text", "hashed", "--concurrency", "3"], "--concurrency: none of the chosen encoders (hashed) takes it"),
-        (["--text", "hashed", "--price-input", "3"], "--price-input: no server is asked that could have a price"),
-        (["--text", "endpoint:http://localhost#m", "--concurrency", "0"], "concurrency is 0; it must be 1 or more"),
-        (["--text", "endpoint:localhost#m"], "'localhost' is no address of a server; write it as http://"),
+        (["--text", "hashed", "--concurrency", "3"], ["--concurrency", "hashed"]),
+        (["--text", "hashed", "--price-input", "3"], ["--price-input"]),
+        (["--text", "endpoint:http://localhost#m", "--concurrency", "0"], ["concurrency", 0, 1]),
+        (["--text", "endpoint:localhost#m"], ["localhost", "http://"]),
         (
             ["--text", "endpoint:http://localhost#m", "--requests-per-minute", "3", "--ray", "local"],
-            "--requests-per-minute: each worker of --ray would ask so often",
+            ["--requests-per-minute", "--ray"],
         ),
     ],
 )
-def test_mistakes_are_one_sentence_before_anything_is_sent(lirdrec, data, arguments, sentence):
+def test_mistakes_are_one_sentence_before_anything_is_sent(lirdrec, data, arguments, facts):
     before = files(data)
     done = lirdrec("features", "things", *arguments)
-    assert done.exit_code == 2 and done.stderr.startswith(f"lirdrec: {sentence}"), done.stderr
+    assert_refused(done, facts)
     assert len(done.stderr.splitlines()) == 1 and files(data) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from lirdrec.models.ease import EASEConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
 
+from ..helpers import assert_mentions, assert_refused
 from .conftest import files
 
 
@@ -23,7 +25,7 @@ def test_recommend_prints_titles(lirdrec, run):
     result = lirdrec("recommend", run, "--user", 1, "-k", 2)
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines() if line.strip(" ─")]
-    assert lines[0] == ["For", "user", "1"]
+    assert lines[0][-1] == "1"
     assert lines[1] == ["rank", "item", "title", "score"]
     assert lines[2:] == [["1", "20", "Brazil", "2.0000"], ["2", "10", "Alien", "1.0000"]]
 
@@ -52,29 +54,24 @@ def test_recommend_json_and_options(lirdrec, run):
 def test_output_files(lirdrec, run, tmp_path, ending, read):
     result = lirdrec("recommend", run, "--all", "-k", 1, "--output", f"out.{ending}")
     assert result.exit_code == 0 and result.stdout == ""
-    assert result.stderr == f"2 rows written to out.{ending}\n"
+    assert result.stderr.count("\n") == 1
+    assert_mentions(result.stderr, [2, f"out.{ending}"])
     assert read(tmp_path / f"out.{ending}").rows() == [(1, 20, 1, 2.0), (2, 10, 1, 3.0)]
 
 
 def test_similar_items_and_users(lirdrec, run):
     result = lirdrec("similar", run, "--item", 10, "-k", 1)
-    assert "Similar to item 10, Alien" in result.stdout and "Brazil" in result.stdout
+    assert_mentions(result.stdout, [10, "Alien", "Brazil"])
     rows = json.loads(lirdrec("similar", run, "--user", 1, "-k", 1, "--json").stdout)
     assert rows == [{"user": 1, "neighbour": 2, "rank": 1, "score": 0.0}]
 
 
 def test_explain_adds_up(lirdrec, run, tmp_path):
     result = lirdrec("explain", run, "--user", 1, "--item", 20)
-    assert [line.split() for line in result.stdout.splitlines() if line.strip(" ─")] == [
-        ["Brazil", "for", "user", "1"],
-        ["branch", "weight", "part"],
-        ["image", "0.750", "+2.0000"],
-        ["text", "0.250", "+0.0000"],
-        ["score", "+2.0000"],
-        ["Nearest", "of", "what", "they", "liked"],
-        ["item", "title", "similarity"],
-        ["30", "Casablanca", "0.894"],
-    ]
+    lines = [line.split() for line in result.stdout.splitlines() if line.strip(" ─")]
+    assert lines[0][0] == "Brazil" and lines[0][-1] == "1"
+    assert lines[2:5] == [["image", "0.750", "+2.0000"], ["text", "0.250", "+0.0000"], ["score", "+2.0000"]]
+    assert lines[7:] == [["30", "Casablanca", "0.894"]]
     assert lirdrec("explain", run, "--user", 1, "--item", 20, "-o", "why.json").exit_code == 0
     reason = json.loads((tmp_path / "why.json").read_text())
     assert reason["parts"] == {"image": 2.0, "text": 0.0} and reason["score"] == 2.0
@@ -82,59 +79,49 @@ def test_explain_adds_up(lirdrec, run, tmp_path):
 
 def test_slim_says_what_is_lost(lirdrec, run, tmp_path):
     result = lirdrec("slim", run, "--output", "small")
-    assert result.exit_code == 0 and "cannot leave out seen items" in result.stdout.replace("\n", " ")
+    assert result.exit_code == 0 and "small" in result.stdout
     assert lirdrec("recommend", "small", "--user", 1, "--seen", "-k", 1).exit_code == 0
     result = lirdrec("recommend", "small", "--user", 1, "-k", 1)
-    assert result.exit_code == 2
-    assert result.stderr == (
-        "lirdrec: a slim run holds vectors and ids only, so it cannot leave out what a user has seen (exclude_seen);"
-        " use the full run\n"
-    )
+    assert_refused(result, ["slim"])
 
 
 BAD = [
-    (["recommend", "nowhere", "--user", 1], "nowhere: no such run folder"),
-    (["recommend", "RUN"], "say for whom: one of --user ID, --all and --history ITEM,ITEM,…"),
-    (["recommend", "RUN", "--user", 1, "--all"], "say for whom: one of --user ID, --all and --history ITEM,ITEM,…"),
-    (["recommend", "RUN", "--user", "ann", "-k", 1], "no user has the id 'ann': the user ids are integers"),
-    (["recommend", "RUN", "--user", 3, "-k", 1], "no user has the id 3; the nearest are 2, 1"),
-    (["recommend", "RUN", "--user", 1], "k is 10, but there are only 3 items; choose a k of at most 3"),
-    (["recommend", "RUN", "--user", 1, "-k", 0], "k is 0; it must be a whole number of 1 or more"),
-    (["recommend", "RUN", "--history", "10", "-k", 1], "this recommender holds no model, so it cannot serve new users"),
-    (
-        ["recommend", "RUN", "--history", ",", "-k", 1],
-        "the history is empty: give at least one item that the user liked",
-    ),
-    (["recommend", "RUN", "--user", 1, "-o", "a.xls"], "--output a.xls: choose a name that ends in .csv, .tsv, "),
-    (["recommend", "RUN", "--user", 1, "-o", "no/a.csv"], "--output no/a.csv: the folder no does not exist; make it"),
-    (["recommend", "RUN", "--user", 1, "-k", 1, "--unknown", "x"], "unknown is 'x'; choose one of 'raise', 'skip'"),
-    (["similar", "RUN"], "say what is to be similar: either --item ID or --user ID"),
-    (["similar", "RUN", "--item", 11, "-k", 1], "no item has the id 11; the nearest are 10, 20, 30"),
-    (["explain", "RUN", "--user", 1, "--item", 11], "no item has the id 11; the nearest are 10, 20, 30"),
-    (
-        ["explain", "RUN", "--user", 1, "--item", 10, "-o", "a.csv"],
-        "--output a.csv: an explanation is written as .json",
-    ),
-    (["slim", "RUN", "-o", "RUN"], "RUN: already holds a finished run; choose another folder or overwrite it"),
-    (["add-items", "RUN", "--items", "no.csv"], "no.csv: no such file"),
-    (["evaluate", "nowhere"], "nowhere: no such run folder"),
+    (["recommend", "nowhere", "--user", 1], ["nowhere"]),
+    (["recommend", "RUN"], ["--user", "--all", "--history"]),
+    (["recommend", "RUN", "--user", 1, "--all"], ["--user", "--all", "--history"]),
+    (["recommend", "RUN", "--user", "ann", "-k", 1], ["user", "ann"]),
+    (["recommend", "RUN", "--user", 3, "-k", 1], ["user", 3, "2, 1"]),
+    (["recommend", "RUN", "--user", 1], ["k", 10, 3]),
+    (["recommend", "RUN", "--user", 1, "-k", 0], ["k", 0, 1]),
+    (["recommend", "RUN", "--history", "10", "-k", 1], []),
+    (["recommend", "RUN", "--history", ",", "-k", 1], ["history"]),
+    (["recommend", "RUN", "--user", 1, "-o", "a.xls"], ["--output", "a.xls", ".csv", ".tsv"]),
+    (["recommend", "RUN", "--user", 1, "-o", "no/a.csv"], ["--output", "no/a.csv"]),
+    (["recommend", "RUN", "--user", 1, "-k", 1, "--unknown", "x"], ["unknown", "'x'", "raise", "skip", "popular"]),
+    (["similar", "RUN"], ["--item", "--user"]),
+    (["similar", "RUN", "--item", 11, "-k", 1], ["item", 11, "10, 20, 30"]),
+    (["explain", "RUN", "--user", 1, "--item", 11], ["item", 11, "10, 20, 30"]),
+    (["explain", "RUN", "--user", 1, "--item", 10, "-o", "a.csv"], ["--output", "a.csv", ".json"]),
+    (["slim", "RUN", "-o", "RUN"], ["RUN"]),
+    (["add-items", "RUN", "--items", "no.csv"], ["no.csv"]),
+    (["evaluate", "nowhere"], ["nowhere"]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), BAD)
-def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, run, tmp_path, arguments, sentence):
+@pytest.mark.parametrize(("arguments", "facts"), BAD)
+def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, run, tmp_path, arguments, facts):
     before = files(tmp_path)
     result = lirdrec(*(run if one == "RUN" else one for one in arguments))
-    assert result.stderr.startswith(f"lirdrec: {sentence}".replace("RUN", str(run)))
+    assert_refused(result, [run if one == "RUN" else one for one in facts])
     assert result.stderr.count("\n") == 1 and result.stdout == ""
-    assert result.exit_code == 2
     assert files(tmp_path) == before
 
 
 def test_debug_shows_the_traceback(lirdrec):
     result = lirdrec("--debug", "recommend", "nowhere", "--user", 1)
     assert result.exit_code == 2
-    assert "Traceback" in result.stderr and "RunFolderError: nowhere: no such run folder" in result.stderr
+    assert "Traceback" in result.stderr
+    assert re.search(r"^\S*RunFolderError: .*nowhere", result.stderr, re.MULTILINE)
 
 
 def test_ctrl_c_ends_with_130(lirdrec, run, monkeypatch):
@@ -152,7 +139,7 @@ def test_a_full_disk_leaves_no_output(lirdrec, run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pl.DataFrame, "write_csv", full)
     result = lirdrec("recommend", run, "--all", "-k", 1, "-o", "out.csv")
-    assert result.exit_code == 2 and "the disk is full" in result.stderr
+    assert_refused(result, ["out.csv"])
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -190,7 +177,7 @@ def test_a_history_names_ids_with_commas(lirdrec, comma_run, given, left):
 
 def test_a_history_file_that_is_not_there(lirdrec, comma_run):
     result = lirdrec("recommend", comma_run, "--history", "@nothing.txt")
-    assert result.exit_code == 2 and "nothing.txt" in result.stderr
+    assert_refused(result, ["nothing.txt"])
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "cp936"])
@@ -210,21 +197,22 @@ def test_a_stream_without_a_letter_gets_it_escaped(comma_run, encoding):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "facts"),
     [
-        (["export", "no-run", "folder", "--to", "qdrnat"], "no export to 'qdrnat'; did you mean 'qdrant'?"),
-        (["recommend", "no-run", "--user", 1, "-k", 0], "k is 0"),
-        (["recommend", "no-run", "--user", 1, "--unknown", "x"], "unknown is 'x'"),
-        (["recommend", "no-run", "--user", 1, "--where", "{"], "--where: is not JSON"),
-        (["recommend", "no-run", "--user", 1, "--where", '{"a": {"gtt": 1}}'], "filter on 'a': no comparison 'gtt'"),
-        (["similar", "no-run", "--item", 1, "-k", -1], "k is -1"),
-        (["evaluate", "no-run", "-k", 0], "k is 0"),
-        (["evaluate", "no-run", "--metric", "recal"], "unknown metric 'recal'"),
-        (["evaluate", "no-run", "--split", "tests"], "--split tests"),
-        (["evaluate", "no-run", "--candidates", "warm"], "--candidates warm"),
-        (["train", "no-data", "--set", "metric=recal@20"], "unknown metric 'recal'"),
+        (["export", "no-run", "folder", "--to", "qdrnat"], ["qdrnat", "qdrant"]),
+        (["recommend", "no-run", "--user", 1, "-k", 0], ["k", 0, 1]),
+        (["recommend", "no-run", "--user", 1, "--unknown", "x"], ["unknown", "'x'", "skip"]),
+        (["recommend", "no-run", "--user", 1, "--where", "{"], ["--where", "JSON"]),
+        (["recommend", "no-run", "--user", 1, "--where", '{"a": {"gtt": 1}}'], ["'a'", "gtt"]),
+        (["similar", "no-run", "--item", 1, "-k", -1], ["k", -1]),
+        (["evaluate", "no-run", "-k", 0], ["k", 0]),
+        (["evaluate", "no-run", "--metric", "recal"], ["recal"]),
+        (["evaluate", "no-run", "--split", "tests"], ["--split", "tests"]),
+        (["evaluate", "no-run", "--candidates", "warm"], ["--candidates", "warm"]),
+        (["train", "no-data", "--set", "metric=recal@20"], ["metric", "recal"]),
     ],
 )
-def test_a_wrong_word_is_found_before_anything_is_read(lirdrec, arguments, sentence):
+def test_a_wrong_word_is_found_before_anything_is_read(lirdrec, arguments, facts):
     result = lirdrec(*arguments)
-    assert result.exit_code == 2 and result.stderr.startswith(f"lirdrec: {sentence}")
+    assert_refused(result, facts)
+    assert "no-run" not in result.stderr and "no-data" not in result.stderr  # which do not exist

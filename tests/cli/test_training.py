@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lirdrec.data.synthetic import planted
 from lirdrec.locks import lock_file
 from lirdrec.recommender.recommender import Recommender
 
+from ..helpers import assert_mentions, assert_refused
 from .conftest import files
 
 QUICK = ["--set", "epochs=2", "--set", "embedding_size=8"]
@@ -111,7 +113,7 @@ def test_evaluate_finds_the_dataset_of_its_run(lirdrec, data, tmp_path, model, f
     assert found.exit_code == 0 and json.loads(found.stdout) == json.loads(named.stdout)
     data.rename(tmp_path / "elsewhere")
     gone = lirdrec("evaluate", "r")
-    assert gone.exit_code == 2 and "name it as the second argument: lirdrec evaluate r DATASET" in gone.stderr
+    assert_refused(gone, ["lirdrec evaluate r DATASET"])
 
 
 def test_added_items_do_not_change_the_figures_of_evaluate(lirdrec, trained, data):
@@ -125,7 +127,7 @@ def test_added_items_do_not_change_the_figures_of_evaluate(lirdrec, trained, dat
     assert added.exit_code == 0, added.stderr
     after = lirdrec("evaluate", "grown", data, "--json")
     assert json.loads(after.stdout) == before
-    assert "the catalogue has grown: 2 of its" in after.stderr
+    assert re.search(r"\b2\b", after.stderr)  # the items that are new
 
 
 def test_options_lists_every_key(lirdrec):
@@ -153,65 +155,64 @@ def test_items_are_added_to_a_run(lirdrec, trained):
     assert lirdrec(*command, "--save-as", "runs/two").exit_code == 0
     assert Recommender.load(trained).n_items == 60
     result = lirdrec(*command)
-    assert "2 items added; runs/one now has 62" in result.stdout
+    assert_mentions(result.stdout, [2, "runs/one", 62])
     assert lirdrec("similar", trained, "--item", 100, "--json").exit_code == 0
     result = lirdrec(*command)
-    assert result.exit_code == 2 and "2 of the new items are in the catalogue already: 100, 101" in result.stderr
+    assert_refused(result, ["2 ", "100, 101"])
 
 
 BAD = [
-    (["train", "nowhere"], "nowhere: no such"),
-    (["train", "data", "--model", "lirdec"], "unknown model 'lirdec'; did you mean 'lirdrec'?"),
-    (["train", "data", "--preset", "slow"], ""),
-    (["train", "data", "--set", "n_layer=3"], "--set n_layer: unknown key 'n_layer'; did you mean 'n_layers'?"),
-    (["train", "data", "--set", "n_layers"], "--set 'n_layers': write it as key=value, for instance --set n_layers=3"),
-    (["train", "data", "--set", "n_layers=many"], "[model]: 'n_layers' is 'many'; it must be a whole number"),
-    (["train", "data", "--set", "epochs=-1"], ""),
-    (["train", "data", "--config", "no.toml"], "no.toml: no such configuration file"),
-    (["train", "data", "--config", "bad.toml"], "bad.toml: 'optimiser' is not known; it takes the tables [model] and"),
-    (["train", "data", "--config", "typo.toml"], "typo.toml, [training]: unknown key 'epoch'; did you mean 'epochs'?"),
-    (["train", "data", "--device", "abacus"], ""),
-    (["train", "data", "--run", "data"], ""),
-    (["evaluate", "data"], "data: holds a prepared dataset, not a run; train on it first: lirdrec train data"),
-    (["recommend", "data", "--user", 1], "data: holds a prepared dataset, not a run; train on it first"),
+    (["train", "nowhere"], ["nowhere"]),
+    (["train", "data", "--model", "lirdec"], ["lirdec", "'lirdrec'"]),
+    (["train", "data", "--preset", "slow"], ["slow", "fast", "paper"]),
+    (["train", "data", "--set", "n_layer=3"], ["--set n_layer", "n_layers"]),
+    (["train", "data", "--set", "n_layers"], ["--set", "n_layers=3"]),
+    (["train", "data", "--set", "n_layers=many"], ["n_layers", "many"]),
+    (["train", "data", "--set", "epochs=-1"], ["epochs", -1]),
+    (["train", "data", "--config", "no.toml"], ["no.toml"]),
+    (["train", "data", "--config", "bad.toml"], ["bad.toml", "optimiser", "[model]", "[training]"]),
+    (["train", "data", "--config", "typo.toml"], ["typo.toml", "[training]", "'epoch'", "'epochs'"]),
+    (["train", "data", "--device", "abacus"], ["abacus"]),
+    (["train", "data", "--run", "data"], ["data"]),
+    (["evaluate", "data"], ["lirdrec train data"]),
+    (["recommend", "data", "--user", 1], ["lirdrec train data"]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), BAD)
-def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, data, tmp_path, arguments, sentence):
+@pytest.mark.parametrize(("arguments", "facts"), BAD)
+def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, data, tmp_path, arguments, facts):
     Path("bad.toml").write_text("optimiser = 'adam'\n")
     Path("typo.toml").write_text("[training]\nepoch = 3\n")
     before = files(tmp_path)
     result = lirdrec(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith(f"lirdrec: {sentence}")
+    assert_refused(result, facts)
     assert result.stderr.count("\n") == 1 and result.stdout == ""
     assert files(tmp_path) == before and not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "facts"),
     [
-        (["--metric", "recal"], "recal"),
-        (["-k", 61], "61"),
-        (["-k", 0], "0"),
-        (["--split", "tests"], "tests"),
-        (["--candidates", "warm"], "warm"),
-        (["--output", "m.xlsx"], "--output m.xlsx: choose a name that ends in"),
+        (["--metric", "recal"], ["recal"]),
+        (["-k", 61], [61, 60]),
+        (["-k", 0], [0, 1]),
+        (["--split", "tests"], ["--split", "tests"]),
+        (["--candidates", "warm"], ["--candidates", "warm"]),
+        (["--output", "m.xlsx"], ["--output", "m.xlsx", ".csv"]),
     ],
 )
-def test_bad_questions_to_evaluate(lirdrec, trained, tmp_path, options, sentence):
+def test_bad_questions_to_evaluate(lirdrec, trained, tmp_path, options, facts):
     before = files(tmp_path)
     result = lirdrec("evaluate", trained, *options)
-    assert result.exit_code == 2, result.output
-    assert sentence in result.stderr and result.stderr.count("\n") == 1
+    assert_refused(result, facts)
+    assert result.stderr.count("\n") == 1
     assert files(tmp_path) == before
 
 
 def test_a_finished_run_is_kept(lirdrec, trained, tmp_path):
     before = files(tmp_path / trained)
     result = lirdrec("train", "data", "--run", trained, *QUICK)
-    assert result.exit_code == 2 and "already holds a finished run" in result.stderr
+    assert_refused(result, [trained])
     assert files(tmp_path / trained) == before
 
 
@@ -220,8 +221,8 @@ def test_two_trainings_cannot_share_a_folder(lirdrec, data):
     with Path("busy/.lock").open("a+b") as handle:
         assert lock_file(handle)
         result = lirdrec("train", "data", "--run", "busy", *QUICK)
-        assert result.exit_code == 2
-        assert "busy: another process" in result.stderr and result.stderr.count("\n") == 1
+        assert_refused(result, ["busy"])
+        assert result.stderr.count("\n") == 1
         assert [path.name for path in Path("busy").iterdir()] == [".lock"]
 
 
@@ -235,7 +236,7 @@ def test_ctrl_c_keeps_the_best_model_and_resume_goes_on(lirdrec, data, monkeypat
     monkeypatch.setattr(home, "train", stopped)
     result = lirdrec("--quiet", "train", "data", "--run", "r", *QUICK)
     assert result.exit_code == 130
-    assert "the best model so far is kept" in result.stderr and "Traceback" not in result.stderr
+    assert "--resume" in result.stderr and "Traceback" not in result.stderr
     assert Recommender.load("r").info["stopped"] == "interrupted"
     monkeypatch.setattr(home, "train", train)
     result = lirdrec("--quiet", "train", "data", "--run", "r", "--resume", *QUICK, "--set", "epochs=3")
@@ -247,22 +248,21 @@ def test_demo_tells_its_story(lirdrec, sample):
     result = lirdrec("--quiet", "demo", "--run", "demo", "--set", "epochs=1")
     assert result.exit_code == 0, result.stderr
     text = " ".join(result.stdout.split())
-    for part in ("1 Train", "2 Test", "3 Recommendations, and why", "4 A film that is new", "5 What is left on disk"):
-        assert part in text
-    assert text.count("Person ") == 3 and "LIRDRec" in text and "popularity" in text
+    places = [text.find(f" {number} ") for number in range(1, 6)]
+    assert min(places) >= 0 and "LIRDRec" in text and "popularity" in text
+    starts = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
+    assert starts.count("10") == 3  # lists of ten, for three people
     loaded = Recommender.load("demo", verify=True)
     assert loaded.n_items == Dataset.load(sample).n_items == loaded.n_trained_items + 1
     again = lirdrec("--quiet", "demo", "--run", "demo", "--set", "epochs=1")
-    assert [line for line in again.stdout.splitlines() if "took" not in line] == [
-        line for line in result.stdout.splitlines() if "took" not in line
-    ]
+    first, second = (re.sub(r"\d+ s\b", "", one.stdout) for one in (result, again))  # but for how long it took
+    assert first == second
 
 
 def test_demo_without_the_films_says_where_they_are(lirdrec, monkeypatch, tmp_path):
     monkeypatch.setattr("lirdrec.__file__", str(tmp_path / "site-packages" / "lirdrec" / "__init__.py"))
     result = lirdrec("demo")
-    assert result.exit_code == 2
-    assert "the films of the demo come with the repository, not with the installed package" in result.stderr
+    assert_refused(result)
     assert not Path("runs").exists()
 
 
@@ -280,16 +280,17 @@ def test_inspect_of_a_run_tells_its_size_and_the_cost_of_a_step(lirdrec, trained
     result = lirdrec("inspect", trained)
     words = " ".join(result.stdout.split())
     assert f"Run {trained}" in words and f"lirdrec planted 40 60 {pairs} {facts['parameters']:,}" in words
-    assert "dense products" in words and "sparse products" in words and "The largest" in words
+    assert f"{layers} " in words and f"{pairs:,}" in words
 
 
 def test_inspect_of_a_closed_form_and_of_runs_that_cannot_be_measured(lirdrec, trained, data):
     assert lirdrec("--quiet", "train", "data", "--model", "item_knn", "--run", "runs/knn").exit_code == 0
     assert json.loads(lirdrec("inspect", "runs/knn", "--json").stdout)["step"] is None
-    assert "item_knn has a closed form" in lirdrec("inspect", "runs/knn").stdout
+    closed = lirdrec("inspect", "runs/knn")
+    assert closed.exit_code == 0 and "item_knn" in closed.stdout
     assert lirdrec("slim", trained, "--output", "runs/slim").exit_code == 0
     result = lirdrec("inspect", "runs/slim")
-    assert result.exit_code == 2 and "slim" in result.stderr
+    assert_refused(result, ["slim"])
     (Path("runs/half") / "checkpoint").mkdir(parents=True)
     result = lirdrec("inspect", "runs/half")
-    assert result.exit_code == 2 and "runs/half: its training has not ended" in " ".join(result.stderr.split())
+    assert_refused(result, ["runs/half"])

@@ -54,7 +54,7 @@ def judged(code: int, errors: str) -> str:
     """What became of a call: "accepted", "refused", or what is wrong with how it ended."""
     if "Traceback (most recent call last)" in errors:
         return "TRACEBACK"
-    if "fault of lirdrec" in errors:
+    if code == 1 and "lirdrec --debug" in errors:  # how to report a fault of ours
         return "FAULT"
     if "panicked at" in errors:
         return "PANIC"

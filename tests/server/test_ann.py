@@ -22,6 +22,7 @@ from lirdrec.server.layered import Layered
 from lirdrec.server.query import Query
 from lirdrec.server.ranker import Ranker
 
+from ..helpers import assert_error
 from .test_engine import state
 
 pytest.importorskip("faiss", reason="faiss not found: pip install lirdrec[ann]")
@@ -97,7 +98,7 @@ def test_new_items_join_the_index_and_a_new_run_has_its_own(made):
 
 
 def test_what_cannot_be_had_is_one_sentence(monkeypatch):
-    with pytest.raises(ConfigError, match="no index 'tree'; choose hnsw, ivf or exact"):
+    with assert_error(ConfigError, mentions=["tree", "hnsw", "ivf", "exact"]):
         ApproximateIndex("tree")  # type: ignore[arg-type]
     real = builtins.__import__
 
@@ -107,6 +108,6 @@ def test_what_cannot_be_had_is_one_sentence(monkeypatch):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r'the index "ivf" needs faiss: pip install "lirdrec\[ann\]"'):
+    with assert_error(ConfigError, mentions=["ivf", "faiss", 'pip install "lirdrec[ann]"']):
         ApproximateIndex("ivf")
     assert ann.MOST >= 1000

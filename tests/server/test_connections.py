@@ -57,7 +57,7 @@ def test_a_head_that_does_not_end_gets_408_and_silence_is_closed(shop, tmp_path)
         half.sendall(HALF)
         fed.sendall(WHOLE + HALF)  # after an answer, too
         status, value = problem(until_closed(half))
-        assert (status, value["status"], "0.2 seconds" in value["detail"]) == (408, 408, True)
+        assert (status, value["status"], "0.2" in value["detail"]) == (408, 408, True)
         assert until_closed(silent) == b""
         first, _, second = until_closed(fed).partition(b'{"status":"ok"}')
         assert first.startswith(b"HTTP/1.1 200") and problem(second)[0] == 408

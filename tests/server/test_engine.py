@@ -23,6 +23,7 @@ from lirdrec.server.live import Live, Person, Snapshot
 from lirdrec.server.ranker import Ranker
 from lirdrec.server.store import Event, Store, StoreError
 
+from ..helpers import assert_error, assert_mentions
 from .runs import growing, new_item, whole_numbers
 
 
@@ -190,20 +191,20 @@ def test_a_slim_run_says_that_it_cannot_leave_out_what_was_seen(run, tmp_path):
 
 
 BAD = [
-    (lambda: Query(), "a recommendation is for a user or for a history"),
-    (lambda: Query(1, [2]), "a recommendation is for a user or for a history"),
-    (lambda: Query(history=[]), "the history is empty"),
-    (lambda: Query(1, k=0), "k is 0; it must be a whole number of 1 or more"),
-    (lambda: Query(1, k=True), "k is True"),
-    (lambda: Query(1, diversity=1.5), "diversity is 1.5; it must lie between 0 and 1"),
-    (lambda: Query(1, diversity=float("nan")), "diversity is nan"),
-    (lambda: Query(1, branch_weights={"image": float("inf")}), "the weight of 'image' is inf"),
+    (lambda: Query(), ["user", "history"]),
+    (lambda: Query(1, [2]), ["user", "history"]),
+    (lambda: Query(history=[]), ["history"]),
+    (lambda: Query(1, k=0), ["k", 0, 1]),
+    (lambda: Query(1, k=True), ["k", True]),
+    (lambda: Query(1, diversity=1.5), ["diversity", 1.5]),
+    (lambda: Query(1, diversity=float("nan")), ["diversity", "nan"]),
+    (lambda: Query(1, branch_weights={"image": float("inf")}), ["'image'", "inf"]),
 ]
 
 
-@pytest.mark.parametrize(("make", "sentence"), BAD)
-def test_what_cannot_be_asked_is_refused_at_once(make, sentence):
-    with pytest.raises(ConfigError, match=sentence):
+@pytest.mark.parametrize(("make", "facts"), BAD)
+def test_what_cannot_be_asked_is_refused_at_once(make, facts):
+    with assert_error(ConfigError, mentions=facts):
         make()
 
 
@@ -227,10 +228,16 @@ def test_an_error_stays_with_its_query(run, tmp_path):
     first, text, history, where, weights, long = asyncio.run(ask())
     engine.stop()
     assert first.items == Recommender.load(run).recommend(1)["item"].to_list()
-    assert str(text) == "no user has the id '1', but one has 1: the user ids of this run are integers"
-    assert str(history) == "2 items of the history unknown: 777, 888"
-    assert str(where).startswith("filter: no column 'colour'")
-    assert str(weights).startswith("no branch 'sound'; the model has image, text, shared")
+    assert [type(one) for one in (text, history, where, weights)] == [
+        ConfigError,
+        UnknownIdError,
+        ConfigError,
+        ConfigError,
+    ]
+    assert_mentions(str(text), ["user", "'1'", " 1"])
+    assert_mentions(str(history), ["2 items", "777, 888"])
+    assert_mentions(str(where), ["'colour'"])
+    assert_mentions(str(weights), ["'sound'", "image, text, shared"])
     assert len(long.items) == 50 - len(Recommender.load(run).liked(4))
 
 
@@ -249,7 +256,8 @@ def test_one_query_that_breaks_the_ranking_fails_alone(run, tmp_path, caplog):
     answers = asyncio.run(ask())
     engine.stop()
     assert [at for at, one in enumerate(answers) if not isinstance(one, Ranked)] == [13]
-    assert "a query could not be ranked" in caplog.text
+    (failed,) = [one for one in caplog.records if one.name == "lirdrec.server.engine"]
+    assert failed.levelname == "ERROR" and str(failed.exc_info[1]) == "a fault of ours"
 
 
 class Held(Engine):
@@ -297,7 +305,7 @@ def test_a_shutdown_answers_what_waits_and_refuses_what_comes(run, tmp_path):
         stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
         while not engine._stopped:
             await asyncio.sleep(0)
-        with pytest.raises(CapabilityError, match="the server is shutting down"):
+        with assert_error(CapabilityError):
             await engine.recommend(Query(1))
         engine.let.set()
         await stopping
@@ -333,7 +341,8 @@ def test_recommendations_go_on_while_the_store_does_not_answer(run, tmp_path, ca
     before = asyncio.run(engine.recommend(Query(1, k=60)))
     latest, served.store.latest = served.store.latest, fail
     assert asyncio.run(engine.recommend(Query(1, k=60))) == before and 100 in before.items
-    assert "recommending from what is known: gone" in caplog.text
+    (warned,) = [one for one in caplog.records if one.name == "lirdrec.server.engine"]
+    assert warned.levelname == "WARNING" and "gone" in warned.getMessage()
     served.store.latest = latest
     Store(served.store.url.render_as_string(hide_password=False)).remove_item(100)
     engine._silent_until = 0.0

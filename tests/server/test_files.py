@@ -18,6 +18,8 @@ from lirdrec.server.security import add_key, read_keys, revoke_key
 from lirdrec.server.store import Event, Store
 from lirdrec.server.watching import Pointer
 
+from ..helpers import assert_error
+
 NAMES = [
     "plain",
     "a?b",
@@ -179,9 +181,9 @@ def test_a_damaged_file_of_keys_is_one_sentence_and_stays(tmp_path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     before = path.read_bytes()
     for call in (read_keys, lambda path: add_key(path, "shop", "read"), lambda path: revoke_key(path, "a")):
-        with pytest.raises(ConfigError, match="is not a file of keys") as caught:
+        with assert_error(ConfigError, mentions=["keys.json"]) as caught:
             call(path)
-        assert "keys.json" in str(caught.value) and str(caught.value).isprintable()
+        assert str(caught.value).isprintable()
     assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == ["keys.json"]
 
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from lirdrec.errors import ConfigError
 from lirdrec.server.filters import MAX_VALUES, Filter
 
+from ..helpers import assert_error
+
 PLAIN = {
     "eq": operator.eq,
     "ne": operator.ne,
@@ -120,31 +122,31 @@ def test_dates_are_compared_as_dates():
 
 
 REFUSED = [
-    ({"price": {"les": 3}}, "filter on 'price': no comparison 'les'; did you mean"),
-    ({"price": {"in": 3}}, "filter on 'price': 'in' takes a list"),
-    ({"price": {"lt": [3]}}, "filter on 'price': 'lt' takes one value"),
-    ({"price": [3]}, "filter on 'price': 'eq' takes one value"),
-    ({"price": None}, "filter on 'price': 'eq' compares with numbers, texts, true or false"),
-    ({"price": {"in": [None]}}, "filter on 'price': 'in' compares with numbers, texts, true or false"),
-    ({"price": {"lt": {"deep": 1}}}, "filter on 'price': 'lt' compares with numbers"),
-    ({"price": math.nan}, "filter on 'price': 'eq' compares with numbers"),
-    ({"price": {"in": [0] * (MAX_VALUES + 1)}}, "a list may have 10,000 values at most"),
-    ({"prise": 3}, "filter: no column 'prise'; did you mean 'price'"),
-    ({"price": "cheap"}, "filter on 'price': 'cheap' cannot be compared with it; give a number"),
-    ({"price": True}, "filter on 'price': True cannot be compared with it; give a number"),
-    ({"stock": 1}, "filter on 'stock': 1 cannot be compared with it; give true or false"),
-    ({"stock": {"lt": True}}, "filter on 'stock': 'lt' cannot be asked of a column of type Boolean"),
-    ({"title": 3}, "filter on 'title': 3 cannot be compared with it; give a text"),
-    ({"title": {"in": ["a", 1]}}, "filter on 'title': 1 cannot be compared with it"),
-    ({"price": {"contains": "1"}}, "filter on 'price': 'contains' cannot be asked of a column of type Float64"),
-    ({"tags": "red"}, r"filter on 'tags': 'eq' cannot be asked of a column of type List\(String\)"),
-    ({"day": "soon"}, "filter on 'day': 'soon' cannot be compared with it; give a date such as"),
-    ({"size": {"eq": "x"}}, "filter on 'size': 'eq' cannot be asked of a column of type Struct"),
+    ({"price": {"les": 3}}, ["'price'", "'les'", "'le'"]),
+    ({"price": {"in": 3}}, ["'price'", "'in'"]),
+    ({"price": {"lt": [3]}}, ["'price'", "'lt'"]),
+    ({"price": [3]}, ["'price'", "'eq'"]),
+    ({"price": None}, ["'price'", "'eq'"]),
+    ({"price": {"in": [None]}}, ["'price'", "'in'"]),
+    ({"price": {"lt": {"deep": 1}}}, ["'price'", "'lt'"]),
+    ({"price": math.nan}, ["'price'", "'eq'"]),
+    ({"price": {"in": [0] * (MAX_VALUES + 1)}}, ["'price'", f"{MAX_VALUES:,}"]),
+    ({"prise": 3}, ["'prise'", "'price'"]),
+    ({"price": "cheap"}, ["'price'", "'cheap'"]),
+    ({"price": True}, ["'price'", "True"]),
+    ({"stock": 1}, ["'stock'", 1]),
+    ({"stock": {"lt": True}}, ["'stock'", "'lt'", "Boolean"]),
+    ({"title": 3}, ["'title'", 3]),
+    ({"title": {"in": ["a", 1]}}, ["'title'", 1]),
+    ({"price": {"contains": "1"}}, ["'price'", "'contains'", "Float64"]),
+    ({"tags": "red"}, ["'tags'", "'eq'", "List(String)"]),
+    ({"day": "soon"}, ["'day'", "'soon'"]),
+    ({"size": {"eq": "x"}}, ["'size'", "'eq'", "Struct"]),
 ]
 
 
-@pytest.mark.parametrize(("asked", "sentence"), REFUSED)
-def test_what_cannot_be_is_one_sentence(asked, sentence):
+@pytest.mark.parametrize(("asked", "facts"), REFUSED)
+def test_what_cannot_be_is_one_sentence(asked, facts):
     frame = pl.DataFrame(
         {
             "item": [1],
@@ -156,6 +158,6 @@ def test_what_cannot_be_is_one_sentence(asked, sentence):
             "size": [{"cm": 3}],
         }
     )
-    with pytest.raises(ConfigError, match=sentence) as caught:
+    with assert_error(ConfigError, mentions=facts) as caught:
         Filter.of(asked).mask(frame)
     assert "\n" not in str(caught.value)

@@ -19,6 +19,7 @@ from lirdrec.server.query import Query, Ranked
 from lirdrec.server.ranker import Ranker
 from lirdrec.server.store import ConflictError, Event, NewItem, Store, StoreFullError
 
+from ..helpers import assert_error
 from .runs import DIMS, growing, new_item
 
 
@@ -92,9 +93,9 @@ def test_two_servers_on_one_store_agree_whoever_writes(run, url):
     second.remove_item(100)
     assert content(first.catch_up()) == content(second.catch_up())
     assert first.snapshot.item_row(100) == -1 and first.snapshot.item_row(101) == 51
-    with pytest.raises(ConflictError, match="item 101 is there already; remove it first"):
+    with assert_error(ConflictError, mentions=[101]):
         first.add_items([new_item(101)])
-    with pytest.raises(ConflictError, match="there is no item 100"):
+    with assert_error(ConflictError, mentions=[100]):
         first.remove_item(100)
 
 
@@ -123,28 +124,28 @@ def test_a_crash_between_writing_and_applying_loses_nothing(run, url):
 
 
 WRONG = [
-    ([new_item(100), new_item(7)], ConflictError, "item 7 is there already"),
-    ([new_item(100), new_item(100)], ConflictError, "an item is named twice in this call"),
-    ([new_item(100), NewItem(101)], DataError, "1 of the new items have no features in any modality"),
-    ([new_item(100), new_item("101")], DataError, "the item ids of this run are integers, '101' is not"),
-    ([new_item(100), new_item(-1)], DataError, "negative item id"),
-    ([new_item(100), new_item(2**63)], DataError, "too large"),
-    ([new_item(100), NewItem(101, features={"text": np.ones(9)})], DataError, "features 'text'"),
-    ([new_item(100), NewItem(101, features={"text": np.full(8, np.nan)})], DataError, "NaN"),
-    ([new_item(100), NewItem(101, features={"text": np.full(8, 1e300)})], DataError, "NaN or infinite"),
-    ([new_item(100), NewItem(101, features={"sound": np.ones(8)})], DataError, "no modality 'sound'"),
-    ([new_item(100, columns={"colour": "red"})], DataError, "the item table has no column 'colour'; it has group"),
-    ([new_item(100, columns={"group": "red"})], DataError, "column 'group' does not fit the item table"),
-    ([new_item(100, columns={"group": 1}), new_item(101, columns={"group": "x"})], DataError, "different types"),
-    ([new_item(100, columns={"group": 2**70})], DataError, "."),
+    ([new_item(100), new_item(7)], ConflictError, [7]),
+    ([new_item(100), new_item(100)], ConflictError, []),
+    ([new_item(100), NewItem(101)], DataError, ["1 ", 101]),
+    ([new_item(100), new_item("101")], DataError, ["'101'"]),
+    ([new_item(100), new_item(-1)], DataError, [-1]),
+    ([new_item(100), new_item(2**63)], DataError, [2**63]),
+    ([new_item(100), NewItem(101, features={"text": np.ones(9)})], DataError, ["'text'"]),
+    ([new_item(100), NewItem(101, features={"text": np.full(8, np.nan)})], DataError, ["'text'", "NaN", 101]),
+    ([new_item(100), NewItem(101, features={"text": np.full(8, 1e300)})], DataError, ["'text'", 101]),
+    ([new_item(100), NewItem(101, features={"sound": np.ones(8)})], DataError, ["'sound'"]),
+    ([new_item(100, columns={"colour": "red"})], DataError, ["'colour'", "group"]),
+    ([new_item(100, columns={"group": "red"})], DataError, ["'group'"]),
+    ([new_item(100, columns={"group": 1}), new_item(101, columns={"group": "x"})], DataError, []),
+    ([new_item(100, columns={"group": 2**70})], DataError, ["'group'"]),
 ]
 
 
-@pytest.mark.parametrize(("items", "kind", "sentence"), WRONG)
+@pytest.mark.parametrize(("items", "kind", "facts"), WRONG)
 @pytest.mark.filterwarnings("ignore:overflow encountered")
-def test_a_batch_that_fails_leaves_nothing(live, url, run, items, kind, sentence):
+def test_a_batch_that_fails_leaves_nothing(live, url, run, items, kind, facts):
     before = content(live.snapshot)
-    with pytest.raises(kind, match=sentence) as caught:
+    with assert_error(kind, mentions=facts) as caught:
         live.add_items(items)
     assert "\n" not in str(caught.value)
     assert content(live.snapshot) == before and live.store.latest() == 0
@@ -169,7 +170,7 @@ def test_a_write_that_fails_leaves_nothing(live):
 
 
 def test_events_need_an_item_that_is_there_and_no_known_user(live):
-    with pytest.raises(ConflictError, match="there is no item 99"):
+    with assert_error(ConflictError, mentions=[99]):
         live.add_events([Event(1, 5), Event(1, 99)])
     assert live.store.latest() == 0 and len(live.snapshot.people) == 0
     snapshot = live.add_events([Event("stranger", 5), Event("1", 6), Event(1, 6)])
@@ -305,8 +306,9 @@ def test_items_that_do_not_fit_a_newer_run_are_left_out_and_can_be_replaced(live
     with caplog.at_level(logging.WARNING):
         snapshot = live.swap(wider)
     assert snapshot.item_row(110) == 50 and snapshot.item_row(100) == -1 and "ann" not in snapshot.people
-    assert caplog.text.count("from the store is left out") == 10
-    with pytest.raises(ConflictError, match="item 100 is there already; remove it first"):
+    left = [one.getMessage() for one in caplog.records if one.name == "lirdrec.server.live"]
+    assert len(left) == 10 and all(str(at) in said for at, said in zip(range(100, 110), left, strict=True))
+    with assert_error(ConflictError, mentions=[100]):
         live.add_items([new_item(100, dims={"image": 13, "text": 8})])
     live.remove_item(100)
     assert live.add_items([new_item(100, dims={"image": 13, "text": 8})]).item_row(100) == 51
@@ -322,7 +324,7 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(live, tmp_path):
 def test_a_slim_run_takes_no_items_but_forgets_them(run, url, tmp_path):
     Recommender.load(run).slim(tmp_path / "slim")
     live = Live(tmp_path / "slim", Store(url))
-    with pytest.raises(CapabilityError, match="a slim run holds vectors and ids only"):
+    with assert_error(CapabilityError, mentions=["slim"]):
         live.add_items([new_item(100)])
     live.remove_item(4)
     assert live.snapshot.item_row(4) == -1

@@ -186,7 +186,7 @@ def test_a_large_catalogue_is_thinned_but_keeps_what_was_added(client, recommend
 @pytest.mark.parametrize("column", ["nothing", "image", "item", "'; drop table"])
 def test_a_column_that_is_none_is_refused(client, column):
     response = client.get("/map", params={"column": column})
-    assert response.status_code == 422 and "cannot be coloured" in response.json()["detail"]
+    assert response.status_code == 422 and column in response.json()["detail"]
 
 
 def test_columns(client):

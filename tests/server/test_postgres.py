@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from lirdrec.server.live import Live
 from lirdrec.server.store import LOCK, Event, NewItem, Store, StoreError, StoreFullError
 
+from ..helpers import assert_error
 from .postgres import Cluster, running
 from .runs import growing, new_item
 
@@ -108,7 +109,7 @@ def test_a_connection_lost_in_the_middle_says_that_the_outcome_is_unknown(store)
         writer.start()
         eventually(lambda: others() > 0)
         writer.join()
-    assert "was lost; a change under way may or may not be kept" in str(errors[0])
+    assert [type(one) for one in errors] == [StoreError] and "tester@/postgres" in str(errors[0])
     assert store.changes() == [] and store.add_items([NewItem(1)]) >= 1
 
 
@@ -123,7 +124,7 @@ def test_a_full_disk_changes_nothing(store):
             "CREATE TRIGGER full_disk BEFORE INSERT ON lirdrec_items FOR EACH ROW "
             "WHEN (NEW.subject = '3') EXECUTE FUNCTION full_disk()"
         )
-    with pytest.raises(StoreFullError, match="the disk of the store is full; nothing was changed"):
+    with assert_error(StoreFullError):
         store.add_items([NewItem(2), NewItem(3)])
     assert [one.subject for one in store.changes()] == [1] and not store.holds(2)
     assert store.add_items([NewItem(2)]) > 1

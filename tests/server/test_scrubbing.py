@@ -99,6 +99,7 @@ def test_a_server_that_cannot_start_says_so_without_the_path(tmp_path):
             pass
         for answer in (client.get("/health"), client.get("/ready"), client.get("/model")):
             assert answer.status_code == 503
+            # the last part of the path is not hidden
             assert "no such run" in answer.text and str(tmp_path) not in answer.text
     finally:
         servers.stop_all()

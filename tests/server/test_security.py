@@ -15,6 +15,8 @@ from lirdrec.server.config import ServerConfig
 from lirdrec.server.engine import Engine
 from lirdrec.server.security import KEPT_BUCKETS, Keys, RateLimiter, add_key, read_keys, revoke_key
 
+from ..helpers import assert_error
+
 ASK = {"user": 1, "k": 1}
 
 
@@ -105,38 +107,36 @@ def test_the_file_holds_no_key_and_belongs_to_its_owner(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "facts"),
     [
-        (None, "no such file of keys"),
-        ("", "is not a file of keys"),
-        ("{}", "is not a file of keys"),
-        ('{"format": "lirdrec-keys", "keys": [{"name": "a"}]}', "is not a file of keys"),
-        (
-            '{"format": "lirdrec-keys", "keys": [{"name": "a", "role": "root", "sha256": "00", "created": ""}]}',
-            "the role, the hash or the date of entry 0",
-        ),
+        (None, ["lirdrec keys add"]),
+        ("", ["lirdrec keys add"]),
+        ("{}", ["lirdrec keys add"]),
+        ('{"format": "lirdrec-keys", "keys": [{"name": "a"}]}', ["lirdrec keys add"]),
+        ('{"format": "lirdrec-keys", "keys": [{"name": "a", "role": "root", "sha256": "00", "created": ""}]}', [" 0"]),
     ],
 )
-def test_a_damaged_file_of_keys_stops_the_start(tmp_path, content, sentence):
+def test_a_damaged_file_of_keys_stops_the_start(tmp_path, content, facts):
     file = tmp_path / "keys.json"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(ConfigError, match=sentence):
+    with assert_error(ConfigError, mentions=[file, *facts]):
         Keys(file)
 
 
 def test_names_of_keys_are_taken_once(tmp_path):
     file = tmp_path / "keys.json"
     add_key(file, "a", "read")
-    for name, role, sentence in (
-        ("a", "read", "already"),
-        ("b", "admin", "choose read or write"),
-        (" ", "read", "name"),
+    for name, role, facts in (
+        ("a", "read", [file, "'a'"]),
+        ("b", "admin", ["admin", "read", "write"]),
+        (" ", "read", []),
     ):
-        with pytest.raises(ConfigError, match=sentence):
+        with assert_error(ConfigError, mentions=facts):
             add_key(file, name, role)
-    with pytest.raises(ConfigError, match="there are: a"):
+    with assert_error(ConfigError, mentions=[file, "'b'", ": a"]):
         revoke_key(file, "b")
+    assert [key.name for key in read_keys(file)] == ["a"]
 
 
 def test_no_key_gets_into_logs_or_answers(start, tmp_path, written):
@@ -203,7 +203,7 @@ def test_bodies_are_limited_while_they_come(start):
             yield large[start : start + 500]
 
     streamed = client.post("/recommend", content=pieces(), headers={"Content-Type": "application/json"})
-    assert (streamed.status_code, streamed.json()["detail"]) == (413, "the body is larger than 2,000 bytes")
+    assert streamed.status_code == 413 and "2,000" in streamed.json()["detail"]
     form = client.post("/items", data={"id": "900"}, files={"picture": b"x" * 3000})
     assert form.status_code == 413
     assert client.post("/recommend", json=ASK).status_code == 200
@@ -218,7 +218,7 @@ def test_what_takes_too_long_is_given_up(start, monkeypatch):
     client = start(timeout_seconds=2)  # the server's other answers must come within this too
     monkeypatch.setattr(Engine, "recommend", forever)
     answer = client.post("/recommend", json=ASK)
-    assert answer.status_code == 503 and "2 seconds" in answer.json()["detail"]
+    assert answer.status_code == 503 and "2" in answer.json()["detail"]
     monkeypatch.undo()
     assert client.get("/health").status_code == 200
 
@@ -233,7 +233,8 @@ def test_an_unforeseen_error_tells_nothing_but_the_requests_id(start, monkeypatc
     assert answer.status_code == 500 and answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text and "Traceback" not in answer.text and "abc-1" in answer.text
     entries = [json.loads(line) for line in written.getvalue().splitlines()]
-    failed = next(one for one in entries if one["message"] == "request failed")
+    failed = next(one for one in entries if "traceback" in one)
+    assert (failed["logger"], failed["level"]) == ("lirdrec.server.middleware", "error")
     assert failed["request"] == "abc-1" and "ZeroDivisionError" in failed["traceback"]
 
 
@@ -300,7 +301,7 @@ def test_every_answer_carries_the_safe_headers_and_its_id(client):
 
 def test_other_machines_are_let_in_only_with_keys_or_on_purpose():
     for host in ("0.0.0.0", "::", "192.168.1.5", "shop.example"):
-        with pytest.raises(ConfigError, match="there are no API keys"):
+        with assert_error(ConfigError, mentions=[host, "--keys", "--insecure"]):
             ServerConfig("run", host=host)
         assert ServerConfig("run", host=host, keys="keys.json")
         assert ServerConfig("run", host=host, insecure=True)

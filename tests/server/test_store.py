@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.server.store import ConflictError, Event, NewItem, Store, StoreError, StoreFullError
 
+from ..helpers import assert_error
 from .postgres import running
 
 WRITERS, EACH = 2, 15
@@ -80,11 +81,11 @@ def test_a_picture_lives_as_long_as_its_item(url):
 def test_a_batch_with_one_conflict_leaves_nothing(url):
     store = Store(url)
     store.add_items([NewItem("a")])
-    with pytest.raises(ConflictError, match="item 'a' is there already; remove it first"):
+    with assert_error(ConflictError, mentions=["'a'"]):
         store.add_items([NewItem("b"), NewItem("a")])
-    with pytest.raises(DataError, match="item 'c': its columns cannot be kept"):
+    with assert_error(DataError, mentions=["'c'"]):
         store.add_items([NewItem("b"), NewItem("c", {"price": float("nan")})])
-    with pytest.raises(ConflictError, match="an item is named twice in this call"):
+    with assert_error(ConflictError):
         store.add_items([NewItem("b"), NewItem("b")])
     assert [change.subject for change in store.changes()] == ["a"] and not store.holds("b")
     assert store.add_items([NewItem("b")]) > 0
@@ -142,7 +143,7 @@ def test_a_damaged_change_is_named(url):
     store.add_items([NewItem("a"), NewItem("b")])
     with store.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE lirdrec_changes SET payload = 'xx' WHERE number = 2")
-    with pytest.raises(StoreError, match="change 2 of the store is damaged; restore the store from a copy"):
+    with assert_error(StoreError, mentions=[2]):
         store.changes()
 
 
@@ -162,7 +163,7 @@ def test_on_a_full_disk_nothing_is_changed_and_later_all_is_well(tmp_path):
     path = tmp_path / "store.sqlite"
     store = limited(path, 40)
     kept = 0
-    with pytest.raises(StoreFullError, match="the disk of the store is full; nothing was changed"):
+    with assert_error(StoreFullError):
         for at in range(1000):
             store.add_items([NewItem(f"{at}-{part}", picture=bytes(2000)) for part in range(3)])
             kept += 3
@@ -180,10 +181,10 @@ def test_on_a_full_disk_nothing_is_changed_and_later_all_is_well(tmp_path):
 def test_a_file_that_is_no_store_is_one_sentence(tmp_path):
     path = tmp_path / "photo.sqlite"
     path.write_bytes(b"this is no database, but a text that is long enough to look like one" * 100)
-    with pytest.raises(StoreError, match=r"the store sqlite:.*photo.sqlite cannot be used \(file is not a database\)"):
+    with assert_error(StoreError, mentions=["sqlite:", "photo.sqlite", "file is not a database"]):  # SQLite's words
         Store(f"sqlite:///{path}")
     assert path.read_bytes().startswith(b"this is no database")
-    with pytest.raises(StoreError, match="unable to open database file"):
+    with assert_error(StoreError, mentions=["store.sqlite", "unable to open database file"]):
         Store(f"sqlite:///{tmp_path / 'missing' / 'store.sqlite'}")
 
 
@@ -213,18 +214,18 @@ def test_readers_do_not_wait_for_a_writer(tmp_path):
 
 
 BAD_URLS = [
-    ("shop.sqlite", "the URL of the store cannot be read; write sqlite:///FILE or"),
-    ("oracledb9://x", "a store is SQLite or PostgreSQL, not oracledb9"),
-    ("mysql://ann@host/shop", "a store is SQLite or PostgreSQL, not mysql; write sqlite:///FILE"),
-    ("postgresql+nothing://ann@host/shop", "the URL of the store cannot be read"),
-    ("sqlite://", "a store in memory would forget everything; name a file"),
-    ("sqlite:///:memory:", "a store in memory would forget everything"),
+    ("shop.sqlite", ["sqlite:///FILE", "postgresql+psycopg://"]),
+    ("oracledb9://x", ["SQLite", "PostgreSQL", "oracledb9"]),
+    ("mysql://ann@host/shop", ["SQLite", "PostgreSQL", "mysql", "sqlite:///FILE"]),
+    ("postgresql+nothing://ann@host/shop", ["sqlite:///FILE", "postgresql+psycopg://"]),
+    ("sqlite://", ["sqlite:///shop.sqlite"]),
+    ("sqlite:///:memory:", ["sqlite:///shop.sqlite"]),
 ]
 
 
-@pytest.mark.parametrize(("url", "sentence"), BAD_URLS)
-def test_a_bad_url_is_one_sentence(url, sentence):
-    with pytest.raises(ConfigError, match=sentence):
+@pytest.mark.parametrize(("url", "facts"), BAD_URLS)
+def test_a_bad_url_is_one_sentence(url, facts):
+    with assert_error(ConfigError, mentions=facts):
         Store(url)
 
 
