@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,12 @@ def _settle_environment() -> None:
 _settle_environment()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write the golden files of the tests that run, not compare them"
+    )
+
+
 def pytest_unconfigure() -> None:
     import shutil
 
@@ -66,3 +73,24 @@ def real_data() -> Path:
 def sample() -> Path:
     """The MovieLens sample that the repository ships, as a prepared dataset."""
     return ROOT / "sample" / "movielens"
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden(text, "table.html")` compares a text with the file golden/table.html beside the test's own file.
+
+    `pytest --update-golden` writes the file instead; read the difference (`git diff`) before you commit it.
+    """
+
+    def compare(text: str, name: str) -> None:
+        path = request.path.parent / "golden" / name
+        if request.config.option.update_golden:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            return
+        where = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+        if not path.is_file():
+            pytest.fail(f"{where} is missing; run this test with --update-golden to write it", pytrace=False)
+        assert text == path.read_bytes().decode("utf-8"), f"not the text of {where}; --update-golden writes the new one"
+
+    return compare

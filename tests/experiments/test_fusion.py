@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.engine.cells import Cell, Result
 from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.studies import fusion
+
+from ..helpers import assert_error
+from .facts import assert_facts
 
 # MF that hardly moves from its random start, beside item-kNN, which needs no training
 SMALL = {"models": ("mf", "item_knn"), "training": {"epochs": 1, "learning_rate": 1e-9}, "model_options": {}}
@@ -29,8 +33,10 @@ def test_the_good_model_gets_the_weight(context, inline, answer, words):
         # on validation the mix was chosen as the best; on the test it may fall a little behind
         assert one.figures["valid"]["recall@20"] >= own.figures["valid"]["recall@20"] - 1e-9
         assert one.figures["test"]["recall@20"] > own.figures["test"]["recall@20"] - 0.05
-    said = answer(fusion.report(settings, results))
-    assert "validation chooses the weights MF" in said and "the best model alone, Item kNN," in said
+    chosen = ["MF", f"{weights['mf']:g}", "Item kNN", f"{weights['item_knn']:g}"]
+    figure = np.mean([one.figures["test"]["recall@20"] for one in alone.values()])
+    # the weights, then the best model alone
+    assert_facts(answer(fusion.report(settings, results)), [*chosen, "Item kNN", f"{figure:.4f}"])
     # the mix is declared once, for all seeds
     vault = next((settings.output / "sealed").iterdir())
     declared = json.loads((vault / "declarations.json").read_text())
@@ -74,7 +80,7 @@ def test_nothing_is_mixed_before_all_models_are_there(context):
 
 
 def test_what_cannot_be_mixed(context):
-    with pytest.raises(ConfigError, match=r"^a mix needs two models or more"):
+    with assert_error(ConfigError, mentions=["models"]):
         list(fusion.plan(context(models=("mf",)), Results()))
-    with pytest.raises(ConfigError, match=r"^steps is 0; give a whole number"):
+    with assert_error(ConfigError, mentions=["steps", 0]):
         list(fusion.plan(context(**SMALL, settings={"steps": 0}), Results()))

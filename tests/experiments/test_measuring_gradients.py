@@ -17,6 +17,8 @@ from lirdrec.recommender.inputs import model_inputs
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.sampling import TripleSampler
 
+from ..helpers import assert_error
+
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
@@ -128,7 +130,7 @@ def test_random_features_have_the_size_of_the_real_ones():
 
 
 def test_models_without_the_two_sides_are_refused(dataset):
-    with pytest.raises(CapabilityError, match=r"^mf does not learn from item IDs and projected features side by side"):
+    with assert_error(CapabilityError, mentions=["mf"]):
         watched("mf", dataset, 1, {})
-    with pytest.raises(CapabilityError, match=r"^lirdrec has no table of item IDs"):
+    with assert_error(CapabilityError, mentions=["lirdrec"]):
         watched("lirdrec", dataset, 1, {})

@@ -12,6 +12,8 @@ from lirdrec.experiments.engine.tuning import WARM_UP, base_cell, n_trials, sear
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.training.config import TrainConfig
 
+from ..helpers import assert_error
+
 METRIC = "recall@20"
 FREE = {"model_options": {}}
 
@@ -170,7 +172,7 @@ def test_trials_that_fail_are_rows_and_the_rest_decides(context, inline):
     everything = inline(plan_of(), context(trials=3, losses=("softmax",), **FREE), compute)
     state = found(context(trials=3, losses=("softmax",), **FREE), everything)
     assert (state.finished, state.chosen, state.status) == (True, None, "out of memory")
-    with pytest.raises(ConfigError, match="no trial of its tuning has succeeded"):
+    with assert_error(ConfigError, mentions=["lirdrec"]):
         state.final(seed=0)
 
 
@@ -223,7 +225,7 @@ def test_the_median_rule_by_hand(context, inline):
 
 def test_a_grid_that_names_an_unknown_option_is_told(monkeypatch):
     monkeypatch.setattr(LIRDRec, "grid", {"n_layer": (1,)})
-    with pytest.raises(ConfigError, match="its grid names 'n_layer', which is not an option"):
+    with assert_error(ConfigError, mentions=["lirdrec", "'n_layer'"]):
         space_of("lirdrec", {})
 
 

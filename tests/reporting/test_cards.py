@@ -11,6 +11,8 @@ import pytest
 from lirdrec.errors import ConfigError
 from lirdrec.reporting import Card, Cards, Report, Section
 
+from ..helpers import assert_error
+
 NASTY = """<script>alert("1")</script> & 'x' "y" """
 
 
@@ -53,14 +55,14 @@ def test_a_picture_travels_inside_the_page_as_what_its_bytes_are(kind):
     head, _, inside = image["src"].partition(",")
     assert head == f"data:image/{kind};base64"
     assert base64.b64decode(inside, validate=True) == content
-    assert image["alt"] == "Picture of Shoe"
+    assert "Shoe" in image["alt"]
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"%PDF-1.7", b"<svg onload=alert(1)>", b"GIF89a", b"RIFF1234WAVE", picture("bmp")]
 )
 def test_anything_else_is_no_picture(content):
-    with pytest.raises(ConfigError, match="'Shoe' is no JPEG, PNG or WebP"):
+    with assert_error(ConfigError, mentions=["Shoe", "JPEG", "PNG", "WebP"]):
         Card("Shoe", picture=content)
 
 
@@ -70,7 +72,8 @@ def test_no_text_becomes_markup():
     made, expected = Page(page(Cards([card], lead=card))), Page(page(Cards([plain], lead=plain)))
     assert [tag for tag, _ in made.tags] == [tag for tag, _ in expected.tags]
     assert made.texts.count(NASTY) == 2 * 5  # title, text, badge, name and value, twice
-    assert {image["alt"] for image in made.all("img")} == {f"Picture of {NASTY}"}
+    alts = [image["alt"] for image in made.all("img")]
+    assert len(alts) == 2 and all(NASTY in alt for alt in alts)
 
 
 def test_the_page_loads_nothing():
@@ -82,7 +85,7 @@ def test_the_page_loads_nothing():
 
 def test_a_card_without_a_picture_gets_a_drawn_one_beside_those_that_have_one():
     with_some = Page(page(Cards([Card("A", picture=picture("png")), Card("B")], lead=Card("C"))))
-    assert [svg["aria-label"] for svg in with_some.all("svg")] == ["No picture"] * 2
+    assert len(with_some.all("svg")) == 2 and all(svg["aria-label"] for svg in with_some.all("svg"))
     assert not Page(page(Cards([Card("A"), Card("B")], lead=Card("C")))).all(
         "svg"
     )  # a grid of empty frames says nothing
@@ -109,7 +112,7 @@ def test_names_are_anchors_and_may_be_left_out(tmp_path):
     made = Page(page(*blocks))
     assert [one.get("id") for one in made.all("figure")] == [None, None, "cards-two"]
     assert "Two" in made.texts and len(made.all("em")) == 1
-    with pytest.raises(ConfigError, match="two cards of the report are called 'two'"):
+    with assert_error(ConfigError, mentions=["'two'"]):
         page(blocks[-1], blocks[-1])
     Report("T", "Q?", "A.", [Section("S", blocks)], environment={}).write(tmp_path)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"report.html", "report.md"}

@@ -28,6 +28,15 @@ COLOURS = """canvas => {
 }"""
 
 
+SEND = "form.add [type=submit]"
+HOME = "main .chips"  # people to begin with
+IN_VIEW = "document.querySelector('.in-view h2').textContent.match(/\\d+/g) ?? []"
+
+
+def wait_for_in_view(page, number: int) -> None:
+    page.wait_for_function(f"n => ({IN_VIEW}).join() === n", arg=str(number))
+
+
 def texts(page, selector: str) -> list[str]:
     return [one.strip() for one in page.locator(selector).all_inner_texts()]
 
@@ -60,10 +69,10 @@ def test_search_by_keys_alone_finds_items_and_people(visit):
     page.wait_for_function("document.activeElement.tagName === 'H1'")  # a reader of the screen goes on there
 
     page.fill("#query", "47")
-    page.get_by_role("option", name="47 liked").click()
+    page.locator("#hits [data-to='#/user/47']").click()
     page.get_by_role("heading", level=1, name="47").wait_for()
     page.fill("#query", "no such thing")
-    page.locator(".hit").get_by_text("Nothing is called so.").wait_for()
+    page.locator("#hits .hit.none").wait_for()
     page.keyboard.press("Escape")
     page.locator("#hits").wait_for(state="hidden")
 
@@ -76,10 +85,12 @@ def test_a_person_with_history_recommendations_and_the_parts_of_scores(visit):
     best = one.post("/recommend", {"user": 4, "k": 24, "parts": True})["items"]
     assert ids(page) == [item["item"] for item in best]
     said = page.locator(".found .bar").first.get_attribute("aria-label")
-    parts = dict(re.findall(r"(\w+) (−?[\d.]+)", said))
-    for name, value in best[0]["parts"].items():
-        assert float(parts[name].replace("−", "-")) == pytest.approx(value, abs=0.006)
-    assert float(parts["together"].replace("−", "-")) == pytest.approx(best[0]["score"], abs=0.006)
+    names = list(one.get("/model")["parts"])
+    places = [said.index(name) for name in names]
+    assert places == sorted(places)
+    numbers = [float(number.replace("−", "-")) for number in re.findall(r"−?\d+(?:\.\d+)?", said)]
+    wanted = [best[0]["parts"][name] for name in names] + [best[0]["score"]]
+    assert numbers == pytest.approx(wanted, abs=0.006)
     # the pieces are as long as the parts are large
     widths = page.locator(".found .bar").first.locator(".piece").evaluate_all("all => all.map(p => p.offsetWidth)")
     values = [abs(value) for value in best[0]["parts"].values()]
@@ -100,28 +111,39 @@ def test_sliders_weigh_the_branches_live(visit):
     assert ids(page) == [item["item"] for item in expected] != before
     moved = next(place for place, (a, b) in enumerate(zip(ids(page), before, strict=False)) if a != b)
     was = before.index(ids(page)[moved]) + 1 if ids(page)[moved] in before else None
-    note = page.locator(".found .card").nth(moved).locator(".note").inner_text()
-    assert note == (f"was {was}" if was else "new")
+    assert notes(page)[moved] == (was or NEW)
     # a longer or a filtered list is compared with as long a list under the same filter
     with page.expect_response("**/recommend"):
-        page.get_by_role("button", name="Show more").click()
+        page.locator(".further button").click()
     page.wait_for_function("() => document.querySelectorAll('.found .card').length > 24")
     check_notes(one, page, {"user": 4, "k": 48}, name)
     with page.expect_response("**/recommend"):
-        page.get_by_label("kind").select_option("cup")
+        page.locator("#filter-kind").select_option("cup")
     page.wait_for_function("() => document.querySelectorAll('.found .card').length < 24")
     check_notes(one, page, {"user": 4, "k": 48, "filter": {"kind": "cup"}}, name)
     with page.expect_response("**/recommend"):
-        page.get_by_role("button", name="Clear").click()
+        page.get_by_test_id("clear-filters").click()
     # the controls stay from person to person; a button takes them back
     page.evaluate("location.hash = '#/user/5'")
     page.get_by_role("heading", level=1, name="5").wait_for()
     page.wait_for_selector("main:not([aria-busy])")
     assert page.get_by_role("slider", name=name).input_value() == "0"
     with page.expect_response("**/recommend"):
-        page.get_by_role("button", name="As learned").click()
+        page.get_by_test_id("reset-weights").click()
     plain = one.post("/recommend", {"user": 5, "k": 24})["items"]
     wait_for_ids(page, [item["item"] for item in plain])
+
+
+NEW = "new"
+
+
+def notes(page) -> list[int | str | None]:
+    """The place that each card's note names, `NEW` where it names none, None where a card has no note."""
+    every = page.locator(".found .card").evaluate_all(
+        "all => all.map(c => c.querySelector('.note')?.innerText ?? null)"
+    )
+    assert "" not in every
+    return [None if note is None else int(found[0]) if (found := re.findall(r"\d+", note)) else NEW for note in every]
 
 
 def check_notes(one, page, asked, name):
@@ -130,12 +152,10 @@ def check_notes(one, page, asked, name):
     turned = [item["item"] for item in one.post("/recommend", asked | {"branch_weights": {name: 0}})["items"]]
     wait_for_ids(page, turned)
     wanted = [
-        "new" if item not in plain else "" if plain.index(item) == at else f"was {plain.index(item) + 1}"
+        NEW if item not in plain else None if plain.index(item) == at else plain.index(item) + 1
         for at, item in enumerate(turned)
     ]
-    cards = page.locator(".found .card")
-    notes = [cards.nth(at).locator(".note") for at in range(len(turned))]
-    assert [note.inner_text() if note.count() else "" for note in notes] == wanted
+    assert notes(page) == wanted
 
 
 def test_filters_variety_and_what_was_liked(visit):
@@ -143,26 +163,27 @@ def test_filters_variety_and_what_was_liked(visit):
     page = one.go("#/user/1")
     known = {item["item"]: item["columns"] for item in one.get("/items?limit=200")["items"]}
     with page.expect_response("**/recommend"):
-        page.get_by_label("price, at most").fill("30")
+        page.get_by_test_id("filter-price-at-most").fill("30")
     with page.expect_response("**/recommend"):
-        page.get_by_label("in_stock").select_option("no")
+        page.locator("#filter-in_stock").select_option("false")
     with page.expect_response("**/recommend"):
-        page.get_by_label("kind").select_option("cup")
+        page.locator("#filter-kind").select_option("cup")
     asked = {"user": 1, "k": 24, "filter": {"price": {"le": 30}, "in_stock": False, "kind": "cup"}}
     expected = [item["item"] for item in one.post("/recommend", asked)["items"]]
     assert expected != []
     wait_for_ids(page, expected)
     assert {known[item]["kind"] for item in expected} == {"cup"}
     with page.expect_response("**/recommend"):
-        page.get_by_label("title").fill("zebra")
-    page.locator("#remark").get_by_text("Nothing fits").wait_for()
+        page.locator("#filter-title").fill("zebra")
+    page.wait_for_function("() => document.getElementById('remark').textContent !== ''")
+    assert ids(page) == []
     with page.expect_response("**/recommend"):
-        page.get_by_role("button", name="Clear").click()
+        page.get_by_test_id("clear-filters").click()
     with page.expect_response("**/recommend"):
-        page.get_by_label("Show what was liked already").check()
+        page.locator("#seen").check()
     asked = {"user": 1, "k": 24, "exclude_seen": False, "diversity": 0.5}
     with page.expect_response("**/recommend"):
-        page.get_by_role("slider", name="Variety").fill("0.5")
+        page.get_by_test_id("diversity").fill("0.5")
     expected = [item["item"] for item in one.post("/recommend", asked)["items"]]
     wait_for_ids(page, expected)
 
@@ -175,11 +196,12 @@ def test_why_an_item_was_recommended(visit):
     button.focus()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
-    dialog.get_by_text("Because they liked").wait_for()
+    dialog.locator(".strip .name").first.wait_for()
     why = one.get(f"/explain?user=6&item={first}")
     assert texts(page, "#why .name") == [item["title"] for item in why["liked"]]
-    shown = dict(zip(texts(page, "#why th"), texts(page, "#why td"), strict=True))
-    assert float(shown["score"].replace("−", "-")) == pytest.approx(why["score"], abs=6e-4)
+    assert texts(page, "#why tr:not(.sum) th") == list(one.get("/model")["parts"])
+    (score,) = texts(page, "#why tr.sum td")
+    assert float(score.replace("−", "-")) == pytest.approx(why["score"], abs=6e-4)
     page.keyboard.press("Escape")
     dialog.wait_for(state="hidden")
     assert button.evaluate("b => b === document.activeElement")
@@ -191,10 +213,12 @@ def test_an_item_with_its_neighbours_and_those_who_would_get_it(visit):
     page.locator(".people li").first.wait_for()
     near = one.get("/similar/203?k=12")["neighbours"]
     assert ids(page, "main") == [other["item"] for other in near]
-    page.locator(".between").get_by_text(f"It lies between “{near[0]['title']}” and “{near[1]['title']}”.").wait_for()
+    lies = page.locator(".between").inner_text()
+    assert 0 <= lies.find(near[0]["title"]) < lies.find(near[1]["title"])
     members = one.get("/audience/203?k=12")["members"]
     assert texts(page, ".people .who") == [str(member["user"]) for member in members]
-    assert texts(page, ".people .place") == [f"place {member['place']}" for member in members]
+    places = [re.findall(r"\d+", place) for place in texts(page, ".people .place")]
+    assert places == [[str(member["place"])] for member in members]
     page.locator(".chart.small canvas").wait_for()
     page.locator(".people .who").first.click()
     page.get_by_role("heading", level=1, name=str(members[0]["user"]), exact=True).wait_for()
@@ -203,17 +227,19 @@ def test_an_item_with_its_neighbours_and_those_who_would_get_it(visit):
 def test_an_item_is_added_with_title_and_picture_and_finds_its_people(visit, tmp_path):
     one = visit()
     page = one.go("#/add")
-    page.get_by_role("button", name="Add it").click()
-    page.get_by_text("Give it a title.").wait_for()
-    page.get_by_label("Title").fill("heavy tent number 99")
-    page.get_by_label("kind").fill("tent")
-    page.get_by_label("price").fill("12.5")
+    send = page.locator(SEND)
+    send.click()
+    page.get_by_role("alert").wait_for()
+    assert page.evaluate("document.activeElement.id") == "new-title"  # what is missing
+    page.fill("#new-title", "heavy tent number 99")
+    page.fill("#new-kind", "tent")
+    page.fill("#new-price", "12.5")
     (tmp_path / "tent.png").write_bytes(picture("tent", 99))
     page.set_input_files("#new-picture", tmp_path / "tent.png")
     page.locator(".drop img").wait_for()
-    id = page.get_by_label("Id").input_value()
-    page.get_by_role("button", name="Add it").click()
-    page.locator(".banner").get_by_text("is in the catalogue and recommended from now on").wait_for()
+    id = page.locator("#new-id").input_value()
+    send.click()
+    page.locator(".banner").get_by_text("heavy tent number 99").wait_for()
     page.locator(".people li").first.wait_for()
     # planted truth: it lies among the tents, and those who like tents would get it
     titles = texts(page, "main .card h3")
@@ -225,42 +251,53 @@ def test_an_item_is_added_with_title_and_picture_and_finds_its_people(visit, tmp
     best = [item["item"] for item in one.post("/recommend", {"user": who[0], "k": 10})["items"]]
     assert int(id) in best
     # taken away again, on the second press only
-    page.get_by_role("button", name="Remove it").click()
-    page.get_by_role("button", name="Remove it for good?").click()
-    page.get_by_role("heading", level=1, name="Who would like what?").wait_for()
+    remove = page.locator("main button.danger")
+    before = remove.inner_text()
+    remove.click()
+    assert remove.inner_text() != before and one.get(f"/items/{id}")["item"] == int(id)
+    remove.click()
+    page.locator(HOME).wait_for()
     assert httpx.get(f"{one.address}/items/{id}", timeout=PATIENCE).status_code == 404
 
 
-def test_what_is_wrong_with_a_new_item_is_told_in_a_sentence(visit, tmp_path):
+def test_what_is_wrong_with_a_new_item_is_shown_in_the_form(visit, tmp_path):
     one = visit()
     one.expected = ("409", "422")
     page = one.go("#/add")
-    page.get_by_label("Title").fill("old lamp")
-    page.get_by_label("Id").fill("103")
-    page.get_by_role("button", name="Add it").click()
-    page.get_by_role("alert").get_by_text("is there already").wait_for()
-    page.get_by_label("Id").fill("999103")
+    send = page.locator(SEND)
+    page.fill("#new-title", "old lamp")
+    page.fill("#new-id", "103")
+    with page.expect_response("**/items") as answer:
+        send.click()
+    assert answer.value.status == 409
+    page.get_by_role("alert").get_by_text("103").wait_for()
+    page.fill("#new-id", "999103")
     (tmp_path / "broken.png").write_bytes(picture("lamp", 1)[:300])
     page.set_input_files("#new-picture", tmp_path / "broken.png")
-    page.get_by_role("button", name="Add it").click()
+    with page.expect_response("**/items") as answer:
+        send.click()
+    assert answer.value.status == 422
     page.get_by_role("alert").get_by_text("picture").wait_for()
-    assert page.get_by_label("Title").input_value() == "old lamp"  # nothing that was typed is lost
-    page.get_by_label("price").press_sequentially("1-2")
-    page.get_by_role("button", name="Add it").click()
-    page.get_by_role("alert").get_by_text("“price” is no number.").wait_for()
-    page.get_by_label("price").fill("12")
+    assert page.locator("#new-title").input_value() == "old lamp"  # nothing that was typed is lost
+    page.locator("#new-price").press_sequentially("1-2")
+    send.click()
+    page.get_by_role("alert").get_by_text("price").wait_for()
+    assert page.evaluate("document.activeElement.id") == "new-price"
+    page.fill("#new-price", "12")
     # a file that is refused does not leave the picture before it in its place
     (tmp_path / "lamp.png").write_bytes(picture("lamp", 1))
     (tmp_path / "note.txt").write_text("no picture")
     page.set_input_files("#new-picture", tmp_path / "lamp.png")
     page.locator(".drop img").wait_for()
     page.set_input_files("#new-picture", tmp_path / "note.txt")
-    page.locator(".drop").get_by_text("must be a JPEG, PNG or WebP").wait_for()
+    page.locator(".drop").get_by_text("JPEG").wait_for()
+    assert page.locator(".drop img").count() == 0
     page.set_input_files("#new-picture", tmp_path / "lamp.png")
-    page.get_by_role("button", name="Take it out").click()
-    page.locator(".drop").get_by_text("Choose a picture").wait_for()
+    page.locator(".drop img").wait_for()
+    page.locator(".picture-field button").click()
+    page.locator(".drop img").wait_for(state="detached")
     with page.expect_request("**/items") as sent:
-        page.get_by_role("button", name="Add it").click()
+        send.click()
     assert b'name="picture"' not in sent.value.post_data_buffer
 
 
@@ -268,14 +305,16 @@ def test_without_encoders_the_page_says_what_to_do(visit):
     one = visit(server={"encoders": False})
     one.expected = ("422",)
     page = one.go("#/add")
-    page.get_by_text("does not read titles and pictures itself").wait_for()
-    assert "--encoders" in page.locator("pre").inner_text()
-    page.get_by_label("Title").fill("brought by its vectors")
+    assert "--encoders" in page.locator(".notice pre").inner_text()
+    page.fill("#new-title", "brought by its vectors")
     widths = one.get("/model")["features"]
-    page.get_by_role("button", name="Add it").click()
-    page.get_by_role("alert").get_by_text("has no vector").wait_for()
-    page.get_by_label(f"text: {widths['text']} numbers").fill(", ".join(["0.5"] * widths["text"]))
-    page.get_by_role("button", name="Add it").click()
+    with page.expect_response("**/items") as answer:
+        page.locator(SEND).click()
+    assert answer.value.status == 422
+    page.get_by_role("alert").get_by_text("features").wait_for()
+    assert str(widths["text"]) in page.locator("label[for=vector-text]").inner_text()
+    page.fill("#vector-text", ", ".join(["0.5"] * widths["text"]))
+    page.locator(SEND).click()
     page.get_by_role("heading", level=1, name="brought by its vectors").wait_for()
 
 
@@ -299,8 +338,8 @@ def test_hostile_texts_stay_texts_everywhere(visit):
     user = one.get("/audience/666?k=1")["members"][0]["user"]
     page = one.go(f"#/user/{user}")
     page.locator(".found .card h3").get_by_text(HOSTILE).wait_for()
-    page.get_by_role("button", name="Why <img").click()
-    page.get_by_role("heading", name="Why <img").wait_for()
+    page.locator(".found .card[data-item='666'] .why-button").click()
+    page.locator("#why-title").get_by_text(HOSTILE).wait_for()
     assert page.evaluate("window.hacked") is None
     assert page.locator("main img:not(.picture img)").count() == 0
     answer = httpx.get(f"{one.address}/pictures/666", timeout=PATIENCE)
@@ -311,24 +350,24 @@ def test_hostile_texts_stay_texts_everywhere(visit):
 def test_the_map_is_coloured_zoomed_and_walked_by_keys(visit):
     one = visit()
     page = one.go("#/map")
-    page.get_by_label("Colour by").select_option("kind")
+    page.locator("#colour-by").select_option("kind")
     page.get_by_role("button", name="lamp").wait_for()
     total = one.get("/map")["total"]
-    page.get_by_role("heading", name=f"In view: {total} items").wait_for()
+    wait_for_in_view(page, total)
     colours = page.locator(".chart canvas").evaluate(COLOURS)
     assert colours >= 4  # of the four kinds, some mixed
     page.get_by_role("button", name="lamp").click()
     assert page.get_by_role("button", name="lamp").get_attribute("aria-pressed") == "false"
-    page.get_by_role("heading", name=f"In view: {total - 12} items").wait_for()
+    wait_for_in_view(page, total - 12)
     page.get_by_role("button", name="lamp").click()
     page.locator(".chart canvas").focus()
     for _ in range(5):
         page.keyboard.press("+")
-    page.wait_for_function("n => !document.querySelector('.in-view h2').textContent.includes(n)", arg=str(total))
+    page.wait_for_function(f"n => !({IN_VIEW}).includes(n)", arg=str(total))
     page.keyboard.press("0")
-    page.get_by_role("heading", name=f"In view: {total} items").wait_for()
-    page.get_by_label("Colour by").select_option("price")
-    page.get_by_role("list", name="Colours of price").wait_for()
+    wait_for_in_view(page, total)
+    page.locator("#colour-by").select_option("price")
+    page.get_by_role("list", name="price").wait_for()
     assert len(texts(page, ".swatch")) == 5
     page.locator(".rows a").first.focus()
     page.locator(".tip").wait_for()
@@ -370,7 +409,7 @@ def test_the_map_stays_where_it_is_under_the_pointer(visit):
     page.locator(".tip").wait_for()
     style = canvas.evaluate("c => [getComputedStyle(c).padding, getComputedStyle(c).cursor]")
     assert style == ["0px", "pointer"] and canvas.bounding_box() == before
-    page.get_by_role("button", name="Zoom in").focus()
+    page.locator(".zoom button").first.focus()
     canvas.focus()
     page.keyboard.press("+")
     page.locator(".tip").wait_for(state="hidden")
@@ -387,10 +426,10 @@ def test_a_person_or_item_that_is_not_there(visit):
     one = visit()
     one.expected = ("404",)
     page = one.go("#/user/123456")
-    page.get_by_role("heading", name="There is no such thing here").wait_for()
-    page.get_by_text("No user has the id 123456.").wait_for()
+    page.locator("main .lead").get_by_text("123456").wait_for()
+    assert page.locator("main button").count() == 0  # trying again would not help
     page = one.go("#/item/%E2%98%83")
-    page.get_by_text("the item ids are integers").wait_for()
+    page.locator("main .lead").get_by_text("☃").wait_for()
 
 
 def test_a_model_without_parts_or_vectors_and_ids_that_are_no_plain_words(visit, tmp_path):
@@ -401,12 +440,13 @@ def test_a_model_without_parts_or_vectors_and_ids_that_are_no_plain_words(visit,
     page = one.go("#/user/" + quote("u@3/x y", safe=""))
     assert page.locator("h1").inner_text() == "u@3/x y"
     page.locator(".found .card a").first.click()
-    page.get_by_role("heading", level=1, name="Item a/b c#").wait_for()
+    page.get_by_role("heading", level=1, name="a/b c#").wait_for()
     page.locator(".people a").first.wait_for()
     page = one.go("#/map")
-    page.get_by_role("heading", name="There is no map").wait_for()
+    assert page.locator("main .lead").inner_text() != "" and page.locator("main canvas").count() == 0
     page = one.go("#/add")
-    page.get_by_text("cannot take new items").wait_for()
+    page.locator(".notice").wait_for()
+    assert page.locator("form.add").count() == 0
 
 
 def test_a_server_that_is_starting_is_asked_again_and_one_that_is_gone_is_told_of(visit):
@@ -424,17 +464,19 @@ def test_a_server_that_is_starting_is_asked_again_and_one_that_is_gone_is_told_o
 
     one.page.route("**/model", starting)
     page = one.go()
-    page.get_by_role("heading", name="Who would like what?").wait_for()
+    page.locator(HOME).wait_for()
     assert len(refused) == 3
     page.route("**/users/4*", lambda route: route.abort())
     page.evaluate("location.hash = '#/user/4'")
-    page.get_by_text("The server does not answer. Is it still running?").wait_for()
+    again = page.locator("main .head button.main")
+    again.wait_for()
+    assert page.locator("main .lead").inner_text() != ""
     page.unroute("**/users/4*")
-    page.get_by_role("button", name="Try again").click()
+    again.click()
     page.get_by_role("heading", level=1, name="4", exact=True).wait_for()
     page.route("**/items?**", lambda route: route.abort())
     page.locator("#query").fill("cup")
-    page.locator("#hits").get_by_text("The server does not answer").wait_for()
+    page.locator("#hits .hit.none").wait_for()
 
 
 def test_a_view_that_is_slow_leaves_the_focus_in_the_search(visit):
@@ -456,11 +498,11 @@ def test_another_run_is_told_of_at_the_next_step(visit, shop, tmp_path):
     (tmp_path / "current").write_text(f"{shop}\n")
     one = visit(server={"run": str(tmp_path / "current"), "watch": True, "watch_seconds": 0.05})
     page = one.go("#/user/4")
-    page.locator("#served").get_by_text("Run run ·").wait_for()
+    page.locator("#served").get_by_text(re.compile(r"\brun\b")).wait_for()
     shutil.copytree(shop, tmp_path / "second")
     (tmp_path / "next").write_text("second\n")
     os.replace(tmp_path / "next", tmp_path / "current")
     while one.get("/model")["run"] != "second":
         pass
     page.evaluate("location.hash = '#/user/5'")
-    page.locator("#served").get_by_text("Run second ·").wait_for()
+    page.locator("#served").get_by_text("second").wait_for()

@@ -14,7 +14,14 @@ export function controls(model, state, changed) {
   const weighed = model.parts.length > 1 ? weights(model, state, soon) : null;
   const variety = slider(
     "Variety",
-    { min: 0, max: 0.9, step: 0.1, value: state.diversity, said: (x) => (x ? told(x, 1) : "off") },
+    {
+      min: 0,
+      max: 0.9,
+      step: 0.1,
+      value: state.diversity,
+      said: (x) => (x ? told(x, 1) : "off"),
+      testid: "diversity",
+    },
     (value) => {
       state.diversity = value;
       soon();
@@ -92,6 +99,7 @@ function weights(model, state, changed) {
     {
       type: "button",
       class: "plain small",
+      data: { testid: "reset-weights" },
       disabled: Object.values(state.weights).every((one) => one === 1),
       on: {
         click: () => {
@@ -112,7 +120,7 @@ function weights(model, state, changed) {
   );
 }
 
-function slider(name, { min, max, step, value, hue: colour, said }, changed) {
+function slider(name, { min, max, step, value, hue: colour, said, testid = "weight" }, changed) {
   const id = `slider-${name.replace(/\W+/g, "-").toLowerCase()}`;
   const output = el("output", { for: id }, said(value));
   const paint = (input) => {
@@ -123,6 +131,7 @@ function slider(name, { min, max, step, value, hue: colour, said }, changed) {
   const input = el("input", {
     type: "range",
     id,
+    data: { testid },
     min,
     max,
     step,
@@ -163,6 +172,7 @@ function filters(model, state, changed, soon) {
     {
       type: "button",
       class: "plain small",
+      data: { testid: "clear-filters" },
       disabled: Object.keys(state.filter).length === 0,
       on: {
         click: () => {
@@ -256,7 +266,7 @@ function range(column, id, before, set, soon) {
       ...more,
     });
   const low = one(column.values[0], "at least", before?.ge, { id });
-  const high = one(column.values[1], "at most", before?.le, {});
+  const high = one(column.values[1], "at most", before?.le, { data: { testid: `${id}-at-most` } });
   return el("div", { class: "row range" }, low, el("span", { "aria-hidden": "true" }, "–"), high);
 }
 
