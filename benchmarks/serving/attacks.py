@@ -116,10 +116,12 @@ def faults(port, key, attacking) -> None:
 
 
 def hidden_faults(port, key, attacking) -> None:
-    """Bodies that stay just below each limit: 590 wrong filters, and lists as long as may be."""
+    """Bodies that stay just below each limit: 590 wrong filters, lists as long as may be, ten lists of 9,900 texts."""
     wrong = b'{"user":1,"filter":{' + b",".join(b'"%d":{"a":[]}' % at for at in range(590)) + b"}}"
     long = b'{"user":1,"columns":[' + b",".join([b"1"] * 99_000) + b"]}"
-    _together(8, port, key, [wrong, long], attacking)
+    texts = b",".join([b'"' + b"x" * 70 + b'"'] * 9900)
+    lists = b'{"user":1,"filter":{' + b",".join(b'"%d":{"in":[%s]}' % (at, texts) for at in range(10)) + b"}}"
+    _together(8, port, key, [wrong, long, lists], attacking)
 
 
 def filters(port, key, attacking) -> None:

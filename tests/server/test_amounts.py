@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
+import threading
 
 import pytest
 from pydantic import ValidationError
 
 from lirdrec.server.problems import MAX_FAULTS, MOST_FAULTS, Problem
-from lirdrec.server.routes.common import OPENINGS, Amount
+from lirdrec.server.routes.common import MAX_DIGITS, OPENINGS, Amount
 from lirdrec.server.schemas import (
     MAX_COLUMNS,
     MAX_EVENTS,
@@ -19,6 +22,7 @@ from lirdrec.server.schemas import (
     ItemsRequest,
     RecommendRequest,
     SwapRequest,
+    give_way,
 )
 
 JSON = {"Content-Type": "application/json"}
@@ -35,6 +39,8 @@ JSON = {"Content-Type": "application/json"}
         ("/recommend", b'{"user":1,"columns":[' + b",".join([b"1"] * 100_002) + b"]}", 100_000),
         ("/recommend/batch", b'{"requests":[{"filter":{' + b",".join([b'"a":[]'] * 10_001) + b"}}]}", 10_000),
         ("/events", b'{"events":[],' + b",".join(b'"%d":1' % at for at in range(2001)) + b"}", 2001),
+        ("/recommend", b'{"user":1,"filter":{"a":{"in":[0,' + b"9" * 5000 + b"]}}}", 400),
+        ("/items", b'{"items":[{"id":1,"features":{"text":[' + b"0.5," * 40_000 + b" -" + b"9" * 401 + b"]}}]}", 400),
         ("/items", b'{"items":[{"columns":{' + b",".join(b'"%d":1' % at for at in range(11_000)) + b"}}]}", 10_301),
     ],
 )
@@ -65,14 +71,14 @@ def test_what_the_schemas_allow_is_not_too_much():
         (RecommendRequest, ask | {"history": None, "columns": ["a"] * MAX_COLUMNS}),
         (RecommendRequest, {"user": 1, "filter": {"a": {"in": ['quoted "text": {a, b}: [c]'] * 1000}}}),
         (BatchRequest, {"requests": [{"history": list(range(700)), "k": 5}] * 256}),
+        (RecommendRequest, {"user": 1, "filter": {"a": {"in": ["x" + "9" * 500, "9" * 500, 0.1 + 0.2, 10**37]}}}),
         (SwapRequest, {"run": "second"}),
     ]
     for model, value in bodies:
         body = json.dumps(value).encode()
         amount = Amount(model)
         amount.add(body)
-        amount.check_keys(body)
-        model.model_validate_json(body)
+        assert amount.read(model, body) == model.model_validate(value)
     assert OPENINGS * RecommendRequest.max_keys >= 6000
 
 
@@ -91,6 +97,75 @@ def test_a_list_is_given_up_at_its_first_fault(model, value, faults):
         model.model_validate_json(json.dumps(value))
     own = [one for one in raised.value.errors() if "0" in map(str, one["loc"])]
     assert len(own) == faults
+
+
+@pytest.mark.parametrize("digits", range(395, 406))
+def test_a_long_number_is_found_wherever_it_lies(digits):
+    number = b"-" + b"7" * digits
+    for before in (0, *range(128 * 1024 - 410, 128 * 1024 + 5, 83)):
+        body = b" " * before + b":" + number + b"}"
+        if digits <= MAX_DIGITS:
+            Amount(RecommendRequest).check_numbers(body)
+        else:
+            with pytest.raises(Problem):
+                Amount(RecommendRequest).check_numbers(body)
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "places"),
+    [
+        (RecommendRequest, {"user": 1, "filter": {f"c{at}": {"in": [1, "a"]} for at in range(50)}}, 150),
+        (RecommendRequest, {"user": 1, "filter": {str(at): [] for at in range(1000)}}, 1000),
+        (RecommendRequest, {"user": 1, "branch_weights": {str(at): [] for at in range(1000)}}, 1000),
+        (BatchRequest, {"requests": [{"user": 1, "filter": {"a": {"in": ["x"]}}}] * 1000}, 3000),
+        (ItemsRequest, {"items": [{"id": 1, "features": {"text": [0.5]}, "columns": {"a": 1}}] * 100}, 300),
+    ],
+)
+def test_a_long_validation_gives_way_at_each_name_and_list(model, value, places):
+    """Python's functions are where another thread may run; pydantic's own code holds the interpreter."""
+    calls = []
+
+    def count(frame, event, _):
+        if event == "call" and frame.f_code is give_way.__code__:
+            calls.append(event)
+
+    body = json.dumps(value).encode()
+    sys.setprofile(count)
+    try:
+        model.model_validate_json(body)
+    except ValidationError:
+        pass
+    finally:
+        sys.setprofile(None)
+    assert len(calls) == places
+
+
+def test_a_large_body_is_read_beside_the_event_loop(client, monkeypatch):
+    threads = []
+    read = Amount.read
+
+    def noted(*arguments):
+        threads.append(threading.current_thread())
+        with pytest.raises(RuntimeError):  # a thread without a loop
+            asyncio.get_running_loop()
+        return read(*arguments)
+
+    monkeypatch.setattr(Amount, "read", noted)
+    large = {"user": 1, "filter": {"title": {"in": ["x" * 100] * 100}}}
+    assert client.post("/recommend", json=large).status_code == 200
+    assert client.post("/recommend", json={"user": 1}).status_code == 200
+    assert len(threads) == 1
+
+
+def test_wrong_filters_of_a_batch_are_told_in_their_places(client):
+    many = {"title": {"in": [str(at) for at in range(300)]}}
+    wrong = {"title": {"like": "x"}}
+    asked = [{"user": 1, "filter": one} for one in (many, wrong, {})]
+    for some in (asked, asked[1:]):  # in a thread, on the event loop
+        answers = client.post("/recommend/batch", json={"requests": some}).json()["answers"]
+        assert [one.get("problem", {}).get("status") for one in answers] == [
+            422 if one["filter"] == wrong else None for one in some
+        ]
 
 
 def test_faults_beyond_telling_are_counted():

@@ -161,3 +161,13 @@ def test_what_cannot_be_is_one_sentence(asked, facts):
     with assert_error(ConfigError, mentions=facts) as caught:
         Filter.of(asked).mask(frame)
     assert "\n" not in str(caught.value)
+
+
+def test_equal_conditions_have_one_key_and_others_have_another():
+    values = [1, 1.0, True, "1", "é", "\ud800", 2**100, *range(500)]
+    keys = {Filter.of({"a": {"in": values[:n]}}).key for n in range(len(values) + 1)}
+    assert len(keys) == len(values) + 1
+    assert len({Filter.of({"a": one}).key for one in values[:7]}) == 7
+    assert Filter.of({"a": 1, "b": 2}).key == Filter.of({"b": 2, "a": {"eq": 1}}).key
+    assert Filter.of({"a": {"in": values}}).key == Filter.of({"a": {"in": list(values)}}).key
+    assert len({Filter.of(one).key for one in ({}, {"a": {"in": []}}, {"b": {"in": []}})}) == 3

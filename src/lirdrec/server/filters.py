@@ -29,6 +29,8 @@ _COMPARISONS: dict[str, Callable[[pl.Series, Any], pl.Series]] = {
     "contains": lambda column, value: _contains(column, value),
 }
 MAX_VALUES = 10_000  # of one "in"
+HASHED = 100  # values at a time
+_AS_JSON = json.JSONEncoder(ensure_ascii=False)
 _SUITABLE = {  # kind of column → comparisons
     "number": ("eq", "ne", "lt", "le", "gt", "ge", "in"),
     "truth": ("eq", "ne", "in"),
@@ -119,14 +121,16 @@ class Filter:
 
 
 def _key(conditions: Mapping[str, Any]) -> bytes:
-    """A hash of conditions; value by value, since one call for megabytes would keep all other threads waiting."""
+    """A hash of conditions; some values at a time, so that other threads need not wait for megabytes."""
     digest = hashlib.blake2b(digest_size=16)
     for column in sorted(conditions):
         comparisons = _comparisons(conditions[column])
         for name in sorted(comparisons):
             value = comparisons[name]
-            for one in value if isinstance(value, list) else [value]:
-                digest.update(json.dumps([column, name, one]).encode())
+            values = value if isinstance(value, list) else [value]
+            for start in range(0, max(1, len(values)), HASHED):  # of an empty list, too: nothing satisfies it
+                some = _AS_JSON.encode([column, name, values[start : start + HASHED]])
+                digest.update(some.encode("utf-8", "surrogatepass"))
     return digest.digest()
 
 

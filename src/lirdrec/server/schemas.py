@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lirdrec.data.identifiers import LARGEST
 
@@ -17,18 +17,32 @@ MAX_COLUMNS = 50
 MAX_DIMS = 65_536
 WHOLE = 2**127  # numbers of an item table may be as large
 
+T = TypeVar("T")
+
+
+def give_way(value: T) -> T:
+    """The value as it is; where it is called, other threads may run in the midst of a long validation.
+
+    pydantic's own code never lets them, and a large body takes it more than 100 ms.
+    """
+    return value
+
+
 IntegerId = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 TextId = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern="^[^\\u0000]+$")]
 Id = IntegerId | TextId
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Scalar = (
-    Annotated[bool, Field(strict=True)]
+Key = Annotated[Name, AfterValidator(give_way)]
+Scalar = Annotated[
+    Annotated[str, Field(strict=True, max_length=10_000)]  # first: the texts are the longest to read
+    | Annotated[bool, Field(strict=True)]
     | Annotated[int, Field(strict=True, ge=-WHOLE, lt=WHOLE)]
-    | Annotated[float, Field(strict=True)]
-    | Annotated[str, Field(strict=True, max_length=10_000)]
-)
-Condition = dict[Name, Scalar | Annotated[list[Scalar], Field(max_length=10_000, fail_fast=True)]]
-Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fast=True)]
+    | Annotated[float, Field(strict=True)],
+    Field(union_mode="left_to_right"),
+]
+Values = Annotated[list[Scalar], Field(max_length=10_000, fail_fast=True), AfterValidator(give_way)]
+Condition = dict[Key, Scalar | Values]
+Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fast=True), AfterValidator(give_way)]
 
 
 class Body(BaseModel):
@@ -72,14 +86,14 @@ class RecommendRequest(Body):
     )
     k: int = Field(10, ge=1, le=MAX_K, description="How many items; fewer come where fewer remain.")
     exclude_seen: bool = Field(True, description="Leave out what the user liked already.")
-    filter: Annotated[dict[Name, Scalar | Condition], Field(max_length=MAX_COLUMNS)] | None = Field(
+    filter: Annotated[dict[Key, Scalar | Condition], Field(max_length=MAX_COLUMNS)] | None = Field(
         None,
         description="Conditions on columns of the item table that must all hold: a value, or comparisons eq, ne, lt, "
         "le, gt, ge, in, contains.",
     )
     diversity: float = Field(0.0, ge=0, le=1, description="0: best scores; towards 1: items that differ (MMR).")
     branch_weights: (
-        Annotated[dict[Name, Annotated[float, Field(ge=-1000, le=1000)]], Field(max_length=MAX_COLUMNS)] | None
+        Annotated[dict[Key, Annotated[float, Field(ge=-1000, le=1000)]], Field(max_length=MAX_COLUMNS)] | None
     ) = Field(None, description="Factor of each part of the score; those not named keep 1.")
     unknown: Literal["raise", "popular"] = Field(
         "raise", description="What an unknown user gets: 404, or what is liked most."
@@ -115,8 +129,8 @@ class ItemIn(Body):
     )
 
     id: Id
-    columns: dict[Name, Any] = Field({}, max_length=MAX_COLUMNS, description="Values of columns of the item table.")
-    features: dict[Name, Vector] = Field(
+    columns: dict[Key, Any] = Field({}, max_length=MAX_COLUMNS, description="Values of columns of the item table.")
+    features: dict[Key, Vector] = Field(
         {}, max_length=MAX_COLUMNS, description="Name → vector, as wide as in training; others are encoded if possible."
     )
 

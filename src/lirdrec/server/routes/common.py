@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -26,7 +27,11 @@ M = TypeVar("M", bound=Body)
 
 SMALL = 4096  # bytes of a body that is read at once
 OPENINGS = 5  # of lists and objects, for each key that there may be
+MAX_DIGITS = 400  # of a number; the time that a number takes grows with the square of its digits
 _SPACE = b" \t\r\n"
+_DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
+_LONG_NUMBER = re.compile(rb"[\[,:\s]-?[0-9]{%d}" % (MAX_DIGITS + 1))
+_SEARCHED = 128 * 1024  # bytes at a time: others wait meanwhile
 
 
 class PlainRoute(APIRoute):
@@ -85,8 +90,8 @@ async def parsed(request: Request, model: type[M]) -> M:
         Problem: it is not announced as JSON (415), too large (413), or holds too much (422).
         ValidationError: it does not fit.
 
-    What a body may hold is counted while it comes. Reading a large one keeps the event loop from everything else; so
-    one is read at a time, and then as long a time is left for others as it took.
+    What a body may hold is counted while it comes. A large one is read in a thread, so that others are answered
+    meanwhile; one is read at a time, and then as long a time is left for others as it took.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
@@ -104,12 +109,12 @@ async def parsed(request: Request, model: type[M]) -> M:
     body = b"".join(pieces)
     if amount is None:
         return model.model_validate_json(body)
-    turn = services(request).reading
+    served = services(request)
+    turn = served.reading
     await turn.acquire()
     started = time.perf_counter()
     try:
-        amount.check_keys(body)
-        return model.model_validate_json(body)
+        return await served.read(lambda: amount.read(model, body))
     finally:
         asyncio.get_running_loop().call_later(time.perf_counter() - started, turn.release)
 
@@ -141,6 +146,12 @@ class Amount:
         if self._openings > limit:
             raise Problem(422, f"the body holds more than {limit:,} lists and objects")
 
+    def read(self, model: type[M], body: bytes) -> M:
+        """The whole body as a checked model; Raises as `parsed`."""
+        self.check_keys(body)
+        self.check_numbers(body)
+        return model.model_validate_json(body)
+
     def check_keys(self, body: bytes) -> None:
         """Count the names in all objects.
 
@@ -150,6 +161,18 @@ class Amount:
         limit = self._model.max_keys
         if body.count(b":") > limit and body.translate(None, _SPACE).count(b'":') > limit:
             raise Problem(422, f"the body holds more than {limit:,} keys")
+
+    def check_numbers(self, body: bytes) -> None:
+        """Look for a number that is too long to be read in little time.
+
+        Raises:
+            Problem: there is one.
+        """
+        longest = b"0" * (MAX_DIGITS + 1)
+        for start in range(0, len(body), _SEARCHED):
+            piece = body[start : start + _SEARCHED + MAX_DIGITS + 2]  # with what a number that begins here may reach
+            if longest in piece.translate(_DIGITS_ONLY) and _LONG_NUMBER.search(piece):
+                raise Problem(422, f"the body holds a number of more than {MAX_DIGITS} digits")
 
 
 def id_of(text: str, known: IdMap) -> Id:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -26,14 +27,15 @@ from lirdrec.server.schemas import (
 from lirdrec.server.services import Services
 
 router = APIRouter(tags=["recommend"])
-LONG_LIST = 200  # values of a filter that are checked on the event loop
+MANY_VALUES = 200  # of filters; more are not checked on the event loop
 
 
 async def recommend(request: Request) -> Response:
     """The best items for a user, or for a history of items."""
     served = services(request)
     asked = await parsed(request, RecommendRequest)
-    return answer(await _recommend(served, asked))
+    (where,) = await _filters(served, [asked])
+    return answer(await _recommend(served, asked, where))
 
 
 async def recommend_batch(request: Request) -> Response:
@@ -43,7 +45,9 @@ async def recommend_batch(request: Request) -> Response:
     limit = served.config.max_batch
     if len(asked) > limit:
         raise Problem(422, f"{len(asked)} recommendations in one call are too many; {limit} are allowed")
-    found = await asyncio.gather(*(_recommend(served, one) for one in asked), return_exceptions=True)
+    filters = await _filters(served, asked)
+    answers = (_recommend(served, one, where) for one, where in zip(asked, filters, strict=True))
+    found = await asyncio.gather(*answers, return_exceptions=True)
     return answer({"answers": [_entry(one) for one in found]})
 
 
@@ -87,13 +91,15 @@ async def explain(request: Request, user: str, item: str, n_liked: Annotated[int
     return answer((await served.read(lambda: explained(snapshot, who, row, n_liked))).to_dict())
 
 
-async def _recommend(served: Services, asked: RecommendRequest) -> dict[str, Any]:
+async def _recommend(served: Services, asked: RecommendRequest, where: Filter | LirdrecError | None) -> dict[str, Any]:
+    if isinstance(where, LirdrecError):
+        raise where
     query = engine.Query(
         asked.user,
         asked.history,
         asked.k,
         asked.exclude_seen,
-        None if asked.filter is None else await _filter(served, asked.filter),
+        where,
         asked.diversity,
         asked.branch_weights,
         asked.unknown,
@@ -113,12 +119,31 @@ async def _recommend(served: Services, asked: RecommendRequest) -> dict[str, Any
     return value
 
 
-async def _filter(served: Services, conditions: dict[str, Any]) -> Filter:
-    """The filter of a request; one with long lists is checked in a thread, so that other requests do not wait."""
-    lists = (one for asked in conditions.values() if isinstance(asked, dict) for one in asked.values())
-    if any(isinstance(one, list) and len(one) > LONG_LIST for one in lists):
-        return await served.read(lambda: Filter.of(conditions))
-    return Filter.of(conditions)
+async def _filters(served: Services, asked: Sequence[RecommendRequest]) -> list[Filter | LirdrecError | None]:
+    """The filters of requests; an error stands in the place of the filter that it belongs to.
+
+    Many values are checked in a thread, so that others are answered meanwhile.
+    """
+
+    def made(one: RecommendRequest) -> Filter | LirdrecError | None:
+        try:
+            return None if one.filter is None else Filter.of(one.filter)
+        except LirdrecError as error:
+            return error
+
+    if sum(_values(one.filter) for one in asked if one.filter is not None) > MANY_VALUES:
+        return await served.read(lambda: [made(one) for one in asked])
+    return [made(one) for one in asked]
+
+
+def _values(conditions: dict[str, Any]) -> int:
+    """How many values a filter compares with."""
+    asked = (one for condition in conditions.values() for one in _given(condition))
+    return sum(len(one) if isinstance(one, list) else 1 for one in asked)
+
+
+def _given(condition: Any) -> Sequence[Any]:
+    return list(condition.values()) if isinstance(condition, dict) else [condition]
 
 
 def _add_columns(served: Services, found: list[dict[str, Any]], columns: list[str]) -> None:
