@@ -379,7 +379,7 @@ def test_prepare_says_what_a_table_is(lirdrec, tmp_path, monkeypatch):
     result = lirdrec("prepare", "*.dat", *layout, *times, "--output", "out")
     assert result.exit_code == 2 and "feb.dat: cannot be read as a table: line 2 has 1 value" in result.stderr
     result = lirdrec("prepare", "jan.dat", "feb.dat", *layout, *times, "--bad-rows", "skip", "--output", "out")
-    assert result.exit_code == 0 and "1 bad rows were left out" in result.stdout
+    assert result.exit_code == 0 and "1 bad row left out" in result.stdout
     rows = Dataset.load("out").frame("train").rows()
     day = 86_400_000_000
     assert [row[:2] for row in rows] == [("ä", "x"), ("ä", "y"), ("é", "x")] and rows[1][2] - rows[0][2] == day

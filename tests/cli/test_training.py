@@ -156,7 +156,7 @@ def test_items_are_added_to_a_run(lirdrec, trained):
     assert "2 items added; runs/one now has 62" in result.stdout
     assert lirdrec("similar", trained, "--item", 100, "--json").exit_code == 0
     result = lirdrec(*command)
-    assert result.exit_code == 2 and "2 of the new items are in the catalogue already: 100, 101" in result.stderr
+    assert result.exit_code == 2 and "2 new items in the catalogue already: 100, 101" in result.stderr
 
 
 BAD = [

@@ -311,7 +311,9 @@ KINDS: dict[str, Kind] = {
     "no item, skipped": Kind(
         PLAIN.with_columns(item=pl.Series(["x", "y", None])), PAIRS[:2], SKIP, counts={"bad_rows_skipped": 1}
     ),
-    "all rows bad": Kind(PLAIN.with_columns(item=pl.lit(None, pl.String)), "all [34] rows are bad; .*no item id", SKIP),
+    "all rows bad": Kind(
+        PLAIN.with_columns(item=pl.lit(None, pl.String)), "no good row among [34] rows;.*no item", SKIP
+    ),
     "whole times": Kind(timed(30, 10, 20), at(30, 10, 20), WHEN),
     "whole times as fractions": Kind(timed(1593878903.0, 2.0, 3.0), at(1593878903, 2, 3), WHEN),
     "a gap among whole times": Kind(timed(1593878903.0, 2.0, None), "column 'when' is empty in PLACE", WHEN, at=2),

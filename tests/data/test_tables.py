@@ -64,7 +64,7 @@ def test_layouts_that_cannot_be(tmp_path, layout, sentence):
 
 def test_names_for_another_number_of_columns(tmp_path):
     (tmp_path / "t.csv").write_text("a,x,5\n")
-    with pytest.raises(DataError, match="has 3 values in a line, and 2 names of columns are given"):
+    with pytest.raises(DataError, match="has 3 values in a line, and the names given are those of 2 columns"):
         read_table(tmp_path / "t.csv", header=False, columns=["user", "item"])
 
 

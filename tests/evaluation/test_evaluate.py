@@ -95,8 +95,8 @@ def test_what_the_recommender_does_not_know_is_left_out_and_said(caplog):
     with caplog.at_level(logging.WARNING):
         found = evaluate(known, dataset(), k=1, metrics=("recall",))
     assert found.n_users == 2
-    assert "1 pairs of train are of users or items that the model does not know" in caplog.text
-    assert "1 pairs of test are of users or items that the model does not know" in caplog.text
+    assert "1 pair of train " in caplog.text
+    assert "1 pair of test " in caplog.text
 
 
 def test_cold_candidates_only():

@@ -108,7 +108,7 @@ def test_an_added_twin_gets_the_parts_of_its_features(data, recommender):
 
 BAD = [
     (lambda r: r.add_items([], {}), "there are no new items to add: the list is empty"),
-    (lambda r: r.add_items([100, 3], {"text": np.ones((2, 8))}), "1 of the new items are in the catalogue already: 3;"),
+    (lambda r: r.add_items([100, 3], {"text": np.ones((2, 8))}), "1 new item in the catalogue already: 3;"),
     (lambda r: r.add_items([100, 100], {"text": np.ones((2, 8))}), "item id 100 occurs more than once"),
     (lambda r: r.add_items([-1], {"text": np.ones((1, 8))}), "the item ids: negative item id -1 in row 0"),
     (
@@ -131,10 +131,10 @@ BAD = [
         lambda r: r.add_items([100], {"text": np.full((1, 8), np.nan)}),
         "features 'text': NaN or infinite values in 1 row",
     ),
-    (lambda r: r.add_items([100]), "1 of the new items have no features in any modality (image, text): 100;"),
+    (lambda r: r.add_items([100]), "no features in any modality (image, text) for 1 new item: 100;"),
     (
         lambda r: r.add_items([100, 101], {"text": [np.ones(8), None]}),
-        "1 of the new items have no features in any modality (image, text): 101;",
+        "no features in any modality (image, text) for 1 new item: 101;",
     ),
     (
         lambda r: r.add_items(pl.DataFrame({"item": [100], "group": ["x"]}), {"text": np.ones((1, 8))}),

@@ -14,6 +14,8 @@ LARGEST = 8  # products of a training step that are listed
 
 def show_dataset(figures: Mapping[str, Any]) -> None:
     """Print what `lirdrec.data.summary.summarise` and `lirdrec.data.pictures.described` found."""
+    from lirdrec.data.identifiers import count
+
     out = console()
     splits = figures["splits"]
     out.print(
@@ -51,17 +53,17 @@ def show_dataset(figures: Mapping[str, Any]) -> None:
     if figures["pictures"]:
         out.print(f"Items that name a picture: {share(figures['pictures'])}", soft_wrap=True, markup=False)
     remarks = {
-        "cold_items": "items occur in valid or test only (cold)",
-        "users_without_training": "users have no training pair",
+        "cold_items": ("item", "in valid or test only (cold)"),
+        "users_without_training": ("user", "without a training pair"),
     }
-    for key, words in remarks.items():
+    for key, (noun, words) in remarks.items():
         if figures[key]:
-            out.print(f"{figures[key]:,} {words}")
-    left_out = {"bad_rows_skipped": "bad rows", "bad_item_rows_skipped": "bad rows of the item table"}
+            out.print(f"{count(figures[key], noun)} {words}")
+    left_out = {"bad_rows_skipped": "", "bad_item_rows_skipped": " of the item table"}
     prepared = figures["info"].get("preparation", {})
     for key, words in left_out.items():
         if prepared.get(key):
-            out.print(f"{prepared[key]:,} {words} were left out", style="yellow")
+            out.print(f"{count(prepared[key], 'bad row')}{words} left out", style="yellow")
     for who, what in (("user", "items"), ("item", "users")):
         _histogram(f"Training {what} per {who}", figures[f"{who}_degrees"])
 

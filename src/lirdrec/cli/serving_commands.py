@@ -223,6 +223,7 @@ def add_items(
     """
     from contextlib import nullcontext
 
+    from lirdrec.data.identifiers import count
     from lirdrec.recommender.run_folder import is_run, run_lock
 
     # from reading the run to writing it, so that no item is lost that another process adds meanwhile
@@ -232,7 +233,7 @@ def add_items(
         frame = _read_items(items, item, recommender.items, recommender.item_table, layout)
         recommender.add_items(frame, dict(named_file(one) for one in features or []))
         target = recommender.save(save_as or run, overwrite=save_as is None)
-    console().print(f"{frame.height:,} items added; {target} now has {recommender.n_items:,}", markup=False)
+    console().print(f"{count(frame.height, 'item')} added; {target} now has {recommender.n_items:,}", markup=False)
 
 
 def slim(
@@ -315,6 +316,7 @@ def _candidates(
 
 
 def _everyone(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
+    from lirdrec.data.identifiers import count
     from lirdrec.exporting.everyone import recommend_everyone
 
     show = not settings.quiet
@@ -323,7 +325,7 @@ def _everyone(recommender: Recommender, output: Path, resume: bool, options: dic
     except KeyboardInterrupt:
         console(errors=True).print("What was ranked is kept. Go on: the same command again", markup=False)
         raise
-    console(errors=True).print(f"{done.rows:,} rows written to {output}", markup=False)
+    console(errors=True).print(f"{count(done.rows, 'row')} written to {output}", markup=False)
 
 
 def _named(texts: list[str], known: IdMap) -> list[str]:

@@ -107,10 +107,11 @@ def train(
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
         if refit is not None:
+            from lirdrec.data.identifiers import count
+
             pairs = sum(len(data.split(name)) for name in ("train", "valid", "test"))
-            said = (
-                f"Trained on all {pairs:,} interactions with the settings of {refit}; nothing is left to measure it on."
-            )
+            said = f"Trained on {count(pairs, 'interaction')}, all there are, with the settings of {refit};"
+                " nothing is left to measure it on."
             console().print(said, markup=False, soft_wrap=True)
         _show_run(folder, data.name, results)
     if stopped:

@@ -272,7 +272,10 @@ class Dataset:
     def __repr__(self) -> str:
         sizes = " + ".join(f"{len(self.split(name)):,}" for name in SPLITS)
         modalities = ", ".join(f"{name} {m.dims}" for name, m in self.features.items()) or "no features"
-        return f"Dataset({self.name!r}, {self.n_users:,} users, {self.n_items:,} items, {sizes} pairs, {modalities})"
+        return (
+            f"Dataset({self.name!r}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')}, {sizes} pairs,"
+            f" {modalities})"
+        )
 
     def _check_table(self) -> None:
         table, _ = to_polars(self.item_table)

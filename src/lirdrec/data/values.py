@@ -10,6 +10,7 @@ import polars as pl
 
 from lirdrec.configuration import option_named
 from lirdrec.data.columns import ITEM, USER
+from lirdrec.data.identifiers import count
 from lirdrec.data.recipe import Recipe
 from lirdrec.data.tables import Table, select
 from lirdrec.errors import DataError
@@ -180,8 +181,8 @@ def _left_out(table: Table, problems: dict[str, pl.Series]) -> tuple[Table, int]
     row = int(bad.arg_true()[0])
     first = f"{next(problem for problem, mask in problems.items() if mask[row])} in {table.place(row)}"
     if skipped == table.frame.height:
-        raise DataError(f"{table.where}: all {skipped:,} rows are bad; the first: {first}")
-    logger.warning("%s: %s bad rows are left out; the first: %s", table.where, f"{skipped:,}", first)
+        raise DataError(f"{table.where}: there is no good row among {count(skipped, 'row')}; the first: {first}")
+    logger.warning("%s: %s left out; the first: %s", table.where, count(skipped, "bad row"), first)
     return select(table, ~bad), skipped
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from lirdrec.data.aligning import align, as_feature_file
 from lirdrec.data.columns import ITEM
 from lirdrec.data.frames import first_line, to_polars
-from lirdrec.data.identifiers import IdMap, describe_ids
+from lirdrec.data.identifiers import IdMap, count, describe_ids
 from lirdrec.data.matrices import FeatureMatrix
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.readers.feature_files import FeatureFile
@@ -50,7 +50,7 @@ def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
     there = known.rows(ids.series) >= 0
     if there.any():
         raise DataError(
-            f"{there.sum()} of the new items are in the catalogue already: "
+            f"{count(int(there.sum()), 'new item')} in the catalogue already: "
             f"{describe_ids(ids.series.filter(pl.Series(there)).to_list())}; add only items that are new"
         )
     columns = {ITEM: ids.series.alias(ITEM)}
@@ -107,7 +107,7 @@ def new_features(
     nothing = ~np.any([matrix.present for matrix in matrices.values()], axis=0)
     if nothing.any():
         raise DataError(
-            f"{nothing.sum()} of the new items have no features in any modality ({', '.join(trained)}): "
+            f"no features in any modality ({', '.join(trained)}) for {count(int(nothing.sum()), 'new item')}: "
             f"{describe_ids(ids.ids[nothing])}; give each at least one ({argument('features', 'NAME=FILE')}), or let a"
             " server make them of texts and images (lirdrec serve --encoders)"
         )
