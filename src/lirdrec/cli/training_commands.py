@@ -110,8 +110,10 @@ def train(
             from lirdrec.data.identifiers import count
 
             pairs = sum(len(data.split(name)) for name in ("train", "valid", "test"))
-            said = f"Trained on {count(pairs, 'interaction')}, all there are, with the settings of {refit};"
+            said = (
+                f"Trained on {count(pairs, 'interaction')}, all there are, with the settings of {refit};"
                 " nothing is left to measure it on."
+            )
             console().print(said, markup=False, soft_wrap=True)
         _show_run(folder, data.name, results)
     if stopped:
