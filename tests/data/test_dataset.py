@@ -208,8 +208,14 @@ NAN[2, 1], NAN[6, 0] = np.nan, np.inf
             "the item ids are String in the interactions and Int64 in the item table",
         ),
         ({"rating": "item", "min_rating": 2}, "column 'item' has 'i"),
-        ({"rating": "rating", "min_rating": 9}, "the interactions: no interaction is left after preparation (rows 30,"),
-        ({"k_core": 40}, "no interaction is left after preparation (rows 30, repeated pairs 0, k core 40"),
+        (
+            {"rating": "rating", "min_rating": 9},
+            "the interactions: no interaction is left of 30 rows (30 rated lower); lower min_rating, which is 9",
+        ),
+        (
+            {"k_core": 40},
+            "no interaction is left of 30 rows (30 of users or items with too few others); lower k_core, which is 40",
+        ),
         ({"split": "temporal"}, "split 'temporal' needs to know when things happened"),
         ({"split": "fold"}, "the interactions: 'fold' is neither a way to split nor a column; choose one of random"),
         ({"split": "item"}, "the interactions: split label 'i"),

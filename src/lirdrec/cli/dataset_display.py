@@ -9,6 +9,7 @@ from typing import Any
 from lirdrec.cli.output import console, table
 
 BAR = 32  # characters of the longest bar of a histogram
+SPLIT_FILE = "split_file"  # how `readers.split_files` calls the labels of files
 LARGEST = 8  # products of a training step that are listed
 
 
@@ -47,6 +48,9 @@ def show_dataset(figures: Mapping[str, Any]) -> None:
     def share(number: int) -> str:
         return f"{number:,} ({number / figures['items']:.1%})"
 
+    for line in (split_line(figures), _titles(figures)):
+        if line is not None:
+            out.print(line, soft_wrap=True, markup=False)
     if figures["texts"]:
         listed = ", ".join(f"{column} {share(number)}" for column, number in figures["texts"].items())
         out.print(f"Items with a text: {listed}", soft_wrap=True, markup=False)
@@ -66,6 +70,43 @@ def show_dataset(figures: Mapping[str, Any]) -> None:
             out.print(f"{count(prepared[key], 'bad row')}{words} left out", style="yellow")
     for who, what in (("user", "items"), ("item", "users")):
         _histogram(f"Training {what} per {who}", figures[f"{who}_degrees"])
+
+
+def _titles(figures: Mapping[str, Any]) -> str | None:
+    """Which column of the item table the titles are in; None where no column could hold any."""
+    if figures["title"] is not None:
+        return f"Titles: column '{figures['title']}' of the item table"
+    if not figures["texts"]:
+        return None
+    return "Titles: none, so items are shown by their ids; if a column holds titles, name it: prepare --title COLUMN"
+
+
+def split_line(figures: Mapping[str, Any]) -> str:
+    """How the pairs were split, and how many are in each part."""
+    split = figures["info"].get("split")
+    split = split if isinstance(split, Mapping) else {}
+    method, counts = split.get("method"), ", ".join(f"{size:,} {name}" for name, size in figures["splits"].items())
+    held = split.get("held_out")
+    shares = f", {_shares(held)}" if isinstance(held, float) else ""
+    seed = f", seed {split.get('seed')}"
+    words = {
+        "random": f"random, for each user{shares}{seed}",
+        "temporal": f"by time, for each user the latest pairs{shares}",
+        "global_time": f"by time, one moment for all users{shares}",
+        "leave_last_out": "by time, each user's last pair is test and the one before it valid",
+        "cold_items": f"by item, held-out items have no training pair{shares}{seed}",
+        "none": "none, all pairs are train",
+        "label": f"as labeled in column '{split.get('column')}'",
+    }
+    if split.get("column") == SPLIT_FILE:
+        words["label"] = "as in the files of the split"
+    return f"Split: {words.get(str(method), 'not recorded')} ({counts})"
+
+
+def _shares(held_out: float) -> str:
+    """Shares of train, valid and test: `8:1:1`."""
+    train, half = round(10 * (1 - held_out), 4), round(5 * held_out, 4)
+    return f"{train:g}:{half:g}:{half:g}"
 
 
 def show_differences(name: str, differences: Sequence[str]) -> None:

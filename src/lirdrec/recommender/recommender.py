@@ -159,7 +159,7 @@ class Recommender:
         return self.items.series.gather(self.liked_rows(int(known_rows([user], self.users)[0]))).to_list()
 
     def title(self, item_row: int) -> str | None:
-        """The item's title where the item table has such a column (`lirdrec.data.titles.TITLES`), else None."""
+        """The item's title where the item table has such a column (`lirdrec.data.titles.named_title`), else None."""
         column = title_column(self.item_table)
         return None if column is None else as_title(self.item_table[column].slice(item_row, 1)).item()
 
