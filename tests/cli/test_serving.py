@@ -80,6 +80,31 @@ def test_explain_adds_up(lirdrec, run, tmp_path):
     assert reason["parts"] == {"image": 2.0, "text": 0.0} and reason["score"] == 2.0
 
 
+def test_a_score_that_is_a_sum_over_liked_items_is_explained_by_them(lirdrec, tmp_path):
+    pairs = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "z"), ("c", "y"), ("c", "z"), ("d", "x"), ("d", "w")]
+    pairs += [("a", "v"), ("b", "y"), ("c", "v"), ("d", "z")]
+    frame = pl.DataFrame(pairs, schema=["user", "item"], orient="row")
+    table = pl.DataFrame({"item": list("vwxyz"), "title": ["V", "W", "X", "Y", "Z"]})
+    data = Dataset.from_frames(frame, items=table, split="none")
+    made = fit(data, EASEConfig(regularization=1.0), progress=False, run=tmp_path / "ease")
+    reason = made.explain("a", "z", n_liked=2)
+    every = made.explain("a", "z", n_liked=9)
+    weights = made.scorer.weights
+    parts = {one.item: one.part for one in every.liked}
+    rows = {item: made.items.row(item) for item in "vxyz"}
+    assert parts == {item: pytest.approx(float(weights[rows[item], rows["z"]])) for item in "vxy"}
+    assert sum(parts.values()) == pytest.approx(reason.score) == pytest.approx(made.score(("a", "z"))["score"][0])
+    assert [one.item for one in reason.liked] == sorted(parts, key=lambda item: -parts[item])[:2]
+    result = lirdrec("explain", tmp_path / "ease", "--user", "a", "--item", "z", "--liked", 2)
+    lines = [line.split() for line in result.stdout.splitlines() if line.strip(" ─")]
+    assert lines[1] == ["liked", "item", "title", "adds"]
+    assert lines[2:4] == [[one.item, one.title, f"{one.part:+.4f}"] for one in reason.liked]
+    assert lines[4][-1] == f"{reason.score - sum(one.part for one in reason.liked):+.4f}"
+    assert lines[5] == ["score", f"{reason.score:+.4f}"]
+    found = json.loads(lirdrec("explain", tmp_path / "ease", "--user", "a", "--item", "z", "--json").stdout)
+    assert [one["part"] for one in found["liked"]] == [one.part for one in every.liked]
+
+
 def test_slim_says_what_is_lost(lirdrec, run, tmp_path):
     result = lirdrec("slim", run, "--output", "small")
     assert result.exit_code == 0 and "cannot leave out seen items" in result.stdout.replace("\n", " ")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from lirdrec.data.identifiers import IdMap
+    from lirdrec.recommender.explanation import Explanation
     from lirdrec.recommender.recommender import Recommender
     from lirdrec.server.filters import Filter
 
@@ -184,18 +185,34 @@ def explain(
         return write_json(reason.to_dict(), output)
     if json:
         return print_json(reason.to_dict())
+    _show_reason(reason)
+
+
+def _show_reason(reason: Explanation) -> None:
+    """Print the parts of a score: of each branch, or of each liked item where the score is a sum over these."""
+    title = f"{reason.title or 'Item ' + str(reason.item)} for user {reason.user}"
+    score = f"{reason.score:+.4f}"
+    titled = any(one.title for one in reason.liked)
+    names = ["item", *(["title"] if titled else [])]
+    known = [[one.item, *([one.title] if titled else [])] for one in reason.liked]
+    blank = [""] * (len(names) - 1)
+    if reason.liked and reason.liked[0].part is not None:
+        parts = [one.part or 0.0 for one in reason.liked]
+        rows = [[*row, f"{part:+.4f}"] for row, part in zip(known, parts, strict=True)]
+        rows += [["all others", *blank, f"{reason.score - sum(parts):+.4f}"], ["score", *blank, score]]
+        return console().print(table(title, ["liked item", *names[1:], "adds"], rows, right=["adds"]))
     weights = reason.weights or {}
     rows = [
         [name, f"{weights[name]:.3f}" if name in weights else "", f"{part:+.4f}"] for name, part in reason.parts.items()
     ]
-    rows.append(["score", "", f"{reason.score:+.4f}"])
-    title = f"{reason.title or 'Item ' + str(reason.item)} for user {reason.user}"
-    console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
+    if len(rows) == 1:
+        console().print(f"{title}: score {score}", markup=False)
+    else:
+        rows.append(["score", "", score])
+        console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
     if reason.liked:
-        near = [[one.item, one.title, f"{one.similarity:.3f}"] for one in reason.liked]
-        console().print(
-            table("Nearest of what they liked", ["item", "title", "similarity"], near, right=["similarity"])
-        )
+        near = [[*row, f"{one.similarity:.3f}"] for row, one in zip(known, reason.liked, strict=True)]
+        console().print(table("Nearest of what they liked", [*names, "similarity"], near, right=["similarity"]))
 
 
 def add_items(
