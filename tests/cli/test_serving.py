@@ -16,6 +16,7 @@ from lirdrec.models.ease import EASEConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
 
+from ..helpers import assert_refused
 from .conftest import files
 
 
@@ -103,6 +104,66 @@ def test_a_score_that_is_a_sum_over_liked_items_is_explained_by_them(lirdrec, tm
     assert lines[5] == ["score", f"{reason.score:+.4f}"]
     found = json.loads(lirdrec("explain", tmp_path / "ease", "--user", "a", "--item", "z", "--json").stdout)
     assert [one["part"] for one in found["liked"]] == [one.part for one in every.liked]
+
+
+@pytest.fixture
+def zeros_run(tmp_path):
+    """A run of popularity whose ids are codes of five digits: users 00001 …, items 00010 …."""
+    pairs = [(f"{user:05}", f"{10 * item:05}") for user in range(1, 5) for item in range(1, 5) if user != item]
+    data = Dataset.from_frames(pl.DataFrame(pairs, schema=["user", "item"], orient="row"), split="none")
+    fit(data, EASEConfig(), progress=False, run=tmp_path / "zeros")
+    return tmp_path / "zeros"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["recommend", "--user", 1, "-k", 1], ["'1'", "'00001'"]),
+        (["recommend", "--user", "3.0", "-k", 1], ["'3.0'", "'00003'"]),
+        (["recommend", "--user", 1, "--user", 2, "-k", 1], ["'00001', '00002'"]),
+        (["recommend", "--history", "10,00020", "-k", 1], ["'10'", "'00010'"]),
+        (["recommend", "--user", "00001", "-k", 1, "--candidates", 40], ["'40'", "'00040'"]),
+        (["similar", "--item", "020", "-k", 1], ["'020'", "'00020'"]),
+        (["similar", "--user", "4", "-k", 1], ["'4'", "'00004'"]),
+        (["explain", "--user", "00001", "--item", 10], ["'10'", "'00010'"]),
+    ],
+)
+def test_an_id_without_its_zeros(lirdrec, zeros_run, arguments, mentions):
+    command, *others = arguments
+    assert_refused(lirdrec(command, zeros_run, *others), mentions)
+
+
+def test_a_whole_number_with_a_decimal_point_is_an_id(lirdrec, run):
+    asked = ["-k", 1, "--json"]
+    assert lirdrec("recommend", run, "-u", "1.0", *asked).stdout == lirdrec("recommend", run, "-u", 1, *asked).stdout
+    assert_refused(lirdrec("recommend", run, "--user", "1.5", "-k", 1), ["'1.5'"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["recommend", "run", "--user", 1, "-k", "1_5"], ["-k 1_5", "15"]),
+        (["recommend", "run", "--user", 1, "--k=1_5"], ["--k 1_5", "15"]),
+        (["recommend", "run", "--user", 1, "-k1_5"], ["-k 1_5", "15"]),
+        (["recommend", "run", "--user", 1, "-k", "\uff15"], ["-k \uff15", "5"]),
+        (["evaluate", "run", "-k", 10, "-k", "2_0"], ["-k 2_0", "20"]),
+        (["train", "data", "--seed", "1_0"], ["--seed 1_0", "10"]),
+        (["serve", "run", "--port", "80_80"], ["--port 80_80", "8080"]),
+        (["serve", "run", "--max-body", "1_0.5"], ["--max-body 1_0.5", "10.5"]),
+        (["prepare", "x.csv", "-o", "y", "--min-rating", "2,5"], ["--min-rating 2,5", "2.5"]),
+        (["prepare", "x.csv", "-o", "y", "--held-out=,2"], ["--held-out ,2", "0.2"]),
+        (["--quiet", "prepare", "x.csv", "-o", "y", "--k-core", "1_0"], ["--k-core 1_0", "10"]),
+    ],
+)
+def test_numbers_are_written_plainly(lirdrec, run, arguments, mentions):
+    assert_refused(lirdrec(*arguments), mentions)
+
+
+def test_words_that_look_like_numbers_are_taken_elsewhere(lirdrec, run):
+    assert lirdrec("recommend", run, "--user", 1, "-k", " 2 ", "--json").exit_code == 0
+    refused = lirdrec("recommend", run, "--user", 1, "-k", "x_y")
+    assert refused.exit_code == 2 and "-k" in refused.stderr
+    assert_refused(lirdrec("recommend", "1_5", "--user", "1_5"), ["1_5"])
 
 
 def test_slim_says_what_is_lost(lirdrec, run, tmp_path):

@@ -38,7 +38,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder."
 KOption = Annotated[
     int | None, typer.Option("-k", "--k", help="How many items (default: 10).", callback=whole_number())
 ]
-WHOLE = re.compile(r"\s*[+-]?[0-9]{1,40}\s*")  # longer ones are no ids, and Python refuses to read them
+WHOLE = re.compile(r"\s*([+-]?[0-9]{1,40})(\.0*)?\s*")  # 1005.0 as spreadsheets write 1005; longer ones are no ids
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
 
 
@@ -277,10 +277,12 @@ def ids(texts: list[str], known: IdMap) -> list[Any]:
     """
     if not known.is_integer:
         return list(texts)
+    found = []
     for text in texts:
-        if not WHOLE.fullmatch(text):
+        if (whole := WHOLE.fullmatch(text)) is None:
             raise UnknownIdError(f"no {known.what} has the id {text!r}: the {known.what} ids are integers below 2^63")
-    return [int(text) for text in texts]
+        found.append(int(whole[1]))
+    return found
 
 
 def _load(run: Path, device: str) -> Recommender:
