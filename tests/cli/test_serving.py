@@ -232,14 +232,24 @@ def test_ctrl_c_ends_with_130(lirdrec, run, monkeypatch):
     assert result.exit_code == 130 and "Traceback" not in result.stderr
 
 
-def test_a_full_disk_leaves_no_output(lirdrec, run, tmp_path, monkeypatch):
-    def full(self, path, **options):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("whom", [["--all"], ["--user", 1]])
+@pytest.mark.parametrize(
+    ("ending", "writer"), [("csv", "polars.DataFrame.write_csv"), ("parquet", "polars.DataFrame.write_parquet")]
+)
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), OSError("No space left on device (os error 28)")],
+    ids=["of the system", "of polars"],
+)
+def test_a_full_disk_leaves_no_output(lirdrec, run, tmp_path, monkeypatch, whom, ending, writer, error):
+    def full(*_, **__):
+        raise error
 
-    monkeypatch.setattr(pl.DataFrame, "write_csv", full)
-    result = lirdrec("recommend", run, "--all", "-k", 1, "-o", "out.csv")
-    assert result.exit_code == 2 and "the disk is full" in result.stderr
-    assert not (tmp_path / "out.csv").exists()
+    monkeypatch.setattr(writer, full)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+    result = lirdrec("recommend", run, *whom, "-k", 1, "-o", f"out.{ending}")
+    assert_refused(result, [f"out.{ending}: ", "the disk is full"])
+    assert not (tmp_path / f"out.{ending}").exists()
 
 
 @pytest.fixture
