@@ -149,7 +149,7 @@ class IdMap:
         return f"IdMap({len(self)} {'integer' if self.is_integer else 'string'} ids)"
 
 
-def _as_kind(id: str | int, integer: bool) -> str | int | None:
+def _as_kind(id: str | int | np.integer, integer: bool) -> str | int | None:
     """An id as an integer or as a text; None where it is no integer."""
     if not integer:
         return str(id)
