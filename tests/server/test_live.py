@@ -125,7 +125,7 @@ def test_a_crash_between_writing_and_applying_loses_nothing(run, url):
 WRONG = [
     ([new_item(100), new_item(7)], ConflictError, "item 7 is there already"),
     ([new_item(100), new_item(100)], ConflictError, "an item is named twice in this call"),
-    ([new_item(100), NewItem(101)], DataError, "no features in any modality .* for 1 new item: 100"),
+    ([new_item(100), NewItem(101)], DataError, "no features in any modality .* for 1 new item: 101"),
     ([new_item(100), new_item("101")], DataError, "the item ids of this run are integers, '101' is not"),
     ([new_item(100), new_item(-1)], DataError, "negative item id"),
     ([new_item(100), new_item(2**63)], DataError, "too large"),
