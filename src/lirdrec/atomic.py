@@ -25,6 +25,7 @@ IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR)
 
 _UMASK = os.umask(0o022)  # it can only be read by setting it
 os.umask(_UMASK)
+_OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 _TEMPORARY = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?(?P<pid>\d+)-[0-9a-f]{8}\.(?:tmp|old)")
 _NAME_BYTES = 100  # of the target's name in a temporary one, so that no name becomes too long for the disk
 _active: set[str] = set()  # temporary names of this process
@@ -63,15 +64,20 @@ def write_errors(path: str | Path) -> Iterator[None]:
         yield
     except LirdrecError:
         raise
-    except OSError as error:
-        if error.errno in DISK_FULL + REFUSED + IN_THE_WAY:
-            raise _explain(path, error.errno, error.strerror or str(error)) from error
-        raise
     except Exception as error:
-        # polars and safetensors wrap the system's message in errors of their own
-        if "no space left" in str(error).lower() or "os error 28" in str(error).lower():
-            raise _explain(path, errno.ENOSPC, "") from error
+        number = _number(error)
+        if number in DISK_FULL + REFUSED + IN_THE_WAY:
+            raise _explain(path, number, getattr(error, "strerror", None) or os.strerror(number)) from error
         raise
+
+
+def _number(error: Exception) -> int:
+    """What the operating system refused; 0 where it did not. Polars and safetensors have its number in their words."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    if (wrapped := _OS_ERROR.search(str(error))) is not None:
+        return int(wrapped[1])
+    return errno.ENOSPC if "no space left" in str(error).lower() else 0
 
 
 def make_folder(path: str | Path) -> None:

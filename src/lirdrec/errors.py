@@ -5,9 +5,20 @@ The command line prints the sentence and exits with `exit_code`; it never shows 
 
 from __future__ import annotations
 
+import errno
+
+WORDS = {  # what the operating system refuses to read
+    errno.EACCES: "may not be read by this user; change its rights, or the user",
+    errno.EPERM: "may not be read by this user; change its rights, or the user",
+    errno.ENAMETOOLONG: "the name is too long for this file system",
+    errno.ELOOP: "is a symbolic link that leads back to itself",
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file (a part of the path is a file, not a folder)",
+}
+
 
 class LirdrecError(Exception):
-    """Base of every error that is the user's to mend. `exit_code` is what the command line returns."""
+    """Base of every error that the user can correct. `exit_code` is what the command line returns."""
 
     exit_code = 2
 
@@ -49,10 +60,16 @@ def reason(error: BaseException) -> str:
     return text[0] if text else type(error).__name__
 
 
-def unreadable(error: BaseException) -> str:
-    """Why a file cannot be read, as words that follow its path: "may not be read by this user"."""
+def unreadable(error: BaseException, remedy: str = "") -> str:
+    """Why a file cannot be read and what to do, as words that follow its path.
+
+    Args:
+        error: what was raised.
+        remedy: what to do where the rights of the file are not the cause, such as "restore it".
+    """
+    number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, PermissionError):
-        return "may not be read by this user"
-    if isinstance(error, FileNotFoundError):
-        return "is missing"
-    return f"cannot be read: {reason(error)}"
+        return WORDS[errno.EACCES]
+    words = WORDS.get(number) if number is not None else None
+    words = words or f"cannot be read: {reason(error)}"
+    return f"{words}; {remedy}" if remedy else words

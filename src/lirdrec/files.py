@@ -7,21 +7,13 @@ import os
 import stat
 from pathlib import Path
 
-from lirdrec.errors import DataError, LirdrecError
+from lirdrec.errors import WORDS, DataError, LirdrecError, unreadable
 
 KINDS = {
     stat.S_IFIFO: "a FIFO (a named pipe)",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-}
-WORDS = {
-    errno.EACCES: "may not be read by this user; change its rights, or the user",
-    errno.EPERM: "may not be read by this user; change its rights, or the user",
-    errno.ENAMETOOLONG: "the name is too long for this file system",
-    errno.ELOOP: "is a symbolic link that leads back to itself",
-    errno.ENOENT: "no such file",
-    errno.ENOTDIR: "no such file (a part of the path is a file, not a folder)",
 }
 
 
@@ -58,8 +50,10 @@ def status(path: str | Path, error: type[LirdrecError] = DataError) -> os.stat_r
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as refused:
-        raise error(f"{path}: {reason(refused)}") from None
+    except OSError as refused:
+        raise error(f"{path}: {unreadable(refused)}") from None
+    except ValueError:
+        raise error(f"{path}: no path can hold such a character") from None
 
 
 def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
@@ -99,16 +93,9 @@ def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: in
     except UnicodeDecodeError as fault:
         raise error(f"{path}: not UTF-8 text (byte 0x{fault.object[fault.start]:02x} at {fault.start:,})") from None
     except OSError as refused:
-        raise error(f"{path}: {reason(refused)}") from None
+        raise error(f"{path}: {unreadable(refused)}") from None
 
 
 def in_words(kind: os.stat_result) -> str:
     """What something that is neither a regular file nor a folder is called."""
     return KINDS.get(stat.S_IFMT(kind.st_mode), "no regular file")
-
-
-def reason(error: BaseException) -> str:
-    """Why the operating system refused to read, without its number and path."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return WORDS.get(error.errno) or f"cannot be read ({error.strerror or error})"
-    return "no path can hold such a character" if isinstance(error, ValueError) else str(error)

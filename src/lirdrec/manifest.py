@@ -80,7 +80,7 @@ def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
     try:
         value = json.loads(_text(path))
     except OSError as error:
-        raise RunFolderError(f"{path}: {unreadable(error)}; {remedy}") from None
+        raise RunFolderError(f"{path}: {unreadable(error, remedy)}") from None
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: is damaged: it is not JSON ({type(error).__name__}); {remedy}") from None
     if not isinstance(value, dict):

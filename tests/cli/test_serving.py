@@ -77,6 +77,91 @@ def test_explain_adds_up(lirdrec, run, tmp_path):
     assert reason["parts"] == {"image": 2.0, "text": 0.0} and reason["score"] == 2.0
 
 
+def test_a_score_that_is_a_sum_over_liked_items_is_explained_by_them(lirdrec, tmp_path):
+    pairs = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "z"), ("c", "y"), ("c", "z"), ("d", "x"), ("d", "w")]
+    pairs += [("a", "v"), ("b", "y"), ("c", "v"), ("d", "z")]
+    frame = pl.DataFrame(pairs, schema=["user", "item"], orient="row")
+    table = pl.DataFrame({"item": list("vwxyz"), "title": ["V", "W", "X", "Y", "Z"]})
+    data = Dataset.from_frames(frame, items=table, split="none")
+    made = fit(data, EASEConfig(regularization=1.0), progress=False, run=tmp_path / "ease")
+    reason = made.explain("a", "z", n_liked=2)
+    every = made.explain("a", "z", n_liked=9)
+    weights = made.scorer.weights
+    parts = {one.item: one.part for one in every.liked}
+    rows = {item: made.items.row(item) for item in "vxyz"}
+    assert parts == {item: pytest.approx(float(weights[rows[item], rows["z"]])) for item in "vxy"}
+    assert sum(parts.values()) == pytest.approx(reason.score) == pytest.approx(made.score(("a", "z"))["score"][0])
+    assert [one.item for one in reason.liked] == sorted(parts, key=lambda item: -parts[item])[:2]
+    result = lirdrec("explain", tmp_path / "ease", "--user", "a", "--item", "z", "--liked", 2)
+    lines = [line.split() for line in result.stdout.splitlines() if line.strip(" ─")]
+    assert lines[1] == ["liked", "item", "title", "adds"]
+    assert lines[2:4] == [[one.item, one.title, f"{one.part:+.4f}"] for one in reason.liked]
+    assert lines[4][-1] == f"{reason.score - sum(one.part for one in reason.liked):+.4f}"
+    assert lines[5] == ["score", f"{reason.score:+.4f}"]
+    found = json.loads(lirdrec("explain", tmp_path / "ease", "--user", "a", "--item", "z", "--json").stdout)
+    assert [one["part"] for one in found["liked"]] == [one.part for one in every.liked]
+
+
+@pytest.fixture
+def zeros_run(tmp_path):
+    """A run of popularity whose ids are codes of five digits: users 00001 …, items 00010 …."""
+    pairs = [(f"{user:05}", f"{10 * item:05}") for user in range(1, 5) for item in range(1, 5) if user != item]
+    data = Dataset.from_frames(pl.DataFrame(pairs, schema=["user", "item"], orient="row"), split="none")
+    fit(data, EASEConfig(), progress=False, run=tmp_path / "zeros")
+    return tmp_path / "zeros"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["recommend", "--user", 1, "-k", 1], ["'1'", "'00001'"]),
+        (["recommend", "--user", "3.0", "-k", 1], ["'3.0'", "'00003'"]),
+        (["recommend", "--user", 1, "--user", 2, "-k", 1], ["'00001', '00002'"]),
+        (["recommend", "--history", "10,00020", "-k", 1], ["'10'", "'00010'"]),
+        (["recommend", "--user", "00001", "-k", 1, "--candidates", 40], ["'40'", "'00040'"]),
+        (["similar", "--item", "020", "-k", 1], ["'020'", "'00020'"]),
+        (["similar", "--user", "4", "-k", 1], ["'4'", "'00004'"]),
+        (["explain", "--user", "00001", "--item", 10], ["'10'", "'00010'"]),
+    ],
+)
+def test_an_id_without_its_zeros(lirdrec, zeros_run, arguments, mentions):
+    command, *others = arguments
+    assert_refused(lirdrec(command, zeros_run, *others), mentions)
+
+
+def test_a_whole_number_with_a_decimal_point_is_an_id(lirdrec, run):
+    asked = ["-k", 1, "--json"]
+    assert lirdrec("recommend", run, "-u", "1.0", *asked).stdout == lirdrec("recommend", run, "-u", 1, *asked).stdout
+    assert_refused(lirdrec("recommend", run, "--user", "1.5", "-k", 1), ["'1.5'"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["recommend", "run", "--user", 1, "-k", "1_5"], ["-k 1_5", "15"]),
+        (["recommend", "run", "--user", 1, "--k=1_5"], ["--k 1_5", "15"]),
+        (["recommend", "run", "--user", 1, "-k1_5"], ["-k 1_5", "15"]),
+        (["recommend", "run", "--user", 1, "-k", "\uff15"], ["-k \uff15", "5"]),
+        (["evaluate", "run", "-k", 10, "-k", "2_0"], ["-k 2_0", "20"]),
+        (["train", "data", "--seed", "1_0"], ["--seed 1_0", "10"]),
+        (["serve", "run", "--port", "80_80"], ["--port 80_80", "8080"]),
+        (["serve", "run", "--max-body", "1_0.5"], ["--max-body 1_0.5", "10.5"]),
+        (["prepare", "x.csv", "-o", "y", "--min-rating", "2,5"], ["--min-rating 2,5", "2.5"]),
+        (["prepare", "x.csv", "-o", "y", "--held-out=,2"], ["--held-out ,2", "0.2"]),
+        (["--quiet", "prepare", "x.csv", "-o", "y", "--k-core", "1_0"], ["--k-core 1_0", "10"]),
+    ],
+)
+def test_numbers_are_written_plainly(lirdrec, run, arguments, mentions):
+    assert_refused(lirdrec(*arguments), mentions)
+
+
+def test_words_that_look_like_numbers_are_taken_elsewhere(lirdrec, run):
+    assert lirdrec("recommend", run, "--user", 1, "-k", " 2 ", "--json").exit_code == 0
+    refused = lirdrec("recommend", run, "--user", 1, "-k", "x_y")
+    assert refused.exit_code == 2 and "-k" in refused.stderr
+    assert_refused(lirdrec("recommend", "1_5", "--user", "1_5"), ["1_5"])
+
+
 def test_slim_says_what_is_lost(lirdrec, run, tmp_path):
     result = lirdrec("slim", run, "--output", "small")
     assert result.exit_code == 0 and "small" in result.stdout
@@ -133,14 +218,24 @@ def test_ctrl_c_ends_with_130(lirdrec, run, monkeypatch):
     assert result.exit_code == 130 and "Traceback" not in result.stderr
 
 
-def test_a_full_disk_leaves_no_output(lirdrec, run, tmp_path, monkeypatch):
-    def full(self, path, **options):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("whom", [["--all"], ["--user", 1]])
+@pytest.mark.parametrize(
+    ("ending", "writer"), [("csv", "polars.DataFrame.write_csv"), ("parquet", "polars.DataFrame.write_parquet")]
+)
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), OSError("No space left on device (os error 28)")],
+    ids=["of the system", "of polars"],
+)
+def test_a_full_disk_leaves_no_output(lirdrec, run, tmp_path, monkeypatch, whom, ending, writer, error):
+    def full(*_, **__):
+        raise error
 
-    monkeypatch.setattr(pl.DataFrame, "write_csv", full)
-    result = lirdrec("recommend", run, "--all", "-k", 1, "-o", "out.csv")
-    assert_refused(result, ["out.csv"])
-    assert not (tmp_path / "out.csv").exists()
+    monkeypatch.setattr(writer, full)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+    result = lirdrec("recommend", run, *whom, "-k", 1, "-o", f"out.{ending}")
+    assert_refused(result, [f"out.{ending}", "disk"])
+    assert not (tmp_path / f"out.{ending}").exists()
 
 
 @pytest.fixture

@@ -82,6 +82,25 @@ def test_closed_form_models(lirdrec, data, model):
     assert lirdrec("recommend", "r", "--history", "1,2", "--json").exit_code == 0
 
 
+@pytest.mark.parametrize("model", ["ease", "item_knn", "popularity"])
+@pytest.mark.parametrize("key", ["epochs", "learning_rate", "batch_size"])
+def test_a_closed_form_refuses_options_of_steps(lirdrec, data, model, key):
+    assert_refused(
+        lirdrec("train", "data", "--run", "r", "--model", model, "--set", f"{key}=1"), [f"--set {key}", model, "seed"]
+    )
+    Path("steps.toml").write_text(f"[training]\n{key} = 1\n")
+    result = lirdrec("train", "data", "--run", "r", "--model", model, "--config", "steps.toml")
+    assert_refused(result, ["steps.toml", "[training]", key, model])
+    assert not Path("r").exists()
+
+
+def test_a_closed_form_lists_and_takes_the_options_that_count(lirdrec, data):
+    rows = json.loads(lirdrec("options", "--model", "ease", "--json").stdout)
+    assert [row["key"] for row in rows if row["table"] == "training"] == ["metric", "seed"]
+    options = ["--set", "metric=recall@5", "--set", "seed=3", "--set", "regularization=20"]
+    assert lirdrec("--quiet", "train", "data", "--run", "r", "--model", "ease", *options).exit_code == 0
+
+
 def test_evaluate_repeats_the_figures_of_the_training(lirdrec, trained, data):
     shown = json.loads(lirdrec("evaluate", trained, "--json").stdout)
     assert lirdrec("evaluate", trained, "data", "--json").stdout == lirdrec("evaluate", trained, "--json").stdout

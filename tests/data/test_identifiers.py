@@ -90,3 +90,27 @@ def test_texts_are_integers_only_if_all_of_them_are_written_so():
         text_ids(pl.Series(["1", "-4"]), "f", "item", lambda row: f"line {row + 2}")
     with assert_error(DataError, mentions=["f", "item id", 2**63, "line 2", 2**63 - 1, "string_ids=True"]):
         text_ids(pl.Series([str(2**63), "1"]), "f", "item", lambda row: f"line {row + 2}")
+
+
+@pytest.mark.parametrize(
+    ("ids", "asked", "expected"),
+    [
+        (["00012", "00013"], "12", "00012"),
+        (["00012", "00013"], "013", "00013"),
+        (["00012", "00013"], 12, "00012"),
+        (["12", "x"], "0012", "12"),
+        (["12", "x"], "12.0", "12"),
+        (["0", "x"], "000", "0"),
+        (["x1"], "1", None),
+        (["00012"], "120", None),
+        (["00012"], True, None),
+        ([12, 13], "12", 12),
+        ([12, 13], "0013", 13),
+        ([12, 13], "13.0", 13),
+        ([12, 13], "x", None),
+        ([12, 13], 14, None),
+        ([], "1", None),
+    ],
+)
+def test_the_id_that_is_likely_meant(ids, asked, expected):
+    assert IdMap(ids, "item").alike(asked) == expected

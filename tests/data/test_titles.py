@@ -15,6 +15,12 @@ from lirdrec.data.titles import title_column, titles
         (["item", "Book-Title"], "Book-Title"),
         (["item", "movie_title"], "movie_title"),
         (["item", "subtitle"], None),
+        (["item", "TITEL"], "TITEL"),
+        (["item", "Product Name"], "Product Name"),
+        (["item", "product.name", "brand.name"], "product.name"),
+        (["item", "info.title", "brand.name"], "info.title"),
+        (["item", "brand.name"], None),
+        (["item", "info.title", "seller.title"], None),
     ],
 )
 def test_the_column(columns, expected):

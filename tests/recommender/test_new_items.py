@@ -20,7 +20,7 @@ from lirdrec.recommender.leaving_out import without_items
 from lirdrec.recommender.new_items import new_table
 from lirdrec.recommender.recommender import Recommender
 
-from ..helpers import assert_error
+from ..helpers import assert_error, assert_mentions
 
 GROUPS = 5
 
@@ -256,3 +256,17 @@ def test_without_items_is_the_rest_and_nothing_is_lost(data):
     assert_frame_equal(rest.frame("train"), whole)
     row = rest.items.row(8)
     assert np.array_equal(rest.features["text"].values[row], data.features["text"].values[8])
+
+
+def test_new_ids_that_differ_by_zeros_are_warned_of(caplog):
+    known = IdMap(["00012", "00013", "x"], "item")
+    table = pl.DataFrame({"item": known.series})
+    assert new_table(["12", "14", "0x", "013"], known, table)["item"].to_list() == ["12", "14", "0x", "013"]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert_mentions(said[0], ["'12' and '00012'", "'013' and '00013'"])
+    assert "'14'" not in said[0] and "'0x'" not in said[0]
+    caplog.clear()
+    new_table(["15"], known, table)
+    new_table([112], IdMap([12], "item"), pl.DataFrame({"item": [12]}))
+    assert not caplog.records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
@@ -261,3 +262,31 @@ def test_the_api_is_described_truthfully(client):
 def test_every_kind_is_recommended_to_who_likes_it(client):
     for user in range(len(KINDS)):
         assert {one // 100 for one in asked(client, user=user, k=3)} == {user + 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (b'{"user": 1, "user": 2}', "'user'"),
+        (b'{"user": 1, "k": 5, "\\u006b": 6}', "'k'"),
+        (b'{"user": 1, "filter": {"price": {"lt": 3, "lt": 4}}}', "'lt'"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_named(client, content, key):
+    answer = client.post("/recommend", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422 and key in answer.json()["detail"]
+
+
+def test_a_key_may_be_in_several_objects(client):
+    asked = {"requests": [{"user": 1, "k": 1}, {"user": 2, "k": 1}]}
+    assert client.post("/recommend/batch", json=asked).status_code == 200
+
+
+@pytest.mark.parametrize(("coding", "status"), [("gzip", 415), ("br", 415), ("identity", 200)])
+def test_compressed_bodies_are_refused_by_name(client, coding, status):
+    content = b'{"user": 1}' if coding == "identity" else gzip.compress(b'{"user": 1}')
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+    answer = client.post("/recommend", content=content, headers=headers)
+    assert answer.status_code == status
+    if status == 415:
+        assert coding in answer.json()["detail"] and "Content-Encoding" in answer.json()["detail"]

@@ -15,8 +15,7 @@ from typing import Any
 import typer
 
 from lirdrec.cli.settings import FAULT, INTERRUPTED, REFUSED
-from lirdrec.errors import LirdrecError
-from lirdrec.files import WORDS
+from lirdrec.errors import WORDS, LirdrecError
 from lirdrec.memory import free_memory, in_words
 
 LONGEST_WORD = 300  # characters; file systems take 255 in a name

@@ -92,6 +92,10 @@ def prepare(
         str | None,
         typer.Option("--items-id", metavar="COLUMN", help="Column of item ids in --items (default: --item)."),
     ] = None,
+    title: Annotated[
+        str | None,
+        typer.Option("--title", metavar="COLUMN", help="Column of titles in --items (default: title, name, titel …)."),
+    ] = None,
     unknown_items: Annotated[
         str | None,
         typer.Option("--unknown-items", help="Interactions of items that --items lacks: error, drop or keep."),
@@ -184,6 +188,7 @@ def prepare(
         "seed": seed,
         "items": items,
         "items_id": items_id,
+        "title": title,
         "unknown_items": unknown_items,
         "unknown_features": unknown_features,
         "images": images,

@@ -9,11 +9,14 @@ from typing import Any
 from lirdrec.cli.output import console, table
 
 BAR = 32  # characters of the longest bar of a histogram
+SPLIT_FILE = "split_file"  # how `readers.split_files` calls the labels of files
 LARGEST = 8  # products of a training step that are listed
 
 
 def show_dataset(figures: Mapping[str, Any]) -> None:
     """Print what `lirdrec.data.summary.summarise` and `lirdrec.data.pictures.described` found."""
+    from lirdrec.data.identifiers import count
+
     out = console()
     splits = figures["splits"]
     out.print(
@@ -45,23 +48,26 @@ def show_dataset(figures: Mapping[str, Any]) -> None:
     def share(number: int) -> str:
         return f"{number:,} ({number / figures['items']:.1%})"
 
+    for line in (split_line(figures), _titles(figures)):
+        if line is not None:
+            out.print(line, soft_wrap=True, markup=False)
     if figures["texts"]:
         listed = ", ".join(f"{column} {share(number)}" for column, number in figures["texts"].items())
         out.print(f"Items with a text: {listed}", soft_wrap=True, markup=False)
     if figures["pictures"]:
         out.print(f"Items that name a picture: {share(figures['pictures'])}", soft_wrap=True, markup=False)
     remarks = {
-        "cold_items": "items occur in valid or test only (cold)",
-        "users_without_training": "users have no training pair",
+        "cold_items": ("item", "in valid or test only (cold)"),
+        "users_without_training": ("user", "without a training pair"),
     }
-    for key, words in remarks.items():
+    for key, (noun, words) in remarks.items():
         if figures[key]:
-            out.print(f"{figures[key]:,} {words}")
-    left_out = {"bad_rows_skipped": "bad rows", "bad_item_rows_skipped": "bad rows of the item table"}
+            out.print(f"{count(figures[key], noun)} {words}")
+    left_out = {"bad_rows_skipped": "", "bad_item_rows_skipped": " of the item table"}
     prepared = figures["info"].get("preparation", {})
     for key, words in left_out.items():
         if prepared.get(key):
-            out.print(f"{prepared[key]:,} {words} were left out", style="yellow")
+            out.print(f"{count(prepared[key], 'bad row')}{words} left out", style="yellow")
     for who, what in (("user", "items"), ("item", "users")):
         _histogram(f"Training {what} per {who}", figures[f"{who}_degrees"])
 
@@ -75,6 +81,43 @@ def show_undescribed(number: int) -> None:
         soft_wrap=True,
         markup=False,
     )
+
+
+def _titles(figures: Mapping[str, Any]) -> str | None:
+    """Which column of the item table the titles are in; None where no column could hold any."""
+    if figures["title"] is not None:
+        return f"Titles: column '{figures['title']}' of the item table"
+    if not figures["texts"]:
+        return None
+    return "Titles: none, so items are shown by their ids; if a column holds titles, name it: prepare --title COLUMN"
+
+
+def split_line(figures: Mapping[str, Any]) -> str:
+    """How the pairs were split, and how many are in each part."""
+    split = figures["info"].get("split")
+    split = split if isinstance(split, Mapping) else {}
+    method, counts = split.get("method"), ", ".join(f"{size:,} {name}" for name, size in figures["splits"].items())
+    held = split.get("held_out")
+    shares = f", {_shares(held)}" if isinstance(held, float) else ""
+    seed = f", seed {split.get('seed')}"
+    words = {
+        "random": f"random, for each user{shares}{seed}",
+        "temporal": f"by time, for each user the latest pairs{shares}",
+        "global_time": f"by time, one moment for all users{shares}",
+        "leave_last_out": "by time, each user's last pair is test and the one before it valid",
+        "cold_items": f"by item, held-out items have no training pair{shares}{seed}",
+        "none": "none, all pairs are train",
+        "label": f"as labeled in column '{split.get('column')}'",
+    }
+    if split.get("column") == SPLIT_FILE:
+        words["label"] = "as in the files of the split"
+    return f"Split: {words.get(str(method), 'not recorded')} ({counts})"
+
+
+def _shares(held_out: float) -> str:
+    """Shares of train, valid and test: `8:1:1`."""
+    train, half = round(10 * (1 - held_out), 4), round(5 * held_out, 4)
+    return f"{train:g}:{half:g}:{half:g}"
 
 
 def show_differences(name: str, differences: Sequence[str]) -> None:

@@ -232,12 +232,13 @@ def _check_added(dataset: Path, files: Sequence[tuple[str, Path]], made: Sequenc
 
 
 def _add(dataset: Path, files: Sequence[tuple[str, Path]], replace: bool, quiet: bool) -> None:
+    from lirdrec.data.identifiers import count
     from lirdrec.features.adding import add_file
 
     for name, path in files:
         made = add_file(dataset, name, path, replace)
         if not quiet:
-            console().print(f"{name}: {made.present:,} items have a vector of {path} now.", markup=False)
+            console().print(f"{name}: vectors of {path} for {count(made.present, 'item')}.", markup=False)
 
 
 @contextmanager
@@ -283,8 +284,8 @@ def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made], template: st
     for one in made:
         if one.copied or one.resumed:
             out.print(
-                f"{one.name}: {one.encoded:,} inputs were encoded now; {one.copied:,} items had a vector already,"
-                f" {one.resumed:,} were done by an earlier call that did not end.",
+                f"{one.name}: {count(one.encoded, 'input')} encoded now; {count(one.copied, 'item')} with a vector"
+                f" already; {one.resumed:,} done by an earlier call that did not end.",
                 markup=False,
             )
     for one in made:
@@ -302,8 +303,9 @@ def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made], template: st
     if made and made[0].dropped:
         gone = made[0].dropped
         out.print(
-            f"Left out for want of features: {gone['items']:,} items with {gone['pairs']:,} pairs. {gone['users']:,}"
-            f" users have no training pair left; {gone['held_out_pairs']:,} of their pairs in valid and test went too.",
+            f"Left out for lack of features: {count(gone['items'], 'item')} with {count(gone['pairs'], 'pair')}."
+            f" Without a training pair now: {count(gone['users'], 'user')};"
+            f" {count(gone['held_out_pairs'], 'pair')} of theirs in valid and test left out, too.",
             style="yellow",
         )
     for job in jobs:

@@ -24,6 +24,7 @@ from lirdrec.cli import (
 )
 from lirdrec.cli.boundary import boundary, check_arguments, write_everything
 from lirdrec.cli.settings import settings
+from lirdrec.cli.typed_numbers import check_numbers
 from lirdrec.interface import command_line
 
 ARGUMENTS = "lirdrec.arguments"  # where a context keeps what was typed
@@ -37,6 +38,9 @@ class Commands(TyperGroup):
         write_everything()
         with boundary(arguments, "--debug" in arguments):
             check_arguments(arguments)
+            name = next((one for one in arguments if one in self.commands), None)
+            if name is not None:
+                check_numbers(self.commands[name], arguments[arguments.index(name) + 1 :])
             context = super().make_context(info_name, args, parent, **extra)
         context.meta[ARGUMENTS] = arguments
         return context

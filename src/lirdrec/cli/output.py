@@ -99,6 +99,7 @@ def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> No
         csv_safe: see `exporting.tables.spreadsheet_safe`.
     """
     from lirdrec.atomic import atomic_write
+    from lirdrec.data.identifiers import count
     from lirdrec.exporting.tables import spreadsheet_safe
 
     ending = output.suffix.lower()
@@ -111,7 +112,7 @@ def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> No
         else:
             safe = spreadsheet_safe(frame) if csv_safe else frame
             safe.write_csv(temporary, separator="\t" if ending == ".tsv" else ",")
-    console(errors=True).print(f"{frame.height:,} rows written to {output}", markup=False)
+    console(errors=True).print(f"{count(frame.height, 'row')} written to {output}", markup=False)
 
 
 def write_json(value: Any, output: Path) -> None:

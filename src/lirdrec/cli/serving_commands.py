@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from lirdrec.data.identifiers import IdMap
+    from lirdrec.recommender.explanation import Explanation
     from lirdrec.recommender.recommender import Recommender
     from lirdrec.server.filters import Filter
 
@@ -37,7 +38,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder."
 KOption = Annotated[
     int | None, typer.Option("-k", "--k", help="How many items (default: 10).", callback=whole_number())
 ]
-WHOLE = re.compile(r"\s*[+-]?[0-9]{1,40}\s*")  # longer ones are no ids, and Python refuses to read them
+WHOLE = re.compile(r"\s*([+-]?[0-9]{1,40})(\.0*)?\s*")  # 1005.0 as spreadsheets write 1005; longer ones are no ids
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
 
 
@@ -184,18 +185,34 @@ def explain(
         return write_json(reason.to_dict(), output)
     if json:
         return print_json(reason.to_dict())
+    _show_reason(reason)
+
+
+def _show_reason(reason: Explanation) -> None:
+    """Print the parts of a score: of each branch, or of each liked item where the score is a sum over these."""
+    title = f"{reason.title or 'Item ' + str(reason.item)} for user {reason.user}"
+    score = f"{reason.score:+.4f}"
+    titled = any(one.title for one in reason.liked)
+    names = ["item", *(["title"] if titled else [])]
+    known = [[one.item, *([one.title] if titled else [])] for one in reason.liked]
+    blank = [""] * (len(names) - 1)
+    if reason.liked and reason.liked[0].part is not None:
+        parts = [one.part or 0.0 for one in reason.liked]
+        rows = [[*row, f"{part:+.4f}"] for row, part in zip(known, parts, strict=True)]
+        rows += [["all others", *blank, f"{reason.score - sum(parts):+.4f}"], ["score", *blank, score]]
+        return console().print(table(title, ["liked item", *names[1:], "adds"], rows, right=["adds"]))
     weights = reason.weights or {}
     rows = [
         [name, f"{weights[name]:.3f}" if name in weights else "", f"{part:+.4f}"] for name, part in reason.parts.items()
     ]
-    rows.append(["score", "", f"{reason.score:+.4f}"])
-    title = f"{reason.title or 'Item ' + str(reason.item)} for user {reason.user}"
-    console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
+    if len(rows) == 1:
+        console().print(f"{title}: score {score}", markup=False)
+    else:
+        rows.append(["score", "", score])
+        console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
     if reason.liked:
-        near = [[one.item, one.title, f"{one.similarity:.3f}"] for one in reason.liked]
-        console().print(
-            table("Nearest of what they liked", ["item", "title", "similarity"], near, right=["similarity"])
-        )
+        near = [[*row, f"{one.similarity:.3f}"] for row, one in zip(known, reason.liked, strict=True)]
+        console().print(table("Nearest of what they liked", [*names, "similarity"], near, right=["similarity"]))
 
 
 def add_items(
@@ -223,6 +240,7 @@ def add_items(
     """
     from contextlib import nullcontext
 
+    from lirdrec.data.identifiers import count
     from lirdrec.recommender.run_folder import is_run, run_lock
 
     # from reading the run to writing it, so that no item is lost that another process adds meanwhile
@@ -232,7 +250,7 @@ def add_items(
         frame = _read_items(items, item, recommender.items, recommender.item_table, layout)
         recommender.add_items(frame, dict(named_file(one) for one in features or []))
         target = recommender.save(save_as or run, overwrite=save_as is None)
-    console().print(f"{frame.height:,} items added; {target} now has {recommender.n_items:,}", markup=False)
+    console().print(f"{count(frame.height, 'item')} added; {target} now has {recommender.n_items:,}", markup=False)
 
 
 def slim(
@@ -259,10 +277,12 @@ def ids(texts: list[str], known: IdMap) -> list[Any]:
     """
     if not known.is_integer:
         return list(texts)
+    found = []
     for text in texts:
-        if not WHOLE.fullmatch(text):
+        if (whole := WHOLE.fullmatch(text)) is None:
             raise UnknownIdError(f"no {known.what} has the id {text!r}: the {known.what} ids are integers below 2^63")
-    return [int(text) for text in texts]
+        found.append(int(whole[1]))
+    return found
 
 
 def _load(run: Path, device: str) -> Recommender:
@@ -315,6 +335,7 @@ def _candidates(
 
 
 def _everyone(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
+    from lirdrec.data.identifiers import count
     from lirdrec.exporting.everyone import recommend_everyone
 
     show = not settings.quiet
@@ -323,7 +344,7 @@ def _everyone(recommender: Recommender, output: Path, resume: bool, options: dic
     except KeyboardInterrupt:
         console(errors=True).print("What was ranked is kept. Go on: the same command again", markup=False)
         raise
-    console(errors=True).print(f"{done.rows:,} rows written to {output}", markup=False)
+    console(errors=True).print(f"{count(done.rows, 'row')} written to {output}", markup=False)
 
 
 def _named(texts: list[str], known: IdMap) -> list[str]:

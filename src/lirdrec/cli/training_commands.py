@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,8 @@ from lirdrec.memory import check_memory
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.recommender.recommender import Recommender
+
+WITHOUT_STEPS = ("metric", "seed")  # training options of models in closed form
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option; see lirdrec options.")
@@ -107,9 +110,12 @@ def train(
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
         if refit is not None:
+            from lirdrec.data.identifiers import count
+
             pairs = sum(len(data.split(name)) for name in ("train", "valid", "test"))
             said = (
-                f"Trained on all {pairs:,} interactions with the settings of {refit}; nothing is left to measure it on."
+                f"Trained on {count(pairs, 'interaction')}, all there are, with the settings of {refit};"
+                " nothing is left to measure it on."
             )
             console().print(said, markup=False, soft_wrap=True)
         _show_run(folder, data.name, results)
@@ -244,6 +250,7 @@ def list_options(
         [heading, field.name, getattr(value, field.name), field.metadata.get("doc", "")]
         for heading, value in (("model", model_config), ("training", training))
         for field in dataclasses.fields(value)
+        if heading == "model" or field.name in training_keys(model)
     ]
     if json:
         keys = ("table", "key", "value", "meaning")
@@ -302,6 +309,8 @@ def configuration(
         if heading not in types or not isinstance(given, dict):
             raise ConfigError(f"{file}: '{heading}' is not known; it takes the tables [model] and [training]")
         make(types[heading], given, f"{file}, [{heading}]")
+        if heading == "training":
+            _refuse_steps(model, given, f"{file}, [training]: ")
     keys = {field.name: heading for heading, kind in types.items() for field in fields(kind)}
     given_values = parse_assignments(assignments)
     # batch and learning rate of a preset depend on the loss, so that has to be known first
@@ -314,12 +323,34 @@ def configuration(
         if key not in keys:
             hint = nearest(key, keys, f"list them with: lirdrec options --model {model}")
             raise ConfigError(f"--set {key}: unknown key '{key}'; {hint}")
+        if keys[key] == "training":
+            _refuse_steps(model, [key], "--set ")
         values[keys[key]][key] = value
     if seed is not None:
         values["training"]["seed"] = seed
     training: TrainConfig = make(TrainConfig, values["training"], "[training]")
     split_name(training.metric)  # a wrong name is found before the dataset is read
     return make(types["model"], values["model"], "[model]"), training
+
+
+def training_keys(model: str) -> list[str]:
+    """The keys of the training configuration that have an effect on a model."""
+    from lirdrec.configuration import field_docs
+    from lirdrec.models.registry import model_type
+    from lirdrec.training.config import TrainConfig
+
+    return list(WITHOUT_STEPS if model_type(model).capabilities.training == "closed_form" else field_docs(TrainConfig))
+
+
+def _refuse_steps(model: str, given: Iterable[str], where: str) -> None:
+    """Refuse options of training steps for a model that is computed without any."""
+    known = training_keys(model)
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"{where}{key}: {model} is computed in closed form, without epochs and steps, and takes only"
+                f" {' and '.join(known)} of the training options; leave {key} out"
+            )
 
 
 def _read_dataset(path: Path) -> Dataset:

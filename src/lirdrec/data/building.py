@@ -13,7 +13,7 @@ import polars as pl
 from lirdrec.configuration import nearest
 from lirdrec.data.aligning import Aligned, FeatureFile, align, as_feature_file, same_type
 from lirdrec.data.column_names import column_of_ids
-from lirdrec.data.columns import ITEM, RATING, SPLITS, USER, unused_name
+from lirdrec.data.columns import ITEM, RATING, SPLITS, TITLE, USER, unused_name
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.events import in_words, keep_only, left_out
 from lirdrec.data.frames import FrameKind, to_polars
@@ -26,7 +26,7 @@ from lirdrec.data.splits import METHODS, given_labels, split_labels
 from lirdrec.data.tables import Table
 from lirdrec.data.values import described_items, moments, numbers, without_bad_rows
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.interface import argument
+from lirdrec.interface import argument, called
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,11 @@ def build(
         )
     needed = [recipe.user, recipe.item, recipe.timestamp, recipe.rating, label_column]
     table.need([column for column in needed if column is not None])
+    if recipe.title is not None and items is None:
+        raise ConfigError(
+            f"{called('title')} names the column '{recipe.title}', and there is no item table; give one"
+            f" ({argument('items', 'FILE')})"
+        )
     if table.frame.height == 0:
         raise DataError(f"{table.where}: there are no rows")
     counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
@@ -171,7 +176,7 @@ def build(
         counts |= {"k_core": recipe.k_core, "removed_by_k_core": int((keep & ~core).sum())}
         keep = core
     if not keep.any():
-        raise DataError(f"{table.where}: no interaction is left after preparation ({_words(counts)}); ask for less")
+        raise DataError(f"{table.where}: {_nothing_left(counts)}")
     users, rows = users[keep], rows[keep]
     times = None if times is None else times[keep]
     keep_all = recipe.keep_all_items
@@ -269,7 +274,8 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
             f"{items.where}: item id {series[repeated.arg_true()[0]]!r} occurs more than once (first in"
             f" {items.at(repeated)}); keep one row per item"
         )
-    rest = items.frame.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN says: no value
+    rest = _with_title(items, recipe)
+    rest = rest.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN says: no value
     if ITEM in rest.columns:
         rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
     described = pl.DataFrame([series.alias(ITEM), *rest.get_columns()])
@@ -291,6 +297,25 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
             ids = ids.extended(missing)
             described = pl.concat([described, pl.DataFrame({ITEM: missing})], how="diagonal")
     return ids, described
+
+
+def _with_title(items: Table, recipe: Recipe) -> pl.DataFrame:
+    """The item table with the column of titles called `title`, where the recipe names one; another `title` is renamed.
+
+    Raises:
+        DataError: there is no such column, or it is that of the ids.
+    """
+    if recipe.title is None or recipe.title == TITLE:
+        items.need([] if recipe.title is None else [TITLE])
+        return items.frame
+    items.need([recipe.title])
+    if recipe.title == recipe.items_column:
+        raise DataError(
+            f"{items.where}: column '{recipe.title}' holds the item ids, so it cannot be that of the titles; leave"
+            f" {called('title')} out: without titles, ids are shown"
+        )
+    taken = {TITLE: unused_name(TITLE, items.frame.columns)} if TITLE in items.frame.columns else {}
+    return items.frame.rename({**taken, recipe.title: TITLE})
 
 
 def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
@@ -347,6 +372,30 @@ def _renumber(ids: IdMap, rows: np.ndarray) -> tuple[IdMap, np.ndarray]:
     present = np.zeros(len(ids), dtype=bool)
     present[rows] = True
     return IdMap(ids.series.filter(pl.Series(present)), ids.what), (np.cumsum(present) - 1)[rows]
+
+
+def _nothing_left(counts: Mapping[str, Any]) -> str:
+    """What took all rows away, and what to do, as the end of a sentence."""
+    steps = {
+        "other_rows": ("with other values", "only"),
+        "bad_rows_skipped": ("bad", "bad_rows"),
+        "below_min_rating": ("rated lower", "min_rating"),
+        "rows_of_unknown_items_dropped": ("of items that the item table lacks", "unknown_items"),
+        "repeated_pairs": ("repeated", None),
+        "removed_by_k_core": ("of users or items with too few others", "k_core"),
+    }
+    gone = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
+    by = [called(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
+    said = f"no interaction is left of {count(counts['rows'], 'row')}"
+    said += f" ({', '.join(gone)})" if gone else ""
+    hints = []
+    if counts.get("removed_by_k_core"):
+        hints.append(f"lower {called('k_core')}, which is {counts['k_core']}")
+    if counts.get("below_min_rating"):
+        hints.append(f"lower {called('min_rating')}, which is {counts['min_rating']:g}")
+    if counts.get("items_without_features_dropped"):
+        hints.append(f"give features to more items (without any: {counts['items_without_features_dropped']:,})")
+    return f"{said}; {' or '.join(hints) or 'look at ' + ', '.join(by)}"
 
 
 def _words(counts: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ import pyarrow
 
 from lirdrec.data.frames import first_line
 from lirdrec.data.signatures import BZIP2, GZIP, LONGEST, XZ, ZIP, packing, refuse_archive
-from lirdrec.errors import DataError
-from lirdrec.files import check_file, reason
+from lirdrec.errors import DataError, unreadable
+from lirdrec.files import check_file
 from lirdrec.memory import free_memory, in_words
 
 PIECE = 16 << 20
@@ -55,7 +55,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if kind is not None and error.errno in (None, errno.EINVAL):  # of pyarrow, and of zip archives
             raise _damaged(path, kind, error) from None
-        raise DataError(f"{path}: {reason(error)}") from None
+        raise DataError(f"{path}: {unreadable(error)}") from None
 
 
 def _opened(path: Path, kind: str | None, stack: contextlib.ExitStack) -> BinaryIO:

@@ -144,6 +144,7 @@ class Dataset:
         user: str = USER,
         item: str = ITEM,
         items_id: str | None = None,
+        title: str | None = None,
         rating: str | None = None,
         min_rating: float | None = None,
         timestamp: str | None = None,
@@ -174,6 +175,8 @@ class Dataset:
             user: column of user ids.
             item: column of item ids, in the interactions, the item table and frames of features.
             items_id: column of item ids in the item table, where it is called otherwise.
+            title: column of the item table with the titles, called `title` from then on. None: the one that is called
+                title, name, product_name or the like.
             rating: column of ratings, needed with `min_rating`.
             min_rating: keep only rows rated at least this much.
             timestamp: column of times: whole numbers, dates or ISO texts.
@@ -272,7 +275,10 @@ class Dataset:
     def __repr__(self) -> str:
         sizes = " + ".join(f"{len(self.split(name)):,}" for name in SPLITS)
         modalities = ", ".join(f"{name} {m.dims}" for name, m in self.features.items()) or "no features"
-        return f"Dataset({self.name!r}, {self.n_users:,} users, {self.n_items:,} items, {sizes} pairs, {modalities})"
+        return (
+            f"Dataset({self.name!r}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')}, {sizes} pairs,"
+            f" {modalities})"
+        )
 
     def _check_table(self) -> None:
         table, _ = to_polars(self.item_table)

@@ -98,6 +98,19 @@ class IdMap:
         grown._dense = self._dense and bool(np.array_equal(more.ids, np.arange(len(self), len(grown))))
         return grown
 
+    def alike(self, id: Any) -> str | int | None:
+        """The known id that an unknown one likely means: `00012` for `12`, 12 for `"12"` or `"12.0"`; else None."""
+        if isinstance(id, (bool, np.bool_)) or not isinstance(id, (str, int, np.integer)) or not len(self):
+            return None
+        text = str(id).strip().removesuffix(".0")
+        for one in (id, text):
+            if (other := _as_kind(one, self.is_integer)) is not None and other in self:
+                return other
+        if self.is_integer or not text.isascii() or not text.isdigit():
+            return None
+        found = self.series.filter(self.series.str.strip_chars_start("0") == text.lstrip("0"))
+        return found[0] if len(found) else None
+
     def row(self, id: Any) -> int:
         """The row of one id.
 
@@ -107,7 +120,11 @@ class IdMap:
         row = self._row_or_none(id)
         if row < 0:
             kind = "integers" if self.is_integer else "strings"
-            raise UnknownIdError(f"no {self.what} has the id {id!r} ({len(self)} are known; their ids are {kind})")
+            alike = self.alike(id)
+            hint = (
+                f"; did you mean {alike!r}?" if alike is not None else f" ({len(self)} are known; their ids are {kind})"
+            )
+            raise UnknownIdError(f"no {self.what} has the id {id!r}{hint}")
         return row
 
     def _row_or_none(self, id: Any) -> int:
@@ -130,6 +147,14 @@ class IdMap:
 
     def __repr__(self) -> str:
         return f"IdMap({len(self)} {'integer' if self.is_integer else 'string'} ids)"
+
+
+def _as_kind(id: str | int | np.integer, integer: bool) -> str | int | None:
+    """An id as an integer or as a text; None where it is no integer."""
+    if not integer:
+        return str(id)
+    text = str(id)
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 40 else None
 
 
 def clean_ids(ids: Any, where: str, what: str = "id", place: Callable[[int], str] = row_place) -> pl.Series:

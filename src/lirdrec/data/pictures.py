@@ -15,7 +15,7 @@ import polars as pl
 from lirdrec.data.columns import ITEM
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.identifiers import IdMap, count, describe_ids
-from lirdrec.data.titles import TITLES, as_texts
+from lirdrec.data.titles import as_texts, is_title
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def described(dataset: Dataset) -> dict[str, Any]:
     pictures = table.height - table[IMAGE].null_count() if known else 0
     named = {name: kind for name, kind in table.schema.items() if name not in (ITEM, IMAGE)}
     # a title may be a list of words; other lists are no texts
-    names = [name for name, kind in named.items() if kind == pl.String or (kind == pl.List and name in TITLES)]
+    names = [name for name, kind in named.items() if kind == pl.String or (kind == pl.List and is_title(name))]
     texts = {name: int((as_texts(table[name]).fill_null("").str.strip_chars() != "").sum()) for name in names}
     return {"pictures": pictures, "texts": {name: number for name, number in texts.items() if number}}
 

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 WHOLE = r"^-?(0|[1-9][0-9]*)(\.0*)?$"  # 7, and 7.0 as pandas writes the integers of a column with gaps
 DECIMAL = r"^-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
+CONTROL = r"\p{Cc}"
 GAPS = ("nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>")
 
 
@@ -60,6 +61,11 @@ def read_ids(
         series = _without_fraction(series, where, what, at)
     if series.dtype == pl.String:
         series = _trimmed(series, where, what, at)
+        if (bad := with_controls(series)).any():
+            raise DataError(
+                f"{where}: {what} id {series[bad.arg_true()[0]]!r} in {at(bad)} has a control character; write the id"
+                " without it"
+            )
     elif string_ids and series.dtype.is_integer():
         series = series.cast(pl.String)
     if text and not string_ids and series.dtype == pl.String:
@@ -67,6 +73,13 @@ def read_ids(
         if series.dtype == pl.String:
             return text_ids(series, where, what, place)
     return clean_ids(series, where, what, place)
+
+
+def with_controls(ids: pl.Series) -> pl.Series:
+    """Where texts have a control character other than blanks at their ends: a terminal would obey it."""
+    if ids.dtype != pl.String:
+        return pl.repeat(False, len(ids), eager=True)
+    return ids.str.strip_chars().str.contains(CONTROL).fill_null(False)
 
 
 def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:

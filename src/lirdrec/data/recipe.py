@@ -24,6 +24,11 @@ class Recipe:
     user: str = option(USER, "column of user ids")
     item: str = option(ITEM, "column of item ids, in the interactions, the item table and feature frames")
     items_id: str | None = option(None, "column of item ids in the item table, where it is not called as `item` says")
+    title: str | None = option(
+        None,
+        "column of the item table with the titles, which is called `title` from then on; found by its name if it"
+        " is called title, name, product_name or the like",
+    )
     rating: str | None = option(None, "column of ratings, needed with min_rating")
     min_rating: float | None = option(None, "keep only rows rated at least this much")
     timestamp: str | None = option(None, "column of times: whole numbers, dates or ISO texts")

@@ -102,7 +102,7 @@ def _load(folder: Path, verify: bool) -> Dataset:
         )
     except PermissionError as error:
         path = error.filename or folder
-        raise RunFolderError(f"{path}: {unreadable(error)}; change its rights, or the user") from None
+        raise RunFolderError(f"{path}: {unreadable(error)}") from None
     except DAMAGE as error:
         raise RunFolderError(f"{folder}: the prepared dataset is damaged ({error}); prepare it again") from error
 
@@ -176,7 +176,7 @@ def _digest(path: Path) -> str:
     try:
         return sha256(path)
     except PermissionError as error:
-        raise RunFolderError(f"{path}: {unreadable(error)}; change its rights, or the user") from None
+        raise RunFolderError(f"{path}: {unreadable(error)}") from None
 
 
 def _is_big(name: str) -> bool:

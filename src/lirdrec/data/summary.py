@@ -8,15 +8,17 @@ import numpy as np
 
 from lirdrec.data.columns import SPLITS
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.titles import title_column
 
 
 def summarise(dataset: Dataset) -> dict[str, Any]:
     """Figures of a dataset, JSON-able.
 
     Keys: name, users, items, interactions, sparsity (share of empty cells), splits (name → pairs), modalities (name →
-    dims, dtype, present, coverage, bytes), user_degrees and item_degrees (see `degree_histogram`; training pairs),
-    cold_items, items_without_training, users_without_training (no training pair), held_users_without_training (those
-    of them who occur in valid or test), memory_to_train (bytes, see `training_memory`), info.
+    dims, dtype, present, coverage, bytes), title (the column of titles, or None), user_degrees and item_degrees (see
+    `degree_histogram`; training pairs), cold_items, items_without_training, users_without_training (no training pair),
+    held_users_without_training (those of them who occur in valid or test), memory_to_train (bytes, see
+    `training_memory`), info.
     """
     users, items = dataset.n_users, dataset.n_items
     sizes = {name: len(dataset.split(name)) for name in SPLITS}
@@ -41,6 +43,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
             }
             for name, matrix in dataset.features.items()
         },
+        "title": title_column(dataset.item_table),
         "user_degrees": degree_histogram(user_degrees),
         "item_degrees": degree_histogram(item_degrees),
         "cold_items": int(dataset.cold_items.sum()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from lirdrec.data.column_names import likely_column
 from lirdrec.data.columnar import read_columnar, read_spreadsheet
 from lirdrec.data.columns import ITEM, USER
 from lirdrec.data.compressed import exists, first_bytes, is_packed, open_bytes
-from lirdrec.data.delimited import NO_HEADER, NUMERIC, TextFormat, read_delimited, typed
+from lirdrec.data.delimited import COMMA_NUMBER, NO_HEADER, NUMBER, NUMERIC, TextFormat, read_delimited, typed
 from lirdrec.data.frames import row_place
+from lirdrec.data.identifiers import count
 from lirdrec.data.parts import Part, ending, find_parts
 from lirdrec.data.readers.json_lines import BadLines
 from lirdrec.data.readers.json_tables import is_json, read_json
@@ -26,6 +28,14 @@ from lirdrec.data.signatures import EXCEL, LONGEST, PARQUET, ZIP, packing, refus
 from lirdrec.errors import DataError
 from lirdrec.interface import argument
 
+logger = logging.getLogger(__name__)
+
+CODE = r"^[+-]?0[0-9]"
+ANY_NUMBER = (
+    r"^[+-]?([0-9]+([.,][0-9]+)?|[.,][0-9]+|[0-9]{1,3}([.,' \u00a0\u202f][0-9]{3})+([.,][0-9]+)?)([eE][+-]?[0-9]+)?$"
+)
+MOSTLY = 0.9  # of the values of a column
+SAMPLE = 1000  # rows that are looked at first
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
 
@@ -223,6 +233,8 @@ def read_table(
         table = _read_file(parts[0].path, known, text, keys)
         if table.frame.height == 0:
             raise DataError(f"{table.where}: has column names but no rows")
+        if text and table.text:
+            note_texts(table, text)
         return table
     tables = [_with_values(_read_file(part.path, known, None, keys), part, parts) for part in parts]
     tables = [table for table in tables if table.frame.height] or tables[:1]
@@ -241,8 +253,43 @@ def read_table(
     if text and joined.text:
         mark = ";" if joined.decimal_comma else ","
         values = [typed(joined.frame[name], mark) for name in columns if name != text]
-        return dataclasses.replace(joined, frame=joined.frame.with_columns(values))
+        joined = dataclasses.replace(joined, frame=joined.frame.with_columns(values))
+        note_texts(joined, text)
     return joined
+
+
+def note_texts(table: Table, known: str) -> None:
+    """Warn of columns that stay texts because of a few values that are not written as numbers.
+
+    Args:
+        table: with the types found.
+        known: the column of ids, which may be anything.
+    """
+    for name, kind in table.frame.schema.items():
+        if name == known or kind != pl.String:
+            continue
+        values = table.frame[name]
+        if not _mostly_numbers(values.head(SAMPLE)) or not _mostly_numbers(values):
+            continue
+        plain, mark, example = (
+            (COMMA_NUMBER, "comma", "1056,23") if table.decimal_comma else (NUMBER, "point", "1056.23")
+        )
+        wrong = (~values.str.contains(plain)).fill_null(False)
+        if wrong.any():
+            logger.warning(
+                "%s: column '%s' is read as texts, not numbers, because of %r in %s (%s like that); write numbers with"
+                " one decimal %s and nothing between thousands, such as %s, and leave a cell empty where there is none",
+                *(table.where, name, values[int(wrong.arg_true()[0])], table.at(wrong)),
+                *(count(int(wrong.sum()), "value"), mark, example),
+            )
+
+
+def _mostly_numbers(values: pl.Series) -> bool:
+    """Whether nearly all values are numbers in some notation; codes that begin with 0 are none."""
+    known = values.drop_nulls()
+    if not len(known) or known.str.contains(CODE).any():
+        return False
+    return float(known.str.contains(ANY_NUMBER).mean() or 0) >= MOSTLY  # type: ignore[arg-type]  # of truth values
 
 
 def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[str] | None) -> Table:

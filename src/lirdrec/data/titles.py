@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import polars as pl
 
-# Names of columns that hold titles, in any case; of several the first is taken.
+# Names of columns that hold titles, in any case, with blanks or hyphens for underscores; of several the first is taken.
 TITLES = (
     "title",
     "name",
@@ -13,7 +16,7 @@ TITLES = (
     "product_title",
     "movie_title",
     "book_title",
-    "book-title",
+    "titel",
     "prod_name",
     "app_name",
 )
@@ -21,8 +24,29 @@ TITLES = (
 
 def title_column(table: pl.DataFrame) -> str | None:
     """The name of the column with the titles, or None."""
-    found = {name.lower(): name for name in reversed(table.columns)}
-    return next((found[name] for name in TITLES if name in found), None)
+    return named_title(table.columns)
+
+
+def named_title(columns: Iterable[str]) -> str | None:
+    """The column whose name says that it holds titles, or None.
+
+    Of nested records `product.name` counts as `product_name`; where there is no such column, a single `a.title` does.
+    """
+    listed = list(columns)
+    found = {_plain(name): name for name in reversed(listed)}
+    if (whole := next((found[name] for name in TITLES if name in found), None)) is not None:
+        return whole
+    nested = [name for name in listed if "." in name and _plain(name.rpartition(".")[2]) in ("title", "titel")]
+    return nested[0] if len(nested) == 1 else None
+
+
+def is_title(name: str) -> bool:
+    """Whether a column of this name holds titles, if no column before it does."""
+    return named_title([name]) is not None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s.\-]+", "_", name.strip().lower())
 
 
 def titles(table: pl.DataFrame) -> pl.Series | None:

@@ -10,6 +10,8 @@ import polars as pl
 
 from lirdrec.configuration import option_named
 from lirdrec.data.columns import ITEM, USER
+from lirdrec.data.identifiers import count
+from lirdrec.data.raw_ids import with_controls
 from lirdrec.data.recipe import Recipe
 from lirdrec.data.tables import Table, select
 from lirdrec.errors import DataError
@@ -132,16 +134,10 @@ def without_bad_rows(table: Table, recipe: Recipe) -> tuple[Table, int]:
     Raises:
         DataError: a row lacks an id, and the recipe does not leave such rows out; names it. Or no row is left.
     """
-    problems = {
-        f"no {what} id": lacking(table.frame[column]) for column, what in ((recipe.user, USER), (recipe.item, ITEM))
-    }
+    problems: dict[str, pl.Series] = {}
+    for column, what in ((recipe.user, USER), (recipe.item, ITEM)):
+        problems |= _bad_ids(table, column, what, recipe.bad_rows == "error")
     if recipe.bad_rows == "error":
-        for (problem, bad), column in zip(problems.items(), (recipe.user, recipe.item), strict=True):
-            if bad.any():
-                raise DataError(
-                    f"{table.where}, column '{column}': {problem} in {table.at(bad)}; give it one, or leave such rows"
-                    f" out: {option_named('bad_rows', 'skip')}"
-                )
         return table, 0
     if recipe.min_rating is not None and recipe.rating is not None:
         problems["no rating"] = number_values(table, recipe.rating).is_null()
@@ -156,13 +152,26 @@ def described_items(items: Table, recipe: Recipe) -> tuple[Table, int]:
     Raises:
         DataError: as `without_bad_rows`.
     """
-    bad = lacking(items.frame[recipe.items_column])
-    if recipe.bad_rows == "error" and bad.any():
-        raise DataError(
-            f"{items.where}, column '{recipe.items_column}': no item id in {items.at(bad)}; give it one, or leave"
-            f" such rows out: {option_named('bad_rows', 'skip')}"
-        )
-    return _left_out(items, {"no item id": bad})
+    return _left_out(items, _bad_ids(items, recipe.items_column, ITEM, recipe.bad_rows == "error"))
+
+
+def _bad_ids(table: Table, column: str, what: str, refuse: bool) -> dict[str, pl.Series]:
+    """Problem → rows in which a column of ids has it.
+
+    Raises:
+        DataError: there is one, and `refuse` is set; names the first row.
+    """
+    ids = table.frame[column]
+    problems = {f"no {what} id": lacking(ids), f"a control character in the {what} id": with_controls(ids)}
+    remedies = ("give it one", "write the id without it")
+    for (problem, bad), remedy in zip(problems.items(), remedies, strict=True):
+        if refuse and bad.any():
+            shown = "" if bad is problems[f"no {what} id"] else f" ({ids[int(bad.arg_true()[0])]!r})"
+            raise DataError(
+                f"{table.where}, column '{column}': {problem} in {table.at(bad)}{shown}; {remedy}, or leave such rows"
+                f" out: {option_named('bad_rows', 'skip')}"
+            )
+    return problems
 
 
 def lacking(ids: pl.Series) -> pl.Series:
@@ -180,8 +189,8 @@ def _left_out(table: Table, problems: dict[str, pl.Series]) -> tuple[Table, int]
     row = int(bad.arg_true()[0])
     first = f"{next(problem for problem, mask in problems.items() if mask[row])} in {table.place(row)}"
     if skipped == table.frame.height:
-        raise DataError(f"{table.where}: all {skipped:,} rows are bad; the first: {first}")
-    logger.warning("%s: %s bad rows are left out; the first: %s", table.where, f"{skipped:,}", first)
+        raise DataError(f"{table.where}: there is no good row among {count(skipped, 'row')}; the first: {first}")
+    logger.warning("%s: %s left out; the first: %s", table.where, count(skipped, "bad row"), first)
     return select(table, ~bad), skipped
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 
+from lirdrec.data.identifiers import count
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.breakdown import Rows, by_activity, by_popularity
 from lirdrec.evaluation.measuring import Truth, measure
@@ -65,7 +66,7 @@ class Metrics:
     def __str__(self) -> str:
         width = max(map(len, self.values), default=0)
         figures = "\n".join(f"{name:{width}}  {value:.4f}" for name, value in self.values.items())
-        return f"{self.n_users:,} users\n{figures}"
+        return f"{count(self.n_users, 'user')}\n{figures}"
 
 
 def evaluate(
@@ -117,7 +118,8 @@ def evaluate(
         users, items = user_rows[part.users], item_rows[part.items]
         known = (users >= 0) & (items >= 0)
         if not known.all():
-            log.warning("%d pairs of %s are of users or items that the model does not know", (~known).sum(), name)
+            lost = count(int((~known).sum()), "pair")
+            log.warning("%s of %s left out: the model does not know the user or the item", lost, name)
         return torch.from_numpy(users[known]).to(device), torch.from_numpy(items[known]).to(device)
 
     if candidates not in ("all", "cold"):

@@ -45,6 +45,10 @@ class Scorer(abc.ABC):
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
         """Terms `(B, n_parts)` whose row sums are the scores of the pairs `(queries[b], items[b])`."""
 
+    def contributions(self, queries: Tensor, items: Tensor) -> Tensor | None:
+        """What each item of a history adds to the scores of the pairs, `(B, I)`; None where a score is no such sum."""
+        return None
+
     @abc.abstractmethod
     def similar_items(self, items: Tensor) -> Tensor:
         """Similarity `(B, I)` of all items to the items `(B,)`."""
@@ -235,9 +239,11 @@ class ItemWeightScorer(Scorer):
             return torch.sparse.mm(self._weights_t, queries.T.contiguous()).T.contiguous()
         return torch.sparse.mm(queries.to_sparse_csr(), self.weights)  # a history is nearly all zeros
 
+    def contributions(self, queries: Tensor, items: Tensor) -> Tensor:
+        return queries * _dense_rows(self._weights_t, items)  # weights into each scored item
+
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
-        columns = _dense_rows(self._weights_t, items)  # (B, I): weights into each scored item
-        return (queries * columns).sum(1, keepdim=True)
+        return self.contributions(queries, items).sum(1, keepdim=True)
 
     def similar_items(self, items: Tensor) -> Tensor:
         return _dense_rows(self.weights, items)

@@ -18,6 +18,7 @@ from lirdrec.ranking.scorers import LARGEST_QUERY, sound_rows
 
 NEAREST_AMONG = 50_000  # comparing an id with more names than these would take longer than the answer is worth
 
+FEW = 5  # ids that a message names
 MODES = ("raise", "skip", "popular")  # what unknown users get
 
 
@@ -58,10 +59,16 @@ def unknown_sentence(unknown: list[Any], known: IdMap) -> str:
     """What to tell a person who asked for ids that are not there."""
     kind = "integers" if known.is_integer else "strings"
     if len(unknown) > 1:
-        return f"{len(unknown)} of the {known.what} ids are unknown: {describe_ids(unknown)}"
+        told = f"{len(unknown)} of the {known.what} ids are unknown: {describe_ids(unknown)}"
+        alike = [one for one in map(known.alike, unknown[:FEW]) if one is not None]
+        return f"{told}; did you mean {', '.join(map(repr, alike))}?" if alike else told
     one = unknown[0]
+    twin = known.alike(one)
     if isinstance(one, str) is known.is_integer:
-        return f"no {known.what} has the id {one!r}: the {known.what} ids are {kind}, for instance {_first(known)}"
+        hint = f"for instance {_first(known)}" if twin is None else f"did you mean {twin!r}?"
+        return f"no {known.what} has the id {one!r}: the {known.what} ids are {kind}, {hint}"
+    if twin is not None:
+        return f"no {known.what} has the id {one!r}; did you mean {twin!r}?"
     near = _nearest(one, known)
     if near:
         return f"no {known.what} has the id {one!r}; the nearest are {', '.join(near)}"

@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LikedItem:
-    """One item that the user liked, and its similarity to the recommended one (`Recommender.similar_items`)."""
+    """One item that the user liked.
+
+    Attributes:
+        item, title: which one.
+        similarity: to the recommended item (`Recommender.similar_items`).
+        part: what it adds to the score, where the score is a sum over liked items (EASE, item-kNN …); else None.
+    """
 
     item: Any
     title: str | None
     similarity: float
+    part: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class Explanation:
         score: the score that `recommend` ranks by.
         parts: branch → its part; `sum(parts.values()) == score` exactly.
         weights: branch → the weight α that this user gives it, or None where the model has no such weights.
-        liked: the user's training items nearest to the item, nearest first.
+        liked: the user's training items nearest to the item, nearest first; where the score is a sum over liked items,
+            those with the largest parts of it.
     """
 
     user: Any
@@ -60,6 +68,9 @@ class Explanation:
         }
 
     def __str__(self) -> str:
+        if self.liked and self.liked[0].part is not None:
+            sums = ", ".join(f"{one.title or one.item} {one.part:+.4f}" for one in self.liked)
+            return f"{self.title or self.item} for user {self.user}: {self.score:.4f}, of what they liked: {sums}"
         parts = " ".join(f"{'+' if part >= 0 else '-'} {name} {abs(part):.4f}" for name, part in self.parts.items())
         near = ", ".join(str(one.title or one.item) for one in self.liked)
         text = f"{self.title or self.item} for user {self.user}: {self.score:.4f} = {parts.removeprefix('+ ')}"
@@ -103,7 +114,9 @@ def explained(
     parts = dict(zip(names, scorer.parts(query, items)[0].double().tolist(), strict=True))
     liked_rows = liked_rows[liked_rows != item_row]
     similarity = scorer.similar_items(items)[0].cpu().numpy()[liked_rows]
-    nearest = np.argsort(-similarity, kind="stable")[:n_liked]
+    added = scorer.contributions(query, items)
+    sums = None if added is None else added[0].double().cpu().numpy()[liked_rows]
+    nearest = np.argsort(-(similarity if sums is None else sums), kind="stable")[:n_liked]
     return Explanation(
         user=user,
         item=ids[item_row],
@@ -112,7 +125,12 @@ def explained(
         parts=parts,
         weights=None if weights is None else dict(zip(names, weights[0].double().tolist(), strict=True)),
         liked=tuple(
-            LikedItem(ids[row], recommender.title(row), float(similarity[place]))
+            LikedItem(
+                ids[row],
+                recommender.title(row),
+                float(similarity[place]),
+                None if sums is None else float(sums[place]),
+            )
             for place, row in zip(nearest, liked_rows[nearest].tolist(), strict=True)
         ),
     )

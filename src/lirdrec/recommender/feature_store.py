@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lirdrec.appending import append_rows
-from lirdrec.errors import RunFolderError, reason, unreadable
+from lirdrec.errors import RunFolderError, unreadable
 from lirdrec.manifest import MANIFEST, file_entry, inside, placed
 from lirdrec.recommender.run_folder import REMEDY, Writer, check_file, read_json, write_json
 
@@ -226,10 +226,8 @@ def _read_matrix(folder: Path, manifest: Mapping[str, Any], prefix: str, name: s
         path = placed(folder, manifest, f"{prefix}/{name}{ending}")
         try:
             arrays.append(open_array(path))
-        except OSError as error:
-            raise RunFolderError(f"{path}: {unreadable(error)}; restore it") from None
-        except (ValueError, MemoryError) as error:
-            raise RunFolderError(f"{path}: cannot be read: {reason(error)}; restore it") from None
+        except (OSError, ValueError, MemoryError) as error:
+            raise RunFolderError(f"{path}: {unreadable(error, 'restore it')}") from None
     values, present = arrays
     if values.ndim != 2 or values.dtype.kind != "f" or present.dtype != np.bool_ or present.shape != values.shape[:1]:
         raise RunFolderError(f"{folder}: the features '{name}' are no matrix with its mask; restore them")

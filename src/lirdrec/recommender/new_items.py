@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import polars as pl
 from lirdrec.data.aligning import align, as_feature_file
 from lirdrec.data.columns import ITEM
 from lirdrec.data.frames import first_line, to_polars
-from lirdrec.data.identifiers import IdMap, describe_ids
+from lirdrec.data.identifiers import IdMap, count, describe_ids
 from lirdrec.data.matrices import FeatureMatrix
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.readers.feature_files import FeatureFile
@@ -19,6 +20,8 @@ from lirdrec.errors import DataError
 from lirdrec.interface import argument
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.asking import as_list
+
+log = logging.getLogger(__name__)
 
 CODE = r"^[+-]?0[0-9]"  # digits that begin with 0: an article number, a postal code
 LARGEST_FEATURE = 1e15  # products of wide rows with such values are finite numbers of single precision
@@ -50,9 +53,10 @@ def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
     there = known.rows(ids.series) >= 0
     if there.any():
         raise DataError(
-            f"{there.sum()} of the new items are in the catalogue already: "
+            f"{count(int(there.sum()), 'new item')} in the catalogue already: "
             f"{describe_ids(ids.series.filter(pl.Series(there)).to_list())}; add only items that are new"
         )
+    _warn_of_zeros(ids, known)
     columns = {ITEM: ids.series.alias(ITEM)}
     for name in [*table.columns, *(c for c in rows.columns if c not in table.columns)]:
         if name == ITEM:
@@ -63,6 +67,26 @@ def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
             continue
         columns[name] = _as_kind(rows[name], kind, name)
     return pl.DataFrame(columns)
+
+
+def _warn_of_zeros(new: IdMap, known: IdMap) -> None:
+    """Warn of new ids that differ from ids of the catalogue only by zeros at their front."""
+    if known.is_integer:
+        return
+    digits = new.series.filter(new.series.str.contains(r"^[0-9]+$"))
+    if not len(digits):
+        return
+    there = pl.DataFrame({"known": known.series, "plain": known.series.str.strip_chars_start("0")})
+    asked = pl.DataFrame({"new": digits, "plain": digits.str.strip_chars_start("0")})
+    twins = asked.join(there, on="plain", maintain_order="left")
+    if twins.height:
+        pairs = ", ".join(f"{new!r} and {old!r}" for new, _, old in twins.head(3).iter_rows())
+        more = f" and {twins.height - 3} more" if twins.height > 3 else ""
+        log.warning(
+            "new items and items of the catalogue whose ids differ only by zeros at their front: %s%s; they are two"
+            " items each",
+            *(pairs, more),
+        )
 
 
 def _as_kind(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
@@ -107,7 +131,7 @@ def new_features(
     nothing = ~np.any([matrix.present for matrix in matrices.values()], axis=0)
     if nothing.any():
         raise DataError(
-            f"{nothing.sum()} of the new items have no features in any modality ({', '.join(trained)}): "
+            f"no features in any modality ({', '.join(trained)}) for {count(int(nothing.sum()), 'new item')}: "
             f"{describe_ids(ids.ids[nothing])}; give each at least one ({argument('features', 'NAME=FILE')}), or let a"
             " server make them of texts and images (lirdrec serve --encoders)"
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from lirdrec.data.columns import ITEM, SCORE, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.frames import FrameKind, append_frame, from_polars
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.identifiers import IdMap, count
 from lirdrec.data.matrices import FeatureMatrix
 from lirdrec.data.titles import as_title, title_column
 from lirdrec.errors import CapabilityError, ConfigError
@@ -159,7 +159,7 @@ class Recommender:
         return self.items.series.gather(self.liked_rows(int(known_rows([user], self.users)[0]))).to_list()
 
     def title(self, item_row: int) -> str | None:
-        """The item's title where the item table has such a column (`lirdrec.data.titles.TITLES`), else None."""
+        """The item's title where the item table has such a column (`lirdrec.data.titles.named_title`), else None."""
         column = title_column(self.item_table)
         return None if column is None else as_title(self.item_table[column].slice(item_row, 1)).item()
 
@@ -339,7 +339,7 @@ class Recommender:
         whole, store = append_frame(self.item_table, table), self.features.with_added(new)
         # nothing can fail from here on
         self.scorer, self.items, self.item_table, self.features = grown, ids, whole, store
-        log.info("added %d items; the catalogue has %d now", table.height, len(ids))
+        log.info("added %s; the catalogue has %d now", count(table.height, "item"), len(ids))
 
     # ------------------------------------------------------------ saving
 
@@ -419,7 +419,7 @@ class Recommender:
     def __repr__(self) -> str:
         what = f"{self.info.get('model', 'scorer')} of {self.info.get('dataset', 'unnamed data')}"
         slim = ", slim" if self.is_slim else ""
-        return f"Recommender({what}, {self.n_users:,} users, {self.n_items:,} items{slim})"
+        return f"Recommender({what}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')}{slim})"
 
     # ------------------------------------------------------------ inside
 

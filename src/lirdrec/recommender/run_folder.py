@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lirdrec.atomic import recover, sha256, write_errors
-from lirdrec.errors import RunFolderError, reason, unreadable
+from lirdrec.errors import RunFolderError, unreadable
 from lirdrec.locks import folder_lock
 from lirdrec.manifest import MANIFEST, check_manifest, file_entry, manifest_format, placed, read_manifest
 from lirdrec.transaction import commit, foreign_names, new_stage, settle
@@ -198,10 +198,8 @@ def read_errors(path: Path) -> Iterator[None]:
         with path.open("rb"):  # safetensors would call a file that may not be read a missing one
             pass
         yield
-    except PermissionError:
-        raise RunFolderError(f"{path}: may not be read by this user; change its rights, or the user") from None
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
-        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; {REMEDY}") from None
+        raise RunFolderError(f"{path}: {unreadable(error, REMEDY)}") from None
 
 
 def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small: int = SMALL_FILE_BYTES) -> None:
@@ -214,7 +212,7 @@ def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small
     try:
         size = path.stat().st_size if path.is_file() else None
     except OSError as error:
-        raise RunFolderError(f"{path}: {unreadable(error)}; {REMEDY}") from None
+        raise RunFolderError(f"{path}: {unreadable(error, REMEDY)}") from None
     if size is None:
         raise RunFolderError(f"{path}: is missing; {REMEDY}")
     if size != entry["bytes"]:
@@ -224,7 +222,7 @@ def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small
     try:
         damaged = (verify or size <= small) and sha256(path) != entry["sha256"]
     except OSError as error:
-        raise RunFolderError(f"{path}: {unreadable(error)}; change its rights, or the user") from None
+        raise RunFolderError(f"{path}: {unreadable(error)}") from None
     if damaged:
         raise RunFolderError(f"{path}: is damaged: its checksum differs from the manifest's; {REMEDY}")
 
@@ -237,10 +235,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except PermissionError:
-        raise RunFolderError(f"{path}: may not be read by this user; change its rights, or the user") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; {REMEDY}") from None
+        raise RunFolderError(f"{path}: {unreadable(error, REMEDY)}") from None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

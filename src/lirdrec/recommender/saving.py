@@ -241,10 +241,8 @@ def _read_pairs(path: Path) -> Interactions:
 def _read_table(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, glob=False)
-    except PermissionError as error:
-        raise RunFolderError(f"{path}: {unreadable(error)}; change its rights, or the user") from None
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise RunFolderError(f"{path}: cannot be read: {reason(error)}; {REMEDY}") from None
+        raise RunFolderError(f"{path}: {unreadable(error, REMEDY)}") from None
 
 
 def _read_tensors(path: Path, device: torch.device | str) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lirdrec.data.identifiers import count
 from lirdrec.errors import ConfigError
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.gathering import Gathered
@@ -114,7 +115,7 @@ class ApproximateIndex:
             index.train(vectors)
             index.nprobe = max(1, math.ceil(cells * self.cells_asked))
         index.add(vectors)
-        log.info("index %s of %d items built", self.kind, n)
+        log.info("index %s of %s built", self.kind, count(n, "item"))
         return index
 
     def _wanted(self, snapshot: Snapshot, gathered: Gathered, masks: Sequence[Mask], k: int) -> Tensor:

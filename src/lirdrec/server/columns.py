@@ -12,7 +12,7 @@ import polars as pl
 
 from lirdrec.data.columns import ITEM
 from lirdrec.data.pictures import IMAGE
-from lirdrec.data.titles import TITLES, as_texts
+from lirdrec.data.titles import as_texts, is_title
 
 N_COLOURS = 7  # of categories; what is left is "other"
 N_STEPS = 5  # of numbers
@@ -58,7 +58,7 @@ def described(table: pl.DataFrame) -> list[Column]:
     for name, kind in table.schema.items():
         if name in (ITEM, IMAGE):
             continue
-        column = _plain(as_texts(table[name]) if name in TITLES else table[name])
+        column = _plain(as_texts(table[name]) if is_title(name) else table[name])
         if column.null_count() == len(column):
             continue
         if kind == pl.Boolean:
@@ -109,7 +109,7 @@ def _texts(name: str, column: pl.Series) -> Column:
     mark = _separator(column)
     values = _cut(column, mark)
     cells = values.drop_nulls()
-    if name.lower() in TITLES or cells.list.len().max() is None:
+    if is_title(name) or cells.list.len().max() is None:
         return Column(name, "text", colours=False)
     repeats = cells.list.first().n_unique() * 2 <= len(cells)
     counts = cells.list.explode().value_counts(sort=True).sort("count", name, descending=[True, False])

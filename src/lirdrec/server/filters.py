@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.configuration import nearest
-from lirdrec.data.titles import TITLES, as_texts
+from lirdrec.data.titles import as_texts, is_title
 from lirdrec.errors import ConfigError
 
 _COMPARISONS: dict[str, Callable[[pl.Series, Any], pl.Series]] = {
@@ -104,7 +104,7 @@ class Filter:
                 known = ", ".join(items.columns)
                 raise ConfigError(f"filter: no column '{name}'; {nearest(name, items.columns, f'it has {known}')}")
             column = items[name]
-            column, kind = _readable(as_texts(column) if name in TITLES and column.dtype == pl.List else column)
+            column, kind = _readable(as_texts(column) if is_title(name) and column.dtype == pl.List else column)
             for comparison, value in _comparisons(asked).items():
                 if comparison not in _SUITABLE.get(kind, ()):
                     raise ConfigError(

@@ -237,6 +237,12 @@ class Neighbours(BaseModel):
     neighbours: list[Neighbour]
 
 
+class LikedNeighbour(Neighbour):
+    """A liked item in an explanation."""
+
+    part: float | None = Field(None, description="What it adds to the score, if that is a sum over liked items.")
+
+
 class ExplanationAnswer(BaseModel):
     """Why an item suits a user."""
 
@@ -246,7 +252,9 @@ class ExplanationAnswer(BaseModel):
     score: float = Field(description="The score that /recommend ranks by.")
     parts: dict[str, float] = Field(description="Sum to the score.")
     weights: dict[str, float] | None
-    liked: list[Neighbour] = Field(description="Items that the user liked, nearest to this one first.")
+    liked: list[LikedNeighbour] = Field(
+        description="Items that the user liked: nearest to this one first, or by their parts of the score."
+    )
 
 
 class ItemAnswer(BaseModel):

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import polars as pl
 
 from lirdrec.configuration import nearest
-from lirdrec.data.titles import TITLES
+from lirdrec.data.titles import is_title, named_title
 from lirdrec.errors import ConfigError, DataError
 
-# Columns that are taken when nobody says which; of each line the first that the table has.
+# Columns that are taken after the title when nobody says which; of each line the first that the table has.
 KNOWN = (
-    TITLES,
     ("brand", "store", "manufacturer", "author", "artist"),
     ("category", "categories", "main_category"),
     ("genres", "genre"),
@@ -127,7 +126,8 @@ def default_template(columns: Iterable[str]) -> Template:
         ConfigError: none of the columns has such a name.
     """
     found = {name.lower(): name for name in reversed(list(columns)) if not re.search("[{}]", name)}
-    names = [next((found[one] for one in group if one in found), None) for group in KNOWN]
+    names = [named_title(found[name] for name in reversed(found))]
+    names += [next((found[one] for one in group if one in found), None) for group in KNOWN]
     text = ". ".join(f"{{{name}}}" for name in names if name is not None)
     if not text:
         known = ", ".join(sorted(found.values())) or "none"
@@ -185,7 +185,7 @@ def _as_text(values: pl.Series) -> pl.Series:
         rows = pl.int_range(len(values), eager=True)
         pairs = pl.DataFrame({"row": rows, "value": values}).explode("value")
         parts = pairs.select("row", _as_text(pairs["value"].alias(values.name)).alias("value")).drop_nulls("value")
-        between = " " if values.name in TITLES else ", "  # a title is a sentence that was cut into words
+        between = " " if is_title(values.name) else ", "  # a title is a sentence that was cut into words
         joined = parts.group_by("row", maintain_order=True).agg(pl.col("value").str.join(between))
         return pl.DataFrame({"row": rows}).join(joined, on="row", how="left", maintain_order="left")["value"]
     if isinstance(dtype, (pl.Struct, pl.Binary, pl.Object)):

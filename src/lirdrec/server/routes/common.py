@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -87,7 +89,8 @@ async def parsed(request: Request, model: type[M]) -> M:
     """The body as a checked model.
 
     Raises:
-        Problem: it is not announced as JSON (415), too large (413), or holds too much (422).
+        Problem: it is not announced as JSON, or compressed (415), too large (413), holds too much, or has a key twice
+            (422; of a small body, since of two the last would count).
         ValidationError: it does not fit.
 
     What a body may hold is counted while it comes. A large one is read in a thread, so that others are answered
@@ -96,6 +99,9 @@ async def parsed(request: Request, model: type[M]) -> M:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise Problem(415, "the body must be JSON: send Content-Type: application/json")
+    packed = request.headers.get("content-encoding", "").strip().lower()
+    if packed not in ("", "identity"):
+        raise Problem(415, f"the body must not be compressed ({packed[:100]}): send it without Content-Encoding")
     amount: Amount | None = None
     pieces, size = [], 0
     async for piece in request.stream():
@@ -108,6 +114,7 @@ async def parsed(request: Request, model: type[M]) -> M:
             amount.add(b"".join(pieces))
     body = b"".join(pieces)
     if amount is None:
+        _check_twice(body)
         return model.model_validate_json(body)
     served = services(request)
     turn = served.reading
@@ -117,6 +124,25 @@ async def parsed(request: Request, model: type[M]) -> M:
         return await served.read(lambda: amount.read(model, body))
     finally:
         asyncio.get_running_loop().call_later(time.perf_counter() - started, turn.release)
+
+
+def _check_twice(body: bytes) -> None:
+    """Refuse JSON in which an object has a key twice. What is no JSON is left to who reads it."""
+    if body.count(b":") > 1:
+        with contextlib.suppress(ValueError, RecursionError):
+            _READER.decode(body.decode())
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) < 2 or len(names := {name for name, _ in pairs}) == len(pairs):
+        return
+    for name, _ in pairs:
+        if name not in names:
+            raise Problem(422, f"the body has the key {name[:100]!r} twice in one object; give it once")
+        names.discard(name)
+
+
+_READER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 class Amount:
