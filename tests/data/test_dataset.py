@@ -194,7 +194,7 @@ NAN[2, 1], NAN[6, 0] = np.nan, np.inf
         ),
         ({"items": pl.DataFrame({"item": [1, 2]})}, ["String", "interactions", "Int64", "string_ids=True"]),
         ({"rating": "item", "min_rating": 2}, ["interactions", "'item'", "'i4'", "row 0", "bad_rows='skip'"]),
-        ({"rating": "rating", "min_rating": 9}, ["interactions", "30", "9.0"]),
+        ({"rating": "rating", "min_rating": 9}, ["interactions", "30 rows", "9"]),
         ({"k_core": 40}, ["interactions", "30", "40"]),
         ({"split": "temporal"}, ["'temporal'", "timestamp='COLUMN'"]),
         (

@@ -66,7 +66,7 @@ def test_layouts_that_cannot_be(tmp_path, layout, facts):
 
 def test_names_for_another_number_of_columns(tmp_path):
     (tmp_path / "t.csv").write_text("a,x,5\n")
-    with assert_error(DataError, mentions=[tmp_path / "t.csv", "3 values", "2 names"]):
+    with assert_error(DataError, mentions=[tmp_path / "t.csv", "3 values", "2 columns"]):
         read_table(tmp_path / "t.csv", header=False, columns=["user", "item"])
 
 
