@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 import lirdrec
-import lirdrec.configuration
+import lirdrec.config
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.holdout import without_items
 from lirdrec.data.readers import read_any
 from lirdrec.evaluation.evaluator import Truth, measure
 from lirdrec.ranking.scorers import Scorer, VectorScorer
-from lirdrec.recommender.leaving_out import without_items
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LIRDREC_DATA", ROOT.parent / "shared" / "data"))
@@ -108,7 +108,7 @@ def one_seed(general: Dataset, seed: int, progress: bool) -> dict:
     data = general.resplit("cold_items", seed=seed)
     config = tuned()
     _, training = lirdrec.preset("lirdrec", "fast")
-    options = {**lirdrec.configuration.to_dict(training), "seed": seed}
+    options = {**lirdrec.config.to_dict(training), "seed": seed}
     result: dict = {"random": random_floor(data, seed), "content kNN": content_knn(data)}
     transductive = lirdrec.fit(data, config, lirdrec.TrainConfig(**options), progress=progress)
     result["transductive"] = figures_of(transductive, data)

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec.atomic import atomic_write
-from lirdrec.features.batching import encode_rows
-from lirdrec.features.text.loading import minilm_folder
-from lirdrec.features.text.sentences import SentenceEncoder
+from lirdrec.features.encoder import encode_rows
+from lirdrec.features.encoders.model_loading import minilm_folder
+from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
+from lirdrec.files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LIRDREC_DATA", ROOT.parent / "shared" / "data"))

@@ -26,11 +26,11 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from lirdrec.atomic import atomic_write
 from lirdrec.data.dataset import Dataset
 from lirdrec.features.encoder import Encoded, Encoder, Prepared
-from lirdrec.features.run import Job, make_features
+from lirdrec.features.pipeline import Job, make_features
 from lirdrec.features.sources import TextSource
+from lirdrec.files.atomic import atomic_write
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (10_000, 100_000, 300_000, 1_000_000, 3_000_000)
@@ -120,7 +120,7 @@ def main() -> None:
 
 def plot(points: Sequence[dict[str, float]]) -> None:
     from lirdrec.reporting import drawn
-    from lirdrec.reporting.style import GREY, RED
+    from lirdrec.reporting.figure import GREY, RED
 
     def draw(drawing: Any) -> None:
         axes = drawing.subplots()

@@ -28,7 +28,7 @@ from lirdrec.data.synthetic import planted
 from lirdrec.evaluation.evaluator import Truth, measure
 from lirdrec.models.registry import build, config_type, model_names
 from lirdrec.recommender.inputs import model_inputs
-from lirdrec.training.memory import keep_freed_memory
+from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 from speed import DIMS, RESULTS, SHAPES, peak_gb
 

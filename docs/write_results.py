@@ -17,9 +17,9 @@ import statistics
 import sys
 from pathlib import Path
 
-from lirdrec.experiments.engine.cells import Result
-from lirdrec.experiments.studies.published import published
-from lirdrec.reporting.names import label
+from lirdrec.experiments.studies.literature import published
+from lirdrec.experiments.trial import Result
+from lirdrec.reporting.formatting import label
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results"

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from lirdrec import Dataset
 from lirdrec.cli.main import app
-from lirdrec.data.pictures import with_images
+from lirdrec.data.images import with_images
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "features.md").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ def test_the_check_sees_a_heavy_library():
 
 
 def test_errors_and_configuration_load_nothing_heavy():
-    assert heavy_after("import lirdrec.errors, lirdrec.configuration") == ""
+    assert heavy_after("import lirdrec.errors, lirdrec.config") == ""
 
 
 @pytest.mark.parametrize("command", [[], ["demo"], ["prepare"], ["inspect"], ["train"], ["evaluate"], ["explain"]])

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from load import RESULTS
 
-from lirdrec.configuration import make
+from lirdrec.config import make
 from lirdrec.data.synthetic import planted
 from lirdrec.models.registry import build, config_type, model_type
 from lirdrec.recommender.inputs import model_inputs
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.live import Live
+from lirdrec.server.state import Live
 from lirdrec.server.store import NewItem, Store
 
 USERS, ITEMS, DIMS, EACH = 500, 1_000, {"image": 64, "text": 96}, 50

@@ -21,14 +21,13 @@ import numpy as np
 import torch
 from shape import histories, vectors
 
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.ids import IdMap
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.ann import ApproximateIndex
-from lirdrec.server.layered import Layered
-from lirdrec.server.live import Snapshot
-from lirdrec.server.query import Query
-from lirdrec.server.ranker import Ranker
+from lirdrec.server.engine.ann import ApproximateIndex
+from lirdrec.server.engine.query import Query
+from lirdrec.server.engine.ranker import Ranker
+from lirdrec.server.state import Layered, Snapshot
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 USERS, BATCH, BATCHES, K = 20_000, 16, 24, 20

@@ -29,7 +29,7 @@ from pathlib import Path
 from load import RESULTS, Server
 from shape import write
 
-from lirdrec.server.security import add_key
+from lirdrec.server.auth import add_key
 
 SHAPE = (5_000, 3_000, 60_000, 48)  # users, items, pairs, columns
 GOAL_MS = 100.0

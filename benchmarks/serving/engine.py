@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from shape import ELECTRONICS, write
 
-from lirdrec.server.engine import Engine, Query
-from lirdrec.server.live import Live
+from lirdrec.server.engine.batcher import Engine, Query
+from lirdrec.server.state import Live
 from lirdrec.server.store import Store
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

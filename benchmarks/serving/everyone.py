@@ -20,8 +20,8 @@ import polars as pl
 import torch
 from shape import ELECTRONICS, write
 
-from lirdrec.exporting.everyone import recommend_everyone
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows
+from lirdrec.recommender.batch import recommend_everyone
 from lirdrec.recommender.recommender import Recommender
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "everyone.json"

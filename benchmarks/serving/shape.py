@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from lirdrec.data.dataset import Interactions
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.ids import IdMap
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
 

@@ -18,6 +18,7 @@ from lirdrec.errors import LirdrecError
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.evaluation.evaluator import Metrics, evaluate
+    from lirdrec.hub.api import from_hub, push_to_hub
     from lirdrec.models.bm3 import BM3Config
     from lirdrec.models.content_knn import ContentKNNConfig
     from lirdrec.models.ease import AddEASEConfig, CEASEConfig, EASEConfig
@@ -36,10 +37,9 @@ if TYPE_CHECKING:
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.presets import preset
     from lirdrec.recommender.recommender import Recommender
-    from lirdrec.sharing.objects import from_hub, push_to_hub
     from lirdrec.training.config import TrainConfig
 
-__version__ = "0.1.0"
+from lirdrec._version import __version__ as __version__
 
 __all__ = [
     "AddEASEConfig",
@@ -95,9 +95,9 @@ _HOMES = {
     "VBPRConfig": "lirdrec.models.vbpr",
     "evaluate": "lirdrec.evaluation.evaluator",
     "fit": "lirdrec.recommender.fit",
-    "from_hub": "lirdrec.sharing.objects",
+    "from_hub": "lirdrec.hub.api",
     "preset": "lirdrec.recommender.presets",
-    "push_to_hub": "lirdrec.sharing.objects",
+    "push_to_hub": "lirdrec.hub.api",
 }
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from lirdrec.cli import agreeing
+from lirdrec.cli import confirm
 from lirdrec.cli.main import app
 from lirdrec.data.dataset import Interactions
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.ids import IdMap
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
 
@@ -62,8 +62,8 @@ def person(monkeypatch):
                 self.asked.append(question)
                 return left.pop(0)
 
-            monkeypatch.setattr(agreeing, "_asked", asked)
-            monkeypatch.setattr(agreeing, "_is_terminal", lambda: True)
+            monkeypatch.setattr(confirm, "_asked", asked)
+            monkeypatch.setattr(confirm, "_is_terminal", lambda: True)
 
     return Person()
 

@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from lirdrec.captions import pipeline
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.pictures import with_images
-from lirdrec.features.captions import run
-from lirdrec.features.endpoint import Endpoint
-from lirdrec.features.store import set_item_columns
+from lirdrec.data.images import with_images
+from lirdrec.features.remote.client import Endpoint
+from lirdrec.features.writer import set_item_columns
 
 from ..features.misbehaving_server import Server, describe, embed
 from ..helpers import assert_refused
@@ -147,7 +147,7 @@ def test_prompt_and_attributes_are_shown_and_used(lirdrec, data):
 def test_ctrl_c_keeps_what_is_done(lirdrec, data, monkeypatch):
     with Server() as server:
         call = ["caption", "tiles", "--endpoint", server.url, "--model", "m", "--yes", "--no-probe", "--concurrency", 1]
-        keep, kept = run.Captioning._keep, []
+        keep, kept = pipeline.Captioning._keep, []
 
         def interrupted(*arguments):
             keep(*arguments)
@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_what_is_done(lirdrec, data, monkeypatch):
             if len(kept) == 5:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(run.Captioning, "_keep", interrupted)
+        monkeypatch.setattr(pipeline.Captioning, "_keep", interrupted)
         done = lirdrec(*call)
         assert done.exit_code == 130 and "Traceback" not in done.stderr and len(kept) == 5
         assert lirdrec(*call).exit_code == 0

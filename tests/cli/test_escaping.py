@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from lirdrec.cli.main import app
 from lirdrec.cli.output import table
 from lirdrec.data.dataset import Interactions
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.ids import IdMap
 from lirdrec.escaping import visible, visible_json
-from lirdrec.exporting.tables import spreadsheet_safe
+from lirdrec.files.table_writer import spreadsheet_safe
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.reporting.printing import Column, text_of
-from lirdrec.server.logs import JsonFormatter
+from lirdrec.reporting.formatting import Column, text_of
+from lirdrec.server.http.middleware import JsonFormatter
 
 BAD = [
     *map(chr, [*range(9), *range(11, 32), *range(127, 160)]),

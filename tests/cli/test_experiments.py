@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lirdrec.experiments import experiment as experiments
-from lirdrec.experiments.engine import running
+from lirdrec.experiments import scheduler
 from lirdrec.experiments.experiment import experiment_names
 
 from ..helpers import assert_refused
@@ -24,7 +24,7 @@ def asked(monkeypatch) -> list:
         contexts.append((experiment.name, context))
         return context.output / "report.html"
 
-    monkeypatch.setattr(running, "run", run)
+    monkeypatch.setattr(scheduler, "run", run)
     return contexts
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from lirdrec.captions.captioner import read_columns
+from lirdrec.captions.plan import look
 from lirdrec.data import Dataset
-from lirdrec.features.captions.columns import read_columns
-from lirdrec.features.captions.survey import look
 from lirdrec.features.sources import ItemRows, PictureSource
 
 from ..features import broken_pictures

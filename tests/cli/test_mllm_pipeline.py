@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lirdrec.captions.prompt import Attributes, render, to_toml
 from lirdrec.data import Dataset
-from lirdrec.features.captions.prompt import Attributes, render, to_toml
 
 from ..features import tiny_models
 from ..features.misbehaving_server import Server

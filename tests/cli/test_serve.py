@@ -19,10 +19,10 @@ import pytest
 
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.app import create_app
+from lirdrec.server.auth import Keys
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.running import check
+from lirdrec.server.main import check
 from lirdrec.server.schemas import MAX_EVENTS, MAX_ITEMS, EventsRequest, RecommendRequest, SwapRequest
-from lirdrec.server.security import Keys
 from lirdrec.server.store import Store
 
 from ..helpers import assert_mentions, assert_refused
@@ -125,7 +125,7 @@ def test_what_was_added_under_another_name_is_told_of(run, caplog):
     assert caplog.text == ""
 
 
-READY = ("lirdrec.server.services", "info")  # who logs that a worker answers, and how loud
+READY = ("lirdrec.server.dependencies", "info")  # who logs that a worker answers, and how loud
 
 
 class Served:
@@ -237,5 +237,5 @@ def test_workers_end_with_the_process_that_started_them(run):
     # their stream of errors has ended, so nobody holds it any more
     logged = [json.loads(line) for line in served.lines if line.startswith("{")]
     assert served.process.returncode == -signal.SIGKILL
-    assert ("lirdrec.server.running", "error") in [(one["logger"], one["level"]) for one in logged]
+    assert ("lirdrec.server.main", "error") in [(one["logger"], one["level"]) for one in logged]
     assert any(one["message"].startswith("Finished server process") for one in logged)  # uvicorn's

@@ -18,7 +18,7 @@ pytest.importorskip("huggingface_hub", reason="sharing needs lirdrec[hub]")
 
 @pytest.fixture
 def hub():
-    from tests.sharing.hub import Hub
+    from tests.hub.hub import Hub
 
     made = Hub()
     yield made
@@ -28,7 +28,7 @@ def hub():
 @pytest.fixture
 def shell(hub, tmp_path, monkeypatch):
     """`shell("push", run, "me/films")` with the variables that the client's documentation names."""
-    from tests.sharing.hub import OWNER
+    from tests.hub.hub import OWNER
 
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     settings = {
@@ -88,7 +88,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "code", "facts"), BAD)
 def test_refusals_are_one_sentence(lirdrec, hub, run, tmp_path, monkeypatch, arguments, code, facts):
     from huggingface_hub import constants
-    from tests.sharing.hub import OWNER
+    from tests.hub.hub import OWNER
 
     monkeypatch.setenv("HF_TOKEN", OWNER)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -13,7 +13,7 @@ import pytest
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import planted
-from lirdrec.locks import lock_file
+from lirdrec.files.locks import lock_file
 from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_mentions, assert_refused
@@ -50,7 +50,7 @@ def test_train_shows_its_figures_beside_popularity(lirdrec, data):
 
 
 def test_command_line_and_python_train_the_same(lirdrec, trained, data):
-    from lirdrec.configuration import make
+    from lirdrec.config import make
     from lirdrec.models.lirdrec import LIRDRecConfig
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.presets import preset

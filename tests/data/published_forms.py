@@ -31,7 +31,7 @@ from lirdrec.data.readers import (
     read_mmrec,
     read_movielens,
 )
-from lirdrec.data.readers.recognise import options_of
+from lirdrec.data.readers.detect import options_of
 
 NUMBERED = str.maketrans({"a": "1", "b": "2", "c": "3", "d": "4", "x": "10", "y": "11"})
 ASINS = {"x": "B00000000X", "y": "B00000000Y"}
@@ -56,7 +56,7 @@ class Form:
     """The form of a published data set.
 
     Attributes:
-        kind: the name of its reader in `lirdrec.data.readers.recognise.READERS`.
+        kind: the name of its reader in `lirdrec.data.readers.detect.READERS`.
         file: the name of the file of interactions.
         content: the bytes of this file, made of the table of a kind.
         reader: of the source.

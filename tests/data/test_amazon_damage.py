@@ -13,11 +13,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from lirdrec.data.readers import amazon_reviews, json_lines
+from lirdrec.data import json_lines
+from lirdrec.data.json_lines import BadLines, blocks, parse_record
+from lirdrec.data.readers import amazon_reviews
 from lirdrec.data.readers.amazon import read_amazon
 from lirdrec.data.readers.amazon_metadata import COLUMNS, read_metadata
 from lirdrec.data.readers.amazon_reviews import read_reviews, recognise_reviews
-from lirdrec.data.readers.json_lines import BadLines, blocks, parse_record
 from lirdrec.errors import DataError
 
 from ..helpers import assert_error, assert_mentions

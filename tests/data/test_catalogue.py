@@ -10,8 +10,8 @@ import pytest
 import scipy.sparse
 
 from lirdrec.data import Dataset
+from lirdrec.data.preprocessing_config import Recipe
 from lirdrec.data.readers import read_raw
-from lirdrec.data.recipe import Recipe
 from lirdrec.errors import ConfigError, DataError
 
 from ..helpers import assert_error, assert_mentions

@@ -7,8 +7,8 @@ import re
 import polars as pl
 import pytest
 
+from lirdrec.data.json_tables import read_json
 from lirdrec.data.readers import kind_of, read_interactions, read_raw
-from lirdrec.data.readers.json_tables import read_json
 from lirdrec.data.tables import read_table
 from lirdrec.errors import DataError
 
@@ -128,7 +128,7 @@ def test_a_dot_in_a_key_is_part_of_it(tmp_path):
 )
 @pytest.mark.parametrize("chunk", [1, 100])
 def test_types_are_what_the_file_says(tmp_path, monkeypatch, values, kind, expected, chunk):
-    monkeypatch.setattr("lirdrec.data.readers.json_tables.CHUNK", chunk)
+    monkeypatch.setattr("lirdrec.data.json_tables.CHUNK", chunk)
     path = lines(tmp_path / "t.jsonl", [{"x": value} for value in values])
     found = read_json(path).frame["x"]
     assert (found.dtype, found.to_list()) == (kind, expected)

@@ -11,7 +11,7 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.errors import DataError
-from lirdrec.interface import command_line
+from lirdrec.option_names import command_line
 
 from ..helpers import assert_error, assert_mentions
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from lirdrec import atomic
-from lirdrec.atomic import atomic_write, sha256
 from lirdrec.data import Dataset, FeatureMatrix
 from lirdrec.data.storage import load, read_manifest, save
 from lirdrec.errors import DataError, LirdrecError, RunFolderError
-from lirdrec.transaction import atomic_folder
+from lirdrec.files import atomic
+from lirdrec.files.atomic import atomic_write, sha256
+from lirdrec.files.transaction import atomic_folder
 
 from ..helpers import assert_error, assert_mentions
 
@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch, where
     if exists:
         (tmp_path / "small" / "work").mkdir(parents=True)
     with monkeypatch.context() as patch:
-        for name in ("os.rename", "lirdrec.atomic.exchange") if where == "rename" else (where,):
+        for name in ("os.rename", "lirdrec.files.atomic.exchange") if where == "rename" else (where,):
             patch.setattr(name, full)
         with assert_error(RunFolderError, mentions=[tmp_path / "small", "disk"]):
             dataset.save(tmp_path / "small", overwrite=True)
@@ -311,7 +311,7 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(dataset, tm
 
 
 def test_big_matrices_are_written_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("lirdrec.data.matrices.BLOCK_BYTES", 64)
+    monkeypatch.setattr("lirdrec.data.features.BLOCK_BYTES", 64)
     values = np.asfortranarray(np.arange(1, 101, dtype=np.float32).reshape(20, 5))
     frame = pl.DataFrame({"user": [0] * 20, "item": range(20)})
     one = Dataset.from_frames(frame, items=frame.select("item"), features={"f": FeatureMatrix(values)})

@@ -11,7 +11,7 @@ import pytest
 
 from lirdrec.data import Dataset
 from lirdrec.data import verification as module
-from lirdrec.data.matrices import open_array
+from lirdrec.data.features import open_array
 from lirdrec.data.readers import read_features
 from lirdrec.data.verification import verify_features
 from lirdrec.errors import DataError, RunFolderError

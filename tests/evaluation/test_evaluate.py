@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.ids import IdMap
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.measuring import Truth, measure
+from lirdrec.evaluation.evaluator import Truth, measure
 from lirdrec.evaluation.metrics import PER_LIST, PER_USER, check_metrics, list_metrics, per_user_metrics, split_name
 from lirdrec.ranking.scorers import VectorScorer
 

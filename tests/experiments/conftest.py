@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 
 from lirdrec.data.synthetic import planted
-from lirdrec.experiments.engine import worker
-from lirdrec.experiments.engine.cells import Cell, CellStore, Result
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.engine.sealing import Ledger, seal
+from lirdrec.experiments import worker
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.trial import Cell, CellStore, Result
+from lirdrec.experiments.vault import Ledger, seal
 
 SMALL = {"embedding_size": 8, "n_neighbours": 5, "n_layers": 1}
 

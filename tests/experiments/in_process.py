@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lirdrec.experiments.engine import running, worker
-from lirdrec.experiments.engine.cells import write_json
+from lirdrec.experiments import scheduler, worker
+from lirdrec.experiments.trial import write_json
 
 
 class Computed:
@@ -28,4 +28,4 @@ class Computed:
 
 def compute_cells_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no cell have a process of its own; what depends on that has its tests in test_running.py."""
-    monkeypatch.setattr(running, "subprocess", types.SimpleNamespace(Popen=Computed, PIPE=subprocess.PIPE))
+    monkeypatch.setattr(scheduler, "subprocess", types.SimpleNamespace(Popen=Computed, PIPE=subprocess.PIPE))

@@ -9,12 +9,12 @@ import pytest
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import planted
-from lirdrec.experiments.engine import worker
-from lirdrec.experiments.engine.cells import Cell, Result
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.engine.sealing import Ledger
+from lirdrec.experiments import worker
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import cold
-from lirdrec.experiments.studies.measuring_gradients import random_features
+from lirdrec.experiments.studies.gradient_probe import random_features
+from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.vault import Ledger
 
 from .facts import assert_facts, between, emphasized
 

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lirdrec.experiments.engine.cells import Cell, Result
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies.compare_report import report, write
-from lirdrec.experiments.studies.published import DIFFMM, LIRDREC, SOURCES, SPLITS, published
+from lirdrec.experiments.studies.literature import DIFFMM, LIRDREC, SOURCES, SPLITS, published
+from lirdrec.experiments.trial import Cell, Result
 from lirdrec.reporting import Measure, Report, Table
 
 from .facts import assert_facts

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.engine.cells import Cell, Result
-from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sensitivity, startup
+from lirdrec.experiments.trial import Cell, Result
 
 from ..helpers import assert_error
 from .facts import assert_facts, emphasized

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.engine.cells import Cell, Result
-from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import fusion
+from lirdrec.experiments.trial import Cell, Result
 
 from ..helpers import assert_error
 from .facts import assert_facts

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lirdrec.experiments.engine.cells import Cell, Result
-from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import gradients
+from lirdrec.experiments.trial import Cell, Result
 
 from .facts import assert_facts
 

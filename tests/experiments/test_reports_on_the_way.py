@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from lirdrec.experiments.engine.cells import Result
-from lirdrec.experiments.engine.results import Results
 from lirdrec.experiments.experiment import experiment, experiment_names
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.trial import Result
 
 OURS = [name for name in experiment_names() if name != "compare"]
 SETTINGS = {"splits": {"methods": ["random", "cold_items"]}, "layers": {"layers": [1, 2]}}

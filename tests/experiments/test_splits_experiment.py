@@ -10,9 +10,9 @@ import pytest
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments.engine.cells import Cell
-from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import splits
+from lirdrec.experiments.trial import Cell
 
 from ..helpers import assert_error
 from .facts import assert_facts, emphasized

@@ -5,10 +5,10 @@ import random
 import pytest
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.engine.cells import CellStore, Result, canonical
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.engine.spaces import parts, space_of
-from lirdrec.experiments.engine.tuning import WARM_UP, base_cell, n_trials, search
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.search_spaces import parts, space_of
+from lirdrec.experiments.trial import CellStore, Result, canonical
+from lirdrec.experiments.tuning import WARM_UP, base_cell, n_trials, search
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.training.config import TrainConfig
 
@@ -230,7 +230,7 @@ def test_a_grid_that_names_an_unknown_option_is_told(monkeypatch):
 
 
 def test_every_registered_model_has_a_space_of_right_options():
-    from lirdrec.configuration import make
+    from lirdrec.config import make
     from lirdrec.models.registry import config_type, model_names
 
     for name in model_names():

@@ -11,12 +11,12 @@ import pytest
 
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments.engine.cells import Cell, CellStore, Result
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.engine.sealing import declaration_name
-from lirdrec.experiments.engine.spaces import space_of
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.search_spaces import space_of
 from lirdrec.experiments.studies import ablation, layers, modality
-from lirdrec.experiments.studies.measuring_gradients import random_features
+from lirdrec.experiments.studies.gradient_probe import random_features
+from lirdrec.experiments.trial import Cell, CellStore, Result
+from lirdrec.experiments.vault import declaration_name
 
 from ..helpers import assert_error
 from .facts import after_numbers, assert_facts, emphasized

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..sharing.hub import Hub
+from ..hub.hub import Hub
 from .checking import Faults
 from .forking import Forks
 

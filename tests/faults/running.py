@@ -30,9 +30,9 @@ def _enter(place: str, environment: Mapping[str, str], exchange: bool = True) ->
 
 def _without_exchange() -> None:
     """What a file system does that cannot let two folders change names."""
-    import lirdrec.atomic
+    import lirdrec.files.atomic
 
-    lirdrec.atomic.exchange = lambda one, other: False
+    lirdrec.files.atomic.exchange = lambda one, other: False
 
 
 def _look(writer: Writer) -> Any:

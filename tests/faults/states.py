@@ -61,7 +61,7 @@ def loaded_run(folder: Path) -> dict[str, Any]:
 
 def _lines(folder: Path, name: str) -> list[str]:
     """The lines of a file beside a run, but for times."""
-    from lirdrec.manifest import MANIFEST, placed, read_manifest
+    from lirdrec.files.manifest import MANIFEST, placed, read_manifest
 
     there = (folder / MANIFEST).is_file()
     path = placed(folder, read_manifest(folder, ""), name) if there else folder / name

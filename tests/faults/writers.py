@@ -166,9 +166,9 @@ def record(value: float, run: str = "r") -> None:
 
 def caption(word: str) -> None:
     """Caption the pictures by something that names their file."""
-    from lirdrec.features.captions.captioner import Answer, Captioner
-    from lirdrec.features.captions.prompt import Attributes, render
-    from lirdrec.features.captions.run import captioning
+    from lirdrec.captions.captioner import Answer, Captioner
+    from lirdrec.captions.pipeline import captioning
+    from lirdrec.captions.prompt import Attributes, render
 
     class Naming(Captioner):
         model, place = "naming", "here"
@@ -195,7 +195,7 @@ def caption(word: str) -> None:
 def edit_captions(to: str) -> None:
     import polars as pl
 
-    from lirdrec.features.captions.editing import export_captions
+    from lirdrec.captions.csv_files import export_captions
 
     export_captions("ds", to)
     table = pl.read_csv(to)
@@ -205,7 +205,7 @@ def edit_captions(to: str) -> None:
 
 def everyone(run: str, to: str) -> None:
     """`recommend --all` with more than one shard."""
-    from lirdrec.exporting.everyone import recommend_everyone
+    from lirdrec.recommender.batch import recommend_everyone
 
     recommend_everyone(recommender(run), to, k=5, shard_users=10)
 
@@ -215,7 +215,7 @@ def key(what: str, name: str) -> None:
 
 
 def keys() -> list[str]:
-    from lirdrec.server.security import read_keys
+    from lirdrec.server.auth import read_keys
 
     if not Path("keys.json").is_file():
         raise FileNotFoundError("keys.json")
@@ -231,13 +231,13 @@ def point_by_link() -> None:
 
 
 def point(run: str) -> None:
-    from lirdrec.server.watching import Pointer
+    from lirdrec.server.run_pointer import Pointer
 
     Pointer("current").point(Path(run))
 
 
 def pointed() -> Any:
-    from lirdrec.server.watching import Pointer
+    from lirdrec.server.run_pointer import Pointer
 
     return [Pointer("current").target().name, states.run(Pointer("current").target())]
 
@@ -296,7 +296,7 @@ def _file(name: str) -> Callable[[], Any]:
 
 
 def _exported() -> Any:
-    from lirdrec.atomic import recover
+    from lirdrec.files.atomic import recover
 
     recover(Path("e"))  # an export has no reader of ours that could do this; the next write does
     return states.files(Path("e"))

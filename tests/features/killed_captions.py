@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 
-from lirdrec.features.captions.over_http import EndpointCaptioner
-from lirdrec.features.captions.prompt import Attributes, render
-from lirdrec.features.captions.run import captioning
-from lirdrec.features.endpoint import Endpoint
-from lirdrec.features.shards import Shards
+from lirdrec.captions.openai_captioner import EndpointCaptioner
+from lirdrec.captions.pipeline import captioning
+from lirdrec.captions.prompt import Attributes, render
+from lirdrec.features.remote.client import Endpoint
+from lirdrec.files.shards import Shards
 
 dataset, url, concurrency, kill = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 seal, sealed = Shards.seal, []

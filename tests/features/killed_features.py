@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lirdrec.features.encoder import Encoded, Encoder, Prepared
-from lirdrec.features.run import Job, make_features
+from lirdrec.features.pipeline import Job, make_features
 from lirdrec.features.sources import TextSource
 
 SHARD_ROWS = 16

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from lirdrec.data.dataset import Dataset
+from lirdrec.features.pipeline import Job, make_features
 from lirdrec.features.registry import text_encoder
-from lirdrec.features.run import Job, make_features
 from lirdrec.features.sources import TextSource
 
 SOUND = ["a red tent for two", "a blue tent for three", "red lamp", "blue lamp", "a lamp for a tent"]

@@ -23,20 +23,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lirdrec.captions import pipeline as run_module
+from lirdrec.captions.captioner import COLUMNS, Answer, Captioner
+from lirdrec.captions.csv_files import export_captions, import_captions
+from lirdrec.captions.openai_captioner import EndpointCaptioner
+from lirdrec.captions.parsing import caption_of, clean, read_answer
+from lirdrec.captions.pipeline import captioning
+from lirdrec.captions.plan import estimate
+from lirdrec.captions.prompt import Attributes, read_attributes, render, to_toml
+from lirdrec.captions.report import write_case_study
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.pictures import with_images
+from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
-from lirdrec.features.captions import run as run_module
-from lirdrec.features.captions.answers import caption_of, clean, read_answer
-from lirdrec.features.captions.captioner import Answer, Captioner
-from lirdrec.features.captions.case_study import write_case_study
-from lirdrec.features.captions.columns import COLUMNS
-from lirdrec.features.captions.editing import export_captions, import_captions
-from lirdrec.features.captions.estimate import estimate
-from lirdrec.features.captions.over_http import EndpointCaptioner
-from lirdrec.features.captions.prompt import Attributes, read_attributes, render, to_toml
-from lirdrec.features.captions.run import captioning
-from lirdrec.features.endpoint import Endpoint
+from lirdrec.features.remote.client import Endpoint
 
 from ..helpers import assert_error, assert_mentions
 from .misbehaving_server import Server, describe
@@ -495,7 +494,7 @@ class TestCaseStudy:
         pages = []
         for year in (2025, 2031):
             later = types.SimpleNamespace(now=lambda zone, year=year: datetime(year, 1, 2, 3, 4, 5, tzinfo=zone))
-            monkeypatch.setattr("lirdrec.environment.datetime", later)
+            monkeypatch.setattr("lirdrec.provenance.datetime", later)
             pages.append(write_case_study(dataset, dataset.parent / "a.html").read_bytes())
         assert pages[0] == pages[1]
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lirdrec.captions.pipeline import captioning
+from lirdrec.captions.prompt import Attributes, render
+from lirdrec.captions.transformers_captioner import TransformersCaptioner
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.pictures import with_images
+from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, DataError, TrainingError
-from lirdrec.features.captions.in_process import TransformersCaptioner
-from lirdrec.features.captions.prompt import Attributes, render
-from lirdrec.features.captions.run import captioning
 
 from ..helpers import assert_error
 from . import tiny_models

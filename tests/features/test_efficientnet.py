@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from lirdrec.errors import ConfigError
-from lirdrec.features.batching import encode_rows
-from lirdrec.features.pictures.efficientnet import EfficientNetLite0
+from lirdrec.features.encoder import encode_rows
+from lirdrec.features.encoders.efficientnet import EfficientNetLite0
 
 from ..helpers import assert_error
 from .broken_pictures import encoded, noise, scene

@@ -12,10 +12,9 @@ import pytest
 
 from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.batching import encode_rows
-from lirdrec.features.choosing import choose_jobs, named
-from lirdrec.features.registry import Choice, image_encoder, load_encoder, text_encoder
-from lirdrec.features.run import make_features
+from lirdrec.features.encoder import encode_rows
+from lirdrec.features.pipeline import make_features
+from lirdrec.features.registry import Choice, choose_jobs, image_encoder, load_encoder, named, text_encoder
 
 from ..helpers import assert_error
 

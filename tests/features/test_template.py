@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.text.template import Template, default_template
+from lirdrec.features.template import Template, default_template
 
 from ..helpers import assert_error
 

@@ -115,7 +115,7 @@ def make(folder: Path) -> None:
     from lirdrec.data import Dataset
     from lirdrec.models.registry import config_type
     from lirdrec.recommender.fit import fit
-    from lirdrec.server.security import add_key
+    from lirdrec.server.auth import add_key
     from lirdrec.training.config import TrainConfig
 
     rng = np.random.default_rng(5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lirdrec.configuration import make, to_dict
+from lirdrec.config import make, to_dict
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import CapabilityError, ConfigError

@@ -12,8 +12,8 @@ from lirdrec.graphs.item_item import fuse, nearest_items
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import Features, ModelInputs
-from lirdrec.models.dct import dct, idct
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
+from lirdrec.nn.dct import dct, idct
 
 FOLDER = Path(__file__).parent / "parity"
 CONFIG = LIRDRecConfig(

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from lirdrec.graphs.item_item import nearest_items
-from lirdrec.models import operators
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.registry import build, config_type
+from lirdrec.nn import functional
 
 FOLDER = Path(__file__).parent / "parity"
 Arrays = Mapping[str, np.ndarray]
@@ -255,11 +255,11 @@ def test_lgmrec_with_recorded_dropout_of_its_hypergraph(monkeypatch):
 
     def normalize(x):
         lengths.append(torch.linalg.vector_norm(x.detach(), dim=1))
-        return operators.normalize(x)
+        return functional.normalize(x)
 
     monkeypatch.setattr("lirdrec.models.lgmrec.normalize", normalize)
     found = ours.loss(*torch.from_numpy(load("inputs")["batches"][0]))["loss"]
-    short = sum(int(((n > 0) & (n < operators.EPSILON)).sum()) for n in lengths)
+    short = sum(int(((n > 0) & (n < functional.EPSILON)).sum()) for n in lengths)
     assert short == fixture["short_rows"] > 0
     close(found.detach(), fixture["loss"], 1e-7, "loss")
     found.backward()

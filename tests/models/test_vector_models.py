@@ -9,9 +9,9 @@ import torch
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.models.lightgcn import LightGCN, LightGCNConfig
-from lirdrec.models.losses import batch_penalty
 from lirdrec.models.mf import MF, MFConfig
 from lirdrec.models.vbpr import VBPR, VBPRConfig
+from lirdrec.nn.losses import batch_penalty
 
 from ..helpers import assert_error
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lirdrec.atomic import sha256
-from lirdrec.configuration import make
+from lirdrec.config import make
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import DataError, RunFolderError
-from lirdrec.exporting.vectors import vectors_of
+from lirdrec.export.vectors import vectors_of
+from lirdrec.files.atomic import sha256
 from lirdrec.models.registry import build, config_type, model_names, model_type
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
 from lirdrec.ranking.top_k import best
-from lirdrec.recommender.folding import as_new_users
 from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.io import VECTORS
+from lirdrec.recommender.new_users import as_new_users
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.saving import VECTORS
 
 from ..helpers import assert_error
 from .conftest import hand_made

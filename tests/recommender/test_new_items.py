@@ -11,12 +11,12 @@ import torch
 from polars.testing import assert_frame_equal
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.holdout import without_items
+from lirdrec.data.ids import IdMap
 from lirdrec.data.synthetic import planted
 from lirdrec.errors import CapabilityError, DataError, RunFolderError, UnknownIdError
 from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
-from lirdrec.recommender.leaving_out import without_items
 from lirdrec.recommender.new_items import new_table
 from lirdrec.recommender.recommender import Recommender
 

@@ -13,10 +13,10 @@ import pytest
 
 from lirdrec.errors import ConfigError
 from lirdrec.reporting import Column, Report, Row, Section, Table, bars, dots, drawn, heatmap, lines, points
-from lirdrec.reporting.chart_data import summarised
-from lirdrec.reporting.chart_lines import apart
+from lirdrec.reporting.charts.chart_data import summarised
+from lirdrec.reporting.charts.lines import apart
+from lirdrec.reporting.figure import RED, styles
 from lirdrec.reporting.html import drawing, inline, prose
-from lirdrec.reporting.style import RED, styles
 
 from ..helpers import assert_error
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lirdrec.errors import ConfigError
 from lirdrec.reporting import Column, Measure, Row, Table
-from lirdrec.reporting.printing import duration, memory
+from lirdrec.reporting.formatting import duration, memory
 from lirdrec.reporting.tables import latex_escape
 
 from ..helpers import assert_error

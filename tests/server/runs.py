@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from lirdrec.data.dataset import Interactions
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.ids import IdMap
 from lirdrec.data.synthetic import planted
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.ranking.scorers import VectorScorer

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.running import uvicorn_options
+from lirdrec.server.main import uvicorn_options
 
 from ..ports import PATIENCE
 

@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 
 import lirdrec
 from lirdrec.data import Dataset
-from lirdrec.data.pictures import with_images
-from lirdrec.features.choosing import choose_jobs
-from lirdrec.features.run import make_features
+from lirdrec.data.images import with_images
+from lirdrec.features.pipeline import make_features
+from lirdrec.features.registry import choose_jobs
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.training.config import TrainConfig
 

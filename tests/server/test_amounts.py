@@ -10,7 +10,7 @@ import threading
 import pytest
 from pydantic import ValidationError
 
-from lirdrec.server.problems import MAX_FAULTS, MOST_FAULTS, Problem
+from lirdrec.server.http.errors import MAX_FAULTS, MOST_FAULTS, Problem
 from lirdrec.server.routes.common import MAX_DIGITS, OPENINGS, Amount
 from lirdrec.server.schemas import (
     MAX_COLUMNS,

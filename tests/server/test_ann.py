@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from lirdrec.data.dataset import Interactions
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.ids import IdMap
 from lirdrec.errors import ConfigError
+from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server import ann
-from lirdrec.server.ann import ApproximateIndex
-from lirdrec.server.filters import Filter
-from lirdrec.server.layered import Layered
-from lirdrec.server.query import Query
-from lirdrec.server.ranker import Ranker
+from lirdrec.server.engine import ann
+from lirdrec.server.engine.ann import ApproximateIndex
+from lirdrec.server.engine.query import Query
+from lirdrec.server.engine.ranker import Ranker
+from lirdrec.server.state import Layered
 
 from ..helpers import assert_error
-from .test_engine import state
+from .test_batcher import state
 
 pytest.importorskip("faiss", reason="faiss not found: pip install lirdrec[ann]")
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import polars as pl
 import pytest
 
-from lirdrec.server.documentation import BODIES
+from lirdrec.server.http.openapi import BODIES
 from lirdrec.server.schemas import ProblemBody
 
 from ..helpers import assert_mentions

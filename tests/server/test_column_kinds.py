@@ -14,10 +14,10 @@ import pytest
 import lirdrec
 from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError
-from lirdrec.exporting.folders import export
+from lirdrec.export.folder import export
 from lirdrec.models.lightgcn import LightGCNConfig
+from lirdrec.ranking.filters import Filter
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.filters import Filter
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error

@@ -13,12 +13,12 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from lirdrec.server.auth import add_key, network_of
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.connections import Connections
-from lirdrec.server.engine import Engine
+from lirdrec.server.engine.batcher import Engine
+from lirdrec.server.http.connections import Connections
+from lirdrec.server.http.protocol import GRACE, MAX_HEAD, MAX_PIPELINED, ONE_READ, STATE, LimitedProtocol
 from lirdrec.server.metrics import Metrics
-from lirdrec.server.protocol import GRACE, MAX_HEAD, MAX_PIPELINED, ONE_READ, STATE, LimitedProtocol
-from lirdrec.server.security import add_key, network_of
 
 from .servers import Listening
 

@@ -8,11 +8,9 @@ import torch
 
 from lirdrec.errors import DataError
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.server.live import Live
-from lirdrec.server.query import Query, Ranked
-from lirdrec.server.ranker import Ranker
-from lirdrec.server.reranking import maximal_marginal_relevance
-from lirdrec.server.selection import best_by_stretches
+from lirdrec.server.engine.query import Query, Ranked
+from lirdrec.server.engine.ranker import Ranker, best_by_stretches, maximal_marginal_relevance
+from lirdrec.server.state import Live
 from lirdrec.server.store import Event, NewItem, Store
 
 from .runs import DIMS, growing, new_item

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from fastapi import Response
 
-from lirdrec.server.engine import Engine
-from lirdrec.server.live import Live
-from lirdrec.server.problems import Problem
+from lirdrec.server.engine.batcher import Engine
+from lirdrec.server.http.errors import Problem
+from lirdrec.server.state import Live
 
 from ..ports import PATIENCE
 from .fuzzing import Asked, Fuzzer, ask, fault

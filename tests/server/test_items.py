@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from lirdrec.data.identifiers import IdMap
+from lirdrec.data.ids import IdMap
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.store import Store, StoreError, StoreFullError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lirdrec.server.live import Live
+from lirdrec.server.state import Live
 from lirdrec.server.store import Store
 
 from ..ports import FreePort
@@ -27,12 +27,12 @@ AT_ONCE = 200
 
 # a child is forked from a process that has imported the server, and so is there in a moment
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lirdrec.server.running", "lirdrec.server.app", "lirdrec.models.lirdrec"])
+CONTEXT.set_forkserver_preload(["lirdrec.server.main", "lirdrec.server.app", "lirdrec.models.lirdrec"])
 
 
 def _serve(options: dict[str, object]) -> None:
     from lirdrec.server.config import ServerConfig
-    from lirdrec.server.running import serve
+    from lirdrec.server.main import serve
 
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 2)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from lirdrec.server.live import Live
+from lirdrec.server.state import Live
 from lirdrec.server.store import LOCK, Event, NewItem, Store, StoreError, StoreFullError
 
 from ..helpers import assert_error

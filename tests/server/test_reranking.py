@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
-from lirdrec.server.reranking import depth, maximal_marginal_relevance
+from lirdrec.server.engine.ranker import depth, maximal_marginal_relevance
 
 
 def written_out(vectors: np.ndarray, scores: np.ndarray, k: int, diversity: float) -> list[int]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lirdrec.server.auth import add_key
 from lirdrec.server.schemas import ProblemBody
-from lirdrec.server.security import add_key
 
 from ..ports import PATIENCE
 from .runs import whole_numbers

@@ -11,9 +11,9 @@ import pytest
 
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.ann import ApproximateIndex
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.watching import Pointer, allowed_run
+from lirdrec.server.engine.ann import ApproximateIndex
+from lirdrec.server.run_pointer import Pointer, allowed_run
 
 from ..helpers import assert_error
 from .shop import asked, vectors
@@ -150,7 +150,7 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(start, runs, recommender
 
     def kept() -> list[str]:
         """What was logged where the run stayed as it is."""
-        found = [one for one in caplog.records if one.name == "lirdrec.server.services"]
+        found = [one for one in caplog.records if one.name == "lirdrec.server.dependencies"]
         return [one.getMessage() for one in found if one.levelname == "ERROR"]
 
     before = len(kept())

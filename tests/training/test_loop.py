@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lirdrec.configuration import make
+from lirdrec.config import make
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig

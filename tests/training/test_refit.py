@@ -16,7 +16,7 @@ from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refitting import on_everything
+from lirdrec.recommender.refit import on_everything
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error, assert_mentions

@@ -17,8 +17,8 @@ from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.popularity import PopularityConfig
 from lirdrec.recommender.fit import fit
+from lirdrec.training.callbacks import HistoryFile, plot_curves
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.history import HistoryFile, plot_curves
 
 from ..helpers import assert_error
 

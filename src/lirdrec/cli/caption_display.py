@@ -6,13 +6,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lirdrec.cli.output import console, table
-from lirdrec.cli.settings import settings
-from lirdrec.data.identifiers import count
-from lirdrec.features.captions.captioner import Answer
-from lirdrec.features.captions.results import PROBLEMS
-from lirdrec.features.captions.run import Captioning, Outcome
-from lirdrec.progress import ProgressLines, draws_bars
+from lirdrec.captions.captioner import Answer
+from lirdrec.captions.pipeline import Captioning, Outcome
+from lirdrec.captions.results import PROBLEMS
+from lirdrec.cli.output import console, settings, table
+from lirdrec.data.ids import count
+from lirdrec.files.progress_lines import ProgressLines, draws_bars
 
 
 def work(job: Captioning, n: int) -> None:

@@ -10,22 +10,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lirdrec.cli import (
-    caption_commands,
-    data_commands,
-    demo_command,
-    experiment_commands,
-    exporting_commands,
-    feature_commands,
-    server_commands,
-    serving_commands,
-    sharing_commands,
-    training_commands,
-)
-from lirdrec.cli.boundary import boundary, check_arguments, write_everything
-from lirdrec.cli.settings import settings
+from lirdrec.cli import caption, demo, experiment, export, features, hub, prepare, query, serve, train
+from lirdrec.cli.errors import boundary, check_arguments, write_everything
+from lirdrec.cli.output import settings
 from lirdrec.cli.typed_numbers import check_numbers
-from lirdrec.interface import command_line
+from lirdrec.option_names import command_line
 
 ARGUMENTS = "lirdrec.arguments"  # where a context keeps what was typed
 
@@ -95,16 +84,16 @@ def options(
     settings.quiet = quiet
 
 
-data_commands.register(app)
-feature_commands.register(app)
-caption_commands.register(app)
-training_commands.register(app)
-serving_commands.register(app)
-server_commands.register(app)
-sharing_commands.register(app)
-exporting_commands.register(app)
-experiment_commands.register(app)
-demo_command.register(app)
+prepare.register(app)
+features.register(app)
+caption.register(app)
+train.register(app)
+query.register(app)
+serve.register(app)
+hub.register(app)
+export.register(app)
+experiment.register(app)
+demo.register(app)
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""How commands speak: tables for people, JSON, CSV and Parquet for machines, remarks on the error stream."""
+"""How commands speak: tables for people, JSON, CSV and Parquet for machines, remarks on the error stream.
+
+What the options before the command say, for the commands to read; exit codes; the range of whole numbers.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +19,7 @@ import typer
 
 from lirdrec.errors import ConfigError
 from lirdrec.escaping import visible, visible_json
-from lirdrec.manifest import refuse_inside
+from lirdrec.files.manifest import refuse_inside
 
 if TYPE_CHECKING:
     import polars as pl
@@ -96,11 +100,11 @@ def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> No
 
     Args:
         frame, output: the table and its file.
-        csv_safe: see `exporting.tables.spreadsheet_safe`.
+        csv_safe: see `files.table_writer.spreadsheet_safe`.
     """
-    from lirdrec.atomic import atomic_write
-    from lirdrec.data.identifiers import count
-    from lirdrec.exporting.tables import spreadsheet_safe
+    from lirdrec.data.ids import count
+    from lirdrec.files.atomic import atomic_write
+    from lirdrec.files.table_writer import spreadsheet_safe
 
     ending = output.suffix.lower()
     with atomic_write(output) as temporary:
@@ -121,7 +125,7 @@ def write_json(value: Any, output: Path) -> None:
     Raises:
         ConfigError: the file's ending names another format.
     """
-    from lirdrec.atomic import atomic_write
+    from lirdrec.files.atomic import atomic_write
 
     with atomic_write(output) as temporary:
         temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
@@ -209,3 +213,35 @@ def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "ite
         return frame
     known = recommender.item_table.select(pl.col("item").alias(column), found.alias("title"))
     return frame.join(known, on=column, how="left", maintain_order="left")
+
+
+FAULT = 1  # exit code: a fault of lirdrec
+REFUSED = 2  # exit code: something that was given cannot be used
+INTERRUPTED = 130  # exit code: what a shell reports for a program that Ctrl-C ended
+LARGEST = 2**63 - 1  # what a tensor's whole number can hold
+
+
+@dataclass
+class Settings:
+    """Options of `lirdrec` itself."""
+
+    quiet: bool = False
+
+
+settings = Settings()
+
+
+def whole_number(least: int = -LARGEST) -> Callable[[Any], Any]:
+    """A check for options that take whole numbers, one or several: from `least` to what a tensor can hold.
+
+    The check raises typer.BadParameter, which names the option.
+    """
+
+    def check(value: Any) -> Any:
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is not None and not least <= one <= LARGEST:
+                low = f"{least} or more" if one < least and least > -LARGEST else f"below 2^63 ({LARGEST + 1})"
+                raise typer.BadParameter(f"{one} is out of range; it must be {low}")
+        return value
+
+    return check

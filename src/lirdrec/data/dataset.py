@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from lirdrec.data.columns import ITEM, SPLITS, TIMESTAMP, USER
+from lirdrec.data.features import FeatureMatrix, check_name
 from lirdrec.data.frames import FrameKind, from_polars, to_polars
-from lirdrec.data.identifiers import IdMap, count, describe_ids
-from lirdrec.data.matrices import FeatureMatrix, check_name
+from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class Dataset:
             DataError: something is wrong with the data; says what, where and what to do.
             ConfigError: an argument of a wrong type or out of range.
         """
-        from lirdrec.data.building import from_frames
+        from lirdrec.data.preprocessing import from_frames
 
         given = {key: value for key, value in locals().items() if key not in ("cls", "interactions", "from_frames")}
         return from_frames(interactions, **given)
@@ -231,7 +231,7 @@ class Dataset:
             DataError: it is no matrix, or ids do not fit its shape.
             ConfigError: an option is unknown, or of a wrong type or out of range.
         """
-        from lirdrec.data.building import from_sparse
+        from lirdrec.data.preprocessing import from_sparse
 
         return from_sparse(matrix, user_ids, item_ids, features=features, items=items, min_rating=min_rating, **options)
 
@@ -247,7 +247,7 @@ class Dataset:
             DataError: an unknown split, or one that needs times that the dataset lacks.
             RunFolderError: a feature file of the folder that the dataset was loaded from is damaged.
         """
-        from lirdrec.data.building import resplit
+        from lirdrec.data.preprocessing import resplit
         from lirdrec.data.verification import verify_features
 
         verify_features(self)  # the new dataset does not know the folder, and so not the checksums

@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from lirdrec.data.compressed import read_bytes
+from lirdrec.data.compression import read_bytes
 from lirdrec.data.frames import first_line
-from lirdrec.data.identifiers import count
+from lirdrec.data.ids import count
 from lirdrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.frames import row_place
-from lirdrec.data.identifiers import INTEGER, as_series, big_integers, clean_ids, count, text_ids
+from lirdrec.data.ids import INTEGER, as_series, big_integers, clean_ids, count, text_ids
 from lirdrec.errors import DataError
-from lirdrec.interface import argument
+from lirdrec.option_names import argument
 
 logger = logging.getLogger(__name__)
 

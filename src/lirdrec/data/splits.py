@@ -13,7 +13,7 @@ import polars as pl
 
 from lirdrec.data.frames import row_place
 from lirdrec.errors import DataError
-from lirdrec.interface import argument
+from lirdrec.option_names import argument
 
 METHODS = ("random", "cold_items", "temporal", "global_time", "leave_last_out", "none")
 LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "0": 0, "1": 1, "2": 2}

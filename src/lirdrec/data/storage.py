@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.atomic import sha256
-from lirdrec.data.columns import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.identifiers import IdMap
-from lirdrec.data.matrices import FeatureMatrix, open_array, row_blocks
+from lirdrec.data.features import FeatureMatrix, open_array, row_blocks
+from lirdrec.data.ids import IdMap
+from lirdrec.data.schema import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
 from lirdrec.errors import DataError, RunFolderError, unreadable
-from lirdrec.manifest import MANIFEST, check_manifest, file_entry, placed
-from lirdrec.manifest import read_manifest as read_any_manifest
-from lirdrec.transaction import atomic_folder, manifest_text, read_stable
+from lirdrec.files.atomic import sha256
+from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, placed
+from lirdrec.files.manifest import read_manifest as read_any_manifest
+from lirdrec.files.transaction import atomic_folder, manifest_text, read_stable
 
 __all__ = ["MANIFEST", "file_entry", "load", "placed", "read_manifest", "save"]
 

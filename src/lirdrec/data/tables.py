@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.configuration import make
-from lirdrec.data.column_names import likely_column
-from lirdrec.data.columnar import read_columnar, read_spreadsheet
-from lirdrec.data.columns import ITEM, USER
-from lirdrec.data.compressed import exists, first_bytes, is_packed, open_bytes
+from lirdrec.config import make
+from lirdrec.data.binary_tables import read_columnar, read_spreadsheet
+from lirdrec.data.column_matching import likely_column
+from lirdrec.data.compression import exists, first_bytes, is_packed, open_bytes
 from lirdrec.data.delimited import COMMA_NUMBER, NO_HEADER, NUMBER, NUMERIC, TextFormat, read_delimited, typed
+from lirdrec.data.file_parts import Part, ending, find_parts
+from lirdrec.data.file_types import EXCEL, LONGEST, PARQUET, ZIP, packing, refuse_archive, refuse_other, table_format
 from lirdrec.data.frames import row_place
-from lirdrec.data.identifiers import count
-from lirdrec.data.parts import Part, ending, find_parts
-from lirdrec.data.readers.json_lines import BadLines
-from lirdrec.data.readers.json_tables import is_json, read_json
-from lirdrec.data.signatures import EXCEL, LONGEST, PARQUET, ZIP, packing, refuse_archive, refuse_other, table_format
+from lirdrec.data.ids import count
+from lirdrec.data.json_lines import BadLines
+from lirdrec.data.json_tables import is_json, read_json
+from lirdrec.data.schema import ITEM, USER
 from lirdrec.errors import DataError
-from lirdrec.interface import argument
+from lirdrec.option_names import argument
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def read_table(
         text: by default every column of a text file is kept as strings (the caller turns them into what they are);
             with a column's name here only this column is, and the others get the type that all of their values have.
         keys: of JSON files, the columns to read, `a.b` for a key of a nested record; by default all. See
-            `lirdrec.data.readers.json_tables.read_json`.
+            `lirdrec.data.json_tables.read_json`.
         layout: fields of `lirdrec.data.delimited.TextFormat`, of text files: separator, encoding, header, columns,
             bad_rows.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.storage import check_files, placed, read_manifest
-from lirdrec.transaction import read_stable
+from lirdrec.files.transaction import read_stable
 
 _verified: set[tuple[object, ...]] = set()  # states of the files that this process has compared
 

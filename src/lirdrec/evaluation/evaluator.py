@@ -2,32 +2,176 @@
 
 The user's training items are masked; validation items are not, in the test neither (ALGORITHM: the released code's
 protocol). Users without a training pair are left out. Figures are means over users.
+
+The core of evaluation: a scorer against what is held out, in blocks of users.
+
+Where the figures come from: popular or rare items, active or quiet users.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from lirdrec.data.identifiers import count
+from lirdrec.data.ids import count
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.evaluation.breakdown import Rows, by_activity, by_popularity
-from lirdrec.evaluation.measuring import Truth, measure
-from lirdrec.evaluation.metrics import PER_LIST, PER_USER, check_metrics
+from lirdrec.evaluation.metrics import PER_LIST, PER_USER, check_metrics, list_metrics, per_user_metrics
+from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.ranking.top_k import MEMORY_LIMIT
+from lirdrec.ranking.top_k import MEMORY_LIMIT, rank_users
+
+GROUPS = 5
+Row = dict[str, float | str | int]
+Rows = list[Row]
+
+
+def by_popularity(
+    scorer: Scorer, truth: Truth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int
+) -> Rows:
+    """Metrics of each fifth of the items by training users: all items are ranked, only the group's are relevant."""
+    degree = torch.bincount(truth.seen.items, minlength=scorer.n_items)
+    group = _fifths(degree)
+    owner, items = truth.relevant.pairs(truth.users)
+    users = truth.users[owner]
+    rows: Rows = []
+    for number in range(GROUPS):
+        inside = group == number
+        mine = inside[items]
+        if not bool(mine.any()):
+            continue
+        relevant = Histories(users[mine], items[mine], len(truth.relevant.start) - 1)
+        part = replace(truth, users=users[mine].unique(), relevant=relevant)
+        found = measure(scorer, part, [n for n in names if n in PER_USER], cutoffs, memory_limit=memory_limit)
+        row: Row = {"group": _label("training users", degree[inside]), "n": int(inside.sum()), "pairs": int(mine.sum())}
+        rows.append({**row, **found.values})
+    return rows
+
+
+def by_activity(truth: Truth, per_user: Mapping[str, Tensor]) -> Rows:
+    """Means over each fifth of the evaluated users by number of training items."""
+    degree = truth.seen.counts()[truth.users]
+    group = _fifths(degree)
+    rows: Rows = []
+    for number in range(GROUPS):
+        inside = group == number
+        if bool(inside.any()):
+            means = {name: float(values[inside].mean()) for name, values in per_user.items()}
+            row: Row = {"group": _label("training items", degree[inside]), "n": int(inside.sum())}
+            rows.append({**row, **means})
+    return rows
+
+
+def _fifths(degree: Tensor) -> Tensor:
+    """Group 0 … 4 of each entry by rank; equal degrees stay together."""
+    ordered = degree.sort().values
+    place = torch.searchsorted(ordered, degree)  # entries strictly below
+    return (place * GROUPS // max(1, len(degree))).clamp(max=GROUPS - 1)
+
+
+def _label(what: str, degree: Tensor) -> str:
+    low, high = int(degree.min()), int(degree.max())
+    return f"{low} {what}" if low == high else f"{low}–{high} {what}"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is held out, as rows of the scorer.
+
+    Attributes:
+        users: `(n,)` int64, the users to rank for.
+        relevant: their held-out items.
+        seen: training items of all users.
+        candidates: `(c,)` int64 items to rank, or None for all.
+        masked: whether what the user has seen is left out of the ranking.
+    """
+
+    users: Tensor
+    relevant: Histories
+    seen: Histories
+    candidates: Tensor | None = None
+    masked: bool = True
+
+    @classmethod
+    def of(
+        cls, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], n_users: int, **rest: Tensor | None
+    ) -> Truth:
+        """From `(users, items)` pairs; users without a training pair are left out."""
+        seen, candidates = Histories(*train, n_users), rest.get("candidates")
+        if candidates is not None:
+            keep = torch.isin(held_out[1], candidates)
+            held_out = (held_out[0][keep], held_out[1][keep])
+        relevant = Histories(*held_out, n_users)
+        return cls(((relevant.counts() > 0) & (seen.counts() > 0)).nonzero().squeeze(1), relevant, seen, candidates)
+
+
+@dataclass
+class Measured:
+    """`values`: metric → mean over users; `per_user`: metric → `(n,)` float64 in the order of `Truth.users`, or {}."""
+
+    values: dict[str, float]
+    per_user: dict[str, Tensor]
+
+
+def measure(
+    scorer: Scorer,
+    truth: Truth,
+    names: Sequence[str],
+    cutoffs: Sequence[int],
+    *,
+    keep: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Measured:
+    """The metrics of a scorer; the core of `evaluate`, and what training calls after each epoch."""
+    n_candidates = scorer.n_items if truth.candidates is None else len(truth.candidates)
+    for k in cutoffs:
+        if not 1 <= k <= n_candidates:
+            raise ConfigError(f"k is {k}; it must be between 1 and the {n_candidates} items that are ranked")
+    depth = max(cutoffs)
+    hit_keys = _keys(truth.relevant, truth.users, scorer.n_items)
+    sizes = truth.relevant.counts()
+    collected: dict[str, list[Tensor]] = {}
+    counts = {k: torch.zeros(scorer.n_items, dtype=torch.int64, device=truth.users.device) for k in cutoffs}
+    on_lists = [name for name in names if name in PER_LIST]
+    seen = truth.seen if truth.masked else None
+    for users, _, items in rank_users(
+        scorer, truth.users, depth, seen=seen, candidates=truth.candidates, memory_limit=memory_limit
+    ):
+        keys = users[:, None] * scorer.n_items + items
+        hits = hit_keys[torch.searchsorted(hit_keys, keys).clamp(max=len(hit_keys) - 1)] == keys
+        hits &= items >= 0
+        for name, column in per_user_metrics(hits, sizes[users], names, cutoffs).items():
+            collected.setdefault(name, []).append(column)
+        if on_lists:
+            for k in cutoffs:
+                shown = items[:, :k]
+                counts[k] += torch.bincount(shown[shown >= 0], minlength=scorer.n_items)
+    per_user = {name: torch.cat(parts) for name, parts in collected.items()}
+    values = {name: float(column.mean()) for name, column in per_user.items()}
+    popularity = torch.bincount(truth.seen.items, minlength=scorer.n_items) if on_lists else None
+    for name in on_lists:
+        for k in cutoffs:
+            of = slice(None) if truth.candidates is None else truth.candidates
+            assert popularity is not None
+            values[f"{name}@{k}"] = list_metrics(counts[k][of], popularity[of], name)
+    return Measured(values, per_user if keep else {})
+
+
+def _keys(relevant: Histories, users: Tensor, n_items: int) -> Tensor:
+    owner, items = relevant.pairs(users)
+    return (users[owner] * n_items + items).sort().values
+
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
     from lirdrec.data.dataset import Dataset
-    from lirdrec.data.identifiers import IdMap
+    from lirdrec.data.ids import IdMap
 
 log = logging.getLogger(__name__)
 DEFAULT_METRICS = PER_USER + PER_LIST

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lirdrec.configuration import nearest
+from lirdrec.config import nearest
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.engine.cells import Cell
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.trial import Cell
 
 # name, also of its module in `studies` → what it answers
 _EXPERIMENTS = {

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from lirdrec.data.columns import ITEM
-from lirdrec.data.pictures import IMAGE, IMAGES, has_paths
+from lirdrec.data.images import IMAGE, IMAGES, has_paths
+from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import ITEMS, placed, read_manifest
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Input, Kind
-from lirdrec.features.pictures.opening import PictureError, open_file
-from lirdrec.features.text.template import Template, default_template
+from lirdrec.features.images import PictureError, open_file
+from lirdrec.features.template import Template, default_template
 
 KEY_BYTES = 16
 

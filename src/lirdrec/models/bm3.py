@@ -32,12 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.configuration import at_least, checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
-from lirdrec.models.initialisation import torch_linear_, xavier_normal_, xavier_uniform_
 from lirdrec.models.modalities import chosen_modalities
+from lirdrec.nn.init import torch_linear_, xavier_normal_, xavier_uniform_
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 

@@ -21,13 +21,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lirdrec.appending import append_rows
-from lirdrec.configuration import checked, option
+from lirdrec.config import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.modalities import chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)

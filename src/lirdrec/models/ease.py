@@ -35,7 +35,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lirdrec.configuration import checked, option
+from lirdrec.config import checked, option
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.modalities import chosen_modalities, fused_features, modality_weights

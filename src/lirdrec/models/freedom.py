@@ -36,17 +36,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.initialisation import torch_linear_, xavier_uniform_
-from lirdrec.models.losses import RankingLoss, RankingOptions
 from lirdrec.models.modalities import chosen_modalities, modality_weights
+from lirdrec.nn.init import torch_linear_, xavier_uniform_
+from lirdrec.nn.losses import RankingLoss, RankingOptions
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)

@@ -38,16 +38,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.edges import Edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.initialisation import torch_linear_, xavier_normal_
-from lirdrec.models.losses import RankingLoss, RankingOptions
 from lirdrec.models.modalities import chosen_modalities
-from lirdrec.models.operators import normalize
+from lirdrec.nn.functional import normalize
+from lirdrec.nn.init import torch_linear_, xavier_normal_
+from lirdrec.nn.losses import RankingLoss, RankingOptions
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)

@@ -38,18 +38,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.links import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.user_item import RowGraph, row_folded
 from lirdrec.models.base import Features, Model, ModelInputs
-from lirdrec.models.initialisation import torch_linear_, xavier_uniform_
-from lirdrec.models.losses import RankingLoss, RankingOptions, batch_penalty, batch_rows
 from lirdrec.models.modalities import chosen_modalities
-from lirdrec.models.operators import normalize
+from lirdrec.nn.functional import normalize
+from lirdrec.nn.init import torch_linear_, xavier_uniform_
+from lirdrec.nn.losses import RankingLoss, RankingOptions, batch_penalty, batch_rows
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.row_buffers import append_rows
 
 Degrees = Callable[[str, Links], Tensor]
 

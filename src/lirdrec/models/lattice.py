@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lirdrec.configuration import checked
+from lirdrec.config import checked
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
 from lirdrec.models.latent_graphs import Degrees, LatentGraphModel, LatentGraphOptions

@@ -36,17 +36,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.initialisation import xavier_uniform_
-from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows, full_softmax
 from lirdrec.models.modalities import chosen_modalities, pairs_with
-from lirdrec.models.operators import dropout, normalize
+from lirdrec.nn.functional import dropout, normalize
+from lirdrec.nn.init import xavier_uniform_
+from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows, full_softmax
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.configuration import at_least, checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
-from lirdrec.models.initialisation import xavier_uniform_
-from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
+from lirdrec.nn.init import xavier_uniform_
+from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 

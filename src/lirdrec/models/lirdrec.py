@@ -12,7 +12,7 @@ arXiv 2505.04960 (2025). With `U` users, `I` items, `M` modalities, `K = M + 1` 
     a_k = leaky_relu(c_k A_k + b_k) q_k + β_k,  X_users = [c_1 | … | c_K]
     α   = softmax(w1·a + w2·θ)                                               progressive weight copying (PWC)
     u   = ‖_k α_k c_k                                                        user vectors
-    loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ (mean(u²) + mean(V²))        or softmax instead of BPR: models/losses.py
+    loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ (mean(u²) + mean(V²))        or softmax instead of BPR: nn/losses.py
 
 The DCT is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`: one product `F_m [W_m | IDCT(W_s,m)]` serves both
 branches, and no transformed copy of the features is kept.
@@ -29,19 +29,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.dct import dct, idct
-from lirdrec.models.initialisation import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
-from lirdrec.models.losses import RankingLoss, RankingOptions
 from lirdrec.models.modalities import chosen_modalities, modality_weights
-from lirdrec.models.operators import mean_square, normalize
+from lirdrec.nn.dct import dct, idct
+from lirdrec.nn.functional import mean_square, normalize
+from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
+from lirdrec.nn.losses import RankingLoss, RankingOptions
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)

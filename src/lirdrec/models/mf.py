@@ -21,11 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.configuration import checked, option
+from lirdrec.config import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
-from lirdrec.models.initialisation import xavier_normal_
-from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
+from lirdrec.nn.init import xavier_normal_
+from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 

@@ -29,13 +29,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec.configuration import checked, option
+from lirdrec.config import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
-from lirdrec.models.initialisation import torch_linear_
 from lirdrec.models.latent_graphs import Degrees, LatentGraphModel, LatentGraphOptions
-from lirdrec.models.losses import info_nce
+from lirdrec.nn.init import torch_linear_
+from lirdrec.nn.losses import info_nce
 
 
 @dataclass(frozen=True)

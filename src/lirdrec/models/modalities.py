@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, ModelInputs
-from lirdrec.models.operators import normalize
+from lirdrec.nn.functional import normalize
 
 
 def chosen_modalities(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lirdrec.configuration import checked
+from lirdrec.config import checked
 from lirdrec.models.base import Capabilities, Model
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 

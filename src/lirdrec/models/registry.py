@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from lirdrec.configuration import nearest
+from lirdrec.config import nearest
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Model, ModelInputs
 

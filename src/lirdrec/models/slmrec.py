@@ -47,16 +47,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.appending import append_rows
-from lirdrec.configuration import at_least, checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.initialisation import torch_linear_, xavier_uniform_
-from lirdrec.models.losses import full_softmax, info_nce
 from lirdrec.models.modalities import chosen_modalities, pairs_with
-from lirdrec.models.operators import EPSILON, dropout, normalize
+from lirdrec.nn.functional import EPSILON, dropout, normalize
+from lirdrec.nn.init import torch_linear_, xavier_uniform_
+from lirdrec.nn.losses import full_softmax, info_nce
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.row_buffers import append_rows
 
 Parts = list[tuple[Tensor, Tensor]]  # users and items of each channel
 

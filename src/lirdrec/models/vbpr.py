@@ -26,14 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.appending import append_rows
-from lirdrec.configuration import checked, option
+from lirdrec.config import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.initialisation import uniform_, xavier_normal_, xavier_uniform_
-from lirdrec.models.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.models.modalities import chosen_modalities
+from lirdrec.nn.init import uniform_, xavier_normal_, xavier_uniform_
+from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)

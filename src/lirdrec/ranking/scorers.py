@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lirdrec.appending import append_rows
 from lirdrec.errors import DataError
 from lirdrec.ranking.histories import expand
+from lirdrec.row_buffers import append_rows
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lirdrec.data.ids import known_rows
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.recommender.asking import known_rows
 
 if TYPE_CHECKING:
     from lirdrec.recommender.recommender import Recommender

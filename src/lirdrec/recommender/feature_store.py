@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lirdrec.appending import append_rows
 from lirdrec.errors import RunFolderError, unreadable
-from lirdrec.manifest import MANIFEST, file_entry, inside, placed
+from lirdrec.files.manifest import MANIFEST, file_entry, inside, placed
 from lirdrec.recommender.run_folder import REMEDY, Writer, check_file, read_json, write_json
+from lirdrec.row_buffers import append_rows
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
-    from lirdrec.data.matrices import FeatureMatrix
+    from lirdrec.data.features import FeatureMatrix
 
 DESCRIPTION = "features.json"
 Blocks = list[dict[str, "FeatureMatrix"]]
@@ -150,7 +150,7 @@ class FeatureStore:
 
 
 def _appended(first: FeatureMatrix, more: Sequence[FeatureMatrix]) -> FeatureMatrix:
-    from lirdrec.data.matrices import FeatureMatrix
+    from lirdrec.data.features import FeatureMatrix
 
     values, present = first.values, first.present
     kind = np.result_type(values, *(one.values for one in more))
@@ -219,7 +219,7 @@ def _array_writer(array: np.ndarray) -> Writer:
 
 
 def _read_matrix(folder: Path, manifest: Mapping[str, Any], prefix: str, name: str) -> FeatureMatrix:
-    from lirdrec.data.matrices import FeatureMatrix, open_array
+    from lirdrec.data.features import FeatureMatrix, open_array
 
     arrays = []
     for ending in (".npy", ".mask.npy"):

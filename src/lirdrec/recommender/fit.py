@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lirdrec.configuration import to_dict
+from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.verification import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.measuring import Truth, measure
+from lirdrec.evaluation.evaluator import Truth, measure
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_of
@@ -25,12 +25,12 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.inputs import check_size, model_inputs
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refitting import on_everything, settings_of
+from lirdrec.recommender.refit import on_everything, settings_of
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
+from lirdrec.training.callbacks import EpochLines, ProgressBar, Recorder, epoch_progress
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig, still_improving
 from lirdrec.training.loop import Trained, Watcher, train
-from lirdrec.training.progress import EpochLines, ProgressBar, Recorder, epoch_progress
 
 log = logging.getLogger(__name__)
 WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.aligning import align, as_feature_file
-from lirdrec.data.columns import ITEM
+from lirdrec.data.alignment import align, as_feature_file
+from lirdrec.data.feature_files import FeatureFile
+from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import first_line, to_polars
-from lirdrec.data.identifiers import IdMap, count, describe_ids
-from lirdrec.data.matrices import FeatureMatrix
+from lirdrec.data.ids import IdMap, as_list, count, describe_ids
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.readers.feature_files import FeatureFile
+from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
-from lirdrec.interface import argument
+from lirdrec.option_names import argument
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.recommender.asking import as_list
 
 log = logging.getLogger(__name__)
 

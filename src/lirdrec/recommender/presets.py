@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from lirdrec.configuration import make
+from lirdrec.config import make
 from lirdrec.errors import ConfigError
 from lirdrec.models.registry import model_type
 from lirdrec.training.config import TrainConfig

@@ -13,11 +13,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lirdrec.data.columns import ITEM, SCORE, USER
 from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import FrameKind, append_frame, from_polars
-from lirdrec.data.identifiers import IdMap, count
-from lirdrec.data.matrices import FeatureMatrix
+from lirdrec.data.ids import IdMap, as_list, count, known_rows
+from lirdrec.data.schema import ITEM, SCORE, USER
 from lirdrec.data.titles import as_title, title_column
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
@@ -25,13 +25,22 @@ from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
-from lirdrec.recommender.asking import as_list, check_k, check_queries, check_unknown, histories, known_rows, pair_rows
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
 from lirdrec.recommender.new_items import check_grown, new_features, new_table
-from lirdrec.recommender.ranking import SimilarityScorer, blocks, long_frame, popular
-from lirdrec.recommender.rebuilding import rebuild
+from lirdrec.recommender.queries import (
+    SimilarityScorer,
+    blocks,
+    check_k,
+    check_queries,
+    check_unknown,
+    histories,
+    long_frame,
+    pair_rows,
+    popular,
+)
+from lirdrec.recommender.rebuild import rebuild
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +108,7 @@ class Recommender:
             scorer: `model.scorer()` where the caller has it already.
             info: JSON-able facts of the training ("training", "seed", "metrics" …).
         """
-        from lirdrec.configuration import to_dict
+        from lirdrec.config import to_dict
 
         facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
         if dataset.folder is not None:
@@ -350,7 +359,7 @@ class Recommender:
             RunFolderError: the folder holds something else, or a finished run while `overwrite` is false, or the
                 disk is full.
         """
-        from lirdrec.recommender.saving import save
+        from lirdrec.recommender.io import save
 
         return save(self, folder, overwrite=overwrite)
 
@@ -359,7 +368,7 @@ class Recommender:
 
         It cannot leave out seen items, add items, serve new users, explain, or tell what is popular.
         """
-        from lirdrec.recommender.saving import save
+        from lirdrec.recommender.io import save
 
         return save(self, folder, slim=True, overwrite=overwrite)
 
@@ -369,7 +378,7 @@ class Recommender:
         Raises:
             RunFolderError: the run folder cannot be written.
         """
-        from lirdrec.recommender.saving import record_metrics
+        from lirdrec.recommender.io import record_metrics
 
         record_metrics(self, split, values)
 
@@ -393,7 +402,7 @@ class Recommender:
         Raises:
             RunFolderError: no such folder, not finished, damaged, or written by a newer lirdrec.
         """
-        from lirdrec.recommender.saving import load
+        from lirdrec.recommender.io import load
 
         return load(folder, verify=verify, device=device, features=features)
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lirdrec.atomic import recover, sha256, write_errors
 from lirdrec.errors import RunFolderError, unreadable
-from lirdrec.locks import folder_lock
-from lirdrec.manifest import MANIFEST, check_manifest, file_entry, manifest_format, placed, read_manifest
-from lirdrec.transaction import commit, foreign_names, new_stage, settle
+from lirdrec.files.atomic import recover, sha256, write_errors
+from lirdrec.files.locks import folder_lock
+from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, manifest_format, placed, read_manifest
+from lirdrec.files.transaction import commit, foreign_names, new_stage, settle
 
 FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1

@@ -12,15 +12,14 @@ Report(
 
 from __future__ import annotations
 
-from lirdrec.reporting.cards import Card, Cards
-from lirdrec.reporting.chart_bars import bars
-from lirdrec.reporting.chart_dots import dots
-from lirdrec.reporting.chart_heatmap import heatmap
-from lirdrec.reporting.chart_lines import lines
-from lirdrec.reporting.chart_points import points
-from lirdrec.reporting.figures import Figure, drawn
-from lirdrec.reporting.names import label
-from lirdrec.reporting.printing import Column
+from lirdrec.reporting.charts.bars import bars
+from lirdrec.reporting.charts.dots import dots
+from lirdrec.reporting.charts.heatmap import heatmap
+from lirdrec.reporting.charts.lines import lines
+from lirdrec.reporting.charts.points import points
+from lirdrec.reporting.figure import Figure, drawn
+from lirdrec.reporting.formatting import Column, label
+from lirdrec.reporting.html import Card, Cards
 from lirdrec.reporting.report import Report, Section
 from lirdrec.reporting.statistics import Measure
 from lirdrec.reporting.tables import Row, Table

@@ -6,25 +6,31 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lirdrec import __version__
-from lirdrec.atomic import atomic_write, make_folder
+from lirdrec._version import __version__
 from lirdrec.errors import ConfigError
-from lirdrec.manifest import refuse_inside
+from lirdrec.files.atomic import atomic_write, make_folder
+from lirdrec.files.manifest import refuse_inside
 from lirdrec.reporting import html
-from lirdrec.reporting.cards import Cards
-from lirdrec.reporting.figures import Figure
+from lirdrec.reporting.figure import Figure
+from lirdrec.reporting.html import Cards
 from lirdrec.reporting.tables import Table
 
 if TYPE_CHECKING:
     import polars as pl
     from rich.console import RenderableType
 
-    from lirdrec.experiments.engine.results import Results
-
 PAGE, TEXT, RESULTS = "report.html", "report.md", "results.parquet"
 Block = str | Table | Figure | Cards
+
+
+class SupportsFrame(Protocol):
+    """Results that give themselves as one tidy frame, and sentences that belong into the answer."""
+
+    def frame(self) -> pl.DataFrame: ...
+
+    def remarks(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,10 @@ class Report:
         return html.page(self.title, lead, "\n".join(made), contents, foot)
 
     def write(
-        self, folder: str | Path, results: Results | pl.DataFrame | None = None, formats: Sequence[str] = ("svg", "png")
+        self,
+        folder: str | Path,
+        results: SupportsFrame | pl.DataFrame | None = None,
+        formats: Sequence[str] = ("svg", "png"),
     ) -> Path:
         """Write `report.html`, the same as `report.md`, `figures/`, `tables/` and `results.parquet`; gives the page.
 
@@ -108,7 +117,7 @@ class Report:
             return replace(self, answer="\n\n".join([self.answer, *remarks]))._written(folder, results, formats)
         return self._written(folder, results, formats)
 
-    def _written(self, folder: Path, results: Results | pl.DataFrame | None, formats: Sequence[str]) -> Path:
+    def _written(self, folder: Path, results: SupportsFrame | pl.DataFrame | None, formats: Sequence[str]) -> Path:
         for inner in (folder / "figures", folder / "tables"):
             make_folder(inner)
         for block in self.blocks():
@@ -165,7 +174,7 @@ class Report:
         return Group(*parts)
 
     def _repeat(self) -> list[str]:
-        from lirdrec.environment import environment
+        from lirdrec.provenance import environment
 
         found = dict(self.environment or {})
         if self.environment is None:

@@ -15,8 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.reporting.names import label
-from lirdrec.reporting.printing import NARROW, Better, Column, Value, printed, text_of
+from lirdrec.reporting.formatting import NARROW, Better, Column, Value, label, printed, text_of
 from lirdrec.reporting.statistics import Measure
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class Table:
             accent: rows with this value in one of `rows` are the report's own.
             row_order, column_order: values of the first of `rows` and the last of `columns` in the order to print;
                 values that are not named come after, as they appear in the frame.
-            labels: how to print names (`reporting.names.label`).
+            labels: how to print names (`reporting.formatting.label`).
             caption, notes: see Table.
         """
         row_keys = [rows] if isinstance(rows, str) else list(rows)

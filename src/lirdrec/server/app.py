@@ -12,16 +12,16 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from lirdrec import __version__
-from lirdrec.server import problems
+from lirdrec._version import __version__
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.connections import Connections
-from lirdrec.server.documentation import describe
-from lirdrec.server.middleware import Guarded, Observed
-from lirdrec.server.protocol import STATE
-from lirdrec.server.routes import events, items, operations, page, recommend
+from lirdrec.server.dependencies import Services
+from lirdrec.server.http import errors
+from lirdrec.server.http.connections import Connections
+from lirdrec.server.http.middleware import Guarded, Observed
+from lirdrec.server.http.openapi import describe
+from lirdrec.server.http.protocol import STATE
+from lirdrec.server.routes import admin, events, items, recommend, ui
 from lirdrec.server.routes.common import Shortcut
-from lirdrec.server.services import Services
 
 PAGE = Path(__file__).parent / "ui"
 
@@ -55,9 +55,9 @@ def create_app(config: ServerConfig) -> FastAPI:
         lifespan=life,
     )
     app.state.services = services
-    parts = (recommend, items, events, page, operations)
+    parts = (recommend, items, events, ui, admin)
     routes = [route for part in parts for route in part.router.routes]
-    problems.register(app, routes)
+    errors.register(app, routes)
     for part in parts:
         app.include_router(part.router)
     describe(app, config)

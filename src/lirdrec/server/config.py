@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import URL
 
-from lirdrec.configuration import at_least, checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.server.store import url_of
 

@@ -13,8 +13,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from lirdrec.errors import LirdrecError
 from lirdrec.server.config import Index
-from lirdrec.server.engine import Engine, Query, Ranked
-from lirdrec.server.live import Live
+from lirdrec.server.engine.batcher import Engine, Query, Ranked
+from lirdrec.server.state import Live
 from lirdrec.server.store import StoreError
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"

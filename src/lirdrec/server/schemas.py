@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from lirdrec.data.identifiers import LARGEST
+from lirdrec.data.ids import LARGEST
 
 MAX_K = 1000
 MAX_HISTORY = 1000

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from lirdrec.data.frames import first_line
 from lirdrec.errors import ConfigError, DataError, LirdrecError
-from lirdrec.server.files import make_private, store_of
+from lirdrec.server.private_files import make_private, store_of
 
 Kind = Literal["item", "removed", "event"]
 

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lirdrec.atomic import atomic_write, share
 from lirdrec.errors import RunFolderError
+from lirdrec.files.atomic import atomic_write, share
 
 log = logging.getLogger(__name__)
 LAST = "last.safetensors"

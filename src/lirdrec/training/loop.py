@@ -16,9 +16,9 @@ from torch import Tensor
 from lirdrec.errors import ConfigError, RunFolderError, TrainingError
 from lirdrec.models.base import Model
 from lirdrec.ranking.scorers import Scorer
+from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_tensors, restore_optimizer
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.memory import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import re
 import httpx
 import pytest
 
-from lirdrec.server.security import add_key
+from lirdrec.server.auth import add_key
 
 from ...ports import PATIENCE
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.aligning import align
-from lirdrec.data.building import build
-from lirdrec.data.columns import ITEM, RATING, SPLITS, TIMESTAMP, USER
+from lirdrec.data.alignment import align
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.identifiers import count
+from lirdrec.data.ids import count
+from lirdrec.data.json_lines import BadLines, Policy
+from lirdrec.data.preprocessing import build
+from lirdrec.data.preprocessing_config import Recipe, recipe_of
+from lirdrec.data.readers.amazon_images import read_image_features
 from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.amazon_reviews import first_lines, read_reviews, recognise_reviews
-from lirdrec.data.readers.image_features import read_image_features
-from lirdrec.data.readers.json_lines import BadLines, Policy
-from lirdrec.data.recipe import Recipe, recipe_of
+from lirdrec.data.schema import ITEM, RATING, SPLITS, TIMESTAMP, USER
 from lirdrec.data.splits import METHODS
 from lirdrec.data.tables import Table
 from lirdrec.errors import ConfigError, DataError
@@ -59,7 +59,7 @@ def read_amazon(
         name: of the dataset; by default from the file's name.
         info: what else to record (source, licence …).
         bad_lines: what to do with lines that are no record or lack a value: "raise", or "skip" (logged and counted).
-        options: fields of `lirdrec.data.recipe.Recipe` but user, item and rating, which the format decides. Times are
+        options: fields of `Recipe` but user, item and rating, which the format decides. Times are
             read unless `timestamp=None`, in the unit of the file (2014 and 2018 seconds, 2023 milliseconds). Items
             without a review left are dropped unless `keep_all_items=True`, which keeps all that the reviews name.
 

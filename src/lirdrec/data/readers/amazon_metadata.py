@@ -11,9 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.columns import ITEM
-from lirdrec.data.identifiers import count
-from lirdrec.data.readers.json_lines import BadLines, blocks, finite, parse_record, parsed
+from lirdrec.data.ids import count
+from lirdrec.data.json_lines import BadLines, blocks, finite, parse_record, parsed
+from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)

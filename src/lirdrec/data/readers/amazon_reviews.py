@@ -13,9 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.columns import ITEM, RATING, TIMESTAMP, USER
-from lirdrec.data.compressed import open_bytes
-from lirdrec.data.readers.json_lines import BadLines, blocks, decode, finite, parse_record, parsed
+from lirdrec.data.compression import open_bytes
+from lirdrec.data.json_lines import BadLines, blocks, decode, finite, parse_record, parsed
+from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER
 from lirdrec.errors import DataError
 
 HEAD_BYTES = 1 << 20

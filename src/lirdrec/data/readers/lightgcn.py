@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.building import build
-from lirdrec.data.columns import ITEM, USER
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.delimited import BadRows
-from lirdrec.data.identifiers import LARGEST
-from lirdrec.data.readers.feature_files import read_features
-from lirdrec.data.readers.json_lines import BadLines
-from lirdrec.data.readers.raw_files import text_lines
-from lirdrec.data.recipe import recipe_of
+from lirdrec.data.feature_files import read_features
+from lirdrec.data.ids import LARGEST
+from lirdrec.data.json_lines import BadLines
+from lirdrec.data.preprocessing import build
+from lirdrec.data.preprocessing_config import recipe_of
+from lirdrec.data.readers.raw_text import text_lines
+from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.tables import RecordTable, Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.interface import called
+from lirdrec.option_names import called
 
 LABEL = "split_file"
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
@@ -62,7 +62,7 @@ def read_lightgcn(
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the folder.
         info: what else to record.
-        options: fields of `lirdrec.data.recipe.Recipe` but those that the files decide: user, item, rating, min_rating,
+        options: fields of `Recipe` but those that the files decide: user, item, rating, min_rating,
             timestamp, only. The split of the files is kept unless `split` is given.
 
     Raises:

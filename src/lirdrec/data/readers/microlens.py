@@ -9,15 +9,15 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.building import build
-from lirdrec.data.columns import ITEM, TIMESTAMP, USER
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.pictures import with_images
+from lirdrec.data.feature_files import read_features
+from lirdrec.data.images import with_images
+from lirdrec.data.json_lines import BadLines
+from lirdrec.data.preprocessing import build
+from lirdrec.data.preprocessing_config import Recipe, recipe_of
 from lirdrec.data.raw_ids import read_ids, whole_texts
-from lirdrec.data.readers.feature_files import read_features
-from lirdrec.data.readers.json_lines import BadLines
-from lirdrec.data.readers.raw_files import id_columns, read_numbers, text_lines, unquoted
-from lirdrec.data.recipe import Recipe, recipe_of
+from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
+from lirdrec.data.schema import ITEM, TIMESTAMP, USER
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
@@ -62,7 +62,7 @@ def read_microlens(
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the pairs file without its ending.
         info: what else to record.
-        options: fields of `lirdrec.data.recipe.Recipe`.
+        options: fields of `lirdrec.data.preprocessing_config.Recipe`.
 
     Raises:
         DataError: a file is missing or damaged; says what, where and what to do.

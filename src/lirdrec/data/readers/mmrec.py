@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec.data.columns import ITEM, TIMESTAMP, USER, unused_name
-from lirdrec.data.compressed import exists
+from lirdrec.data.compression import exists
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.delimited import BadRows
-from lirdrec.data.identifiers import IdMap, count, describe_ids
-from lirdrec.data.matrices import FeatureMatrix, as_floats, check_rows
-from lirdrec.data.preparation import distinct_pairs
+from lirdrec.data.feature_files import read_npy
+from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
+from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data.parsing import moments, without_bad_rows
+from lirdrec.data.preprocessing import distinct_pairs
+from lirdrec.data.preprocessing_config import recipe_of
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.readers.feature_files import read_npy
-from lirdrec.data.readers.raw_files import id_columns
-from lirdrec.data.recipe import recipe_of
+from lirdrec.data.readers.raw_text import id_columns
+from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.splits import given_labels, label_values
 from lirdrec.data.tables import Table, read_table, select
-from lirdrec.data.values import moments, without_bad_rows
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"

@@ -10,14 +10,14 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.building import build
-from lirdrec.data.columns import SPLITS
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.readers.feature_files import read_features, vectors_of_frame
-from lirdrec.data.recipe import recipe_of
+from lirdrec.data.feature_files import read_features, vectors_of_frame
+from lirdrec.data.preprocessing import build
+from lirdrec.data.preprocessing_config import recipe_of
+from lirdrec.data.schema import SPLITS
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
-from lirdrec.interface import argument
+from lirdrec.option_names import argument
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def read_recbole(
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default NAME.
         info: what else to record.
-        options: fields of `lirdrec.data.recipe.Recipe`; by default user is "user_id", item "item_id", and timestamp
+        options: fields of `Recipe`; by default user is "user_id", item "item_id", and timestamp
             "timestamp" if there is such a column.
 
     Raises:

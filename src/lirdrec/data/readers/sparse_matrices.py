@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.building import build
-from lirdrec.data.columns import RATING, USER
-from lirdrec.data.compressed import exists
+from lirdrec.data.compression import exists
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.feature_files import UNREADABLE, read_features
 from lirdrec.data.frames import first_line
-from lirdrec.data.identifiers import count
-from lirdrec.data.readers.feature_files import UNREADABLE, read_features
-from lirdrec.data.recipe import Recipe, recipe_of
+from lirdrec.data.ids import count
+from lirdrec.data.preprocessing import build
+from lirdrec.data.preprocessing_config import Recipe, recipe_of
+from lirdrec.data.schema import RATING, USER
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.interface import called
 from lirdrec.memory import check_memory
+from lirdrec.option_names import called
 
 LABEL = "split_file"
 PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of protocol 2 to 5 begin
@@ -86,7 +86,7 @@ def read_matrices(
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default the name of the file, or of its folder where there are several.
         info: what else to record.
-        options: fields of `lirdrec.data.recipe.Recipe` but those that a matrix decides: user, rating, timestamp, only.
+        options: fields of `Recipe` but those that a matrix decides: user, rating, timestamp, only.
 
     Raises:
         DataError: a file is missing, damaged, pickled, or no scipy matrix, or the shapes differ.

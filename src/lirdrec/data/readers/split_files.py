@@ -9,18 +9,18 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.building import build
-from lirdrec.data.columns import ITEM, SPLITS, USER
-from lirdrec.data.compressed import open_bytes
+from lirdrec.data.compression import open_bytes
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.feature_files import read_features
+from lirdrec.data.json_lines import BadLines
+from lirdrec.data.preprocessing import build
+from lirdrec.data.preprocessing_config import recipe_of
 from lirdrec.data.readers.amazon_metadata import read_metadata
-from lirdrec.data.readers.feature_files import read_features
-from lirdrec.data.readers.interactions import needed_columns
-from lirdrec.data.readers.json_lines import BadLines
-from lirdrec.data.recipe import recipe_of
+from lirdrec.data.readers.tabular import needed_columns
+from lirdrec.data.schema import ITEM, SPLITS, USER
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
-from lirdrec.interface import called
+from lirdrec.option_names import called
 
 LABEL = "split_file"
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
@@ -68,7 +68,7 @@ def read_split_folder(
         metadata: of Amazon's reviews: the products; only with columns of these.
         items, features, info: see `read_split_files`.
         name: of the dataset; by default NAME.
-        options: fields of `lirdrec.data.recipe.Recipe`. Columns of Amazon 2023 need not be named.
+        options: fields of `Recipe`. Columns of Amazon 2023 need not be named.
 
     Raises:
         DataError: a file is missing or damaged; says what, where and what to do.
@@ -115,7 +115,7 @@ def read_split_files(
         features, separator, encoding, header, columns, items_columns: as for `read_interactions`.
         name: of the dataset; by default the name of the folder of `train`.
         info: what else to record.
-        options: fields of `lirdrec.data.recipe.Recipe`. The split of the files is kept unless `split` is given.
+        options: fields of `Recipe`. The split of the files is kept unless `split` is given.
 
     Raises:
         DataError: a file or its content is wrong, or a pair is in two files.

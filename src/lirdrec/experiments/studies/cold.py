@@ -17,17 +17,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.engine.cells import Cell, Result
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.engine.tuning import base_cell, search
-from lirdrec.experiments.studies import telling
-from lirdrec.experiments.studies.bases import settled
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import sentences
+from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.tuning import base_cell, search
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Report, Row, Section, Table, bars, label
 
 if TYPE_CHECKING:
-    from lirdrec.experiments.engine.worker import Job
+    from lirdrec.experiments.worker import Job
 
 MODELS = ("content_knn", "vbpr", "lattice", "freedom", "lirdrec")
 MODES = ("transductive", "inductive")
@@ -59,7 +59,7 @@ def inductive(job: Job) -> dict[str, Any]:
     """Work: train without the unseen items, add them, score the same."""
     import numpy as np
 
-    from lirdrec.recommender.leaving_out import without_items
+    from lirdrec.data.holdout import without_items
 
     data = job.dataset
     unseen = data.items.ids[np.setdiff1d(np.arange(data.n_items), data.train.items)]
@@ -84,7 +84,7 @@ def report(context: Context, results: Results) -> Path:
     import polars as pl
 
     found = _found(context, results)
-    have = telling.metrics_of(results, "test", (context.metric,))
+    have = sentences.metrics_of(results, "test", (context.metric,))
     metric = context.metric if context.metric in have or not have else have[0]
     shown = [name for name in dict.fromkeys((metric, metric.replace("recall", "ndcg"))) if name in have] or [metric]
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in found))
@@ -102,7 +102,7 @@ def report(context: Context, results: Results) -> Path:
         if metric in one.figures.get(stage, {})
     ]
     if rows:
-        caption = f"Test {metric} for items that training has not seen, {telling.over(context.seeds)}."
+        caption = f"Test {metric} for items that training has not seen, {sentences.over(context.seeds)}."
         blocks.append(
             bars(
                 pl.DataFrame(rows),
@@ -120,9 +120,9 @@ def report(context: Context, results: Results) -> Path:
         title="Items that training has not seen",
         question="How well are items recommended that nobody has interacted with, known by their features alone?",
         answer=" ".join(_answer(one, found, metric) for one in datasets) or "There is no figure yet.",
-        sections=[Section("Unseen items", blocks), *telling.failures(results)],
-        settings=telling.settings(context),
-        commands=telling.commands(context),
+        sections=[Section("Unseen items", blocks), *sentences.failures(results)],
+        settings=sentences.settings(context),
+        commands=sentences.commands(context),
         name=results.experiment,
     ).write(context.output, results, context.formats)
 
@@ -161,7 +161,7 @@ def _table(found: Mapping[tuple[str, str, str], list[Result]], datasets: list[st
                     continue
                 for stage in STAGES:
                     for name in shown:
-                        cells[f"{stage} {name}"] = telling.measured(here[model, mode], name, stage)
+                        cells[f"{stage} {name}"] = sentences.measured(here[model, mode], name, stage)
                 lines.append(Row(cells, block, accent=model == "lirdrec"))
         floor: dict[str, Any] = {"model": "Random ranking", "mode": "expected"}
         anyone = next(iter(here.values()), [])
@@ -182,7 +182,7 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], me
         (stage, mode): {
             model: measure
             for (d, model, m), some in found.items()
-            if d == dataset and m == mode and (measure := telling.measured(some, metric, stage)) is not None
+            if d == dataset and m == mode and (measure := sentences.measured(some, metric, stage)) is not None
         }
         for stage in STAGES
         for mode in MODES
@@ -194,7 +194,7 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], me
         if models:
             ordered = sorted(models, key=lambda model: -models[model].mean)
             second = f", then {label(ordered[1])} ({models[ordered[1]].mean:.4f})" if len(ordered) > 1 else ""
-            said.append(f"{mode}, **{label(ordered[0])}** with {telling.figure(models[ordered[0]])}{second}")
+            said.append(f"{mode}, **{label(ordered[0])}** with {sentences.figure(models[ordered[0]])}{second}")
     if not said:
         return f"On {name} there is no figure."
     text = f"On {name}, unseen items alone are ranked best (test {metric}): {'; '.join(said)}."
@@ -208,15 +208,15 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], me
             for model, measure in figures["test", mode].items()
             if measure.mean <= floor
         ]
-        text += f" Random ranking would find {floor:.4f}" + (f"; no better: {telling.listed(lost)}." if lost else ".")
+        text += f" Random ranking would find {floor:.4f}" + (f"; no better: {sentences.listed(lost)}." if lost else ".")
     both = [model for model in figures["test", "inductive"] if model in figures["test", "transductive"]]
     if both:
         changes = [
             f"{label(model)} "
-            f"{telling.change(figures['test', 'inductive'][model].mean, figures['test', 'transductive'][model].mean)}"
+            f"{sentences.change(figures['test', 'inductive'][model].mean, figures['test', 'transductive'][model].mean)}"
             for model in both
         ]
-        text += f" Adding the items after training instead of training with them: {telling.listed(changes)}."
+        text += f" Adding the items after training instead of training with them: {sentences.listed(changes)}."
     every = [(model, mode, m.mean) for mode in MODES for model, m in figures["test_all", mode].items()]
     if every:
         model, mode, value = max(every, key=lambda one: one[2])

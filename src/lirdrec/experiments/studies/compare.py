@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from lirdrec.experiments.engine.cells import Cell
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.engine.tuning import base_cell, n_trials, search
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.trial import Cell
+from lirdrec.experiments.tuning import base_cell, n_trials, search
 from lirdrec.models.registry import model_names, model_type
 
 SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}

@@ -10,19 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results, loss_of
-from lirdrec.experiments.studies.compare_rows import Rows, gather, panel
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results, loss_of
+from lirdrec.experiments.studies.compare_rows import Rows, answer, gather, panel, plain
 from lirdrec.experiments.studies.compare_tables import figure_tables, landmark_tables
-from lirdrec.experiments.studies.compare_words import answer, plain
-from lirdrec.experiments.studies.telling import count, listed
+from lirdrec.experiments.studies.sentences import count, listed
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, lines, points
-from lirdrec.reporting.printing import MISSING, Value
+from lirdrec.reporting.formatting import MISSING, Value
 from lirdrec.reporting.statistics import ALPHA
 
 if TYPE_CHECKING:
-    from lirdrec.experiments.engine.tuning import Search
+    from lirdrec.experiments.tuning import Search
 
 HIDDEN = ("metric", "device")  # options that say nothing about the model
 

@@ -11,13 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from lirdrec.errors import LirdrecError
-from lirdrec.experiments.studies.compare_rows import Entry, Rows
-from lirdrec.experiments.studies.compare_words import short, slug
-from lirdrec.experiments.studies.published import SOURCES, Split, published
-from lirdrec.experiments.studies.telling import change
+from lirdrec.experiments.studies.compare_rows import Entry, Rows, short, slug
+from lirdrec.experiments.studies.literature import SOURCES, Split, published
+from lirdrec.experiments.studies.sentences import change
 from lirdrec.reporting import Column, Measure, Row, Table, label
-from lirdrec.reporting.names import model_order
-from lirdrec.reporting.printing import Value
+from lirdrec.reporting.formatting import Value, model_order
 from lirdrec.reporting.statistics import ALPHA, average_gain
 
 WORSE, BETTER = "*", "†"  # marks of models that ours is shown better, or worse, than

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.engine.cells import RESULTS_VERSION, Cell, Result, fingerprint, short_hash
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.studies import telling
-from lirdrec.experiments.studies.bases import settled
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import sentences
+from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.trial import RESULTS_VERSION, Cell, Result, fingerprint, short_hash
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, PairedTest, over_seeds, paired
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from lirdrec.experiments.engine.worker import Job
+    from lirdrec.experiments.worker import Job
 
 MODELS = ("lirdrec", "freedom")
 SETTINGS = {"steps": (10, "weights are multiples of 1 / steps")}
@@ -45,14 +45,14 @@ def plan(context: Context, results: Results) -> Iterator[Cell]:
 
 def try_mixes(job: Job) -> list[dict[str, Any]]:
     """Work: the validation figures of every mix of the grid."""
-    from lirdrec.experiments.studies import fused
+    from lirdrec.experiments.studies import fusion_scorer
 
     recommenders = _members(job)
     metric = job.cell.training.get("metric", "recall@20")
     name, _, k = metric.partition("@")
     names = tuple(dict.fromkeys((name, "recall", "ndcg")))
     truth = _truth(job)
-    found = fused.try_mixes(
+    found = fusion_scorer.try_mixes(
         [one.scorer for one in recommenders],
         truth,
         steps=int(job.cell.extra["steps"]),
@@ -64,7 +64,7 @@ def try_mixes(job: Job) -> list[dict[str, Any]]:
 
 def score_mix(job: Job) -> dict[str, Any]:
     """Work: validation and test figures of the declared mix."""
-    from lirdrec.experiments.studies.fused import FusedScorer
+    from lirdrec.experiments.studies.fusion_scorer import FusedScorer
 
     recommenders = _members(job)
     extra = job.cell.extra
@@ -93,9 +93,9 @@ def report(context: Context, results: Results) -> Path:
     """Each model alone and the mix; the figure over the weights; whether the mix is shown to be better."""
     import polars as pl
 
-    stage = telling.stage_of(results)
-    have = telling.metrics_of(results, stage, (context.metric,))
-    metrics = tuple(name for name in telling.SHOWN if name in have) or have
+    stage = sentences.stage_of(results)
+    have = sentences.metrics_of(results, stage, (context.metric,))
+    metrics = tuple(name for name in sentences.SHOWN if name in have) or have
     many = len(context.datasets) > 1
     rows: list[Row] = []
     tidy: list[dict[str, Any]] = []
@@ -112,8 +112,8 @@ def report(context: Context, results: Results) -> Path:
             of[MIX] = [one for one in map(results.get, _finals(trials, chosen)) if one is not None and one.done]
         for name, some in of.items():
             cells_of: dict[str, Any] = {"model": _called(members, chosen) if name == MIX else label(name)}
-            cells_of["valid"] = telling.measured(some, context.metric, "valid")
-            cells_of |= {metric: telling.measured(some, metric, stage) for metric in metrics}
+            cells_of["valid"] = sentences.measured(some, context.metric, "valid")
+            cells_of |= {metric: sentences.measured(some, metric, stage) for metric in metrics}
             rows.append(Row(cells_of, block, accent=name == MIX))
             tidy += [
                 {"dataset": dataset, "model": name, "value": one.figures[stage][context.metric]}
@@ -138,7 +138,7 @@ def report(context: Context, results: Results) -> Path:
             accent=MIX,
             x_label=f"{stage} {context.metric}",
             caption=f"{stage.capitalize()} {context.metric} of each model alone and of the mix,"
-            f" {telling.over(context.seeds)}.",
+            f" {sentences.over(context.seeds)}.",
         )
         blocks.insert(0, drawn)
     sections = [Section("The mix", blocks)]
@@ -147,11 +147,11 @@ def report(context: Context, results: Results) -> Path:
         sections.append(Section("Weights", [table]))
     return Report(
         title="Models together",
-        question=f"Is a mix of {telling.listed(map(label, names))} better than the best of them alone?",
+        question=f"Is a mix of {sentences.listed(map(label, names))} better than the best of them alone?",
         answer=" ".join(answers),
-        sections=[*sections, *telling.failures(results)],
-        settings=telling.settings(context),
-        commands=telling.commands(context),
+        sections=[*sections, *sentences.failures(results)],
+        settings=sentences.settings(context),
+        commands=sentences.commands(context),
         name=results.experiment,
     ).write(context.output, results, context.formats)
 
@@ -168,17 +168,17 @@ def _answer(
     where = f"On {label(dataset)}"
     if chosen is None or not of.get(MIX):
         return f"{where} there is no mix yet."
-    figures = {name: telling.measured(some, context.metric, stage) for name, some in of.items()}
+    figures = {name: sentences.measured(some, context.metric, stage) for name, some in of.items()}
     known = {name: measure for name, measure in figures.items() if measure is not None}
     alone = {name: measure for name, measure in known.items() if name != MIX}
     if MIX not in known or not alone:
         return f"{where} there is no figure."
     best = max(alone, key=lambda name: alone[name].mean)
-    weights = telling.listed(f"{label(n)} {w:g}" for n, w in zip(members, chosen["weights"], strict=True))
+    weights = sentences.listed(f"{label(n)} {w:g}" for n, w in zip(members, chosen["weights"], strict=True))
     text = (
         f"{where}, validation chooses the weights {weights}, over {chosen['how']}s. The mix reaches a {stage} "
-        f"{context.metric} of **{telling.figure(known[MIX])}**, the best model alone, {label(best)}, "
-        f"{telling.figure(alone[best])}: {telling.change(known[MIX].mean, alone[best].mean)}."
+        f"{context.metric} of **{sentences.figure(known[MIX])}**, the best model alone, {label(best)}, "
+        f"{sentences.figure(alone[best])}: {sentences.change(known[MIX].mean, alone[best].mean)}."
     )
     test = _tested(context, results, of[MIX], of[best])
     if test is not None:
@@ -280,7 +280,7 @@ def _truth(job: Job) -> Any:
     import numpy as np
     import torch
 
-    from lirdrec.evaluation.measuring import Truth
+    from lirdrec.evaluation.evaluator import Truth
 
     data = job.dataset
     train, valid = (

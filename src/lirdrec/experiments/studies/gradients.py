@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.engine.cells import Cell, Result
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.studies import telling
-from lirdrec.experiments.studies.bases import settled
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import sentences
+from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.trial import Cell, Result
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, label, lines
 
 if TYPE_CHECKING:
-    from lirdrec.experiments.engine.worker import Job
+    from lirdrec.experiments.worker import Job
 
 MODELS = ("vbpr", "freedom")
 EPOCHS = 30
@@ -58,9 +58,9 @@ def measure(job: Job) -> list[dict[str, float]]:
 
     from lirdrec.data.verification import verify_features
     from lirdrec.devices import resolve_device
-    from lirdrec.evaluation.measuring import Truth
-    from lirdrec.experiments.engine.options import resolved
-    from lirdrec.experiments.studies.measuring_gradients import random_features, watch
+    from lirdrec.evaluation.evaluator import Truth
+    from lirdrec.experiments.config import resolved
+    from lirdrec.experiments.studies.gradient_probe import random_features, watch
     from lirdrec.models.registry import model_type
     from lirdrec.recommender.inputs import model_inputs
 
@@ -100,9 +100,9 @@ def report(context: Context, results: Results) -> Path:
         question="Do item IDs get smaller gradients than projected features, for how long, and do features tell more "
         "than random ones?",
         answer="\n\n".join(answers),
-        sections=[*sections, *telling.failures(results)],
-        settings=telling.settings(context) | {"epochs": _epochs(context), "loss": "bpr"},
-        commands=telling.commands(context),
+        sections=[*sections, *sentences.failures(results)],
+        settings=sentences.settings(context) | {"epochs": _epochs(context), "loss": "bpr"},
+        commands=sentences.commands(context),
         name=results.experiment,
     ).write(context.output, results, context.formats)
 
@@ -224,7 +224,7 @@ def _answer(name: str, model: str, real: Sequence[Result], random: Sequence[Resu
     text = (
         f"**{name}**: in the first epoch the mean gradient of an item's ID is {first[0]:.2e} and that of its projected "
         f"features {first[1]:.2e}, so the inequality of Theorem 1 **{held}** there; it holds in "
-        f"{sum(per_item)} of {telling.count(len(per_item), 'epoch')}"
+        f"{sum(per_item)} of {sentences.count(len(per_item), 'epoch')}"
     )
     run = next((at for at, held in enumerate(per_item) if held != per_item[0]), len(per_item))
     if 0 < sum(per_item) < len(per_item):
@@ -249,7 +249,7 @@ def _answer(name: str, model: str, real: Sequence[Result], random: Sequence[Resu
         if best[0] is not None and best[1] is not None:
             against = f"{best[1].mean:.4f} instead of {best[0].mean:.4f}"
             text += f" With random features the best validation recall@{k} is {against} "
-            text += f"({telling.change(best[1].mean, best[0].mean)})"
+            text += f"({sentences.change(best[1].mean, best[0].mean)})"
             apart = abs(best[0].mean - best[1].mean)
             if best[0].sd is None and apart <= ONE_SEED * best[0].mean:
                 text += ", too small a difference for one seed: nothing that speaks for Lemma 2."

@@ -7,12 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.engine.cells import Cell
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import variants
-from lirdrec.experiments.studies.telling import count, figure, listed, over
+from lirdrec.experiments.studies.sentences import count, figure, listed, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
+from lirdrec.experiments.trial import Cell
 from lirdrec.models.registry import config_type
 from lirdrec.reporting import Section, label, lines
 

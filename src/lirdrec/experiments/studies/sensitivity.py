@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.engine.cells import Cell
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.studies import telling
-from lirdrec.experiments.studies.bases import settled
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import sentences
+from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.trial import Cell
 from lirdrec.models.registry import config_type
 from lirdrec.reporting import Measure, Report, Section, Table, heatmap, label
 from lirdrec.training.config import TrainConfig
@@ -49,14 +49,14 @@ def report(context: Context, results: Results) -> Path:
             value = None if one is None or not one.done else one.figure(context.metric)
             if one is not None and value is not None:
                 rows.append({"group": group, down: a, across: b, "seed": one.cell.seed, "value": value})
-        measure = telling.measured(found, context.metric, "valid")
+        measure = sentences.measured(found, context.metric, "valid")
         if measure is not None:
             places.setdefault(group, {})[a, b] = measure
     blocks: list[Any] = []
     if rows:
         frame = pl.DataFrame(rows)
         many = len(places) > 1
-        caption = f"Validation {context.metric}, {telling.over(context.seeds)}; the best is framed."
+        caption = f"Validation {context.metric}, {sentences.over(context.seeds)}; the best is framed."
         blocks.append(
             heatmap(
                 frame,
@@ -76,9 +76,9 @@ def report(context: Context, results: Results) -> Path:
         title="How much the settings matter",
         question=f"How does validation {context.metric} change with {down} and {across}?",
         answer=" ".join(_answer(context, group, found) for group, found in places.items()) or "There is no figure.",
-        sections=[Section("The grid", blocks), *telling.failures(results)],
-        settings=telling.settings(context),
-        commands=telling.commands(context),
+        sections=[Section("The grid", blocks), *sentences.failures(results)],
+        settings=sentences.settings(context),
+        commands=sentences.commands(context),
         name=results.experiment,
     ).write(context.output, results, context.formats)
 
@@ -89,8 +89,8 @@ def _answer(context: Context, group: str, found: dict[tuple[Any, Any], Measure])
     top, low = found[best].mean, found[worst].mean
     places = [f"{down} = {a:g} and {across} = {b:g}" for a, b in (best, worst)]
     text = (
-        f"On {group}, validation {context.metric} is best, **{telling.figure(found[best])}**, at {places[0]}; worst, "
-        f"{telling.figure(found[worst])}, at {places[1]}."
+        f"On {group}, validation {context.metric} is best, **{sentences.figure(found[best])}**, at {places[0]}; worst, "
+        f"{sentences.figure(found[worst])}, at {places[1]}."
     )
 
     def spread(at: int) -> float:

@@ -13,11 +13,11 @@ from typing import Any
 
 from lirdrec.data.splits import METHODS
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments.engine.cells import Cell
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.studies import telling
-from lirdrec.experiments.studies.bases import settled
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import sentences
+from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.trial import Cell
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, bars, label
 
 MODELS = ("popularity", "item_knn", "lightgcn", "vbpr", "freedom", "lirdrec")
@@ -42,7 +42,7 @@ def report(context: Context, results: Results) -> Path:
     """Figures by split, places by split, and how well the splits agree."""
     import polars as pl
 
-    metrics = telling.metrics_of(results, "test", (context.metric,))
+    metrics = sentences.metrics_of(results, "test", (context.metric,))
     metric = context.metric if context.metric in metrics or not metrics else metrics[0]
     shown = [name for name in dict.fromkeys((metric, "recall@20", "ndcg@20")) if name in metrics]
     methods = _methods(context)
@@ -51,7 +51,7 @@ def report(context: Context, results: Results) -> Path:
         found[dataset, method, model] = [one for one in map(results.get, cells) if one is not None]
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in found))
     models = list(dict.fromkeys(model for _, _, model in found))
-    figures = {place: telling.measured(some, metric, "test") for place, some in found.items()}
+    figures = {place: sentences.measured(some, metric, "test") for place, some in found.items()}
     by_dataset = {one: {m: _column(figures, one, m, models) for m in methods} for one in datasets}
     many = len(datasets) > 1
     columns = [Column("model", "Model", format="text")]
@@ -65,7 +65,7 @@ def report(context: Context, results: Results) -> Path:
             for m in methods:
                 some = found.get((dataset, m, model), [])
                 for x in shown:
-                    shown_cells[f"{m} {x}"] = telling.measured(some, x, "test") or next(
+                    shown_cells[f"{m} {x}"] = sentences.measured(some, x, "test") or next(
                         (one.status for one in some if not one.done), None
                     )
             rows.append(Row(shown_cells, label(dataset) if many else "", accent=model == "lirdrec"))
@@ -87,7 +87,7 @@ def report(context: Context, results: Results) -> Path:
                 series="model",
                 panel="dataset" if many else None,
                 y_label=f"test {label(metric)}",
-                caption=f"Test {metric} of the models under each split, {telling.over(context.seeds)}.",
+                caption=f"Test {metric} of the models under each split, {sentences.over(context.seeds)}.",
             )
         ]
     return Report(
@@ -97,10 +97,10 @@ def report(context: Context, results: Results) -> Path:
         sections=[
             Section("Figures", [*drawn, Table("splits", columns, rows, "Test figures by split.")]),
             Section("Order", [Table("splits-order", places, ranks, f"Places by test {metric}; 1 is the best.")]),
-            *telling.failures(results),
+            *sentences.failures(results),
         ],
-        settings=telling.settings(context) | {"methods": ", ".join(methods)},
-        commands=telling.commands(context),
+        settings=sentences.settings(context) | {"methods": ", ".join(methods)},
+        commands=sentences.commands(context),
         name=results.experiment,
     ).write(context.output, results, context.formats)
 
@@ -135,7 +135,7 @@ def _answer(dataset: str, by_method: Mapping[str, Mapping[str, float]], metric: 
         values = by_method[method]
         best = max(values, key=values.__getitem__)
         said.append(f"**{label(best)}** ({NAMED.get(method, method)}, {values[best]:.4f})")
-    text = f"On {label(dataset)}, the best model by test {metric} is {telling.listed(said)}."
+    text = f"On {label(dataset)}, the best model by test {metric} is {sentences.listed(said)}."
     first = methods[0]
     for method in methods[1:]:
         tau = kendall(by_method[first], by_method[method])
@@ -150,7 +150,7 @@ def _answer(dataset: str, by_method: Mapping[str, Mapping[str, float]], metric: 
         mean = [sum(by_method[at][m] for m in shared) / max(1, len(shared)) for at in (first, method)]
         text += (
             f" From {NAMED.get(first, first)} to {NAMED.get(method, method)}: {told}; figures change by "
-            f"{telling.change(mean[1], mean[0])} on average."
+            f"{sentences.change(mean[1], mean[0])} on average."
         )
     return text
 
@@ -189,8 +189,8 @@ def _cells(context: Context) -> dict[tuple[str, str, str], list[Cell]]:
 
 @lru_cache
 def _has_times(dataset: str) -> bool:
-    from lirdrec.data.columns import SPLITS
     from lirdrec.data.readers import read_any
+    from lirdrec.data.schema import SPLITS
 
     data = read_any(dataset)
     return all(data.split(name).timestamps is not None for name in SPLITS if len(data.split(name)))

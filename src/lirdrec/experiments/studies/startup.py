@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.engine.cells import Cell, Result
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.studies import telling
-from lirdrec.experiments.studies.bases import settled
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import sentences
+from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.trial import Cell, Result
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, label, lines
 
@@ -54,7 +54,7 @@ def report(context: Context, results: Results) -> Path:
                 panel=panel,
                 accent=accent,
                 y_label=f"valid {label(context.metric)}",
-                caption=f"{about} over the epochs, {telling.over(context.seeds)}.",
+                caption=f"{about} over the epochs, {sentences.over(context.seeds)}.",
             ),
             lines(
                 timed,
@@ -78,9 +78,9 @@ def report(context: Context, results: Results) -> Path:
         title="How fast models learn",
         question="Which model is ahead after a few epochs of training, and after the same time?",
         answer=" ".join(answers),
-        sections=[Section("The first epochs", blocks), *telling.failures(results)],
-        settings=telling.settings(context) | {"epochs": _epochs(context)},
-        commands=telling.commands(context),
+        sections=[Section("The first epochs", blocks), *sentences.failures(results)],
+        settings=sentences.settings(context) | {"epochs": _epochs(context)},
+        commands=sentences.commands(context),
         name=results.experiment,
     ).write(context.output, results, context.formats)
 
@@ -139,8 +139,8 @@ def _answer(context: Context, done: dict[str, list[Result]], dataset: str) -> st
         at = {model: value for model, points in curves.items() for epoch, _, value in points if epoch == n}
         if at:
             leader = max(at, key=at.__getitem__)
-            said.append(f"**{label(leader)}** after {telling.count(n, 'epoch')} ({at[leader]:.4f})")
-    text = f"On {label(dataset)}, the model with the highest validation {context.metric} is {telling.listed(said)}."
+            said.append(f"**{label(leader)}** after {sentences.count(n, 'epoch')} ({at[leader]:.4f})")
+    text = f"On {label(dataset)}, the model with the highest validation {context.metric} is {sentences.listed(said)}."
     best = {model: max(value for _, _, value in points) for model, points in curves.items()}
     ours = "lirdrec" if "lirdrec" in curves else max(best, key=best.__getitem__)
     others = {model: value for model, value in best.items() if model != ours}

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import DataError
-from lirdrec.experiments.engine.cells import Cell, Result
-from lirdrec.experiments.engine.context import Context
-from lirdrec.experiments.engine.results import Results
-from lirdrec.experiments.studies import telling
-from lirdrec.experiments.studies.bases import losses_of, settled
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import sentences as telling
+from lirdrec.experiments.studies.defaults import losses_of, settled
+from lirdrec.experiments.trial import Cell, Result
 from lirdrec.reporting import Column, Measure, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, Comparison, compare, corrected, over_seeds
 
@@ -82,7 +82,7 @@ def groups(
         variants: `(dataset, model, modalities) -> list of Variant`, the reference first.
         final: score the sealed test.
     """
-    from lirdrec.experiments.engine.tuning import feature_names
+    from lirdrec.experiments.tuning import feature_names
 
     found = []
     for dataset in context.datasets:

@@ -18,12 +18,12 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lirdrec.data.identifiers import LARGEST, IdMap
+from lirdrec.data.ids import LARGEST, IdMap
 from lirdrec.errors import UnknownIdError
-from lirdrec.server.live import Id, Snapshot
-from lirdrec.server.problems import KNOWN, Problem, response_to
+from lirdrec.server.dependencies import Services
+from lirdrec.server.http.errors import KNOWN, Problem, response_to
 from lirdrec.server.schemas import Body
-from lirdrec.server.services import Services
+from lirdrec.server.state import Id, Snapshot
 
 M = TypeVar("M", bound=Body)
 

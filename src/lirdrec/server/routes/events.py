@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from lirdrec.errors import DataError, UnknownIdError
-from lirdrec.server.documentation import body, errors
+from lirdrec.server.http.openapi import body, errors
 from lirdrec.server.routes.common import PlainRoute, answer, parsed, services
 from lirdrec.server.schemas import Changed, EventsRequest
 from lirdrec.server.store import Event

@@ -11,16 +11,16 @@ import polars as pl
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
-from lirdrec.data.columns import ITEM
+from lirdrec.data.schema import ITEM
 from lirdrec.errors import ConfigError, DataError, UnknownIdError
-from lirdrec.server.documentation import body, errors
-from lirdrec.server.encoding import Draft, Encoders
-from lirdrec.server.problems import Problem
+from lirdrec.server.catalog.images import checked_picture
+from lirdrec.server.catalog.item_encoding import Draft, Encoders
+from lirdrec.server.dependencies import Services
+from lirdrec.server.http.errors import Problem
+from lirdrec.server.http.openapi import body, errors
 from lirdrec.server.routes.common import Amount, PlainRoute, answer, id_of, known_item, parsed, services
 from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
-from lirdrec.server.services import Services
 from lirdrec.server.store import ConflictError, NewItem
-from lirdrec.server.uploads import checked_picture
 
 router = APIRouter(tags=["items"])
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from lirdrec.errors import ConfigError, LirdrecError
-from lirdrec.server import engine
-from lirdrec.server.documentation import body, errors
-from lirdrec.server.explaining import explained, similar
-from lirdrec.server.filters import Filter
-from lirdrec.server.problems import Problem
+from lirdrec.ranking.filters import Filter
+from lirdrec.server.catalog.explain import explained, similar
+from lirdrec.server.dependencies import Services
+from lirdrec.server.engine import batcher
+from lirdrec.server.http.errors import Problem
+from lirdrec.server.http.openapi import body, errors
 from lirdrec.server.routes.common import PlainRoute, answer, id_of, known_item, parsed, services
 from lirdrec.server.schemas import (
     MAX_K,
@@ -24,7 +25,6 @@ from lirdrec.server.schemas import (
     Recommendations,
     RecommendRequest,
 )
-from lirdrec.server.services import Services
 
 router = APIRouter(tags=["recommend"])
 MANY_VALUES = 200  # of filters; more are not checked on the event loop
@@ -94,7 +94,7 @@ async def explain(request: Request, user: str, item: str, n_liked: Annotated[int
 async def _recommend(served: Services, asked: RecommendRequest, where: Filter | LirdrecError | None) -> dict[str, Any]:
     if isinstance(where, LirdrecError):
         raise where
-    query = engine.Query(
+    query = batcher.Query(
         asked.user,
         asked.history,
         asked.k,

@@ -1,0 +1,122 @@
+"""The contract of a captioner: pictures in, what a multimodal language model says of each out.
+
+The columns of the item table that hold captions, and which of them are a person's.
+
+- `caption`: the text that people read and may edit;
+- `caption_attributes`: the attributes as the model gave them, as JSON;
+- `caption_machine`: the caption as it was made; where `caption` differs from it, a person has edited it;
+- `caption_key`: a hash of the picture's content and of the captioner's identity, so that a change of either is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lirdrec.data.schema import ITEM
+from lirdrec.features.sources import KEY_BYTES, ItemRows
+
+SIDE = 1024  # pixels: longer pictures are made smaller before a model sees them
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one picture.
+
+    Attributes:
+        text: what the model said, as it said it; None where there is a problem.
+        problem: why there is no answer, as one sentence.
+        picture: whether the problem lies in the file of the picture; no model was asked then.
+        passing: whether the same picture may go well another time (the server was in trouble).
+        tokens_in, tokens_out: of prompt with picture, and of the answer; None where unknown.
+        seconds: that the model took for it, its share of a batch included; loading and waiting left out.
+    """
+
+    text: str | None
+    problem: str | None = None
+    picture: bool = False
+    passing: bool = False
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    seconds: float | None = None
+
+
+class Captioner(ABC):
+    """Describes pictures by one prompt. Cheap to construct; loads and connects at its first use.
+
+    Attributes:
+        model: its name, for people; what decides is `identity`.
+        prompt: what is asked of every picture.
+        concurrency: pictures that are worked on at once, each in its own time.
+        remote: whether pictures leave this machine, and may cost money.
+    """
+
+    model: str
+    prompt: str
+    concurrency: int = 1
+    remote: bool = False
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """All that decides the answers, JSON-able: model, prompt, precision, limits. No path, address or key."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where the model runs, for people."""
+
+    @abstractmethod
+    def answers(self, pictures: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
+        """(place, answer) of each picture, as they are ready.
+
+        Raises:
+            LirdrecError: no picture can go well: the model cannot be loaded, the server is not there, the key is wrong.
+        """
+
+    def caption(self, pictures: Sequence[Path]) -> list[Answer]:
+        """The answers in the order of the pictures."""
+        found = dict(self.answers(pictures))
+        return [found[place] for place in range(len(pictures))]
+
+
+CAPTION, ATTRIBUTES, MACHINE, KEY = COLUMNS = ("caption", "caption_attributes", "caption_machine", "caption_key")
+
+
+def read_columns(rows: ItemRows) -> pl.DataFrame:
+    """`item` and the four columns of all items; null where the table has none of them."""
+    there = tuple(name for name in COLUMNS if name in rows.schema)
+    table = rows.read(0, len(rows), (ITEM, *there))
+    return table.select(
+        ITEM,
+        *(pl.col(name).cast(pl.String) if name in there else pl.lit(None, pl.String).alias(name) for name in COLUMNS),
+    )
+
+
+def edited(table: pl.DataFrame) -> pl.Series:
+    """`(I,)` bool: the captions that a person wrote or changed (emptied ones too)."""
+    return table.select((pl.col(CAPTION).fill_null("") != pl.col(MACHINE).fill_null("")).alias("edited")).to_series()
+
+
+def captioned(table: pl.DataFrame) -> pl.Series:
+    """`(I,)` bool: the items with a caption."""
+    return table.select((pl.col(CAPTION).fill_null("").str.strip_chars() != "").alias("captioned")).to_series()
+
+
+def caption_key(picture: bytes, identity: Mapping[str, Any]) -> str:
+    """The hash that a caption of this picture by this captioner has: 32 hexadecimal digits.
+
+    Args:
+        picture: the hash of the picture's content.
+        identity: the captioner's.
+    """
+    hashed = hashlib.blake2b(picture, digest_size=KEY_BYTES)
+    hashed.update(json.dumps(dict(identity), sort_keys=True, ensure_ascii=False).encode())
+    return hashed.hexdigest()

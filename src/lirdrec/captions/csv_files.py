@@ -1,0 +1,73 @@
+"""Captions out into a CSV file that a person edits, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from lirdrec.captions.captioner import CAPTION, MACHINE, read_columns
+from lirdrec.captions.parsing import clean
+from lirdrec.data.ids import count
+from lirdrec.data.schema import ITEM
+from lirdrec.data.tables import read_table
+from lirdrec.data.transaction import settle
+from lirdrec.errors import DataError
+from lirdrec.features.sources import IMAGE, ItemRows
+from lirdrec.features.writer import set_item_columns
+from lirdrec.files.atomic import atomic_write
+from lirdrec.files.manifest import refuse_inside
+
+
+def export_captions(folder: str | Path, path: str | Path) -> int:
+    """Write `item`, title and picture where there are such, `caption` and `caption_machine`; gives the number of items.
+
+    Raises:
+        DataError: the dataset has no captions yet.
+        RunFolderError: the file cannot be written.
+    """
+    refuse_inside(path)
+    settle(folder)
+    rows = ItemRows(folder)
+    if CAPTION not in rows.schema:
+        raise DataError(
+            f"{folder}: has no captions of its {count(len(rows), 'item')} yet; make them with lirdrec caption"
+        )
+    shown = [name for name in ("title", "name", IMAGE) if name in rows.schema]
+    table = rows.read(0, len(rows), (ITEM, *shown))
+    captions = read_columns(rows)
+    table = table.with_columns(captions[CAPTION], captions[MACHINE])
+    with atomic_write(path) as temporary:
+        table.write_csv(temporary)
+    return table.height
+
+
+def import_captions(folder: str | Path, path: str | Path) -> int:
+    """Take the captions of a CSV, TSV or Parquet file with the columns `item` and `caption`; gives how many changed.
+
+    The dataset may have none yet: then these are a person's. Items that the file lacks keep theirs. An empty cell
+    empties a caption; the machine does not fill it again.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, or has an unknown or repeated item; nothing is changed then.
+    """
+    settle(folder)
+    rows = ItemRows(folder)
+    table = read_table(path)
+    table.need([ITEM, CAPTION])
+    old = read_columns(rows)
+    ids = table.frame[ITEM].cast(old[ITEM].dtype, strict=False)
+    if (bad := ids.is_null() | ~ids.is_in(old[ITEM].implode()).fill_null(False)).any():
+        raise DataError(
+            f"{path}, {table.at(bad)}: no item of {folder} is called {table.frame[ITEM].filter(bad)[0]!r};"
+            " nothing was imported"
+        )
+    if (bad := ids.is_duplicated() & ~ids.is_first_distinct()).any():
+        raise DataError(f"{path}, {table.at(bad)}: the item {ids.filter(bad)[0]} occurs twice; nothing was imported")
+    captions = [clean(text or "", keep_lines=True) for text in table.frame[CAPTION].cast(pl.String)]
+    new = pl.DataFrame({ITEM: ids, CAPTION: captions})
+    before = new.select(ITEM).join(old, on=ITEM, how="left", maintain_order="left")[CAPTION].fill_null("")
+    new = new.filter(new[CAPTION] != before)
+    if new.height:
+        set_item_columns(folder, new)
+    return new.height

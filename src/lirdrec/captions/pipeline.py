@@ -1,0 +1,195 @@
+"""Captions for a prepared dataset: each answer is sealed as it comes; at the end they become columns of its items."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lirdrec.captions.captioner import CAPTION, Answer, Captioner, captioned, edited, read_columns
+from lirdrec.captions.parsing import clean, read_answer
+from lirdrec.captions.plan import look
+from lirdrec.captions.prompt import Attributes
+from lirdrec.captions.results import UNUSABLE, note, results
+from lirdrec.data.schema import ITEM
+from lirdrec.data.transaction import dataset_lock, settle
+from lirdrec.errors import TrainingError
+from lirdrec.features.sources import IMAGE, ItemRows, PictureSource
+from lirdrec.features.writer import set_item_columns
+from lirdrec.files.locks import folder_lock
+from lirdrec.files.shards import Shards, forget
+
+WORK = Path("work", "caption")
+TOO_MANY = 16  # answers in a row that are of no use: then it is not the pictures' fault
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        written: items that got a new caption.
+        captions: items that have one now.
+        edited: items whose caption is a person's.
+        problems: items that should have got one and did not; `captions.problems.csv` says why.
+        waiting: pictures that are still to be done.
+        tokens_in, tokens_out: of all answers, as far as the model told.
+    """
+
+    written: int
+    captions: int
+    edited: int
+    problems: int
+    waiting: int
+    tokens_in: int
+    tokens_out: int
+
+
+@contextlib.contextmanager
+def captioning(
+    folder: str | Path,
+    captioner: Captioner,
+    attributes: Attributes,
+    *,
+    column: str = IMAGE,
+    images: str | Path | None = None,
+    restart: bool = False,
+    overwrite_edited: bool = False,
+) -> Iterator[Captioning]:
+    """Open the captioning of a dataset for this process alone. What was sealed is there again the next time.
+
+    Args:
+        folder: a prepared dataset.
+        captioner: who describes the pictures.
+        attributes: what its prompt asks for.
+        column: of the item table, with the path of each item's picture.
+        images: the folder that the paths start from; by default the one that `lirdrec prepare` noted.
+        restart: forget unfinished work, of whatever captioner.
+        overwrite_edited: replace captions that people wrote or changed, too.
+
+    Raises:
+        RunFolderError: no prepared dataset, or another process is at it.
+        ConfigError: there is unfinished work of another captioner, or the captioner cannot be used.
+        DataError: the pictures are not there.
+    """
+    folder = Path(folder)
+    settle(folder)
+    source = PictureSource(folder, column, images)
+    with folder_lock(folder / WORK, lambda who: f"{folder}: is being captioned already{who}; wait for it", tidy=True):
+        job = Captioning(folder, captioner, attributes, source, restart, overwrite_edited)
+        try:
+            yield job
+        finally:
+            job.tidy()
+    with contextlib.suppress(OSError):  # other work may lie there
+        (folder / WORK).parent.rmdir()
+
+
+class Captioning:
+    """The captions of one dataset by one captioner; opened by `captioning`.
+
+    Attributes:
+        survey: what was to be done at the beginning.
+        captioner: who does it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        captioner: Captioner,
+        attributes: Attributes,
+        source: PictureSource,
+        restart: bool,
+        overwrite_edited: bool,
+    ):
+        self.folder, self.captioner = folder, captioner
+        self._attributes, self._names = attributes, list(attributes.attributes)
+        self._table = read_columns(source.rows)
+        identity = captioner.identity
+        self.survey = look(source, self._table, identity, overwrite_edited)
+        if restart:
+            forget(folder / WORK)
+        # one shard an item, so that no answer is ever lost or paid twice
+        self._shards = Shards(folder / WORK, {"captions": dict(identity)}, len(source), shard_rows=1)
+        pending = set(self._shards.pending())
+        facts = ((index, self._shards.facts(index)) for index in range(len(self._shards)) if index not in pending)
+        self._sealed = {str(one.get("key")): index for index, one in facts}
+        self._failed: dict[str, str] = {}
+        self._useless = 0
+
+    def waiting(self) -> list[str]:
+        """The keys of the pictures that the model is still to be asked about."""
+        return self.survey.waiting({**self._sealed, **self._failed})
+
+    def work(self, limit: int | None = None, told: Callable[[Answer], None] = lambda answer: None) -> None:
+        """Ask for captions that are missing; each answer is sealed when it comes.
+
+        Args:
+            limit: pictures to ask about at most.
+            told: gets each answer.
+
+        Raises:
+            TrainingError: the server is not there (any more), or so many answers in a row were of no use that
+                something must be wrong. What was sealed stays.
+        """
+        keys = self.waiting()[:limit]
+        for place, answer in self.captioner.answers([self.survey.wanted[key].path for key in keys]):
+            told(answer)
+            self._keep(keys[place], answer)
+
+    def finish(self) -> Outcome:
+        """Write the captions into the item table and remove the unfinished work.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        made = results(self.survey, self._table, self._facts, self._failed, self._names)
+        with dataset_lock(self.folder):
+            now = read_columns(ItemRows(self.folder))
+            # a caption that a person changed while the model was asked stays
+            changed = now.filter(now[CAPTION].fill_null("") != self._table[CAPTION].fill_null(""))[ITEM]
+            columns = made.columns.filter(~made.columns[ITEM].is_in(changed.implode()))
+            if columns.height:
+                set_item_columns(self.folder, columns)
+        table = read_columns(ItemRows(self.folder))
+        counts = (int(captioned(table).sum()), int(edited(table).sum()), len(made.problems))
+        entry = {
+            "model": self.captioner.model,
+            **self.captioner.identity,
+            "attributes": dict(self._attributes.attributes),
+            **dict(zip(("captions", "edited", "problems"), counts, strict=True)),
+        }
+        note(self.folder, entry, made.problems, table[ITEM])
+        left = len(self.waiting())
+        self._shards.discard()
+        return Outcome(made.columns.height, *counts, left, made.tokens_in, made.tokens_out)
+
+    def tidy(self) -> None:
+        """Leave no folder behind where nothing is kept in it."""
+        if not self._sealed:
+            self._shards.discard()
+
+    def _facts(self, key: str) -> dict[str, Any] | None:
+        return self._shards.facts(self._sealed[key]) if key in self._sealed else None
+
+    def _keep(self, key: str, answer: Answer) -> None:
+        text = None if answer.text is None else clean(answer.text, keep_lines=True)
+        if answer.picture or answer.passing:  # to be tried again by the next run
+            self._failed[key] = answer.problem or UNUSABLE
+        else:
+            index = self.survey.wanted[key].rows[0]
+            facts: dict[str, Any] = {"key": key, "text": text, "problem": answer.problem}
+            facts |= {"tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out}
+            self._shards.seal(index, {}, facts)
+            self._sealed[key] = index
+        if answer.picture:
+            return
+        self._useless = 0 if text and read_answer(text, self._names) else self._useless + 1
+        if self._useless >= TOO_MANY:
+            last = answer.problem or f"{UNUSABLE}: {' '.join((text or '').split())[:120]!r}"
+            raise TrainingError(
+                f"{self.captioner.model}: {TOO_MANY} pictures in a row without a caption, the last one because {last};"
+                " what is done is kept: mend that, then the same command goes on"
+            )

@@ -1,0 +1,93 @@
+"""`lirdrec push | pull`: prepared datasets and runs to and from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lirdrec.cli.output import console, settings
+from lirdrec.cli.prepare import next_command
+
+RepositoryArgument = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository.", show_default=False)]
+EndpointOption = Annotated[
+    str | None, typer.Option("--endpoint", help="Address of another hub (default: HF_ENDPOINT, or huggingface.co).")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(push)
+    app.command()(pull)
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset or a run folder.")],
+    repository: RepositoryArgument,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="mit, cc-by-4.0, other …, where the data do not say.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Everyone may see it (default: only you).")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="A branch (default: main).")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="What to call this version.")] = None,
+    no_metrics: Annotated[bool, typer.Option("--without-metrics", help="No figures on the card of a run.")] = False,
+    no_features: Annotated[
+        bool, typer.Option("--without-features", help="A run without its features: smaller, but takes no new items.")
+    ] = False,
+    endpoint: EndpointOption = None,
+) -> None:
+    """Put a prepared dataset or a run onto the Hugging Face hub, with a card that describes it.
+
+    \b
+      lirdrec push runs/first me/films --licence mit
+      lirdrec push mydata me/films --public --licence cc-by-4.0
+
+    Private unless you say --public. The folder's checksums are compared first; paths of this machine are left out.
+    Log in once with `hf auth login`, or set HF_TOKEN.
+    """
+    from lirdrec.hub import push as send
+
+    address = send(
+        folder,
+        repository,
+        private=not public,
+        licence=licence,
+        revision=revision,
+        message=message,
+        metrics=not no_metrics,
+        features=not no_features,
+        endpoint=endpoint,
+        progress=_progress(),
+    )
+    console().print(f"{folder} is at {address}", markup=False, soft_wrap=True)
+
+
+def pull(
+    repository: RepositoryArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit (default: main).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
+    endpoint: EndpointOption = None,
+) -> None:
+    """Get a prepared dataset or a run from the Hugging Face hub, verified before it is used.
+
+    \b
+      lirdrec pull me/films --output runs/films
+      lirdrec pull datasets/me/films --output mydata
+
+    Where a run and a dataset have the same name, datasets/OWNER/NAME is the dataset. An interrupted pull goes on where
+    it was; without a connection the hub's cache is enough.
+    """
+    from lirdrec.hub import pull as get
+    from lirdrec.recommender.run_folder import is_run
+
+    folder = get(repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=_progress())
+    then = shlex.join(["lirdrec", "recommend", str(folder), "--all"]) if is_run(folder) else next_command(folder)
+    console().print(f"{repository} is in {folder}. Next: {then}", markup=False, soft_wrap=True)
+
+
+def _progress() -> bool:
+    return not settings.quiet and sys.stderr.isatty()

@@ -1,0 +1,396 @@
+"""`lirdrec prepare | inspect`: files become a prepared dataset, and what is in one, or in a run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lirdrec.cli.display import show_dataset, show_differences, show_run, show_undescribed
+from lirdrec.cli.output import JsonOption, console, print_json, whole_number
+from lirdrec.errors import ConfigError
+from lirdrec.option_names import flag
+
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
+    from lirdrec.data.readers.detect import Kind
+
+FEW_ITEMS = 20_000  # EASE inverts a matrix of all of them: 3 GB
+PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles")  # options without a flag
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(prepare)
+    app.command()(inspect)
+
+
+def prepare(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
+    source: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A table: a file (CSV, Parquet, JSON lines …), several, a folder of parts, or a pattern in quotes. Or"
+            " a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or LightGCN.",
+            show_default=False,
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Column of user ids.")] = None,
+    item: Annotated[str | None, typer.Option("--item", help="Column of item ids.")] = None,
+    rating: Annotated[str | None, typer.Option("--rating", help="Column of ratings.")] = None,
+    min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep ratings of this and more.")] = None,
+    timestamp: Annotated[str | None, typer.Option("--timestamp", help="Column of times.")] = None,
+    time_format: Annotated[
+        str | None,
+        typer.Option("--time-format", metavar="FORMAT", help="How times are written, such as '%d/%m/%Y %H:%M'."),
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option("--separator", help="Between values: ';', tab, '::' … Found by itself by default.")
+    ] = None,
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The first line holds values, not names; give --columns.")
+    ] = False,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="NAME,…", help="With --no-header: user,item,rating,timestamp …")
+    ] = None,
+    items_columns: Annotated[
+        str | None, typer.Option("--items-columns", metavar="NAME,…", help="Names of --items that has no header.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of text files that are not UTF-8: cp1252, latin-1, gb18030 …")
+    ] = None,
+    bad_rows: Annotated[
+        str | None,
+        typer.Option(
+            "--bad-rows",
+            metavar="error|skip",
+            help="Rows that lack an id, a rating or a time, or have a wrong number of values: stop, or leave them out.",
+        ),
+    ] = None,
+    string_ids: Annotated[bool, typer.Option("--string-ids", help="Keep ids as strings.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="COLUMN=VALUE[,VALUE]",
+            help="Keep rows with one of these values: event=transaction; may be repeated.",
+        ),
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option("--train", metavar="FILE", help="Instead of SOURCE: a split in files of its own.")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option("--validation", metavar="FILE", help="With --train.")] = None,
+    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="With --train.")] = None,
+    items: Annotated[Path | None, typer.Option("--items", help="Table with a row per item: title, price, …")] = None,
+    items_id: Annotated[
+        str | None,
+        typer.Option("--items-id", metavar="COLUMN", help="Column of item ids in --items (default: --item)."),
+    ] = None,
+    title: Annotated[
+        str | None,
+        typer.Option("--title", metavar="COLUMN", help="Column of titles in --items (default: title, name, titel …)."),
+    ] = None,
+    unknown_items: Annotated[
+        str | None,
+        typer.Option("--unknown-items", help="Interactions of items that --items lacks: error, drop or keep."),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors, .parquet or .csv; may be repeated."
+        ),
+    ] = None,
+    unknown_features: Annotated[
+        str | None, typer.Option("--unknown-features", help="Feature rows of ids that are no items: error or drop.")
+    ] = None,
+    vectors: Annotated[
+        list[str] | None,
+        typer.Option("--vectors", metavar="COLUMN", help="Of RecBole: a float_seq column that is a feature matrix."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of pictures: ITEM.jpg, .png, …, or see --image-column.")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option("--image-column", help="Column of the item table with the picture's path.")
+    ] = None,
+    metadata: Annotated[Path | None, typer.Option("--metadata", help="Of Amazon reviews: the products.")] = None,
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Of Amazon reviews: leave out lines that are no record.")
+    ] = False,
+    drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
+    k_core: Annotated[
+        int | None, typer.Option("--k-core", help="Keep users and items with K pairs or more.", callback=whole_number())
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels.",
+        ),
+    ] = None,
+    held_out: Annotated[float | None, typer.Option("--held-out", help="Share for valid and test together.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the split.", callback=whole_number())] = None,
+    published: Annotated[
+        str | None,
+        typer.Option("--published", metavar="NAME", help="Prepare as a published dataset was, and check its counts."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What to call the dataset (default: as the folder).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Turn interactions, an item table and feature files into a prepared dataset: one folder, whole or not at all.
+
+    \b
+      lirdrec prepare ratings.csv --user userId --item movieId --rating rating --min-rating 4 \\
+          --items movies.csv --features text=text.npz --k-core 5 --output mydata
+      lirdrec prepare ml-latest-small --images posters --min-rating 4 --output films
+      lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --published baby --output baby
+      lirdrec prepare sales.csv --items shop.csv --images photos --image-column photo --output shop
+      lirdrec prepare tiktok/ --output prepared/tiktok
+      lirdrec prepare u.data --no-header --columns user,item,rating,timestamp --timestamp timestamp --output films
+      lirdrec prepare 'log-*.csv.gz' --bad-rows skip --output clicks
+      lirdrec prepare events.jsonl --user visitor --item product.id --only type=purchase --output shop
+      lirdrec prepare --train train.csv --validation valid.csv --test test.csv --output mydata
+    """
+    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"--output {output}: has something in it; choose another folder or give --overwrite")
+    options: dict[str, Any] = {
+        "user": user,
+        "item": item,
+        "rating": rating,
+        "min_rating": min_rating,
+        "timestamp": timestamp,
+        "time_format": time_format,
+        "separator": separator,
+        "header": False if no_header else None,
+        "columns": _names(columns),
+        "items_columns": _names(items_columns),
+        "encoding": encoding,
+        "bad_rows": bad_rows,
+        "string_ids": string_ids or None,
+        "only": named_values(only) if only else None,
+        "train": train,
+        "validation": validation,
+        "test": test,
+        "vectors": vectors,
+        "without_features": "drop" if drop else None,
+        "k_core": k_core,
+        "split": split,
+        "held_out": held_out,
+        "seed": seed,
+        "items": items,
+        "items_id": items_id,
+        "title": title,
+        "unknown_items": unknown_items,
+        "unknown_features": unknown_features,
+        "images": images,
+        "image_column": image_column,
+        "metadata": metadata,
+        "bad_lines": "skip" if skip_bad_lines else None,
+        "features": dict(named_file(one) for one in features) if features else None,
+        "name": name,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    dataset = _read(source[0] if source and len(source) == 1 else source or None, given, published)
+    if name is None:
+        dataset = replace(dataset, name=output.resolve().name or dataset.name)
+    differences = None
+    if published is not None:
+        from lirdrec.data.benchmarks import check
+
+        differences = check(dataset, published)
+    dataset.save(output, overwrite=overwrite)
+    figures = _figures(dataset)
+    if json:
+        return print_json(figures if differences is None else figures | {"differences_from_published": differences})
+    show_dataset(figures)
+    if _undescribed(figures):
+        show_undescribed(_undescribed(figures))
+    if differences is not None:
+        show_differences(str(published), differences)
+    console().print(f"Written to {output}. Next: {_next(figures, output)}", markup=False, soft_wrap=True)
+
+
+def inspect(
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset, what prepare reads, or a run folder.")
+    ],
+    verify: Annotated[bool, typer.Option("--verify", help="Compare the checksums of all files.")] = False,
+    modality: Annotated[
+        str | None, typer.Option("--modality", metavar="NAME", help="Look at one feature matrix and its neighbours.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="With --modality: write a page.")] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", help="With --modality: which items are drawn.", callback=whole_number(0))
+    ] = 0,
+    device: Annotated[str, typer.Option("--device", help="Of a run: where a step is timed (cpu, cuda, mps).")] = "cpu",
+    json: JsonOption = False,
+) -> None:
+    """What is in a dataset (counts, splits, modalities, degrees, memory to train), or in a run (sizes, cost of a step).
+
+    \b
+      lirdrec inspect mydata
+      lirdrec inspect runs/first
+      lirdrec inspect mydata --modality image --html image.html
+    """
+    from lirdrec.data.dataset import Dataset
+    from lirdrec.recommender.run_folder import is_run
+
+    if modality is not None:
+        from lirdrec.features.inspection.matrix import look, show
+
+        looked = look(dataset, modality, html, seed)
+        return print_json(looked) if json else show(console(), looked)
+    if html is not None:
+        raise ConfigError("--html: shows one feature matrix; name it with --modality")
+    if is_run(dataset):
+        from lirdrec.recommender.summary import summarise_run
+
+        facts = summarise_run(dataset, device, verify)
+        return print_json(facts) if json else show_run(dataset, facts)
+    figures = _figures(Dataset.load(dataset, verify=True) if verify else _read(dataset, {}))
+    if json:
+        return print_json(figures)
+    show_dataset(figures)
+
+
+def _figures(dataset: Dataset) -> dict[str, Any]:
+    from lirdrec.data.images import described
+    from lirdrec.data.summary import summarise
+
+    return summarise(dataset) | described(dataset)
+
+
+def next_command(folder: Path) -> str:
+    """The command that most people want with a prepared dataset."""
+    from lirdrec.data.dataset import Dataset
+
+    return _next(_figures(Dataset.load(folder)), folder)
+
+
+def _next(figures: dict[str, Any], folder: Path) -> str:
+    """The command that most people want after `prepare`; it works on this dataset."""
+    from lirdrec.features.template import default_template
+
+    if figures["modalities"]:
+        return shlex.join(["lirdrec", "train", str(folder)])
+    words = ["lirdrec", "features", str(folder)]
+    # a template cannot name a column with braces
+    texts = {name: number for name, number in figures["texts"].items() if not set(name) & set("{}")}
+    if texts:
+        words += ["--text", "hashed"]
+        try:
+            default_template(texts)
+        except ConfigError:
+            words += ["--text-template", f"{{{max(texts, key=lambda name: texts[name])}}}"]
+    if figures["pictures"]:
+        words += ["--image", "descriptor"]
+    if len(words) > 3:
+        return shlex.join([*words, "--drop-without-features"] if _undescribed(figures) else words)
+    # without anything to learn from but who took what: exact and fast, as long as a matrix of all items is small
+    model = "ease" if figures["items"] <= FEW_ITEMS else "lightgcn"
+    return shlex.join(["lirdrec", "train", str(folder), "--model", model])
+
+
+def _undescribed(figures: Mapping[str, Any]) -> int:
+    """How many items the item table lacks, so that they have no features as long as no matrix is given."""
+    kept = figures["info"].get("preparation", {}).get("unknown_items_kept", 0)
+    return 0 if figures["modalities"] else kept
+
+
+def _names(listed: str | None) -> list[str] | None:
+    """The names of a list that commas separate."""
+    return None if listed is None else [name.strip() for name in listed.split(",")]
+
+
+def _read(source: str | Path | list[Path] | None, options: dict[str, Any], published: str | None = None) -> Dataset:
+    from lirdrec.data.readers import kind_of, read_any, read_raw
+
+    if source is None or "train" in options:
+        return _read_split(source, options, published)
+    recommended: Mapping[str, Any] = {}
+    if published is not None:
+        from lirdrec.data.benchmarks import recipe
+
+        recommended = recipe(published).options
+    kind = kind_of(source, options)
+    if kind != "prepared":  # of that one no option means anything, and the reader says so
+        _check_options(source, kind, options)
+    if kind == "amazon" and "features" in options:  # their form: ids and 4,096 numbers
+        options = {**options, "image_features": options["features"]["image"]}
+        del options["features"]
+    if kind not in ("mmrec", "prepared"):  # those are split already; of them only the counts are checked
+        options = {**recommended, **options}
+    if options or kind == "table" or isinstance(source, list):
+        return read_raw(source, **options)
+    return read_any(source)
+
+
+def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, Any], published: str | None) -> Dataset:
+    """The dataset of --train, --validation and --test."""
+    from lirdrec.data.readers import read_raw
+
+    if "train" not in options:
+        raise ConfigError("there is nothing to read: name a SOURCE, or the files of a split (--train FILE --test FILE)")
+    if source is not None:
+        raise ConfigError(f"--train: {source} is a source of its own; give one of them")
+    if "test" not in options:
+        raise ConfigError("--train: needs --test FILE, and should have --validation FILE")
+    for option in ("metadata", "bad_lines", "vectors"):
+        if option in options:
+            raise ConfigError(f"{flag(option)}: says nothing about the files of a split")
+    if published is not None:
+        raise ConfigError("--published: prepares a dataset as published, with a split of its own; leave it out")
+    return read_raw(**options)
+
+
+def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping[str, Any]) -> None:
+    """Refuse, by its name on the command line, what the reader of this kind of source does not take."""
+    from lirdrec.data.readers.detect import WORDS, options_of
+
+    known = {*options_of(kind), "images", "image_column"}
+    if kind == "amazon":
+        known = (known | {"features"}) - {"user", "item", "rating", "items", "timestamp", "only"}
+        known -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and pictures are taken by id
+        if other := sorted(set(options.get("features", ())) - {"image"}):
+            raise ConfigError(
+                f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
+                f" features; add others later: lirdrec features DATASET --add {other[0]}=FILE"
+            )
+    for option in options:
+        if option in known:
+            continue
+        if kind == "mmrec":
+            inter = min(Path(str(source)).glob("*.inter"))
+            raise ConfigError(
+                f"{flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
+                f" to prepare it in another way, name its table: lirdrec prepare {inter} --user userID --item itemID …"
+            )
+        takes = ", ".join(sorted(flag(one) for one in known.difference(PYTHON_ONLY)))
+        raise ConfigError(f"{flag(option)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
+
+
+def named_values(texts: list[str]) -> dict[str, list[str]]:
+    """COLUMN=VALUE,VALUE of --only as column → values; raises a ConfigError if one is not written so."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        column, equals, values = text.partition("=")
+        if not equals or not column.strip() or not values:
+            raise ConfigError(f"--only {text}: write it as COLUMN=VALUE, for instance --only event=transaction")
+        found.setdefault(column.strip(), []).extend(values.split(","))
+    return found
+
+
+def named_file(text: str, option: str = "--features") -> tuple[str, Path]:
+    """NAME=FILE as a pair; raises a ConfigError if it is not one."""
+    name, equals, file = text.partition("=")
+    if not equals or not name or not file:
+        raise ConfigError(f"{option} {text}: write it as NAME=FILE, for instance {option} image=image.npy")
+    return name, Path(file)

@@ -1,0 +1,232 @@
+"""Frozen dataclasses as the one form of configuration: from mappings, TOML and `key=value`; unknown keys are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import numbers
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lirdrec.errors import ConfigError
+from lirdrec.files.checks import read_text, status
+from lirdrec.option_names import argument, called
+
+C = TypeVar("C")
+LARGEST = 2**63 - 1  # what a tensor's whole number can hold
+LONGEST_SHOWN = 100  # characters of a wrong value in a message
+
+
+def field_docs(config_type: type) -> dict[str, str]:
+    """Name → one-line meaning of each field, from the `doc` entry of the field's metadata."""
+    return {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(config_type)}
+
+
+def option(default: Any, doc: str) -> Any:
+    """A dataclass field with its default and its documentation (used by `--help` and the reference)."""
+    if isinstance(default, (dict, list)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
+    return dataclasses.field(default=default, metadata={"doc": doc})
+
+
+def option_named(name: str, *values: str) -> str:
+    """An option of preparation in a message, with the values to choose from, as the person would write it."""
+    return " or ".join(argument(name, value) for value in values) if values else called(name)
+
+
+def make(
+    config_type: type[C],
+    values: Mapping[str, Any],
+    where: str = "the configuration",
+    label: Callable[[str], str] | None = None,
+) -> C:
+    """Build `config_type` from a mapping, with types checked and converted.
+
+    Args:
+        config_type: a frozen dataclass.
+        values: by the names of its fields.
+        where: what messages begin with.
+        label: what a message about a value begins with, from the name of the field; by default `where` and the name.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest known key is offered) or a value has the wrong type or range.
+    """
+    hints = typing.get_type_hints(config_type)
+    known = list(field_docs(config_type))
+    for key in values:
+        if key not in known:
+            hint = nearest(key, known, f"known keys: {', '.join(known)}")
+            raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+    label = label or (lambda key: f"{where}: '{key}'")
+    converted = {key: _convert(value, hints[key], label(key)) for key, value in values.items()}
+    return config_type(**converted)
+
+
+def checked(config_type: type[C]) -> type[C]:
+    """A class decorator, below `dataclass`: the types of all fields are checked, and converted as `make` does.
+
+    The check comes before the class's own `__post_init__`, which may then compare values. So the same mistake gives the
+    same sentence whether the configuration was made in Python, from a file or by `--set`.
+
+    Raises:
+        ConfigError: when an instance is made with a value of the wrong type; names the class and the field.
+    """
+    own = getattr(config_type, "__post_init__", None)
+
+    def check(self: Any) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            given = getattr(self, field.name)
+            value = _convert(given, hints[field.name], f"{type(self).__name__}: '{field.name}'")
+            if value is not given:
+                object.__setattr__(self, field.name, value)
+        if own is not None:
+            own(self)
+
+    config_type.__post_init__ = check  # type: ignore[attr-defined]  # dataclasses call it
+    return config_type
+
+
+def at_least(config: Any, minimum: int, *names: str) -> None:
+    """Check fields of a configuration, for its `__post_init__`.
+
+    Raises:
+        ConfigError: one of the fields `names` is below `minimum`, or not a number.
+    """
+    for name in names:
+        if not getattr(config, name) >= minimum:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be {minimum} or more")
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The end of a sentence about an unknown name: the known one that it looks like, or else `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean '{near[0]}'?" if near else otherwise
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain JSON-able values (tuples become lists)."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
+    }
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """`["n_layers=3", "init=xavier"]` → `{"n_layers": 3, "init": "xavier"}`; values are TOML, bare words are strings.
+
+    "text,image" is a bare word too; `make` takes it apart where a list is wanted.
+
+    Raises:
+        ConfigError: an entry has no `=` or no key.
+    """
+    values: dict[str, Any] = {}
+    for entry in assignments:
+        key, equals, text = entry.partition("=")
+        key, text = key.strip(), text.strip()
+        if not equals or not key:
+            raise ConfigError(f"--set {entry!r}: write it as key=value, for instance --set n_layers=3")
+        values[key] = None if text.lower() in ("none", "null") else _parsed(text, f"--set {key}")
+    return values
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file as a mapping.
+
+    Raises:
+        ConfigError: the file is missing, not UTF-8, or not TOML (with the line).
+    """
+    if status(path, ConfigError) is None:
+        raise ConfigError(f"{path}: no such configuration file")
+    return _loads(read_text(path, ConfigError), str(path))
+
+
+def _loads(text: str, where: str) -> dict[str, Any]:
+    """TOML as a mapping; a ConfigError begins with `where`."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{where}: is nested too deeply") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: cannot be read as TOML: {error}") from None
+    except ValueError as error:  # a number of thousands of digits, a 31st of February
+        fault = "a number has too many digits" if "integer string" in str(error) else str(error)
+        raise ConfigError(f"{where}: cannot be read as TOML: {fault}") from None
+
+
+def _parsed(text: str, where: str) -> Any:
+    """A value as TOML writes it; what is none is a bare word."""
+    try:
+        return _loads(f"value = {text}", where)["value"]
+    except ConfigError as error:
+        if isinstance(error.__context__, tomllib.TOMLDecodeError):
+            return text
+        raise
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        errors = []
+        for argument in (a for a in arguments if a is not type(None)):
+            try:
+                return _convert(value, argument, where)
+            except ConfigError as error:
+                errors.append(error)
+        raise errors[0]
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{where} is {_shown(value)}; choose one of {', '.join(map(repr, arguments))}")
+    if hint is Any:
+        return value
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        value = int(value)  # NumPy's whole numbers too
+        if abs(value) > LARGEST:
+            raise ConfigError(f"{where} is {_shown(value)}; whole numbers must be below 2^63 ({LARGEST + 1})")
+        return value
+    if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if type(value) is float:
+            return value
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where} is {_shown(value)}, which is too large") from None
+    if hint is str and isinstance(value, str):
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(v, arguments[0], where) for v in value)
+    if origin is tuple and isinstance(value, str) and all(one.strip() for one in value.split(",")):
+        each = [one.strip() for one in value.split(",")]
+        read = [one if arguments[0] is str else _parsed(one, where) for one in each]
+        return tuple(_convert(one, arguments[0], where) for one in read)
+    if (origin in (dict, Mapping) or hint is dict) and isinstance(value, Mapping):
+        return {str(k): _convert(v, arguments[1], where) if arguments else v for k, v in value.items()}
+    raise ConfigError(f"{where} is {_shown(value)}; it must be {_in_words(hint)}")
+
+
+def _shown(value: Any) -> str:
+    """A wrong value for a message, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no number of thousands of digits
+        return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else "something too large to show"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}… ({len(text):,} characters)"
+
+
+def _in_words(hint: Any) -> str:
+    """A type as a person would say it."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    if typing.get_origin(hint) is tuple:
+        element = typing.get_args(hint)[0]
+        return f"a list of {words.get(element, 'values').removeprefix('a ')}s with commas between them"
+    return words.get(hint, "a table of names and values")

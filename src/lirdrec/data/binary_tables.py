@@ -1,0 +1,115 @@
+"""Tables in binary formats: Parquet, Arrow (Feather), ORC and spreadsheets."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from lirdrec.data.compression import is_packed, read_bytes
+from lirdrec.data.delimited import check_names
+from lirdrec.data.file_types import ARROW_STREAM, ORC, PARQUET
+from lirdrec.data.frames import first_line
+from lirdrec.errors import DataError
+from lirdrec.memory import check_memory
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def read_columnar(path: Path, kind: str) -> pl.DataFrame:
+    """A file of a binary format as a frame; through pyarrow: on some damaged files polars aborts the whole process.
+
+    Args:
+        path: the file, perhaps compressed as a whole.
+        kind: which format, as `signatures.table_format` says.
+
+    Raises:
+        DataError: the file is damaged, does not fit into memory, or two of its columns have one name.
+    """
+    import pyarrow
+
+    read: Callable[[Any, Path], pyarrow.Table] = {
+        PARQUET: _parquet,
+        ORC: _orc,
+        ARROW_STREAM: _stream,
+    }.get(kind, _feather)
+    try:
+        columns = read(io.BytesIO(read_bytes(path)) if is_packed(path) else path, path)
+        check_names(columns.column_names, str(path))
+        columns = columns.rename_columns(columns.column_names).replace_schema_metadata(None)
+        columns.validate(full=True)
+        frame = pl.from_arrow(columns)
+    except DataError:
+        raise
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+    ) as error:
+        article = "an" if kind[0] in "AO" else "a"
+        raise DataError(f"{path}: damaged or not {article} {kind} file ({first_line(error)}); write it again") from None
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _parquet(source: Any, path: Path) -> pyarrow.Table:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(source) as file:
+        facts = file.metadata
+        size = sum(facts.row_group(at).total_byte_size for at in range(facts.num_row_groups))
+        check_memory(size, f"{path}: as a table", DataError)
+        return file.read()
+
+
+def _feather(source: Any, path: Path) -> pyarrow.Table:
+    import pyarrow.feather
+
+    check_memory(path.stat().st_size, f"{path}: as a table", DataError)
+    return pyarrow.feather.read_table(source, memory_map=False)
+
+
+def _stream(source: Any, path: Path) -> pyarrow.Table:
+    import pyarrow.ipc
+
+    check_memory(path.stat().st_size, f"{path}: as a table", DataError)
+    with pyarrow.ipc.open_stream(pyarrow.OSFile(str(source)) if isinstance(source, Path) else source) as stream:
+        return stream.read_all()
+
+
+def _orc(source: Any, path: Path) -> pyarrow.Table:
+    import pyarrow.orc
+
+    check_memory(path.stat().st_size, f"{path}: as a table", DataError)
+    return pyarrow.orc.ORCFile(source).read()
+
+
+def read_spreadsheet(path: Path) -> pl.DataFrame:
+    """The first sheet of a spreadsheet (Excel, OpenDocument) as a frame.
+
+    Raises:
+        DataError: the reader of spreadsheets is not installed, or the file is damaged.
+    """
+    if importlib.util.find_spec("fastexcel") is None:
+        raise DataError(
+            f"{path}: is a spreadsheet; install what reads them (pip install 'lirdrec[excel]'), or save its sheet as"
+            " CSV (UTF-8) and name that"
+        )
+    content = path.read_bytes()
+    check_memory(len(content), f"{path}: as a table", DataError)
+    try:
+        frame = pl.read_excel(content, infer_schema_length=None, drop_empty_rows=True, drop_empty_cols=True)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: damaged or not a spreadsheet ({first_line(error)}); save it as CSV") from None
+    except Exception as error:  # the types of fastexcel's errors are its own
+        if not type(error).__module__.startswith(("fastexcel", "_fastexcel")):
+            raise
+        raise DataError(f"{path}: damaged or not a spreadsheet ({first_line(error)}); save it as CSV") from None
+    return frame

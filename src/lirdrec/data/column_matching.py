@@ -1,0 +1,56 @@
+"""Which column is likely meant where none has the name that was asked for: by what it is called, and by its values."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+import polars as pl
+
+from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER
+
+OTHER_NAMES = {  # as people and public data sets call them, without case, blanks and underscores
+    USER: (
+        "user userid username uid userhash customer customerid custid client clientid visitor visitorid reviewer"
+        " reviewerid member memberid account accountid session sessionid reader readerid player steamid person personid"
+    ),
+    ITEM: (
+        "item itemid iid sku asin parentasin product productid article articleid movie movieid film filmid book bookid"
+        " isbn track trackid song songid artist artistid artistname video videoid business businessid game gameid appid"
+        " recipe recipeid news newsid ad adid listing listingid gmapid aid"
+    ),
+    RATING: "rating rate score stars star overall value bookrating",
+    TIMESTAMP: "timestamp time ts date datetime when unixtime unixreviewtime reviewtime createdat eventtime tdat",
+}
+
+
+def likely_column(asked: str, columns: Sequence[str]) -> str | None:
+    """The column likely meant by `asked`: the same but for case and underscores, a usual name, or a similar one."""
+    plain = {column: _plain(column) for column in columns}
+    for column, name in plain.items():
+        if name == _plain(asked):
+            return column
+    usual = next((names for text in OTHER_NAMES.values() if _plain(asked) in (names := text.split())), [])
+    known = [column for column, name in plain.items() if name in usual]
+    if known:
+        return min(known, key=lambda column: usual.index(plain[column]))
+    near = difflib.get_close_matches(asked, columns, n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
+def column_of_ids(frame: pl.DataFrame, ids: pl.Series) -> tuple[str, int] | None:
+    """The column that holds most of the distinct ids, and how many of them; None where no column holds half."""
+    wanted = ids.cast(pl.String).unique()
+    best: tuple[str, int] | None = None
+    for column in frame.columns:
+        if not (frame[column].dtype == pl.String or frame[column].dtype.is_integer()):
+            continue
+        held = int(wanted.is_in(frame[column].cast(pl.String).unique().implode()).sum())
+        if held * 2 >= len(wanted) and (best is None or held > best[1]):
+            best = column, held
+    return best
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()

@@ -1,0 +1,142 @@
+"""Files that may be compressed, recognized by their first bytes, never by their name; damage gets one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pyarrow
+
+from lirdrec.data.file_types import BZIP2, GZIP, LONGEST, XZ, ZIP, packing, refuse_archive
+from lirdrec.data.frames import first_line
+from lirdrec.errors import DataError, unreadable
+from lirdrec.files.checks import check_file
+from lirdrec.memory import free_memory, in_words
+
+PIECE = 16 << 20
+COPIES = 3  # of a text in memory while it becomes a table
+BESIDE = ("__MACOSX/", ".DS_Store", "desktop.ini", "Thumbs.db")  # what systems put into archives
+
+
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, unpacked if it is compressed; errors of reading inside the block become a DataError.
+
+    gzip, bzip2, xz, zstd and lz4 are unpacked, and zip archives of one file.
+
+    Raises:
+        DataError: the file is missing, empty, a folder, cut short or damaged; an archive of several files, or one that
+            is protected by a password; a 7z or RAR archive.
+    """
+    exists(path)
+    kind = packing(first_bytes(path))
+    refuse_archive(path, first_bytes(path))
+    try:
+        with contextlib.ExitStack() as stack:
+            yield _opened(path, kind, stack)
+    except EOFError:
+        raise DataError(
+            f"{path}: the {kind} file is cut short (it ends before its end mark); copy or download it again"
+        ) from None
+    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pyarrow.ArrowException) as error:
+        raise _damaged(path, kind, error) from None
+    except (RuntimeError, NotImplementedError) as error:
+        if kind != ZIP:
+            raise
+        raise DataError(f"{path}: the zip archive cannot be unpacked here ({first_line(error)}); unpack it") from None
+    except OSError as error:
+        if kind is not None and error.errno in (None, errno.EINVAL):  # of pyarrow, and of zip archives
+            raise _damaged(path, kind, error) from None
+        raise DataError(f"{path}: {unreadable(error)}") from None
+
+
+def _opened(path: Path, kind: str | None, stack: contextlib.ExitStack) -> BinaryIO:
+    if kind is None:
+        return stack.enter_context(path.open("rb"))
+    if kind == ZIP:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        return cast(BinaryIO, stack.enter_context(archive.open(_only_member(path, archive))))
+    if kind == GZIP:
+        return cast(BinaryIO, stack.enter_context(gzip.open(path)))
+    if kind == XZ:
+        return cast(BinaryIO, stack.enter_context(lzma.open(path)))
+    # Not Python's bz2, which takes a second stream that is damaged for the end of the file.
+    source = stack.enter_context(pyarrow.OSFile(str(path)))
+    stream = pyarrow.CompressedInputStream(source, {BZIP2: "bz2"}.get(kind, kind))
+    return cast(BinaryIO, io.BufferedReader(cast("io.RawIOBase", stack.enter_context(stream))))
+
+
+def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    members = [
+        one
+        for one in archive.infolist()
+        if not one.is_dir() and not one.filename.startswith(BESIDE) and not one.filename.endswith(BESIDE)
+    ]
+    if len(members) == 1:
+        return members[0]
+    named = ", ".join(one.filename for one in members[:5]) + (", …" if len(members) > 5 else "")
+    raise DataError(
+        f"{path}: the zip archive holds {len(members)} files ({named or 'none'}); unpack it (unzip {path.name})"
+        " and name the file or folder"
+    )
+
+
+def _damaged(path: Path, kind: str | None, error: Exception) -> DataError:
+    return DataError(f"{path}: the {kind} file is damaged ({first_line(error)}); copy or download it again")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole content of a file that is to become a table, unpacked if it is compressed.
+
+    A small compressed file can unpack to a thousand times its size; what does not fit is refused while it is unpacked.
+
+    Raises:
+        DataError: the file is missing, empty, a folder, cut short or damaged, or memory cannot hold its content.
+    """
+    free = free_memory()
+    most = None if free is None else free // COPIES
+    with open_bytes(path) as file:
+        if is_packed(path):
+            pieces: list[bytes] = []
+            size = 0
+            while most is None or size <= most:
+                if not (piece := file.read(PIECE)):
+                    return b"".join(pieces)
+                pieces.append(piece)
+                size += len(piece)
+            found = f"unpacks to more than {in_words(most)}"
+        else:
+            size = path.stat().st_size
+            if most is None or size <= most:
+                return file.read()
+            found = f"has {in_words(size)}"
+    raise DataError(
+        f"{path}: {found}, which becomes a table only in {COPIES} times as much memory, and {in_words(free or 0)} are"
+        " free; write it as Parquet, or read a part of it"
+    )
+
+
+def exists(path: Path) -> None:
+    """Raise a DataError unless `path` is a regular file that may be read, with something in it."""
+    check_file(path)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+
+
+def first_bytes(path: Path) -> bytes:
+    """The first bytes of the file as it lies on the disk."""
+    with path.open("rb") as file:
+        return file.read(LONGEST)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether the file is compressed."""
+    return packing(first_bytes(path)) is not None

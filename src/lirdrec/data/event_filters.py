@@ -1,0 +1,76 @@
+"""Which rows of a table of interactions count, by the values of its columns: purchases, not views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+from lirdrec.data.ids import count, describe_ids
+from lirdrec.data.tables import Table, select
+from lirdrec.errors import DataError
+
+
+def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
+    """The rows that have one of the values in each of the columns.
+
+    Values are compared as they are written: `1` is also the number 1 of a Parquet file, and `true` its truth; `007`
+    is another text than `7`.
+
+    Args:
+        table: with the columns.
+        only: column → a value, or several.
+
+    Raises:
+        DataError: there is no such column, or no row with one of the values; lists the values that there are.
+    """
+    table.need(list(only))
+    keep = pl.Series([True]).new_from_index(0, table.frame.height)
+    for column, wanted in only.items():
+        texts = {_written(one) for one in as_values(wanted)}
+        written = _as_written(table.frame[column])
+        holds = written.is_in(list(texts)).fill_null(False)
+        for text in sorted(texts):
+            if not (written == text).any():
+                counts = written.drop_nulls().value_counts(sort=True)
+                there = describe_ids(counts[written.name].to_list(), 8) or "nothing"
+                raise DataError(f"{table.where}: no row has {text!r} in column '{column}'; it holds {there}")
+        keep &= holds
+    if not keep.any():
+        raise DataError(f"{table.where}: no row has {in_words(only)}")
+    return select(table, keep)
+
+
+def as_values(wanted: Any) -> list[Any]:
+    """One value, or several, as a list."""
+    one = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
+    return [wanted] if one else list(wanted)
+
+
+def in_words(only: Mapping[str, Any]) -> str:
+    """`event=transaction, addtocart; country=de`."""
+    return "; ".join(f"{column}={', '.join(map(_written, as_values(wanted)))}" for column, wanted in only.items())
+
+
+def left_out(before: Table, after: Table, only: Mapping[str, Any]) -> str:
+    """How many rows stay, in words."""
+    return f"{before.where}: {count(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _as_written(column: pl.Series) -> pl.Series:
+    """Values as texts; floats that are whole numbers without their `.0`."""
+    if column.dtype.is_float():
+        whole = pl.when(pl.col(column.name) == pl.col(column.name).floor()).then(
+            pl.col(column.name).cast(pl.Int64, strict=False).cast(pl.String)
+        )
+        return column.to_frame().select(whole.otherwise(pl.col(column.name).cast(pl.String)))[column.name]
+    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
+        raise DataError(f"column '{column.name}' holds {column.dtype}, whose values cannot be compared with texts")
+    return column.cast(pl.String)

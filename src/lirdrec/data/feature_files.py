@@ -1,0 +1,273 @@
+"""Feature files: .npy, .npz with ids, .safetensors, or a table of ids and vectors; never anything pickled."""
+
+from __future__ import annotations
+
+import re
+import tokenize
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.compression import exists
+from lirdrec.data.features import as_floats, open_array
+from lirdrec.data.frames import first_line
+from lirdrec.data.ids import count
+from lirdrec.data.raw_ids import read_ids
+from lirdrec.data.tables import Table, read_table
+from lirdrec.errors import DataError
+from lirdrec.memory import check_memory
+
+ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movieId", "asin", "sku", "product_id")
+TABLES = (".parquet", ".pq", ".csv", ".tsv")
+COUNTED = re.compile(r"^(.*?)[0-9]+$")  # v0, v1, … or 0, 1, …: a vector with a number in each column
+
+# All that NumPy and zipfile raise on damaged files; found by damaging every byte of one.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    SyntaxError,
+    EOFError,
+    OSError,
+    OverflowError,
+    MemoryError,
+    SyntaxError,
+    RuntimeError,  # NotImplementedError included
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """What a feature file holds: `values` `(n, d)` float32 or float16, and the id of each row, if it says."""
+
+    values: np.ndarray
+    ids: pl.Series | None
+    where: str
+
+
+def read_features(
+    path: str | Path,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    *,
+    item_column: str | None = None,
+) -> FeatureFile:
+    """Read a feature file.
+
+    Args:
+        path: .npy (rows in the order of the items; memory-mapped), .npz or .safetensors (one matrix, and one list of
+            ids unless the rows are in the order of the items), .parquet, .csv or .tsv (a column of ids, and a column of
+            vectors or one column for each number of the vectors).
+        id_column, vector_column: names of the arrays or columns, where they cannot be guessed.
+        item_column: how the ids are called elsewhere; looked for first among those that could hold them.
+
+    Raises:
+        DataError: the file is missing, damaged, pickled, or does not hold one matrix.
+    """
+    path = Path(path)
+    exists(path)
+    kind = path.suffix.lower()
+    if kind == ".npy":
+        return FeatureFile(as_floats(read_npy(path), str(path)), None, str(path))
+    if kind in (".npz", ".safetensors"):
+        arrays = _read_npz(path) if kind == ".npz" else _read_safetensors(path)
+        return _choose(arrays, path, id_column, vector_column, item_column)
+    if (Path(path.stem).suffix.lower() if kind == ".gz" else kind) in TABLES:
+        return vectors_of_frame(read_table(path), id_column, vector_column, item_column=item_column)
+    raise DataError(
+        f"{path}: features come as .npy, .npz, .safetensors, .parquet, .csv or .tsv, not as"
+        f" {kind or 'a file without ending'}"
+    )
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """A memory-mapped .npy; raises a DataError if it is damaged or holds Python objects."""
+    try:
+        return open_array(path)
+    except UNREADABLE as error:
+        raise _npy_error(path, error) from None
+
+
+def vectors_of_frame(
+    table: Table, id_column: str | None = None, vector_column: str | None = None, *, item_column: str | None = None
+) -> FeatureFile:
+    """Ids and vectors of a frame: a column of vectors, or a column for each number; a row without any is left out.
+
+    Args:
+        table: of the features.
+        id_column, vector_column: where they cannot be guessed.
+        item_column: how the ids are called elsewhere.
+
+    Raises:
+        DataError: no such columns, vectors of different lengths, missing numbers in a vector.
+    """
+    frame, where = table.frame, table.where
+    vectors = [name for name, kind in frame.schema.items() if isinstance(kind, (pl.List, pl.Array))]
+    if vector_column is None and not vectors:
+        return _wide(table, id_column, item_column)
+    if vector_column is None:
+        if len(vectors) != 1:
+            raise DataError(f"{where}: {len(vectors)} columns of vectors among {', '.join(frame.columns)}; name one")
+        vector_column = vectors[0]
+    others = [name for name in frame.columns if name not in vectors]
+    if id_column is None:
+        named = [name for name in (item_column, *ID_NAMES) if name in others] or others
+        if not named or (len(others) > 1 and named is others):
+            raise DataError(f"{where}: cannot tell which of {', '.join(frame.columns)} holds the ids; name it")
+        id_column = named[0]
+    table.need([id_column, vector_column])
+    if vector_column not in vectors:
+        raise DataError(f"{where}: column '{vector_column}' holds {frame[vector_column].dtype}, not vectors")
+    frame = frame.filter(pl.col(vector_column).is_not_null())
+    column = frame[vector_column]
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    lengths = column.list.len()
+    if not len(lengths) or lengths[0] == 0:
+        raise DataError(f"{where}: column '{vector_column}' has no numbers in its vectors")
+    if (wrong := lengths != lengths[0]).any():
+        row = wrong.arg_true()[0]
+        raise DataError(
+            f"{where}: the vector of {frame[id_column][row]!r} has {lengths[row]} numbers, the first one {lengths[0]};"
+            " all must have the same length"
+        )
+    flat = column.explode()
+    if not flat.dtype.is_numeric() or flat.null_count():
+        fault = "missing numbers" if flat.dtype.is_numeric() else f"values of type {flat.dtype}"
+        raise DataError(f"{where}: column '{vector_column}' has {fault} in its vectors")
+    values = flat.to_numpy().reshape(len(column), -1)
+    ids = read_ids(frame[id_column], f"{where}, column '{id_column}'", "item")
+    return FeatureFile(as_floats(values, where), ids, where)
+
+
+def _wide(table: Table, id_column: str | None, item_column: str | None) -> FeatureFile:
+    """A table with a column of ids and, for each number of the vectors, a column."""
+    frame, where = table.frame, table.where
+    shown = ", ".join(frame.columns[:8]) + (f" and {frame.width - 8} more" if frame.width > 8 else "")
+    if id_column is None:
+        named = [name for name in (item_column, *ID_NAMES) if name in frame.columns]
+        first = frame.columns[0]
+        counted = {match[1] for name in frame.columns[1:] if (match := COUNTED.match(name))}
+        alone = (match := COUNTED.match(first)) is None or match[1] not in counted
+        if not named and not (alone and (len(counted) == 1 or not frame[first].dtype.is_numeric())):
+            raise DataError(f"{where}: cannot tell which of {shown} holds the item ids; name that column 'item'")
+        id_column = named[0] if named else first
+    table.need([id_column])
+    numbers = frame.drop(id_column)
+    if not numbers.width:
+        raise DataError(f"{where}: has ids in '{id_column}' and no column of numbers")
+    read = {}
+    for name in numbers.columns:
+        values = numbers[name]
+        if not (values.dtype.is_numeric() or values.dtype == pl.String):
+            raise DataError(f"{where}: column '{name}' holds {values.dtype}, not numbers or vectors")
+        read[name] = values.cast(pl.Float64, strict=False)
+        if (bad := read[name].is_null() & values.is_not_null()).any():
+            raise DataError(
+                f"{where}: column '{name}' has {values[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number; beside"
+                f" the ids in '{id_column}' a table of features holds numbers alone, a column for each of the vector"
+            )
+    matrix = pl.DataFrame(read)
+    there = matrix.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
+    for name in matrix.columns:
+        if (bad := matrix[name].is_null() & there).any():
+            raise DataError(f"{where}: column '{name}' has no number in {table.at(bad)}")
+    ids = read_ids(frame[id_column], f"{where}, column '{id_column}'", "item", table.place)
+    return FeatureFile(as_floats(matrix.filter(there).to_numpy(), where), ids.filter(there), where)
+
+
+def _choose(
+    arrays: dict[str, Any], path: Path, id_name: str | None, matrix_name: str | None, item_name: str | None
+) -> FeatureFile:
+    held = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
+    for name in (id_name, matrix_name):
+        if name is not None and name not in arrays:
+            raise DataError(f"{path}: no array '{name}'; it has {held}")
+    known = [name for name in (item_name, *ID_NAMES) if name in arrays]
+    for name in known:
+        if arrays[name].ndim == 2 and 1 in arrays[name].shape:
+            arrays[name] = arrays[name].ravel()
+    matrices = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
+    lists = [name for name, array in arrays.items() if array.ndim == 1]
+    if matrix_name is None:
+        if len(matrices) != 1:
+            raise DataError(f"{path}: it must hold one matrix of features, and holds {held}; name it")
+        matrix_name = matrices[0]
+    if id_name is None:
+        named = [name for name in known if name in lists] or lists
+        if len(named) > 1 and named is lists:
+            raise DataError(f"{path}: cannot tell which array holds the ids: {held}; name it")
+        id_name = named[0] if named else None
+    values = as_floats(arrays[matrix_name], f"{path}, array '{matrix_name}'")
+    if id_name is None:
+        return FeatureFile(values, None, str(path))
+    ids = read_ids(arrays[id_name], f"{path}, array '{id_name}'", "item")
+    if len(ids) != len(values):
+        raise DataError(f"{path}: {count(len(ids), 'id')} for {count(len(values), 'row')} of features")
+    return FeatureFile(values, ids, str(path))
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: not an npz archive; name it .npy")
+            if archive.zip is not None:
+                size = sum(one.file_size for one in archive.zip.infolist())
+                check_memory(size, f"{path}: unpacked", DataError)
+            return {name: _member(archive, name, path) for name in archive.files}
+    except DataError:
+        raise
+    except UNREADABLE as error:
+        raise _npy_error(path, error) from None
+
+
+def _member(archive: Any, name: str, path: Path) -> np.ndarray:
+    """An array of an npz archive."""
+    try:
+        return archive[name]
+    except ValueError as error:
+        if not _is_pickled(error):
+            raise
+        raise DataError(
+            f"{path}: the array '{name}' holds pickled Python objects, which are never loaded (they could run code);"
+            f" if these are the ids, save them as texts: numpy.savez(FILE, {name}=numpy.asarray(ids, dtype=str), …)"
+        ) from None
+
+
+def _is_pickled(error: Exception) -> bool:
+    text = str(error).lower()
+    return "pickle" in text or "object array" in text or "python objects" in text
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (TypeError, KeyError, AttributeError):
+        raise DataError(
+            f"{path}: holds a number type that NumPy lacks (bfloat16?); save it as float16 or float32"
+        ) from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged or not a safetensors file ({first_line(error)})") from None
+
+
+def _npy_error(path: Path, error: Exception) -> DataError:
+    if _is_pickled(error):
+        return DataError(
+            f"{path}: holds pickled Python objects, which are never loaded (they could run code);"
+            " save a plain array of numbers with numpy.save"
+        )
+    return DataError(f"{path}: damaged or cut short ({first_line(error)}); write it again")

@@ -1,0 +1,149 @@
+"""Feature matrices of items: one row per item, a mask for the items that lack the modality."""
+
+from __future__ import annotations
+
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.ids import count, describe_ids
+from lirdrec.errors import DataError, LirdrecError
+
+BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMatrix:
+    """One modality of all items.
+
+    Attributes:
+        values: `(I, d)` float32 or float16, an array or a memory map; other number types become float32.
+        present: `(I,)` bool, which items have this modality. All-zero rows count as absent whatever is given.
+
+    Raises:
+        DataError: not a matrix of numbers, NaN or infinite values (the rows are named), a mask of another length,
+            or a row that is marked absent and yet is not zero.
+    """
+
+    values: np.ndarray
+    present: np.ndarray = None  # type: ignore[assignment]  # filled in __post_init__
+
+    def __post_init__(self) -> None:
+        values = as_floats(self.values, "the feature matrix")
+        nonzero = check_rows(values, "the feature matrix")
+        if self.present is None:
+            present = nonzero
+        else:
+            present = np.asarray(self.present)
+            if present.shape != (len(values),) or present.dtype != np.bool_:
+                raise DataError(
+                    f"the mask of a feature matrix must be {len(values)} booleans, one per item;"
+                    f" this one is {present.dtype} of shape {present.shape}"
+                )
+            if (wrong := nonzero & ~present).any():
+                rows = describe_ids(np.flatnonzero(wrong))
+                raise DataError(
+                    f"the feature matrix has values in rows that its mask calls absent: {rows}; set them to 0"
+                )
+            present = present & nonzero
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "present", present)
+
+    @classmethod
+    def known_good(cls, values: np.ndarray, present: np.ndarray) -> FeatureMatrix:
+        """The same without reading the values, for files that were checked when they were written."""
+        matrix = object.__new__(cls)
+        object.__setattr__(matrix, "values", values)
+        object.__setattr__(matrix, "present", present)
+        return matrix
+
+    @property
+    def dims(self) -> int:
+        """Number of columns, d."""
+        return self.values.shape[1]
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The matrix in order, as `(first row, rows)` of about 32 MB each."""
+        return row_blocks(self.values)
+
+
+def open_array(path: str | Path, mapped: bool = True) -> np.ndarray:
+    """An npy file, memory-mapped unless `mapped` is false; pickled objects are never loaded.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or no array of numbers.
+        MemoryError: it is larger than memory.
+    """
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (tokenize.TokenError, SyntaxError, TypeError, KeyError, EOFError, OverflowError, RecursionError) as error:
+        raise ValueError(f"its header is damaged ({type(error).__name__})") from None  # NumPy reads it as Python
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError("an npz archive under the name of an npy file")
+    return array
+
+
+def check_name(name: str, error: type[LirdrecError] = DataError) -> None:
+    """Raise `error` unless a matrix can have this name; its files are called by it, and must stay in their folder."""
+    if not name or not all(letter.isalnum() or letter in "_-" for letter in name):
+        raise error(f"'{name}' cannot name a feature matrix: use letters, digits, _ and -")
+
+
+def as_floats(values: Any, where: str) -> np.ndarray:
+    """A matrix `(n, d)` of float32 or float16; a copy only where the type has to change.
+
+    Raises:
+        DataError: it is not two-dimensional, has no columns, or does not hold numbers.
+    """
+    try:
+        matrix = values if isinstance(values, np.ndarray) else np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: rows of different lengths, or not numbers ({error})") from None
+    if matrix.dtype.kind not in "fiu":
+        raise DataError(f"{where}: features must be numbers, not {matrix.dtype}")
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise DataError(f"{where}: features must be a matrix with a row per item, not an array of shape {matrix.shape}")
+    if matrix.dtype in (np.float32, np.float16) and matrix.dtype.isnative:
+        return matrix
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is reported as such
+        return matrix.astype(np.float32)
+
+
+def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> np.ndarray:
+    """Which rows are not all zero, `(n,)` bool.
+
+    Raises:
+        DataError: NaN or infinite values; names the rows, by `ids` if they are given.
+    """
+    nonzero = np.empty(len(values), dtype=bool)
+    bad: list[int] = []
+    for start, block in row_blocks(values):
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            bad.extend((start + np.flatnonzero(~finite)).tolist())
+        nonzero[start : start + len(block)] = block.any(axis=1)
+    if bad:
+        rows = describe_ids(bad if ids is None else [ids[row] for row in bad])
+        named = " (counted from 0)" if ids is None else ", of the ids"
+        raise DataError(
+            f"{where}: NaN or infinite values in {count(len(bad), 'row')}{named}: {rows};"
+            " mend them, or set the whole row to 0 to say that the item lacks this modality"
+        )
+    return nonzero
+
+
+def row_blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """A matrix in order, as `(first row, rows)` of about 32 MB each."""
+    step = max(1, BLOCK_BYTES // max(1, values.shape[1] * values.itemsize))
+    for start in range(0, len(values), step):
+        yield start, values[start : start + step]

@@ -1,0 +1,413 @@
+"""Tables from JSON: one record a line, or one list of records; keys of nested records are written `a.b`.
+
+A value that is a list gives a row for each of its elements: `events.item` of `{"user": 1, "events": [{"item": 7}, …]}`
+gives as many rows as there are events, each with the user. In item tables lists of plain values stay lists.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.config import nearest
+from lirdrec.data.compression import open_bytes, read_bytes
+from lirdrec.data.ids import LARGEST
+from lirdrec.data.json_lines import BadLines, blocks, parse_record, parsed
+from lirdrec.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+JSON_NAME = re.compile(r"\.(json|jsonl|ndjson|jl)(\.(gz|bz2|xz|zst|lz4|zip))?$", re.IGNORECASE)
+TABLE_NAME = re.compile(r"\.(csv|tsv|parquet|pq|inter|item)(\.\w+)?$", re.IGNORECASE)
+JSON_START = re.compile(rb"""\s*(\[\s*)?\{\s*(u?["']|\})""")
+CHUNK = 100_000  # records that are held as Python values at once
+MOST_KEYS = 200  # of one nested record; one with more is keyed by ids, not by names of columns
+EXACT = 2**53  # up to here every integer is a float of its own
+PLAIN = (str, int, float, type(None))  # True and False are integers to Python
+
+Place = Callable[[int], str]
+
+
+@dataclass(frozen=True, eq=False)
+class JsonRows:
+    """What a JSON file holds.
+
+    Attributes:
+        frame: a row per record, or per element of the list that the columns lie in.
+        numbers: `(N,)` for each row the line, or the place in the list, that its record has; counted from 1.
+        word: "line" or "record".
+    """
+
+    frame: pl.DataFrame
+    numbers: np.ndarray
+    word: str
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file is JSON: by its name (.json, .jsonl, .ndjson), or by its first record where the name says nothing.
+
+    A file that cannot be read is none: whoever reads it says what is wrong.
+    """
+    if JSON_NAME.search(path.name) or TABLE_NAME.search(path.name):
+        return JSON_NAME.search(path.name) is not None
+    try:
+        with open_bytes(path) as file:
+            return JSON_START.match(file.read(1 << 10).removeprefix(b"\xef\xbb\xbf")) is not None
+    except DataError:
+        return False
+
+
+def is_list(path: Path) -> bool:
+    """Whether a JSON file begins with `[`: one list of all records.
+
+    Raises:
+        DataError: the file is missing, empty or damaged.
+    """
+    with open_bytes(path) as file:
+        return file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | None = None) -> JsonRows:
+    """Read JSON lines (or lines of Python literals), or one list of records.
+
+    Args:
+        path: plain or gzipped.
+        columns: keys to read, `a.b` for a key of a nested record; None reads everything: nested records become columns
+            `a.b`, lists of plain values stay lists, and lists of records are left out, which is logged.
+        bad: what to do with lines that are no record; by default the first is an error.
+
+    Raises:
+        DataError: the file is missing, damaged or no JSON, or no record has one of the columns.
+    """
+    listed = is_list(path)
+    records = _listed(path) if listed else _lines(path, bad or BadLines(path))
+    word = "record" if listed else "line"
+    chunks = _Chunks(path, word)
+    plan: _Paths | _Everything = _Everything() if columns is None else _Paths(columns)
+    for number, record in records:
+        try:
+            rows = plan.rows(record)
+        except ValueError as error:
+            raise DataError(f"{path}: {word} {number}: {error}") from None
+        for row in rows:
+            chunks.add(number, row)
+    frame = chunks.frame(columns)
+    if columns is not None:
+        plan.check(path, frame)  # type: ignore[union-attr]
+    else:
+        plan.report(path)  # type: ignore[union-attr]
+    return JsonRows(frame, chunks.numbers(), word)
+
+
+def first_record(path: Path) -> dict[str, Any] | None:
+    """The first record of a file that is a JSON list or JSON lines; None where it has none that can be read."""
+    with open_bytes(path) as file:
+        head = file.read(1 << 20).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head[:1] == b"[":
+        try:
+            record, _ = json.JSONDecoder().raw_decode(head[1:].lstrip().decode("utf-8", errors="ignore"))
+        except (ValueError, RecursionError):
+            return None
+        return record if isinstance(record, dict) else None
+    for line in head.splitlines()[:1]:
+        try:
+            return parse_record(line)
+        except ValueError:
+            return None
+    return None
+
+
+def _lines(path: Path, bad: BadLines) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, block in blocks(path):
+        lines = enumerate(block.split(b"\n"), number)
+        for at, line in lines:
+            for record in parsed(at, line, bad, parse_record):
+                yield at, record
+    bad.report()
+
+
+def _listed(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records of one JSON list, one at a time: only the text is held whole."""
+    content = read_bytes(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: not UTF-8 text (byte 0x{content[error.start]:02x} in line {line})") from None
+    del content
+    decoder, blank = json.JSONDecoder(), re.compile(r"\s*")
+
+    def skip(at: int) -> int:
+        found = blank.match(text, at)
+        return found.end() if found else at
+
+    at, number = skip(text.index("[") + 1), 0
+    while text[at : at + 1] != "]":
+        number += 1
+        try:
+            record, at = decoder.raw_decode(text, at)
+        except RecursionError:
+            raise DataError(f"{path}: record {number} is nested too deeply") from None
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}: not JSON ({error.msg} in line {error.lineno}, character {error.colno}, in record {number})"
+            ) from None
+        except ValueError:
+            raise DataError(f"{path}: record {number} has a number that is too long") from None
+        if not isinstance(record, dict):
+            raise DataError(
+                f"{path}: record {number} is a {type(record).__name__}; it must be a list of records in {{…}}"
+            )
+        yield number, record
+        at = skip(at)
+        if text[at : at + 1] == ",":
+            at = skip(at + 1)
+        elif text[at : at + 1] != "]":
+            raise DataError(f"{path}: the list has no end: after record {number} comes neither ',' nor ']'")
+
+
+class _Paths:
+    """Rows of the columns that were asked for."""
+
+    def __init__(self, columns: Sequence[str]):
+        self.columns = list(dict.fromkeys(columns))
+        self._tree: dict[str, Any] | None = None
+        self._seen: dict[str, None] = {}  # keys, for messages
+        self._simple = not any("." in column for column in self.columns)
+
+    def rows(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """Raises ValueError where two columns lie in lists of their own."""
+        if len(self._seen) < MOST_KEYS:
+            self._seen.update(dict.fromkeys(_names(record)))
+        if self._simple:
+            row = {column: record.get(column) for column in self.columns}
+            if all(isinstance(value, PLAIN) for value in row.values()):
+                return [row]
+        if self._tree is None:
+            self._tree = _tree(self.columns, record)
+        return _rows(record, self._tree, "")
+
+    def check(self, path: Path, frame: pl.DataFrame) -> None:
+        """Raise a DataError for a column that no record has; offers the nearest key."""
+        if frame.height == 0:
+            raise DataError(f"{path}: there is no record in it, or every list of its records is empty")
+        for column in self.columns:
+            if frame[column].null_count() == frame.height and column not in self._seen:
+                inner = next((name for name in self._seen if name.endswith(f".{column}")), None)
+                near = f"did you mean '{inner}'?" if inner else nearest(column, self._seen, "")
+                there = f"it has {', '.join(self._seen)}" + (f"; {near}" if near else "")
+                raise DataError(f"{path}: no column '{column}'; {there}")
+
+
+def _names(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The keys of a record and of those in it, `a.b`."""
+    for key, value in record.items():
+        yield before + key
+        inner = next((one for one in value if isinstance(one, dict)), None) if isinstance(value, list) else value
+        if isinstance(inner, dict) and before.count(".") < 8:
+            yield from _names(inner, f"{before}{key}.")
+
+
+def _tree(columns: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns by their keys: `{"user": "user", "events": {"item": "events.item"}}`."""
+    tree: dict[str, Any] = {}
+    for column in columns:
+        keys = [column] if column in record else column.split(".")
+        place = tree
+        for depth, key in enumerate(keys[:-1]):
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                whole = ".".join(keys[: depth + 1])
+                raise ValueError(f"'{column}' and '{whole}' are both columns, and one holds the other")
+        if keys[-1] in place:
+            raise ValueError(f"'{column}' is a column, and another one lies in it")
+        place[keys[-1]] = column
+    return tree
+
+
+def _rows(value: Any, tree: Any, name: str) -> list[dict[str, Any]]:
+    if isinstance(value, list):
+        return [row for element in value for row in _rows(element, tree, name)]
+    if isinstance(tree, str):
+        if isinstance(value, dict):
+            raise ValueError(f"'{tree}' holds a record; name one of its keys: {tree}.{next(iter(value), 'key')}")
+        return [{tree: value}]
+    rows: list[dict[str, Any]] = [{}]
+    several: str | None = None
+    for key, branch in tree.items():
+        inner = value.get(key) if isinstance(value, dict) else None
+        whole = f"{name}.{key}" if name else key
+        found = _rows(inner, branch, whole)
+        if isinstance(inner, list):
+            if several is not None:
+                raise ValueError(
+                    f"'{several}' and '{whole}' are lists, and which elements belong together nobody can know;"
+                    " name columns of one of them"
+                )
+            several = whole
+        rows = [{**row, **more} for row in rows for more in found]
+    return rows
+
+
+class _Everything:
+    """One row with all that a record holds."""
+
+    def __init__(self) -> None:
+        self._left_out: dict[str, str] = {}  # key → why
+
+    def rows(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        row: dict[str, Any] = {}
+        self._flatten(record, "", row)
+        return [row]
+
+    def _flatten(self, record: Mapping[str, Any], before: str, row: dict[str, Any]) -> None:
+        for key, value in record.items():
+            name = before + key
+            if isinstance(value, dict):
+                if len(value) > MOST_KEYS or before.count(".") >= 8:
+                    self._left_out[name] = "a record of very many keys"
+                else:
+                    self._flatten(value, f"{name}.", row)
+            elif isinstance(value, list) and any(isinstance(one, (dict, list)) for one in value):
+                self._left_out[name] = "a list of records or of lists"
+            else:
+                row[name] = value
+
+    def report(self, path: Path) -> None:
+        for name, why in self._left_out.items():
+            logger.warning("%s: '%s' is left out: it holds %s, which no column of a table can", path, name, why)
+
+
+@dataclass
+class _Chunks:
+    """Rows that become columns of one type each, a hundred thousand at a time."""
+
+    path: Path
+    word: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    frames: list[dict[str, pl.Series]] = field(default_factory=list)
+    places: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, number: int, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.held.append(number)
+        if len(self.rows) >= CHUNK:
+            self._close()
+
+    def numbers(self) -> np.ndarray:
+        return np.concatenate(self.places) if self.places else np.zeros(0, dtype=np.int64)
+
+    def frame(self, columns: Sequence[str] | None) -> pl.DataFrame:
+        """All rows. Columns that are not asked for come in the order in which they first occur."""
+        self._close()
+        names = list(dict.fromkeys(columns or [name for chunk in self.frames for name in chunk]))
+        lengths = [len(place) for place in self.places]
+        made = []
+        for name in names:
+            parts = [
+                chunk[name] if name in chunk else pl.Series(name, [None] * length, dtype=pl.Null)
+                for chunk, length in zip(self.frames, lengths, strict=True)
+            ]
+            made.append(self._joined(name, parts))
+        return pl.DataFrame(made)
+
+    def _close(self) -> None:
+        if self.rows:
+            names = dict.fromkeys(name for row in self.rows for name in row)
+            self.frames.append({name: self._column(name) for name in names})
+            self.places.append(np.array(self.held, dtype=np.int64))
+            self.rows, self.held = [], []
+
+    def _column(self, name: str) -> pl.Series:
+        values = [row.get(name) for row in self.rows]
+        try:
+            return _column(name, values)
+        except UnicodeEncodeError:
+            at = next(at for at, value in enumerate(values) if not _is_text(value))
+            raise DataError(
+                f"{self.path}: {self.word} {self.held[at]}: '{name}' has half of a surrogate pair (an escape such as"
+                " \\ud83d alone), which is no character; mend it"
+            ) from None
+
+    def _joined(self, name: str, parts: list[pl.Series]) -> pl.Series:
+        if not parts:
+            return pl.Series(name, [], dtype=pl.String)
+        kinds = {part.dtype for part in parts} - {pl.Null}
+        kind = _together(kinds)
+        if kind == pl.Float64 and any((part.abs() > EXACT).any() for part in parts if part.dtype == pl.Int64):
+            kind = pl.String
+        if pl.String in (kind, getattr(kind, "inner", None)) and len(kinds) > 1:
+            logger.warning("%s: '%s' holds values of several types; all are read as texts", self.path, name)
+        return pl.concat([_cast(part, kind) for part in parts])
+
+
+def _column(name: str, values: list[Any]) -> pl.Series:
+    """Values of JSON as a column of one type: what fits no number type exactly becomes texts."""
+    if any(isinstance(one, list) for one in values):
+        flat = [one for value in values if isinstance(value, list) for one in value]
+        inner = _column(name, flat).dtype
+        lists = [
+            None if value is None else [_as(inner, one) for one in (value if isinstance(value, list) else [value])]
+            for value in values
+        ]
+        return pl.Series(name, lists, dtype=pl.List(pl.String if inner == pl.Null else inner))
+    kinds = {type(one) for one in values} - {type(None)}
+    kind: Any
+    if not kinds:
+        kind = pl.Null
+    elif kinds == {bool}:
+        kind = pl.Boolean
+    elif kinds == {int} and all(one is None or -LARGEST <= one <= LARGEST for one in values):
+        kind = pl.Int64
+    elif kinds <= {int, float} and all(not isinstance(one, int) or abs(one) <= EXACT for one in values):
+        kind = pl.Float64
+    else:
+        kind = pl.String
+    return pl.Series(name, [_as(kind, one) for one in values], dtype=kind)
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _as(kind: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if kind == pl.String and not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False, default=str)  # true, 7, 2.5
+    return float(value) if kind == pl.Float64 else value
+
+
+def _together(kinds: set[Any]) -> Any:
+    """The type that holds values of all of the types."""
+    lists = {kind for kind in kinds if isinstance(kind, pl.List)}
+    if lists:
+        inner = {kind.inner if isinstance(kind, pl.List) else kind for kind in kinds}
+        return pl.List(_together(inner))
+    if len(kinds) <= 1:
+        return next(iter(kinds), pl.String)
+    return pl.Float64 if kinds == {pl.Int64, pl.Float64} else pl.String
+
+
+def _cast(part: pl.Series, kind: Any) -> pl.Series:
+    if part.dtype == kind:
+        return part
+    if isinstance(kind, pl.List) and not isinstance(part.dtype, pl.List):
+        cast = part.cast(kind.inner)
+        return pl.DataFrame({part.name: cast}).select(
+            pl.when(pl.col(part.name).is_not_null()).then(pl.concat_list(part.name)).alias(part.name)
+        )[part.name]
+    return part.cast(kind)

@@ -1,0 +1,261 @@
+"""Columns of numbers and of times, and rows in which a value is missing or cannot be read."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import numpy as np
+import polars as pl
+
+from lirdrec.config import option_named
+from lirdrec.data.ids import count
+from lirdrec.data.preprocessing_config import Recipe
+from lirdrec.data.raw_ids import with_controls
+from lirdrec.data.schema import ITEM, USER
+from lirdrec.data.tables import Table, select
+from lirdrec.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+WHOLE = r"^[+-]?[0-9]{1,18}$"
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+COMMA = r"^[+-]?[0-9]+,[0-9]+$"
+OFFSET = r"([+-])([0-9]{2}):?([0-9]{2})$"
+YEAR_FIRST = r"^([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})"
+DAY_OR_MONTH_FIRST = r"^[0-9]{1,2}[-/.][0-9]{1,2}[-/.]([0-9]{4}|[0-9]{2})([^0-9]|$)"
+CLOCKS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+SECONDS, MILLISECONDS = 10**11, 10**14  # an epoch with a fraction below this counts these
+
+
+def numbers(table: Table, column: str) -> np.ndarray:
+    """A column of numbers `(N,)` float64.
+
+    Raises:
+        DataError: a value is missing or no number; names the first row.
+    """
+    values = number_values(table, column)
+    if values.null_count():
+        raise _fault(table, column, values.is_null(), ", not a number")
+    return values.to_numpy()
+
+
+def number_values(table: Table, column: str) -> pl.Series:
+    """A column of numbers as Float64, null where a value is missing or no number.
+
+    Raises:
+        DataError: the column holds something else than numbers.
+    """
+    series = table.frame[column]
+    if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Null)):
+        raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not numbers")
+    if series.dtype == pl.String:
+        series = series.str.strip_chars()
+        if table.decimal_comma:
+            series = pl.select(
+                pl.when(series.str.contains(COMMA)).then(series.str.replace(",", ".", literal=True)).otherwise(series)
+            ).to_series()
+        series = pl.select(pl.when(series.str.contains(NUMBER)).then(series)).to_series()
+    return series.cast(pl.Float64, strict=False).fill_nan(None)
+
+
+def _formats(text: str) -> tuple[str, str]:
+    """The two formats, day first and month first, that a text such as `15.04.2024 16:32` can be written in."""
+    date, clock = re.match(r"([0-9]+[-/.][0-9]+[-/.][0-9]+)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]  # it matches
+    separator = "".join(one for one in date if not one.isdigit())[0]
+    year = "%Y" if len(date.rpartition(separator)[2]) == 4 else "%y"
+    clock = re.sub(r"[0-9]{1,2}:[0-9]{2}:[0-9]{2}", "%H:%M:%S", clock)
+    clock = re.sub(r"[0-9]{1,2}:[0-9]{2}", "%H:%M", clock)
+    day, month = (separator.join([*pair, year]) + clock for pair in (("%d", "%m"), ("%m", "%d")))
+    return day, month
+
+
+def moments(table: Table, column: str, time_format: str | None = None) -> np.ndarray:
+    """A column of times `(N,)` int64; see `moment_values`.
+
+    Raises:
+        DataError: a value is missing or no time; names the first row.
+    """
+    values = moment_values(table, column, time_format)
+    if not values.null_count():
+        return values.to_numpy()
+    bad = values.is_null()
+    series = table.frame[column]
+    first = series[int(bad.arg_true()[0])]
+    if time_format is not None:
+        raise _fault(table, column, bad, f"; times must be written as {time_format!r}")
+    if isinstance(first, str) and pl.Series([first.strip()]).str.contains(DAY_OR_MONTH_FIRST)[0]:
+        forms = option_named("time_format", *_formats(first.strip()))
+        raise DataError(
+            f"{table.where}: column '{column}' has {first!r} in {table.at(bad)}, and days and months are not guessed;"
+            f" say how it is written: {forms}"
+        )
+    raise _fault(
+        table,
+        column,
+        bad,
+        "; times must be whole numbers or dates like 2024-05-31T12:00:00, or of the form that you name:"
+        f" {option_named('time_format', 'FORMAT')}",
+    )
+
+
+def moment_values(table: Table, column: str, time_format: str | None = None) -> pl.Series:
+    """A column of times as Int64, null where a value is missing or no time.
+
+    Whole numbers stay as they are. Numbers with fractions count seconds or, where they are large, milliseconds, and
+    become microseconds, as dates do (since 1970, UTC unless the text says otherwise). Texts are dates with the year
+    first, with a time of day or without; dates with the day or the month first are taken only by a `time_format`.
+
+    Args:
+        table: with the column.
+        column: its name.
+        time_format: how the texts are written, as in `datetime.strptime` ("%d/%m/%Y %H:%M").
+
+    Raises:
+        DataError: the column holds something else than times.
+    """
+    series = table.frame[column]
+    if time_format is not None and (series.dtype == pl.String or series.dtype.is_integer()):
+        return _formatted(series.cast(pl.String).str.strip_chars(), time_format)
+    if series.dtype in (pl.Date, pl.Datetime):
+        return _microseconds(series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series)
+    if series.dtype == pl.String:
+        return _of_texts(series.str.strip_chars())
+    if series.dtype.is_float() or series.dtype.is_decimal():
+        return _of_fractions(series.cast(pl.Float64))
+    if series.dtype.is_integer() or series.dtype == pl.Null:
+        return series.cast(pl.Int64, strict=False)
+    raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not times")
+
+
+def without_bad_rows(table: Table, recipe: Recipe) -> tuple[Table, int]:
+    """The rows that have a user, an item and, where the recipe reads them, a rating and a time; and how many lack one.
+
+    Raises:
+        DataError: a row lacks an id, and the recipe does not leave such rows out; names it. Or no row is left.
+    """
+    problems: dict[str, pl.Series] = {}
+    for column, what in ((recipe.user, USER), (recipe.item, ITEM)):
+        problems |= _bad_ids(table, column, what, recipe.bad_rows == "error")
+    if recipe.bad_rows == "error":
+        return table, 0
+    if recipe.min_rating is not None and recipe.rating is not None:
+        problems["no rating"] = number_values(table, recipe.rating).is_null()
+    if recipe.timestamp is not None:
+        problems["no time"] = moment_values(table, recipe.timestamp, recipe.time_format).is_null()
+    return _left_out(table, problems)
+
+
+def described_items(items: Table, recipe: Recipe) -> tuple[Table, int]:
+    """The rows of an item table that have an id, and how many lack one.
+
+    Raises:
+        DataError: as `without_bad_rows`.
+    """
+    return _left_out(items, _bad_ids(items, recipe.items_column, ITEM, recipe.bad_rows == "error"))
+
+
+def _bad_ids(table: Table, column: str, what: str, refuse: bool) -> dict[str, pl.Series]:
+    """Problem → rows in which a column of ids has it.
+
+    Raises:
+        DataError: there is one, and `refuse` is set; names the first row.
+    """
+    ids = table.frame[column]
+    problems = {f"no {what} id": lacking(ids), f"a control character in the {what} id": with_controls(ids)}
+    remedies = ("give it one", "write the id without it")
+    for (problem, bad), remedy in zip(problems.items(), remedies, strict=True):
+        if refuse and bad.any():
+            shown = "" if bad is problems[f"no {what} id"] else f" ({ids[int(bad.arg_true()[0])]!r})"
+            raise DataError(
+                f"{table.where}, column '{column}': {problem} in {table.at(bad)}{shown}; {remedy}, or leave such rows"
+                f" out: {option_named('bad_rows', 'skip')}"
+            )
+    return problems
+
+
+def lacking(ids: pl.Series) -> pl.Series:
+    """Where a column of ids has none: nulls, empty texts, NaN."""
+    if ids.dtype == pl.String:
+        return (ids.str.strip_chars() == "").fill_null(True)
+    return (ids.is_null() | ids.is_nan()) if ids.dtype.is_float() else ids.is_null()
+
+
+def _left_out(table: Table, problems: dict[str, pl.Series]) -> tuple[Table, int]:
+    bad = pl.select(pl.any_horizontal(*problems.values())).to_series()
+    skipped = int(bad.sum())
+    if not skipped:
+        return table, 0
+    row = int(bad.arg_true()[0])
+    first = f"{next(problem for problem, mask in problems.items() if mask[row])} in {table.place(row)}"
+    if skipped == table.frame.height:
+        raise DataError(f"{table.where}: there is no good row among {count(skipped, 'row')}; the first: {first}")
+    logger.warning("%s: %s left out; the first: %s", table.where, count(skipped, "bad row"), first)
+    return select(table, ~bad), skipped
+
+
+def _fault(table: Table, column: str, bad: pl.Series, wanted: str) -> DataError:
+    """What is wrong with the first bad value of a column."""
+    value = table.frame[column][int(bad.arg_true()[0])]
+    empty = value is None or (isinstance(value, str) and not value.strip()) or value != value
+    found = f"is empty in {table.at(bad)}" if empty else f"has {value!r} in {table.at(bad)}{wanted}"
+    return DataError(
+        f"{table.where}: column '{column}' {found}; to leave such rows out: {option_named('bad_rows', 'skip')}"
+    )
+
+
+def _microseconds(times: pl.Series) -> pl.Series:
+    return times.dt.cast_time_unit("us").cast(pl.Int64)
+
+
+def _of_fractions(values: pl.Series) -> pl.Series:
+    values = pl.select(pl.when(values.is_finite()).then(values)).to_series()
+    known = values.drop_nulls()
+    if len(known) and not (known == known.floor()).all():
+        largest = float(known.abs().max())  # type: ignore[arg-type]  # a number, as there are values
+        scale = 10**6 if largest < SECONDS else 10**3 if largest < MILLISECONDS else 1
+        values = (values * scale).round()
+    return values.cast(pl.Int64, strict=False)
+
+
+def _of_texts(texts: pl.Series) -> pl.Series:
+    whole = pl.select(pl.when(texts.str.contains(WHOLE)).then(texts)).to_series()
+    fractions = pl.select(pl.when(texts.str.contains(NUMBER)).then(texts)).to_series()
+    dates = _of_dates(texts)
+    fewest = min(fractions.null_count(), dates.null_count())
+    if whole.null_count() == fewest:
+        return whole.cast(pl.Int64)
+    return _of_fractions(fractions.cast(pl.Float64)) if fractions.null_count() == fewest else dates
+
+
+def _of_dates(texts: pl.Series) -> pl.Series:
+    """Dates with the year first, as microseconds since 1970; null where a text is none."""
+    frame = pl.DataFrame({"text": texts}).with_columns(
+        pl.col("text")
+        .str.replace(r"(?i)\s*(Z|UTC|GMT)$", "")
+        .str.replace(YEAR_FIRST, "${1}-${2}-${3}")
+        .str.replace(r"^(\d{4}-\d{1,2}-\d{1,2})[T ]\s*", "${1} ")
+    )
+    clocked = pl.col("text").str.contains(":")
+    sign = pl.when(pl.col("text").str.extract(OFFSET, 1) == "-").then(-1).otherwise(1)
+    minutes = pl.col("text").str.extract(OFFSET, 2).cast(pl.Int64) * 60 + pl.col("text").str.extract(OFFSET, 3).cast(
+        pl.Int64
+    )
+    frame = frame.with_columns(offset=pl.when(clocked).then(sign * minutes).fill_null(0)).with_columns(
+        text=pl.when(clocked & (pl.col("text").str.contains(OFFSET)))
+        .then(pl.col("text").str.replace(r"\s*" + OFFSET, ""))
+        .otherwise(pl.col("text"))
+    )
+    forms = [pl.col("text").str.to_datetime(form, strict=False, time_unit="us") for form in CLOCKS]
+    return frame.select(pl.coalesce(forms).cast(pl.Int64) - pl.col("offset").cast(pl.Int64) * 60_000_000).to_series()
+
+
+def _formatted(texts: pl.Series, time_format: str) -> pl.Series:
+    try:
+        times = texts.str.to_datetime(time_format, strict=False, time_unit="us")
+    except pl.exceptions.PolarsError:
+        raise DataError(
+            f"{option_named('time_format', time_format)}: is not how a time is written; for instance"
+            " '%d/%m/%Y %H:%M:%S' (day, month, year, hour, minute, second)"
+        ) from None
+    return _microseconds(times)

@@ -1,0 +1,443 @@
+"""From raw tables to a `Dataset`: ids, rating threshold, repeated pairs, k-core, features in item order, split.
+
+What is done to raw pairs before they are split: repeated pairs, k-core.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.config import nearest
+from lirdrec.data.alignment import Aligned, FeatureFile, align, as_feature_file, same_type
+from lirdrec.data.column_matching import column_of_ids
+from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.event_filters import in_words, keep_only, left_out
+from lirdrec.data.features import check_name
+from lirdrec.data.frames import FrameKind, to_polars
+from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data.parsing import described_items, moments, numbers, without_bad_rows
+from lirdrec.data.preprocessing_config import Recipe, recipe_of
+from lirdrec.data.raw_ids import read_ids
+from lirdrec.data.schema import ITEM, RATING, SPLITS, TITLE, USER, unused_name
+from lirdrec.data.splits import METHODS, given_labels, split_labels
+from lirdrec.data.tables import Table
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.option_names import argument, called
+
+
+def distinct_pairs(
+    users: np.ndarray, items: np.ndarray, timestamps: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """The distinct pairs, sorted by user and then item, so that the order of the source does not matter.
+
+    Args:
+        users, items: `(N,)` int64.
+        timestamps: `(N,)` int64; a repeated pair keeps its earliest.
+
+    Returns:
+        users, items, timestamps, and the position in the input of the row kept, each `(E,)`.
+    """
+    order = np.lexsort((items, users) if timestamps is None else (timestamps, items, users))
+    u, i = users[order], items[order]
+    first = np.ones(len(u), dtype=bool)
+    first[1:] = (u[1:] != u[:-1]) | (i[1:] != i[:-1])
+    kept = order[first]
+    return users[kept], items[kept], None if timestamps is None else timestamps[kept], kept
+
+
+def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
+    """Which pairs `(E,)` bool are left when users and items with fewer than `k` pairs are removed again and again.
+
+    The pairs must be distinct. The result is the largest subset in which everyone has at least `k`; it may be empty.
+    """
+    keep = np.ones(len(users), dtype=bool)
+    if k <= 1 or not len(users):
+        return keep
+    n_users, n_items = int(users.max()) + 1, int(items.max()) + 1
+    while True:
+        enough_users = np.bincount(users[keep], minlength=n_users) >= k
+        enough_items = np.bincount(items[keep], minlength=n_items) >= k
+        left = keep & enough_users[users] & enough_items[items]
+        if left.sum() == keep.sum():
+            return left
+        keep = left
+
+
+logger = logging.getLogger(__name__)
+
+
+def from_frames(
+    interactions: Any,
+    *,
+    items: Any = None,
+    features: Mapping[str, Any] | None = None,
+    name: str = "dataset",
+    info: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Dataset:
+    """A dataset from frames in memory; `Dataset.from_frames` describes the arguments.
+
+    Raises:
+        DataError: something is wrong with the data; says what, where and what to do.
+        ConfigError: an unknown option, or one out of range.
+    """
+    recipe = recipe_of(options, "from_frames")
+    frame, kind = to_polars(interactions)
+    item_table = None if items is None else Table(to_polars(items)[0], "the item table")
+    files = {key: as_feature_file(value, f"features '{key}'", recipe.item) for key, value in (features or {}).items()}
+    return build(Table(frame, "the interactions"), item_table, files, recipe, name, info or {}, kind)
+
+
+def from_sparse(
+    matrix: Any,
+    user_ids: Any = None,
+    item_ids: Any = None,
+    *,
+    items: Any = None,
+    min_rating: float | None = None,
+    **options: Any,
+) -> Dataset:
+    """A dataset from a matrix of users and items; `Dataset.from_sparse` describes the arguments.
+
+    Raises:
+        DataError: it is no matrix of numbers, or ids do not fit its shape.
+    """
+    if isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "biuf":
+        (rows, columns), shape = np.nonzero(matrix), matrix.shape
+        values = matrix[rows, columns].astype(np.float64)
+    elif hasattr(matrix, "tocsr") and len(matrix.shape) == 2:
+        entries = matrix.tocsr().tocoo()  # which adds up entries that are stored twice
+        stored = entries.data != 0
+        rows, columns, values = entries.row[stored], entries.col[stored], entries.data[stored].astype(np.float64)
+        shape = matrix.shape
+    else:
+        raise DataError(
+            f"the matrix is of type {type(matrix).__name__}; give a SciPy sparse matrix or a NumPy array with a row per"
+            " user and a column per item"
+        )
+    if not np.isfinite(values).all():
+        raise DataError("the matrix has NaN or infinite entries; entries are numbers, and 0 where there is no pair")
+    ids = {}
+    for what, given, size in ((USER, user_ids, shape[0]), (ITEM, item_ids, shape[1])):
+        ids[what] = read_ids(np.arange(size) if given is None else given, f"{what}_ids", what)
+        if len(ids[what]) != size:
+            side = "rows" if what == USER else "columns"
+            raise DataError(f"{what}_ids: {count(len(ids[what]), 'id')}, but the matrix has {size:,} {side}")
+        IdMap(ids[what], what)  # each id once
+    pairs = {USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values}
+    given = {} if min_rating is None else {"rating": RATING, "min_rating": min_rating}
+    for taken in (USER, ITEM, RATING, "timestamp"):
+        if taken in options:
+            raise ConfigError(f"from_sparse: a matrix has no column '{taken}'; leave the option out")
+    table = pl.DataFrame({ITEM: ids[ITEM]}) if items is None else items
+    return from_frames(pl.DataFrame(pairs), items=table, **given, **options)
+
+
+def build(
+    table: Table,
+    items: Table | None,
+    features: Mapping[str, FeatureFile],
+    recipe: Recipe,
+    name: str,
+    info: Mapping[str, Any],
+    kind: FrameKind = "polars",
+) -> Dataset:
+    """Follow the recipe. `table`, `items` and `features` are what was read; see `from_frames` for the errors."""
+    label_column = recipe.split if recipe.split not in METHODS else None
+    if label_column is not None and label_column not in table.frame.columns:
+        columns = table.frame.columns
+        choice = f"choose one of {', '.join(METHODS)}, or a column of labels; it has {', '.join(columns)}"
+        raise DataError(
+            f"{table.where}: '{label_column}' is neither a way to split nor a column;"
+            f" {nearest(label_column, [*METHODS, *columns], choice)}"
+        )
+    needed = [recipe.user, recipe.item, recipe.timestamp, recipe.rating, label_column]
+    table.need([column for column in needed if column is not None])
+    if recipe.title is not None and items is None:
+        raise ConfigError(
+            f"{called('title')} names the column '{recipe.title}', and there is no item table; give one"
+            f" ({argument('items', 'FILE')})"
+        )
+    if table.frame.height == 0:
+        raise DataError(f"{table.where}: there are no rows")
+    counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
+    if recipe.only:
+        everything, table = table, keep_only(table, recipe.only)
+        logger.info("%s", left_out(everything, table, recipe.only))
+        counts |= {"only": in_words(recipe.only), "other_rows": everything.frame.height - table.frame.height}
+    table, skipped = without_bad_rows(table, recipe)
+    if skipped := skipped + table.skipped:
+        counts["bad_rows_skipped"] = skipped
+    if recipe.min_rating is not None and recipe.rating is not None:
+        # rows are numbered before any is left out, so that messages name the line in the file
+        enough = numbers(table, recipe.rating) >= recipe.min_rating
+        counts |= {"rating": recipe.rating, "min_rating": recipe.min_rating, "below_min_rating": int((~enough).sum())}
+    else:
+        enough = np.ones(table.frame.height, dtype=bool)
+    user_ids = _ids(table, recipe.user, USER, recipe.string_ids)
+    item_ids = _ids(table, recipe.item, ITEM, recipe.string_ids)
+    times = None if recipe.timestamp is None else moments(table, recipe.timestamp, recipe.time_format)
+    labels = None
+    if label_column is not None:
+        labels = given_labels(table.frame[label_column], table.where, table.place)
+
+    if items is not None:
+        _need_ids(items, recipe.items_column, item_ids)
+        items, skipped = described_items(items, recipe)
+        if skipped := skipped + items.skipped:
+            counts["bad_item_rows_skipped"] = skipped
+    catalogue, described = _catalogue(table, items, item_ids, recipe)
+    all_users = IdMap(user_ids.unique().sort(), USER)
+    users, rows = all_users.rows(user_ids), catalogue.rows(same_type(item_ids, catalogue.series.dtype))
+    if not (listed := rows >= 0).all():  # only where the recipe says so
+        counts["rows_of_unknown_items_dropped"] = int((~listed & enough).sum())
+        enough &= listed
+    users, rows = users[enough], rows[enough]
+    if labels is not None:
+        labels = labels[enough]
+        _check_labels(users, rows, labels, all_users, catalogue, table.where)
+    users, rows, times, kept = distinct_pairs(users, rows, None if times is None else times[enough])
+    counts["repeated_pairs"] = int(enough.sum()) - len(users)
+
+    aligned = _aligned(features, catalogue, recipe, items)
+    stays = np.ones(len(catalogue), dtype=bool)
+    if aligned and recipe.without_features == "drop":
+        stays = np.any([one.present for one in aligned.values()], axis=0)
+        counts["items_without_features_dropped"] = int((~stays).sum())
+    keep = stays[rows]
+    if recipe.k_core > 1:
+        core = np.zeros(len(keep), dtype=bool)
+        core[keep] = k_core(users[keep], rows[keep], recipe.k_core)
+        counts |= {"k_core": recipe.k_core, "removed_by_k_core": int((keep & ~core).sum())}
+        keep = core
+    if not keep.any():
+        raise DataError(f"{table.where}: {_nothing_left(counts)}")
+    users, rows = users[keep], rows[keep]
+    times = None if times is None else times[keep]
+    keep_all = recipe.keep_all_items
+    if not (recipe.k_core <= 1 and items is not None if keep_all is None else keep_all):
+        seen = np.zeros(len(catalogue), dtype=bool)
+        seen[rows] = True
+        stays = stays & seen
+    if items is not None and (bare := int(stays[items.frame.height :].sum())):  # only where the recipe says so
+        counts["unknown_items_kept"] = bare
+
+    user_map, users = _renumber(all_users, users)
+    item_map = IdMap(catalogue.series.filter(pl.Series(stays)), ITEM)
+    rows = (np.cumsum(stays) - 1)[rows]
+    split: dict[str, Any]
+    if labels is not None:
+        codes, split = labels[kept][keep], {"method": "label", "column": recipe.split}
+    else:
+        method = recipe.split or "none"
+        codes = split_labels(method, users, rows, times, recipe.seed, recipe.held_out)
+        split = {"method": method, "seed": recipe.seed, "held_out": recipe.held_out}
+    parts = [
+        Interactions(users[codes == code], rows[codes == code], None if times is None else times[codes == code])
+        for code in range(3)
+    ]
+    split["users_without_training"] = len(np.setdiff1d(users, parts[0].users))
+    logger.info("%s: %s", name, _words(counts))
+    return Dataset(
+        name,
+        user_map,
+        item_map,
+        parts[0],
+        parts[1],
+        parts[2],
+        features={key: one.take(stays) for key, one in aligned.items()},
+        item_table=described.filter(pl.Series(stays)),
+        info={**info, "preparation": counts, "split": split},
+        frame_kind=kind,
+    )
+
+
+def resplit(dataset: Dataset, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
+    """The same pairs, items and features under another split.
+
+    Args:
+        dataset: any dataset; its three splits are taken together.
+        split: one of `lirdrec.data.splits.METHODS`.
+        seed: of the split.
+        held_out: the share to hold out, half of it for valid.
+
+    Raises:
+        DataError: an unknown method, or one that needs timestamps that the dataset lacks.
+    """
+    parts = [dataset.split(name) for name in SPLITS]
+    users, rows = (np.concatenate([getattr(part, what) for part in parts]) for what in ("users", "items"))
+    known = [part.timestamps for part in parts if part.timestamps is not None]
+    users, rows, times, _ = distinct_pairs(users, rows, np.concatenate(known) if len(known) == len(parts) else None)
+    codes = split_labels(split, users, rows, times, seed, held_out)
+    new = [
+        Interactions(users[codes == code], rows[codes == code], None if times is None else times[codes == code])
+        for code in range(3)
+    ]
+    record = {
+        "method": split,
+        "seed": seed,
+        "held_out": held_out,
+        "users_without_training": len(np.setdiff1d(users, new[0].users)),
+    }
+    return dataclasses.replace(
+        dataset, train=new[0], valid=new[1], test=new[2], info={**dataset.info, "split": record}, folder=None
+    )
+
+
+def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
+    where = f"{table.where}, column '{column}'"
+    series = table.frame[column]
+    return read_ids(series, where, what, table.place, text=table.text, string_ids=string_ids)
+
+
+def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: Recipe) -> tuple[IdMap, pl.DataFrame]:
+    """All items before any is left out, and the item table with `item` first."""
+    if items is None:
+        ids = IdMap(item_ids.unique().sort(), ITEM)
+        return ids, pl.DataFrame({ITEM: ids.series})
+    column = recipe.items_column
+    series = _ids(items, column, ITEM, recipe.string_ids)
+    if series.dtype != item_ids.dtype:
+        if not (items.text or table.text):
+            raise DataError(
+                f"the item ids are {item_ids.dtype} in {table.where} and {series.dtype} in {items.where};"
+                f" make them the same type ({argument('string_ids', True)} makes both strings)"
+            )
+        series = series.cast(pl.String)
+    if (repeated := series.is_duplicated()).any():
+        raise DataError(
+            f"{items.where}: item id {series[repeated.arg_true()[0]]!r} occurs more than once (first in"
+            f" {items.at(repeated)}); keep one row per item"
+        )
+    rest = _with_title(items, recipe)
+    rest = rest.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN says: no value
+    if ITEM in rest.columns:
+        rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
+    described = pl.DataFrame([series.alias(ITEM), *rest.get_columns()])
+    ids = IdMap(series, ITEM)
+    asked = same_type(item_ids, series.dtype)
+    unknown = pl.Series(ids.rows(asked) < 0)
+    if unknown.any():
+        missing = asked.filter(unknown).unique().sort()
+        told = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
+        if recipe.unknown_items == "error":
+            raise DataError(
+                f"{told}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
+                f" or keep them without a description ({argument('unknown_items', 'keep')})"
+            )
+        if recipe.unknown_items == "drop":
+            logger.warning("%s; %s left out", told, count(int(unknown.sum()), "interaction"))
+        else:
+            logger.warning("%s; kept, and nothing is known about them", told)
+            ids = ids.extended(missing)
+            described = pl.concat([described, pl.DataFrame({ITEM: missing})], how="diagonal")
+    return ids, described
+
+
+def _with_title(items: Table, recipe: Recipe) -> pl.DataFrame:
+    """The item table with the column of titles called `title`, where the recipe names one; another `title` is renamed.
+
+    Raises:
+        DataError: there is no such column, or it is that of the ids.
+    """
+    if recipe.title is None or recipe.title == TITLE:
+        items.need([] if recipe.title is None else [TITLE])
+        return items.frame
+    items.need([recipe.title])
+    if recipe.title == recipe.items_column:
+        raise DataError(
+            f"{items.where}: column '{recipe.title}' holds the item ids, so it cannot be that of the titles; leave"
+            f" {called('title')} out: without titles, ids are shown"
+        )
+    taken = {TITLE: unused_name(TITLE, items.frame.columns)} if TITLE in items.frame.columns else {}
+    return items.frame.rename({**taken, recipe.title: TITLE})
+
+
+def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
+    """Raise a DataError if the item table lacks its column of ids; names the column whose values are the log's."""
+    if column in items.frame.columns:
+        return
+    held = ", ".join(items.frame.columns)
+    if (found := column_of_ids(items.frame, item_ids)) is None:
+        hint = f"none of them holds these ids, so name the right one ({argument('items_id', 'COLUMN')})"
+    else:
+        ids = count(item_ids.n_unique(), "item id")
+        hint = f"'{found[0]}' holds {found[1]:,} of the {ids}: name it ({argument('items_id', found[0])})"
+    raise DataError(f"{items.where}: no column '{column}'; it has {held}; {hint}")
+
+
+def _aligned(
+    features: Mapping[str, FeatureFile], catalogue: IdMap, recipe: Recipe, items: Table | None
+) -> dict[str, Aligned]:
+    """The features in the order of the catalogue; without ids only where a table says what the order is."""
+    aligned = {}
+    for key, file in features.items():
+        where = f"features '{key}'"
+        check_name(key)
+        if file.ids is None and (items is None or not items.ordered):
+            source = "" if file.where == where else f" ({file.where})"
+            table = "an item table" if items is None else f"a table of the items in the file's order, not {items.where}"
+            raise DataError(
+                f"{where}{source}: has no ids, and nothing says which item a row belongs to; give {table} with a row"
+                f" for each row of it ({argument('items', 'FILE')}), or save it with ids, for instance with"
+                " numpy.savez(FILE, ids=ids, vectors=matrix)"
+            )
+        order, listed = (items.where, items.frame.height) if items is not None else ("", None)
+        aligned[key] = align(file, catalogue, where, recipe.unknown_features == "drop", order, listed)
+    return aligned
+
+
+def _check_labels(
+    users: np.ndarray, items: np.ndarray, labels: np.ndarray, user_map: IdMap, item_map: IdMap, where: str
+) -> None:
+    """A pair that is repeated under two labels would leak the test into training."""
+    order = np.lexsort((labels, items, users))
+    u, i, s = users[order], items[order], labels[order]
+    twice = np.flatnonzero((u[1:] == u[:-1]) & (i[1:] == i[:-1]) & (s[1:] != s[:-1]))
+    if len(twice):
+        at = twice[0]
+        raise DataError(
+            f"{where}: {count(len(twice), 'pair')} in two splits, for instance user {user_map.ids[u[at]]} and item"
+            f" {item_map.ids[i[at]]}; keep each pair in one"
+        )
+
+
+def _renumber(ids: IdMap, rows: np.ndarray) -> tuple[IdMap, np.ndarray]:
+    """Keep only the ids that occur in `rows`, in order."""
+    present = np.zeros(len(ids), dtype=bool)
+    present[rows] = True
+    return IdMap(ids.series.filter(pl.Series(present)), ids.what), (np.cumsum(present) - 1)[rows]
+
+
+def _nothing_left(counts: Mapping[str, Any]) -> str:
+    """What took all rows away, and what to do, as the end of a sentence."""
+    steps = {
+        "other_rows": ("with other values", "only"),
+        "bad_rows_skipped": ("bad", "bad_rows"),
+        "below_min_rating": ("rated lower", "min_rating"),
+        "rows_of_unknown_items_dropped": ("of items that the item table lacks", "unknown_items"),
+        "repeated_pairs": ("repeated", None),
+        "removed_by_k_core": ("of users or items with too few others", "k_core"),
+    }
+    gone = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
+    by = [called(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
+    said = f"no interaction is left of {count(counts['rows'], 'row')}"
+    said += f" ({', '.join(gone)})" if gone else ""
+    hints = []
+    if counts.get("removed_by_k_core"):
+        hints.append(f"lower {called('k_core')}, which is {counts['k_core']}")
+    if counts.get("below_min_rating"):
+        hints.append(f"lower {called('min_rating')}, which is {counts['min_rating']:g}")
+    if counts.get("items_without_features_dropped"):
+        hints.append(f"give features to more items (without any: {counts['items_without_features_dropped']:,})")
+    return f"{said}; {' or '.join(hints) or 'look at ' + ', '.join(by)}"
+
+
+def _words(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items())

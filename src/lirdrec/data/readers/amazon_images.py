@@ -1,0 +1,90 @@
+"""The image features published with Amazon's reviews: records of a 10-byte ASIN and 4,096 little-endian float32."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.compression import exists, is_packed, open_bytes
+from lirdrec.data.feature_files import FeatureFile
+from lirdrec.data.ids import count
+from lirdrec.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+ASIN_BYTES = 10
+DIMS = 4096
+BLOCK_RECORDS = 2048  # 32 MB
+NO_ASIN = re.compile(rb"[^0-9A-Za-z]")
+
+
+def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) -> FeatureFile:
+    """Read the features of some items; the file passes by in blocks and is never held.
+
+    An ASIN that the file repeats keeps its first record; how many were repeated is logged.
+
+    Args:
+        path: the file, plain or gzipped.
+        items: `(n,)` distinct string ids to look for.
+        dims: numbers in a record.
+
+    Returns:
+        `values` `(n, dims)` float32 with a row per item of `items`, in their order, all zero for those that the file
+        lacks (which thus count as items without an image); `ids` is `items`.
+
+    Raises:
+        DataError: the file is missing, cut short, damaged, not of this format, or names none of the items.
+    """
+    path = Path(path)
+    record = np.dtype([("asin", f"S{ASIN_BYTES}"), ("values", "<f4", (dims,))])
+    exists(path)
+    if not is_packed(path):
+        _check_size(path, path.stat().st_size, record.itemsize)
+    rows = {one.encode(): row for row, one in enumerate(items.to_list())}
+    values = np.zeros((len(items), dims), dtype=np.float32)
+    found = np.zeros(len(items), dtype=bool)
+    position = repeated = 0
+    with open_bytes(path) as file:
+        while block := file.read(BLOCK_RECORDS * record.itemsize):
+            whole = len(block) - len(block) % record.itemsize
+            records = np.frombuffer(block[:whole], dtype=record)
+            asins = records["asin"].tolist()
+            _check_asins(path, asins, position, record.itemsize)
+            position += len(block)
+            if whole < len(block):
+                _check_size(path, position, record.itemsize)
+            for at, row in enumerate(map(rows.get, asins)):
+                if row is None:
+                    continue
+                if found[row]:
+                    repeated += 1
+                    continue
+                values[row] = records["values"][at]
+                found[row] = True
+    if repeated:
+        logger.warning("%s: %s of items that came before; the first counts", path, count(repeated, "record"))
+    if len(items) and not found.any():
+        raise DataError(f"{path}: holds none of the {count(len(items), 'item')}; is it the file of another category?")
+    logger.info("%s: features of %d of %d items", path, found.sum(), len(items))
+    return FeatureFile(values, items, str(path))
+
+
+def _check_size(path: Path, size: int, record: int) -> None:
+    if over := size % record:
+        raise DataError(
+            f"{path}: {size:,} bytes are no whole number of records of {record:,} bytes ({ASIN_BYTES} of ASIN, then"
+            f" {(record - ASIN_BYTES) // 4:,} float32): the record at byte {size - over:,} is cut short; copy it again"
+        )
+
+
+def _check_asins(path: Path, asins: list[bytes], position: int, record: int) -> None:
+    for at, asin in enumerate(asins):
+        if len(asin) != ASIN_BYTES or NO_ASIN.search(asin):
+            raise DataError(
+                f"{path}: no ASIN at byte {position + at * record:,} ({asin!r}): damaged, or not a file of image"
+                f" features ({ASIN_BYTES} bytes of ASIN, then {(record - ASIN_BYTES) // 4:,} float32, again and again)"
+            )

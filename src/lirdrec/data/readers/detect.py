@@ -1,0 +1,262 @@
+"""Which reader a file or folder needs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lirdrec.config import field_docs
+from lirdrec.data.compression import open_bytes
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.file_parts import find_parts, is_parts_folder, is_pattern
+from lirdrec.data.file_types import LONGEST, refuse_other
+from lirdrec.data.images import with_images, with_images_beside
+from lirdrec.data.json_tables import first_record, is_json, is_list
+from lirdrec.data.preprocessing_config import Recipe
+from lirdrec.data.readers.amazon import check_packed, looks_like_amazon, read_amazon
+from lirdrec.data.readers.amazon_reviews import recognise_reviews
+from lirdrec.data.readers.lightgcn import looks_like_lightgcn, read_lightgcn
+from lirdrec.data.readers.microlens import looks_like_microlens, read_microlens
+from lirdrec.data.readers.mmrec import read_mmrec
+from lirdrec.data.readers.movielens import looks_like_movielens, read_movielens
+from lirdrec.data.readers.recbole import read_recbole
+from lirdrec.data.readers.sparse_matrices import looks_like_matrix, read_matrices, refuse_pickle
+from lirdrec.data.readers.split_files import find_split_files, read_split_files, read_split_folder
+from lirdrec.data.readers.tabular import read_interactions
+from lirdrec.data.schema import ITEM, USER
+from lirdrec.data.storage import MANIFEST, load
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.files.checks import check_file, is_folder, status
+from lirdrec.option_names import argument
+
+Kind = Literal[
+    "prepared", "mmrec", "recbole", "movielens", "microlens", "amazon", "splits", "lightgcn", "matrix", "table"
+]
+WORDS: dict[Kind, str] = {
+    "mmrec": "an MMRec folder",
+    "recbole": "a RecBole folder",
+    "movielens": "a MovieLens folder",
+    "microlens": "a MicroLens folder",
+    "amazon": "Amazon reviews",
+    "splits": "a folder of a split in three files",
+    "lightgcn": "a LightGCN folder",
+    "matrix": "a sparse matrix",
+    "table": "a table",
+}
+LONGEST_HEADER = 1 << 20
+MOST_KEYS = 30  # of a record, in a message
+NAMING = frozenset({"user", "item", "rating", "items", "only"})  # who says one of these means a table
+READERS: dict[str, Callable[..., Dataset]] = {
+    "mmrec": read_mmrec,
+    "recbole": read_recbole,
+    "movielens": read_movielens,
+    "microlens": read_microlens,
+    "amazon": read_amazon,
+    "splits": read_split_folder,
+    "lightgcn": read_lightgcn,
+    "matrix": read_matrices,
+    "table": read_interactions,
+}
+
+
+def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = ()) -> Kind:
+    """What is at a path. Any file that is not known is a table; one of JSON only where user and item are named.
+
+    Args:
+        path: a file or a folder; several files or a pattern are parts of a table.
+        options: names of those that are given. A file whose columns they name is a table, whatever it looks like.
+
+    Raises:
+        DataError: nothing is there, a folder of something unknown, a pickle, or a .json file whose keys say nothing.
+    """
+    if not isinstance(path, (str, Path)):
+        if len(path) == 1:
+            return kind_of(path[0], options)
+        find_parts(path)
+        return "table"
+    if is_pattern(path):
+        return "table"
+    path = Path(path)
+    if status(path) is None:
+        raise DataError(f"{path}: no such file or folder")
+    if not is_folder(path):
+        return _kind_of_file(path, options)
+    if (path / MANIFEST).is_file():
+        return "prepared"
+    if inters := sorted(path.glob("*.inter")):
+        with open_bytes(inters[0]) as file:
+            return "recbole" if b":token" in file.readline(LONGEST_HEADER) else "mmrec"
+    if looks_like_movielens(path):
+        return "movielens"
+    if looks_like_microlens(path):
+        return "microlens"
+    if find_split_files(path) is not None:
+        return "splits"
+    if looks_like_lightgcn(path):
+        return "lightgcn"
+    if looks_like_amazon(path):
+        return "amazon"
+    check_packed(path)
+    for one in sorted(path.iterdir()):
+        refuse_pickle(one)
+    if is_parts_folder(path):
+        return "table"
+    raise DataError(
+        f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
+        " of MovieLens (ratings.csv and movies.csv), MicroLens (…_pairs.csv), Amazon reviews, a split in three files"
+        " (….train.csv) or LightGCN (train.txt and test.txt); nor a table in parts (nothing but CSV or Parquet files);"
+        " make a dataset of other files with lirdrec prepare FILE"
+    )
+
+
+def read_any(path: str | Path) -> Dataset:
+    """The dataset at a path, whatever it is: prepared, or in one of the published forms that `kind_of` knows.
+
+    Raises:
+        DataError: it is none of these, or what is in it is wrong.
+        RunFolderError: it is a prepared dataset that is damaged or from a newer version.
+    """
+    if status(path) is None:
+        raise DataError(f"{path}: no such folder")
+    if kind_of(path) == "table":
+        what = "holds parts of a table" if is_folder(path) else "is a file"
+        raise DataError(f"{path}: {what}; name a dataset's folder, or make one with lirdrec prepare")
+    return read_raw(path)
+
+
+def read_raw(
+    path: str | Path | Sequence[str | Path] | None = None,
+    *,
+    train: str | Path | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    images: str | Path | None = None,
+    image_column: str | None = None,
+    **options: Any,
+) -> Dataset:
+    """Read what `lirdrec prepare` reads: whatever `kind_of` knows, and tables.
+
+    Args:
+        path: a file or a folder; or several files, or a pattern such as "log-*.csv", that are one table.
+        train, validation, test: instead of `path`, the files of a split: tables, or matrices of scipy.
+        images: a folder of pictures, found by item id or by `image_column`; see `lirdrec.data.images.with_images`.
+        image_column: column of the item table with paths or file names of pictures; by default `image`, if it holds
+            such. Without `images` the paths begin in the folder of `items`, or of `path`.
+        options: of the reader of this kind of source.
+
+    Raises:
+        DataError: something is wrong with the files.
+        ConfigError: this kind of source does not take an option.
+    """
+    if path is None or train is not None:
+        dataset = _read_split(path, {"train": train, "validation": validation, "test": test}, options)
+        return _with_images(dataset, Path(options.get("items") or str(train)), images, image_column)
+    kind = kind_of(path, options)
+    if not isinstance(path, (str, Path)) and len(path) == 1:
+        path = path[0]
+    if kind == "table":
+        return _read_tables(path, images, image_column, options)
+    assert isinstance(path, (str, Path))
+    path = Path(path)
+    if kind != "prepared":
+        _check_options(path, kind, options)
+    if kind in ("movielens", "microlens") and image_column is None:
+        return READERS[kind](path, images=images, **options)  # covers that lie in the folder are not looked at first
+    if kind == "prepared":
+        if options:
+            raise ConfigError(f"{path}: is prepared already, so options do nothing; prepare the raw files again")
+        dataset = load(path)
+    else:
+        dataset = READERS[kind](path, **options)
+    if kind == "prepared" and images is None and image_column is None:
+        return dataset
+    return _with_images(dataset, path, images, image_column)
+
+
+def _read_tables(
+    path: str | Path | Sequence[str | Path],
+    images: str | Path | None,
+    image_column: str | None,
+    options: Mapping[str, Any],
+) -> Dataset:
+    _check_options(path, "table", options)
+    dataset = read_interactions(path, **options)
+    first = options.get("items") or path
+    return _with_images(dataset, find_parts(first)[0].path, images, image_column)
+
+
+def _with_images(dataset: Dataset, source: Path, images: str | Path | None, image_column: str | None) -> Dataset:
+    beside = source if source.is_dir() else source.parent
+    if images is None and image_column is None:
+        return with_images_beside(dataset, beside)
+    return with_images(dataset, images or beside, image_column)
+
+
+def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapping[str, Any]) -> Dataset:
+    """The dataset of the files of a split."""
+    if path is not None:
+        raise ConfigError(f"{path}: is one source, and the files of a split are another; name one of them")
+    for name in ("train", "test"):
+        if files[name] is None:
+            raise ConfigError(f"there is no file of {name}: a split needs train and test, and should have validation")
+    given = {name: Path(file) for name, file in files.items() if file is not None}
+    for one in given.values():
+        check_file(one)
+        refuse_pickle(one)
+    matrices = [one for one in given.values() if looks_like_matrix(one)]
+    if matrices and len(matrices) < len(given):
+        other = next(one for one in given.values() if one not in matrices)
+        raise DataError(f"{other}: is a table, and {matrices[0]} is a matrix; the files of a split must be of one kind")
+    reader: Callable[..., Dataset] = read_matrices if matrices else read_split_files
+    return reader(given["train"], given.get("validation"), given["test"], **options)
+
+
+def options_of(kind: Kind) -> list[str]:
+    """The names of the options that the reader of a kind of source takes; a prepared dataset takes none."""
+    if kind == "prepared":
+        return []
+    parameters = inspect.signature(READERS[kind]).parameters.values()
+    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY or one.default is not one.empty]
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        known += field_docs(Recipe)
+    return known
+
+
+def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
+    refuse_pickle(path)
+    if path.suffix.lower() == ".npz":
+        return "matrix"
+    if is_json(path):
+        with open_bytes(path) as file:
+            refuse_other(path, file.read(LONGEST))
+        return _kind_of_json(path, options)
+    return "table" if NAMING.intersection(options) or not looks_like_amazon(path) else "amazon"
+
+
+def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
+    """Amazon's reviews, unless options name the keys, or the records have keys called user and item."""
+    if NAMING.intersection(options):
+        return "table"
+    record = first_record(path)
+    if record is not None and {USER, ITEM} <= record.keys():
+        return "table"
+    named = f"{argument('user', 'KEY')}, {argument('item', 'KEY')}"
+    hint = f"say which keys of a log hold the users and the items: {named}"
+    if record is not None and is_list(path):
+        raise DataError(f"{path}: its records have the keys {', '.join(list(record)[:MOST_KEYS])}; {hint}")
+    try:
+        recognise_reviews(path)  # what is wrong with the file is said, not passed over
+    except DataError as error:
+        if record is None:
+            raise
+        raise DataError(f"{str(error).partition('; expected')[0]}; {hint}") from None
+    return "amazon"
+
+
+def _check_options(path: Any, kind: Kind, options: Mapping[str, Any]) -> None:
+    known = options_of(kind)
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"'{option}' says nothing about {path} ({WORDS[kind]}); it takes {', '.join(known)}")

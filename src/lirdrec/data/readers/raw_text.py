@@ -1,0 +1,118 @@
+"""What readers of published data sets share: big tables of integers, and lines that break the rules of CSV."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lirdrec.config import option_named
+from lirdrec.data.compression import read_bytes
+from lirdrec.data.ids import INTEGER, count
+from lirdrec.data.preprocessing_config import Recipe
+from lirdrec.data.tables import Table, read_table, select
+from lirdrec.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+ID = r"^-?[0-9]+(\.0*)?$"  # 7, 007 and, as pandas writes integers beside gaps, 7.0
+
+
+def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
+    """A text file read as numbers: tens of millions of rows of texts take more memory than many machines have.
+
+    Args:
+        path: the file.
+        ids: columns of ids. Where one of them holds something else than integers of 63 bits, all columns are texts, as
+            the file has them.
+        layout: see `read_table`.
+    """
+    table = read_table(path, text="", **layout)
+    if all(table.frame[column].dtype == pl.Int64 for column in ids if column in table.frame.columns):
+        return table
+    return read_table(path, **layout)
+
+
+def id_columns(table: Table, recipe: Recipe, *columns: str, pattern: str = ID) -> Table:
+    """The table with its columns of ids checked: published data sets number their users and items.
+
+    Numbers written with zeros before them, such as `007`, stay as they are.
+
+    Args:
+        table: with the columns.
+        recipe: says what to do with bad rows, and whether ids are strings.
+        columns: their names.
+        pattern: how an id is written.
+
+    Raises:
+        DataError: a column is missing or holds something else than integers; names the line. Where the recipe leaves
+            bad rows out, only if all rows are bad.
+    """
+    table.need(columns)
+    for column in columns:
+        values = table.frame[column]
+        if values.dtype == pl.Int64 and not values.null_count() and values.ge(0).all():
+            continue
+        texts = values.cast(pl.String).str.strip_chars()
+        bad = ~texts.str.contains(pattern).fill_null(False)
+        if recipe.bad_rows == "skip" and not recipe.string_ids and texts.filter(~bad).str.contains(INTEGER).all():
+            bad |= ~(texts.cast(pl.Int64, strict=False) >= 0).fill_null(False)  # else who makes ids of them says it
+        if recipe.bad_rows == "skip" and not bad.all():
+            if bad.any():
+                where = f"{table.where}, column '{column}'"
+                logger.warning(
+                    "%s: %s without an id left out; the first: %s", where, count(int(bad.sum()), "row"), table.at(bad)
+                )
+            table = dataclasses.replace(select(table, ~bad), skipped=table.skipped + int(bad.sum()))
+            continue
+        if not bad.any():
+            continue
+        value = values[bad.arg_true()[0]]
+        raise DataError(
+            f"{table.where}: {'no value' if value is None else repr(value)} in column '{column}' in"
+            f" {table.at(bad)}; it must be an integer; to leave such rows out: {option_named('bad_rows', 'skip')}"
+        )
+    return table
+
+
+def text_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[str]:
+    """The lines of a text file, without line ends and without empty lines at the end.
+
+    Args:
+        path: the file.
+        encodings: tried in turn; the first that fits all bytes is taken.
+
+    Raises:
+        DataError: the file is missing or empty, or no encoding fits; names the line.
+    """
+    content = read_bytes(path)
+    for encoding in encodings:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError as error:
+            fault = error
+            continue
+        if "\n" not in text:  # as old programs of Apple's end lines
+            text = text.replace("\r", "\n")
+        lines = [line.removesuffix("\r") for line in text.split("\n")]
+        while lines and not lines[-1].strip():
+            lines.pop()
+        if not lines:
+            raise DataError(f"{path}: the file is empty")
+        return lines
+    line = content.count(b"\n", 0, fault.start) + 1
+    raise DataError(f"{path}: not UTF-8 text (byte 0x{content[fault.start]:02x} in line {line}); save it as UTF-8")
+
+
+def unquoted(text: str) -> str:
+    """A value without the quotes of CSV, also where they are misplaced, and with single spaces."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', ""):
+        text = text[1:-1].replace('""', '"')
+    elif ',"' in text and text.endswith('"'):  # opened in the middle: `Postman," The (Postino, Il) (1994)"`
+        text = text.replace('"', "")
+    return " ".join(text.split())

@@ -1,0 +1,82 @@
+"""Files of a prepared folder replaced together with its manifest, so that a kill at any moment leaves it loadable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lirdrec.data.storage import file_entry, read_manifest
+from lirdrec.errors import DataError
+from lirdrec.files import transaction
+from lirdrec.files.atomic import write_errors
+from lirdrec.files.locks import folder_lock
+from lirdrec.files.transaction import SWITCHING, commit, manifest_text, new_stage
+
+
+def switch(
+    folder: str | Path,
+    files: Mapping[str, Path],
+    entries: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda manifest: {},
+    gone: Collection[str] = (),
+) -> None:
+    """Put new files in their places and say so in the manifest: all of it is seen, or nothing.
+
+    Args:
+        folder: a prepared folder.
+        files: name in the manifest → the finished file, on the same disk; it is moved.
+        entries: from the manifest as it is to the entries that change, for instance `features` and `info`.
+        gone: names of files that the dataset does not have any longer; those that it never had do not count.
+
+    Raises:
+        RunFolderError: no prepared folder, or it cannot be written.
+        DataError: `entries` holds something that JSON cannot.
+    """
+    folder = Path(folder)
+    with dataset_lock(folder):
+        transaction.settle(folder)
+        old = read_manifest(folder)
+        gone = set(gone) & set(old["files"])
+        listed = {name: entry for name, entry in old["files"].items() if name not in gone}
+        listed |= {name: file_entry(path) for name, path in files.items()}
+        manifest = {**old, **entries(old), "files": dict(sorted(listed.items()))}
+        try:
+            manifest_text(manifest)  # before anything is moved
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{folder}: its info cannot be written as JSON: {error}") from None
+        with new_stage(folder) as stage:
+            for name, path in files.items():
+                (stage / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, stage / name)
+            commit(folder, stage, manifest, gone)
+
+
+def settle(folder: str | Path) -> None:
+    """Finish a change that was cut short; does nothing to a folder that is in order.
+
+    Raises:
+        RunFolderError: no prepared folder, or it cannot be written.
+    """
+    folder = Path(folder)
+    read_manifest(folder)
+    with dataset_lock(folder):
+        transaction.settle(folder)
+
+
+@contextlib.contextmanager
+def dataset_lock(folder: Path) -> Iterator[None]:
+    """Hold a prepared folder while it is read, changed and written again.
+
+    Raises:
+        RunFolderError: another process is changing it, or it cannot be written.
+    """
+    lock = folder_lock(
+        folder / SWITCHING,
+        lambda owner: f"{folder}: another process{owner} is changing this dataset at the moment; try again",
+        tidy=True,
+        nested=True,
+    )
+    with write_errors(folder), lock:
+        yield

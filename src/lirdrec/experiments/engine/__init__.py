@@ -1,1 +1,0 @@
-"""What every experiment runs on: cells in processes of their own, the sealed test, tuning."""

@@ -1,0 +1,160 @@
+"""The results of an experiment as tidy frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lirdrec.experiments.trial import Cell, Result
+
+if TYPE_CHECKING:
+    import polars as pl
+
+IDENTITY = ("experiment", "key", "work", "dataset", "model", "variant", "feature_set", "loss", "seed")
+
+
+class Results:
+    """Results of cells, in the order in which the plan named them.
+
+    Args:
+        results: the results.
+        experiment: name of the experiment, for the frames.
+        folder: the experiment's folder, from which per-user values are read.
+    """
+
+    def __init__(self, results: Iterable[Result] = (), experiment: str = "", folder: str | Path | None = None):
+        self.experiment, self.folder = experiment, None if folder is None else Path(folder)
+        self._results = list(results)
+        self._by_cell = {result.cell: result for result in self._results}
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def get(self, cell: Cell) -> Result | None:
+        """The result of a cell, or None where there is none (yet)."""
+        return self._by_cell.get(cell)
+
+    def where(self, condition: Callable[[Result], bool] | None = None, **values: Any) -> Results:
+        """Those whose cell (or status, loss, dataset name) has these values: `where(model="mf", work="train")`.
+
+        Args:
+            condition: a further condition on the result.
+            values: field of `Cell` → value, or a tuple, set or list of values. `dataset` is compared with the dataset's
+                name, `final` with `Cell.final`, `status` with the result's, `loss` with the loss trained with.
+        """
+
+        def fits(result: Result) -> bool:
+            for name, wanted in values.items():
+                found = _value(result, name)
+                if found not in wanted if isinstance(wanted, (tuple, set, list)) else found != wanted:
+                    return False
+            return condition is None or condition(result)
+
+        return Results((one for one in self._results if fits(one)), self.experiment, self.folder)
+
+    def frame(self) -> pl.DataFrame:
+        """One row per figure: the columns of `IDENTITY`, then stage (valid, test), metric, value."""
+        rows = [
+            {**self._identity(result), "stage": stage, "metric": metric, "value": value}
+            for result in self._results
+            for stage, figures in result.figures.items()
+            for metric, value in figures.items()
+        ]
+        return _frame(rows, {"stage": str, "metric": str, "value": float})
+
+    def runs(self) -> pl.DataFrame:
+        """One row per cell: the columns of `IDENTITY`, then final, status, error, seconds, peak_memory_mb,
+        peak_gpu_memory_mb, epochs, best_epoch, options (JSON of what differs from the defaults)."""
+        rows = [
+            {
+                **self._identity(result),
+                "final": result.cell.final,
+                "status": result.status,
+                "error": result.error,
+                "seconds": result.seconds,
+                "peak_memory_mb": result.peak_memory / 2**20,
+                "peak_gpu_memory_mb": None if result.peak_gpu_memory is None else result.peak_gpu_memory / 2**20,
+                "epochs": result.epochs,
+                "best_epoch": result.best_epoch,
+                "options": json.dumps({**result.cell.model_options, **result.cell.training}, sort_keys=True),
+            }
+            for result in self._results
+        ]
+        numbers = {"seconds": float, "peak_memory_mb": float, "peak_gpu_memory_mb": float}
+        texts = {"final": bool, "status": str, "error": str}
+        return _frame(rows, {**texts, **numbers, "epochs": int, "best_epoch": int, "options": str})
+
+    def histories(self) -> pl.DataFrame:
+        """One row per epoch and metric: the columns of `IDENTITY`, then epoch, seconds, metric ("loss" too), value."""
+        rows = [
+            {
+                **self._identity(result),
+                "epoch": line["epoch"],
+                "seconds": line["seconds"],
+                "metric": name,
+                "value": value,
+            }
+            for result in self._results
+            for line in result.history
+            for name, value in line.items()
+            if name not in ("epoch", "seconds")
+        ]
+        return _frame(rows, {"epoch": int, "seconds": float, "metric": str, "value": float})
+
+    def per_user(self) -> pl.DataFrame:
+        """Per-user test values of all cells that have them: the columns of `IDENTITY`, then user and the metrics.
+
+        `user` is text here, so that datasets with integer and with text ids fit into one frame.
+        """
+        import polars as pl
+
+        parts = []
+        for result in self._results:
+            if result.per_user is None or self.folder is None:
+                continue
+            values = pl.read_parquet(self.folder / result.per_user, glob=False).with_columns(pl.col("user").cast(str))
+            labels = [pl.lit(value).alias(name) for name, value in self._identity(result).items()]
+            parts.append(values.select(*labels, pl.all()))
+        return pl.concat(parts, how="diagonal") if parts else _frame([], {"user": str})
+
+    def remarks(self) -> list[str]:
+        """What a reader must know before the figures are believed, a sentence each: trainings that were cut off."""
+        trained = [one for one in self._results if one.done and one.epochs]
+        capped = [one for one in trained if one.was_still_improving]
+        if not capped:
+            return []
+        return [
+            f"**{len(capped)} of {len(trained)} trainings were still improving when --epochs ended them**: "
+            "their figures are too low; give more epochs before models are compared."
+        ]
+
+    def _identity(self, result: Result) -> dict[str, Any]:
+        named = {"experiment": self.experiment, "key": result.cell.key}
+        return named | {name: _value(result, name) for name in IDENTITY if name not in named}
+
+
+def _value(result: Result, name: str) -> Any:
+    if name == "dataset":
+        return result.cell.dataset_name
+    if name == "loss":
+        return loss_of(result)
+    return getattr(result if name == "status" else result.cell, name)
+
+
+def loss_of(result: Result) -> str:
+    """The ranking loss that the cell's model was trained with; "" for models that have no choice of it."""
+    options = result.options.get("model", result.cell.model_options)
+    return str(options.get("loss") or "")
+
+
+def _frame(rows: list[dict[str, Any]], types: dict[str, type]) -> pl.DataFrame:
+    import polars as pl
+
+    kinds = {str: pl.String, float: pl.Float64, int: pl.Int64, bool: pl.Boolean}
+    schema = {name: pl.Int64 if name == "seed" else pl.String for name in IDENTITY}
+    return pl.DataFrame(rows, schema={**schema, **{name: kinds[kind] for name, kind in types.items()}})

@@ -1,0 +1,325 @@
+"""Runs an experiment: plan, compute the cells that have no result, plan again, until nothing is left; then report.
+
+Each cell runs in a process of its own (`worker`), which ends with this one. A stopped experiment goes on where it was
+when the same is asked for again, and several processes may run it at once: who computes a cell holds its claim.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.experiment import Experiment
+from lirdrec.experiments.progress import Progress
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.trial import Cell, CellStore, Result, fingerprint, write_json
+from lirdrec.experiments.vault import Ledger, seal
+from lirdrec.files.atomic import atomic_write, make_folder
+
+POLL = 0.2  # seconds between looks at the running cells
+POLL_OTHERS = 1.0  # seconds between looks at what other processes do
+SETTINGS = "experiment.json"
+TRIES = 2  # a cell that failed is begun again once, at the next start
+
+
+def run(experiment: Experiment, context: Context) -> Path:
+    """Compute all cells of an experiment and write its report.
+
+    Args:
+        experiment: what to do.
+        context: with what; `context.output` may hold results of the same experiment, stopped or with other settings:
+            what fits is used, nothing is computed twice.
+
+    Returns:
+        The page to look at.
+
+    Raises:
+        ConfigError, DataError: a dataset or model that is not there; a choice that the sealed test forbids.
+        KeyboardInterrupt: stopped by Ctrl-C; the same call goes on.
+    """
+    return _reported(experiment, context, compute(experiment, context))
+
+
+def report(experiment: Experiment, context: Context) -> Path:
+    """Write the report of the cells that have results by now, without computing any."""
+    _check(experiment, context)
+    begun = (context.output / "cells").is_dir()  # else asking for the plan would write its first proposals
+    results = _Run(experiment, replace(context, quiet=True)).known() if begun else Results()
+    if not len(results):
+        raise ConfigError(f"{context.output}: there is no result of '{experiment.name}' with these settings yet")
+    return _reported(experiment, context, results)
+
+
+def _reported(experiment: Experiment, context: Context, results: Results) -> Path:
+    """The report, and beside it all that is known of each cell and each epoch, as data."""
+    for name, frame in (("runs", results.runs()), ("histories", results.histories())):
+        with atomic_write(context.output / f"{name}.parquet") as temporary:
+            frame.write_parquet(temporary)
+    return experiment.report(context, results)
+
+
+def compute(experiment: Experiment, context: Context) -> Results:
+    """The results of all cells of an experiment, in the order of its plan; what `run` does before the report."""
+    _check(experiment, context)
+    make_folder(context.output)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(context).items()}
+    write_json(context.output / SETTINGS, {"experiment": experiment.name, **settings})
+    return _Run(experiment, context).until_done()
+
+
+def _check(experiment: Experiment, context: Context) -> None:
+    """Refuse what is not there, and the folder of another experiment, before anything is written."""
+    from lirdrec.experiments.tuning import feature_names
+    from lirdrec.models.registry import model_type
+
+    name = _name_of(context.output)
+    if name not in (None, experiment.name):
+        raise ConfigError(
+            f"{context.output} holds the experiment '{name}'; give '{experiment.name}' a folder of its own with "
+            "--output" + (f", and take the settings from there: --tuned {context.output}" if name == "compare" else "")
+        )
+    for dataset in context.datasets:
+        fingerprint(dataset)  # raises where there is none
+        for label, names in context.feature_sets.items():
+            known = feature_names(dataset)
+            for name in names:
+                if name not in known:
+                    listed = ", ".join(known) or "none"
+                    raise ConfigError(f"feature set '{label}': {dataset} has no features '{name}'; it has {listed}")
+    for model in context.models:
+        model_type(model)
+    if context.tuned is not None and not (context.tuned / "cells").is_dir():
+        raise ConfigError(f"{context.tuned}: no results of an experiment; name the folder of a 'compare'")
+
+
+def _name_of(folder: Path) -> str | None:
+    """The experiment whose folder it is, or None."""
+    try:
+        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        return str(found["experiment"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / SETTINGS}: damaged ({error}); delete it to go on") from None
+
+
+@dataclass
+class _Running:
+    """A cell that a worker computes."""
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    claim: ExitStack
+    files: _Files
+    attempt: int
+
+
+class _Files:
+    """Where a worker finds its job and leaves its result and its log."""
+
+    def __init__(self, folder: Path, key: str):
+        jobs = folder / "jobs"
+        jobs.mkdir(parents=True, exist_ok=True)
+        self.job, self.result, self.log = jobs / f"{key}.json", jobs / f"{key}.result.json", jobs / f"{key}.log"
+        self.runs = folder / "runs" / key
+
+
+class _Run:
+    def __init__(self, experiment: Experiment, context: Context):
+        self.experiment, self.context = experiment, context
+        self.store = CellStore(context.output)
+        self.planned: dict[str, Cell] = {}
+        self.again: dict[str, int] = {}  # key → attempts so far of cells that failed at an earlier start
+        self.running: dict[str, _Running] = {}
+        expected = experiment.expected(context) if experiment.expected is not None else {}
+        self.progress = Progress(expected, context.jobs, context.metric, context.quiet)
+
+    def until_done(self) -> Results:
+        """Compute all cells."""
+        seen: set[str] | None = None
+        told = False
+        try:
+            while True:
+                done = self._done()
+                if done.keys() != seen:  # something has ended, here or in another process
+                    seen = set(done)
+                    if self._plan(done):
+                        continue
+                if not told and done:
+                    self.progress.say(f"{len(done)} cells were done before")
+                told = True
+                waiting = [cell for key, cell in self.planned.items() if key not in done and key not in self.running]
+                if not waiting and not self.running:
+                    self._tidy(done)
+                    return self._results(done)
+                self._start(waiting)
+                waiting = [cell for cell in waiting if cell.key not in self.running]
+                self.progress.show(done.values(), waiting, [one.cell for one in self.running.values()])
+                time.sleep(POLL if self.running else POLL_OTHERS)
+                self._collect()
+        finally:
+            self._stop()
+
+    def known(self) -> Results:
+        """The results that there are, without computing any."""
+        while self._plan(self._done()):
+            self.again.clear()  # cells that failed are shown as they are
+        self.again.clear()
+        return self._results(self._done())
+
+    def _done(self) -> dict[str, Result]:
+        """Results of the planned cells, in the order of the plan; without those that are to be tried again."""
+        found = {}
+        for key, cell in self.planned.items():
+            result = self.store.result(cell)
+            if result is not None and (result.done or result.attempts > self.again.get(key, 0)):
+                found[key] = result
+        return found
+
+    def _results(self, done: dict[str, Result]) -> Results:
+        return Results(done.values(), self.experiment.name, self.context.output)
+
+    def _plan(self, done: dict[str, Result]) -> bool:
+        """Ask the experiment for its cells; whether there are new ones."""
+        before = self.planned
+        named: dict[str, Cell] = {}
+        for cell in self.experiment.plan(self.context, self._results(done)):
+            key = cell.key
+            named.setdefault(key, cell)
+            if key not in before:
+                result = self.store.result(cell)
+                if result is not None and not result.done and result.attempts < TRIES:
+                    self.again[key] = result.attempts
+        # in the order of the last plan: the finals of a model come before the trials of the next
+        self.planned = named | {key: cell for key, cell in before.items() if key not in named}
+        return len(self.planned) > len(before)
+
+    def _start(self, waiting: list[Cell]) -> None:
+        """Begin cells, as many as may run at once and other processes do not compute."""
+        for cell in waiting:
+            if len(self.running) >= self.context.jobs:
+                return
+            with ExitStack() as stack:
+                if not stack.enter_context(self.store.claim(cell)):
+                    continue
+                earlier = self.store.result(cell)
+                if earlier is not None and (earlier.done or earlier.attempts > self.again.get(cell.key, 0)):
+                    continue  # another process has just computed it
+                attempt = 1 if earlier is None else earlier.attempts + 1
+                files = _Files(self.context.output, cell.key)
+                if files.result.is_file():  # computed, but whoever asked for it was killed before it could be recorded
+                    self._record(cell, files, attempt, 0)
+                    continue
+                try:
+                    process = self._begin(cell, files)
+                except DataError as error:  # for instance a split that the dataset does not allow
+                    self._ended(Result(cell, "failed", str(error), attempts=attempt))
+                    continue
+                self.running[cell.key] = _Running(cell, process, stack.pop_all(), files, attempt)
+
+    def _begin(self, cell: Cell, files: _Files) -> subprocess.Popen[bytes]:
+        context = self.context
+        sealed = seal(cell.dataset, context.output, cell.split)
+        if cell.final:
+            Ledger(sealed.vault).declare(cell)
+        job = {
+            "cell": cell.with_(dataset=os.path.abspath(sealed.development)).to_json(),
+            "folder": os.path.abspath(context.output),
+            "runs": os.path.abspath(files.runs),
+            "vault": os.path.abspath(sealed.vault) if cell.final else None,
+            "device": context.device,
+            "cache": context.cache,
+        }
+        write_json(files.job, job)
+        with files.log.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "lirdrec.experiments.worker", str(files.job), str(files.result)],
+                stdin=subprocess.PIPE,  # closes when this process ends, however it ends
+                stdout=output,
+                stderr=output,
+                env=_environment(context.jobs),
+            )
+
+    def _collect(self) -> None:
+        """Record what workers have ended with."""
+        for key, one in list(self.running.items()):
+            code = one.process.poll()
+            if code is not None:
+                del self.running[key]
+                with one.claim:
+                    self._record(one.cell, one.files, one.attempt, code)
+                if one.process.stdin is not None:
+                    one.process.stdin.close()
+
+    def _record(self, cell: Cell, files: _Files, attempt: int, code: int) -> None:
+        try:
+            values = json.loads(files.result.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            killed = hasattr(signal, "SIGKILL") and code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+            # nobody but the system, short of memory, kills a worker in this way while its parent lives
+            values = {"status": "out of memory"} if killed else {"status": "failed", "error": _last_line(files.log)}
+        result = Result.from_json({"cell": cell.to_json(), "attempts": attempt, **values})
+        self._ended(result)
+        files.result.unlink(missing_ok=True)
+        files.job.unlink(missing_ok=True)
+        if result.done:
+            files.log.unlink(missing_ok=True)
+        if result.done and cell.extra.get("keep"):
+            for checkpoint in files.runs.glob("checkpoint*"):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        elif result.status != "out of memory":  # which may succeed from its checkpoint on a machine with more
+            shutil.rmtree(files.runs, ignore_errors=True)
+
+    def _tidy(self, done: dict[str, Result]) -> None:
+        """Take away what was left by a kill between the record of a result and the end of its worker's files."""
+        for key, result in done.items():
+            files = _Files(self.context.output, key)
+            for file in (files.job, files.result, *([files.log] if result.done else [])):
+                file.unlink(missing_ok=True)
+            if result.done and not result.cell.extra.get("keep"):
+                shutil.rmtree(files.runs, ignore_errors=True)
+
+    def _ended(self, result: Result) -> None:
+        self.store.record(result)
+        done = self._done()
+        waiting = [cell for key, cell in self.planned.items() if key not in done]
+        self.progress.ended(result, done.values(), waiting)
+
+    def _stop(self) -> None:
+        """End the workers that still run; their checkpoints stay."""
+        for one in self.running.values():
+            one.process.kill()
+        for one in self.running.values():
+            one.process.wait()
+            one.claim.close()
+        self.progress.stop()
+
+
+def _environment(jobs: int) -> dict[str, str]:
+    """The variables of a worker: its share of the cores, and the package that runs here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // jobs))
+    home = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    defaults = {"OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads}
+    if jobs > 1:
+        defaults["OMP_WAIT_POLICY"] = "passive"  # threads that spin while they wait would take the others' cores
+    return {**defaults, **os.environ, "PYTHONPATH": path}
+
+
+def _last_line(log_file: Path) -> str:
+    try:
+        lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "the process ended without a word"

@@ -1,0 +1,166 @@
+r"""A weighted mix of several models' scores.
+
+Scores of different models have different scales, so each member's scores are first made comparable for each user over
+all items, as z-scores `(s - mean) / sd`: of the scores themselves, or of their ranks.
+
+    score(u, i) = Σ_m w_m · normalised_m(u, i),   w on the simplex
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.evaluation.evaluator import Truth
+from lirdrec.evaluation.metrics import per_user_metrics
+from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.top_k import MEMORY_LIMIT, best, block_rows
+
+Normalisation = Literal["z-score", "rank"]
+NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+
+
+def normalised(scores: Tensor, how: Normalisation) -> Tensor:
+    """Scores `(B, I)` of one model made comparable with those of others: mean 0 and deviation 1 in each row.
+
+    Equal scores stay equal under both: by rank they share the middle of their places. A row of equal scores is 0.
+    """
+    if how == "rank":
+        ordered = scores.sort(dim=1).values
+        below = torch.searchsorted(ordered, scores.contiguous())
+        upto = torch.searchsorted(ordered, scores.contiguous(), right=True)
+        scores = (below + upto).to(scores.dtype)
+    centred = scores - scores.mean(1, keepdim=True)
+    deviation = centred.square().mean(1, keepdim=True).sqrt()
+    return torch.where(deviation > 0, centred / deviation.clamp(min=1e-30), 0)
+
+
+class FusedScorer(Scorer):
+    """The mix as a scorer: a query is the members' queries side by side, and the parts are the members.
+
+    Args:
+        members: scorers over the same users and items.
+        names: of the members, all different; the names of the parts.
+        weights: of the members.
+        how: how scores are made comparable.
+    """
+
+    kind = "fused"
+
+    def __init__(self, members: Sequence[Scorer], names: Sequence[str], weights: Sequence[float], how: Normalisation):
+        if how not in NORMALISATIONS:
+            raise ConfigError(f"normalisation is {how!r}; choose one of {', '.join(NORMALISATIONS)}")
+        if len({(m.n_users, m.n_items) for m in members}) != 1 or not len(members) == len(names) == len(weights):
+            raise ConfigError("a mix needs models of the same users and items, and a name and a weight for each")
+        self.members, self.part_names, self.weights, self.how = list(members), tuple(names), list(weights), how
+        self.n_users, self.n_items = members[0].n_users, members[0].n_items
+        one = torch.zeros(1, dtype=torch.int64, device=next(iter(members[0].tensors().values())).device)
+        self.widths = [int(m.queries(one).shape[1]) for m in members]
+
+    def queries(self, users: Tensor) -> Tensor:
+        return torch.cat([m.queries(users) for m in self.members], dim=1)
+
+    def each(self, queries: Tensor) -> Tensor:
+        """Normalised scores `(M, B, I)` of each member."""
+        pieces = queries.split(self.widths, dim=1)
+        return torch.stack([normalised(m.scores(q), self.how) for m, q in zip(self.members, pieces, strict=True)])
+
+    def scores(self, queries: Tensor) -> Tensor:
+        total = queries.new_zeros(len(queries), self.n_items)
+        for weight, member, piece in zip(self.weights, self.members, queries.split(self.widths, dim=1), strict=True):
+            total.add_(normalised(member.scores(piece), self.how), alpha=weight)
+        return total
+
+    def parts(self, queries: Tensor, items: Tensor) -> Tensor:
+        chosen = self.each(queries)[:, torch.arange(len(items), device=items.device), items].T
+        return chosen * chosen.new_tensor(self.weights)
+
+    def similar_items(self, items: Tensor) -> Tensor:
+        raise CapabilityError("a mix of models ranks items for users; it has no similar items")
+
+    def similar_users(self, users: Tensor) -> Tensor:
+        raise CapabilityError("a mix of models ranks items for users; it has no similar users")
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = zip(self.part_names, self.members, strict=True)
+        return {f"{name}.{key}": tensor for name, member in named for key, tensor in member.tensors().items()}
+
+    def to(self, device: torch.device | str) -> FusedScorer:
+        return FusedScorer([m.to(device) for m in self.members], self.part_names, self.weights, self.how)
+
+
+def simplex(n: int, steps: int) -> list[tuple[float, ...]]:
+    """All weights of `n` members that are multiples of `1 / steps` and sum to 1."""
+    counts = (c for c in itertools.product(range(steps + 1), repeat=n) if sum(c) == steps)
+    return [tuple(c / steps for c in one) for one in counts]
+
+
+def grid_figures(
+    members: Sequence[Scorer],
+    truth: Truth,
+    weights: Sequence[Sequence[float]],
+    how: Normalisation,
+    names: Sequence[str] = ("recall", "ndcg"),
+    cutoffs: Sequence[int] = (20,),
+    memory_limit: int = MEMORY_LIMIT,
+) -> list[dict[str, float]]:
+    """Figures of every mix of a grid; each member scores each user once, whatever the size of the grid.
+
+    Args:
+        members: scorers over the same users and items.
+        truth: what is held out; training items are masked if it says so.
+        weights: mixes.
+        how, names, cutoffs, memory_limit: as elsewhere.
+    """
+    fused = FusedScorer(members, [str(n) for n in range(len(members))], [1.0] * len(members), how)
+    wide = block_rows(fused.n_items * (len(members) + 2), 4, memory_limit)
+    totals: list[dict[str, float]] = [{} for _ in weights]
+    for users in truth.users.split(wide):
+        stack = fused.each(fused.queries(users))  # (M, b, I)
+        hidden = truth.seen.pairs(users) if truth.masked else None
+        owner, relevant = truth.relevant.pairs(users)
+        is_relevant = torch.zeros(len(users), fused.n_items, dtype=torch.bool, device=users.device)
+        is_relevant[owner, relevant] = True
+        sizes = torch.bincount(owner, minlength=len(users))
+        for mix, total in zip(weights, totals, strict=True):
+            scores = torch.tensordot(stack.new_tensor(list(mix)), stack, dims=1)
+            if hidden is not None:
+                scores[hidden] = -torch.inf
+            items = best(scores, max(cutoffs), truth.candidates)[1]
+            hits = is_relevant.gather(1, items.clamp(min=0)) & (items >= 0)
+            for key, column in per_user_metrics(hits, sizes, names, cutoffs).items():
+                total[key] = total.get(key, 0.0) + float(column.sum())
+    return [{key: value / len(truth.users) for key, value in total.items()} for total in totals]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Weights of the members, how their scores are made comparable, and the figures on validation."""
+
+    weights: tuple[float, ...]
+    how: Normalisation
+    figures: dict[str, float]
+
+
+def try_mixes(
+    members: Sequence[Scorer],
+    truth: Truth,
+    *,
+    steps: int = 10,
+    names: Sequence[str] = ("recall", "ndcg"),
+    cutoffs: Sequence[int] = (20,),
+    hows: Sequence[Normalisation] = NORMALISATIONS,
+) -> list[Mix]:
+    """Every mix of the simplex in steps of `1 / steps`, with each of the normalisations, in a fixed order."""
+    grid = simplex(len(members), steps)
+    found = []
+    for how in hows:
+        figures = grid_figures(members, truth, grid, how, names, cutoffs)
+        found += [Mix(weights, how, values) for weights, values in zip(grid, figures, strict=True)]
+    return found

@@ -1,0 +1,108 @@
+"""Figures in sentences: the pieces of which experiments make the answer of their report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.reporting import Measure, Section, label
+from lirdrec.reporting.formatting import MISSING, NARROW
+
+SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+
+
+def figure(measure: Measure | None, digits: int = 4) -> str:
+    """0.0983 ± 0.0012, or 0.0983 for a single run."""
+    if measure is None:
+        return "no figure"
+    spread = f"{NARROW}±{NARROW}{measure.sd:.{digits}f}" if measure.sd is not None else ""
+    return f"{measure.mean:.{digits}f}{spread}"
+
+
+def change(ours: float, theirs: float) -> str:
+    """By how many percent `ours` differs from `theirs`, with a sign."""
+    from lirdrec.reporting.statistics import gain
+
+    percent = gain(ours, theirs)
+    return MISSING if percent != percent else f"{percent:+.1f}{NARROW}%".replace("-", "−")
+
+
+def listed(parts: Iterable[object]) -> str:
+    """a, b and c."""
+    words = [str(part) for part in parts]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "nothing"
+
+
+def count(n: int, what: str) -> str:
+    """1 seed, 3 seeds."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def over(seeds: int) -> str:
+    """What a figure stands for: a mean over 3 seeds, ± one sd; or one seed."""
+    return f"mean over {count(seeds, 'seed')}, ± one sd" if seeds > 1 else "one seed"
+
+
+def settings(context: Context) -> dict[str, Any]:
+    """What the experiment was run with, without what is at its default."""
+    plain = asdict(context)
+    start = asdict(Context(datasets=("-",), output=Path(".")))
+    kept: dict[str, Any] = {"datasets": ", ".join(Path(one).name for one in context.datasets), "metric": context.metric}
+    kept |= {"seeds": context.seeds}
+    skipped = {"datasets", "output", "command", "quiet", "formats", "cache", "keep", "jobs", "tuned"}
+    for name, value in plain.items():
+        if name in kept or name in skipped or value == start[name] or not value:
+            continue
+        if isinstance(value, dict):
+            kept |= {str(key): inner for key, inner in value.items()}
+        else:
+            kept[name] = value
+    kept["other settings"] = (
+        "published defaults" if context.tuned is None else f"those of the best trials in {context.tuned.name}"
+    )
+    return {name: value if isinstance(value, (int, float, str)) else _plain(value) for name, value in kept.items()}
+
+
+def commands(context: Context) -> tuple[str, ...]:
+    """The command line, if there was one."""
+    return (context.command,) if context.command else ()
+
+
+def failures(results: Results) -> list[Section]:
+    """A section on the cells that gave no result; none if all did."""
+    lines = []
+    for result in results:
+        if not result.done:
+            cell = result.cell
+            which = ", ".join(filter(None, [cell.dataset_name, label(cell.model), cell.variant, cell.feature_set]))
+            why = f": {result.error}" if result.error else ""
+            lines.append(f"- {which}, seed {cell.seed}: {result.status}{why}")
+    return [Section("What did not work", ["\n".join(lines)])] if lines else []
+
+
+def measured(results: Iterable[Any], metric: str, stage: str) -> Measure | None:
+    """Mean and spread of a figure over results; those that lack it are left out."""
+    values = [one.figure(metric, stage) for one in results if one is not None and one.done]
+    return Measure.of([value for value in values if value is not None])
+
+
+def stage_of(results: Results) -> str:
+    """What the results were scored on last: "test" if any result has test figures, else "valid"."""
+    return "test" if any("test" in result.figures for result in results) else "valid"
+
+
+def metrics_of(results: Results, stage: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """Which of the usual metrics the results have at a stage, `wanted` first; few items mean other cut-offs."""
+    have = list(dict.fromkeys(name for result in results for name in result.figures.get(stage, {})))
+    first = [name for name in dict.fromkeys((*wanted, *SHOWN)) if name in have]
+    return tuple(first or have)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,375 @@
+"""Tuning: which configuration of a model is best on validation, the same budget for every model.
+
+A search is not a process that runs but a list of proposals in `tuning/NAME.json`. Each proposal is a cell; `search`
+looks at the results that there are and names the cells to compute next. So it can be stopped and gone on with anywhere,
+by several processes at once. Proposals come in pairs: those of a pair know the results of all pairs before, never of
+each other, so what is proposed does not depend on how many cells run at once or which of them ends first.
+
+The first proposals are the published defaults with each loss; one more pair is drawn at random; then Optuna's TPE
+proposes from the results, with a seed for each number. A trial is stopped early by the median rule: from epoch
+`WARM_UP` on, when its best value so far lies below the median of what the trials before it had at that epoch. The
+threshold is part of the proposal, so a trial that is killed and gone on with stops where it would have stopped.
+
+Only validation figures are ever looked at; the cells get the development copy of the dataset (`sealing`).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.experiments.config import Context
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.search_spaces import Choice, Space, parts, space_of, with_loss
+from lirdrec.experiments.trial import Cell, Result, canonical, fingerprint, locked, short_hash, write_json
+
+PAIR = 2  # proposals that do not know of each other
+AT_RANDOM = 4  # proposals before TPE takes over, the published ones included
+WARM_UP = 20  # epochs that no trial is stopped in
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where a search stands.
+
+    Attributes:
+        cells: all trials that are proposed by now, computed or not; a plan names them all.
+        finished: whether the budget is spent and every trial has its result.
+        chosen: the cell of the best trial; None while not finished, or if no trial succeeded. Once chosen it stays.
+        trials: the results so far, in the order of the proposals.
+        base: what was tuned.
+    """
+
+    cells: tuple[Cell, ...]
+    finished: bool
+    chosen: Cell | None
+    trials: tuple[Result, ...]
+    base: Cell
+
+    @property
+    def best(self) -> Result | None:
+        """The result of the best trial, where it is known."""
+        return next((one for one in self.trials if one.cell == self.chosen), None)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent."""
+        return sum(result.seconds for result in self.trials)
+
+    @property
+    def status(self) -> str:
+        """Running, done, or why nothing is chosen: "out of memory" if any trial was, else "failed"."""
+        if self.chosen is not None or not self.finished:
+            return "done" if self.finished else "running"
+        return "out of memory" if any(one.status == "out of memory" for one in self.trials) else "failed"
+
+    def final(self, seed: int, variant: str = "", **extra: Any) -> Cell:
+        """The cell that trains the best configuration with a seed and scores the sealed test.
+
+        Raises:
+            ConfigError: nothing is chosen.
+        """
+        if self.chosen is None:
+            raise ConfigError(f"{self.base.model}: no trial of its tuning has succeeded")
+        return self.base.with_(
+            model_options=self.chosen.model_options,
+            training=self.chosen.training,
+            seed=seed,
+            variant=variant or self.base.variant,
+            extra={**self.base.extra, "final": True, **extra},
+        )
+
+
+def base_cell(
+    context: Context,
+    dataset: str,
+    model: str,
+    feature_set: str = "",
+    *,
+    split: Mapping[str, Any] | None = None,
+    variant: str = "",
+    model_options: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Cell:
+    """The cell of work "train" that an experiment derives others from: what the context sets, and what it sets itself.
+
+    Args:
+        context: gives model options and training options set by hand, the metric, and the feature sets.
+        dataset, model, split, variant, extra: of the cell.
+        feature_set: a label of `context.sets`, or another label, which stands for all features.
+        model_options, training: set by the experiment; they go before those of the context.
+    """
+    return Cell(
+        "train",
+        dataset,
+        model,
+        {**context.options_of(model), **(model_options or {})},
+        {"metric": context.metric, **context.training, **(training or {})},
+        variant=variant,
+        feature_set=feature_set,
+        modalities=context.sets.get(feature_set),
+        split=split,
+        extra=extra or {},
+    )
+
+
+def search(context: Context, results: Results, base: Cell) -> Search:
+    """Go on with the search for the best configuration of `base.model`; to be called in every `plan`.
+
+    Args:
+        context: the budget, the losses, the sampler, the output folder.
+        results: what there is by now.
+        base: a cell of work "train" (see `base_cell`); its model options and training options are fixed, the others of
+            the model's space are searched. Its seed is the seed of the trials and of the proposals.
+
+    Raises:
+        ConfigError: Optuna is missing and needed.
+        RunFolderError: the file of proposals is damaged.
+    """
+    space = _space(context, base)
+    if context.trials == 0:
+        return Search((), True, _cell(base, 0, {"options": space.first[0]}), (), base)
+    content: dict[str, Any] = {"space": _described(space), "sampler": context.sampler, "prune": context.prune}
+    content["base"] = base.to_json() | {"dataset": fingerprint(base.dataset)}
+    by_time = context.minutes is not None
+    content["by"] = "time" if by_time else "trials"
+    name = "-".join(one for one in (base.dataset_name, base.model, base.feature_set, base.variant) if one)
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    path = context.output / "tuning" / f"{name}-{short_hash(content)[:8]}.json"
+    budget = [context.trials, context.minutes]
+    limit = n_trials(context, base)
+    proposals, choices = _read(path)
+    found = _results(base, proposals, results)
+    if not _complete(context, found, limit) or not _is_chosen(choices, budget):
+        with locked(path.with_suffix(".lock")):
+            proposals, choices = _read(path)  # another process may have gone on
+            before = len(proposals), len(choices)
+            while len(proposals) < limit:
+                found = _results(base, proposals, results)
+                known = len(proposals) if by_time else len(proposals) // PAIR * PAIR
+                past = [one for one in found[:known] if one is not None]
+                left = _left(context, past)
+                if len(past) < known or (left is not None and left <= 0):
+                    break
+                stop = _threshold(past, context.metric) if context.prune else []
+                options = _propose(context, space, proposals, past, base.seed)
+                proposals.append({"options": options, "stop_below": stop, "seconds": left})
+            found = _results(base, proposals[:limit], results)
+            number = _best(found, context.metric)
+            if _complete(context, found, limit) and number is not None and not _is_chosen(choices, budget):
+                choices.append({"budget": budget, "number": number})
+            if before != (len(proposals), len(choices)):
+                write_json(path, {"search": content, "trials": proposals, "chosen": choices})
+    proposals = proposals[:limit]
+    found = _results(base, proposals, results)
+    cells = tuple(_cell(base, number, proposal) for number, proposal in enumerate(proposals))
+    chosen = next((cells[one["number"]] for one in choices if one["budget"] == budget), None)
+    finished = chosen is not None or _complete(context, found, limit)
+    return Search(cells, finished, chosen, tuple(one for one in found if one is not None), base)
+
+
+def n_trials(context: Context, base: Cell) -> int:
+    """How many trials the search will have at most: no more than the model has configurations."""
+    size = _space(context, base).size
+    return size if context.trials is None else min(size, context.trials)
+
+
+def _space(context: Context, base: Cell) -> Space:
+    modalities = base.modalities if base.modalities is not None else feature_names(base.dataset)
+    return space_of(base.model, {**base.model_options, **base.training}, context.losses, modalities)
+
+
+@lru_cache
+def feature_names(dataset: str) -> tuple[str, ...]:
+    """Names of the feature matrices of a dataset, in the order that models see them in."""
+    from lirdrec.data.readers import read_any
+    from lirdrec.data.storage import MANIFEST, read_manifest
+
+    if (Path(dataset) / MANIFEST).is_file():
+        return tuple(sorted(read_manifest(dataset)["features"]))
+    return tuple(sorted(read_any(dataset).features))
+
+
+def _is_chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> bool:
+    return any(one["budget"] == budget for one in choices)
+
+
+def _best(found: Sequence[Result | None], metric: str) -> int | None:
+    """The number of the first of the best trials."""
+    best: tuple[float, int] | None = None
+    for number, result in enumerate(found):
+        value = result.figure(metric) if result is not None and result.done else None
+        if value is not None and (best is None or value > best[0]):
+            best = value, number
+    return None if best is None else best[1]
+
+
+def _cell(base: Cell, number: int, proposal: Mapping[str, Any]) -> Cell:
+    of_model, of_training = parts(proposal["options"])
+    limits = {name: proposal[name] for name in ("stop_below", "seconds") if proposal.get(name)}
+    return base.with_(
+        work="trial",
+        model_options={**base.model_options, **of_model},
+        training={**base.training, **of_training},
+        variant=" ".join(one for one in (base.variant, f"trial {number + 1}") if one),
+        extra={**{name: value for name, value in base.extra.items() if name != "final"}, **limits},
+    )
+
+
+def _results(base: Cell, proposals: Sequence[Mapping[str, Any]], results: Results) -> list[Result | None]:
+    return [results.get(_cell(base, number, proposal)) for number, proposal in enumerate(proposals)]
+
+
+def _complete(context: Context, found: Sequence[Result | None], limit: int) -> bool:
+    past = [one for one in found if one is not None]
+    if not past or len(past) < len(found):
+        return False
+    left = _left(context, past)
+    return len(found) >= limit or (left is not None and left <= 0)
+
+
+def _left(context: Context, past: Sequence[Result]) -> float | None:
+    """Seconds of tuning that are left; None where only the number of trials counts."""
+    if context.minutes is None:
+        return None
+    return round(context.minutes * 60 - sum(one.seconds for one in past), 1)
+
+
+def _propose(
+    context: Context, space: Space, proposals: Sequence[Mapping[str, Any]], past: Sequence[Result], seed: int
+) -> Choice:
+    """The next configuration; never one that was proposed before."""
+    number = len(proposals)
+    taken = {canonical(proposal["options"]) for proposal in proposals}
+    if number < len(space.first):
+        return space.first[number]
+    generator = random.Random(f"{seed}:{number}")
+    if context.sampler == "tpe" and number >= AT_RANDOM:
+        for attempt in range(10):
+            choice = _by_tpe(space, proposals, past, context.metric, generator.randrange(2**31) + attempt)
+            if canonical(choice) not in taken:
+                return choice
+    for _ in range(100):
+        choice = space.draw(generator)
+        if canonical(choice) not in taken:
+            return choice
+    return next(choice for choice in space.all() if canonical(choice) not in taken)
+
+
+def _by_tpe(
+    space: Space, proposals: Sequence[Mapping[str, Any]], past: Sequence[Result], metric: str, seed: int
+) -> Choice:
+    optuna = _optuna()
+    sampler = optuna.samplers.TPESampler(n_startup_trials=0, seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    kinds = {name: _distribution(optuna, values) for name, values in space.shared.items()}
+    if len(space.branches) > 1:
+        kinds["loss"] = optuna.distributions.CategoricalDistribution(list(space.branches))
+    for loss, own in space.branches.items():
+        kinds |= {f"{loss}.{name}": _distribution(optuna, values) for name, values in own.items()}
+    for proposal, result in zip(proposals, past, strict=False):
+        value = result.figure(metric)
+        if not result.done or value is None:
+            continue
+        loss = proposal["options"].get("loss", "") if len(space.branches) > 1 else next(iter(space.branches))
+        places: dict[str, Any] = {"loss": loss} if len(space.branches) > 1 else {}
+        places |= {name: _place(values, proposal["options"][name]) for name, values in space.shared.items()}
+        places |= {
+            f"{loss}.{name}": _place(values, proposal["options"][name]) for name, values in space.branches[loss].items()
+        }
+        own_kinds = {name: kinds[name] for name in places}
+        study.add_trial(optuna.trial.create_trial(params=places, distributions=own_kinds, value=value))
+    trial = study.ask()
+
+    def ask(name: str, values: tuple[Any, ...]) -> Any:
+        if len(values) == 1:
+            return values[0]
+        if _ordered(values):
+            return values[trial.suggest_int(name, 0, len(values) - 1)]
+        return values[trial.suggest_categorical(name, list(range(len(values))))]
+
+    loss = next(iter(space.branches))
+    if len(space.branches) > 1:
+        loss = trial.suggest_categorical("loss", list(space.branches))
+    choice = {name: ask(name, values) for name, values in space.shared.items()}
+    choice |= {name: ask(f"{loss}.{name}", values) for name, values in space.branches[loss].items()}
+    return with_loss(loss, choice)
+
+
+def _ordered(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+
+
+def _distribution(optuna: Any, values: Sequence[Any]) -> Any:
+    """Places in the list of values: in order for numbers, which TPE makes use of, else as names."""
+    if _ordered(values):
+        return optuna.distributions.IntDistribution(0, len(values) - 1)
+    return optuna.distributions.CategoricalDistribution(list(range(len(values))))
+
+
+def _place(values: Sequence[Any], value: Any) -> int:
+    return [canonical(one) for one in values].index(canonical(value))
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError(
+            f"tuning with more than {AT_RANDOM} trials needs the package optuna: pip install 'lirdrec[experiments]', "
+            "or take the sampler grid"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _threshold(past: Sequence[Result], metric: str) -> list[list[float]]:
+    """`[epoch, value]`: from the epoch on, a trial whose best value so far is below is stopped; steps of a rising line.
+
+    The median (the lower one of an even number) of the best values so far of the earlier trials that were not cut off
+    themselves before that epoch; a trial that ended by itself counts on with its best.
+    """
+    curves = []
+    for result in past:
+        if result.done and result.history:
+            best, curve = float("-inf"), {}
+            for line in result.history:
+                best = max(best, line.get(metric, float("-inf")))
+                curve[int(line["epoch"])] = best
+            curves.append((curve, bool((result.data or {}).get("stopped_early"))))
+    if len(curves) < PAIR:
+        return []
+    steps: list[list[float]] = []
+    for epoch in range(WARM_UP, max(max(curve) for curve, _ in curves) + 1):
+        values = [curve.get(epoch, max(curve.values())) for curve, cut in curves if not cut or epoch in curve]
+        if len(values) < PAIR:
+            break
+        value = statistics.median_low(values)
+        if value > float("-inf") and (not steps or value != steps[-1][1]):
+            steps.append([epoch, value])
+    return steps
+
+
+def _described(space: Space) -> dict[str, Any]:
+    described = {"shared": space.shared, "branches": space.branches, "first": space.first}
+    plain: dict[str, Any] = json.loads(json.dumps(described))
+    return plain
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The proposals, and what was chosen of them with which budget."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return list(found["trials"]), list(found["chosen"])
+    except FileNotFoundError:
+        return [], []
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path}: damaged ({error}); delete it to begin the search anew") from None

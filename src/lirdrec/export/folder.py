@@ -1,0 +1,67 @@
+"""`export`: one folder for each kind of destination, written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from lirdrec.config import nearest
+from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.export.onnx_export import write_onnx
+from lirdrec.export.pgvector import write_pgvector
+from lirdrec.export.qdrant import write_qdrant
+from lirdrec.export.vector_files import write_faiss, write_npy
+from lirdrec.files.manifest import MANIFEST, file_entry, manifest_format
+from lirdrec.files.transaction import atomic_folder, manifest_text
+from lirdrec.recommender.recommender import Recommender
+
+FORMAT = "lirdrec-export"
+FORMAT_VERSION = 1
+KINDS: Mapping[str, Callable[[Recommender, Path], None]] = {
+    "npy": write_npy,
+    "faiss": write_faiss,
+    "qdrant": write_qdrant,
+    "pgvector": write_pgvector,
+    "onnx": write_onnx,
+}
+
+ENDINGS = ("npy", "parquet", "csv", "jsonl", "faiss")
+WRITTEN = (
+    *(f"{what}.{ending}" for what in ("users", "items") for ending in ENDINGS),
+    *("README.txt", "load.py", "load.sql", "index.sql", "seen.csv"),
+    *("item_branches.onnx", "item_vector.onnx", "item_vector.bin"),
+)
+
+
+def check_kind(kind: str) -> None:
+    """Raises ConfigError where there is no export of this kind."""
+    if kind not in KINDS:
+        raise ConfigError(f"no export to '{kind}'; {nearest(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
+
+
+def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write what another search engine or runtime needs of a recommender, with a README.txt that says how to use it.
+
+    Args:
+        recommender: a run, slim or not.
+        kind: one of `KINDS`.
+        folder: the folder to make.
+        overwrite: replace an earlier export, and nothing else.
+
+    Raises:
+        ConfigError: an unknown kind, or its library is not installed.
+        CapabilityError: the model has nothing of the kind.
+        RunFolderError: the folder holds something while `overwrite` is off, or cannot be written; for "onnx": the
+            features that the run was trained with are gone.
+    """
+    check_kind(kind)
+    folder = Path(folder)
+    earlier = folder.is_dir() and manifest_format(folder) is None  # exports had no manifest before
+    if earlier and any(folder.iterdir()) and overwrite and not (folder / "README.txt").is_file():
+        raise RunFolderError(f"{folder}: is no export, so it is not replaced; choose another name")
+    with atomic_folder(folder, overwrite, (FORMAT,), WRITTEN if earlier else ()) as temporary:
+        KINDS[kind](recommender, temporary)
+        files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in sorted(temporary.rglob("*"))}
+        manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind, "files": files}
+        (temporary / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+    return folder

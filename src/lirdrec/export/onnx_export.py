@@ -1,0 +1,274 @@
+"""LIRDRec's item encoder as ONNX: from a new item's raw features to its vectors, outside of Python and of PyTorch.
+
+Two graphs, in the symbols of `models/lirdrec.py`; every input is one modality, `(n, d_m)` float32, in which an item
+that lacks it is a row of zeros:
+
+- `item_branches.onnx` is the network alone: `branches` `(n, K, e)`, the normalised `z` of each modality and of the
+  shared branch, whose DCT is inside its weights.
+- `item_vector.onnx` is all of `Model.grow` for items that are added one by one: besides the network it holds the
+  catalogue's features and what its items pass on (`item_smoothed_l`), finds each new item's nearest items, and gives
+  `vector` `(n, K·e)`, which scores by inner products with the users' vectors, and `branches`. The items of one call do
+  not see each other, while `add_items` takes those of one call as each other's neighbours.
+
+Neither holds the encoder of texts or pictures that made the features. What is in the catalogue is as of the export.
+
+A graph of ONNX that is put together operator by operator; large tables go into a file beside it, block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lirdrec.data.features import FeatureMatrix, row_blocks
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.export.vectors import vectors_of, write_readme
+from lirdrec.models.lirdrec import LIRDRec
+from lirdrec.nn.dct import idct
+from lirdrec.nn.functional import EPSILON
+from lirdrec.recommender.recommender import Recommender
+
+OPSET, IR = 18, 8  # of early 2023: old enough for whatever runtime is in use
+ALIGNED = 4096  # bytes; a runtime can then map a table instead of reading it
+
+
+class Graph:
+    """Operators on float32 tensors, addressed by name.
+
+    Args:
+        path: the .onnx file to write; `table` puts its numbers into a .bin file of the same name.
+
+    Raises:
+        ConfigError: onnx is not installed.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            import onnx
+        except ImportError:
+            raise ConfigError('the item encoder as ONNX needs onnx: pip install "lirdrec[onnx]"') from None
+        self._onnx: Any = onnx
+        self._path, self._tables = path, path.with_suffix(".bin")
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+
+    def add(self, operator: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes: Any) -> Any:
+        """The name of an operator's result; the names, where it has several."""
+        name = name or f"{operator}_{len(self._nodes)}"
+        names = [name] if outputs == 1 else [f"{name}_{number}" for number in range(outputs)]
+        self._nodes.append(self._onnx.helper.make_node(operator, inputs, names, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def constant(self, value: Any) -> str:
+        """An array, kept in the .onnx file; numbers become float32, integers int64."""
+        array = np.ascontiguousarray(value)
+        if array.dtype.kind == "f":
+            array = array.astype(np.float32)
+        name = f"constant_{len(self._constants)}"
+        # ascontiguousarray makes a number a row of one
+        self._constants.append(self._onnx.numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        return name
+
+    def table(self, shape: Sequence[int], blocks: Iterable[np.ndarray]) -> str:
+        """An array given in blocks of rows, kept in the .bin file."""
+        name = f"constant_{len(self._constants)}"
+        with self._tables.open("ab") as file:
+            file.write(b"\0" * (-file.tell() % ALIGNED))
+            start = file.tell()
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, dtype="<f4").data)
+            length = file.tell() - start
+        tensor = self._onnx.TensorProto(name=name, data_type=self._onnx.TensorProto.FLOAT, dims=shape)
+        tensor.data_location = self._onnx.TensorProto.EXTERNAL
+        for key, value in (("location", self._tables.name), ("offset", start), ("length", length)):
+            tensor.external_data.add(key=key, value=str(value))
+        self._constants.append(tensor)
+        return name
+
+    def save(self, inputs: dict[str, Sequence[Any]], outputs: dict[str, Sequence[Any]], doc: str) -> None:
+        """Write and check the file. Inputs and outputs are name → shape, in which a text is a length that varies."""
+        helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
+        ends = [[helper.make_tensor_value_info(n, kind, s) for n, s in side.items()] for side in (inputs, outputs)]
+        graph = helper.make_graph(self._nodes, self._path.stem, *ends, self._constants, doc_string=doc)
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=IR, producer_name="lirdrec")
+        self._onnx.save(model, str(self._path))
+        self._onnx.checker.check_model(str(self._path), full_check=True)
+
+
+ABSENT = -1e30  # below it is the cosine of what is not there
+
+README = """\
+item_branches.onnx   from raw features to the {k} branch vectors of {e} numbers each: {branches}
+item_vector.onnx     the same, and from them and the neighbours in the catalogue to the item vector, of {width} numbers
+item_vector.bin      belongs to it: features and vectors of the catalogue's {n_items:,} items, as of the export
+
+Inputs, float32, a row per new item: {inputs}
+They are raw features, made by the encoders that made the catalogue's; these are not inside. An item that lacks a
+modality has a row of zeros there; each needs at least one.
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession("item_vector.onnx")
+    vector, branches = session.run(["vector", "branches"], features)
+
+with features = {{{example}}}.
+
+A vector is what lirdrec add-items gives to this item alone; items of one call do not see each other. It scores by
+inner products with the users' vectors (lirdrec export --to npy) and can be put beside the items' in an index.
+Vectors of items that were there stay as they are.
+"""
+
+
+def write_onnx(recommender: Recommender, folder: Path) -> None:
+    """Write item_branches.onnx, item_vector.onnx, item_vector.bin and README.txt into an empty folder.
+
+    Raises:
+        CapabilityError: the model is not LIRDRec, cannot take new items, or the run is slim.
+        ConfigError: onnx is not installed.
+        RunFolderError: the features that the run was trained with are gone.
+    """
+    name = recommender.info.get("model", "this model")
+    vectors = vectors_of(recommender)
+    model = recommender.model("export its item encoder")
+    if not isinstance(model, LIRDRec):
+        raise CapabilityError(f"the item encoder of {name} cannot be exported; that of lirdrec can")
+    if model.config.dct == "matrix":
+        raise CapabilityError('dct="matrix" mixes the items of training, so there is no encoder of one item')
+    encoder = _Encoder(model, Graph(folder / "item_branches.onnx"))
+    encoder.branches()
+    encoder.save({"branches": encoder.shape}, "LIRDRec: from raw features to branch vectors")
+    encoder = _Encoder(model, Graph(folder / "item_vector.onnx"))
+    encoder.vector(recommender)
+    outputs: dict[str, Any] = {"vector": ["n", vectors.width], "branches": encoder.shape}
+    encoder.save(outputs, "LIRDRec: from raw features to the vectors of items that are added one by one")
+    text = README.format(
+        k=len(model.branches),
+        e=model.config.embedding_size,
+        branches=", ".join(model.branches),
+        width=vectors.width,
+        n_items=recommender.n_items,
+        inputs=", ".join(f"{m} (n, {width})" for m, width in encoder.widths.items()),
+        example=", ".join(f'"{m}": …' for m in model.modalities),
+    )
+    write_readme(folder, recommender, vectors, text)
+
+
+class _Encoder:
+    """Adds the formulas of `LIRDRec.item_branches` and `LIRDRec.grow` to a graph; results are names in it."""
+
+    def __init__(self, model: LIRDRec, graph: Graph):
+        self.model, self.graph = model, graph
+        self.widths = {m: f.values.shape[1] for m, f in zip(model.modalities, model.features, strict=True)}
+        self.shape = ["n", len(model.branches), model.config.embedding_size]
+        self.present = {m: self._presence(m) for m in model.modalities}  # (n, 1), 0 or 1
+
+    def save(self, outputs: dict[str, Any], doc: str) -> None:
+        self.graph.save({m: ["n", width] for m, width in self.widths.items()}, outputs, doc)
+
+    def branches(self) -> str:
+        """The branches `(n, K, e)`, side by side: `(n, K·e)`."""
+        model, add = self.model, self.graph.add
+        hidden = [self._linear(m, model.hidden_weight[r], model.hidden_bias[r]) for r, m in enumerate(model.modalities)]
+        if model.config.dct is not None:
+            parts = [self._linear(m, idct(model.shared_weight[r])) for r, m in enumerate(model.modalities)]
+            hidden.append(add("Add", add("Sum", *parts), self._weights(model.hidden_bias[-1])))
+        outputs = []
+        for row, (branch, pre) in enumerate(zip(model.branches, hidden, strict=True)):
+            z = self._linear(add("LeakyRelu", pre, alpha=0.01), model.output_weight[row])
+            outputs.append(self._normalized(add("Mul", z, self.present[branch]) if branch in self.present else z))
+        side_by_side: str = add("Concat", *outputs, axis=1)
+        add("Reshape", side_by_side, self.graph.constant([-1, *self.shape[1:]]), name="branches")
+        return side_by_side
+
+    def vector(self, recommender: Recommender) -> None:
+        """The item vector `(n, K·e)`: the branches and what comes from the nearest items (Eq. 17)."""
+        model, add = self.model, self.graph.add
+        own = self.branches()
+        smoothed, neighbours = own, self._neighbours(recommender)
+        memory = recommender.scorer.tensors()
+        for layer in range(model.config.n_item_layers):
+            states = memory[f"memory.item_smoothed_{layer}"].cpu().numpy()
+            level = self.graph.table(states.shape, (block for _, block in row_blocks(states)))
+            terms = []
+            for share, items, weights in neighbours:
+                terms.append(add("Mul", smoothed, share))
+                if items is not None:
+                    near = add("Gather", level, items, axis=0)  # (n, k-1, D)
+                    terms.append(self._squeezed(add("MatMul", self._unsqueezed(weights), near)))
+            smoothed = add("Sum", *terms)
+        if model.config.scoring == "cosine":
+            self._normalized(add("Add", own, smoothed), "vector")
+        else:
+            add("Add", own, smoothed, name="vector")
+
+    def _neighbours(self, recommender: Recommender) -> list[tuple[str, str | None, str]]:
+        """The row of S in three parts for each modality: the new item's own weight `(n, 1)`; its neighbours
+        `(n, k-1)` rows, or None where it has none; their weights `(n, k-1)`."""
+        graph, add, weighing = self.graph, self.graph.add, self.model.weights
+        assert recommender.features is not None
+        catalogue = recommender.features.blocks()
+        n_near = min(self.model.config.n_neighbours - 1, recommender.n_items)
+        counted = [m for m in self.model.modalities if weighing[m] > 0]  # the others move nothing
+        there = add("Sum", *(add("Mul", self.present[m], graph.constant(weighing[m])) for m in counted))
+        there = add("Max", there, graph.constant(EPSILON))
+        found: list[tuple[str, str | None, str]] = []
+        for m in counted:
+            whole = graph.constant(weighing[m] * sum(weighing.values()))
+            share = add("Div", add("Mul", self.present[m], whole), there)
+            if n_near == 0:
+                found.append((share, None, share))
+                continue
+            cosine = self._cosine(m, [block[m] for block in catalogue])
+            values, items = add("TopK", cosine, graph.constant([n_near]), outputs=2)
+            real = add("Cast", add("Greater", values, graph.constant(ABSENT)), to=1)  # float
+            count = add("Add", self._sum(real), graph.constant(1.0))  # itself too
+            share = add("Div", share, count)
+            found.append((share, items, add("Mul", real, share)))
+        return found
+
+    def _cosine(self, modality: str, blocks: list[FeatureMatrix]) -> str:
+        """Cosines `(n, I)` up to the new item's norm, which does not change their order; -inf for absent items."""
+        n, width = sum(map(len, blocks)), self.widths[modality]
+        values = self.graph.table((n, width), (rows for block in blocks for rows in _rows(block)))
+        norms = torch.cat([torch.from_numpy(rows).norm(dim=1) for block in blocks for rows in _rows(block)])
+        scale = (1 / norms.clamp(min=EPSILON)).numpy()
+        absent = np.where(np.concatenate([block.present for block in blocks]), 0, -np.inf)
+        products = self.graph.add("Gemm", modality, values, transB=1)
+        scaled = self.graph.add("Mul", products, self.graph.constant(scale))
+        return str(self.graph.add("Add", scaled, self.graph.constant(absent)))
+
+    def _presence(self, modality: str) -> str:
+        add, constant = self.graph.add, self.graph.constant
+        largest = add("ReduceMax", add("Abs", modality), constant([1]), keepdims=1)
+        return str(add("Cast", add("Greater", largest, constant(0.0)), to=1))
+
+    def _linear(self, x: str, weight: Tensor, bias: Tensor | None = None) -> str:
+        inputs = [x, self._weights(weight)] + ([] if bias is None else [self._weights(bias)])
+        return str(self.graph.add("Gemm", *inputs, transB=1))
+
+    def _weights(self, tensor: Tensor) -> str:
+        return self.graph.constant(tensor.detach().cpu().numpy())
+
+    def _normalized(self, x: str, name: str | None = None) -> str:
+        norm = self.graph.add("ReduceL2", x, self.graph.constant([1]), keepdims=1)
+        return str(self.graph.add("Div", x, self.graph.add("Max", norm, self.graph.constant(EPSILON)), name=name))
+
+    def _sum(self, x: str) -> str:
+        return str(self.graph.add("ReduceSum", x, self.graph.constant([1]), keepdims=1))
+
+    def _unsqueezed(self, x: str) -> str:
+        return str(self.graph.add("Unsqueeze", x, self.graph.constant([1])))
+
+    def _squeezed(self, x: str) -> str:
+        return str(self.graph.add("Squeeze", x, self.graph.constant([1])))
+
+
+def _rows(matrix: FeatureMatrix) -> Iterator[np.ndarray]:
+    for _, rows in matrix.blocks():
+        yield np.array(rows, dtype=np.float32)  # a copy: torch warns of arrays that cannot be written

@@ -1,0 +1,155 @@
+"""Vectors as tables of PostgreSQL with pgvector: files for COPY, and the SQL around them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.schema import ITEM, USER
+from lirdrec.export.vectors import item_columns, user_column, vectors_of, with_vectors, write_readme
+from lirdrec.recommender.recommender import Recommender
+
+EMBEDDING = "embedding"
+MOST_INDEXED = 2000  # columns that pgvector's indexes take
+
+README = """\
+items.csv, users.csv   ids, the items' columns, vectors{seen_file}
+load.sql               makes the tables of the schema lirdrec anew, all or nothing, and copies the files into them
+index.sql              afterwards, for large catalogues: an approximate index (HNSW); without it searches are exact
+
+In this folder, with pgvector installed in the server:
+
+    psql DATABASE -f load.sql
+    psql DATABASE -f index.sql
+
+The best items of a user (<#> is the negative inner product):
+
+    SELECT i.item, -(i.{embedding} <#> u.embedding) AS score
+    FROM lirdrec.items i, lirdrec.users u
+    WHERE u."user" = {user}{unseen}
+    ORDER BY i.{embedding} <#> u.embedding
+    LIMIT 10;
+
+The index is used where the query vector is a constant or a parameter, as from a first query for the user's vector.
+"""
+UNSEEN = """
+      AND NOT EXISTS (SELECT FROM lirdrec.seen s WHERE s."user" = u."user" AND s.item = i.item)"""
+
+LOAD = """\
+\\set ON_ERROR_STOP on
+BEGIN;
+CREATE EXTENSION IF NOT EXISTS vector;
+CREATE SCHEMA IF NOT EXISTS lirdrec;
+DROP TABLE IF EXISTS lirdrec.seen, lirdrec.users, lirdrec.items;
+CREATE TABLE lirdrec.items (
+{items}
+);
+CREATE TABLE lirdrec.users (
+{users}
+);
+\\copy lirdrec.items FROM 'items.csv' WITH (FORMAT csv, HEADER, ENCODING 'UTF8')
+\\copy lirdrec.users FROM 'users.csv' WITH (FORMAT csv, HEADER, ENCODING 'UTF8')
+{seen}COMMIT;
+ANALYZE lirdrec.items, lirdrec.users;
+"""
+SEEN = """\
+CREATE TABLE lirdrec.seen (
+    "user" {user} REFERENCES lirdrec.users,
+    item {item} REFERENCES lirdrec.items,
+    PRIMARY KEY ("user", item)
+);
+\\copy lirdrec.seen FROM 'seen.csv' WITH (FORMAT csv, HEADER, ENCODING 'UTF8')
+"""
+INDEX = "CREATE INDEX items_by_vector ON lirdrec.items USING hnsw ({embedding} vector_ip_ops);\n"
+NO_INDEX = "-- pgvector's indexes take vectors of {most:,} columns at most; these have {width:,}: searches stay exact\n"
+
+
+def write_pgvector(recommender: Recommender, folder: Path) -> None:
+    """Write items.csv, users.csv, seen.csv (not of a slim run), load.sql, index.sql and README.txt."""
+    vectors = vectors_of(recommender)
+    items, users = item_columns(recommender), user_column(recommender)
+    embedding = EMBEDDING
+    while embedding in items.columns:  # a column of the catalogue has the name
+        embedding = f"item_{embedding}"
+    _write_csv(folder / "items.csv", items, vectors.items, embedding)
+    _write_csv(folder / "users.csv", users, vectors.users, EMBEDDING)
+    id_types = {"item": _type(items.schema[ITEM]), "user": _type(users.schema[USER])}
+    train = recommender.train
+    if train is not None:
+        pairs = {USER: recommender.users.series.gather(train.users), ITEM: recommender.items.series.gather(train.items)}
+        pl.DataFrame(pairs).unique(maintain_order=True).write_csv(folder / "seen.csv")
+    load = LOAD.format(
+        items=_columns(items, embedding, vectors.width),
+        users=_columns(users, EMBEDDING, vectors.width),
+        seen="" if train is None else SEEN.format(**id_types),
+    )
+    (folder / "load.sql").write_text(load, encoding="utf-8")
+    index = INDEX if vectors.width <= MOST_INDEXED else NO_INDEX
+    filled = index.format(embedding=_quoted(embedding), most=MOST_INDEXED, width=vectors.width)
+    (folder / "index.sql").write_text(filled, encoding="utf-8")
+    example = recommender.users.series[0]
+    text = README.format(
+        embedding=_quoted(embedding),
+        user=example if isinstance(example, int) else "'" + example.replace("'", "''") + "'",
+        seen_file="" if train is None else "\nseen.csv               what each user has seen",
+        unseen="" if train is None else UNSEEN,
+    )
+    write_readme(folder, recommender, vectors, text)
+
+
+def _write_csv(path: Path, frame: pl.DataFrame, vectors: np.ndarray, embedding: str) -> None:
+    frame = frame.with_columns(_text(frame[name]) for name in frame.columns)
+    with path.open("wb") as file:
+        for number, block in enumerate(with_vectors(frame, vectors, embedding)):
+            numbers = pl.col(embedding).cast(pl.List(pl.String)).list.join(",")
+            block.with_columns(pl.format("[{}]", numbers).alias(embedding)).write_csv(file, include_header=number == 0)
+
+
+def _text(column: pl.Series) -> pl.Series:
+    if column.dtype == pl.String:
+        return column.str.replace_all("\0", "", literal=True)  # PostgreSQL has no such character
+    if column.dtype.is_nested():
+        return pl.Series(column.name, [None if one is None else _json(one) for one in column.to_list()], pl.String)
+    return column
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), ensure_ascii=False, default=str).replace("\\u0000", "")
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that are not finite: JSON has none."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _columns(frame: pl.DataFrame, embedding: str, width: int) -> str:
+    lines = [f"{_quoted(name)} {_type(kind)}" for name, kind in frame.schema.items()]
+    lines[0] += " PRIMARY KEY"
+    return ",\n".join(f"    {line}" for line in [*lines, f"{_quoted(embedding)} vector({width}) NOT NULL"])
+
+
+def _type(kind: Any) -> str:
+    if kind == pl.UInt64:
+        return "numeric"
+    if kind.is_integer():
+        return "bigint"
+    if kind.is_float():
+        return "double precision"
+    if kind.is_nested():
+        return "jsonb"
+    if kind == pl.Datetime:
+        return "timestamptz" if getattr(kind, "time_zone", None) else "timestamp"
+    return {pl.Boolean: "boolean", pl.Date: "date"}.get(kind.base_type(), "text")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

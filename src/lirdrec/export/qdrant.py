@@ -1,0 +1,99 @@
+"""Vectors as points of Qdrant, and the script that loads them."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lirdrec.export.vectors import item_columns, user_column, vectors_of, with_vectors, write_readme
+from lirdrec.recommender.recommender import Recommender
+
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "lirdrec")
+
+README = """\
+items.jsonl, users.jsonl   a point in each line: id, vector, payload (the item's columns; the user's id)
+load.py                    puts them into the collections lirdrec_items and lirdrec_users, with the distance Dot;
+                           what these collections held goes. It needs qdrant-client.
+
+    python load.py http://localhost:6333     a server; its key in QDRANT_API_KEY
+    python load.py somewhere/folder          Qdrant's local mode
+
+{ids}
+The best items of a user, by the user's point:
+
+    from qdrant_client import models
+
+    found = client.query_points(
+        "lirdrec_items",
+        query=user_point,
+        lookup_from=models.LookupLocation(collection="lirdrec_users"),
+        limit=10,
+    )
+    best = [(point.payload["item"], point.score) for point in found.points]
+
+Add query_filter=models.Filter(must=[...]) for conditions on columns, must_not=[models.HasIdCondition(has_id=[...])]
+for what the user has seen.
+"""
+INTEGER_IDS = "The id of a point is that of the item or user.\n"
+STRING_IDS = """\
+Qdrant takes no texts as ids of points: where ours are texts, the point's is
+    uuid.uuid5(uuid.UUID("{namespace}"), id)
+and the payload has ours.
+"""
+
+LOADER = '''\
+"""Load the points of this folder into Qdrant: python load.py URL-or-folder."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from qdrant_client import QdrantClient
+from qdrant_client.models import Distance, PointStruct, VectorParams
+
+here = Path(__file__).resolve().parent
+where = sys.argv[1] if len(sys.argv) > 1 else "http://localhost:6333"
+if "://" in where:
+    client = QdrantClient(url=where, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
+else:
+    client = QdrantClient(path=where)
+for name in ("items", "users"):
+    collection = f"lirdrec_{name}"
+    if client.collection_exists(collection):
+        client.delete_collection(collection)
+    client.create_collection(collection, vectors_config=VectorParams(size={width}, distance=Distance.DOT))
+    with (here / f"{name}.jsonl").open(encoding="utf-8") as lines:
+        client.upload_points(collection, (PointStruct(**json.loads(line)) for line in lines), wait=True)
+    print(f"{collection}: {client.count(collection).count:,} points")
+client.close()
+'''
+
+
+def point_ids(ids: pl.Series) -> pl.Series:
+    """Ids of points: integers as they are, texts as UUIDs that are the same in every export."""
+    if ids.dtype == pl.Int64:
+        return ids
+    return pl.Series([str(uuid.uuid5(NAMESPACE, one)) for one in ids], dtype=pl.String)
+
+
+def write_qdrant(recommender: Recommender, folder: Path) -> None:
+    """Write items.jsonl, users.jsonl, load.py and README.txt into an empty folder."""
+    vectors = vectors_of(recommender)
+    _write_points(folder / "items.jsonl", item_columns(recommender), recommender.items.series, vectors.items)
+    _write_points(folder / "users.jsonl", user_column(recommender), recommender.users.series, vectors.users)
+    loader = LOADER.replace("{width}", str(vectors.width))
+    (folder / "load.py").write_text(loader, encoding="utf-8")
+    integers = recommender.items.is_integer and recommender.users.is_integer
+    ids = INTEGER_IDS if integers else STRING_IDS.format(namespace=NAMESPACE)
+    write_readme(folder, recommender, vectors, README.replace("{ids}", ids))
+
+
+def _write_points(path: Path, payload: pl.DataFrame, ids: pl.Series, vectors: np.ndarray) -> None:
+    points = pl.DataFrame({"id": point_ids(ids), "payload": payload.to_struct()})
+    with path.open("wb") as file:
+        for block in with_vectors(points, vectors, "vector"):
+            block.select("id", "vector", "payload").write_ndjson(file)

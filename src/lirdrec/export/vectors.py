@@ -1,0 +1,110 @@
+"""Vectors and item columns of a recommender, as other search engines take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.schema import USER
+from lirdrec.data.titles import as_texts
+from lirdrec.errors import CapabilityError, DataError
+from lirdrec.ranking.scorers import VectorScorer, all_finite
+from lirdrec.recommender.recommender import Recommender
+
+BLOCK_ROWS = 8192
+
+WHAT = """\
+{n_users:,} users and {n_items:,} items of a run of lirdrec ({model} on {dataset}); vectors of {width} numbers.
+The score of an item for a user is the inner product of their vectors; larger is better. It is no cosine: do not
+normalise the vectors. What a user has seen already is among the best: ask for so many more, and leave it out.
+Items of equal score may come in another order than lirdrec's.
+
+"""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """`users` `(U, D)` and `items` `(I, D)`, float32; the score is their inner product."""
+
+    users: np.ndarray
+    items: np.ndarray
+
+    @property
+    def width(self) -> int:
+        """Number of columns, D."""
+        return self.items.shape[1]
+
+
+def vectors_of(recommender: Recommender) -> Vectors:
+    """The vectors of a recommender.
+
+    Raises:
+        CapabilityError: its model scores without vectors.
+        DataError: a number is not finite.
+    """
+    scorer = recommender.scorer
+    if not isinstance(scorer, VectorScorer):
+        model = recommender.info.get("model", "this model")
+        raise CapabilityError(
+            f"{model} scores by a matrix of items and items, so it has no vectors to export;"
+            " lirdrec recommend --all writes its lists"
+        )
+    for what, tensor in (("users", scorer.user_vectors), ("items", scorer.item_vectors)):
+        if not all_finite(tensor):
+            raise DataError(f"the vectors of the {what} hold numbers that are not finite; train again")
+    users, items = (one.detach().float().cpu().numpy() for one in (scorer.user_vectors, scorer.item_vectors))
+    return Vectors(np.ascontiguousarray(users), np.ascontiguousarray(items))
+
+
+def item_columns(recommender: Recommender) -> pl.DataFrame:
+    """The item table as other programs take it.
+
+    Categories, decimals, durations (ISO 8601) and integers beyond 64 bits become texts. Left out are bytes, and
+    lists and structs that hold bytes.
+    """
+    table = recommender.item_table
+    columns = []
+    for name, kind in table.schema.items():
+        if _holds_bytes(kind):
+            continue
+        plain = kind.is_numeric() and not kind.is_decimal() and not str(kind).endswith("Int128")
+        plain = plain or kind.is_nested() or kind.base_type() in (pl.Boolean, pl.String, pl.Date, pl.Datetime)
+        columns.append(table[name] if plain else as_texts(table[name]))
+    return pl.DataFrame(columns)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if isinstance(kind, pl.Struct):
+        return any(_holds_bytes(field.dtype) for field in kind.fields)
+    if isinstance(kind, (pl.List, pl.Array)):
+        return _holds_bytes(kind.inner)
+    return kind in (pl.Binary, pl.Object)
+
+
+def user_column(recommender: Recommender) -> pl.DataFrame:
+    """The users' ids as a table."""
+    return pl.DataFrame({USER: recommender.users.series})
+
+
+def with_vectors(frame: pl.DataFrame, vectors: np.ndarray, name: str) -> Iterator[pl.DataFrame]:
+    """The rows in blocks, with their vectors as the last column, a list of float32."""
+    for start in range(0, frame.height, BLOCK_ROWS):
+        block = pl.Series(name, vectors[start : start + BLOCK_ROWS]).arr.to_list()
+        yield frame[start : start + BLOCK_ROWS].with_columns(block.alias(name))
+
+
+def write_readme(folder: Path, recommender: Recommender, vectors: Vectors, text: str) -> None:
+    """Write README.txt: what all exports have in common, then `text`."""
+    what = WHAT.format(
+        n_users=recommender.n_users,
+        n_items=recommender.n_items,
+        model=recommender.info.get("model", "a model"),
+        dataset=recommender.info.get("dataset", "unnamed data"),
+        width=vectors.width,
+    )
+    (folder / "README.txt").write_text(what + text, encoding="utf-8")

@@ -1,0 +1,120 @@
+"""Vectors that a finished matrix holds already, found by the hash of their input."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lirdrec.data.features import open_array
+from lirdrec.data.storage import placed, read_manifest
+from lirdrec.features.writer import CUT, KEYS, MASK, STATE, VALUES, file_name
+from lirdrec.files.atomic import sha256
+
+logger = logging.getLogger(__name__)
+
+
+class Known:
+    """The vectors of one identity in some prepared folders.
+
+    In memory are 16 bytes for each vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
+    passed over: its items are encoded again.
+
+    Args:
+        folders: prepared folders, first come first served.
+        identity: of the encoder, what it was fitted to included.
+    """
+
+    def __init__(self, folders: Iterable[Path], identity: Mapping[str, Any]):
+        self._matrices = [
+            _Matrix(folder, name, manifest)
+            for folder in folders
+            for manifest in (read_manifest(folder),)
+            for name, told in manifest["info"].get("encoders", {}).items()
+            if told.get("identity") == identity and _whole(folder, name, manifest)
+        ]
+
+    def look_up(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Look for inputs.
+
+        Args:
+            keys: `(n, 16)` uint8; all zero where there is no input.
+
+        Returns:
+            `found` (n,) bool, the vectors of those found (f, d), or None if there are none, and their `cut` (f,) bool.
+        """
+        found = np.zeros(len(keys), dtype=bool)
+        cut = np.zeros(len(keys), dtype=bool)
+        vectors: np.ndarray | None = None
+        for matrix in self._matrices:
+            rows = np.where(found, -1, matrix.rows(keys))
+            here = np.flatnonzero(rows >= 0)
+            if not len(here):
+                continue
+            taken = matrix.vectors(rows[here])
+            if vectors is None:
+                vectors = np.zeros((len(keys), taken.shape[1]), dtype=np.float32)
+            vectors[here] = taken
+            cut[here] = matrix.cut[rows[here]]
+            found[here] = True
+        return found, None if vectors is None else vectors[found], cut[found]
+
+
+class _Matrix:
+    """One matrix and where in it an input's vector is."""
+
+    def __init__(self, folder: Path, name: str, manifest: Mapping[str, Any]):
+        def load(ending: str) -> np.ndarray:
+            return open_array(placed(folder, manifest, file_name(name, ending)))
+
+        self._values, self.keys = placed(folder, manifest, file_name(name, VALUES)), load(KEYS)
+        has_cut = file_name(name, CUT) in manifest["files"]
+        self.cut = load(CUT) if has_cut else np.zeros(len(self.keys), dtype=bool)
+        rows = np.flatnonzero(load(MASK))
+        heads = _heads(self.keys[rows])
+        order = np.argsort(heads, kind="stable")
+        self._heads, self._rows = heads[order], rows[order]
+
+    def rows(self, keys: np.ndarray) -> np.ndarray:
+        """The row of each key, -1 where there is none."""
+        at = np.searchsorted(self._heads, _heads(keys))
+        rows = self._rows[np.minimum(at, len(self._rows) - 1)] if len(self._rows) else np.full(len(keys), -1)
+        same = (self.keys[rows] == keys).all(axis=1) & keys.any(axis=1) if len(self._rows) else False
+        return np.where(same, rows, -1)
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows. The map is opened for each call: the pages of one that stays open pile up in memory."""
+        return open_array(self._values)[rows]
+
+
+def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:
+    """What the encoder of a finished matrix had learned; None where it was not stored, or is damaged."""
+    from safetensors.numpy import load_file
+
+    manifest = read_manifest(folder)
+    if not _sound(folder, manifest, file_name(name, STATE)):
+        return None
+    return load_file(placed(folder, manifest, file_name(name, STATE)))
+
+
+def _whole(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
+    needed = [file_name(name, ending) for ending in (VALUES, MASK, KEYS)]
+    if not all(one in manifest["files"] for one in needed):
+        return False
+    if all(_sound(folder, manifest, one) for one in needed):
+        return True
+    logger.warning("%s: a file of features '%s' is damaged; its items are encoded again", folder, name)
+    return False
+
+
+def _sound(folder: Path, manifest: Mapping[str, Any], name: str) -> bool:
+    entry, path = manifest["files"].get(name), placed(folder, manifest, name)
+    return entry is not None and path.is_file() and sha256(path) == entry["sha256"]
+
+
+def _heads(keys: np.ndarray) -> np.ndarray:
+    """The first half of each key as one number; equal ones are compared in full afterwards."""
+    return np.ascontiguousarray(keys[:, :8]).view(np.uint64)[:, 0]

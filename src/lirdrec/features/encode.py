@@ -1,0 +1,110 @@
+"""One shard's vectors, and the contract of a loop over shards.
+
+**The loop.** `make_features(…, loop=…)` takes whatever runs `encode_shard` over the shards: `local`, in this process,
+or something that spreads them over machines. A loop is called once for each matrix as
+
+    loop(encoder, tasks, batch_size, advance) -> iterator of (index, arrays, facts)
+
+- `encoder`: an `Encoder` that has loaded no weights; a fitted one holds its state already. It can be pickled.
+- `tasks`: an iterator of `(index, items)`: the number of a shard, and the inputs (`list[Item]`) that it needs encoded.
+  It reads the sources as it goes, so a loop draws only as many tasks ahead as it can work on. It is not thread-safe.
+- `batch_size`: inputs of a batch to begin with.
+- `advance(n)`: called, from the thread that iterates, when `n` more items are through; `advance(n, idle=True)` for
+  those that cost the encoder nothing.
+- It yields, for each task and in any order, `index` and what `encode_shard(encoder, items, …)` returned for it.
+
+Whatever the loop, the same shards hold the same items, so the vectors are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lirdrec.features.encoder import Encoder, encode_rows
+from lirdrec.features.sources import KEY_BYTES, Item
+from lirdrec.files.progress import Advance, unheard
+
+Arrays = dict[str, np.ndarray]
+Facts = dict[str, Any]
+Task = tuple[int, list[Item]]
+Done = tuple[int, Arrays, Facts]
+
+
+Loop = Callable[[Encoder, Iterable[Task], int, Advance], Iterator[Done]]
+SHOWN = 80  # characters of a text in the list of problems
+
+
+def encode_shard(
+    encoder: Encoder, items: Sequence[Item], batch_size: int, advance: Advance = unheard
+) -> tuple[Arrays, Facts]:
+    """Vectors of some items; equal inputs are encoded once. Reads and writes nothing but what the encoder reads.
+
+    Returns:
+        Arrays: `vectors` (n, d) float32, `present` (n,) bool, `keys` (n, 16) uint8 (zero without an input), `cut` (n,)
+        bool. Facts, JSON-able: `problems`, a list of [place, source, sentence]; `missing`, items without an input;
+        `encoded`, inputs that went through the encoder; `batch_size`, what memory allowed.
+
+    Raises:
+        TrainingError: not even one input fits into memory.
+    """
+    n = len(items)
+    keys = np.zeros((n, KEY_BYTES), dtype=np.uint8)
+    places: dict[bytes, list[int]] = {}
+    inputs = []
+    problems: list[tuple[int, str, str]] = []
+    for place, item in enumerate(items):
+        if item.value is None or item.key is None:
+            if item.problem is not None:
+                problems.append((place, item.source, item.problem))
+            continue
+        keys[place] = np.frombuffer(item.key, dtype=np.uint8)
+        if item.key not in places:
+            inputs.append(item.value)
+        places.setdefault(item.key, []).append(place)
+    missing = n - len(problems) - sum(len(same) for same in places.values())
+    advance(n - len(inputs), idle=True)
+    vectors = np.zeros((n, encoder.dims), dtype=np.float32)
+    cut = np.zeros(n, dtype=bool)
+    if inputs:
+        rows = encode_rows(encoder, inputs, batch_size, advance)
+        batch_size = rows.batch_size
+        faults = {at: fault for at, row in enumerate(rows.vectors) if (fault := _fault(row))} | rows.problems
+        was_cut = set(rows.cut)
+        for at, same in enumerate(places.values()):
+            cut[same] = at in was_cut
+            if at in faults:
+                problems += [(place, _source(items[place]), faults[at]) for place in same]
+            else:
+                vectors[same] = rows.vectors[at]
+    return {"vectors": vectors, "present": np.asarray(vectors.any(axis=1)), "keys": keys, "cut": cut}, {
+        "problems": [list(one) for one in sorted(problems)],
+        "missing": missing,
+        "encoded": len(inputs),
+        "batch_size": batch_size,
+    }
+
+
+def local(encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: Advance) -> Iterator[Done]:
+    """The loop of a single process; a batch that memory halved stays halved."""
+    for index, items in tasks:
+        arrays, facts = encode_shard(encoder, items, batch_size, advance)
+        batch_size = facts["batch_size"]
+        yield index, arrays, facts
+
+
+def _fault(vector: np.ndarray) -> str | None:
+    if not np.isfinite(vector).all():
+        return "the encoder gave values that are not numbers"
+    if not vector.any():
+        return "the encoder found nothing in it that it knows: its vector is all zero"
+    return None
+
+
+def _source(item: Item) -> str:
+    if item.source:
+        return item.source
+    text = " ".join(str(item.value).split())
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

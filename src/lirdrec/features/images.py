@@ -1,0 +1,420 @@
+"""Pictures of unknown origin opened safely: whatever a file holds, it becomes an RGB picture or one clear sentence.
+
+Pillow's warnings kept from people who can do nothing about them.
+
+The pictures of a batch opened by a few threads: Pillow decodes without holding Python's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import io
+import os
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from lirdrec.errors import DataError
+from lirdrec.features.encoder import Encoded, Prepared
+
+
+class _Quiet:
+    """Ignores Pillow's warnings while any thread is inside.
+
+    The filters of `warnings` belong to the process: were each thread to put back those that it found, the last one
+    could leave those of another thread behind.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._found = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._found = warnings.catch_warnings()
+                self._found.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._found.__exit__(None, None, None)
+
+
+quiet = _Quiet()
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 256 * 2**20
+ENOUGH = 1024
+"""Pixels of the shorter side beyond which no encoder looks closer."""
+_MAX_SCANS = 500  # a progressive JPEG has about ten; thousands of empty ones would take hours
+_LARGE = 8_000_000
+
+# How a file begins → Pillow's module that reads it. Names of files say nothing: shops name WebP files .jpg.
+_SIGNATURES = {
+    b"\xff\xd8\xff": "Jpeg",
+    b"\x89PNG\r\n\x1a\n": "Png",
+    b"GIF87a": "Gif",
+    b"GIF89a": "Gif",
+    b"BM": "Bmp",
+    b"II*\0": "Tiff",
+    b"MM\0*": "Tiff",
+    b"II+\0": "Tiff",
+    b"MM\0+": "Tiff",
+    b"\0\0\1\0": "Ico",
+}
+_AVIF = {b"avif", b"avis"}
+_HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+_OTHERS = {
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an XML text",
+    b"%pdf": "a PDF document",
+    b"%!ps": "a PostScript document",
+    b"8bps": "a Photoshop document",
+    b"pk\3\4": "a ZIP archive",
+    b"\x1f\x8b": "gzipped data",
+}
+_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation → Pillow's Transpose that undoes it
+
+_one_large = threading.Lock()  # large pictures one after the other: threads must not multiply the memory
+
+
+class PictureError(DataError):
+    """A file that cannot be used as a picture."""
+
+
+def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int = ENOUGH) -> Image:
+    """The first frame of a picture, upright, RGB; what is transparent is white, colour profiles are ignored.
+
+    The type is told by the content. The size in the header is checked before anything is decoded. Large pictures come
+    back smaller: JPEGs are decoded at 1/2, 1/4 or 1/8, others are averaged over blocks, as far as both sides keep
+    `enough` pixels. Safe to call from several threads.
+
+    Args:
+        source: the file, or its content.
+        max_pixels: of the decoded picture; about four bytes each.
+        enough: pixels that either side keeps where it has them.
+
+    Raises:
+        PictureError: missing, no picture, damaged, cut off, or too large; one sentence that names the file.
+    """
+    where = str(source) if isinstance(source, Path) else "this picture"
+    with _content(source, where) as file, quiet:
+        with _faults(where, "its header cannot be read"):
+            image = _recognise(file, where, max_pixels)
+            claimed = image.size
+            if image.format == "JPEG" and not _has_many_passes(image, file, where):
+                image.draft(None, (enough, enough))
+            _check_size(claimed, where, max_pixels, decoded=image.size)
+        with _faults(where, "it cannot be decoded"):
+            with _one_large if claimed[0] * claimed[1] > _LARGE else contextlib.nullcontext():
+                image.load()
+                _check_size(image.size, where, max_pixels)
+                small = _shrink(image, max(1, min(image.size) // enough))
+            return _upright(small, _orientation(image))
+
+
+def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
+    """A small JPEG of a picture, for pages: at most `size` pixels a side.
+
+    Raises:
+        PictureError: as `open_picture`.
+    """
+    image = open_picture(source, enough=size)
+    image.thumbnail((size, size))
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=85)
+    return content.getvalue()
+
+
+@contextlib.contextmanager
+def _content(source: Path | bytes, where: str) -> Iterator[BinaryIO]:
+    """The content as an open file."""
+    try:
+        if isinstance(source, bytes):
+            _check_bytes(len(source))
+            file: io.BytesIO | io.BufferedReader = io.BytesIO(source)
+        else:
+            file = open_file(source)
+    except PictureError as error:
+        raise PictureError(f"{where if where.isprintable() else repr(where)}: {error}") from None
+    with file:
+        yield file
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """The file, open for reading; what no picture can be is refused before it is opened, since pipes wait for ever.
+
+    Raises:
+        PictureError: missing, empty, too large, or not a regular file; the sentence does not name the file.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise PictureError("is a folder, not a picture")
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError("is not a regular file")
+        _check_bytes(status.st_size)
+        return path.open("rb")
+    except PictureError:
+        raise
+    except OSError as error:
+        raise PictureError(_refusal(error)) from None
+    except ValueError:  # a NUL in the name
+        raise PictureError("is no name of a file") from None
+
+
+def _refusal(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "there is no such file"
+    if error.errno == errno.ELOOP:
+        return "its symbolic links lead in a circle"
+    return f"cannot be read ({error.strerror or error})"
+
+
+def _check_bytes(size: int) -> None:
+    if size == 0:
+        raise PictureError("the file is empty")
+    if size > MAX_BYTES:
+        raise PictureError(f"{size / 2**20:,.0f} MB are too much for a picture (the limit is 256 MB)")
+
+
+def _check_size(claimed: tuple[int, int], where: str, max_pixels: int, decoded: tuple[int, int] | None = None) -> None:
+    width, height = decoded or claimed
+    if width < 1 or height < 1:
+        raise PictureError(f"{where}: the picture has no pixels ({width} × {height})")
+    if width * height > max_pixels:
+        raise PictureError(
+            f"{where}: {claimed[0]:,} × {claimed[1]:,} pixels are too many (the limit is {max_pixels:,})"
+        )
+
+
+@contextlib.contextmanager
+def _faults(where: str, what: str) -> Iterator[None]:
+    """Whatever goes wrong inside as one sentence. Pillow's readers let nearly every exception out on damaged files."""
+    from PIL.Image import DecompressionBombError
+
+    try:
+        yield
+    except PictureError:
+        raise
+    except MemoryError:
+        raise PictureError(f"{where}: takes more memory than there is") from None
+    except DecompressionBombError:  # by a part of the file that is larger than its header says
+        raise PictureError(f"{where}: claims more pixels than any picture has") from None
+    except Exception as error:
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        if "truncated" in said.lower():
+            raise PictureError(f"{where}: the picture is cut off") from None
+        detail = "" if isinstance(error, (struct.error, SyntaxError, IndexError)) else f" ({said})"
+        raise PictureError(f"{where}: {what}{detail}; it is damaged") from error
+
+
+def _recognise(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
+    """The header read by the module of Pillow that the first bytes call for; nothing is decoded yet."""
+    start = file.read(64)
+    name = next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        name = "WebP"
+    elif start[4:8] == b"ftyp":
+        name = _family(start)
+    if name is None:
+        text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        other = next((what for signature, what in _OTHERS.items() if text.startswith(signature)), "something else")
+        raise PictureError(f"{where}: holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO picture")
+    from PIL import features
+
+    file.seek(0)
+    if name == "Ico" and (inside := _largest_icon(file, where, max_pixels)) is not None:
+        return _recognise(io.BytesIO(inside), where, max_pixels)
+    if name == "Heif":
+        return _heif(file, where)
+    if name == "Avif" and not features.check("avif"):
+        raise PictureError(
+            f"{where}: is an AVIF picture, and this Pillow was built without AVIF; install Pillow's wheel"
+        )
+    # Not Image.open: it refuses or warns by limits of its own before a JPEG could be asked for a smaller decoding.
+    module = importlib.import_module(f"PIL.{name}ImagePlugin")
+    image: ImageFile = getattr(module, f"{name}ImageFile")(file, where)
+    return image
+
+
+def _family(start: bytes) -> str | None:
+    """Which of the pictures in ISO's box format a file is, by the brands in its first box; None: none of them."""
+    length = min(int.from_bytes(start[:4], "big"), len(start))
+    brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
+    if brands & _AVIF:
+        return "Avif"
+    return "Heif" if brands & _HEIF else None
+
+
+def _heif(file: BinaryIO, where: str) -> ImageFile:
+    """The header of a HEIC picture, read by pillow-heif where it is installed."""
+    try:
+        from pillow_heif.as_plugin import HeifImageFile
+    except ImportError:
+        raise PictureError(
+            f"{where}: is a HEIC picture, which takes pillow-heif (pip install 'lirdrec[heif]'), or save it as JPEG"
+        ) from None
+    image: ImageFile = HeifImageFile(file, where)
+    return image
+
+
+def _largest_icon(file: BinaryIO, where: str, max_pixels: int) -> bytes | None:
+    """The PNG inside an ICO file, or None where it is a bitmap; the size in the icon's own header is checked."""
+    content = file.read()
+    file.seek(0)
+    (n,) = struct.unpack_from("<H", content, 4)
+    if n == 0:
+        raise PictureError(f"{where}: holds no icon")
+    entries = [struct.unpack_from("<BBBBHHII", content, 6 + 16 * at) for at in range(n)]
+    *_, size, offset = max(entries, key=lambda entry: ((entry[0] or 256) * (entry[1] or 256), entry[5]))
+    icon = content[offset : offset + size]
+    if icon.startswith(b"\x89PNG"):
+        return icon
+    width, height = struct.unpack_from("<ii", icon, 4)
+    _check_size((abs(width), abs(height) // 2), where, max_pixels)
+    return None
+
+
+def _has_many_passes(image: ImageFile, file: BinaryIO, where: str) -> bool:
+    """Whether a JPEG is progressive: it is held whole at its full size, so that a smaller decoding saves nothing."""
+    if not image.info.get("progressive"):
+        return False
+    place = file.tell()
+    file.seek(0)
+    n_scans = file.read().count(b"\xff\xda")
+    file.seek(place)
+    if n_scans > _MAX_SCANS:
+        raise PictureError(f"{where}: {n_scans:,} scans are too many for a progressive JPEG")
+    return True
+
+
+def _shrink(image: Image, factor: int) -> Image:
+    """RGB, each `factor` × `factor` pixels averaged; strip by strip, so that no second copy of a large one is made."""
+    from PIL import Image as Images
+
+    highest = _highest(image) if image.mode in ("I", "F") else 0.0
+    if factor == 1:
+        return _rgb(image, highest)
+    width, height = image.size
+    small = Images.new("RGB", (-(-width // factor), -(-height // factor)))
+    step = factor * max(1, 1_000_000 // (width * factor))
+    for top in range(0, height, step):
+        strip = image.crop((0, top, width, min(height, top + step)))
+        small.paste(_rgb(strip, highest).reduce(factor), (0, top // factor))
+    return small
+
+
+def _rgb(image: Image, highest: float) -> Image:
+    from PIL import Image as Images
+
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts everything above 255 off
+        return Images.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32)).clip(0, highest)
+        return Images.fromarray(np.round(values * (255 / highest)).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Images.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image if type(image) is Images.Image and image.mode == "RGB" else image.convert("RGB")
+
+
+def _highest(image: Image) -> float:
+    """The white of numbers without a fixed range: the end of the smallest usual range that holds them all."""
+    highest = float(np.max(np.asarray(image), where=np.isfinite(np.asarray(image)), initial=0))
+    return next((end for end in (1.0, 255.0, 65535.0) if highest <= end), highest)
+
+
+def _orientation(image: Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF does not damage the picture
+        return 1
+
+
+def _upright(image: Image, orientation: int) -> Image:
+    from PIL.Image import Transpose
+
+    return image.transpose(Transpose(_UPRIGHT[orientation])) if orientation in _UPRIGHT else image
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What became of the pictures of a batch.
+
+    Attributes:
+        arrays: of those that could be opened, in their order.
+        places: their places in the batch.
+        problems: place of each other one → one sentence.
+        n: pictures of the batch.
+    """
+
+    arrays: list[np.ndarray]
+    places: list[int]
+    problems: dict[int, str]
+    n: int
+
+    def encoded(self, vectors: np.ndarray, dims: int) -> Encoded:
+        """The vectors `(len(arrays), dims)` put at their places; the others are zero."""
+        whole = np.zeros((self.n, dims), dtype=np.float32)
+        if self.places:
+            whole[self.places] = vectors
+        return Encoded(whole, self.problems)
+
+
+def open_batch(
+    batch: Sequence[Prepared], make: Callable[[Image], np.ndarray], enough: int = ENOUGH, threads: int | None = None
+) -> Opened:
+    """Open the pictures and make an array of each, in the same thread, so that few are held at their full size.
+
+    Args:
+        batch: whose values are paths.
+        make: from a picture, RGB and upright, to an array; called by several threads.
+        enough: pixels of the shorter side that `make` needs, see `open_picture`.
+        threads: at most; by default four, or as many as there are cores.
+    """
+
+    def one(prepared: Prepared) -> np.ndarray | str:
+        try:
+            return make(open_picture(Path(prepared.value), enough=enough))
+        except PictureError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(one, batch))
+    arrays, places, problems = [], [], {}
+    for place, result in enumerate(found):
+        if isinstance(result, str):
+            problems[place] = result
+        else:
+            arrays.append(result)
+            places.append(place)
+    return Opened(arrays, places, problems, len(batch))

@@ -1,0 +1,84 @@
+"""Vectors that someone else made, added to a prepared dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.alignment import align
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.feature_files import read_features
+from lirdrec.data.features import FeatureMatrix, check_name
+from lirdrec.data.ids import count
+from lirdrec.data.readers.amazon_images import read_image_features
+from lirdrec.data.storage import write_matrix
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.pipeline import features_lock
+from lirdrec.features.writer import MASK, VALUES, NewMatrix, add_features
+
+BINARY = (".b", ".gz")  # records of an Amazon id and numbers
+
+
+def check_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> None:
+    """Raise what `add_file` would raise of this file and name, before something long is begun; changes nothing."""
+    _read(Dataset.load(folder), name, Path(path), replace)
+
+
+def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> NewMatrix:
+    """Add the vectors of a file as one more matrix; rows whose id is no item are left out.
+
+    Args:
+        folder: the prepared dataset.
+        name: of the matrix.
+        path: .npy (rows in the order of the dataset's item table), .npz, .safetensors, .parquet or .csv with ids, or
+            Amazon's .b.
+        replace: replace a matrix of this name.
+
+    Raises:
+        ConfigError: an impossible name, or there is a matrix of this name, and `replace` is off.
+        DataError: the file is damaged or fits no item, or an item would have no features in any matrix.
+        RunFolderError: not a prepared dataset, or it cannot be written.
+    """
+    folder, path = Path(folder), Path(path)
+    dataset = Dataset.load(folder)
+    matrix = _read(dataset, name, path, replace)
+    others = [one.present for key, one in dataset.features.items() if key != name]
+    bare = int((~np.any([matrix.present, *others], axis=0)).sum())
+    if bare:
+        raise DataError(
+            f"{path}: with it {bare:,} of {count(dataset.n_items, 'item')} of {folder} would have no features in any"
+            f" matrix; add another one first, for instance lirdrec features {folder} --text hashed"
+        )
+    with features_lock(folder) as work:
+        files = {ending: work / f".{name}{ending}" for ending in (VALUES, MASK)}
+        try:
+            write_matrix(matrix.values, files[VALUES])
+            np.save(files[MASK], matrix.present)
+            made = NewMatrix(files, matrix.dims, str(matrix.values.dtype), int(matrix.present.sum()))
+            add_features(folder, {name: made}, {})
+        finally:
+            for one in files.values():
+                one.unlink(missing_ok=True)
+    return made
+
+
+def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatrix:
+    """The vectors of the file in the order of the items."""
+    check_name(name, ConfigError)
+    if name in dataset.features and not replace:
+        raise ConfigError(f"{dataset.folder}: has features '{name}'; give the new ones another name, or --replace")
+    binary = path.suffix.lower() in BINARY and path.suffixes[-2:-1] not in ([".csv"], [".tsv"])
+    file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)
+    if file.ids is None and dataset.item_table.width == 1 and dataset.items.series.is_sorted():
+        raise DataError(
+            f"{path}: has no ids, and the items of {dataset.folder} are in no order but that of their ids; save the"
+            " vectors with the item ids, for instance with numpy.savez(FILE, ids=ids, vectors=matrix)"
+        )
+    order = f"the items of {dataset.folder}"
+    aligned = align(file, dataset.items, str(path), drop_unknown=True, order=order)
+    matrix = aligned.take(np.ones(dataset.n_items, dtype=bool))
+    if not matrix.present.any():
+        raise DataError(f"{path}: has no vector of any item of {dataset.folder}; are these the right ids?")
+    return matrix

@@ -1,0 +1,1 @@
+"""Inspect feature matrices: statistics, neighbors and the report page."""

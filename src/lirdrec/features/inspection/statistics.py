@@ -1,0 +1,219 @@
+"""Figures of one feature matrix: norms, constant columns, spread, duplicates, hubs; read block by block.
+
+What compares items with all others is asked of a seeded sample where the catalogue is large: about ten seconds of one
+core, whatever the size. Nothing here needs memory for more than a block of rows, the sample, and 16 bytes an item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lirdrec.data.features import FeatureMatrix
+from lirdrec.features.inspection.neighbors import nearest, unit_rows
+
+BINS = 40  # of a histogram
+SAMPLE = 2048  # rows of the spread: their eigenvalues take seconds
+PAIRS = 20_000  # random pairs whose cosine is taken
+WORK = 3e11  # multiplications that comparing may take
+LEAST = 256  # items that are compared at least
+TWINS = 0.999  # cosine above which two items are near-duplicates
+LIST = 10  # neighbours in a list
+AGREEING = 1000  # items whose lists are compared between matrices
+EXAMPLES = 5
+
+
+def norms(matrix: FeatureMatrix) -> dict[str, Any]:
+    """`min`, `median`, `mean`, `max` of the lengths of the rows that are there, and a histogram `bins`."""
+    lengths = np.zeros(len(matrix))
+    for start, block in matrix.blocks():
+        lengths[start : start + len(block)] = np.linalg.norm(block.astype(np.float64), axis=1)
+    lengths = lengths[matrix.present]
+    if not len(lengths):
+        return {"min": 0.0, "median": 0.0, "mean": 0.0, "max": 0.0, "bins": []}
+    return {
+        "min": float(lengths.min()),
+        "median": float(np.median(lengths)),
+        "mean": float(lengths.mean()),
+        "max": float(lengths.max()),
+        "bins": histogram(lengths),
+    }
+
+
+def histogram(values: np.ndarray, low: float | None = None, high: float | None = None) -> list[dict[str, float]]:
+    """`from`, `to`, `count` of equal steps."""
+    low = float(values.min()) if low is None else low
+    high = float(values.max()) if high is None else high
+    if high - low < 2e-3 * max(abs(low), abs(high), 1e-30):  # all the same, but for rounding to float16: one bar
+        return [{"from": low, "to": high, "count": len(values)}]
+    counts, edges = np.histogram(values, bins=BINS, range=(low, high))
+    return [
+        {"from": float(edges[at]), "to": float(edges[at + 1]), "count": int(n)} for at, n in enumerate(counts.tolist())
+    ]
+
+
+def constant_columns(matrix: FeatureMatrix) -> np.ndarray:
+    """Columns that have the same value in all rows that are there; none with less than two rows."""
+    if matrix.present.sum() < 2:
+        return np.empty(0, dtype=np.int64)
+    low = np.full(matrix.dims, np.inf, dtype=np.float32)
+    high = -low
+    for start, block in matrix.blocks():
+        rows = block[matrix.present[start : start + len(block)]]
+        if len(rows):
+            low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
+    return np.flatnonzero(low == high)
+
+
+def spread(matrix: FeatureMatrix, generator: np.random.Generator) -> dict[str, Any]:
+    """How many directions the vectors take, of a sample.
+
+    Returns:
+        `sample`, rows; `effective_rank`, exp of the entropy of the components' shares of the variance (Roy and Vetterli
+        2007, of the variances); `shares`, the share of the variance in the first 1, 2, 4, … components; `cosine`, mean,
+        5 % and 95 % of the cosines of random pairs, and `bins`.
+    """
+    rows = _sample(np.flatnonzero(matrix.present), SAMPLE, generator)
+    values = np.asarray(matrix.values[rows], dtype=np.float64)
+    if len(rows) < 2:
+        return {"sample": len(rows), "effective_rank": 0.0, "shares": {}, "cosine": None}
+    centred = values - values.mean(axis=0)
+    scale = np.abs(centred).max()
+    if scale > 0:
+        centred /= scale
+    gram = centred @ centred.T if len(rows) < matrix.dims else centred.T @ centred
+    variances = np.linalg.eigvalsh(gram)[::-1].clip(min=0)
+    total = variances.sum()
+    shares = variances / total if total > 0 else np.zeros(0)
+    positive = shares[shares > 1e-12]
+    counts = [2**power for power in range(32) if 2**power < len(shares)]
+    sums = np.cumsum(shares)
+    return {
+        "sample": len(rows),
+        "effective_rank": float(np.exp(-(positive * np.log(positive)).sum())) if len(positive) else 0.0,
+        "shares": {str(n): float(sums[n - 1]) for n in counts},
+        "cosine": _random_pairs(values, generator),
+    }
+
+
+def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Items that share their vector, items that nearly do, and items that are everybody's neighbour; by rows.
+
+    Exact copies are found by a hash of all rows. Near copies and hubs are looked for among one item of each group of
+    copies, in the lists of the `LIST` nearest items of a sample.
+
+    Returns:
+        Duplicates: `groups`, `items` (in a group), `examples` (lists of rows, the largest group first); `near`:
+        `asked`, `items` (of these, those with a neighbour of cosine > `threshold`), `examples` (`rows`, `cosine`).
+        Hubs: `asked`, `k`, `most` (lists that the most popular item is in), `row`, `by_chance` (lists that an item is
+        in on average), `never` (share of the items in no list; None where only a sample was asked), and `bins` of the
+        cosine of the nearest neighbour.
+    """
+    groups = copies(matrix)
+    among = matrix.present.copy()
+    for group in groups:
+        among[group[1:]] = False
+    candidates = np.flatnonzero(among)
+    asked = _sample(candidates, compared(len(candidates), matrix.dims), generator)
+    rows, cosines = nearest(matrix.values, among, asked, LIST)
+    near = np.flatnonzero(cosines[:, 0] > TWINS)
+    best = near[np.argsort(-cosines[near, 0], kind="stable")]
+    pairs = {tuple(sorted((int(asked[at]), int(rows[at, 0])))): float(cosines[at, 0]) for at in best}
+    duplicates = {
+        "groups": len(groups),
+        "items": sum(len(group) for group in groups),
+        "examples": [group[:EXAMPLES].tolist() for group in groups[:EXAMPLES]],
+        "near": {
+            "threshold": TWINS,
+            "asked": len(asked),
+            "items": len(near),
+            "examples": [{"rows": list(pair), "cosine": cosine} for pair, cosine in list(pairs.items())[:EXAMPLES]],
+        },
+    }
+    found = rows[rows >= 0]
+    popular = np.bincount(found, minlength=len(matrix))
+    nearest_cosine = cosines[:, 0][np.isfinite(cosines[:, 0])]
+    hubs = {
+        "asked": len(asked),
+        "k": LIST,
+        "most": int(popular.max(initial=0)),
+        "row": int(popular.argmax()) if len(found) else None,
+        "by_chance": len(found) / len(candidates) if len(candidates) else 0.0,
+        "never": float((popular[candidates] == 0).mean()) if len(found) and len(asked) == len(candidates) else None,
+        "bins": histogram(nearest_cosine, -1.0, 1.0) if len(nearest_cosine) else [],
+    }
+    return duplicates, hubs
+
+
+def copies(matrix: FeatureMatrix) -> list[np.ndarray]:
+    """Groups of rows with the very same vector, the largest first; each in order."""
+    digests = np.zeros(len(matrix), dtype="S16")
+    for start, block in matrix.blocks():
+        block = np.ascontiguousarray(block) + block.dtype.type(0)  # -0 becomes 0
+        for at in np.flatnonzero(matrix.present[start : start + len(block)]):
+            # a digest that ends in zero bytes is stored without them, and still differs from all others
+            digests[start + at] = hashlib.blake2b(block[at].tobytes(), digest_size=16).digest()
+    rows = np.flatnonzero(matrix.present)
+    order = rows[np.argsort(digests[rows], kind="stable")]
+    ends = np.flatnonzero(digests[order][1:] != digests[order][:-1]) + 1
+    groups = [group for group in np.split(order, ends) if len(group) > 1]
+    return sorted(groups, key=lambda group: (-len(group), int(group[0])))
+
+
+def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Generator) -> dict[str, Any] | None:
+    """How much two matrices agree on who is near to whom: the mean overlap of the lists of the `LIST` nearest items.
+
+    Only items that both have are asked for and may be neighbours. None with less than two matrices.
+
+    Returns:
+        `k`, and `pairs`: `a`, `b`, `asked`, `overlap` (0 to 1; None where they share no items), `by_chance`.
+    """
+    names = list(matrices)
+    pairs = []
+    for at, a in enumerate(names):
+        for b in names[at + 1 :]:
+            both = matrices[a].present & matrices[b].present
+            n = int(both.sum())
+            effort = compared(n, matrices[a].dims + matrices[b].dims)
+            asked = _sample(np.flatnonzero(both), min(AGREEING, effort), generator)
+            overlap = None
+            if n > 1:
+                first, second = (nearest(matrices[name].values, both, asked, LIST)[0] for name in (a, b))
+                same = (first[:, :, None] == second[:, None, :]) & (first >= 0)[:, :, None]
+                overlap = float(same.sum() / max(1, (first >= 0).sum()))
+            chance = min(1.0, LIST / (n - 1)) if n > 1 else None
+            pairs.append({"a": a, "b": b, "asked": len(asked), "overlap": overlap, "by_chance": chance})
+    return {"k": LIST, "pairs": pairs} if pairs else None
+
+
+def compared(n_items: int, dims: int) -> int:
+    """How many of so many items are compared with all of them."""
+    return min(n_items, max(LEAST, int(WORK / (2 * max(1, n_items) * dims))))
+
+
+def _random_pairs(values: np.ndarray, generator: np.random.Generator) -> dict[str, Any]:
+    first = generator.integers(len(values), size=PAIRS)
+    second = (first + generator.integers(1, len(values), size=PAIRS)) % len(values)
+    units = unit_rows(values)
+    step = 2048
+    cosine = np.concatenate(
+        [
+            np.einsum("ij,ij->i", units[first[at : at + step]], units[second[at : at + step]])
+            for at in range(0, PAIRS, step)
+        ]
+    )
+    low, high = np.quantile(cosine, [0.05, 0.95])
+    return {
+        "mean": float(cosine.mean()),
+        "low": float(low),
+        "high": float(high),
+        "bins": histogram(cosine, -1.0, 1.0),
+    }
+
+
+def _sample(rows: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
+    """`n` of the rows in order, or all of them."""
+    return rows if len(rows) <= n else np.sort(generator.choice(rows, n, replace=False))

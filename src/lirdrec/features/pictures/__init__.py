@@ -1,1 +1,0 @@
-"""Opening pictures safely, and encoders of them."""

@@ -1,0 +1,349 @@
+"""The same run on a Ray cluster: shards are encoded by workers of other processes and machines, and sealed here.
+
+Why not Ray Data? It was the first choice, and it does not fit what the run promises. It wants to read its input itself,
+on the workers, or to be given all of it at once; here the inputs are drawn one shard at a time, because the next shard
+depends on what is sealed or known already, and must never all be in memory. Each of its executions starts and ends its
+own pool of actors, so that handing it the shards in portions would load the weights again for each. A pool of actors
+that is fed by hand has neither fault, and Ray's own retries mend it: an actor whose process dies is started anew and
+does its shards again.
+
+A shard is encoded whole by one worker and by the same function as everywhere (`encoding.encode_shard`), in the same
+batches and in as many threads as this process would take (another number of threads gives other last bits). So the
+bytes are those of a single process, as far as the machines compute alike (processors, versions of libraries), and
+unless memory runs out: that halves the batches of a shard, here not those of the following ones.
+
+All machines need the same lirdrec, and see pictures and models in folders under the same paths.
+
+The workers of a Ray cluster: processes with an encoder each, the shards that they have, and how far they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lirdrec.data.ids import count
+from lirdrec.errors import ConfigError, LirdrecError, TrainingError
+from lirdrec.features.encode import Arrays, Done, Facts, Task, encode_shard
+from lirdrec.features.encoder import Encoder
+from lirdrec.features.sources import Item
+from lirdrec.files.progress import Advance, unheard
+
+AHEAD = 2  # shards that a worker has at once: one in work, one waiting
+RETRIES = 3  # deaths that a worker survives, and that a shard survives
+POLL_SECONDS = 1.0  # between two looks at the progress
+
+
+@dataclass(frozen=True)
+class Share:
+    """Workers, and what each of them takes of the machine that it lives on."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+class Pool:
+    """Workers with one encoder each, and the shards that they have."""
+
+    def __init__(self, ray: Any, encoder: Encoder, share: Share, environment: dict[str, str]):
+        self._ray = ray
+        worker = ray.remote(
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            runtime_env={"env_vars": environment} if environment else None,
+            # a second thread answers while the first encodes
+            concurrency_groups={"encode": 1, "progress": 1},
+        )(_Worker)
+        self._encoder = [ray.put(encoder)]  # in a list, so that a worker fetches it once and not for each shard
+        self._workers = [worker.remote() for _ in range(share.workers)]
+        self._shards: dict[Any, _Shard] = {}
+
+    def run(self, tasks: Iterable[Task], batch_size: int, advance: Advance) -> Iterator[Done]:
+        """Encode all tasks; never more than `AHEAD` a worker are drawn and not yielded."""
+        drawn = iter(tasks)
+        more = True
+        while True:
+            while more and (worker := self._least_busy()) is not None:
+                task = next(drawn, None)
+                if task is None:
+                    more = False
+                    break
+                index, items = task
+                encode = worker.encode.options(concurrency_group="encode")
+                reference = encode.remote(self._encoder, index, items, batch_size)
+                self._shards[reference] = _Shard(index, len(items), worker)
+            if not self._shards:
+                return
+            ready, _ = self._ray.wait(list(self._shards), timeout=POLL_SECONDS)
+            if not ready:
+                self._look(advance)
+            for reference in ready:
+                arrays, facts = self._get(reference)
+                shard = self._shards.pop(reference)
+                advance(shard.more(facts["encoded"]))
+                advance(shard.n_items - facts["encoded"], idle=True)
+                yield shard.index, arrays, facts
+
+    def end(self) -> None:
+        """Let the workers go; what they have is lost."""
+        for worker in self._workers:
+            self._ray.kill(worker)
+
+    def _least_busy(self) -> Any:
+        busy = [sum(shard.worker is worker for shard in self._shards.values()) for worker in self._workers]
+        fewest = min(busy)
+        return self._workers[busy.index(fewest)] if fewest < AHEAD else None
+
+    def _look(self, advance: Advance) -> None:
+        """Ask the workers how far they are; one that is starting or dead says nothing."""
+        asked = {worker.progress.options(concurrency_group="progress").remote(): worker for worker in self._workers}
+        answered, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
+        for reference in answered:
+            try:
+                index, done = self._ray.get(reference)
+            except self._ray.exceptions.RayError:
+                continue
+            for shard in self._shards.values():
+                if shard.index == index and shard.worker is asked[reference]:
+                    advance(shard.more(done))
+
+    def _get(self, reference: Any) -> tuple[Arrays, Facts]:
+        exceptions = self._ray.exceptions
+        try:
+            arrays, facts = self._ray.get(reference)
+        except exceptions.RayTaskError as error:
+            if isinstance(error.cause, LirdrecError):
+                raise error.cause from None
+            raise
+        except exceptions.RayError as error:
+            raise TrainingError(
+                f"the workers of the Ray cluster died {RETRIES + 1} times with one shard"
+                f" ({str(error).strip().splitlines()[0]}); they may have too little memory: take fewer of them, or a"
+                " smaller batch. What was finished is kept"
+            ) from error
+        return arrays, facts
+
+
+class _Shard:
+    """A shard on its way: how many of its inputs were told to the progress."""
+
+    def __init__(self, index: int, n_items: int, worker: Any):
+        self.index, self.n_items, self.worker = index, n_items, worker
+        self.told = 0
+
+    def more(self, done: int) -> int:
+        """Inputs to tell now; none twice, also when the shard is done again."""
+        new = max(0, min(done, self.n_items) - self.told)
+        self.told += new
+        return new
+
+
+class _Worker:
+    """Lives in a process of its own, with its encoder; whatever it loads stays loaded for all shards of a matrix."""
+
+    def __init__(self) -> None:
+        self.encoder: Encoder | None = None
+        self.index, self.done = -1, 0
+
+    def encode(self, encoder: list[Any], index: int, items: list[Item], batch_size: int) -> tuple[Arrays, Facts]:
+        """One shard."""
+        self.index, self.done = index, 0
+        _check_files(items)
+        if self.encoder is None:
+            self.encoder = import_ray().get(encoder[0])
+        return encode_shard(self.encoder, items, batch_size, self._advance)
+
+    def progress(self) -> tuple[int, int]:
+        """The shard in work, and how many of its inputs are through."""
+        return self.index, self.done
+
+    def _advance(self, n: int, /, idle: bool = False) -> None:
+        self.done += 0 if idle else n
+
+
+def _check_files(items: list[Item]) -> None:
+    """A machine that sees none of the pictures would call all of them missing."""
+    paths = [item.value for item in items if isinstance(item.value, Path)]
+    if paths and not any(path.exists() for path in paths):
+        raise ConfigError(
+            f"{platform.node()} does not see {paths[0]}; the pictures must lie under the same path on all machines"
+            " of the cluster, such as on a shared disk"
+        )
+
+
+def import_ray() -> Any:
+    """The module; raises a ConfigError where it is not installed."""
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError('a cluster needs Ray: pip install "lirdrec[ray]"') from None
+    return ray
+
+
+LOCAL = "local"
+LOCAL_WORKERS = 2
+STORE_BYTES = 160 * 2**20  # shared memory of a local Ray; shards beyond it go to the disk
+KNOCK_SECONDS = 5.0
+
+
+class RayLoop:
+    """A loop for `make_features(…, loop=…)` that spreads the shards over the workers of a Ray cluster.
+
+        with RayLoop("auto") as loop:
+            make_features(folder, jobs, loop=loop)
+
+    Ray is started or connected at the first use, and left at the end of the block. A process that is connected to Ray
+    already stays so.
+
+    Args:
+        address: "local" starts Ray on this machine; "auto" is the cluster of this machine; or "HOST:PORT", or
+            "ray://HOST:PORT".
+        workers: processes that encode; by default one for each GPU of the cluster, or, where it has none, one for each
+            `OMP_NUM_THREADS` processors (those of this machine, where that is not set); two with "local".
+
+    Raises:
+        ConfigError: Ray is not installed, or fewer than one worker is asked for. At the first use: no cluster answers,
+            or it has no room for so many workers.
+    """
+
+    def __init__(self, address: str = LOCAL, workers: int | None = None):
+        if workers is not None and workers < 1:
+            raise ConfigError(f"{workers} workers cannot encode anything; give 1 or more")
+        import_ray()
+        self.address, self.workers = address, workers
+        self._started = False
+
+    def __enter__(self) -> RayLoop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._started:
+            import_ray().shutdown()
+            self._started = False
+
+    def __call__(
+        self, encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: Advance = unheard
+    ) -> Iterator[Done]:
+        """See `encoding` for the contract of a loop.
+
+        Raises:
+            TrainingError: one input does not fit into a worker's memory, or workers die again and again.
+            ConfigError: a worker does not see the files.
+        """
+        ray = self._connect()
+        machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
+        own = self._started and self.address == LOCAL
+        workers = LOCAL_WORKERS if own and not any("GPU" in one for one in machines) else None
+        threads = _threads()
+        share = share_out(machines, self.workers or workers, threads)
+        # workers with an environment of their own start slowly
+        pool = Pool(ray, encoder, share, {} if own else {"OMP_NUM_THREADS": str(threads)})
+        try:
+            # Ray tells of dead workers on the output stream, where a program may expect our JSON
+            with contextlib.redirect_stdout(sys.stderr):
+                yield from pool.run(tasks, batch_size, advance)
+        finally:
+            pool.end()
+
+    def _connect(self) -> Any:
+        ray = import_ray()
+        if ray.is_initialized():
+            return ray
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        try:
+            if self.address == LOCAL:
+                options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+                threads = _threads()
+                # a little more work than there are processors, rather than other bits
+                n = max((self.workers or LOCAL_WORKERS) * threads, os.cpu_count() or 1)
+                with _environment("OMP_NUM_THREADS", str(threads)):  # inherited by all that Ray starts
+                    ray.init(address=LOCAL, num_cpus=n, **options)
+            else:
+                _knock(self.address)  # Ray itself goes on trying for many minutes
+                ray.init(address=self.address, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            if _wants_a_token(error):
+                raise ConfigError(
+                    f"the Ray cluster at '{self.address}' asks for a token: set RAY_AUTH_MODE=token, and give the"
+                    " cluster's token as Ray's documentation says"
+                ) from error
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ConfigError(
+                f"no Ray cluster answers at '{self.address}' ({first}); start one with ray start --head, or use 'local'"
+            ) from error
+        self._started = True
+        return ray
+
+
+def share_out(machines: Sequence[Mapping[str, float]], workers: int | None, threads: int) -> Share:
+    """How many workers there are, so that all of them find a place.
+
+    Args:
+        machines: "CPU" and "GPU" of each.
+        workers: by default as many as have room: one a GPU, or, where there is none, one for `threads` processors.
+        threads: that a worker computes in.
+
+    Raises:
+        ConfigError: there is no room for so many.
+    """
+    if gpus := sum(int(one.get("GPU", 0)) for one in machines):
+        cpus, room = 0, gpus
+    else:
+        hosts = [int(one["CPU"]) for one in machines if one.get("CPU", 0) >= 1]
+        cpus = min([threads, *hosts])
+        room = sum(host // cpus for host in hosts)
+    if not room or (workers or 1) > room:
+        raise ConfigError(
+            f"the Ray cluster has room for {room} workers of {'a GPU' if gpus else count(threads, 'thread')} each, not"
+            f" for {workers or 1}: take fewer workers" + ("" if gpus else ", or fewer threads (OMP_NUM_THREADS)")
+        )
+    return Share(workers or room, cpus, min(gpus, 1))
+
+
+def _threads() -> int:
+    """That this process computes in."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _wants_a_token(error: BaseException | None) -> bool:
+    while error is not None:
+        if "AuthenticationError" in f"{type(error).__name__} {error}":  # Ray puts the cause into the message
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError if nobody listens at HOST:PORT; other kinds of address are left to Ray."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()

@@ -1,0 +1,1 @@
+"""Clients of remote models: requests, rate limits and costs."""

@@ -1,0 +1,1 @@
+"""Files and folders: atomic writes, locks, manifests, shards, tables written in pieces."""

@@ -1,0 +1,159 @@
+"""Locks on folders and files, kept by the operating system: a killed process leaves none behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from lirdrec.errors import RunFolderError
+from lirdrec.files.atomic import make_folder, write_errors
+
+LOCK = ".lock"
+_held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) → how many blocks hold it
+
+
+@contextlib.contextmanager
+def folder_lock(
+    folder: str | Path, taken: Callable[[str], str], tidy: bool = False, nested: bool = False
+) -> Iterator[Path]:
+    """Hold a folder for this process alone; the folder is made where it is missing.
+
+    Args:
+        folder: holds the file `.lock`. A folder that was made here and got nothing else is removed again.
+        taken: makes the sentence of the error of " (process 17)", or of "" where the holder is unknown.
+        tidy: remove a folder that was there before too, if nothing else is in it at the end.
+        nested: a thread that holds it may hold it once more, so that a function which locks can call another one.
+
+    Raises:
+        RunFolderError: another process or thread holds it, or it cannot be made.
+    """
+    folder = Path(folder)
+    existed = folder.exists()
+    make_folder(folder)
+    key = os.getpid(), threading.get_ident(), str(folder.resolve())
+    if nested and key in _held:
+        _held[key] += 1
+        try:
+            yield folder
+        finally:
+            _held[key] -= 1
+        return
+    handle = _locked(folder, taken)
+    try:
+        _held[key] = 1
+        try:
+            yield folder
+        finally:
+            del _held[key]
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()  # before it is released: see `_locked`
+            unlock_file(handle)
+            if tidy or not existed:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # only an empty folder
+    finally:
+        handle.close()
+
+
+def _locked(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
+    """The folder's lock file, open and locked."""
+    while True:
+        handle = _opened(folder / LOCK)
+        if not lock_file(handle):
+            owner = _owner(handle)
+            handle.close()
+            raise RunFolderError(taken(owner))
+        if _still_there(handle, folder / LOCK):
+            handle.seek(0)
+            handle.truncate()
+            handle.write(str(os.getpid()).encode())
+            handle.flush()
+            return handle
+        handle.close()  # the last holder removed it while we opened it
+
+
+@contextlib.contextmanager
+def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
+    """Hold every lock that lies in a folder or up to two folders below it, before all of it is replaced.
+
+    Raises:
+        RunFolderError: another process holds one of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in sorted({*folder.glob(LOCK), *folder.glob(f"*/{LOCK}"), *folder.glob(f"*/*/{LOCK}")}):
+            handle = stack.enter_context(_opened(path))
+            if not lock_file(handle):
+                raise RunFolderError(taken(_owner(handle)))
+        yield
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """A lock file, made where it is missing. A link is never followed: what it leads to would be written over."""
+    with write_errors(path.parent):
+        try:
+            number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise RunFolderError(f"{path}: is a link, which a lock never is; remove it") from None
+            raise
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise RunFolderError(f"{path}: is no regular file, which a lock always is; remove it")
+        return os.fdopen(number, "r+b")
+
+
+def _owner(handle: IO[bytes]) -> str:
+    handle.seek(0)
+    owner = handle.read().decode(errors="replace").strip()
+    return f" (process {owner})" if owner else ""
+
+
+def _still_there(handle: IO[bytes], path: Path) -> bool:
+    """Whether the locked file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
+    """Lock an open file for this process; False where another has it, unless `wait` is on."""
+    if sys.platform == "win32":  # pragma: no cover
+        import msvcrt
+
+        handle.seek(1 << 30)  # far behind the process number, which others must be able to read
+        while True:
+            try:
+                msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            except OSError:
+                if wait:  # it gives up after ten seconds
+                    continue
+                return False
+            return True
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def unlock_file(handle: IO[bytes]) -> None:
+    """Release a locked file."""
+    if sys.platform == "win32":  # pragma: no cover
+        import msvcrt
+
+        handle.seek(1 << 30)
+        msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
+        return
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_UN)

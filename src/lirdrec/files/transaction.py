@@ -1,0 +1,346 @@
+"""Replace a folder, or files of a folder with a manifest, in one step that a kill cannot cut in two.
+
+Two ways, one rule: the next version is complete and on the disk before one atomic operation makes it the folder's.
+
+- `atomic_folder` makes the folder beside the old one and lets the two change names.
+- `commit` puts new files into a stage, a hidden folder in the folder itself, and writes a manifest that names the
+  stage. From this moment `manifest.placed` finds the new files there. Then they get the names of those that they
+  replace (`settle`), and a second manifest says so. What was cut short there is finished by the next writer.
+
+Readers take part by `read_stable`, which reads again where a new version came in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lirdrec.errors import LirdrecError, RunFolderError
+from lirdrec.files import atomic
+from lirdrec.files.atomic import (
+    atomic_write,
+    flush,
+    flush_tree,
+    is_leftover,
+    make_folder,
+    recover,
+    remove,
+    remove_leftovers,
+    temporary_name,
+    write_errors,
+)
+from lirdrec.files.locks import LOCK, no_locks_below
+from lirdrec.files.manifest import (
+    BESIDE,
+    MANIFEST,
+    STAGE,
+    check_manifest,
+    manifest_format,
+    placed,
+    read_manifest,
+    stamp,
+)
+
+log = logging.getLogger(__name__)
+
+SWITCHING = ".switching"  # holds the lock of a change to a prepared dataset
+EARLIER_STAGE = ".writing-"  # beginning of what killed processes of earlier versions left in a run folder
+LINKED = ("checkpoint", "tensorboard")  # what may lie on another disk
+REMEDY = "restore the folder from a copy, or choose another one"
+READS = 50  # of a folder that changes all the time
+
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------- whole folders
+
+
+@contextlib.contextmanager
+def atomic_folder(
+    path: str | Path, overwrite: bool = False, formats: Collection[str] = (), extra: Collection[str] = ()
+) -> Iterator[Path]:
+    """Give an empty temporary folder beside `path`; on success it becomes `path`, on any error it is removed.
+
+    Args:
+        path: the folder to make. Parents are created.
+        overwrite: replace a folder that has something in it. It must be one of ours, of one of `formats`, and hold
+            nothing but the files of its manifest and `extra`: whatever else it holds would be lost.
+        formats: what the manifest of a folder that may be replaced can say, such as "lirdrec-dataset".
+        extra: names of files and folders that such a folder may hold beside those of its manifest.
+
+    Raises:
+        RunFolderError: `path` is a file, or a folder with something in it while `overwrite` is false, or with
+            something else than ours; another process is writing to it; it cannot be written (a full disk included).
+    """
+    target = Path(os.path.abspath(path))
+    if target.is_symlink() and target.is_dir():
+        target = target.resolve()  # a link to a larger disk, say, stays one
+    with write_errors(path):
+        recover(target)
+        refuse_replacing(target, overwrite, formats, extra)
+        make_folder(target.parent)
+        remove_leftovers(target.parent)
+    with temporary_name(target) as temporary:
+        try:
+            with write_errors(path):
+                temporary.mkdir()
+                yield temporary
+                flush_tree(temporary)
+                with no_locks_below(target, lambda who: f"{target}: another process{who} is writing to it; try again"):
+                    refuse_replacing(target, overwrite, formats, extra)  # another process may have written it since
+                    _replace_folder(temporary, target)
+        finally:
+            remove(temporary)  # on success this is the old version
+
+
+def refuse_replacing(target: Path, overwrite: bool, formats: Collection[str], extra: Collection[str]) -> None:
+    """Raise a RunFolderError if making `target` would destroy what is not to be replaced; see `atomic_folder`."""
+    if not target.is_dir():
+        if target.exists() or target.is_symlink():
+            raise RunFolderError(f"{target}: a file of this name is in the way; choose another name")
+        return
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise RunFolderError(
+            f"{target}: this folder has something in it; choose another name, or allow overwriting (--overwrite)"
+        )
+    if formats and (target / MANIFEST).exists() and manifest_format(target) not in formats:
+        kind = manifest_format(target)
+        words = f"of the format {kind}" if kind else f"whose {MANIFEST} is not lirdrec's"
+        raise RunFolderError(f"{target}: holds something else, {words}; choose another name")
+    if foreign := foreign_names(target, extra):
+        raise RunFolderError(
+            f"{target}: holds '{foreign[0]}', which did not come from here, so it is left as it is; choose another name"
+        )
+
+
+def foreign_names(folder: Path, extra: Collection[str]) -> list[str]:
+    """What lies in a folder that neither its manifest lists nor lirdrec makes beside it, sorted; links count as such.
+
+    Args:
+        folder: with a manifest, or without.
+        extra: names, such as "checkpoint" or "work/features", of what is ours with all that it holds.
+    """
+    listed = _listed(folder)
+    parents = {parent.as_posix() for name in (*listed, *extra) for parent in Path(name).parents} - {"."}
+    found: list[str] = []
+    places = [folder]
+    while places:
+        for path in places.pop().iterdir():
+            name = path.relative_to(folder).as_posix()
+            if name in listed or _is_working_file(path, name, listed):
+                continue
+            if path.is_symlink() and name not in LINKED:
+                found.append(name)
+            elif name in parents and path.is_dir():
+                places.append(path)
+            elif name not in extra:
+                found.append(name)
+    return sorted(found)
+
+
+def _is_working_file(path: Path, name: str, listed: Collection[str]) -> bool:
+    return (
+        path.name == LOCK
+        or name == SWITCHING
+        or (name.endswith(BESIDE) and name.removesuffix(BESIDE) in listed)
+        or STAGE.fullmatch(name) is not None
+        or name.startswith(EARLIER_STAGE)
+        or is_leftover(path)
+    )
+
+
+def _listed(folder: Path) -> set[str]:
+    """The names in the folder's manifest, itself included; nothing where there is none."""
+    try:
+        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return {MANIFEST, *names}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(temporary, target)
+    elif not atomic.exchange(temporary, target):
+        with temporary_name(target, "old") as old:
+            os.rename(target, old)
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                os.rename(old, target)
+                raise
+            flush(target.parent)
+            remove(old)
+    flush(target.parent)
+    atomic.remove_replaced(target)
+
+
+# ---------------------------------------------------------------- files of a folder
+
+
+@contextlib.contextmanager
+def new_stage(folder: Path) -> Iterator[Path]:
+    """Give an empty hidden folder for the files of the next version of `folder`, which the caller has locked.
+
+    What is still in it at the end, without a manifest that names it, is removed.
+    """
+    stage = folder / f".stage-{secrets.token_hex(4)}"
+    with write_errors(folder):
+        stage.mkdir()
+    try:
+        yield stage
+    finally:
+        if _named_stage(folder) != stage.name:
+            remove(stage)
+
+
+def commit(folder: Path, stage: Path, manifest: Mapping[str, Any], removed: Collection[str] = ()) -> None:
+    """Make the files in a stage those of the folder; on return all of it is on the disk.
+
+    Args:
+        folder: locked by the caller.
+        stage: of `new_stage`; holds each new file under its name in the manifest.
+        manifest: of the next version.
+        removed: names of files that the next version does not have.
+
+    Raises:
+        RunFolderError: it cannot be written; the folder is then as it was.
+    """
+    moved = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir())
+    for name in (*moved, *removed):
+        _refuse_links(folder, name)
+    with write_errors(folder):
+        flush_tree(stage)
+        flush(folder)
+        _write_manifest(folder, {**manifest, "stage": stage.name, "moved": moved, "removed": sorted(removed)})
+    try:
+        settle(folder)
+    except OSError as error:  # the new version is there, and is read from its stage
+        log.info("%s: the files of its new version keep their temporary names for now (%s)", folder, error)
+
+
+def settle(folder: Path) -> None:
+    """Finish a change that was cut short, and remove what killed processes left; the caller has locked the folder.
+
+    Raises:
+        RunFolderError: the manifest is damaged, or names files outside of the folder.
+    """
+    manifest = _read(folder)
+    if manifest:
+        check_manifest(manifest, folder / MANIFEST, REMEDY)
+    for name in (*manifest.get("moved", ()), *manifest.get("removed", ())):
+        _refuse_links(folder, name)
+    for name in manifest.get("moved", ()):
+        _second_name(placed(folder, manifest, name), folder / name)
+    for name in manifest.get("removed", ()):
+        (folder / name).unlink(missing_ok=True)
+        for parent in list(Path(name).parents)[:-1]:
+            with contextlib.suppress(OSError):  # only empty folders are removed
+                (folder / parent).rmdir()
+    if "moved" in manifest:
+        _write_manifest(folder, {k: v for k, v in manifest.items() if k not in ("stage", "moved", "removed")})
+    for place in sorted({(folder / name).parent for name in manifest.get("files", ())} | {folder}):
+        remove_leftovers(place)
+    for path in folder.iterdir():
+        if STAGE.fullmatch(path.name) or path.name.startswith(EARLIER_STAGE):
+            remove(path)
+    for name in manifest.get("files", ()):
+        if not _leads_out(folder, name):
+            remove(folder / (name + BESIDE))
+
+
+def _leads_out(folder: Path, name: str) -> Path | None:
+    """The first folder on the way to a file that is a link."""
+    parents = [folder / parent for parent in reversed(list(Path(name).parents)[:-1])]
+    return next((parent for parent in parents if parent.is_symlink()), None)
+
+
+def _refuse_links(folder: Path, name: str) -> None:
+    if (link := _leads_out(folder, name)) is not None:
+        raise RunFolderError(f"{link}: is a link, and files elsewhere are never changed; put the folder itself there")
+
+
+def _named_stage(folder: Path) -> str | None:
+    try:
+        return _read(folder).get("stage")
+    except LirdrecError:
+        return None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return read_manifest(folder, REMEDY) if (folder / MANIFEST).exists() else {}
+
+
+def _second_name(path: Path, name: Path) -> None:
+    if name.exists() and os.path.samefile(path, name):
+        return
+    make_folder(name.parent)
+    with temporary_name(name) as temporary:
+        try:
+            try:
+                os.link(path, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, temporary)
+                flush(temporary)
+            os.replace(temporary, name)
+        finally:
+            temporary.unlink(missing_ok=True)
+    flush(name.parent)
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    with atomic_write(folder / MANIFEST) as temporary:
+        temporary.write_text(manifest_text(manifest), encoding="utf-8")
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as it is written.
+
+    Raises:
+        TypeError, ValueError: it holds something that JSON cannot.
+    """
+    return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_stable(folder: Path, read: Callable[[], T]) -> T:
+    """What `read` makes of one version of a folder, even if another process replaces it meanwhile.
+
+    Args:
+        folder: with a manifest.
+        read: reads manifest and files; it is called again if the manifest changed while it ran.
+    """
+    for _ in range(READS):
+        if not folder.exists() and not recover(folder) and _is_being_replaced(folder):
+            time.sleep(0.01)
+            continue
+        before = stamp(folder)
+        try:
+            value = read()
+        except (LirdrecError, OSError):
+            if stamp(folder) == before:
+                raise
+            continue
+        if stamp(folder) == before:
+            return value
+    return read()
+
+
+def _is_being_replaced(folder: Path) -> bool:
+    """Whether a process is between the two renames that replace a folder where `exchange` is not possible."""
+    if not folder.parent.is_dir():
+        return False
+    start = f".{folder.name[:50]}"
+    return any(path.name.startswith(start) and path.name.endswith(".old") for path in folder.parent.iterdir())

@@ -1,0 +1,11 @@
+"""Datasets and runs to and from a model hub.
+
+`push` and `pull` take folders; `push_to_hub` and `from_hub` take what is in memory, too.
+"""
+
+from lirdrec.hub.api import dataset_from_hub, from_hub, push_to_hub, recommender_from_hub
+from lirdrec.hub.client import HubError
+from lirdrec.hub.pull import pull
+from lirdrec.hub.push import push
+
+__all__ = ["HubError", "dataset_from_hub", "from_hub", "pull", "push", "push_to_hub", "recommender_from_hub"]

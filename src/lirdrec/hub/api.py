@@ -1,0 +1,122 @@
+"""Datasets and recommenders straight to and from a hub, without a folder of one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lirdrec.data import storage
+from lirdrec.data.dataset import Dataset
+from lirdrec.errors import ConfigError
+from lirdrec.hub.client import HubError, repository
+from lirdrec.hub.pull import Snapshot, fetch
+from lirdrec.hub.push import push
+
+if TYPE_CHECKING:
+    import torch
+
+    from lirdrec.recommender.recommender import Recommender
+
+
+def push_to_hub(what: Recommender | Dataset | str | Path, repo: str, **options: Any) -> str:
+    """Put a recommender, a dataset, a run folder or a prepared dataset onto the Hugging Face hub.
+
+    Args:
+        what: an object is written to a temporary folder first; a folder is taken as it is.
+        repo: "OWNER/NAME"; it is made where it is missing.
+        **options: private, token, revision, message, licence, metrics, features, endpoint, progress: see
+            `lirdrec.hub.push`.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        LirdrecError: see `lirdrec.hub.push`.
+    """
+    if isinstance(what, str | Path):
+        return push(what, repo, **options)
+    with tempfile.TemporaryDirectory(prefix="lirdrec-") as temporary:
+        folder = Path(temporary) / repo.rsplit("/", 1)[-1]
+        if isinstance(what, Dataset):
+            what.save(folder)
+        else:
+            _save(what, folder)
+        return push(folder, repo, **options)
+
+
+def from_hub(
+    repo: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> Recommender | Dataset:
+    """The recommender or the dataset that a repository of the Hugging Face hub holds.
+
+    It is read from the hub's cache, after all checks of `lirdrec.hub.pull`, so a second call downloads nothing.
+
+    Args:
+        repo: "OWNER/NAME"; where both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
+        revision: branch, tag or commit; None for the main branch.
+        token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
+        endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
+        device: where to put the vectors of a recommender.
+        progress: draw the client's progress bars on the error stream.
+
+    Raises:
+        HubError: the repository cannot be had, or what it holds is damaged or not of lirdrec.
+        ConfigError: a name or an option; the hub's client is not installed.
+    """
+    snapshot = fetch(repository(repo, revision, endpoint, token), progress)
+    return _dataset(snapshot) if snapshot.format == storage.FORMAT else _recommender(snapshot, device)
+
+
+def recommender_from_hub(repo: str, **options: Any) -> Recommender:
+    """The recommender that a repository holds; arguments and errors are those of `from_hub`.
+
+    Raises:
+        HubError: it holds a dataset.
+    """
+    found = from_hub(repo, **options)
+    if isinstance(found, Dataset):
+        raise HubError(f"{repo} holds a dataset, not a run: dataset_from_hub")
+    return found
+
+
+def dataset_from_hub(repo: str, **options: Any) -> Dataset:
+    """The dataset that a repository holds; arguments and errors are those of `from_hub`.
+
+    Raises:
+        HubError: it holds a run.
+    """
+    if "device" in options:
+        raise ConfigError("a dataset is on no device: leave device out")
+    found = from_hub(repo if repo.startswith("datasets/") else f"datasets/{repo}", **options)
+    if not isinstance(found, Dataset):
+        raise HubError(f"{repo} holds a run, not a dataset: recommender_from_hub")
+    return found
+
+
+def _dataset(snapshot: Snapshot) -> Dataset:
+    # without its folder: that is the cache's, which nobody may write to
+    return dataclasses.replace(Dataset.load(snapshot.folder), folder=None)
+
+
+def _recommender(snapshot: Snapshot, device: torch.device | str) -> Recommender:
+    from lirdrec.recommender.recommender import Recommender
+
+    made = Recommender.load(snapshot.folder, device=device)
+    made.folder = None
+    return made
+
+
+def _save(recommender: Recommender, folder: Path) -> None:
+    own = recommender.folder
+    try:
+        (recommender.slim if recommender.is_slim else recommender.save)(folder)
+    finally:
+        recommender.folder = own  # it does not move to the temporary folder

@@ -1,0 +1,216 @@
+"""The card of a repository: what is in it, how it was made, how good it is, under which licence, how to load it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lirdrec.data.storage import FORMAT as DATASET
+from lirdrec.hub.client import Repository
+from lirdrec.hub.contents import CONFIG, FEATURES, Shared
+from lirdrec.hub.licenses import OTHER
+
+SPLITS = {"valid": "validation", "test": "test"}
+SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
+SETTINGS = ("model_config", "training", "seed", "stopped")
+TAGS = ("lirdrec", "recommendation", "recommender-system")
+CODE = re.compile(r"[A-Za-z0-9_@.+-]+")
+
+
+def card(shared: Shared, repo: Repository, metrics: bool = True) -> str:
+    """The card as Markdown with its header in YAML.
+
+    Args:
+        shared: what is sent.
+        repo: where to.
+        metrics: tell the figures of a run.
+    """
+    if shared.format == DATASET:
+        header, body = _dataset_header(shared), _dataset_body(shared, repo)
+    else:
+        header, body = _run_header(shared, repo, metrics), _run_body(shared, repo, metrics)
+    return f"---\n{header}\n---\n\n{body}"
+
+
+# ---------------------------------------------------------------- datasets
+
+
+def _dataset_header(shared: Shared) -> str:
+    from huggingface_hub import DatasetCardData
+
+    counts = shared.manifest["counts"]
+    pairs = sum(counts[name] for name in ("train", "valid", "test"))
+    tables = [("interactions", {"default": True}), ("items", {}), ("users", {})]
+    entries: dict[str, Any] = {
+        **shared.licence.header(),
+        "pretty_name": shared.manifest["name"],
+        "tags": [*TAGS, *(["multimodal"] if shared.manifest["features"] else [])],
+        "library_name": "lirdrec",
+        "size_categories": [next((name for most, name in SIZES.items() if pairs < most), "n>10M")],
+        # the viewer of the hub would otherwise take the three tables for one
+        "configs": [{"config_name": name, "data_files": f"{name}.parquet", **more} for name, more in tables],
+    }
+    return DatasetCardData(**entries).to_yaml()
+
+
+def _dataset_body(shared: Shared, repo: Repository) -> str:
+    manifest = shared.manifest
+    counts = manifest["counts"]
+    info = {key: value for key, value in shared.info.items() if key not in ("licence", "license")}
+    features = [[name, one["dims"], one["dtype"], f"{one['present']:,}"] for name, one in manifest["features"].items()]
+    modalities = _table(["modality", "columns", "numbers", "items that have it"], features)
+    parts = [
+        f"# {_plain(manifest['name'])}",
+        "A dataset for recommendation, prepared with lirdrec: who took what, split into training, validation and test, "
+        "the table of the items, and a matrix of features for each modality.",
+        "## Data",
+        _table(
+            ["users", "items", "training", "validation", "test"],
+            [[f"{counts[name]:,}" for name in ("users", "items", "train", "valid", "test")]],
+        ),
+        modalities if features else "It has no features.",
+        "## How it was made",
+        _facts(info) or "It does not say.",
+        *_licence(shared),
+        "## Load it",
+        _code(repo, "dataset", "recommender = lirdrec.fit(dataset)"),
+        _note(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+# ---------------------------------------------------------------- runs
+
+
+def _run_header(shared: Shared, repo: Repository, metrics: bool) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    data = str(shared.info.get("dataset", "unnamed"))
+    model = str(shared.info.get("model", "recommender"))
+    results = [
+        EvalResult(
+            task_type="recommendation",
+            task_name="Top-K recommendation",
+            dataset_type=re.sub(r"[^\w.-]+", "-", data),
+            dataset_name=data,
+            dataset_split=split,
+            metric_type=name,
+            metric_name=f"{name} ({SPLITS.get(split, split)})",
+            metric_value=value,
+        )
+        for split, values in (_figures(shared) if metrics else {}).items()
+        for name, value in values.items()
+    ]
+    entries: dict[str, Any] = {
+        **shared.licence.header(),
+        "library_name": "lirdrec",
+        "tags": list(dict.fromkeys([*TAGS, model])),
+        "model_name": repo.name.split("/")[1] if results else None,
+        "eval_results": results or None,
+    }
+    return ModelCardData(**entries).to_yaml()
+
+
+def _run_body(shared: Shared, repo: Repository, metrics: bool) -> str:
+    info = shared.info
+    config = shared.json(CONFIG)
+    figures = _figures(shared)
+    sizes = [[_rows(shared, "users"), _rows(shared, "items"), _rows(shared, "interactions") or "not kept"]]
+    settings = {key: value for key, value in info.items() if key in SETTINGS}
+    names = (shared.json(FEATURES) or {}).get("names", [])
+    parts = [
+        f"# {_plain(repo.name.split('/')[1])}",
+        f"A recommender: {_code_word(info.get('model', 'a scorer'))} trained on the dataset "
+        f"{_code_word(info.get('dataset', 'unnamed'))} with lirdrec"
+        f"{', by the features ' + ', '.join(map(_code_word, names)) if names else ''}.",
+        "## Data",
+        _table(["users", "items", "training pairs"], sizes),
+        _facts({key: value for key, value in shared.data_info.items() if key not in ("licence", "license")}),
+        "## How it was made",
+        _facts(settings) or "It does not say.",
+        _table(
+            ["metric", *(SPLITS.get(split, split) for split in figures)],
+            [
+                [name, *(f"{values[name]:.4f}" if name in values else "" for values in figures.values())]
+                for name in dict.fromkeys(name for values in figures.values() for name in values)
+            ],
+            "## Figures\n\n",
+        )
+        if figures and metrics
+        else "",
+        *_licence(shared),
+        "## Load it",
+        _code(repo, "recommender", "recommender.recommend(k=10)"),
+        "It is a slim run: it recommends to known users and finds similar items, and nothing else."
+        if config.get("slim")
+        else _note(),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _figures(shared: Shared) -> dict[str, dict[str, float]]:
+    """Split → metric → value of what was recorded."""
+    found = shared.info.get("metrics", {})
+    splits = {split: values for split, values in found.items() if isinstance(values, Mapping)}
+    return {
+        split: {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        for split, values in splits.items()
+    }
+
+
+def _rows(shared: Shared, name: str) -> str | None:
+    from pyarrow.parquet import read_metadata
+
+    if f"{name}.parquet" not in shared.contents:
+        return None
+    return f"{read_metadata(shared.open(f'{name}.parquet')).num_rows:,}"
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def _licence(shared: Shared) -> list[str]:
+    terms = shared.licence.text
+    told = "Other: ask whoever shared it for the terms." if terms == OTHER else _code_word(terms)
+    return ["## Licence", told]
+
+
+def _note() -> str:
+    return (
+        "The tables hold the ids of users and items as they were given, and who took what. All files are Parquet, npy, "
+        "safetensors and JSON; their checksums are in `manifest.json` and are compared when they are loaded."
+    )
+
+
+def _code(repo: Repository, name: str, then: str) -> str:
+    revision = f', revision="{repo.revision}"' if repo.revision else ""
+    return f'```python\nimport lirdrec\n{name} = lirdrec.from_hub("{repo}"{revision})\n{then}\n```'
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], before: str = "") -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return before + "\n".join(f"| {' | '.join(_plain(one) for one in line)} |" for line in lines)
+
+
+def _facts(facts: Mapping[str, Any], depth: int = 0) -> str:
+    """Nested facts as a nested list."""
+    lines = []
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            inner = _facts(value, depth + 1)
+            lines += [f"{'  ' * depth}- {_plain(key)}:", *inner.splitlines()]
+        elif value is not None and value != {} and value != []:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{'  ' * depth}- {_plain(key)}: {_plain(shown)}")
+    return "\n".join(lines)
+
+
+def _code_word(text: Any) -> str:
+    return f"`{text}`" if CODE.fullmatch(str(text)) else _plain(text)
+
+
+def _plain(text: Any) -> str:
+    """Text that Markdown and HTML leave as it is, on one line."""
+    one_line = " ".join(str(text).split())
+    return re.sub(r"([\\`*\[\]<>|#]|\b_|_\b)", r"\\\1", one_line)

@@ -1,0 +1,208 @@
+"""The hub's client, asked for only when it is needed, and its failures as one sentence each. Tokens are never shown."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lirdrec._version import __version__
+from lirdrec.errors import ConfigError, LirdrecError
+from lirdrec.files.atomic import DISK_FULL
+from lirdrec.hub.redaction import without_secrets
+
+MISSING = 'sharing needs the client of the Hugging Face hub: pip install "lirdrec[hub]"'
+DATASETS = "datasets/"
+LOG_IN = "log in with `hf auth login`, or put a token into the variable HF_TOKEN"
+CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # who makes the hub's requests
+
+
+class HubError(LirdrecError, RuntimeError):
+    """The hub refused, could not be reached, or gave something that cannot be used."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where something lies on a hub.
+
+    Attributes:
+        name: "OWNER/NAME".
+        type: "model" (a run), "dataset", or None where it is not said.
+        revision: branch, tag or commit, or None for the main branch.
+        endpoint: address of the hub, or None for the client's (the variable HF_ENDPOINT).
+        token: for this hub, or None for the client's.
+    """
+
+    name: str
+    type: str | None
+    revision: str | None = None
+    endpoint: str | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:  # whoever prints it does not print the token
+        return f"Repository({str(self)!r})"
+
+    def __str__(self) -> str:
+        return f"{DATASETS if self.type == 'dataset' else ''}{self.name}"
+
+    def api(self) -> Any:
+        """The hub's client for this repository.
+
+        Raises:
+            ConfigError: the client is not installed.
+        """
+        try:
+            from huggingface_hub import HfApi
+        except ImportError:
+            raise ConfigError(MISSING) from None
+
+        return HfApi(endpoint=self.endpoint, token=self.token, library_name="lirdrec", library_version=__version__)
+
+
+def repository(name: str, revision: str | None, endpoint: str | None, token: str | None) -> Repository:
+    """A repository from what a person wrote: "OWNER/NAME", or "datasets/OWNER/NAME" for a dataset.
+
+    Raises:
+        ConfigError: the name, the revision, the address or the token cannot be right; or the client is not installed.
+    """
+    text = str(name)
+    plain = text.removeprefix(DATASETS)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", plain, re.ASCII) or ".." in plain or "--" in plain:
+        raise ConfigError(
+            f"{text!r} is no name of a repository; write OWNER/NAME, or datasets/OWNER/NAME for a dataset"
+        )
+    if revision is not None and not re.fullmatch(r"[\w][\w./-]*", revision, re.ASCII):
+        raise ConfigError(f"revision {revision!r}: write the name of a branch or a tag, or a commit")
+    if endpoint is not None and not re.fullmatch(r"https?://[^\s@]+", endpoint):
+        raise ConfigError("endpoint: write the address of a hub, such as https://huggingface.co")
+    if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise ConfigError(
+            "the token is empty or holds characters that no token has (a blank, a line end); copy it again"
+        )
+    made = Repository(plain, "dataset" if plain != text else None, revision, endpoint, token)
+    with hub_errors(made):
+        made.api()
+    return made
+
+
+@contextlib.contextmanager
+def bars(shown: bool) -> Iterator[None]:
+    """The client's own progress bars on the error stream, for the time of the block: as its settings say, or none."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if shown or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextlib.contextmanager
+def hub_errors(repo: Repository) -> Iterator[None]:
+    """Turn whatever the client raises inside the block into one sentence.
+
+    Raises:
+        HubError: what the hub or the way to it did, and what to do.
+    """
+    try:
+        yield
+    except LirdrecError:
+        raise
+    except Exception as error:
+        # not "from error": the client's own words may hold addresses that are signed
+        raise HubError(_sentence(error, repo)) from None
+
+
+def is_absent(error: BaseException) -> bool:
+    """Whether an error of the client says that there is no such repository to see, here or in the cache."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError | RevisionNotFoundError):
+        return False
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        return status == 404 or (status == 401 and not _had_token(error))
+    return isinstance(error, LocalEntryNotFoundError) and not any(
+        isinstance(one, HfHubHTTPError) for one in _chain(error)
+    )
+
+
+def _sentence(error: BaseException, repo: Repository) -> str:
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    hub = repo.endpoint or "the hub"
+    for one in _chain(error):
+        if isinstance(one, HfHubHTTPError):
+            return _refusal(one, repo, hub)
+        if isinstance(one, OfflineModeIsEnabled):
+            return f"{repo}: the client is set to work offline (HF_HUB_OFFLINE), and this is not in its cache"
+        if isinstance(one, OSError) and one.errno in DISK_FULL:
+            return f"{repo}: the disk is full; free some space, or move the hub's cache with the variable HF_HOME"
+        if type(one).__module__.split(".")[0] in CLIENTS:
+            if type(one).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "ConnectionError"):
+                return f"{hub} cannot be reached; check the connection and the address, and do it again"
+            return (
+                f"the connection to {hub} was cut or answered too slowly; do it again: what has arrived whole is not "
+                "sent again"
+            )
+    words = without_secrets(str(error).strip().splitlines()[0] if str(error).strip() else "")
+    if repo.token:
+        words = words.replace(repo.token, "")
+    words = re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", words)
+    return f"{repo}: {hub} gave an answer that was not understood ({type(error).__name__}: {words[:200]})"
+
+
+def _refusal(error: Any, repo: Repository, hub: str) -> str:
+    """The sentence for an answer with a status of 400 or more."""
+    from huggingface_hub.errors import DisabledRepoError, EntryNotFoundError, GatedRepoError, RevisionNotFoundError
+
+    status = error.response.status_code
+    if isinstance(error, GatedRepoError):
+        return f"{repo} is gated: ask for access on its page, then {LOG_IN}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo} has no revision {repo.revision or 'main'!r}"
+    if isinstance(error, EntryNotFoundError):
+        return f"{repo} lacks a file that it should have; it was not made by lirdrec push, or was changed since"
+    if isinstance(error, DisabledRepoError):
+        return f"{repo} was disabled by {hub}"
+    if status == 401:
+        if _had_token(error):
+            return f"{hub} does not accept the token; {LOG_IN}"
+        return f"{repo}: there is no such repository, or it is private; {LOG_IN}"
+    if status == 403:
+        return f"{repo}: the token does not allow this; take one with the right to write to it, or another name"
+    if status == 404:
+        return f"{repo}: there is no such repository, or the token does not see it"
+    if status in (409, 412):
+        return f"{repo} was changed by someone else in the meantime; do it again"
+    if status == 429:
+        wait = error.response.headers.get("Retry-After", "")
+        return (
+            f"{hub} asks for fewer requests; do it again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}"
+        )
+    if status >= 500:
+        return f"{hub} is in trouble itself (status {status}); do it again later"
+    words = without_secrets(str(error.response.headers.get("X-Error-Message", "")))[:200]
+    return f"{repo}: {hub} refused this (status {status}{f': {words}' if words else ''})"
+
+
+def _had_token(error: Any) -> bool:
+    request = error.response.request
+    return request is not None and "authorization" in request.headers
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it."""
+    seen: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in seen:
+        yield one
+        seen.append(one)
+        one = one.__cause__ or one.__context__

@@ -1,0 +1,94 @@
+"""Under which licence something may be shared: what its data say, or what the person who shares it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lirdrec.config import nearest
+from lirdrec.errors import ConfigError
+
+OTHER = "other"
+NAME_LENGTH = 60
+
+# identifiers that the hub knows, of licences for data, models and code
+_KNOWN = """
+    afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
+    bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0
+    cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m ecl-2.0 epl-1.0 epl-2.0 etalab-2.0
+    eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by
+    ofl-1.1 openrail osl-3.0 other pddl postgresql unlicense wtfpl zlib
+"""
+KNOWN = frozenset(_KNOWN.split())
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence as a card tells it.
+
+    Attributes:
+        identifier: the hub's name of it; "other" for one that it does not know.
+        text: what the data say or the person named; the identifier where there is no more.
+    """
+
+    identifier: str
+    text: str
+
+    def header(self) -> dict[str, str]:
+        """The entries of a card's header."""
+        if self.identifier != OTHER or self.text == OTHER:
+            return {"license": self.identifier}
+        entries = {"license": OTHER, "license_name": _slug(self.text)}
+        link = re.search(r"https?://[^\s)>\"']+", self.text)
+        return entries | ({"license_link": link[0]} if link else {})
+
+
+def find_licence(named: str | None, info: Mapping[str, Any], what: str) -> Licence:
+    """The licence to share something under.
+
+    Args:
+        named: what the person named: an identifier such as "mit", a sentence, or None.
+        info: of the dataset or the run; its "licence" (or "license") holds what the data say.
+        what: the folder, for messages.
+
+    Raises:
+        ConfigError: neither says anything, the name is unknown, or the two contradict each other.
+    """
+    known = info.get("licence") or info.get("license")
+    given = None if named is None else _licence(named.strip())
+    if not known:
+        if given is None:
+            raise ConfigError(
+                f"{what}: its licence is not known; name the one that its data allow, for instance "
+                'licence="cc-by-4.0" (--licence cc-by-4.0), or "other" with its terms in the repository'
+            )
+        return given
+    said = Licence(str(known), str(known)) if str(known) in KNOWN else Licence(OTHER, str(known))
+    if given is None or given == said or given == Licence(OTHER, OTHER):
+        return said
+    raise ConfigError(
+        f"{what}: its data are under {_short(said.text)!r}, so it cannot be shared as {_short(given.text)!r}; "
+        "leave the licence out, and the card says what the data say"
+    )
+
+
+def _licence(named: str) -> Licence:
+    if named.lower() in KNOWN:
+        return Licence(named.lower(), named.lower())
+    if not named or " " not in named:
+        hint = nearest(named.lower(), KNOWN, "a licence of your own is a sentence in quotes, or 'other'")
+        raise ConfigError(f"licence {named!r} is not known; {hint}")
+    return Licence(OTHER, named)
+
+
+def _slug(text: str) -> str:
+    """The first words as a name: small letters, digits and strokes."""
+    first = re.split(r"[,;:.]\s", text, maxsplit=1)[0]
+    return re.sub(r"[^a-z0-9]+", "-", first.lower())[:NAME_LENGTH].strip("-") or OTHER
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1] + "…"

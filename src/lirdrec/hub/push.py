@@ -1,0 +1,128 @@
+"""`push`: a prepared dataset or a run goes to a hub, in one commit, with its card."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lirdrec.data.ids import count
+from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.hub.card import card
+from lirdrec.hub.client import HubError, Repository, bars, hub_errors, repository
+from lirdrec.hub.contents import CARD, MANIFEST, Shared, check_name, gather, is_document
+
+log = logging.getLogger(__name__)
+
+MAIN = "main"
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool = True,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+    licence: str | None = None,
+    metrics: bool = True,
+    features: bool = True,
+    endpoint: str | None = None,
+    progress: bool = False,
+) -> str:
+    """Put a prepared dataset or a finished run onto the Hugging Face hub, with a card that describes it.
+
+    Sent are the files that the manifest lists and the card, in one commit: all or nothing. Checkpoints, logs and locks
+    stay here. Paths of this machine, its name and keys are taken out of the texts, and the manifest is written anew to
+    fit. The folder itself is not changed.
+
+    Args:
+        folder: what to send; its checksums are compared first.
+        repo: "OWNER/NAME"; it is made where it is missing.
+        private: only its owner sees the repository. A public one that exists is refused unless this is False.
+        token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
+        revision: the branch, made where it is missing; None for the main one.
+        message: of the commit.
+        licence: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed where the data do not say.
+        metrics: tell the recorded figures of a run on its card.
+        features: of a run: send the features of its dataset too, without which it cannot take new items.
+        endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
+        progress: draw the client's progress bars on the error stream.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        ConfigError: the name, the licence or an option; the hub's client is not installed.
+        RunFolderError: the folder is damaged, or holds what is never shared.
+        DataError: the item table names files of this machine.
+        HubError: the hub refused, or could not be reached; nothing is visible there then.
+    """
+    target = repository(repo, revision, endpoint, token)
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ConfigError(f"revision {revision!r} is a commit; name the branch to push to")
+    shared = gather(folder, licence, features)
+    if target.type == "dataset" and shared.type != "dataset":
+        raise ConfigError(f"{folder} is a run, which is a model to the hub: write {target.name} without datasets/")
+    target = Repository(target.name, shared.type, revision, endpoint, token)
+    return send(shared, target, card(shared, target, metrics), private, message, progress)
+
+
+def send(shared: Shared, repo: Repository, text: str, private: bool, message: str | None, progress: bool) -> str:
+    """Make the repository where it is missing, and commit what is shared and its card. Returns the address."""
+    log.info("%s: %s, %.1f MB", repo, count(len(shared.contents), "file"), shared.bytes / 1e6)
+    api = repo.api()
+    with hub_errors(repo), bars(progress):
+        address = str(api.create_repo(repo.name, repo_type=repo.type, private=private, exist_ok=True))
+        seen = api.repo_info(repo.name, repo_type=repo.type)
+        if private and seen.private is False:
+            raise HubError(f"{repo} is public already; to share this with everyone, say so (private=False, --public)")
+        if repo.revision not in (None, MAIN):
+            api.create_branch(repo.name, branch=repo.revision, repo_type=repo.type, exist_ok=True)
+            seen = api.repo_info(repo.name, repo_type=repo.type, revision=repo.revision)
+            address += f"/tree/{repo.revision}"
+        gone = _superseded(repo, [one.rfilename for one in seen.siblings or []], shared)
+        _commit(api, repo, shared, text, gone, message, seen.sha)
+    return address
+
+
+def _superseded(repo: Repository, existing: list[str], shared: Shared) -> list[str]:
+    """Files of an earlier push that are not in this one.
+
+    Raises:
+        HubError: the repository holds something else than a push.
+    """
+    left = [name for name in existing if not is_document(name) and name not in shared.contents]
+    for name in left:
+        try:
+            foreign = MANIFEST not in existing or not check_name(name)
+        except RunFolderError:
+            foreign = True
+        if foreign:
+            raise HubError(f"{repo} holds something else already ({name}); choose another name, or empty it first")
+    return left
+
+
+def _commit(
+    api: Any, repo: Repository, shared: Shared, text: str, gone: Iterable[str], message: str | None, parent: str | None
+) -> None:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    operations: list[Any] = [CommitOperationDelete(name) for name in gone]
+    operations += [CommitOperationAdd(name, content) for name, content in shared.contents.items()]
+    operations.append(CommitOperationAdd(CARD, text.encode()))
+    with warnings.catch_warnings():
+        # a run has tables too, and the client would rather see those in a dataset
+        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+        api.create_commit(
+            repo.name,
+            operations,
+            commit_message=message or f"{'Dataset' if shared.type == 'dataset' else 'Run'} pushed by lirdrec",
+            repo_type=repo.type,
+            revision=repo.revision,
+            parent_commit=parent,
+        )

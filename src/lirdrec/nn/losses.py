@@ -1,0 +1,263 @@
+r"""Losses that several models share, and the choice between two ranking losses.
+
+A model trained on pairs has a config derived from `RankingOptions` and a `RankingLoss` made of it. Softmax compares
+cosines in training. When scoring, inner products (Wu et al. 2022) use what the graph tells by an item's length: how
+many people took it. Which is better depends on the model and its layers (docs/which_model.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lirdrec.config import checked, option
+from lirdrec.errors import ConfigError
+from lirdrec.nn.functional import normalize
+
+BLOCK_BYTES = 8 * 2**20  # of logits that exist at once; what stays in the cache is twice as fast as 64 MiB
+
+
+@dataclass(frozen=True)
+@checked
+class RankingOptions:
+    """The ranking loss; the configs of all models trained on pairs begin with these fields."""
+
+    loss: Literal["bpr", "softmax"] = option(
+        "bpr", "bpr: one negative a pair, inner products; softmax: cross-entropy over many items, on cosines"
+    )
+    temperature: float = option(0.15, "τ of softmax: cosines are divided by it")
+    n_negatives: int | None = option(
+        None, "softmax: negatives shared by a batch, at most one for each of its pairs; none: all items of training"
+    )
+
+    scoring: Literal["product", "cosine"] = option(
+        "product", "how a trained model compares vectors; cosine gives items without a past an equal chance"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature}; it must be more than 0")
+        if self.n_negatives is not None and self.n_negatives < 1:
+            raise ConfigError(f"n_negatives is {self.n_negatives}; it must be 1 or more, or none for all items")
+
+
+@dataclass(frozen=True)
+@checked
+class PenaltyOptions(RankingOptions):
+    """The options of models that hold the vectors of each batch near zero: `batch_penalty`, weighted."""
+
+    regularization: float = option(1e-4, "λ of the penalty on the vectors of a batch")
+    penalty: Literal["norm", "squared"] = option(
+        "norm", "norm: lengths, not squared (MMRec); squared: half the squares, as the papers write it"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.regularization >= 0:
+            raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
+
+
+class RankingLoss:
+    """The loss that `options` choose, as a function of vectors.
+
+    Args:
+        options: a model's config.
+        items: `(E,)` int64, items of the training pairs; only these are negatives of the softmax.
+        n_items: number of item rows.
+    """
+
+    def __init__(self, options: RankingOptions, items: Tensor, n_items: int):
+        self.options = options
+        occurring = items.unique()
+        self.pool = None if len(occurring) == n_items else occurring
+        self.place = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
+        self.place[occurring] = torch.arange(len(occurring), device=items.device)
+
+    def __call__(
+        self, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
+    ) -> Tensor:
+        """Mean loss of a batch, a scalar.
+
+        Args:
+            user_vectors: `(U, D)`; item_vectors: `(I, D)`.
+            users, positives, negatives: `(B,)` int64 rows; softmax shares the first `n_negatives` negatives.
+        """
+        if self.options.loss == "bpr":
+            return bpr(user_vectors, item_vectors, users, positives, negatives)
+        temperature, n = self.options.temperature, self.options.n_negatives
+        # vectors are normalised after they were gathered: a batch has fewer users than there are
+        if n is not None:
+            queries = normalize(user_vectors.index_select(0, users))
+            shared = negatives[:n]
+            hit = shared == positives[:, None]
+            return sampled_softmax(
+                queries,
+                normalize(item_vectors.index_select(0, positives)),
+                normalize(item_vectors.index_select(0, shared)),
+                temperature,
+                hit,
+            )
+        items = normalize(item_vectors if self.pool is None else item_vectors.index_select(0, self.pool))
+        once, rows = users.unique(return_inverse=True)
+        queries = normalize(user_vectors.index_select(0, once))
+        return full_softmax(queries, items, self.place[positives], temperature, rows=rows)
+
+    def scored(self, vectors: Tensor) -> Tensor:
+        """User or item vectors `(n, D)` as the scorer compares them: of length 1 for cosines, else unchanged."""
+        return normalize(vectors) if self.options.scoring == "cosine" else vectors
+
+
+def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    r"""Bayesian personalised ranking, `-mean log σ(⟨u, i⟩ - ⟨u, j⟩)` (Rendle et al., UAI 2009).
+
+    MMRec's MF, LightGCN and VBPR have `-mean log(γ + σ(x))` with `γ = 1e-10`, which keeps the logarithm from zero. It
+    is not needed here (`softplus(-x)` is exact), and it bounds the loss at 23 and takes the gradient from pairs ranked
+    more than about 20 the wrong way round, which here keep a gradient of 1. Above `x = -10` the two agree to 1e-5.
+
+    Args:
+        user_vectors: `(U, D)`; item_vectors: `(I, D)`.
+        users, positives, negatives: `(B,)` int64 rows.
+    """
+    # index_select has a deterministic backward on the CPU, which indexing with [] has not
+    u = user_vectors.index_select(0, users)
+    difference = item_vectors.index_select(0, positives) - item_vectors.index_select(0, negatives)
+    return F.softplus(-(u * difference).sum(1)).mean()
+
+
+def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor]) -> Tensor:
+    r"""Penalty of a batch's vectors, a scalar: `Σ_k ‖X_k‖_F / B` (MMRec) or `Σ_k ‖X_k‖_F² / 2B` (He et al., 2020).
+
+    Args:
+        kind: "norm" or "squared".
+        rows: the gathered vectors `X_k` `(B, D)`: users, positives, negatives. A row that occurs twice counts twice.
+    """
+    if kind == "norm":
+        return torch.stack([x.norm() for x in rows]).sum() / len(rows[0])
+    return torch.stack([x.square().sum() for x in rows]).sum() / (2 * len(rows[0]))
+
+
+def batch_rows(
+    user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
+) -> list[Tensor]:
+    """The vectors of a batch, three `(B, D)`, as `batch_penalty` takes them; arguments as of `bpr`."""
+    return [
+        user_vectors.index_select(0, users),
+        *(item_vectors.index_select(0, rows) for rows in (positives, negatives)),
+    ]
+
+
+def sampled_softmax(
+    queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
+) -> Tensor:
+    r"""`-mean log( e^{⟨q,p⟩/τ} / (e^{⟨q,p⟩/τ} + Σ_j e^{⟨q,n_j⟩/τ}) )` (Wu et al., 2022, arXiv 2201.02327).
+
+    Uniformly drawn negatives need no correction: it would be the same constant for each.
+
+    Args:
+        queries, positives: `(B, D)`; negatives: `(N, D)`, shared by the batch.
+        temperature: τ.
+        excluded: `(B, N)` bool, negatives that a query does not see because they are its positive.
+    """
+    own = (queries * positives).sum(1) / temperature
+    others = queries @ negatives.T / temperature
+    if excluded is not None:
+        others = others.masked_fill(excluded, -torch.inf)
+    return (torch.logaddexp(own, others.logsumexp(1)) - own).mean()
+
+
+def full_softmax(
+    queries: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    temperature: float,
+    excluded: Tensor | None = None,
+    rows: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-entropy over all items, `-mean log softmax(q Vᵀ / τ)[target]`, in blocks of queries.
+
+    Loss and gradients come from one pass, so no `Q×I` matrix outlives its block. A query is compared with the items
+    once, however many targets it has: the loss is `Σ_q n_q log Σ_i e^{⟨q,v_i⟩/τ} - Σ_b ⟨q_b,v_b⟩/τ`, over `B`.
+
+    Args:
+        queries: `(Q, D)`; items: `(I, D)`; targets: `(B,)` int64 rows of `items`.
+        temperature: τ.
+        excluded: `(Q,)` int64, the one row of `items` that a query does not see, or None.
+        rows: `(B,)` int64, the query of each target; None: the first target is of the first query, and so on.
+    """
+    full = torch.promote_types(torch.promote_types(queries.dtype, items.dtype), torch.float32)  # autocast mixes them
+    queries, items = queries.to(full), items.to(full)
+    times = None if rows is None else torch.bincount(rows, minlength=len(queries)).to(full)
+    asked = queries if rows is None else queries.index_select(0, rows)
+    own = (asked * items.index_select(0, targets)).sum(1) / temperature
+    everything: Tensor = _LogSumExp.apply(queries, items, times, temperature, excluded)
+    return everything / len(targets) - own.mean()
+
+
+def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = None, within: bool = False) -> Tensor:
+    r"""`-mean_i log( e^{cos(a_i,b_i)/τ} / Σ_j e^{cos(a_i,b_j)/τ} )`: row i of `a` finds row i of `b` among all.
+
+    Args:
+        a, b: `(n, D)` two views of the same things; they need not be normalised.
+        temperature: τ.
+        rows: `(m,)` int64, the things to ask for; None: all. The candidates are all `n` rows of `b` either way.
+        within: the other rows of `a` are candidates too (Zhu et al., 2020, arXiv 2006.04131).
+    """
+    queries = normalize(a if rows is None else a.index_select(0, rows))
+    targets = torch.arange(len(b), device=b.device) if rows is None else rows
+    if within:
+        candidates = torch.cat([normalize(b), normalize(a)])
+        return full_softmax(queries, candidates, targets, temperature, excluded=len(b) + targets)
+    return full_softmax(queries, normalize(b), targets, temperature)
+
+
+class _LogSumExp(torch.autograd.Function):
+    """`Σ_q n_q log Σ_i e^{⟨q,v_i⟩/τ}`, a scalar, with its gradients in one pass over blocks of queries."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]  # torch types it (*args)
+        ctx: Any, queries: Tensor, items: Tensor, times: Tensor | None, temperature: float, excluded: Tensor | None
+    ) -> Tensor:
+        kind = queries.device.type
+        # under autocast the products run in bfloat16; everything between them stays in full precision
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else queries.dtype
+        total = queries.new_zeros((), dtype=torch.float64)
+        needed = queries.requires_grad or items.requires_grad
+        g_queries, g_items = (torch.zeros_like(x) if needed else None for x in (queries, items))
+        step = max(1, BLOCK_BYTES // (len(items) * queries.element_size()))
+        with torch.autocast(kind, enabled=False):
+            short_items = items.to(low)
+            for start in range(0, len(queries), step):
+                rows = slice(start, start + step)
+                short = queries[rows].to(low)
+                logits = (short @ short_items.T).to(queries.dtype).div_(temperature)  # (b, I)
+                if excluded is not None:
+                    logits.scatter_(1, excluded[rows, None], -torch.inf)
+                largest = logits.amax(1, keepdim=True)
+                p = logits.sub_(largest).exp_()
+                mass = p.sum(1, keepdim=True)
+                found = mass.log() + largest
+                if times is not None:
+                    found *= times[rows, None]
+                    mass /= times[rows, None]
+                total += found.sum(dtype=torch.float64)
+                if g_queries is not None and g_items is not None:
+                    p = p.div_(mass).to(low)
+                    g_queries[rows] = p @ short_items
+                    if low == queries.dtype:
+                        g_items.addmm_(p.T, short)
+                    else:
+                        g_items += p.T @ short
+        ctx.save_for_backward(g_queries, g_items)
+        ctx.scale = 1 / temperature
+        return total.to(queries.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]  # torch types it (*args)
+        g_queries, g_items = ctx.saved_tensors
+        scale = gradient * ctx.scale
+        return g_queries * scale, g_items * scale, None, None, None

@@ -1,0 +1,213 @@
+"""Which items a request wants: conditions on columns of the item table, as one mask."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from lirdrec.config import nearest
+from lirdrec.data.titles import as_texts, is_title
+from lirdrec.errors import ConfigError
+
+_COMPARISONS: dict[str, Callable[[pl.Series, Any], pl.Series]] = {
+    "eq": lambda column, value: column == value,
+    "ne": lambda column, value: column != value,
+    "lt": lambda column, value: column < value,
+    "le": lambda column, value: column <= value,
+    "gt": lambda column, value: column > value,
+    "ge": lambda column, value: column >= value,
+    "in": lambda column, value: column.is_in(value),
+    "contains": lambda column, value: _contains(column, value),
+}
+MAX_VALUES = 10_000  # of one "in"
+HASHED = 100  # values at a time
+_AS_JSON = json.JSONEncoder(ensure_ascii=False)
+_SUITABLE = {  # kind of column → comparisons
+    "number": ("eq", "ne", "lt", "le", "gt", "ge", "in"),
+    "truth": ("eq", "ne", "in"),
+    "text": ("eq", "ne", "lt", "le", "gt", "ge", "in", "contains"),
+    "time": ("eq", "ne", "lt", "le", "gt", "ge", "in"),
+    "clock": ("eq", "ne", "lt", "le", "gt", "ge", "in"),
+    "empty": tuple(_COMPARISONS),
+    "list": ("contains",),
+    "numbers": ("contains",),
+}
+_WANTED = {
+    "number": "a number",
+    "truth": "true or false",
+    "text": "a text",
+    "time": 'a date such as "2024-05-31"',
+    "clock": 'a time such as "18:30"',
+    "list": "a text",
+    "numbers": "a number",
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Conditions that must all hold; a missing value (null, or a number that is none) never satisfies one.
+
+    `{"price": {"lt": 30}, "in_stock": true, "category": {"in": ["tents", "lamps"]}, "title": {"contains": "red"}}`.
+    A bare value means `eq`. Comparisons: eq, ne, lt, le, gt, ge, in, contains; in a column of lists, `contains` asks
+    for one of the list. A duration is compared with seconds. To `contains`, capitals and small letters are the same, as
+    to people who type them; the others compare texts byte by byte.
+
+    Attributes:
+        conditions: column → what is asked of it; nobody changes them.
+        key: a hash of the conditions, which names the mask in a cache: the conditions may be megabytes.
+    """
+
+    conditions: Mapping[str, Any] = field(compare=False, repr=False)
+    key: bytes
+
+    @classmethod
+    def of(cls, conditions: Mapping[str, Any]) -> Filter:
+        """Conditions from JSON.
+
+        Raises:
+            ConfigError: an unknown comparison, or a value that does not suit it.
+        """
+        for column, asked in conditions.items():
+            for name, value in _comparisons(asked).items():
+                if name not in _COMPARISONS:
+                    hint = nearest(name, _COMPARISONS, f"choose {', '.join(_COMPARISONS)}")
+                    raise ConfigError(f"filter on '{column}': no comparison '{name}'; {hint}")
+                if (name == "in") is not isinstance(value, list):
+                    raise ConfigError(
+                        f"filter on '{column}': '{name}' takes {'a list' if name == 'in' else 'one value'}"
+                    )
+                if isinstance(value, list) and len(value) > MAX_VALUES:
+                    raise ConfigError(f"filter on '{column}': a list may have {MAX_VALUES:,} values at most")
+                for one in value if isinstance(value, list) else [value]:
+                    if not isinstance(one, (bool, int, float, str)) or (isinstance(one, float) and not _finite(one)):
+                        raise ConfigError(f"filter on '{column}': '{name}' compares with numbers, texts, true or false")
+        return cls(conditions, _key(conditions))
+
+    def mask(self, items: pl.DataFrame) -> Tensor:
+        """Which rows of the item table it holds for, `(I,)` bool.
+
+        Raises:
+            ConfigError: a column is unknown, or of a type that cannot be compared so.
+        """
+        together = torch.ones(items.height, dtype=torch.bool)
+        for name, asked in self.conditions.items():
+            if name not in items.columns:
+                known = ", ".join(items.columns)
+                raise ConfigError(f"filter: no column '{name}'; {nearest(name, items.columns, f'it has {known}')}")
+            column = items[name]
+            column, kind = _readable(as_texts(column) if is_title(name) and column.dtype == pl.List else column)
+            for comparison, value in _comparisons(asked).items():
+                if comparison not in _SUITABLE.get(kind, ()):
+                    raise ConfigError(
+                        f"filter on '{name}': '{comparison}' cannot be asked of a column of type {items.schema[name]}"
+                    )
+                if kind == "empty":
+                    together &= False
+                    continue
+                many = value if isinstance(value, list) else [value]
+                values = [_value(one, column.dtype, kind, name) for one in many]
+                holds = _held(column, comparison, values)
+                together &= torch.tensor(holds.fill_null(False).to_numpy())
+        return together
+
+
+def _key(conditions: Mapping[str, Any]) -> bytes:
+    """A hash of conditions; some values at a time, so that other threads need not wait for megabytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in sorted(conditions):
+        comparisons = _comparisons(conditions[column])
+        for name in sorted(comparisons):
+            value = comparisons[name]
+            values = value if isinstance(value, list) else [value]
+            for start in range(0, max(1, len(values)), HASHED):  # of an empty list, too: nothing satisfies it
+                some = _AS_JSON.encode([column, name, values[start : start + HASHED]])
+                digest.update(some.encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+def _comparisons(asked: Any) -> Mapping[str, Any]:
+    return asked if isinstance(asked, Mapping) else {"eq": asked}
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _readable(column: pl.Series) -> tuple[pl.Series, str]:
+    """The column with missing values as null, and its kind."""
+    kind = column.dtype
+    if kind.is_float():
+        return column.cast(pl.Float64).fill_nan(None), "number"
+    if kind.is_decimal():
+        return column.cast(pl.Float64), "number"
+    if kind.is_integer():
+        large = kind in (pl.UInt64, pl.Int128) or str(kind) == "UInt128"
+        return column.cast(pl.Int128 if large else pl.Int64, strict=False), "number"
+    if kind == pl.Duration:
+        return column.dt.total_microseconds() / 1e6, "number"
+    if kind in (pl.Categorical, pl.Enum):
+        return column.cast(pl.String), "text"
+    if kind == pl.Datetime:
+        return column.dt.replace_time_zone(None) if getattr(kind, "time_zone", None) else column, "time"
+    if isinstance(kind, pl.Array):
+        column = column.arr.to_list()
+    if isinstance(kind, (pl.List, pl.Array)):
+        inner = kind.inner
+        if inner in (pl.String, pl.Categorical, pl.Enum):
+            return column.cast(pl.List(pl.String)), "list"
+        return column, "numbers" if inner.is_numeric() and not inner.is_decimal() else "other"
+    kinds = {pl.Boolean: "truth", pl.String: "text", pl.Date: "time", pl.Time: "clock", pl.Null: "empty"}
+    return column, kinds.get(kind.base_type(), "other")
+
+
+def _value(given: Any, dtype: Any, kind: str, name: str) -> Any:
+    """The value in the column's type."""
+    suits = {
+        "number": isinstance(given, (int, float)) and not isinstance(given, bool),
+        "truth": isinstance(given, bool),
+    }.get("number" if kind == "numbers" else kind, isinstance(given, str))
+    if suits and kind not in ("time", "clock"):
+        return given
+    if suits:
+        try:
+            if kind == "clock":
+                return time.fromisoformat(given).replace(tzinfo=None)
+            return date.fromisoformat(given) if dtype == pl.Date else datetime.fromisoformat(given).replace(tzinfo=None)
+        except ValueError:
+            pass
+    raise ConfigError(f"filter on '{name}': {given!r} cannot be compared with it; give {_WANTED[kind]}")
+
+
+def _contains(column: pl.Series, value: Any) -> pl.Series:
+    if not isinstance(value, str):  # a list of numbers
+        return column.list.eval(pl.element().cast(pl.Float64) == float(value)).list.any()
+    sought = pl.Series([value]).str.to_lowercase()[0]  # by the same rules as the column
+    if column.dtype == pl.List:
+        return column.list.eval(pl.element().str.to_lowercase()).list.contains(sought)
+    return column.str.to_lowercase().str.contains(sought, literal=True)
+
+
+def _held(column: pl.Series, comparison: str, values: list[Any]) -> pl.Series:
+    if column.dtype in (pl.Int64, pl.Int128):
+        bound = 2**63 if column.dtype == pl.Int64 else 2**127
+        if any(isinstance(one, float) or abs(one) >= bound for one in values):
+            column, values = column.cast(pl.Float64), [float(one) for one in values]
+    if comparison == "in":
+        return column.is_in(pl.Series([values], dtype=pl.List(column.dtype)))
+    if column.dtype in (
+        pl.Date,
+        pl.Datetime,
+        pl.Time,
+        pl.Int128,
+    ):  # a series is not compared with one such value, but with a column of them
+        return _COMPARISONS[comparison](column, pl.Series(values, dtype=column.dtype))
+    return _COMPARISONS[comparison](column, values[0])

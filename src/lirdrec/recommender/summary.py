@@ -1,0 +1,51 @@
+"""What is in a run folder: the model's size, what a training step costs, and what it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lirdrec.config import make
+from lirdrec.devices import resolve_device
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.training.config import TrainConfig
+from lirdrec.training.profiling import measure_step
+
+
+def summarise_run(folder: str | Path, device: str = "cpu", verify: bool = False, repeats: int = 5) -> dict[str, Any]:
+    """JSON-able facts of a run.
+
+    Args:
+        folder: of a finished run that is not slim.
+        device: where a step is measured.
+        verify: compare the checksums of all files.
+        repeats: steps to time.
+
+    Returns:
+        "model", "dataset", "users", "items", "pairs", "metrics", "parameters", "parameters_by_name" and "step": what
+        `Complexity.to_dict` gives, or None for a closed form, which is not trained in steps.
+
+    Raises:
+        RunFolderError: no such run, or a damaged one.
+        CapabilityError: a slim run has no model.
+    """
+    recommender = Recommender.load(folder, verify=verify, device=resolve_device(device))
+    model = recommender.model("tell what a training step costs")
+    assert recommender.train is not None
+    step = None
+    if model.capabilities.training == "gradient":
+        training = make(TrainConfig, recommender.info.get("training", {}), f"the training options of {folder}")
+        step = measure_step(model, training, repeats).to_dict()
+    sizes = {name: tensor.numel() for name, tensor in model.named_parameters()}
+    sizes = sizes or {name: tensor.numel() for name, tensor in model.named_buffers()}
+    return {
+        "model": model.name,
+        "dataset": recommender.info.get("dataset"),
+        "users": recommender.n_users,
+        "items": recommender.n_items,
+        "pairs": len(recommender.train),
+        "metrics": recommender.info.get("metrics", {}),
+        "parameters": sum(sizes.values()),
+        "parameters_by_name": sizes,
+        "step": step,
+    }

@@ -1,0 +1,1 @@
+"""Charts, one kind in a module."""

@@ -1,0 +1,114 @@
+"""A grid of two settings, shaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lirdrec.reporting.charts.chart_data import MEAN, names_of, summarised
+from lirdrec.reporting.charts.panels import Panels
+from lirdrec.reporting.figure import GROUND, RED, Figure, style
+from lirdrec.reporting.formatting import label
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.axes import Axes
+
+
+def heatmap(
+    frame: pl.DataFrame,
+    name: str,
+    x: str,
+    y: str,
+    value: str = "value",
+    *,
+    panel: str | None = None,
+    x_order: Sequence[Any] = (),
+    y_order: Sequence[Any] = (),
+    x_label: str | None = None,
+    y_label: str | None = None,
+    digits: int = 4,
+    better: str | None = "higher",
+    labels: Callable[[Any], str] = label,
+    caption: str = "",
+    alt: str = "",
+) -> Figure:
+    """A grid of two settings, each cell its mean in words and shade; the best cell of a panel is framed.
+
+    Args:
+        frame, name, panel, labels, caption, alt: as in `chart_lines.lines`.
+        x, y: columns of the grid's columns and rows; value: column of the figures.
+        x_order, y_order: default rising for numbers, as they appear for texts; y from the top.
+        better: "higher", "lower" or None: whether the most or the least is the best, and the darkest.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    data = summarised(frame, [panel, y, x], value)
+    with style():
+        shades = LinearSegmentedColormap.from_list("shades", ["#f3f7fa", "#a9cbe4", "#4c93c7", "#0b5a96", "#083a63"])
+        across, down = _grid(data, x, x_order), _grid(data, y, y_order)
+        height = 0.36 * len(down) + 0.85
+        panels = Panels.of(data, panel, labels, row_height=height, columns=1 if len(across) > 6 else 2, grid=False)
+        for axes, part in panels:
+            cells = {(record[y], record[x]): record[MEAN] for record in part.iter_rows(named=True)}
+            present = list(cells.values())
+            least, most = min(present), max(present)
+            best = {"higher": most, "lower": least}.get(better or "")
+            for row, a in enumerate(down):
+                for column, b in enumerate(across):
+                    figure = cells.get((a, b))
+                    if figure is None:
+                        continue
+                    share = (figure - least) / (most - least) if most > least else 0.5
+                    share = 1 - share if better == "lower" else share
+                    _cell(axes, column, row, shades(share), 1)
+                    axes.text(
+                        column,
+                        row,
+                        f"{figure:.{digits}f}",
+                        ha="center",
+                        va="center",
+                        fontsize=8,
+                        color="#fefefe" if share > 0.5 else "#10202e",
+                        fontweight="bold" if figure == best else "normal",
+                    )
+            for (a, b), figure in cells.items():
+                if figure == best and len(present) > 1:
+                    _cell(axes, across.index(b), down.index(a), "none", 2, RED)
+            axes.set_xlim(-0.5, len(across) - 0.5)
+            axes.set_ylim(len(down) - 0.5, -0.5)
+            axes.set_xticks(range(len(across)), [_short(one, labels) for one in across])
+            axes.set_yticks(range(len(down)), [_short(one, labels) for one in down])
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        panels.name_x(x, x_label)
+        panels.name_y(y, y_label)
+    return Figure(name, panels.drawing, data, caption, alt)
+
+
+def _cell(axes: Axes, column: float, row: float, colour: Any, order: int, edge: str = GROUND) -> None:
+    from matplotlib.patches import Rectangle
+
+    inset = 0.02 if order == 1 else 0.035
+    axes.add_patch(
+        Rectangle(
+            (column - 0.5 + inset, row - 0.5 + inset),
+            1 - 2 * inset,
+            1 - 2 * inset,
+            facecolor=colour,
+            edgecolor="none" if order == 1 else edge,
+            linewidth=0 if order == 1 else 1.8,
+            zorder=order,
+        )
+    )
+
+
+def _grid(data: pl.DataFrame, column: str, order: Sequence[Any]) -> list[Any]:
+    names = names_of(data, column, order)
+    return sorted(names) if not order and data[column].dtype.is_numeric() else names
+
+
+def _short(value: Any, labels: Callable[[Any], str]) -> str:
+    if not isinstance(value, float):
+        return labels(value)
+    return f"{value:g}" if value == 0 or abs(value) >= 0.01 else f"{value:.0e}".replace("e-0", "e-")

@@ -1,0 +1,1 @@
+"""What the server knows of items: images, search, facets, projection, explanations."""

@@ -1,0 +1,244 @@
+"""What stands behind the routes: opened in the background when the server starts, closed when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from lirdrec.errors import ConfigError, LirdrecError
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.auth import Keys, RateLimiter
+from lirdrec.server.catalog.item_encoding import Encoders
+from lirdrec.server.config import ServerConfig
+from lirdrec.server.engine.batcher import Engine
+from lirdrec.server.http.errors import Problem
+from lirdrec.server.http.redaction import hide, scrubbed
+from lirdrec.server.metrics import MeasuredEngine, Metrics
+from lirdrec.server.run_pointer import Pointer
+from lirdrec.server.state import Live, Snapshot
+from lirdrec.server.store import Store
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+WARM_BYTES = 256 * 2**20  # of features that a server may hold without having been asked for a new item
+
+
+class Services:
+    """Everything that routes use.
+
+    Attributes:
+        config, metrics: as the server was told, and what it counts.
+        keys: API keys, or None where everybody may do everything.
+        limiter: of requests, or None.
+        pointer: which run is to be served.
+        reading: held by the request whose large body is being read.
+        encoders: of the dataset, or None while they are being loaded.
+        failure: why the server could not start.
+        on_failure: called then.
+    """
+
+    def __init__(self, config: ServerConfig):
+        self.config = config
+        hide(config.run, config.keys, config.images, config.runs)
+        self.metrics = Metrics()
+        self.keys = None if config.keys is None else Keys(config.keys)
+        rate = config.requests_per_second
+        self.limiter = RateLimiter(rate) if rate > 0 else None
+        self.pointer = Pointer(config.run)
+        self.encoders = None if config.encoders else Encoders()
+        self.reading = asyncio.Lock()
+        self.failure: str | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self._live: Live | None = None
+        self._engine: Engine | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers = anyio.CapacityLimiter(1)  # changes are one after another anyway: those that wait need no thread
+        self._swapping = asyncio.Lock()
+
+    @property
+    def live(self) -> Live:
+        """The snapshot and the store.
+
+        Raises:
+            Problem: the server is not ready yet.
+        """
+        if self._live is None:
+            raise self._unready()
+        return self._live
+
+    @property
+    def engine(self) -> Engine:
+        """What ranks. Raises a Problem while the server is not ready yet."""
+        if self._engine is None:
+            raise self._unready()
+        return self._engine
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run is loaded and the store followed."""
+        return self._live is not None
+
+    # ------------------------------------------------------------ work that would block
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Run in a thread; given up when the request is."""
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+    async def write(self, work: Callable[[], T]) -> T:
+        """Run in a thread, one after another; what has begun comes to its end."""
+        return await anyio.to_thread.run_sync(work, limiter=self._writers)
+
+    async def current(self) -> Snapshot:
+        """The snapshot after all changes that anyone has made by now."""
+        return await self.read(self.live.catch_up)
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Begin to open everything. One of several workers waits for that: another may be ready to answer already.
+
+        Raises:
+            ConfigError: it failed, and others may do better.
+        """
+        opening = self._spawn(self._start())
+        if self.config.workers > 1:
+            await opening
+            if self.failure is not None:
+                raise ConfigError(self.failure)
+
+    async def stop(self) -> None:
+        """Answer what waits, then close the store."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await anyio.to_thread.run_sync(self._close)
+
+    async def swap(self, run: Path | None = None) -> None:
+        """Serve another run: the one given, to which the pointer leads from then on, or the one that it leads to now.
+
+        Requests go on meanwhile.
+
+        Raises:
+            LirdrecError: the run cannot be loaded; the old one stays.
+        """
+        async with self._swapping:
+            await self.write(lambda: self._swap(run))
+        self._spawn(self._warm())
+
+    def _open(self) -> None:
+        stamp = self.pointer.stamp()
+        store = Store(self.config.store_url)
+        try:
+            live = Live(self.pointer.target(), store)
+        except BaseException:
+            store.close()
+            raise
+        self.pointer.took(stamp)
+        self._engine = MeasuredEngine(live, self.metrics, self.config.ranking_batch, self.config.index)
+        _hide_folders(live.snapshot)
+        self._live = live  # last: from here on the server is ready
+
+    def _swap(self, run: Path | None) -> None:
+        before = self.live.snapshot.run
+        stamp = self.pointer.stamp()
+        self.live.swap(self.pointer.target() if run is None else run, self.engine.prepare)
+        if run is not None:
+            try:
+                self.pointer.point(run)
+            except BaseException:
+                self.live.swap(before, self.engine.prepare)  # after a restart that one would be served
+                raise
+            stamp = self.pointer.stamp()
+        if self.config.encoders:
+            self.encoders = None  # another dataset's would make vectors of the same width that mean something else
+        self.pointer.took(stamp)
+        _hide_folders(self.live.snapshot)
+        log.info("another run is served: %s", self.live.snapshot.run.name)
+
+    def _close(self) -> None:
+        if self._engine is not None:
+            self._engine.stop()
+        if self._live is not None:
+            self._live.store.close()
+
+    async def _start(self) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._open)
+        except LirdrecError as error:
+            self.failure = str(error)
+            log.error("cannot serve: %s", error)
+        except Exception:
+            self.failure = "an internal error; the log tells more"
+            log.exception("cannot serve")
+        if self.failure is not None:
+            self.on_failure()
+            return
+        log.info("ready: %s", self.live.snapshot.recommender)
+        self._spawn(self._warm())
+        if self.config.follows:
+            self._spawn(self._watch())
+
+    async def _warm(self) -> None:
+        """Load and build what the first new item would have to wait for."""
+        recommender = self.live.snapshot.recommender
+        try:
+            if self.config.encoders:
+                encoders = await self.read(lambda: Encoders.load(recommender, self.config.device))
+                if self.live.snapshot.recommender.users is recommender.users:  # no other run came meanwhile
+                    self.encoders = encoders
+            if _cheap_to_build(recommender):
+                await self.read(recommender.model)
+        except LirdrecError as error:
+            log.warning("new items may be refused: %s", error)
+        except Exception:
+            log.exception("new items may be refused")
+            self.encoders = self.encoders or Encoders()
+
+    async def _watch(self) -> None:
+        refused: Any = None  # a run that could not be loaded is not tried again until it changes
+        told = ""
+        while True:
+            await asyncio.sleep(self.config.watch_seconds)
+            try:
+                if self.pointer.moved() and self.pointer.stamp() != refused:
+                    refused = self.pointer.stamp()
+                    await self.swap()
+                    refused, told = None, ""
+            except LirdrecError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.error("the run stays as it is: %s", told)
+            except Exception:
+                log.exception("the run stays as it is")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _unready(self) -> Problem:
+        if self.failure is not None:
+            return Problem(503, f"the server cannot serve: {scrubbed(self.failure)}")
+        return Problem(503, "the server is starting; ask again in a moment", {"Retry-After": "1"})
+
+
+def _hide_folders(snapshot: Snapshot) -> None:
+    """Keep the folders of a run out of answers."""
+    features = snapshot.recommender.features
+    hide(snapshot.run, None if features is None else features.folder)
+
+
+def _cheap_to_build(recommender: Recommender) -> bool:
+    """Whether a model can be built ahead: it holds the catalogue's features, which may be larger than all vectors."""
+    features = recommender.features
+    if recommender.is_slim or not recommender.has_model or features is None or features.trained is None:
+        return False
+    return sum(4 * matrix.values.size for matrix in features.trained.values()) <= WARM_BYTES

@@ -1,0 +1,1 @@
+"""The HTTP layer: protocol limits, middleware, errors, OpenAPI."""

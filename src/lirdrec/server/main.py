@@ -1,0 +1,197 @@
+"""Uvicorn in one process or several."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lirdrec.config import make, to_dict
+from lirdrec.devices import resolve_device
+from lirdrec.errors import ConfigError
+from lirdrec.files.atomic import atomic_write
+from lirdrec.recommender.run_folder import check_vectors, open_run
+from lirdrec.server.auth import read_keys
+from lirdrec.server.config import ServerConfig
+from lirdrec.server.http import middleware
+from lirdrec.server.http.protocol import LimitedProtocol
+from lirdrec.server.metrics import SHARED
+from lirdrec.server.private_files import store_of
+from lirdrec.server.run_pointer import Pointer
+from lirdrec.server.store import Store
+
+if TYPE_CHECKING:
+    from lirdrec.server.dependencies import Services
+
+log = logging.getLogger(__name__)
+
+# how the workers, which are processes of their own, hear of the configuration and tell why they cannot start
+TOLD, FAILED = "LIRDREC_SERVER", "LIRDREC_SERVER_FAILED"
+OTHER_FILES = 512  # besides connections: the run, the store, pictures, encoders
+
+
+def serve(config: ServerConfig) -> None:
+    """Answer until a signal ends it; what waits then is still answered. `check` first what could be wrong.
+
+    Raises:
+        ConfigError: the run or the store could not be opened.
+    """
+    middleware.configure()
+    _allow_files(config.max_connections)
+    options = {"host": config.host, "port": config.port, **uvicorn_options(config)}
+    if config.workers == 1:
+        app = _application(config)
+        server = uvicorn.Server(uvicorn.Config(app, **options))
+        services: Services = app.state.services
+        services.on_failure = lambda: setattr(server, "should_exit", True)
+        with contextlib.suppress(KeyboardInterrupt):  # it has ended as it should by then
+            server.run()
+        if services.failure is not None:
+            raise ConfigError(services.failure)
+        return
+    with tempfile.TemporaryDirectory(prefix="lirdrec-metrics-") as folder, tempfile.TemporaryDirectory() as told:
+        failed = Path(told) / "failed"
+        os.environ |= {SHARED: folder, TOLD: json.dumps(to_dict(config)), FAILED: str(failed)}
+        uvicorn.run(f"{__name__}:worker", factory=True, workers=config.workers, **options)
+        if failed.is_file():
+            raise ConfigError(failed.read_text(encoding="utf-8"))
+
+
+def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
+    """Options of `uvicorn.Config`, address and port excepted."""
+    return {
+        "http": LimitedProtocol,
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": bool(config.trusted_proxies),
+        "forwarded_allow_ips": list(config.trusted_proxies),
+        "limit_concurrency": config.max_connections + 1,  # requests of peers that went away; connections are counted
+        "timeout_keep_alive": 30,
+        "timeout_graceful_shutdown": round(config.timeout_seconds) + 1,
+    }
+
+
+def check(config: ServerConfig) -> None:
+    """Refuse what could not be served, before anything listens.
+
+    Raises:
+        LirdrecError: the run, the store or the file of keys cannot be used, or the port is taken.
+    """
+    run = Pointer(config.run).target()
+    open_run(run)
+    check_vectors(run)
+    if config.index != "exact":
+        from lirdrec.server.engine.ann import ApproximateIndex
+
+        ApproximateIndex(config.index)
+    for option, folder in (("images", config.images), ("runs", config.runs)):
+        if folder is not None and not os.path.isdir(folder):
+            raise ConfigError(f"--{option} {folder}: no such folder")
+    if config.encoders:
+        resolve_device(config.device)
+    if config.keys is not None:
+        read_keys(config.keys)
+    _check_address(config)
+    other, own = (str(store_of(path)) for path in (run, config.run))
+    if config.store is None and other != own and os.path.exists(other) and not os.path.exists(own):
+        log.warning(
+            "what was added live while %s was served by its own name is not here; to take it along: --store sqlite:///%s",
+            run.name,
+            other,
+        )
+    Store(config.store_url).close()
+
+
+def _check_address(config: ServerConfig) -> None:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((config.host, config.port))
+        except (OSError, ValueError) as error:  # no address, or no name that could be one
+            why = getattr(error, "strerror", None) or "it is no address"
+            raise ConfigError(
+                f"cannot listen at {config.host}, port {config.port} ({why}): choose others (--host, --port)"
+            ) from None
+
+
+def _allow_files(connections: int) -> None:
+    """Let this process, and its workers, have as many files open as there may be connections."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # as many as there may be, then
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def worker() -> ASGIApp:
+    """The application of one of several workers, in its own process."""
+    middleware.configure()
+    config = make(ServerConfig, json.loads(os.environ[TOLD]))
+    threading.Thread(target=_end_with_parent, args=(config.timeout_seconds + 5,), daemon=True).start()
+    app = _application(config)
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except ConfigError as error:  # it cannot start, and the process that started it will say why
+            with atomic_write(os.environ[FAILED]) as temporary:
+                temporary.write_text(str(error), encoding="utf-8")
+            raise
+
+    return answering
+
+
+def _end_with_parent(seconds: float) -> None:
+    """Wait until the process that started this one has ended, however it did, and end too: what waits is answered."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    parent.join()
+    log.error("the process that started this worker is gone; the worker ends")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(seconds)
+    os._exit(1)
+
+
+def _application(config: ServerConfig) -> FastAPI:
+    import torch
+
+    from lirdrec.server.app import create_app
+
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.workers))
+    app = create_app(config)
+    spare_collector()
+    return app
+
+
+def spare_collector() -> None:
+    """Leave all objects that there are now out of the garbage collector's full collections.
+
+    The imported modules alone have some 250,000 objects. A full collection would go through all of them, during which
+    no request is answered for more than 100 ms.
+    """
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,78 @@
+"""Small files of a server: one writer at a time, names that every file system takes, for the owner only."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lirdrec.errors import ConfigError
+from lirdrec.files.atomic import write_errors
+from lirdrec.files.locks import lock_file, unlock_file
+
+STORE = ".live.sqlite"
+_LONGEST = 255 - len("-journal")  # bytes of a file name, with what SQLite appends to it
+_DIGEST = 16
+
+
+@contextlib.contextmanager
+def one_writer(path: str | Path) -> Iterator[None]:
+    """Wait until no other process changes a file, and keep others away until the block ends.
+
+    The file itself is replaced by a rename, so the lock is a file beside it, which goes with the last writer.
+
+    Raises:
+        ConfigError: the folder of the file is missing.
+        RunFolderError: the lock cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the folder {path.parent} does not exist; make it first")
+    lock = path.with_name(f".{_digest(path.name)}.lock")  # a name of any length
+    while True:
+        with write_errors(path):
+            handle = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+        with handle:
+            lock_file(handle, wait=True)
+            if not _is_at(handle.fileno(), lock):
+                continue  # the last writer removed it while we waited
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+                unlock_file(handle)
+            return
+
+
+def store_of(run: str | Path) -> Path:
+    """The file of the changes of a run, beside it: RUN.live.sqlite, shortened where the name would be too long.
+
+    Another run has another file: a shortened name ends in a hash of the whole one.
+    """
+    run = Path(os.path.abspath(run))
+    whole = os.fsencode(run.name + STORE)
+    if len(whole) <= _LONGEST:
+        return run.with_name(run.name + STORE)
+    ending = f"-{_digest(run.name)}{STORE}"
+    kept = os.fsencode(run.name)[: _LONGEST - len(ending)].decode(errors="ignore")  # never half a letter
+    return run.with_name(kept + ending)
+
+
+def make_private(path: str | Path) -> None:
+    """Make an empty file that only its owner may read, unless there is one; what fails is left to who opens it."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(os.fsencode(name), digest_size=_DIGEST).hexdigest()
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,266 @@
+"""What leaves the command line when something cannot be read, written, held or understood: one sentence, code 2."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import typer
+
+from lirdrec import memory
+from lirdrec.cli import errors, output, train
+from lirdrec.data import compression
+from lirdrec.data.tables import read_table
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.files import checks
+from lirdrec.memory import check_memory, free_memory, in_words
+
+from ..helpers import assert_error, assert_refused
+
+PAIRS = "user,item\n" + "".join(f"u{n % 7},i{n % 11}\n" for n in range(60))
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Let `lirdrec options` end with an error."""
+
+    def set_error(error: BaseException) -> None:
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr(train, "configuration", fail)
+
+    return set_error
+
+
+@pytest.mark.parametrize(
+    "error, facts",
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/none/x"), ["/none/x"]),
+        (OSError(errno.ENOSPC, "No space left on device", "out.csv"), ["out.csv"]),
+        (OSError(errno.EROFS, "Read-only file system", "out.csv"), ["out.csv"]),
+        (FileNotFoundError(errno.ENOENT, "No such file", "no/.k.json.118-a75153b3.tmp"), ["no/k.json"]),
+        (OSError(errno.ENOSPC, "No space left on device"), ["lirdrec options"]),
+        (pl.exceptions.ComputeError("write failed: No space left on device (os error 28)"), ["lirdrec options"]),
+        (MemoryError(), [in_words(8 << 30), "lirdrec options"]),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9000000000 bytes."),
+            ["9.0 GB", in_words(8 << 30)],
+        ),
+        (MemoryError("Unable to allocate 7.28 TiB for an array"), ["7.28 TiB"]),
+        (ValueError("Overflow when unpacking long long"), ["Overflow when unpacking long long"]),
+        (OverflowError("Python int too large to convert to C long"), ["Python int too large to convert to C long"]),
+        (RecursionError("maximum recursion depth exceeded"), ["lirdrec options"]),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), ["UTF-8"]),
+        (pl.exceptions.PanicException("index out of bounds"), ["index out of bounds"]),
+    ],
+)
+def test_what_is_refused_gives_one_sentence(lirdrec, failing, monkeypatch, error, facts):
+    monkeypatch.setattr(errors, "free_memory", lambda: 8 << 30)
+    failing(error)
+    result = lirdrec("options")
+    assert_refused(result, facts)
+    assert result.stderr.count("\n") == 1
+    # what is refused is no fault of the program: nobody is sent to report it
+    assert "--debug" not in result.stderr
+
+
+def test_a_fault_of_ours_asks_for_a_report(lirdrec, failing):
+    failing(KeyError("weights"))
+    result = lirdrec("options", "--preset", "paper")
+    assert result.exit_code == 1
+    assert "KeyError: 'weights'" in result.stderr
+    assert "lirdrec --debug options --preset paper" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Traceback" in lirdrec("--debug", "options").stderr
+
+
+def test_messages_are_cut_and_hold_no_control_characters():
+    text = errors.shortened(f"{'x' * 4000} no such \x1b[31mfile")
+    assert len(text) < 400
+    assert "4,000" in text
+    assert text.endswith(r"no such \x1b[31mfile")
+    assert len(errors.shortened("a word, " * 10_000)) < errors.LONGEST_MESSAGE + 100
+
+
+def test_an_argument_that_is_not_utf8_is_refused(lirdrec, tmp_path):
+    (tmp_path / "pairs.csv").write_text(PAIRS)
+    result = lirdrec("prepare", "pairs.csv", "--user", "user", "--item", "item", "-o", os.fsdecode(b"o\xff"))
+    assert_refused(result, ["UTF-8"])
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepare", "fifo", "--user", "user", "--item", "item", "-o", "o"],
+        ["prepare", "pairs.csv", "--user", "user", "--item", "item", "--items", "fifo", "-o", "o"],
+        ["prepare", "pairs.csv", "--user", "user", "--item", "item", "--features", "t=fifo.npy", "-o", "o"],
+        ["prepare", "reviews.json", "--metadata", "fifo", "-o", "o"],
+        ["inspect", "fifo"],
+        ["train", "{sample}", "--run", "r", "--config", "fifo"],
+        ["add-items", "run", "--items", "fifo"],
+    ],
+)
+def test_a_fifo_is_refused_and_never_waited_for(lirdrec, tmp_path, run, sample, arguments):
+    for name in ("fifo", "fifo.npy"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "pairs.csv").write_text(PAIRS)
+    (tmp_path / "reviews.json").write_text('{"reviewerID": "u", "asin": "B0", "overall": 5, "unixReviewTime": 1}\n')
+    result = lirdrec(*(one.format(sample=sample) for one in arguments))
+    assert result.exit_code == 2
+    assert "FIFO" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "x" * 300, "/".join(["x" * 200] * 30)])
+def test_devices_and_names_that_are_too_long(lirdrec, tmp_path, name):
+    result = lirdrec("prepare", name, "-o", "o")
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr) < 1000
+
+
+@pytest.mark.parametrize(
+    "arguments, option",
+    [
+        (["--seed", str(2**70)], "--seed"),
+        (["--set", f"batch_size={2**70}"], "batch_size"),
+        (["--set", "epochs=" + "9" * 5000], "--set epochs"),
+        (["--set", "epochs=0x" + "f" * 5000], "epochs"),
+        (["--set", "metric=recall@" + "9" * 5000], "metric"),
+        (["--set", "modalities=" + "[" * 5000], "--set modalities"),
+        (["--set", f"learning_rate={'9' * 400}"], "learning_rate"),
+        (["--set", "embedding_size=1000000000000000"], "embedding_size"),
+    ],
+)
+def test_numbers_and_values_beyond_all_bounds(lirdrec, tmp_path, sample, arguments, option):
+    result = lirdrec("train", sample, "--run", "r", *arguments)
+    assert result.exit_code == 2
+    assert option in result.stderr
+    assert len(result.stderr) < 2500
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_nested_or_binary_configuration_is_refused(lirdrec, tmp_path, sample):
+    for content in (b"[model]\nmodalities=" + b"[" * 20_000, b"\xff\xfe", b"[model]\nn_layers = " + b"9" * 5000):
+        (tmp_path / "c.toml").write_bytes(content)
+        result = lirdrec("train", sample, "--run", "r", "--config", "c.toml")
+        assert result.exit_code == 2
+        assert "c.toml" in result.stderr
+
+
+def test_a_memory_limit_beyond_the_memory_is_refused(lirdrec, run, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 8 << 30)
+    result = lirdrec("evaluate", run, "--memory", str(9 << 10))
+    assert result.exit_code == 2
+    assert "--memory 9216" in result.stderr
+    assert in_words(9 << 30) in result.stderr
+    assert in_words(8 << 30) in result.stderr
+
+
+def test_a_negative_seed_is_refused(lirdrec, sample):
+    result = lirdrec("inspect", sample, "--modality", "text", "--seed", "-1")
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+
+
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "pairs.csv.gz"
+    path.write_bytes(gzip.compress(b"user,item\n" + bytes(64 << 20)))
+    monkeypatch.setattr(compression, "free_memory", lambda: 60 << 20)
+    with assert_error(DataError, mentions=["pairs.csv.gz", "62.9 MB"]):
+        read_table(path)
+
+
+def test_an_archive_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, lirdrec, monkeypatch):
+    (tmp_path / "pairs.csv").write_text(PAIRS)
+    np.savez_compressed(tmp_path / "text.npz", ids=np.arange(11), v=np.zeros((11, 1 << 16), dtype=np.float32))
+    monkeypatch.setattr(memory, "free_memory", lambda: 1 << 20)
+    options = ["--user", "user", "--item", "item", "--features", "text=text.npz"]
+    result = lirdrec("prepare", "pairs.csv", *options, "-o", "o")
+    assert result.exit_code == 2
+    assert "text.npz" in result.stderr
+    assert in_words(1 << 20) in result.stderr
+
+
+def test_ids_of_bytes_that_are_no_text(tmp_path, lirdrec):
+    (tmp_path / "pairs.csv").write_text(PAIRS)
+    ids = np.array([b"\xffi%d" % n for n in range(11)])
+    np.savez(tmp_path / "text.npz", ids=ids, v=np.ones((11, 4), dtype=np.float32))
+    options = ["--user", "user", "--item", "item", "--features", "text=text.npz"]
+    result = lirdrec("prepare", "pairs.csv", *options, "-o", "o")
+    assert result.exit_code == 2
+    assert "ids" in result.stderr
+    assert "UTF-8" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_the_output_stream():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lirdrec", "options"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("lirdrec: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text(PAIRS)
+    path.chmod(0)
+    with assert_error(DataError, mentions=["x.csv"]):
+        read_table(path)
+
+
+def test_the_rights_are_looked_at_before_a_file_is_opened(tmp_path, monkeypatch):
+    path = tmp_path / "x.csv"
+    path.write_text(PAIRS)
+    monkeypatch.setattr(checks.os, "access", lambda *_: False)
+    with assert_error(DataError, mentions=["x.csv"]):
+        read_table(path)
+
+
+def test_memory_that_is_free_is_below_that_of_the_machine():
+    free = free_memory()
+    if free is None:
+        pytest.skip("only Linux tells")
+    assert 0 < free < 1 << 50
+    with assert_error(ConfigError, mentions=["1,125,899.9 GB", "embedding_size 5"]):
+        check_memory(1 << 50, "embedding_size 5")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
+def test_memory_that_is_free_obeys_the_limit_of_the_shell():
+    code = "import lirdrec.memory as m; print(m.free_memory())"
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -v 500000; exec {sys.executable} -c '{code}'"], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 512_000_000
+
+
+def test_whole_numbers_in_options_are_in_range():
+    check = output.whole_number(0)
+    assert check(None) is None
+    assert check([0, output.LARGEST]) == [0, output.LARGEST]
+    with assert_error(typer.BadParameter, mentions=[-1, 0]):
+        check(-1)
+    with assert_error(typer.BadParameter, mentions=[2**63]):
+        check([3, 2**63])
+
+
+def test_kinds_of_files_have_names(tmp_path):
+    assert stat.S_IFIFO in checks.KINDS
+    assert checks.is_folder(tmp_path)
+    assert not checks.is_folder(tmp_path / "none")
+    with assert_error(DataError):
+        checks.status("a\0b")

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import polars as pl
+
+from lirdrec.errors import DataError, RunFolderError
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.trial import Cell, CellStore, Result
+
+from ..helpers import assert_error
+
+
+def cell_of(data, **changes) -> Cell:
+    cell = Cell("train", str(data), "lirdrec", {"n_layers": 2, "loss": "bpr"}, {"epochs": 3}, seed=1)
+    return cell.with_(**changes)
+
+
+CHANGES = {
+    "work": "trial",
+    "model": "mf",
+    "model_options": {"n_layers": 3, "loss": "bpr"},
+    "training": {},
+    "seed": 2,
+    "variant": "w/o image",
+    "feature_set": "mllm",
+    "modalities": ("image",),
+    "split": {"split": "cold_items"},
+    "extra": {"final": True},
+}
+
+
+def test_every_part_of_a_cell_is_in_its_key(data):
+    cell = cell_of(data)
+    keys = {cell.key, *(cell.with_(**{name: value}).key for name, value in CHANGES.items())}
+    assert len(keys) == 1 + len(CHANGES)
+    assert set(CHANGES) | {"dataset"} == set(cell.to_json())
+
+
+def test_the_key_knows_the_bytes_of_the_dataset_not_its_place(data, tmp_path):
+    moved, changed = tmp_path / "moved", tmp_path / "changed"
+    for copy in (moved, changed):
+        shutil.copytree(data, copy)
+    (changed / "manifest.json").write_text((data / "manifest.json").read_text().replace("planted", "planter"))
+    assert cell_of(moved).key == cell_of(data).key != cell_of(changed).key
+    with assert_error(DataError, mentions=[tmp_path / "nowhere"]):
+        _ = cell_of(tmp_path / "nowhere").key
+
+
+def test_the_key_of_a_plain_folder_is_that_of_its_files(tmp_path):
+    def folder(name, text) -> Cell:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.inter").write_text(text)
+        return cell_of(tmp_path / name)
+
+    one, same, other = folder("one", "1 2"), folder("same", "1 2"), folder("other", "1 3")
+    assert one.key == same.key != other.key
+
+
+def test_equal_content_is_equal_whatever_the_order_and_the_kind_of_list(data):
+    one = cell_of(data, modalities=["image"], extra={"sizes": (1, 2), "a": 1})
+    other = cell_of(
+        data, modalities=("image",), extra={"a": 1, "sizes": [1, 2]}, model_options={"loss": "bpr", "n_layers": 2}
+    )
+    assert one == other and one.key == other.key and len({one, other}) == 1
+    assert Cell.from_json(one.to_json()) == one
+
+
+def test_a_result_comes_back_from_its_file(data, tmp_path):
+    cell = cell_of(data)
+    result = Result(
+        cell,
+        figures={"valid": {"recall@20": 0.1234567890123456}},
+        seconds=1.5,
+        peak_memory=7,
+        epochs=2,
+        history=({"epoch": 1, "seconds": 0.5, "recall@20": 0.1},),
+        data={"a": [1]},
+    )
+    store = CellStore(tmp_path)
+    assert store.result(cell) is None
+    store.record(result)
+    assert store.result(cell) == result == CellStore(tmp_path).result(cell)
+    assert list(store.results()) == [result]
+    store.record(Result(cell, "failed", "no", attempts=2))
+    assert store.result(cell).attempts == 2  # type: ignore[union-attr]
+    (tmp_path / "cells" / f"{cell.key}.json").write_text("{")
+    with assert_error(RunFolderError, mentions=[f"{cell.key}.json"]):
+        store.result(cell)
+
+
+def test_a_figure_that_was_changed_in_a_result_is_noticed(data, tmp_path):
+    cell = cell_of(data)
+    CellStore(tmp_path).record(Result(cell, figures={"valid": {"recall@20": 0.125}}, history=({"epoch": 1},)))
+    path = tmp_path / "cells" / f"{cell.key}.json"
+    whole = path.read_text()
+    path.write_text(whole.replace("0.125", "0.135"))
+    for read in (lambda store: store.result(cell), lambda store: store.results()):
+        with assert_error(RunFolderError, mentions=[path]):
+            read(CellStore(tmp_path))
+    values = json.loads(whole)
+    del values["checksum"]  # as earlier versions wrote it
+    path.write_text(json.dumps(values))
+    assert CellStore(tmp_path).result(cell).figures == {"valid": {"recall@20": 0.125}}
+
+
+def test_a_claim_holds_until_it_ends_and_no_longer(data, tmp_path):
+    cell, other = cell_of(data), cell_of(data, seed=5)
+    store, rival = CellStore(tmp_path), CellStore(tmp_path)
+    with store.claim(cell) as mine:
+        assert mine
+        with rival.claim(cell) as theirs, rival.claim(other) as free:
+            assert (theirs, free) == (False, True)
+    with rival.claim(cell) as theirs:
+        assert theirs
+
+
+def test_frames_have_one_row_a_figure_a_cell_and_an_epoch(data, tmp_path):
+    figures = {"valid": {"recall@20": 0.5, "ndcg@20": 0.25}, "test": {"recall@20": 0.4}}
+    history = (
+        {"epoch": 1, "seconds": 2.0, "loss": 0.7, "recall@20": 0.3},
+        {"epoch": 2, "seconds": 4.5, "loss": 0.6},
+    )
+    (tmp_path / "per_user").mkdir()
+    pl.DataFrame({"user": [4, 9], "recall@20": [0.0, 0.8]}).write_parquet(tmp_path / "per_user" / "a.parquet")
+    good = Result(
+        cell_of(data, extra={"final": True}, feature_set="mllm"),
+        figures=figures,
+        seconds=9.0,
+        peak_memory=3 << 20,
+        history=history,
+        epochs=2,
+        best_epoch=1,
+        per_user="per_user/a.parquet",
+        options={"model": {"loss": "softmax"}},
+    )
+    bad = Result(cell_of(data, model="mf", model_options={}), "out of memory")
+    results = Results([good, bad], "compare", tmp_path)
+    frame = results.frame()
+    assert frame.select("stage", "metric", "value").rows() == [
+        ("valid", "recall@20", 0.5),
+        ("valid", "ndcg@20", 0.25),
+        ("test", "recall@20", 0.4),
+    ]
+    identity = {
+        "experiment": "compare",
+        "dataset": "data",
+        "model": "lirdrec",
+        "feature_set": "mllm",
+        "loss": "softmax",
+    }
+    assert frame.select(*identity).unique().to_dicts() == [identity]
+    runs = results.runs()
+    assert runs.select("model", "status", "seconds", "peak_memory_mb", "final").rows() == [
+        ("lirdrec", "done", 9.0, 3.0, True),
+        ("mf", "out of memory", 0.0, 0.0, False),
+    ]
+    assert results.histories().select("epoch", "seconds", "metric", "value").rows() == [
+        (1, 2.0, "loss", 0.7),
+        (1, 2.0, "recall@20", 0.3),
+        (2, 4.5, "loss", 0.6),
+    ]
+    assert results.per_user().select("model", "user", "recall@20").rows() == [
+        ("lirdrec", "4", 0.0),
+        ("lirdrec", "9", 0.8),
+    ]
+    assert [r.cell.model for r in results.where(status="done", model=("lirdrec", "mf"))] == ["lirdrec"]
+    assert len(results.where(dataset="data", final=False)) == 1
+    empty = Results([], "compare")
+    assert empty.frame().columns == frame.columns and empty.per_user().is_empty()

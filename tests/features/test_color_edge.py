@@ -1,0 +1,132 @@
+"""The descriptor of colours and edges against planted pictures, published colour values and real posters."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from lirdrec.features.encoder import encode_rows
+from lirdrec.features.encoders.color_edge import Descriptor, _lab
+
+from .broken_pictures import encoded, noise, scene
+
+HUES, LIGHTS, DIRECTIONS = slice(0, 8), slice(9, 13), 8
+
+
+@pytest.fixture
+def describe(tmp_path):
+    def describe(*pictures: Image.Image | bytes) -> np.ndarray:
+        paths = []
+        for at, picture in enumerate(pictures):
+            paths.append(tmp_path / f"{at}.png")
+            paths[-1].write_bytes(picture if isinstance(picture, bytes) else encoded(picture, "PNG"))
+        rows = encode_rows(Descriptor(), paths, batch_size=7)
+        assert rows.problems == {}
+        return rows.vectors
+
+    return describe
+
+
+def colours(vector: np.ndarray) -> np.ndarray:
+    """`(13, 4, 4)`: what the square root and the scaling left of the histograms."""
+    return vector[:208].reshape(13, 4, 4) ** 2
+
+
+def edges(vector: np.ndarray) -> np.ndarray:
+    return vector[208:].reshape(8, 6, 6) ** 2
+
+
+def stripes(angle: float, side: int = 192, period: int = 16) -> Image.Image:
+    """Waves whose lightness changes along `angle`, counted from right to down."""
+    down, right = np.mgrid[0:side, 0:side]
+    wave = np.sin(2 * np.pi * (right * np.cos(angle) + down * np.sin(angle)) / period)
+    return Image.fromarray(np.uint8(128 + 100 * wave))
+
+
+def test_lab_of_known_colours():
+    """Values of the CIE formulae as published for sRGB under D65."""
+    rgb = np.float32([[[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]])
+    known = [[100, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86], [0, 0, 0]]
+    np.testing.assert_allclose(np.stack(_lab(rgb), axis=-1)[0], known, atol=0.05)
+
+
+def test_flat_red_is_red_everywhere_and_has_no_edges(describe):
+    """Red is at 40° and chroma 104.6, lightness 53.24: all shares are known in advance."""
+    (vector,) = describe(Image.new("RGB", (300, 200), (255, 0, 0)))
+    assert not edges(vector).any()
+    coloured, hue, light = 104.55 / 116.55, 40.0 / 45, 53.24 / 100 * 3
+    expected = np.zeros(13)
+    expected[:2] = (1 - hue) * coloured, hue * coloured
+    expected[8] = 1 - coloured
+    expected[10:12] = 2 - light, light - 1
+    expected /= expected.sum() * 16
+    np.testing.assert_allclose(colours(vector), np.broadcast_to(expected[:, None, None], (13, 4, 4)), atol=2e-5)
+
+
+def test_grey_has_no_hue(describe):
+    (vector,) = describe(Image.new("L", (50, 50), 119))
+    assert colours(vector)[HUES].sum() < 1e-4
+    assert colours(vector)[8].sum() == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_edges_run_where_they_run(describe, step):
+    """A wave along one of the eight directions votes for that one, in every cell alike."""
+    (vector,) = describe(stripes(np.pi * step / DIRECTIONS))
+    votes = edges(vector)
+    assert (votes[:, 1:-1, 1:-1].argmax(axis=0) == step).all()
+    assert votes[step].sum() / votes.sum() > 0.8
+
+
+def test_places_are_kept(describe):
+    whole, mirrored = describe(scene(), scene().transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    np.testing.assert_allclose(colours(mirrored), colours(whole)[:, :, ::-1], atol=1e-4)
+    assert whole @ mirrored < 0.9
+
+
+def test_lengths_are_one_and_both_parts_count_alike(describe):
+    vectors = describe(scene(), noise(), stripes(0.3))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose((vectors[:, :208] ** 2).sum(axis=1), 0.5, rtol=1e-5)
+    assert (vectors >= 0).all()
+
+
+def test_same_bits_alone_and_in_company(describe):
+    pictures = [scene(), noise(), stripes(0.3), Image.new("RGB", (1, 1)), scene(size=(2000, 5))]
+    together = describe(*pictures)
+    for at, picture in enumerate(pictures):
+        np.testing.assert_array_equal(describe(picture)[0], together[at])
+    assert np.isfinite(together).all()
+
+
+def test_broken_pictures_are_named_and_the_others_encoded(tmp_path):
+    good, bad, gone = tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "gone.png"
+    good.write_bytes(encoded(scene(), "PNG"))
+    bad.write_bytes(encoded(noise(), "PNG")[:2000])
+    rows = encode_rows(Descriptor(), [bad, good, gone, str(good)], batch_size=4)
+    assert rows.problems.keys() == {0, 2} and str(bad) in rows.problems[0] and str(gone) in rows.problems[2]
+    assert rows.vectors[[0, 2]].any() == False  # noqa: E712
+    np.testing.assert_array_equal(rows.vectors[1], rows.vectors[3])
+    assert rows.vectors[1].any()
+
+
+def degraded(file: Path) -> bytes:
+    """A poster as another shop would have it: larger, brighter, a little cropped, packed harder."""
+    picture = Image.open(file).convert("RGB")
+    width, height = picture.size
+    picture = picture.crop((width // 30, height // 30, width - width // 25, height - height // 40))
+    picture = ImageEnhance.Brightness(picture.resize((500, 700))).enhance(1.1)
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=40)
+    return content.getvalue()
+
+
+def test_each_real_poster_finds_its_degraded_copy(real_data, describe):
+    files = sorted((real_data / "posters").glob("*.jpg"))[:60]
+    originals, copies = describe(*(file.read_bytes() for file in files)), describe(*map(degraded, files))
+    found = (copies @ originals.T).argmax(axis=1)
+    assert np.mean(found == np.arange(len(files))) > 0.97

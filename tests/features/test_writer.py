@@ -1,0 +1,185 @@
+"""Matrices and columns that join a prepared folder: at every step it can be loaded, and holds the old or the new."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from lirdrec.data import Dataset
+from lirdrec.data.storage import read_manifest
+from lirdrec.data.transaction import settle
+from lirdrec.errors import DataError, RunFolderError
+from lirdrec.features.writer import KEYS, MASK, PROBLEMS, VALUES, NewMatrix, add_features, set_item_columns
+from lirdrec.files.atomic import sha256
+
+from ..helpers import assert_error
+
+N = 8
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Eight items: `text` covers the first half, `image` the second, so neither can be missed."""
+    values = {name: np.zeros((N, 3), dtype=np.float32) for name in ("text", "image")}
+    values["text"][:4], values["image"][4:] = 1, 2
+    pairs = pl.DataFrame({"user": [0] * N, "item": [f"i{at}" for at in range(N)]})
+    table = pairs.select("item", title=pl.format("Film {}", "item"), price=pl.int_range(0, N))
+    dataset = Dataset.from_frames(pairs, items=table, features=values, split="none", info={"licence": "CC0"})
+    return dataset.save(tmp_path / "data")
+
+
+def matrix(place: Path, value: float, present: slice = slice(0, 4), more: tuple[str, ...] = ()) -> NewMatrix:
+    values, mask = np.zeros((N, 5), dtype=np.float32), np.zeros(N, dtype=bool)
+    values[present], mask[present] = value, True
+    place.mkdir(exist_ok=True)
+    files = {ending: place / f"matrix{ending}" for ending in (VALUES, MASK, *more)}
+    np.save(files[VALUES], values)
+    np.save(files[MASK], mask)
+    for ending in more:
+        files[ending].write_bytes(ending.encode() * int(value))
+    return NewMatrix(files, 5, "float32", int(mask.sum()))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
+class Death:
+    """From the n-th change of a name in the file system on, nothing happens to the disk any more."""
+
+    CALLS = ("replace", "rename", "link", "unlink", "rmdir", "mkdir")
+
+    def __init__(self, monkeypatch, at: int):
+        self.left = at
+        for name in self.CALLS:
+            monkeypatch.setattr(os, name, self._dying(getattr(os, name)))
+
+    def _dying(self, call):
+        def either(*args, **kwargs):
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return call(*args, **kwargs)
+
+        return either
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_kill_at_any_step_of_adding_leaves_the_old_or_the_new(folder, tmp_path, monkeypatch, links):
+    add_features(folder, {"text": matrix(tmp_path / "first", 1, more=(KEYS, PROBLEMS))}, {"text": {"by": 1}})
+    if not links:  # a file system without hard links
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    seen, step = [], 0
+    while True:
+        copy = shutil.copytree(folder, tmp_path / f"copy{step}")
+        new = {"text": matrix(tmp_path / "new", 7, more=(KEYS,)), "sound": matrix(tmp_path / "more", 9, slice(0, N))}
+        dead = False
+        with monkeypatch.context() as patch:
+            Death(patch, step)
+            try:
+                add_features(copy, new, {"text": {"by": 7}, "sound": {"by": 9}})
+            except Killed:
+                dead = True
+        shutil.rmtree(copy / ".switching", ignore_errors=True)  # a lock dies with its process
+        loaded = Dataset.load(copy, verify=True)
+        value = int(loaded.features["text"].values[0, 0])
+        assert loaded.info["encoders"]["text"] == {"by": value}
+        assert ("sound" in loaded.features) == (value == 7)
+        np.testing.assert_array_equal(loaded.features["image"].values[4:], 2)
+        seen.append(value)
+        settle(copy)
+        assert Dataset.load(copy, verify=True).features["text"].values[0, 0] == value
+        files = read_manifest(copy)["files"]
+        assert not [name for name in names(copy) if name.endswith(".new")]
+        for name, entry in files.items():  # settled, everything lies under its own name
+            assert sha256(copy / name) == entry["sha256"]
+        if not dead:
+            break
+        step += 1
+    assert seen == sorted(seen) and set(seen) == {1, 7} and step > 15
+    assert "features/text.problems.csv" not in names(copy) and "features/text.keys.npy" in names(copy)
+
+
+def test_a_kill_at_any_step_of_setting_columns_leaves_the_old_or_the_new(folder, tmp_path, monkeypatch):
+    seen, step = [], 0
+    while True:
+        copy = shutil.copytree(folder, tmp_path / f"copy{step}")
+        dead = False
+        with monkeypatch.context() as patch:
+            Death(patch, step)
+            try:
+                set_item_columns(copy, pl.DataFrame({"item": ["i3"], "caption": ["a film"]}))
+            except Killed:
+                dead = True
+        seen.append("caption" in Dataset.load(copy, verify=True).item_table.columns)
+        if not dead:
+            break
+        step += 1
+    assert seen == sorted(seen) and set(seen) == {False, True}
+
+
+def test_columns_are_added_and_replaced_where_they_were_given(folder):
+    before = Dataset.load(folder)
+    set_item_columns(
+        folder, pl.DataFrame({"item": ["i6", "i1"], "title": ["Alien", None], "caption": ["dark", "bright"]})
+    )
+    after = Dataset.load(folder, verify=True)
+    titles, captions = [f"Film i{at}" for at in range(N)], [None] * N
+    titles[6], titles[1], captions[6], captions[1] = "Alien", None, "dark", "bright"
+    expected = before.item_table.with_columns(title=pl.Series(titles), caption=pl.Series(captions, dtype=pl.String))
+    assert_frame_equal(after.item_table, expected)
+    assert after.info == before.info and list(after.features) == list(before.features)
+
+
+@pytest.mark.parametrize(
+    ("frame", "facts"),
+    [
+        ({"item": ["i1", "no", "nor"], "caption": ["a", "b", "c"]}, ["2", "no, nor"]),
+        ({"item": ["i1", "i2", "i1"], "caption": ["a", "b", "c"]}, ["i1"]),
+        ({"caption": ["a"]}, ["'item'"]),
+    ],
+)
+def test_columns_of_no_item_are_refused(folder, frame, facts):
+    content = (folder / "items.parquet").read_bytes()
+    with assert_error(DataError, mentions=[folder, *facts]):
+        set_item_columns(folder, pl.DataFrame(frame))
+    assert (folder / "items.parquet").read_bytes() == content
+    assert not [name for name in names(folder) if name.startswith(".")]
+
+
+def test_integer_ids_find_their_rows(tmp_path):
+    pairs = pl.DataFrame({"user": [0, 0, 0], "item": [30, 10, 20]})
+    folder = Dataset.from_frames(pairs, split="none").save(tmp_path / "data")
+    set_item_columns(folder, pl.DataFrame({"item": ["20", "30"], "caption": ["b", "c"]}))
+    table = Dataset.load(folder).item_table
+    assert dict(zip(table["item"], table["caption"], strict=True)) == {30: "c", 10: None, 20: "b"}
+
+
+def test_a_loaded_dataset_is_saved_with_what_it_knows_of_its_encoders(folder, tmp_path):
+    add_features(folder, {"text": matrix(tmp_path / "new", 3, more=(KEYS,))}, {"text": {"identity": {"model": "m"}}})
+    again = Dataset.load(Dataset.load(folder).save(tmp_path / "again"), verify=True)
+    assert again.info["encoders"] == {"text": {"identity": {"model": "m"}}} and again.info["licence"] == "CC0"
+    assert "features/text.keys.npy" not in names(tmp_path / "again")
+
+
+def test_what_json_cannot_hold_changes_nothing(folder, tmp_path):
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    with assert_error(DataError, mentions=[folder, "JSON"]):
+        add_features(folder, {"text": matrix(tmp_path / "new", 3)}, {"text": {1, 2}})
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+
+
+def test_a_folder_that_is_no_dataset(tmp_path):
+    with assert_error(RunFolderError, mentions=[tmp_path]):
+        set_item_columns(tmp_path, pl.DataFrame({"item": ["i1"], "caption": ["a"]}))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,78 @@
+"""Options as a person types them: what becomes of the values, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+
+from lirdrec.config import make, option, parse_assignments
+from lirdrec.data.preprocessing_config import Recipe
+from lirdrec.errors import ConfigError
+from lirdrec.models.registry import config_type, model_names
+from lirdrec.training.config import TrainConfig
+
+from .helpers import assert_error
+
+
+@dataclass(frozen=True)
+class Options:
+    names: tuple[str, ...] | None = option(None, "")
+    counts: tuple[int, ...] = option((1,), "")
+    rates: tuple[float, ...] = option((), "")
+    rate: float = option(0.5, "")
+    fast: bool = option(False, "")
+    table: dict[str, float] = option({}, "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("names=text,e", ("text", "e")),
+        ("names= text , e5-base ", ("text", "e5-base")),
+        ("names=text", ("text",)),
+        ('names=["text", "e"]', ("text", "e")),
+        ("names=1a,2", ("1a", "2")),
+        ("names=none", None),
+        ("counts=5,10", (5, 10)),
+        ("counts=[5, 10]", (5, 10)),
+        ("rates=1,2.5,1e-3", (1.0, 2.5, 0.001)),
+    ],
+)
+def test_lists_are_written_with_commas_or_as_in_toml(typed, expected):
+    assert getattr(make(Options, parse_assignments([typed])), typed.partition("=")[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "facts"),
+    [
+        ("names=text,,e", ["'names'", "'text,,e'"]),
+        ("names=", ["'names'", "''"]),
+        ("names=true", ["'names'", "true"]),
+        ("counts=5,many", ["'counts'", "'many'"]),
+        ("counts=none", ["'counts'", "none"]),
+        ("rate=high", ["'rate'", "'high'"]),
+        ("fast=yes", ["'fast'", "'yes'", "true", "false"]),
+        ("table=3", ["'table'", "3"]),
+    ],
+)
+def test_other_values_are_refused_in_plain_words(typed, facts):
+    with assert_error(ConfigError, mentions=["configuration", *facts]):
+        make(Options, parse_assignments([typed]))
+
+
+@pytest.mark.parametrize("name", [*model_names(), "training", "recipe"])
+def test_values_of_the_wrong_type_name_their_field(name):
+    kind = {"training": TrainConfig, "recipe": Recipe}.get(name) or config_type(name)
+    for field in dataclasses.fields(kind):
+        with assert_error(ConfigError, mentions=[f"'{field.name}'"]):
+            kind(**{field.name: object()})
+        if isinstance(field.default, bool) or not isinstance(field.default, (int, float)):
+            continue
+        wrong = [str(field.default), None, True]
+        for value in wrong + ([float(field.default)] if isinstance(field.default, int) else []):
+            if value is None and "None" in str(field.type):
+                continue
+            with assert_error(ConfigError, mentions=[f"'{field.name}'"]):
+                kind(**{field.name: value})
