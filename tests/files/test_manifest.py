@@ -19,7 +19,7 @@ from lirdrec.recommender.fit import fit
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import open_run
 
-from .helpers import assert_error
+from ..helpers import assert_error
 
 OUTSIDE = [
     "../a",

@@ -10,7 +10,7 @@ from lirdrec.files.progress_lines import ProgressLines, duration
 from lirdrec.training.callbacks import EpochLines, ProgressBar
 from lirdrec.training.config import still_improving
 
-from .helpers import assert_mentions
+from ..helpers import assert_mentions
 
 
 def test_a_line_for_every_tenth_and_the_time_left_from_what_was_worked(capsys):

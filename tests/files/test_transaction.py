@@ -25,7 +25,7 @@ from lirdrec.models.popularity import PopularityConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.recommender import Recommender
 
-from .helpers import assert_error
+from ..helpers import assert_error
 
 
 def small(n_users: int, n_items: int) -> Dataset:
