@@ -29,9 +29,9 @@ import torch
 import lirdrec
 import lirdrec.config
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.holdout import without_items
+from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.readers import read_any
-from lirdrec.evaluation.evaluator import Truth, measure
+from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,8 +83,8 @@ def cold_figures(scorer, data: Dataset, split: str) -> dict[str, dict[str, float
     cold = torch.from_numpy(np.setdiff1d(np.arange(data.n_items), data.train.items))
     found = {}
     for name, candidates in (("cold", cold), ("all", None)):
-        truth = Truth.of(tensors(data.train), tensors(data.split(split)), data.n_users, candidates=candidates)
-        found[name] = measure(scorer, truth, ("recall", "ndcg"), (20,)).values
+        truth = GroundTruth.of(tensors(data.train), tensors(data.split(split)), data.n_users, candidates=candidates)
+        found[name] = evaluate_scorer(scorer, truth, ("recall", "ndcg"), (20,)).values
     return found
 
 
@@ -115,7 +115,7 @@ def one_seed(general: Dataset, seed: int, progress: bool) -> dict:
     best = transductive.info["metrics"]["best_epoch"]
     result["epochs"] = best
     cold_ids = data.items.ids[np.setdiff1d(np.arange(data.n_items), data.train.items)]
-    warm, table, features = without_items(data, list(cold_ids))
+    warm, table, features = hold_out_items(data, list(cold_ids))
     inductive = lirdrec.fit(warm, config, lirdrec.TrainConfig(**{**options, "epochs": best}), progress=progress)
     inductive.add_items(table, features)
     result["inductive"] = figures_of(inductive, data)
@@ -126,15 +126,18 @@ def one_seed(general: Dataset, seed: int, progress: bool) -> dict:
 def folded_in(general: Dataset, seed: int) -> dict:
     """Known users as if they were new, against their trained vectors; on the run that the batch study keeps."""
     known = lirdrec.Recommender.load(ROOT / "runs" / "batch_size" / f"tiktok-8192-sqrt-{seed}")
-    truth = Truth.of(tensors(general.train), tensors(general.test), general.n_users)
-    trained = measure(known.scorer, truth, ("recall", "ndcg"), (20,)).values
+    truth = GroundTruth.of(tensors(general.train), tensors(general.test), general.n_users)
+    trained = evaluate_scorer(known.scorer, truth, ("recall", "ndcg"), (20,)).values
     histories = [truth.seen.of(int(user)) for user in range(general.n_users)]
     some = [
         h if len(h) else torch.zeros(1, dtype=torch.int64) for h in histories
     ]  # a user without a pair is not ranked
     queries = known.model("serve new users").fold_in(known.scorer, some)
     folded = VectorScorer(queries, known.scorer.item_vectors)
-    return {"trained users": trained, "folded-in users": measure(folded, truth, ("recall", "ndcg"), (20,)).values}
+    return {
+        "trained users": trained,
+        "folded-in users": evaluate_scorer(folded, truth, ("recall", "ndcg"), (20,)).values,
+    }
 
 
 def figures_of(recommender, data: Dataset) -> dict[str, dict[str, float]]:

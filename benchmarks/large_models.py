@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
-from lirdrec.evaluation.evaluator import Truth, measure
+from lirdrec.data.synthetic import make_synthetic_dataset
+from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.models.registry import build, config_type, model_names
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 from speed import DIMS, RESULTS, SHAPES, peak_gb
@@ -49,7 +49,7 @@ def main() -> None:
         # in another process too, so that no child starts with this one's memory
         pid = os.fork()
         if pid == 0:
-            planted(users, items, pairs, DIMS, seed=0, folder=folder).save(f"{folder}/data")
+            make_synthetic_dataset(users, items, pairs, DIMS, seed=0, folder=folder).save(f"{folder}/data")
             os._exit(0)
         if os.waitpid(pid, 0)[1] != 0:
             sys.exit(f"making the {arguments.shape} data failed")
@@ -69,7 +69,7 @@ def measured(arguments: argparse.Namespace) -> None:
     tables = {m: torch.randint(data.n_items, (data.n_items, 10), generator=generator) for m in DIMS}
     for table in tables.values():
         table[:, 0] = torch.arange(data.n_items)
-    inputs = replace(model_inputs(data, cache=False), neighbours=lambda name, k: tables[name])
+    inputs = replace(make_model_inputs(data, cache=False), neighbours=lambda name, k: tables[name])
     model = build(name, inputs, config_type(name)())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     triples = [part[:2048] for part in TripleSampler(inputs.users, inputs.items, inputs.n_items, 0).epoch(1)]
@@ -98,8 +98,8 @@ def measured(arguments: argparse.Namespace) -> None:
     scorer = model.scorer()
     figures["scorer_s"] = round(time.perf_counter() - started, 2)
     pairs = ((torch.from_numpy(p.users), torch.from_numpy(p.items)) for p in (data.train, data.test))
-    truth = Truth.of(*pairs, data.n_users)
-    figures["evaluation_s"] = seconds(lambda: measure(scorer, truth, ("recall", "ndcg"), (20,)))
+    truth = GroundTruth.of(*pairs, data.n_users)
+    figures["evaluation_s"] = seconds(lambda: evaluate_scorer(scorer, truth, ("recall", "ndcg"), (20,)))
     figures["users_evaluated"] = len(truth.users)
     figures["peak_gb"] = peak_gb()
     print(json.dumps(figures, indent=2))

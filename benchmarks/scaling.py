@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 import lirdrec
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.lirdrec import LIRDRec
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 
@@ -37,8 +37,8 @@ USERS, BATCH, STEPS = 10_000, 8192, 5
 
 def seconds(interactions: int, items: int, dims: int) -> tuple[float, float]:
     """Seconds of a step and of an epoch at this size."""
-    data = planted(USERS, items, interactions, {"text": dims}, seed=0, split="none")
-    inputs = model_inputs(data, cache=False)
+    data = make_synthetic_dataset(USERS, items, interactions, {"text": dims}, seed=0, split="none")
+    inputs = make_model_inputs(data, cache=False)
     generator = torch.Generator().manual_seed(0)
     table = torch.randint(items, (items, 10), generator=generator)  # the graph's building is measured elsewhere
     object.__setattr__(inputs, "neighbours", lambda name, k: table)

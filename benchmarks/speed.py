@@ -24,12 +24,12 @@ import torch
 
 import lirdrec
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
-from lirdrec.evaluation.evaluator import Truth, measure
+from lirdrec.data.synthetic import make_synthetic_dataset
+from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.graphs.item_item import nearest_among, nearest_items
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 
@@ -55,7 +55,8 @@ def main() -> None:
     users, items, pairs = SHAPES[arguments.shape]
     with tempfile.TemporaryDirectory() as folder:
         run_in_child(
-            arguments.shape, lambda: planted(users, items, pairs, DIMS, seed=0, folder=folder).save(f"{folder}/data")
+            arguments.shape,
+            lambda: make_synthetic_dataset(users, items, pairs, DIMS, seed=0, folder=folder).save(f"{folder}/data"),
         )
         data = Dataset.load(f"{folder}/data")
         report(arguments, data)
@@ -81,7 +82,7 @@ def report(arguments: argparse.Namespace, data: Dataset) -> None:
         "layers": arguments.layers,
     }
     figures["training_pairs"] = len(data.train.users)
-    inputs = model_inputs(data, cache=False)
+    inputs = make_model_inputs(data, cache=False)
     if arguments.graph_rows:
         return report_graph(arguments, inputs, figures)
     if arguments.no_graph:
@@ -111,14 +112,14 @@ def report(arguments: argparse.Namespace, data: Dataset) -> None:
         step()
     scorer = model.scorer()
     pairs = ((torch.from_numpy(p.users), torch.from_numpy(p.items)) for p in (data.train, data.test))
-    truth = Truth.of(*pairs, data.n_users)
-    measure(scorer, truth, ("recall", "ndcg"), (20,))
+    truth = GroundTruth.of(*pairs, data.n_users)
+    evaluate_scorer(scorer, truth, ("recall", "ndcg"), (20,))
     figures["training_and_evaluation_peak_gb"] = peak_gb()  # before the yardsticks take memory of their own
     products, listed = step_products(model, scorer)
     ours, alone = alternate(step, products, arguments.steps)
     figures |= {"step_ms": 1e3 * ours, "products_ms": 1e3 * alone, "step_ratio": ours / alone, "products": listed}
     ours, alone = alternate(
-        lambda: measure(scorer, truth, ("recall", "ndcg"), (20,)),
+        lambda: evaluate_scorer(scorer, truth, ("recall", "ndcg"), (20,)),
         lambda: bare_ranking(scorer, truth),
         max(1, arguments.steps // 4),
     )
@@ -195,7 +196,7 @@ def step_products(model: LIRDRec, scorer) -> tuple[Callable[[], None], list[str]
     return run, [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
 
 
-def bare_ranking(scorer, truth: Truth) -> None:
+def bare_ranking(scorer, truth: GroundTruth) -> None:
     """Score products and top-k alone, in the same blocks, into a ready buffer."""
     items = scorer.item_vectors.T
     rows = block_rows(scorer.n_items, 4, MEMORY_LIMIT)

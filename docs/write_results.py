@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from lirdrec.experiments.studies.literature import published
-from lirdrec.experiments.trial import Result
+from lirdrec.experiments.trial import TrialResult
 from lirdrec.reporting.formatting import label
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,9 +42,9 @@ def keep(folder: Path, name: str) -> None:
         path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
 
-def results(folder: Path) -> list[Result]:
+def results(folder: Path) -> list[TrialResult]:
     """All kept results."""
-    return [Result.from_json(json.loads(path.read_text())) for path in sorted((folder / "cells").glob("*.json"))]
+    return [TrialResult.from_json(json.loads(path.read_text())) for path in sorted((folder / "cells").glob("*.json"))]
 
 
 def spread(values: list[float]) -> str:
@@ -53,14 +53,14 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
 
 
-def mean_recall(runs: list[Result]) -> float:
+def mean_recall(runs: list[TrialResult]) -> float:
     """Mean test Recall@20 of a model's final trainings."""
     return statistics.mean(run.figures["test"]["recall@20"] for run in runs)
 
 
-def table(found: list[Result]) -> str:
+def table(found: list[TrialResult]) -> str:
     """One row a model whose tuning has ended: chosen loss, validation, test, published, cost."""
-    finals: dict[str, list[Result]] = {}
+    finals: dict[str, list[TrialResult]] = {}
     for one in found:
         if one.cell.final and one.done and "test" in one.figures:
             finals.setdefault(one.cell.model, []).append(one)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from lirdrec.config import make, option, parse_assignments
-from lirdrec.data.preprocessing_config import Recipe
+from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.errors import ConfigError
 from lirdrec.models.registry import config_type, model_names
 from lirdrec.training.config import TrainConfig
@@ -64,7 +64,7 @@ def test_other_values_are_refused_in_plain_words(typed, facts):
 
 @pytest.mark.parametrize("name", [*model_names(), "training", "recipe"])
 def test_values_of_the_wrong_type_name_their_field(name):
-    kind = {"training": TrainConfig, "recipe": Recipe}.get(name) or config_type(name)
+    kind = {"training": TrainConfig, "recipe": PreprocessingConfig}.get(name) or config_type(name)
     for field in dataclasses.fields(kind):
         with assert_error(ConfigError, mentions=[f"'{field.name}'"]):
             kind(**{field.name: object()})

@@ -20,11 +20,11 @@ import torch
 from load import RESULTS
 
 from lirdrec.config import make
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.registry import build, config_type, model_type
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.state import Live
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import NewItem, Store
 
 USERS, ITEMS, DIMS, EACH = 500, 1_000, {"image": 64, "text": 96}, 50
@@ -38,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        live = Live(trained(arguments.model).save(Path(folder) / "run"), Store(f"sqlite:///{folder}/live.sqlite"))
+        live = LiveState(trained(arguments.model).save(Path(folder) / "run"), Store(f"sqlite:///{folder}/live.sqlite"))
         looks = []
         for after in arguments.after:
             add(live, after - added(live), draw)
@@ -58,18 +58,18 @@ def main() -> None:
 
 
 def trained(name: str) -> Recommender:
-    data = planted(USERS, ITEMS, 10 * ITEMS, DIMS, groups=10, noise=0.3, seed=1)
-    model = build(name, model_inputs(data, "cpu", seed=3), make(config_type(name), {}, name))
+    data = make_synthetic_dataset(USERS, ITEMS, 10 * ITEMS, DIMS, groups=10, noise=0.3, seed=1)
+    model = build(name, make_model_inputs(data, "cpu", seed=3), make(config_type(name), {}, name))
     if model_type(name).capabilities.training == "closed_form":
         model.solve()
     return Recommender.from_training(model, data)
 
 
-def added(live: Live) -> int:
+def added(live: LiveState) -> int:
     return live.snapshot.recommender.n_items - ITEMS
 
 
-def add(live: Live, n: int, draw: np.random.Generator) -> None:
+def add(live: LiveState, n: int, draw: np.random.Generator) -> None:
     first = 10 * ITEMS + added(live)
     for id in range(first, first + n):
         live.add_items([NewItem(id, {}, {one: draw.normal(size=width) for one, width in DIMS.items()})])

@@ -27,7 +27,7 @@ from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import Query
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import Layered, Snapshot
+from lirdrec.server.state import PersistentMap, Snapshot
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 USERS, BATCH, BATCHES, K = 20_000, 16, 24, 20
@@ -60,9 +60,9 @@ def measured(n_items: int, width: int, kinds: list[str]):
     scorer = VectorScorer(vectors(USERS, width, random), vectors(n_items, width, random))
     users, items = IdMap(np.arange(USERS), "user"), IdMap(np.arange(n_items), "item")
     made = Recommender(scorer, users, items, train=histories(USERS, n_items, 9 * USERS, random))
-    rows = [Layered({row: row for row in range(n)}) for n in (USERS, n_items)]
+    rows = [PersistentMap({row: row for row in range(n)}) for n in (USERS, n_items)]
     gone = torch.zeros(n_items, dtype=torch.bool)
-    snapshot = Snapshot(made, 0, gone, rows[0], rows[1], Layered(), Path("none"))
+    snapshot = Snapshot(made, 0, gone, rows[0], rows[1], PersistentMap(), Path("none"))
     asked = random.permutation(USERS)[: BATCH * BATCHES].reshape(BATCHES, BATCH).tolist()
     batches = [[Query(user, k=K) for user in some] for some in asked]
     truth, seconds = ranked(Ranker(), snapshot, batches)

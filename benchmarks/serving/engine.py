@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from shape import ELECTRONICS, write
 
-from lirdrec.server.engine.batcher import Engine, Query
-from lirdrec.server.state import Live
+from lirdrec.server.engine.batcher import MicroBatcher, Query
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -37,8 +37,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run = write(arguments.run or Path(folder) / "run", *ELECTRONICS)
-        live = Live(run, Store(f"sqlite:///{folder}/live.sqlite"))
-        engine = Engine(live)
+        live = LiveState(run, Store(f"sqlite:///{folder}/live.sqlite"))
+        engine = MicroBatcher(live)
         found = [compared(engine, batch, arguments.turns, arguments.k) for batch in arguments.batches]
         engine.stop()
     RESULTS.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def main() -> None:
         print(" ".join(f"{name}={value:.4g}" for name, value in one.items()))
 
 
-def compared(engine: Engine, batch: int, turns: int, k: int) -> dict[str, float]:
+def compared(engine: MicroBatcher, batch: int, turns: int, k: int) -> dict[str, float]:
     recommender = engine.live.snapshot.recommender
     users, items = recommender.scorer.user_vectors, recommender.scorer.item_vectors
     generator = torch.Generator().manual_seed(batch)

@@ -21,7 +21,7 @@ import torch
 from shape import ELECTRONICS, write
 
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows
-from lirdrec.recommender.batch import recommend_everyone
+from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.recommender import Recommender
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "everyone.json"
@@ -41,7 +41,7 @@ def main() -> None:
         held = peak()
         started = time.perf_counter()
         output = Path(folder) / "recs.parquet"
-        done = recommend_everyone(recommender, output, asked.k)
+        done = recommend_all(recommender, output, asked.k)
         whole = time.perf_counter() - started
         grown = peak() - held
         assert pl.scan_parquet(output).select(pl.len()).collect().item() == done.rows

@@ -71,7 +71,7 @@ __all__ = [
     "push_to_hub",
 ]
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "AddEASEConfig": "lirdrec.models.ease",
     "BM3Config": "lirdrec.models.bm3",
     "CEASEConfig": "lirdrec.models.ease",
@@ -103,9 +103,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use (PEP 562)."""
-    if name not in _HOMES:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'lirdrec' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(_LAZY_IMPORTS[name]), name)
     globals()[name] = value
     return value
 

@@ -15,7 +15,7 @@ from PIL import Image
 from lirdrec.captions import pipeline
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.images import with_images
-from lirdrec.features.remote.client import Endpoint
+from lirdrec.features.remote.client import OpenAIClient
 from lirdrec.features.writer import set_item_columns
 
 from ..features.misbehaving_server import Server, describe, embed
@@ -29,7 +29,7 @@ COLOURS = [(248 - 16 * n, 24, 8 + 16 * n) for n in range(8)]
 @pytest.fixture
 def data(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("LIRDREC_API_KEY", SECRET)
-    monkeypatch.setitem(Endpoint.__init__.__kwdefaults__, "sleep", lambda seconds: None)
+    monkeypatch.setitem(OpenAIClient.__init__.__kwdefaults__, "sleep", lambda seconds: None)
     (tmp_path / "covers").mkdir()
     for n, colour in enumerate(COLOURS):
         Image.new("RGB", (20, 10), colour).save(tmp_path / "covers" / f"{n}.png")

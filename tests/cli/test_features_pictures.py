@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from lirdrec.captions.captioner import read_columns
-from lirdrec.captions.plan import look
+from lirdrec.captions.plan import make_plan
 from lirdrec.data import Dataset
 from lirdrec.features.sources import ItemRows, PictureSource
 
@@ -133,4 +133,6 @@ def test_sixty_broken_files_from_the_raw_table_to_the_matrix(lirdrec, tmp_path):
     # whoever looks at them later does not wait either
     looked = lirdrec("inspect", "ready", "--modality", "text", "--html", "page.html")
     assert looked.exit_code == 0, looked.stderr
-    assert look(PictureSource(tmp_path / "ready"), read_columns(ItemRows(tmp_path / "ready")), {}, False).missing == 0
+    assert (
+        make_plan(PictureSource(tmp_path / "ready"), read_columns(ItemRows(tmp_path / "ready")), {}, False).missing == 0
+    )

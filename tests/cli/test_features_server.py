@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.features.remote.client import Endpoint
+from lirdrec.features.remote.client import OpenAIClient
 from lirdrec.features.writer import set_item_columns
 
 from ..features.misbehaving_server import Server, embed
@@ -84,8 +84,8 @@ def test_a_person_sees_measured_figures_of_all_matrices_and_decides(lirdrec, dat
 
 def test_the_server_is_asked_as_fast_as_told(lirdrec, data, monkeypatch):
     waits: list[float] = []
-    monkeypatch.setitem(Endpoint.__init__.__kwdefaults__, "sleep", waits.append)
-    monkeypatch.setitem(Endpoint.__init__.__kwdefaults__, "clock", lambda: 0.0)
+    monkeypatch.setitem(OpenAIClient.__init__.__kwdefaults__, "sleep", waits.append)
+    monkeypatch.setitem(OpenAIClient.__init__.__kwdefaults__, "clock", lambda: 0.0)
     with Server() as server:
         call = ["features", "things", "--text", f"endpoint:{server.url}#m", "--yes", "--no-probe"]
         done = lirdrec(*call, "--concurrency", 1, "--requests-per-minute", 6)

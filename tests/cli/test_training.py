@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.files.locks import lock_file
 from lirdrec.recommender.recommender import Recommender
 
@@ -25,7 +25,9 @@ QUICK = ["--set", "epochs=2", "--set", "embedding_size=8"]
 @pytest.fixture
 def data(tmp_path) -> Path:
     """A prepared dataset of 40 users and 60 items, with two modalities."""
-    made = planted(40, 60, 600, {"image": 6, "text": 8}, groups=4, noise=0.3, seed=2, missing={"image": 0.2})
+    made = make_synthetic_dataset(
+        40, 60, 600, {"image": 6, "text": 8}, groups=4, noise=0.3, seed=2, missing={"image": 0.2}
+    )
     return made.save(tmp_path / "data")
 
 

@@ -374,7 +374,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 
 
 def otherwise(form: str) -> dict[str, Any]:
-    """What a form answers otherwise than tables do: kind → rows of a table, `Refused`, or `Never`."""
+    """What a form answers otherwise than tables do: kind → rows of a table, `RequestRejected`, or `Never`."""
     return OTHERWISE[form]
 
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from lirdrec.data import Dataset
-from lirdrec.data.benchmarks import PUBLISHED, Published, check, recipe
+from lirdrec.data.benchmarks import PUBLISHED, BenchmarkDataset, check, recipe
 from lirdrec.data.readers import read_interactions, read_mmrec
 from lirdrec.errors import ConfigError, DataError
 
@@ -76,7 +76,7 @@ def whole(n=6, **options):
     ],
 )
 def test_the_likely_reason_is_given(monkeypatch, dataset, expected, facts):
-    monkeypatch.setitem(PUBLISHED, "tiny", Published("tiny", "Tiny", "amazon", ("tiny.json.gz",), *expected))
+    monkeypatch.setitem(PUBLISHED, "tiny", BenchmarkDataset("tiny", "Tiny", "amazon", ("tiny.json.gz",), *expected))
     reason = check(dataset, "tiny")[-1]
     assert_mentions(reason, facts)
     assert ("tiny.json.gz" in reason) is ("tiny.json.gz" in facts)  # what was noted explains the difference, or not
@@ -85,7 +85,7 @@ def test_the_likely_reason_is_given(monkeypatch, dataset, expected, facts):
 def test_a_file_cut_short_and_another_file_are_different_reasons(monkeypatch):
     reasons = set()
     for counts in ((7, 7, 49), (6, 7, 30)):
-        monkeypatch.setitem(PUBLISHED, "tiny", Published("tiny", "Tiny", "amazon", ("x",), *counts))
+        monkeypatch.setitem(PUBLISHED, "tiny", BenchmarkDataset("tiny", "Tiny", "amazon", ("x",), *counts))
         reasons.add(check(whole(), "tiny")[-1])
     assert len(reasons) == 2
 
@@ -93,7 +93,7 @@ def test_a_file_cut_short_and_another_file_are_different_reasons(monkeypatch):
 def test_one_differing_number_is_enough(monkeypatch):
     data = whole()
     for counts, lines in (((6, 6, 36), 0), ((6, 6, 37), 2), ((7, 6, 36), 2), ((6, 5, 35), 3)):
-        monkeypatch.setitem(PUBLISHED, "tiny", Published("tiny", "Tiny", "amazon", ("x",), *counts))
+        monkeypatch.setitem(PUBLISHED, "tiny", BenchmarkDataset("tiny", "Tiny", "amazon", ("x",), *counts))
         assert len(check(data, "tiny")) == lines
 
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 
 from lirdrec.data import Dataset
-from lirdrec.data.preprocessing_config import Recipe
+from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.readers import read_raw
 from lirdrec.errors import ConfigError, DataError
 
@@ -23,7 +23,7 @@ VECTORS = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
 def test_from_frames_takes_what_a_recipe_has():
     parameters = inspect.signature(Dataset.from_frames).parameters
     defaults = {name: one.default for name, one in parameters.items()}
-    fields = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    fields = {field.name: field.default for field in dataclasses.fields(PreprocessingConfig)}
     own = {"interactions", "items", "features", "name", "info"}
     assert {name: default for name, default in defaults.items() if name not in own} == fields
     assert not any(one.kind is one.VAR_KEYWORD for one in parameters.values())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lirdrec.data.summary import degree_histogram, summarise, training_memory
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError
 
 from ..helpers import assert_error
@@ -81,14 +81,16 @@ def test_planted_sizes_are_exact(users, items, density, groups, seed):
     pairs = max(users, int(users * items * density))
     if pairs > users * items // 2:
         return
-    dataset = planted(users, items, pairs, {"image": 3}, groups=groups, seed=seed)
+    dataset = make_synthetic_dataset(users, items, pairs, {"image": 3}, groups=groups, seed=seed)
     assert (dataset.n_users, dataset.n_items) == (users, items)
     assert len(dataset.train) + len(dataset.valid) + len(dataset.test) == pairs
     assert len(set(dataset.train.users.tolist())) == users
 
 
 def test_features_tell_the_group_and_users_like_few_groups():
-    dataset = planted(300, 400, 4000, {"image": 30, "text": 20}, groups=10, noise=0.5, missing={"image": 0.3})
+    dataset = make_synthetic_dataset(
+        300, 400, 4000, {"image": 30, "text": 20}, groups=10, noise=0.5, missing={"image": 0.3}
+    )
     group = dataset.item_table["group"].to_numpy()
     assert np.bincount(group).tolist() == [40] * 10
     for matrix in dataset.features.values():
@@ -105,7 +107,7 @@ def test_features_tell_the_group_and_users_like_few_groups():
 
 
 def test_missing_features_are_zero_and_no_item_lacks_all():
-    dataset = planted(50, 200, 500, {"a": 4, "b": 4}, groups=5, missing={"a": 0.5, "b": 0.6})
+    dataset = make_synthetic_dataset(50, 200, 500, {"a": 4, "b": 4}, groups=5, missing={"a": 0.5, "b": 0.6})
     a, b = dataset.features["a"], dataset.features["b"]
     assert (a.present | b.present).all()
     assert 0.3 < 1 - b.present.mean() < 0.8 and not a.present.all()
@@ -116,10 +118,10 @@ def test_missing_features_are_zero_and_no_item_lacks_all():
 def test_the_seed_decides_and_a_folder_changes_nothing(tmp_path):
     options = {"groups": 4, "dtype": np.float16, "seed": 3}
     one, two = (
-        planted(40, 30, 200, {"a": 6}, **options),
-        planted(40, 30, 200, {"a": 6}, **options, folder=tmp_path / "f"),
+        make_synthetic_dataset(40, 30, 200, {"a": 6}, **options),
+        make_synthetic_dataset(40, 30, 200, {"a": 6}, **options, folder=tmp_path / "f"),
     )
-    other = planted(40, 30, 200, {"a": 6}, **(options | {"seed": 4}))
+    other = make_synthetic_dataset(40, 30, 200, {"a": 6}, **(options | {"seed": 4}))
     assert os.listdir(tmp_path / "f") == ["a.npy"]
     assert isinstance(two.features["a"].values, np.memmap) and two.features["a"].values.dtype == np.float16
     np.testing.assert_array_equal(one.features["a"].values, two.features["a"].values)
@@ -131,6 +133,6 @@ def test_the_seed_decides_and_a_folder_changes_nothing(tmp_path):
 
 def test_sizes_that_cannot_be():
     with assert_error(DataError, mentions=["60 pairs", "10 users", "10 items", "2 groups"]):
-        planted(10, 10, 60, {}, groups=2)
+        make_synthetic_dataset(10, 10, 60, {}, groups=2)
     with assert_error(DataError, mentions=["missing", "'z'", 0.5]):
-        planted(10, 10, 20, {"a": 2}, groups=2, missing={"z": 0.5})
+        make_synthetic_dataset(10, 10, 20, {"a": 2}, groups=2, missing={"z": 0.5})

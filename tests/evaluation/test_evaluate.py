@@ -12,7 +12,7 @@ import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.ids import IdMap
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.evaluation.metrics import PER_USER
@@ -70,7 +70,7 @@ def test_training_items_are_masked_and_valid_items_are_not():
 
 
 def test_ids_in_another_order_give_the_same_figures():
-    data = planted(60, 50, 900, {}, groups=5, seed=1)
+    data = make_synthetic_dataset(60, 50, 900, {}, groups=5, seed=1)
     rng = np.random.default_rng(0)
     table = rng.integers(0, 4, (60, 50)) + rng.random((60, 50))
     expected = evaluate(recommender_of(table, range(60), range(50)), data, per_user=True, breakdown=True)
@@ -131,7 +131,7 @@ def test_training_pairs_themselves_are_not_masked():
 
 @pytest.fixture(scope="module")
 def many():
-    data = planted(200, 120, 4000, {}, groups=6, seed=2)
+    data = make_synthetic_dataset(200, 120, 4000, {}, groups=6, seed=2)
     table = np.random.default_rng(0).normal(size=(200, 120))
     return data, recommender_of(table, range(200), range(120))
 

@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.experiments import worker
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.trial import Cell, CellStore, Result
-from lirdrec.experiments.vault import Ledger, seal
+from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
+from lirdrec.experiments.vault import Preregistration, seal
 
 SMALL = {"embedding_size": 8, "n_neighbours": 5, "n_layers": 1}
 
@@ -25,15 +25,15 @@ SMALL = {"embedding_size": 8, "n_neighbours": 5, "n_layers": 1}
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
     """Features tell what users like; some items lack their picture."""
-    dataset = planted(150, 80, 1500, {"image": 8, "text": 8}, groups=5, seed=4, missing={"image": 0.1})
+    dataset = make_synthetic_dataset(150, 80, 1500, {"image": 8, "text": 8}, groups=5, seed=4, missing={"image": 0.1})
     return dataset.save(tmp_path_factory.mktemp("experiments") / "data")
 
 
 @pytest.fixture
-def context(data, tmp_path) -> Callable[..., Context]:
+def context(data, tmp_path) -> Callable[..., ExperimentConfig]:
     """`context(trials=2)`: a small context on the planted data."""
 
-    def make(**changes) -> Context:
+    def make(**changes) -> ExperimentConfig:
         given = {
             "datasets": (str(data),),
             "output": tmp_path / "out",
@@ -46,17 +46,17 @@ def context(data, tmp_path) -> Callable[..., Context]:
             "cache": str(tmp_path / "cache"),
             "quiet": True,
         }
-        return Context(**{**given, **changes})
+        return ExperimentConfig(**{**given, **changes})
 
     return make
 
 
-def job_for(cell: Cell, context: Context) -> worker.Job:
+def job_for(cell: TrialSpec, context: ExperimentConfig) -> worker.Job:
     """What a worker gets for a cell."""
     sealed = seal(cell.dataset, context.output, cell.split)
     vault = None
     if cell.final:
-        Ledger(sealed.vault).declare(cell)
+        Preregistration(sealed.vault).declare(cell)
         vault = sealed.vault
     runs = context.output / "runs" / cell.key
     return worker.Job(
@@ -72,8 +72,8 @@ def inline() -> Callable[..., Results]:
     """
 
     def run(plan, context, compute=None, pick=lambda waiting: 0) -> Results:
-        store = CellStore(context.output)
-        planned: list[Cell] = []
+        store = TrialStore(context.output)
+        planned: list[TrialSpec] = []
         while True:
             done = [result for result in map(store.result, planned) if result is not None]
             before = len(planned)
@@ -92,28 +92,30 @@ def inline() -> Callable[..., Results]:
                 store.record(compute(cell))
             else:
                 values = worker.compute(job_for(cell, context))
-                store.record(replace(Result.from_json({"cell": cell.to_json(), **values}), cell=cell))
+                store.record(replace(TrialResult.from_json({"cell": cell.to_json(), **values}), cell=cell))
 
     return run
 
 
 @pytest.fixture
-def job() -> Callable[[Cell, Context], worker.Job]:
+def job() -> Callable[[TrialSpec, ExperimentConfig], worker.Job]:
     return job_for
 
 
 @pytest.fixture
-def scored() -> Callable[..., Callable[[Cell], Result]]:
+def scored() -> Callable[..., Callable[[TrialSpec], TrialResult]]:
     """`scored(value)`: a stand-in for the work; a cell's figure is `value(cell)`, on validation and test alike.
 
     With `folder`, per-user values go there, with the figure for a mean: the same users are easy for every cell.
     """
 
-    def make(value: Callable[[Cell], float], folder: Path | None = None, users: int = 200) -> Callable[[Cell], Result]:
+    def make(
+        value: Callable[[TrialSpec], float], folder: Path | None = None, users: int = 200
+    ) -> Callable[[TrialSpec], TrialResult]:
         easy = np.random.default_rng(0).normal(0, 0.3, users)
         names = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
-        def compute(cell: Cell) -> Result:
+        def compute(cell: TrialSpec) -> TrialResult:
             figures, per_user = {"valid": dict.fromkeys(names, value(cell))}, None
             if cell.final:
                 figures["test"] = figures["valid"]
@@ -124,7 +126,7 @@ def scored() -> Callable[..., Callable[[Cell], Result]]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pl.DataFrame({"user": np.arange(users), **dict.fromkeys(names, values)}).write_parquet(path)
                 per_user = path.relative_to(folder).as_posix()
-            return Result(cell, figures=figures, per_user=per_user, best_epoch=3, epochs=5)
+            return TrialResult(cell, figures=figures, per_user=per_user, best_epoch=3, epochs=5)
 
         return compute
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.experiments import worker
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import cold
 from lirdrec.experiments.studies.gradient_probe import random_features
-from lirdrec.experiments.trial import Cell, Result
-from lirdrec.experiments.vault import Ledger
+from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.vault import Preregistration
 
 from .facts import assert_facts, between, emphasized
 
@@ -23,7 +23,7 @@ TRAINING = {"epochs": 8, "batch_size": 256, "learning_rate": 5e-3}
 
 @pytest.fixture(scope="module")
 def whole() -> Dataset:
-    return planted(150, 120, 1800, {"image": 8, "text": 8}, groups=5, noise=0.2, seed=4, off_taste=0.0)
+    return make_synthetic_dataset(150, 120, 1800, {"image": 8, "text": 8}, groups=5, noise=0.2, seed=4, off_taste=0.0)
 
 
 def test_both_ways_beat_chance_by_far_and_no_training_sees_too_much(
@@ -69,7 +69,7 @@ def test_each_seed_draws_its_own_items_and_has_its_own_declarations(context):
     settings = context(models=("vbpr",), seeds=2)
     cells = list(cold.plan(settings, Results()))
     assert [cell.split for cell in cells] == [{"split": "cold_items", "seed": seed} for seed in (0, 1)]
-    results = Results(Result(cell, best_epoch=3 + cell.seed, data={"unseen": 16, "items": 80}) for cell in cells)
+    results = Results(TrialResult(cell, best_epoch=3 + cell.seed, data={"unseen": 16, "items": 80}) for cell in cells)
     again = list(cold.plan(settings, results))
     assert [(c.variant, c.seed, c.training["epochs"]) for c in again] == [
         ("transductive", 0, 2),
@@ -89,12 +89,12 @@ def test_closed_forms_are_tuned_on_the_unseen_items_of_validation(whole, context
     final = next(iter(results.where(work="cold:transductive")))
     assert final.figure("recall@20") == pytest.approx(best)
     vault = next((settings.output / "sealed").iterdir())
-    assert len(Ledger(vault).declarations()) == 2
+    assert len(Preregistration(vault).declarations()) == 2
 
 
 def test_a_model_that_cannot_take_new_items_says_so(context, inline, answer, words):
     settings = context(models=("bm3",))
-    compute = lambda cell: Result(
+    compute = lambda cell: TrialResult(
         cell, figures={"test": {"recall@20": 0.1}, "test_all": {"recall@20": 0.0}}, data={"unseen": 40, "items": 80}
     )
     results = inline(cold.plan, settings, compute)
@@ -109,10 +109,10 @@ def test_the_answer_compares_the_two_ways(context, inline, answer):
     settings = context(models=("vbpr", "lirdrec"))
     value = {("vbpr", "transductive"): 0.2, ("vbpr", "inductive"): 0.1, ("lirdrec", "transductive"): 0.3}
 
-    def compute(cell: Cell) -> Result:
+    def compute(cell: TrialSpec) -> TrialResult:
         v = value.get((cell.model, cell.variant), 0.33)
         figures = {"valid": {"recall@20": v}, "test": {"recall@20": v}, "test_all": {"recall@20": v / 10}}
-        return Result(cell, figures=figures, best_epoch=1, data={"unseen": 200, "items": 1000})
+        return TrialResult(cell, figures=figures, best_epoch=1, data={"unseen": 200, "items": 1000})
 
     page = cold.report(settings, inline(cold.plan, settings, compute))
     said = answer(page)

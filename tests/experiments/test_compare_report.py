@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies.compare_report import report, write
 from lirdrec.experiments.studies.literature import DIFFMM, LIRDREC, SOURCES, SPLITS, published
-from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.reporting import Measure, Report, Table
 
 from .facts import assert_facts
@@ -32,7 +32,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def finals(folder, dataset: str, model: str, seeds: int = 3, feature_set: str = "", shift: float = 0.0) -> list[Result]:
+def finals(
+    folder, dataset: str, model: str, seeds: int = 3, feature_set: str = "", shift: float = 0.0
+) -> list[TrialResult]:
     """Runs of a model whose users' values are LIRDRec's, moved by the model's shift, with noise of their own."""
     skill = np.random.default_rng(0).beta(2, 8, N)
     made = []
@@ -43,19 +45,21 @@ def finals(folder, dataset: str, model: str, seeds: int = 3, feature_set: str = 
         path = f"{dataset}-{model}-{feature_set}-{seed}.parquet"
         users.write_parquet(folder / "out" / path)
         test = {"ndcg@20": float(value.mean()) / 2 + seed * 1e-4, "recall@20": float(value.mean()) + seed * 1e-3}
-        cell = Cell(
+        cell = TrialSpec(
             *("train", str(folder / dataset), model, {"n_layers": 2, "loss": "bpr"}, {"learning_rate": 0.001}, seed),
             feature_set=feature_set,
             extra={"final": True},
         )
         valid = {"recall@20": 0.5}
-        made.append(Result(cell, "done", None, {"valid": valid, "test": test}, 60.0 * (seed + 1), 10**9, per_user=path))
+        made.append(
+            TrialResult(cell, "done", None, {"valid": valid, "test": test}, 60.0 * (seed + 1), 10**9, per_user=path)
+        )
     return made
 
 
-def made(folder, results: list[Result], **options) -> Report:
+def made(folder, results: list[TrialResult], **options) -> Report:
     datasets = tuple(dict.fromkeys(result.cell.dataset for result in results))
-    context = Context(datasets, folder / "out", **options)
+    context = ExperimentConfig(datasets, folder / "out", **options)
     return report(context, Results(results, "compare", folder / "out"))
 
 
@@ -70,11 +74,11 @@ def row(table: Table, model: str, place: int = 0) -> dict:
 @pytest.fixture
 def planted(folder) -> Report:
     results = [one for model in SHIFT for one in finals(folder, "mine", model)]
-    trial = Cell("trial", str(folder / "mine"), "lattice", variant="trial 1")
-    failed = Cell("trial", str(folder / "mine"), "micro", variant="trial 1")
+    trial = TrialSpec("trial", str(folder / "mine"), "lattice", variant="trial 1")
+    failed = TrialSpec("trial", str(folder / "mine"), "micro", variant="trial 1")
     results += [
-        Result(trial, "out of memory", "MemoryError"),
-        Result(failed, "failed", "TrainingError: the loss is NaN"),
+        TrialResult(trial, "out of memory", "MemoryError"),
+        TrialResult(failed, "failed", "TrainingError: the loss is NaN"),
     ]
     return made(folder, results)
 
@@ -195,7 +199,7 @@ def test_several_datasets_get_an_overview_and_published_rows(folder):
 
 def test_the_report_is_written(folder):
     results = [one for model in ("lirdrec", "bm3") for one in finals(folder, "baby", model, seeds=1)]
-    context = Context((str(folder / "baby"),), folder / "out", command="lirdrec experiment compare baby")
+    context = ExperimentConfig((str(folder / "baby"),), folder / "out", command="lirdrec experiment compare baby")
     page = write(context, Results(results, "compare", folder / "out"))
     text = page.read_text(encoding="utf-8")
     assert "lirdrec experiment compare baby" in text and str(folder) not in text
@@ -203,7 +207,7 @@ def test_the_report_is_written(folder):
 
 
 def test_a_report_without_results(folder):
-    context = Context((str(folder / "baby"),), folder / "out")
+    context = ExperimentConfig((str(folder / "baby"),), folder / "out")
     answer = report(context, Results()).answer
     assert answer and not re.search(r"\d", answer)
     assert report(context, Results()).to_html().rstrip().endswith("</html>")
@@ -252,7 +256,7 @@ def test_trainings_that_the_limit_of_epochs_cut_off_are_remarked_on(folder):
         for one, (stopped, epochs, best) in zip(finals(folder, "mine", "bm3", seeds=4), ended, strict=True)
     ]
     whole = Results(results, "compare", folder / "out")
-    page = report(Context((str(folder / "mine"),), folder / "out"), whole)
+    page = report(ExperimentConfig((str(folder / "mine"),), folder / "out"), whole)
     page.write(folder / "page", whole)
     (remark,) = whole.remarks()
     assert_facts(remark, ["2", "4", "--epochs"])

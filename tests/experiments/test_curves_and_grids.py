@@ -8,7 +8,7 @@ import pytest
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sensitivity, startup
-from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec
 
 from ..helpers import assert_error
 from .facts import assert_facts, emphasized
@@ -18,7 +18,7 @@ GRID = {"down_values": [1e-1, 1e-3], "across_values": [0.7, 0.9, 0.99]}
 
 
 class TestStartup:
-    def learn(self, cell: Cell) -> Result:
+    def learn(self, cell: TrialSpec) -> TrialResult:
         """A line that rises to its best in ten epochs; BM3 begins higher, LIRDRec ends higher."""
         best, seconds = SPEED[cell.model]
         low = {"bm3": 0.2, "lirdrec": 0.0}[cell.model]
@@ -27,7 +27,7 @@ class TestStartup:
             {"epoch": n, "seconds": n * seconds, "loss": 1.0, "recall@20": figure(n), "ndcg@20": 0.1}
             for n in range(1, cell.training["epochs"] + 1)
         )
-        return Result(cell, figures={"valid": {"recall@20": best}}, history=history, epochs=len(history))
+        return TrialResult(cell, figures={"valid": {"recall@20": best}}, history=history, epochs=len(history))
 
     def test_who_leads_when_and_when_the_best_is_passed(self, context, inline, answer):
         settings = context(models=("bm3", "lirdrec"), seeds=2, training={"epochs": 12})
@@ -58,7 +58,7 @@ class TestStartup:
 
 class TestSensitivity:
     @staticmethod
-    def value(cell: Cell) -> float:
+    def value(cell: TrialSpec) -> float:
         a, b = cell.model_options["regularization"], cell.model_options["pwc_weight"]
         return {1e-1: 0.2, 1e-3: 0.4}[a] + {0.7: 0.0, 0.9: 0.02, 0.99: 0.01}[b] + 0.001 * cell.seed
 

@@ -10,7 +10,7 @@ import pytest
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import fusion
-from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec
 
 from ..helpers import assert_error
 from .facts import assert_facts
@@ -55,11 +55,11 @@ def test_a_mix_with_all_weight_on_one_model_is_that_model(context, inline):
         assert corner["figures"]["recall@20"] == pytest.approx(own["recall@20"], abs=1e-9)
 
 
-def grid(*values: float, seed: int = 0) -> Result:
+def grid(*values: float, seed: int = 0) -> TrialResult:
     entries = [
         {"weights": [1 - n / 2, n / 2], "how": "z-score", "figures": {"recall@20": v}} for n, v in enumerate(values)
     ]
-    return Result(Cell("fusion:try_mixes", "d", "mf", seed=seed), data=entries)
+    return TrialResult(TrialSpec("fusion:try_mixes", "d", "mf", seed=seed), data=entries)
 
 
 def test_the_mean_over_the_seeds_chooses():
@@ -75,7 +75,7 @@ def test_nothing_is_mixed_before_all_models_are_there(context):
     settings = context(**SMALL)
     members = list(fusion.plan(settings, Results()))
     assert [cell.model for cell in members] == ["mf", "item_knn"] and all(cell.extra["keep"] for cell in members)
-    one_failed = Results([Result(members[0]), Result(members[1], "failed", "no")])
+    one_failed = Results([TrialResult(members[0]), TrialResult(members[1], "failed", "no")])
     assert list(fusion.plan(settings, one_failed)) == members
 
 

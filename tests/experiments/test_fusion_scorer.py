@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.evaluation.evaluator import Truth, measure
+from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.experiments.studies.fusion_scorer import FusedScorer, grid_figures, normalised, simplex, try_mixes
 from lirdrec.ranking.scorers import VectorScorer
 
@@ -28,13 +28,13 @@ def good() -> VectorScorer:
 
 
 @pytest.fixture
-def truth(good) -> Truth:
+def truth(good) -> GroundTruth:
     """Each user's five items that `good` scores highest are held out, its lowest two were seen."""
     order = good.scores(good.queries(torch.arange(40))).argsort(1, descending=True)
     users = torch.arange(40)
     held = users.repeat_interleave(5), order[:, :5].flatten()
     seen = users.repeat_interleave(2), order[:, -2:].flatten()
-    return Truth.of(seen, held, 40)
+    return GroundTruth.of(seen, held, 40)
 
 
 def test_normalised_scores_are_those_of_scipy():
@@ -77,7 +77,9 @@ def test_the_grid_gives_what_evaluation_gives(how, good, truth):
     grid = simplex(3, 2)
     found = grid_figures(members, truth, grid, how, cutoffs=(3, 20), memory_limit=4000)  # blocks of a few users
     for mix, figures in zip(grid, found, strict=True):
-        expected = measure(FusedScorer(members, list("abc"), mix, how), truth, ("recall", "ndcg"), (3, 20)).values
+        expected = evaluate_scorer(
+            FusedScorer(members, list("abc"), mix, how), truth, ("recall", "ndcg"), (3, 20)
+        ).values
         assert figures == pytest.approx(expected, abs=1e-9)
 
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError
-from lirdrec.evaluation.evaluator import Truth
+from lirdrec.evaluation.evaluator import GroundTruth
 from lirdrec.experiments.studies.gradient_probe import random_features, watch
 from lirdrec.models.registry import config_type, model_type
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.sampling import TripleSampler
 
@@ -22,27 +22,29 @@ from ..helpers import assert_error
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return planted(120, 150, 1800, {"image": 6, "text": 5}, groups=8, noise=0.3, seed=3, missing={"image": 0.1})
+    return make_synthetic_dataset(
+        120, 150, 1800, {"image": 6, "text": 5}, groups=8, noise=0.3, seed=3, missing={"image": 0.1}
+    )
 
 
-def truth_of(dataset: Dataset) -> Truth:
+def truth_of(dataset: Dataset) -> GroundTruth:
     train, valid = (
         (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
         for part in (dataset.train, dataset.valid)
     )
-    return Truth.of(train, valid, dataset.n_users)
+    return GroundTruth.of(train, valid, dataset.n_users)
 
 
 def watched(name: str, dataset: Dataset, epochs: int, options: dict, inputs=None, **training):
     training = TrainConfig(**{"epochs": epochs, "batch_size": 256, "learning_rate": 5e-3, "seed": 1, **training})
-    inputs = inputs or model_inputs(dataset, cache=False, seed=1)
+    inputs = inputs or make_model_inputs(dataset, cache=False, seed=1)
     config = config_type(name)(embedding_size=8, **options)
     return watch(model_type(name), config, inputs, training, truth_of(dataset))
 
 
 def test_vbpr_gradients_are_those_of_the_formula(dataset):
     """One step over all pairs: the gradients by hand, from the initial parameters."""
-    inputs = model_inputs(dataset, cache=False, seed=1)
+    inputs = make_model_inputs(dataset, cache=False, seed=1)
     line = watched("vbpr", dataset, 1, {"regularization": 0.0}, inputs, batch_size=10_000)[0]
     model = model_type("vbpr")(inputs, config_type("vbpr")(embedding_size=8, regularization=0.0))
     ids = model.item_embedding.detach().clone().requires_grad_()
@@ -66,7 +68,7 @@ def test_vbpr_gradients_are_those_of_the_formula(dataset):
 
 def test_freedom_gradients_are_those_of_the_formula(dataset):
     options = {"regularization": 0.5, "edge_dropout": 0.0}
-    inputs = model_inputs(dataset, cache=False, seed=1)
+    inputs = make_model_inputs(dataset, cache=False, seed=1)
     line = watched("freedom", dataset, 1, options, inputs, batch_size=10_000)[0]
     model = model_type("freedom")(inputs, config_type("freedom")(embedding_size=8, **options))
     users, positives, negatives = TripleSampler(inputs.users, inputs.items, inputs.n_items, 1).epoch(1)
@@ -101,7 +103,7 @@ def test_steps_of_an_epoch_add_up_to_its_gradient(dataset):
 def test_watching_changes_nothing(dataset):
     from lirdrec.training.loop import train
 
-    inputs = model_inputs(dataset, cache=False, seed=1)
+    inputs = make_model_inputs(dataset, cache=False, seed=1)
     lines = watched("freedom", dataset, 3, {}, inputs)
     model = model_type("freedom")(inputs, config_type("freedom")(embedding_size=8))
     training = TrainConfig(epochs=3, batch_size=256, learning_rate=5e-3, seed=1)
@@ -118,7 +120,7 @@ def test_features_that_tell_the_taste_help_and_random_ones_do_not(dataset):
 
 
 def test_random_features_have_the_size_of_the_real_ones():
-    real = planted(50, 4000, 500, {"image": 3, "text": 2}, groups=2, noise=0.1, missing={"image": 0.1})
+    real = make_synthetic_dataset(50, 4000, 500, {"image": 3, "text": 2}, groups=2, noise=0.1, missing={"image": 0.1})
     found = random_features(real, seed=0)
     for name, matrix in real.features.items():
         there, noise = matrix.values[matrix.present], found.features[name].values[matrix.present]

@@ -6,7 +6,7 @@ import pytest
 
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import gradients
-from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec
 
 from .facts import assert_facts
 
@@ -14,7 +14,7 @@ from .facts import assert_facts
 def test_the_epochs_in_which_the_inequality_holds_are_counted(context, inline, answer):
     settings = context(models=("vbpr",), seeds=2)
 
-    def compute(cell: Cell) -> Result:
+    def compute(cell: TrialSpec) -> TrialResult:
         lines = []
         for epoch in range(1, 6):
             small = {1: 0.9, 2: 0.95, 3: 1.2, 4: 1.3, 5: 1.4}[epoch]  # against 1: holds in the first two epochs
@@ -22,7 +22,7 @@ def test_the_epochs_in_which_the_inequality_holds_are_counted(context, inline, a
             parts = {"loss_total": 0.5, "loss_id": 0.6, "loss_features": 0.7 - epoch / 20, "recall_total": recall}
             sizes = {"id_per_item": small, "features_per_item": 1.0, "id_table": 1.0, "projection": 2.0}
             lines.append({"epoch": epoch, "loss": 1.0, **sizes, **parts})
-        return Result(cell, data=lines)
+        return TrialResult(cell, data=lines)
 
     said = answer(gradients.report(settings, inline(gradients.plan, settings, compute)))
     inequality = ["9.00e-01", "1.00e+00", "2", "5", "2", "5", "5"]  # per item in the first 2 of 5; as a whole in all
@@ -35,10 +35,10 @@ def test_the_epochs_in_which_the_inequality_holds_are_counted(context, inline, a
 def test_no_claim_is_made_of_a_difference_within_the_seeds(context, inline, answer):
     settings = context(models=("vbpr",), seeds=2)
 
-    def compute(cell: Cell) -> Result:
+    def compute(cell: TrialSpec) -> TrialResult:
         recall = 0.3 + (0.02 if cell.seed else -0.02) - (0.001 if cell.extra.get("random") else 0.0)
         sizes = {"id_per_item": 1.0, "features_per_item": 0.5, "id_table": 1.0, "projection": 0.5}
-        return Result(cell, data=[{"epoch": 1, "loss": 1.0, **sizes, "loss_total": 0.5, "recall_total": recall}])
+        return TrialResult(cell, data=[{"epoch": 1, "loss": 1.0, **sizes, "loss_total": 0.5, "recall_total": recall}])
 
     said = answer(gradients.report(settings, inline(gradients.plan, settings, compute)))
     assert_facts(said, ["1.00e+00", "5.00e-01", "0", "1", "0", "1", "0.2990", "0.3000", "Lemma 2"])
@@ -87,4 +87,4 @@ def test_a_model_without_item_ids_fails_with_a_sentence(context, inline, words):
 @pytest.mark.parametrize("small, large, expected", [([1, 3], [2, 2], [True, False]), ([2, 2], [2, 1], [True, False])])
 def test_equal_gradients_fulfil_the_inequality(small, large, expected):
     lines = [{"id": a, "f": b} for a, b in zip(small, large, strict=True)]
-    assert gradients.holds([Result(Cell("w", "d", "m"), data=lines)], "id", "f") == expected
+    assert gradients.holds([TrialResult(TrialSpec("w", "d", "m"), data=lines)], "id", "f") == expected

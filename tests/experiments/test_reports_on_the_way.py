@@ -8,7 +8,7 @@ import pytest
 
 from lirdrec.experiments.experiment import experiment, experiment_names
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.trial import Result
+from lirdrec.experiments.trial import TrialResult
 
 OURS = [name for name in experiment_names() if name != "compare"]
 SETTINGS = {"splits": {"methods": ["random", "cold_items"]}, "layers": {"layers": [1, 2]}}
@@ -30,7 +30,7 @@ def test_with_nothing_done(name, context, answer):
 def test_with_failures_only(name, context, words):
     chosen, settings = of(name, context)
     cells = list(chosen.plan(settings, Results()))
-    results = Results([Result(cell, "failed", "the sky fell") for cell in cells], name, settings.output)
+    results = Results([TrialResult(cell, "failed", "the sky fell") for cell in cells], name, settings.output)
     assert "the sky fell" in words(chosen.report(settings, results))
     assert list(chosen.plan(settings, results)) == cells or name == "cold"  # whose searches go on with what is left
 

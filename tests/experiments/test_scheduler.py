@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from lirdrec.cli.main import app
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments import worker
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.experiment import Experiment
 from lirdrec.experiments.scheduler import compute, report
-from lirdrec.experiments.trial import Cell, CellStore
-from lirdrec.training.loop import Watcher
+from lirdrec.experiments.trial import TrialSpec, TrialStore
+from lirdrec.training.loop import Callback
 
 from ..helpers import assert_error, assert_mentions
 from .facts import assert_facts
@@ -51,7 +51,7 @@ def until(condition: Callable[[], object], process: subprocess.Popen | None = No
 
 def toy(data, works) -> Experiment:
     """An experiment of one cell for each work."""
-    cells = [Cell(f"planned.works:{name}", str(data), "", seed=n) for n, name in enumerate(works)]
+    cells = [TrialSpec(f"planned.works:{name}", str(data), "", seed=n) for n, name in enumerate(works)]
     return Experiment("toy", "", lambda context, results: cells, lambda context, results: context.output)
 
 
@@ -134,8 +134,8 @@ def test_a_dataset_that_is_not_there_is_told_before_anything_runs(context, tmp_p
 
 def test_a_split_that_the_dataset_does_not_allow_is_a_row(data, context):
     cells = [
-        Cell("planned.works:fine", str(data), "", split={"split": "global_time"}),
-        Cell("planned.works:fine", str(data), ""),
+        TrialSpec("planned.works:fine", str(data), "", split={"split": "global_time"}),
+        TrialSpec("planned.works:fine", str(data), ""),
     ]
     experiment = Experiment("toy", "", lambda context, results: cells, lambda context, results: context.output)
     first, second = compute(experiment, context())
@@ -189,7 +189,7 @@ def figures(output: Path) -> dict[str, object]:
             one.best_epoch,
             [{k: v for k, v in line.items() if k != "seconds"} for line in one.history],
         ]
-        for one in CellStore(output).results()
+        for one in TrialStore(output).results()
     }
 
 
@@ -235,8 +235,10 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
         until(lambda: not alive(str(output)))
         return said
 
-    store = CellStore(output)
-    (last,) = (one.cell for one in CellStore(never_stopped).results() if one.cell.final and one.cell.model == "lirdrec")
+    store = TrialStore(output)
+    (last,) = (
+        one.cell for one in TrialStore(never_stopped).results() if one.cell.final and one.cell.model == "lirdrec"
+    )
     with store.claim(last) as mine:
         assert mine
         said = begin_and(signal.SIGINT, 1)
@@ -253,7 +255,7 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
     after = stamps(output)
     assert len(after) == 4 and {name: after[name] for name in before} == before
     assert figures(output) == figures(never_stopped)
-    assert all(one.attempts == 1 for one in CellStore(output).results())
+    assert all(one.attempts == 1 for one in TrialStore(output).results())
 
     again = here(data, output)
     assert done_before(again) == 4 and "[" not in again and stamps(output) == after
@@ -263,25 +265,27 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
 # ------------------------------------------------------------ within a cell
 
 
-class Killer(Watcher):
+class Killer(Callback):
     """Ends the process, as it were, in the middle of the training."""
 
     def __init__(self, epoch: int):
         self.epoch = epoch
 
-    def epoch_ended(self, line):
+    def on_epoch_end(self, line):
         if line["epoch"] == self.epoch:
             raise SystemExit
 
 
 def test_a_training_that_was_killed_goes_on_from_its_checkpoint(data, context, job):
     settings = context(training={"epochs": 6})
-    cell = Cell("train", str(data), "lirdrec", settings.model_options, {"epochs": 6, "learning_rate": 1e-3}, seed=2)
+    cell = TrialSpec(
+        "train", str(data), "lirdrec", settings.model_options, {"epochs": 6, "learning_rate": 1e-3}, seed=2
+    )
     whole = worker.compute(job(cell, context(training={"epochs": 6}, output=settings.output / "whole")))
     given = job(cell, settings)
     given.checkpoint_seconds = 0.0
     with pytest.raises(SystemExit):
-        given.fit(watchers=(Killer(4),))
+        given.fit(callbacks=(Killer(4),))
     given = job(cell, settings)
     found = worker.compute(given)
     assert given.scribe is not None and given.scribe.earlier > 0
@@ -295,21 +299,21 @@ def test_a_trial_below_the_line_stops_there_also_after_a_kill(data, context, job
     """The line is out of reach from epoch 3 on: three epochs, whether it is killed after any of them or not."""
     settings = context()
     limits = {"stop_below": [[1, 0.0], [3, 2.0]]}
-    cell = Cell("trial", str(data), "lirdrec", settings.model_options, {"epochs": 9}, extra=limits)
+    cell = TrialSpec("trial", str(data), "lirdrec", settings.model_options, {"epochs": 9}, extra=limits)
     whole = worker.compute(job(cell, context(output=settings.output / "whole")))
     assert whole["epochs"] == 3 and whole["data"] == {"stopped": "watcher", "stopped_early": True}
     for epoch in (2, 3):
         given = job(cell, context(output=settings.output / str(epoch)))
         given.checkpoint_seconds = 0.0
         with pytest.raises(SystemExit):
-            given.fit(watchers=(Killer(epoch),))
+            given.fit(callbacks=(Killer(epoch),))
         found = worker.compute(job(cell, context(output=settings.output / str(epoch))))
         assert (found["epochs"], found["figures"], found["data"]) == (3, whole["figures"], whole["data"])
 
 
 def test_a_trial_ends_when_its_time_is_up(data, context, job):
     settings = context()
-    cell = Cell("trial", str(data), "lirdrec", settings.model_options, {"epochs": 500}, extra={"seconds": 1e-6})
+    cell = TrialSpec("trial", str(data), "lirdrec", settings.model_options, {"epochs": 500}, extra={"seconds": 1e-6})
     found = worker.compute(job(cell, settings))
     assert found["epochs"] == 1 and found["data"] == {"stopped": "watcher", "stopped_early": False}
 
@@ -334,7 +338,7 @@ def test_the_peak_memory_is_that_of_the_process(tmp_path):
 def test_a_model_that_needs_features_gets_those_of_the_cell(data, context, job):
     from lirdrec.experiments.config import resolved
 
-    cell = Cell("train", str(data), "lirdrec", modalities=("text",), training={"epochs": 1})
+    cell = TrialSpec("train", str(data), "lirdrec", modalities=("text",), training={"epochs": 1})
     given = job(cell, context())
     assert resolved(given.cell)[0].modalities == ("text",)
     assert worker.compute(given)["options"]["model"]["modalities"] == ["text"]
@@ -348,7 +352,7 @@ def test_settings_are_kept_beside_the_results(data, context):
     compute(toy(data, ["fine"]), settings)
     kept = json.loads((settings.output / "experiment.json").read_text())
     assert kept["experiment"] == "toy" and kept["trials"] == 2
-    assert isinstance(settings, Context)
+    assert isinstance(settings, ExperimentConfig)
 
 
 def test_a_folder_is_one_experiment_s(data, context):
@@ -373,19 +377,19 @@ def test_settings_of_another_folder_must_be_there(data, context, tmp_path):
 def test_a_report_of_what_is_done_computes_nothing(data, context):
     """Cells that failed are in it as they are; those without a result are left out."""
     told = []
-    cells = [Cell(f"planned.works:{name}", str(data), "") for name in ("fine", "broken")]
+    cells = [TrialSpec(f"planned.works:{name}", str(data), "") for name in ("fine", "broken")]
 
     def plan(settings, results):
         yield from cells
         if len(results) == 2:  # what can be planned only when these have ended
-            yield Cell("planned.works:fine", str(data), "", seed=9)
+            yield TrialSpec("planned.works:fine", str(data), "", seed=9)
 
     experiment = Experiment("toy", "", plan, lambda settings, results: told.append(list(results)) or settings.output)
     settings = context()
     with assert_error(ConfigError, mentions=[settings.output, "toy"]):
         report(experiment, settings)
     compute(experiment, settings)
-    (settings.output / "cells" / f"{Cell('planned.works:fine', str(data), '', seed=9).key}.json").unlink()
+    (settings.output / "cells" / f"{TrialSpec('planned.works:fine', str(data), '', seed=9).key}.json").unlink()
     before = sorted((settings.output / "cells").iterdir())
     report(experiment, settings)
     assert [(one.cell, one.status) for one in told[0]] == [(cells[0], "done"), (cells[1], "failed")]
@@ -397,10 +401,10 @@ def test_the_cells_of_the_last_plan_are_computed_in_its_order(data, context):
 
     def plan(settings, results):
         for model in range(2):
-            trial = Cell("planned.works:fine", str(data), "", seed=model, variant="trial")
+            trial = TrialSpec("planned.works:fine", str(data), "", seed=model, variant="trial")
             yield trial
             if results.get(trial) is not None:
-                yield Cell("planned.works:fine", str(data), "", seed=model, variant="final")
+                yield TrialSpec("planned.works:fine", str(data), "", seed=model, variant="final")
 
     settings = context()
     compute(Experiment("toy", "", plan, lambda settings, results: settings.output), settings)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import splits
-from lirdrec.experiments.trial import Cell
+from lirdrec.experiments.trial import TrialSpec
 
 from ..helpers import assert_error
 from .facts import assert_facts, emphasized
@@ -21,7 +21,7 @@ from .facts import assert_facts, emphasized
 @pytest.fixture
 def timed(tmp_path) -> str:
     """A planted dataset with a time for each pair."""
-    data = planted(60, 50, 700, {"text": 4}, groups=4, seed=2)
+    data = make_synthetic_dataset(60, 50, 700, {"text": 4}, groups=4, seed=2)
     rng = np.random.default_rng(0)
 
     def stamped(part: Interactions) -> Interactions:
@@ -84,7 +84,7 @@ def test_data_without_times_are_refused_for_splits_by_time_only(context):
     settings = context()
     with assert_error(DataError, mentions=[settings.datasets[0]]):
         list(splits.plan(settings, Results()))
-    fine: list[Cell] = list(splits.plan(context(settings={"methods": ["random", "cold_items"]}), Results()))
+    fine: list[TrialSpec] = list(splits.plan(context(settings={"methods": ["random", "cold_items"]}), Results()))
     assert len(fine) == 2
 
 

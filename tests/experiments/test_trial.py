@@ -7,13 +7,13 @@ import polars as pl
 
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.trial import Cell, CellStore, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 
 from ..helpers import assert_error
 
 
-def cell_of(data, **changes) -> Cell:
-    cell = Cell("train", str(data), "lirdrec", {"n_layers": 2, "loss": "bpr"}, {"epochs": 3}, seed=1)
+def cell_of(data, **changes) -> TrialSpec:
+    cell = TrialSpec("train", str(data), "lirdrec", {"n_layers": 2, "loss": "bpr"}, {"epochs": 3}, seed=1)
     return cell.with_(**changes)
 
 
@@ -49,7 +49,7 @@ def test_the_key_knows_the_bytes_of_the_dataset_not_its_place(data, tmp_path):
 
 
 def test_the_key_of_a_plain_folder_is_that_of_its_files(tmp_path):
-    def folder(name, text) -> Cell:
+    def folder(name, text) -> TrialSpec:
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.inter").write_text(text)
         return cell_of(tmp_path / name)
@@ -64,12 +64,12 @@ def test_equal_content_is_equal_whatever_the_order_and_the_kind_of_list(data):
         data, modalities=("image",), extra={"a": 1, "sizes": [1, 2]}, model_options={"loss": "bpr", "n_layers": 2}
     )
     assert one == other and one.key == other.key and len({one, other}) == 1
-    assert Cell.from_json(one.to_json()) == one
+    assert TrialSpec.from_json(one.to_json()) == one
 
 
 def test_a_result_comes_back_from_its_file(data, tmp_path):
     cell = cell_of(data)
-    result = Result(
+    result = TrialResult(
         cell,
         figures={"valid": {"recall@20": 0.1234567890123456}},
         seconds=1.5,
@@ -78,12 +78,12 @@ def test_a_result_comes_back_from_its_file(data, tmp_path):
         history=({"epoch": 1, "seconds": 0.5, "recall@20": 0.1},),
         data={"a": [1]},
     )
-    store = CellStore(tmp_path)
+    store = TrialStore(tmp_path)
     assert store.result(cell) is None
     store.record(result)
-    assert store.result(cell) == result == CellStore(tmp_path).result(cell)
+    assert store.result(cell) == result == TrialStore(tmp_path).result(cell)
     assert list(store.results()) == [result]
-    store.record(Result(cell, "failed", "no", attempts=2))
+    store.record(TrialResult(cell, "failed", "no", attempts=2))
     assert store.result(cell).attempts == 2  # type: ignore[union-attr]
     (tmp_path / "cells" / f"{cell.key}.json").write_text("{")
     with assert_error(RunFolderError, mentions=[f"{cell.key}.json"]):
@@ -92,22 +92,22 @@ def test_a_result_comes_back_from_its_file(data, tmp_path):
 
 def test_a_figure_that_was_changed_in_a_result_is_noticed(data, tmp_path):
     cell = cell_of(data)
-    CellStore(tmp_path).record(Result(cell, figures={"valid": {"recall@20": 0.125}}, history=({"epoch": 1},)))
+    TrialStore(tmp_path).record(TrialResult(cell, figures={"valid": {"recall@20": 0.125}}, history=({"epoch": 1},)))
     path = tmp_path / "cells" / f"{cell.key}.json"
     whole = path.read_text()
     path.write_text(whole.replace("0.125", "0.135"))
     for read in (lambda store: store.result(cell), lambda store: store.results()):
         with assert_error(RunFolderError, mentions=[path]):
-            read(CellStore(tmp_path))
+            read(TrialStore(tmp_path))
     values = json.loads(whole)
     del values["checksum"]  # as earlier versions wrote it
     path.write_text(json.dumps(values))
-    assert CellStore(tmp_path).result(cell).figures == {"valid": {"recall@20": 0.125}}
+    assert TrialStore(tmp_path).result(cell).figures == {"valid": {"recall@20": 0.125}}
 
 
 def test_a_claim_holds_until_it_ends_and_no_longer(data, tmp_path):
     cell, other = cell_of(data), cell_of(data, seed=5)
-    store, rival = CellStore(tmp_path), CellStore(tmp_path)
+    store, rival = TrialStore(tmp_path), TrialStore(tmp_path)
     with store.claim(cell) as mine:
         assert mine
         with rival.claim(cell) as theirs, rival.claim(other) as free:
@@ -124,7 +124,7 @@ def test_frames_have_one_row_a_figure_a_cell_and_an_epoch(data, tmp_path):
     )
     (tmp_path / "per_user").mkdir()
     pl.DataFrame({"user": [4, 9], "recall@20": [0.0, 0.8]}).write_parquet(tmp_path / "per_user" / "a.parquet")
-    good = Result(
+    good = TrialResult(
         cell_of(data, extra={"final": True}, feature_set="mllm"),
         figures=figures,
         seconds=9.0,
@@ -135,7 +135,7 @@ def test_frames_have_one_row_a_figure_a_cell_and_an_epoch(data, tmp_path):
         per_user="per_user/a.parquet",
         options={"model": {"loss": "softmax"}},
     )
-    bad = Result(cell_of(data, model="mf", model_options={}), "out of memory")
+    bad = TrialResult(cell_of(data, model="mf", model_options={}), "out of memory")
     results = Results([good, bad], "compare", tmp_path)
     frame = results.frame()
     assert frame.select("stage", "metric", "value").rows() == [

@@ -7,8 +7,8 @@ import pytest
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import parts, space_of
-from lirdrec.experiments.trial import CellStore, Result, canonical
-from lirdrec.experiments.tuning import WARM_UP, base_cell, n_trials, search
+from lirdrec.experiments.trial import TrialResult, TrialStore, canonical
+from lirdrec.experiments.tuning import WARM_UP, base_cell, n_trials, suggest
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.training.config import TrainConfig
 
@@ -20,13 +20,13 @@ FREE = {"model_options": {}}
 
 def plan_of(model="lirdrec", data=None):
     def plan(context, results):
-        yield from search(context, results, base_cell(context, context.datasets[0], model)).cells
+        yield from suggest(context, results, base_cell(context, context.datasets[0], model)).cells
 
     return plan
 
 
 def found(context, results, model="lirdrec"):
-    return search(context, results, base_cell(context, context.datasets[0], model))
+    return suggest(context, results, base_cell(context, context.datasets[0], model))
 
 
 def worth(cell) -> float:
@@ -37,8 +37,8 @@ def worth(cell) -> float:
     return 0.1 + value + 0.05 * (options["n_layers"] == 2) + 0.02 * options["regularization"]
 
 
-def by_truth(cell) -> Result:
-    return Result(cell, figures={"valid": {METRIC: worth(cell)}}, seconds=10.0)
+def by_truth(cell) -> TrialResult:
+    return TrialResult(cell, figures={"valid": {METRIC: worth(cell)}}, seconds=10.0)
 
 
 def options_of(results) -> list[dict]:
@@ -135,7 +135,7 @@ def test_options_set_by_hand_are_not_searched(context, inline):
 
 def test_a_model_has_no_more_trials_than_configurations(context, inline):
     settings = context(trials=5, models=("popularity",))
-    results = inline(plan_of("popularity"), settings, lambda cell: Result(cell, figures={"valid": {METRIC: 0.1}}))
+    results = inline(plan_of("popularity"), settings, lambda cell: TrialResult(cell, figures={"valid": {METRIC: 0.1}}))
     assert len(results) == 1 == n_trials(settings, base_cell(settings, settings.datasets[0], "popularity"))
     assert found(settings, results, "popularity").chosen == next(iter(results)).cell
 
@@ -160,9 +160,9 @@ def test_the_final_cell_has_the_best_options(context, inline):
 
 
 def test_trials_that_fail_are_rows_and_the_rest_decides(context, inline):
-    def compute(cell) -> Result:
+    def compute(cell) -> TrialResult:
         if cell.model_options["loss"] == "softmax":
-            return Result(cell, "out of memory")
+            return TrialResult(cell, "out of memory")
         return by_truth(cell)
 
     settings = context(trials=6, **FREE)
@@ -179,24 +179,26 @@ def test_trials_that_fail_are_rows_and_the_rest_decides(context, inline):
 def test_what_is_chosen_stays_when_a_trial_that_failed_succeeds_later(context, inline):
     settings = context(trials=4, **FREE)
 
-    def compute(cell) -> Result:
+    def compute(cell) -> TrialResult:
         return (
-            Result(cell, "failed", "the disk was full") if cell.model_options["loss"] == "softmax" else by_truth(cell)
+            TrialResult(cell, "failed", "the disk was full")
+            if cell.model_options["loss"] == "softmax"
+            else by_truth(cell)
         )
 
     results = inline(plan_of(), settings, compute)
     before = found(settings, results).chosen
     assert before is not None
-    store = CellStore(settings.output)
+    store = TrialStore(settings.output)
     for one in results:
-        store.record(Result(one.cell, figures={"valid": {METRIC: 0.99}}, attempts=2))
+        store.record(TrialResult(one.cell, figures={"valid": {METRIC: 0.99}}, attempts=2))
     assert found(settings, store.results()).chosen == before
 
 
 def test_a_budget_in_minutes_ends_the_search_and_limits_each_trial(context, inline):
     settings = context(trials=None, minutes=1.0, **FREE)
     results = inline(
-        plan_of(), settings, lambda cell: Result(cell, figures={"valid": {METRIC: worth(cell)}}, seconds=25.0)
+        plan_of(), settings, lambda cell: TrialResult(cell, figures={"valid": {METRIC: worth(cell)}}, seconds=25.0)
     )
     assert [one.cell.extra["seconds"] for one in results] == [60.0, 35.0, 10.0]
     assert found(settings, results).finished
@@ -211,9 +213,9 @@ def test_the_median_rule_by_hand(context, inline):
     flat, rising = [0.2] * (WARM_UP + 5), [0.0] * WARM_UP + [0.1, 0.3, 0.25, 0.4]
     histories = {"trial 1": curve(*flat), "trial 2": curve(*rising)}
 
-    def compute(cell) -> Result:
+    def compute(cell) -> TrialResult:
         history = histories.get(cell.variant, curve(0.1))
-        return Result(cell, figures={"valid": {METRIC: 0.1}}, history=history)
+        return TrialResult(cell, figures={"valid": {METRIC: 0.1}}, history=history)
 
     results = inline(plan_of(), context(trials=4, **FREE), compute)
     limits = [one.cell.extra.get("stop_below") for one in results]

@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import space_of
 from lirdrec.experiments.studies import ablation, layers, modality
 from lirdrec.experiments.studies.gradient_probe import random_features
-from lirdrec.experiments.trial import Cell, CellStore, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 from lirdrec.experiments.vault import declaration_name
 
 from ..helpers import assert_error
@@ -70,7 +70,7 @@ class TestAblation:
     def test_a_variant_that_ran_out_of_memory_is_a_row(self, context, inline, scored, answer, words):
         settings = context()
         fine = scored(lambda cell: 0.5)
-        broken = lambda cell: Result(cell, "out of memory") if cell.variant == "w/o DCT" else fine(cell)
+        broken = lambda cell: TrialResult(cell, "out of memory") if cell.variant == "w/o DCT" else fine(cell)
         page = ablation.report(settings, inline(ablation.plan, settings, broken))
         assert_facts(answer(page), ["DCT", "out of memory"])
         assert_facts(words(page).rpartition("w/o DCT")[2], ["0", "out of memory"])  # the list of failures: which seed
@@ -93,7 +93,7 @@ class TestModality:
 
     def test_the_modality_that_tells_the_taste_is_missed(self, context, inline, answer, tmp_path):
         """Trained for real: the text tells the groups, the picture is noise."""
-        whole = planted(150, 100, 1800, {"image": 8, "text": 8}, groups=5, noise=0.3, seed=4)
+        whole = make_synthetic_dataset(150, 100, 1800, {"image": 8, "text": 8}, groups=5, noise=0.3, seed=4)
         noise = random_features(whole, seed=1)
         mixed = dataclasses.replace(whole, features={**whole.features, "image": noise.features["image"]})
         settings = context(
@@ -115,10 +115,10 @@ class TestLayers:
     def test_the_best_number_is_told_and_what_validation_chooses(self, context, inline, answer):
         settings = context(settings={"layers": [1, 2, 4]}, seeds=2)
 
-        def compute(cell: Cell) -> Result:
+        def compute(cell: TrialSpec) -> TrialResult:
             n = cell.model_options["n_layers"]
             figures = {"valid": {"recall@20": n / 10}, "test": {"recall@20": {1: 0.2, 2: 0.4, 4: 0.3}[n]}}
-            return Result(cell, figures=figures)
+            return TrialResult(cell, figures=figures)
 
         results = inline(layers.plan, settings, compute)
         assert len(results) == 6
@@ -142,13 +142,13 @@ class TestLayers:
 class TestBaseSettings:
     """What is not said by hand comes from the folder of an earlier tuning, else from the published defaults."""
 
-    def trial(self, context, value: float, dataset: str | None = None, **options) -> Result:
+    def trial(self, context, value: float, dataset: str | None = None, **options) -> TrialResult:
         of_model = {k: v for k, v in options.items() if k != "learning_rate"}
         training = {"metric": "recall@20", "learning_rate": options["learning_rate"]}
-        cell = Cell("trial", dataset or context.datasets[0], "lirdrec", of_model, training)
-        return Result(cell, figures={"valid": {"recall@20": value}})
+        cell = TrialSpec("trial", dataset or context.datasets[0], "lirdrec", of_model, training)
+        return TrialResult(cell, figures={"valid": {"recall@20": value}})
 
-    def first(self, context) -> Cell:
+    def first(self, context) -> TrialSpec:
         return next(iter(ablation.plan(context, Results())))
 
     def test_published_where_nothing_was_tuned(self, context):
@@ -159,10 +159,10 @@ class TestBaseSettings:
 
     def test_the_best_trial_counts_and_what_is_set_by_hand_more(self, context, tmp_path):
         settings = context(model_options={}, training={"epochs": 2}, tuned=tmp_path / "tuned")
-        store = CellStore(tmp_path / "tuned")
+        store = TrialStore(tmp_path / "tuned")
         store.record(self.trial(settings, 0.3, n_layers=2, loss="softmax", learning_rate=1e-3))
         store.record(self.trial(settings, 0.2, n_layers=4, loss="bpr", learning_rate=5e-3))
-        other = planted(40, 30, 300, {"text": 4}, groups=3).save(tmp_path / "other")
+        other = make_synthetic_dataset(40, 30, 300, {"text": 4}, groups=3).save(tmp_path / "other")
         store.record(self.trial(settings, 0.9, str(other), n_layers=1, loss="bpr", learning_rate=0.1))
         found = self.first(settings)
         assert (found.model_options["n_layers"], found.model_options["loss"]) == (2, "softmax")

@@ -20,9 +20,9 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import worker
-from lirdrec.experiments.trial import CellStore
-from lirdrec.experiments.tuning import base_cell, search
-from lirdrec.experiments.vault import SEALED, Ledger, SealedTest, declaration_name, seal
+from lirdrec.experiments.trial import TrialStore
+from lirdrec.experiments.tuning import base_cell, suggest
+from lirdrec.experiments.vault import SEALED, Preregistration, TestVault, declaration_name, seal
 
 from ..helpers import assert_error
 from .facts import assert_facts
@@ -31,7 +31,7 @@ from .facts import assert_facts
 def trials(context, results):
     """Tuning alone."""
     for model in context.models:
-        yield from search(context, results, base_cell(context, context.datasets[0], model)).cells
+        yield from suggest(context, results, base_cell(context, context.datasets[0], model)).cells
 
 
 def final_cell(context, **options):
@@ -67,7 +67,7 @@ def test_garbage_for_test_pairs_changes_no_choice_and_no_validation_figure(data,
     for name, path in (("true", data), ("garbage", spoiled)):
         settings = context(datasets=(str(path),), output=tmp_path / name, trials=5)
         results = inline(trials, settings)
-        tuned = search(settings, results, base_cell(settings, str(path), "lirdrec"))
+        tuned = suggest(settings, results, base_cell(settings, str(path), "lirdrec"))
         untimed = [
             [r.cell.to_json() | {"dataset": ""}, r.figures, r.best_epoch, r.options]
             + [{k: v for k, v in line.items() if k != "seconds"} for line in r.history]
@@ -204,7 +204,7 @@ def test_what_is_not_declared_is_not_scored(data, context, job):
     vault = settings.output / "sealed" / given.dataset.folder.name
     recommender = given.fit()
     with assert_error(ConfigError, mentions=[declaration_name(cell)]):
-        SealedTest(vault).score(cell, recommender, given.dataset)
+        TestVault(vault).score(cell, recommender, given.dataset)
     assert not (vault / "scores").exists()
 
 
@@ -228,7 +228,7 @@ def test_other_options_than_declared_are_refused(data, context, job, changes, fa
         changes = {"model_options": {**cell.model_options, **changes["model_options"]}}
     other = given.cell.with_(**changes)
     with assert_error(ConfigError, mentions=[declaration_name(other)]) as caught:
-        SealedTest(given.vault).score(other, recommender, given.dataset)
+        TestVault(given.vault).score(other, recommender, given.dataset)
     assert_facts(str(caught.value).removeprefix(declaration_name(given.cell)), facts)
 
 
@@ -253,7 +253,7 @@ def test_a_second_score_is_the_recorded_one_and_looks_at_nothing(data, context, 
         tensor.zero_()
     assert given.score_test(recommender) == first
     with assert_error(RunFolderError, mentions=[SEALED]):
-        SealedTest(given.vault).score(given.cell, recommender, given.dataset, candidates="cold")
+        TestVault(given.vault).score(given.cell, recommender, given.dataset, candidates="cold")
 
 
 def test_damage_to_the_test_pairs_and_to_their_scores_is_noticed(data, context, job):
@@ -281,7 +281,7 @@ def test_a_declaration_stands_once_it_has_been_scored(data, context, job):
     cell = final_cell(settings)
     other = final_cell(settings, regularization=0.5)
     given = job(cell, settings)
-    ledger = Ledger(given.vault)
+    ledger = Preregistration(given.vault)
     ledger.declare(other)  # nothing was scored: the last word counts
     ledger.declare(cell)
     given.score_test(given.fit())
@@ -329,7 +329,7 @@ def test_the_process_that_tunes_opens_no_file_of_the_sealed_test(data, context, 
 
 def test_a_finished_experiment_holds_each_score_once(data, context, inline):
     def plan(settings, results):
-        tuned = search(settings, results, base_cell(settings, str(data), "lirdrec"))
+        tuned = suggest(settings, results, base_cell(settings, str(data), "lirdrec"))
         yield from tuned.cells
         if tuned.chosen is not None:
             yield from (tuned.final(seed) for seed in range(2))
@@ -342,4 +342,4 @@ def test_a_finished_experiment_holds_each_score_once(data, context, inline):
     assert [json.loads(path.read_text())["seed"] for path in scores] == [0, 1]
     assert [json.loads(path.read_text())["figures"] for path in scores] == [one.figures["test"] for one in finals]
     assert not any("test" in one.figures for one in results.where(work="trial"))
-    assert len(CellStore(settings.output).results()) == 4
+    assert len(TrialStore(settings.output).results()) == 4

@@ -11,15 +11,17 @@ import torch
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, RANK, SCORE, USER
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 
 
 @pytest.fixture(scope="session")
 def data() -> Dataset:
-    return planted(45, 60, 700, {"image": 12, "text": 8}, groups=5, noise=0.5, seed=1, missing={"image": 0.2})
+    return make_synthetic_dataset(
+        45, 60, 700, {"image": 12, "text": 8}, groups=5, noise=0.5, seed=1, missing={"image": 0.2}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +31,7 @@ def made(data) -> Callable[..., Recommender]:
     def make(**options) -> Recommender:
         torch.manual_seed(0)
         config = LIRDRecConfig(**({"embedding_size": 8, "n_layers": 2, "n_neighbours": 4} | options))
-        return Recommender.from_training(LIRDRec(model_inputs(data, "cpu", seed=3), config), data)
+        return Recommender.from_training(LIRDRec(make_model_inputs(data, "cpu", seed=3), config), data)
 
     return make
 

@@ -12,7 +12,7 @@ from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.export.folder import export
 from lirdrec.models.base import Features
 from lirdrec.models.vbpr import VBPR, VBPRConfig
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_error
@@ -109,7 +109,7 @@ def test_a_run_from_disk_gives_the_same_bytes(recommender, tmp_path):
 
 
 def test_what_has_no_encoder_is_told(made, data, tmp_path, recommender):
-    other = Recommender.from_training(VBPR(model_inputs(data, "cpu", seed=3), VBPRConfig(embedding_size=8)), data)
+    other = Recommender.from_training(VBPR(make_model_inputs(data, "cpu", seed=3), VBPRConfig(embedding_size=8)), data)
     slim = Recommender.load(recommender.slim(tmp_path / "slim"))
     for who, fact in ((other, "vbpr"), (made(dct="matrix"), 'dct="matrix"'), (slim, "slim")):
         with assert_error(CapabilityError, mentions=[fact]):

@@ -61,10 +61,10 @@ def loaded_run(folder: Path) -> dict[str, Any]:
 
 def _lines(folder: Path, name: str) -> list[str]:
     """The lines of a file beside a run, but for times."""
-    from lirdrec.files.manifest import MANIFEST, placed, read_manifest
+    from lirdrec.files.manifest import MANIFEST, read_manifest, resolve_path
 
     there = (folder / MANIFEST).is_file()
-    path = placed(folder, read_manifest(folder, ""), name) if there else folder / name
+    path = resolve_path(folder, read_manifest(folder, ""), name) if there else folder / name
     lines = path.read_text().splitlines() if path.is_file() else []
     return [re.sub(r'"seconds\w*": [\d.]+', "", line) for line in lines]
 

@@ -205,9 +205,9 @@ def edit_captions(to: str) -> None:
 
 def everyone(run: str, to: str) -> None:
     """`recommend --all` with more than one shard."""
-    from lirdrec.recommender.batch import recommend_everyone
+    from lirdrec.recommender.batch import recommend_all
 
-    recommend_everyone(recommender(run), to, k=5, shard_users=10)
+    recommend_all(recommender(run), to, k=5, shard_users=10)
 
 
 def key(what: str, name: str) -> None:
@@ -231,15 +231,15 @@ def point_by_link() -> None:
 
 
 def point(run: str) -> None:
-    from lirdrec.server.run_pointer import Pointer
+    from lirdrec.server.run_pointer import RunPointer
 
-    Pointer("current").point(Path(run))
+    RunPointer("current").point(Path(run))
 
 
 def pointed() -> Any:
-    from lirdrec.server.run_pointer import Pointer
+    from lirdrec.server.run_pointer import RunPointer
 
-    return [Pointer("current").target().name, states.run(Pointer("current").target())]
+    return [RunPointer("current").target().name, states.run(RunPointer("current").target())]
 
 
 def use_hub(cache: str = "hub-cache") -> None:

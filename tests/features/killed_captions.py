@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 
-from lirdrec.captions.openai_captioner import EndpointCaptioner
+from lirdrec.captions.openai_captioner import OpenAICaptioner
 from lirdrec.captions.pipeline import captioning
 from lirdrec.captions.prompt import Attributes, render
-from lirdrec.features.remote.client import Endpoint
+from lirdrec.features.remote.client import OpenAIClient
 from lirdrec.files.shards import Shards
 
 dataset, url, concurrency, kill = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -28,7 +28,7 @@ def seal_and_die(self, index, arrays, facts):
 
 Shards.seal = seal_and_die  # type: ignore[method-assign]
 attributes = Attributes()
-captioner = EndpointCaptioner(Endpoint(url, concurrency=concurrency), "m", render(attributes))
+captioner = OpenAICaptioner(OpenAIClient(url, concurrency=concurrency), "m", render(attributes))
 with captioning(dataset, captioner, attributes) as job:
     job.work()
     job.finish()

@@ -26,7 +26,7 @@ from PIL import Image
 from lirdrec.captions import pipeline as run_module
 from lirdrec.captions.captioner import COLUMNS, Answer, Captioner
 from lirdrec.captions.csv_files import export_captions, import_captions
-from lirdrec.captions.openai_captioner import EndpointCaptioner
+from lirdrec.captions.openai_captioner import OpenAICaptioner
 from lirdrec.captions.parsing import caption_of, clean, read_answer
 from lirdrec.captions.pipeline import captioning
 from lirdrec.captions.plan import estimate
@@ -35,7 +35,7 @@ from lirdrec.captions.report import write_case_study
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
-from lirdrec.features.remote.client import Endpoint
+from lirdrec.features.remote.client import OpenAIClient
 
 from ..helpers import assert_error, assert_mentions
 from .misbehaving_server import Server, describe
@@ -70,9 +70,9 @@ def dataset(tmp_path) -> Path:
 DRAWN = [n for n in range(N) if n not in (5, 11)]  # items that can be captioned; 10 repeats 3
 
 
-def captioner(server: Server, **options) -> EndpointCaptioner:
+def captioner(server: Server, **options) -> OpenAICaptioner:
     model = options.pop("model", "m")
-    return EndpointCaptioner(Endpoint(server.url, sleep=lambda s: None, **options), model, PROMPT)
+    return OpenAICaptioner(OpenAIClient(server.url, sleep=lambda s: None, **options), model, PROMPT)
 
 
 def caption(folder: Path, by: Captioner, limit: int | None = None, **options):
@@ -195,7 +195,7 @@ class TestOverHTTP:
     def test_what_is_sent(self, dataset):
         Image.effect_noise((3000, 600), 90).convert("CMYK").save(dataset / "large.jpg")
         with Server() as server:
-            by = EndpointCaptioner(Endpoint(server.url), "the model", "What is it?", max_tokens=77, side=100)
+            by = OpenAICaptioner(OpenAIClient(server.url), "the model", "What is it?", max_tokens=77, side=100)
             (answer,) = by.caption([dataset / "large.jpg"])
         (body,) = server.bodies
         assert (body["model"], body["max_tokens"], body["temperature"]) == ("the model", 77, 0)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from lirdrec.features.encoder import encode_rows
-from lirdrec.features.encoders.color_edge import Descriptor, _lab
+from lirdrec.features.encoders.color_edge import ColorEdgeEncoder, _lab
 
 from .broken_pictures import encoded, noise, scene
 
@@ -24,7 +24,7 @@ def describe(tmp_path):
         for at, picture in enumerate(pictures):
             paths.append(tmp_path / f"{at}.png")
             paths[-1].write_bytes(picture if isinstance(picture, bytes) else encoded(picture, "PNG"))
-        rows = encode_rows(Descriptor(), paths, batch_size=7)
+        rows = encode_rows(ColorEdgeEncoder(), paths, batch_size=7)
         assert rows.problems == {}
         return rows.vectors
 
@@ -107,7 +107,7 @@ def test_broken_pictures_are_named_and_the_others_encoded(tmp_path):
     good, bad, gone = tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "gone.png"
     good.write_bytes(encoded(scene(), "PNG"))
     bad.write_bytes(encoded(noise(), "PNG")[:2000])
-    rows = encode_rows(Descriptor(), [bad, good, gone, str(good)], batch_size=4)
+    rows = encode_rows(ColorEdgeEncoder(), [bad, good, gone, str(good)], batch_size=4)
     assert rows.problems.keys() == {0, 2} and str(bad) in rows.problems[0] and str(gone) in rows.problems[2]
     assert rows.vectors[[0, 2]].any() == False  # noqa: E712
     np.testing.assert_array_equal(rows.vectors[1], rows.vectors[3])

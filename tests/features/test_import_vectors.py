@@ -10,7 +10,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.import_vectors import add_file
 from lirdrec.features.pipeline import make_features
-from lirdrec.features.registry import choose_jobs, load_encoder
+from lirdrec.features.registry import load_encoder, parse_jobs
 
 from ..helpers import assert_error
 
@@ -64,7 +64,7 @@ def test_vectors_in_the_place_of_encoded_ones_are_not_said_to_be_encoded(tmp_pat
     table = pl.DataFrame({"item": range(4), "title": ["red lamp", "red chair", "blue lamp", "blue chair"]})
     pairs = pl.DataFrame({"user": [0] * 4, "item": range(4)})
     folder = Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "data")
-    make_features(folder, choose_jobs(folder, [("text", "hashed"), ("text", "other=hashed")]), progress=False)
+    make_features(folder, parse_jobs(folder, [("text", "hashed"), ("text", "other=hashed")]), progress=False)
     mine = np.arange(8, dtype=np.float32).reshape(4, 2) + 1
     np.save(tmp_path / "mine.npy", mine)
     add_file(folder, "text", tmp_path / "mine.npy", replace=True)
@@ -73,7 +73,7 @@ def test_vectors_in_the_place_of_encoded_ones_are_not_said_to_be_encoded(tmp_pat
         load_encoder(folder, "text")
     # so they are dear again: what a person gave is not overwritten by the encoder that stood there before
     with assert_error(ConfigError, mentions=[folder, "'text'", "replace"]):
-        make_features(folder, choose_jobs(folder, [("text", "hashed")]), progress=False)
+        make_features(folder, parse_jobs(folder, [("text", "hashed")]), progress=False)
     assert Dataset.load(folder, verify=True).features["text"].values.tolist() == mine.tolist()
 
 

@@ -23,7 +23,7 @@ from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.features.encoder import Encoded, Encoder
 from lirdrec.features.inspection import neighbors, statistics
-from lirdrec.features.inspection.matrix import look, remarks, show
+from lirdrec.features.inspection.matrix import inspect_matrix, remarks, show
 from lirdrec.features.pipeline import Job, make_features
 from lirdrec.features.sources import TextSource
 
@@ -49,7 +49,7 @@ def test_neighbours_are_those_of_scikit_learn(generator, monkeypatch):
     among = generator.random(60) < 0.6
     among[14:21] = False
     asked = np.array([3, 59, 15, 0, 20, 41, 42])
-    rows, cosines = neighbors.nearest(values, among, asked, 6)
+    rows, cosines = neighbors.nearest_rows(values, among, asked, 6)
     for query, found, near in zip(asked, rows, cosines, strict=True):
         others = np.flatnonzero(among & (np.arange(60) != query))
         model = NearestNeighbors(n_neighbors=6, metric="cosine", algorithm="brute").fit(values[others])
@@ -60,7 +60,7 @@ def test_neighbours_are_those_of_scikit_learn(generator, monkeypatch):
 
 def test_where_there_are_too_few_neighbours_there_is_none():
     values = np.eye(4, 5, dtype=np.float32)
-    rows, cosines = neighbors.nearest(values, np.array([True, True, False, True]), np.array([0, 2]), 4)
+    rows, cosines = neighbors.nearest_rows(values, np.array([True, True, False, True]), np.array([0, 2]), 4)
     assert sorted(rows[0, :2]) == [1, 3] and rows[0, 2:].tolist() == [-1, -1]
     assert sorted(rows[1, :3]) == [0, 1, 3] and rows[1, 3] == -1
     assert np.isneginf(cosines[rows < 0]).all() and not cosines[rows >= 0].any()
@@ -182,7 +182,7 @@ def test_a_large_catalogue_is_sampled():
 
 
 def test_a_look_at_the_sample(sample, tmp_path):
-    facts = look(sample, "image", seed=3)
+    facts = inspect_matrix(sample, "image", seed=3)
     assert json.loads(json.dumps(facts)) == facts
     data = Dataset.load(sample)
     matrix = data.features["image"]
@@ -203,19 +203,19 @@ def test_a_look_at_the_sample(sample, tmp_path):
     # two films that got the same poster in the source
     same = [[one["title"] for one in group] for group in facts["duplicates"]["examples"]]
     assert ["Seven (a.k.a. Se7en) (1995)", "Seven Samurai (Shichinin no samurai) (1954)"] in same
-    assert look(sample, "image", seed=3) == facts
-    assert look(sample, "image", seed=4)["neighbours"] != facts["neighbours"]
+    assert inspect_matrix(sample, "image", seed=3) == facts
+    assert inspect_matrix(sample, "image", seed=4)["neighbours"] != facts["neighbours"]
     (pair,) = facts["agreement"]["pairs"]
     assert (pair["a"], pair["b"]) == ("text", "image") and pair["by_chance"] < pair["overlap"] < 0.2
 
 
 def test_an_unknown_matrix_is_one_sentence(sample, tmp_path):
     with assert_error(ConfigError, mentions=[sample, "'imag'", "'image'"]):
-        look(sample, "imag")
+        inspect_matrix(sample, "imag")
     with assert_error(ConfigError, mentions=[sample, "'sound'", "text, image"]):
-        look(sample, "sound")
+        inspect_matrix(sample, "sound")
     with assert_error(RunFolderError, mentions=[tmp_path]):
-        look(tmp_path, "image")
+        inspect_matrix(tmp_path, "image")
 
 
 def pictured(folder: Path) -> Path:
@@ -271,7 +271,7 @@ def test_the_page_shows_the_right_pictures_and_loads_nothing(tmp_path):
 
     prepared = pictured(tmp_path)
     page = tmp_path / "new" / "page.html"
-    facts = look(prepared, "look", page, n_items=12, n_neighbours=3)
+    facts = inspect_matrix(prepared, "look", page, n_items=12, n_neighbours=3)
     assert facts["page"] == str(page) and [path.name for path in page.parent.iterdir()] == ["page.html"]
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"url\((?!#)|@import|<script|<link|<iframe|src=\"(?!data:)|href=\"http", text)
@@ -297,7 +297,7 @@ def test_the_page_shows_the_right_pictures_and_loads_nothing(tmp_path):
 
 
 def test_a_page_without_any_picture_has_no_empty_frames(sample, tmp_path):
-    look(sample, "text", tmp_path / "page.html")
+    inspect_matrix(sample, "text", tmp_path / "page.html")
     parsed = Cards((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert len(parsed.cards) == 3 * 7 and "img" not in parsed.tags
     assert parsed.tags.count("svg") == 1  # the figure
@@ -326,7 +326,7 @@ def test_what_the_run_noted_is_told(tmp_path):
     first = np.ones((6, 2), dtype=np.float32) * np.arange(1, 7, dtype=np.float32)[:, None]
     Dataset.from_frames(pairs, items=items, features={"first": first}, split="none").save(tmp_path / "d")
     make_features(tmp_path / "d", [Job("text", Letters(), TextSource(tmp_path / "d", "{title}"))], progress=False)
-    facts = look(tmp_path / "d", "text", tmp_path / "page.html")
+    facts = inspect_matrix(tmp_path / "d", "text", tmp_path / "page.html")
     assert facts["encoder"]["identity"]["prompt"] == "Item: "
     coverage = facts["coverage"]
     assert (coverage["present"], coverage["missing"], coverage["problems"]) == (4, 2, 1)
@@ -347,7 +347,7 @@ def test_what_the_run_noted_is_told(tmp_path):
 
 
 def test_what_stands_out_is_said_and_nothing_else(sample):
-    facts = look(sample, "text")
+    facts = inspect_matrix(sample, "text")
     assert remarks(facts) == facts["remarks"] == []
     facts["coverage"] |= {"present": 900, "missing": 595}
     facts["duplicates"]["items"] = 300

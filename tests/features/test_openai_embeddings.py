@@ -15,9 +15,9 @@ import pytest
 
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encoder import encode_rows
-from lirdrec.features.encoders.openai_embeddings import EndpointText
-from lirdrec.features.remote.client import Endpoint, GaveUp, Passing, Refused
-from lirdrec.features.remote.rate_limiter import Pace
+from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
+from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError
+from lirdrec.features.remote.rate_limiter import RateLimiter
 
 from ..helpers import assert_error
 from .misbehaving_server import Server, embed
@@ -40,9 +40,9 @@ def waits() -> list[float]:
 def endpoint(waits):
     """`endpoint(server)`; its waits are noted, not made."""
 
-    def make(server: Server | str, **options) -> Endpoint:
+    def make(server: Server | str, **options) -> OpenAIClient:
         url = server if isinstance(server, str) else server.url
-        return Endpoint(url, **{"sleep": waits.append, "timeout": 600.0, **options})
+        return OpenAIClient(url, **{"sleep": waits.append, "timeout": 600.0, **options})
 
     return make
 
@@ -65,7 +65,7 @@ def test_what_may_pass_is_asked_again(endpoint, waits, fault):
 def test_what_the_reader_does_not_like_is_asked_again(endpoint):
     def read(answer):
         if len(server.asked) < 3:
-            raise Passing("not yet")
+            raise TransientError("not yet")
         return "now"
 
     with Server() as server:
@@ -74,7 +74,7 @@ def test_what_the_reader_does_not_like_is_asked_again(endpoint):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_it_gives_up_after_so_many_attempts_and_says_why(endpoint, waits, fault):
-    with Server([fault] * 9) as server, assert_error(GaveUp, mentions=["4 attempts"]) as error:
+    with Server([fault] * 9) as server, assert_error(RetriesExhausted, mentions=["4 attempts"]) as error:
         endpoint(server, attempts=4).ask("/embeddings", BODY, texts)
     assert len(server.asked) == 4 and len(waits) == 3
     said = str(error.value)
@@ -84,7 +84,7 @@ def test_it_gives_up_after_so_many_attempts_and_says_why(endpoint, waits, fault)
 
 
 def test_waits_double_with_a_random_part_and_have_a_limit(endpoint, waits):
-    with Server([500] * 20) as server, pytest.raises(GaveUp):
+    with Server([500] * 20) as server, pytest.raises(RetriesExhausted):
         endpoint(server, attempts=10).ask("/embeddings", BODY, texts)
     for at, wait in enumerate(waits):
         assert min(60, 2**at) <= wait <= min(60, 2**at + 1)
@@ -128,7 +128,7 @@ def test_what_no_request_can_mend_stops_at_once_with_one_sentence(endpoint, wait
 
 @pytest.mark.parametrize("fault", [400, 413, 422])
 def test_what_is_this_requests_fault_is_refused_and_not_asked_again(endpoint, fault):
-    with Server([fault]) as server, assert_error(Refused, mentions=[f"status {fault} as told"]):
+    with Server([fault]) as server, assert_error(RequestRejected, mentions=[f"status {fault} as told"]):
         endpoint(server).ask("/embeddings", BODY, texts)
     assert len(server.asked) == 1
 
@@ -137,7 +137,7 @@ def test_a_403_is_about_one_request_once_others_went_well(endpoint):
     with Server(["ok", 403]) as server:
         one = endpoint(server)
         one.ask("/embeddings", BODY, texts)
-        with assert_error(Refused, mentions=["status 403 as told"]):
+        with assert_error(RequestRejected, mentions=["status 403 as told"]):
             one.ask("/embeddings", BODY, texts)
 
 
@@ -208,7 +208,7 @@ def test_requests_a_minute_are_spread_evenly():
         waits.append(seconds)
         now[0] += seconds
 
-    pace = Pace(30, sleep, lambda: now[0])
+    pace = RateLimiter(30, sleep, lambda: now[0])
     for _ in range(5):
         pace.wait()
     assert waits == pytest.approx([2.0] * 4) and now[0] == pytest.approx(8.0)
@@ -217,7 +217,7 @@ def test_requests_a_minute_are_spread_evenly():
     pace.wait()
     assert waits[4:] == pytest.approx([2.0])
     with assert_error(ConfigError, mentions=["minute", 0]):
-        Pace(0, sleep, lambda: 0.0)
+        RateLimiter(0, sleep, lambda: 0.0)
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(endpoint, caplog):
@@ -230,18 +230,18 @@ def test_the_key_goes_to_the_server_and_nowhere_else(endpoint, caplog):
     assert "[key]" in str(error.value)
     for text in (str(error.value), repr(error.value), repr(one), one.name, caplog.text, repr(one.__dict__["_made"])):
         assert SECRET not in text
-    assert SECRET.encode() not in pickle.dumps(Endpoint(server.url))
+    assert SECRET.encode() not in pickle.dumps(OpenAIClient(server.url))
 
 
 def test_openais_key_is_not_sent_in_clear_to_other_machines(monkeypatch):
     monkeypatch.delenv("LIRDREC_API_KEY")
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    sent = {url: Endpoint(url)._key for url in ("http://box:8000", "https://box", "http://localhost:8000")}
+    sent = {url: OpenAIClient(url)._key for url in ("http://box:8000", "https://box", "http://localhost:8000")}
     assert sent == {"http://box:8000": None, "https://box": SECRET, "http://localhost:8000": SECRET}
 
 
 def test_an_endpoint_can_be_pickled_and_reads_the_key_where_it_arrives(monkeypatch):
-    content = pickle.dumps(Endpoint("http://localhost:1/v1", concurrency=3, attempts=2))
+    content = pickle.dumps(OpenAIClient("http://localhost:1/v1", concurrency=3, attempts=2))
     monkeypatch.setenv("LIRDREC_API_KEY", "another")
     there = pickle.loads(content)
     assert (there.name, there.concurrency, there.attempts, there._key) == ("http://localhost:1/v1", 3, 2, "another")
@@ -257,27 +257,27 @@ def test_an_endpoint_can_be_pickled_and_reads_the_key_where_it_arrives(monkeypat
     ],
 )
 def test_addresses_in_all_forms(url, name):
-    assert Endpoint(url).name == name
+    assert OpenAIClient(url).name == name
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://host", "http://", "http://host:port"])
 def test_what_is_no_address(url):
     with assert_error(ConfigError, mentions=[f"'{url}'"]):
-        Endpoint(url)
+        OpenAIClient(url)
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"attempts": 0}, {"timeout": 0}, {"timeout": float("nan")}])
 def test_numbers_out_of_range(options):
     ((name, value),) = options.items()
     with assert_error(ConfigError, mentions=[name, value]):
-        Endpoint("http://localhost", **options)
+        OpenAIClient("http://localhost", **options)
 
 
 class TestTexts:
     def test_vectors_are_those_of_the_texts_in_their_order(self, endpoint):
         words = [f"text {n:02} " + "x" * n for n in range(23)]
         with Server([500, "cut", "ok", "too few", "not finite", "ragged", 429]) as server:
-            encoder = EndpointText(endpoint(server, concurrency=3), "m", prompt="query: ", texts=4)
+            encoder = OpenAIEmbeddings(endpoint(server, concurrency=3), "m", prompt="query: ", texts=4)
             rows = encode_rows(encoder, words, encoder.batch_size)
         assert not rows.problems and encoder.dims == 3
         assert np.array_equal(rows.vectors, np.array([embed("query: " + word) for word in words], dtype=np.float32))
@@ -288,7 +288,7 @@ class TestTexts:
             return 400 if "bad" in body["input"] else None
 
         with Server(sticky=sticky) as server:
-            encoder = EndpointText(endpoint(server), "m", texts=8)
+            encoder = OpenAIEmbeddings(endpoint(server), "m", texts=8)
             rows = encode_rows(encoder, ["a", "bad", "b"], 8)
         assert list(rows.problems) == [1] and "status 400 as told" in rows.problems[1]
         assert np.array_equal(rows.vectors[[0, 2]], np.array([embed("a"), embed("b")], dtype=np.float32))
@@ -297,17 +297,17 @@ class TestTexts:
     def test_a_model_that_refuses_everything_stops_the_run(self, endpoint):
         with Server(sticky=lambda body: 400) as server:
             with assert_error(ConfigError, mentions=[server.url, "some-model", "status 400 as told"]):
-                EndpointText(endpoint(server), "some-model").dims  # noqa: B018
+                OpenAIEmbeddings(endpoint(server), "some-model").dims  # noqa: B018
             before = len(server.asked)
             with assert_error(ConfigError, mentions=[server.url, "some-model", "status 400 as told"]):
-                encode_rows(EndpointText(endpoint(server, concurrency=1), "some-model", dims=3), ["t"] * 60, 60)
+                encode_rows(OpenAIEmbeddings(endpoint(server, concurrency=1), "some-model", dims=3), ["t"] * 60, 60)
         assert len(server.asked) - before == 5  # all sixty, then four alone
 
     def test_dims_are_asked_for_and_checked(self, endpoint):
         with Server() as server:
-            assert EndpointText(endpoint(server), "m").dims == 3
+            assert OpenAIEmbeddings(endpoint(server), "m").dims == 3
             assert "dimensions" not in server.bodies[0]
-            encoder = EndpointText(endpoint(server, attempts=2), "some-model", dims=2)
+            encoder = OpenAIEmbeddings(endpoint(server, attempts=2), "some-model", dims=2)
             with assert_error(TrainingError, mentions=[server.url, "some-model"]) as error:
                 encode_rows(encoder, ["a"], 1)
         assert server.bodies[1]["dimensions"] == 2
@@ -315,8 +315,8 @@ class TestTexts:
         assert sorted(numbers) == ["2", "2", "3"]  # columns asked for, attempts, columns that came
 
     def test_its_identity_knows_what_decides_and_no_address(self, endpoint):
-        one = EndpointText(endpoint("http://here:1"), "m", 8, "q")
-        other = EndpointText(endpoint("http://there:2", concurrency=2), "m", 8, "q", texts=3)
+        one = OpenAIEmbeddings(endpoint("http://here:1"), "m", 8, "q")
+        other = OpenAIEmbeddings(endpoint("http://there:2", concurrency=2), "m", 8, "q", texts=3)
         assert one.identity == other.identity
-        assert one.identity != EndpointText(endpoint("http://here:1"), "m", 8, "p").identity
-        assert pickle.loads(pickle.dumps(EndpointText(Endpoint("http://a"), "m"))).identity["model"] == "m"
+        assert one.identity != OpenAIEmbeddings(endpoint("http://here:1"), "m", 8, "p").identity
+        assert pickle.loads(pickle.dumps(OpenAIEmbeddings(OpenAIClient("http://a"), "m"))).identity["model"] == "m"

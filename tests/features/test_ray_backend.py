@@ -25,7 +25,7 @@ from lirdrec.features.encode import Task, local
 from lirdrec.features.pipeline import Job, make_features
 from lirdrec.features.ray_backend import AHEAD, RayLoop, Share, share_out
 from lirdrec.features.sources import Item, TextSource, text_item
-from lirdrec.files.progress import unheard
+from lirdrec.files.progress import no_progress
 
 from ..helpers import assert_error
 from . import killed_features
@@ -158,7 +158,7 @@ def test_a_killed_worker_is_replaced_and_its_shard_done_again(loop, tmp_path):
         assert index not in done
         done[index] = arrays, facts
         ahead.yielded += 1
-    for index, arrays, facts in local(Counting(), tasks(*texts), 4, unheard):
+    for index, arrays, facts in local(Counting(), tasks(*texts), 4, no_progress):
         assert done[index][1] == facts
         for name, array in arrays.items():
             np.testing.assert_array_equal(done[index][0][name], array)
@@ -220,6 +220,6 @@ def test_real_encoders_give_the_same_bits(loop, sample, real_data):
     }
     for encoder in (text_encoder("minilm"), image_encoder("descriptor")):
         spread = {index: arrays for index, arrays, _ in loop(encoder, shards[encoder.kind], 16)}
-        for index, arrays, _ in local(encoder, shards[encoder.kind], 16, unheard):
+        for index, arrays, _ in local(encoder, shards[encoder.kind], 16, no_progress):
             for name, array in arrays.items():
                 np.testing.assert_array_equal(spread[index][name], array)

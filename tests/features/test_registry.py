@@ -14,7 +14,7 @@ from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import encode_rows
 from lirdrec.features.pipeline import make_features
-from lirdrec.features.registry import Choice, choose_jobs, image_encoder, load_encoder, named, text_encoder
+from lirdrec.features.registry import EncoderSpec, image_encoder, load_encoder, named, parse_jobs, text_encoder
 
 from ..helpers import assert_error
 
@@ -29,7 +29,7 @@ def folder(tmp_path) -> Path:
 
 
 def test_the_encoder_of_a_matrix_encodes_new_items_as_it_did_the_old(folder, tmp_path):
-    jobs = choose_jobs(folder, [("text", "hashed"), ("caption", "hashed")])
+    jobs = parse_jobs(folder, [("text", "hashed"), ("caption", "hashed")])
     assert [job.name for job in jobs] == ["text", "caption"]
     make_features(folder, jobs, progress=False)
     moved = shutil.move(folder, tmp_path / "elsewhere")
@@ -41,7 +41,7 @@ def test_the_encoder_of_a_matrix_encodes_new_items_as_it_did_the_old(folder, tmp
 
 
 def test_an_encoder_that_is_not_the_one_that_made_the_matrix_is_refused(folder, tmp_path):
-    make_features(folder, choose_jobs(folder, [("text", "hashed")]), progress=False)
+    make_features(folder, parse_jobs(folder, [("text", "hashed")]), progress=False)
     copy = Dataset.load(folder).save(tmp_path / "copy")  # a copy keeps the vectors, not what was learned
     with assert_error(DataError, mentions=[copy, "'text'"]):
         load_encoder(copy, "text")
@@ -81,9 +81,9 @@ def test_a_server_is_named_with_its_model():
 def test_what_is_noted_makes_the_same_again_wherever_it_is_called(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
-    choice = Choice("text", "model", {"prompt": "query: ", "device": "cpu", "pooling": None})
+    choice = EncoderSpec("text", "model", {"prompt": "query: ", "device": "cpu", "pooling": None})
     assert choice.origin == {"kind": "text", "model": str(tmp_path / "model"), "options": {"prompt": "query: "}}
-    assert Choice("text", "some/model").origin["model"] == "some/model"
+    assert EncoderSpec("text", "some/model").origin["model"] == "some/model"
 
 
 @pytest.mark.parametrize(
@@ -102,20 +102,20 @@ def test_names_before_models(text, pair):
 
 def test_options_go_to_the_encoders_that_take_them(folder):
     wanted = [("text", "hashed"), ("caption", "endpoint:http://localhost#m")]
-    jobs = choose_jobs(folder, wanted, options={"prompt": "query: ", "pooling": None})
+    jobs = parse_jobs(folder, wanted, options={"prompt": "query: ", "pooling": None})
     assert jobs[1].encoder.identity["prompt"] == "query: " and "prompt" not in jobs[0].origin["options"]
     with assert_error(ConfigError, mentions=["max", "length", "hashed, endpoint:http://localhost#m"]):
-        choose_jobs(folder, wanted, options={"max_length": 3})
+        parse_jobs(folder, wanted, options={"max_length": 3})
 
 
 def test_without_a_wish_there_is_what_the_dataset_has(folder, tmp_path):
-    assert [(job.name, job.origin["model"]) for job in choose_jobs(folder, [])] == [("text", "hashed")]
+    assert [(job.name, job.origin["model"]) for job in parse_jobs(folder, [])] == [("text", "hashed")]
     (tmp_path / "covers").mkdir()
     for item in (0, 3):
         (tmp_path / "covers" / f"{item}.jpg").write_bytes(b"a picture")
-    jobs = choose_jobs(folder, [], images=tmp_path / "covers")  # files named after items
+    jobs = parse_jobs(folder, [], images=tmp_path / "covers")  # files named after items
     assert [(job.name, job.origin["model"]) for job in jobs] == [("text", "hashed"), ("image", "descriptor")]
     assert [item.source for item in jobs[1].source.read(0, 6)] == ["0.jpg", "", "", "3.jpg", "", ""]
     bare = Dataset.from_frames(pl.DataFrame({"user": [0], "item": [0]}), split="none").save(tmp_path / "bare")
     with assert_error(ConfigError, mentions=[bare, "item", "{title}"]):
-        choose_jobs(bare, [])
+        parse_jobs(bare, [])

@@ -20,7 +20,7 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
 from lirdrec.features.encoder import Encoded, Prepared
-from lirdrec.features.job import MatrixWork
+from lirdrec.features.job import FeatureJobRunner
 from lirdrec.features.pipeline import Job, features_lock, make_features
 from lirdrec.features.sources import PictureSource, TextSource
 from lirdrec.features.writer import set_item_columns
@@ -350,7 +350,7 @@ def test_a_plan_that_was_killed_before_its_first_shard_is_forgotten(folder, kind
     make_features(folder, titles(folder, kind(), "other"), progress=False)
     place = folder / "work/features/text"
     source = TextSource(folder, column="brand")
-    MatrixWork(folder, place.parent, Job("text", kind(model="killed"), source))
+    FeatureJobRunner(folder, place.parent, Job("text", kind(model="killed"), source))
     assert (place / "plan.json").is_file() and (place / "fit/00000.json").is_file() == (kind is Fitted)
     encoder = kind()
     made = make_features(folder, [Job("text", encoder, TextSource(folder, "{brand}, {item}"))], progress=False)

@@ -20,7 +20,7 @@ from lirdrec.features.encoders import sentence_encoder
 from lirdrec.features.encoders.model_loading import load
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
 from lirdrec.features.pipeline import make_features
-from lirdrec.features.registry import choose_jobs
+from lirdrec.features.registry import parse_jobs
 
 from ..helpers import assert_error
 from . import tiny_models
@@ -146,7 +146,7 @@ def test_one_model_for_two_matrices_is_loaded_once_and_leaves_before_the_next(tm
 
     monkeypatch.setattr(sentence_encoder, "load", counted)
     wanted = [("text", f"text={model}"), ("caption", f"image={model}"), ("text", f"more={other}")]
-    jobs = choose_jobs(data, wanted, options={"device": "cpu"})
+    jobs = parse_jobs(data, wanted, options={"device": "cpu"})
     make_features(data, jobs, progress=False)
     assert len(loaded) == 2 and not any(one() for one in loaded)
     features = Dataset.load(data, verify=True).features

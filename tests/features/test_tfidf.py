@@ -9,7 +9,7 @@ import pytest
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import encode_rows
 from lirdrec.features.encoders import tfidf
-from lirdrec.features.encoders.tfidf import HashedText
+from lirdrec.features.encoders.tfidf import TfidfEncoder
 
 from ..helpers import assert_error, assert_mentions
 
@@ -28,13 +28,13 @@ def planted(n: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
     return [" ".join(generator.choice(words[topic], 5)) for topic in topics], topics
 
 
-def vectors(encoder: HashedText, texts: list[str], batch_size: int = 64) -> np.ndarray:
+def vectors(encoder: TfidfEncoder, texts: list[str], batch_size: int = 64) -> np.ndarray:
     return encode_rows(encoder, texts, batch_size).vectors
 
 
 def test_texts_of_a_topic_lie_together_new_ones_too():
     texts, topics = planted(300)
-    encoder = HashedText(dims=16)
+    encoder = TfidfEncoder(dims=16)
     encoder.fit(texts)
     known = vectors(encoder, texts)
     assert np.allclose(np.linalg.norm(known, axis=1), 1, atol=1e-6)
@@ -52,7 +52,7 @@ def test_the_vectors_are_those_of_scikit_learn_alone():
     from sklearn.preprocessing import normalize
 
     texts, _ = planted(200)
-    encoder = HashedText(dims=8)
+    encoder = TfidfEncoder(dims=8)
     encoder.fit(texts)
     plain = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 3), sublinear_tf=True, min_df=2).fit_transform(texts)
     expected = normalize(TruncatedSVD(8, random_state=3, n_iter=20).fit_transform(plain))
@@ -63,12 +63,12 @@ def test_the_vectors_are_those_of_scikit_learn_alone():
 
 def test_the_same_bits_again_and_from_the_state_in_any_batches():
     texts, _ = planted(150)
-    first, second = HashedText(dims=12), HashedText(dims=12)
+    first, second = TfidfEncoder(dims=12), TfidfEncoder(dims=12)
     first.fit(texts)
     second.fit(texts)
     whole = vectors(first, texts)
     assert vectors(second, texts).tobytes() == whole.tobytes()
-    third = HashedText(dims=12)
+    third = TfidfEncoder(dims=12)
     third.load_state({name: array.copy() for name, array in first.state().items()})
     assert vectors(third, texts, batch_size=7).tobytes() == whole.tobytes()
     assert np.stack([vectors(third, [text])[0] for text in texts[:20]]).tobytes() == whole[:20].tobytes()
@@ -82,7 +82,7 @@ def test_the_same_bits_again_and_from_the_state_in_any_batches():
 
 
 def test_more_columns_than_the_texts_have_directions(caplog):
-    encoder = HashedText(dims=256)
+    encoder = TfidfEncoder(dims=256)
     assert encoder.dims == 256
     with caplog.at_level(logging.WARNING):
         encoder.fit(["red tent", "red tent", "blue boots", "red tent blue boots"])
@@ -94,17 +94,17 @@ def test_more_columns_than_the_texts_have_directions(caplog):
 
 
 def test_texts_that_share_nothing_with_the_sample_are_problems():
-    encoder = HashedText(dims=4, n_features=2**20)
+    encoder = TfidfEncoder(dims=4, n_features=2**20)
     encoder.fit(planted(50)[0])
     rows = encode_rows(encoder, ["tent", "中文 字", "", " \n"], 4)
     assert list(rows.problems) == [1, 2, 3] and all(rows.problems.values())
     assert (rows.vectors[1:] == 0).all() and rows.vectors[0].any()
     with assert_error(DataError):
-        HashedText().fit(["", "  "])
+        TfidfEncoder().fit(["", "  "])
 
 
 def test_any_script():
-    encoder = HashedText(dims=4)
+    encoder = TfidfEncoder(dims=4)
     texts = ["красная палатка", "синяя палатка", "красные ботинки", "синие ботинки"] * 3
     encoder.fit(texts)
     rows = vectors(encoder, ["КРАСНАЯ ПАЛАТКА", *texts[:4]])
@@ -117,7 +117,7 @@ def test_the_sample_and_the_columns_are_bounded(monkeypatch):
     monkeypatch.setattr(tfidf, "FIT_TEXTS", 100)
     monkeypatch.setattr(tfidf, "COLUMNS", 50)
     monkeypatch.setattr(tfidf, "BLOCK", 32)
-    encoder = HashedText(dims=10)
+    encoder = TfidfEncoder(dims=10)
     seen = []
     hashing = encoder._hashed
     monkeypatch.setattr(encoder, "_hashed", lambda some: seen.append(some) or hashing(some))
@@ -133,11 +133,11 @@ def test_the_sample_and_the_columns_are_bounded(monkeypatch):
 def test_options_out_of_range(options):
     ((name, value),) = options.items()
     with assert_error(ConfigError, mentions=[name, value]):
-        HashedText(**options)
+        TfidfEncoder(**options)
 
 
 def test_a_state_of_something_else_is_refused():
-    encoder = HashedText(dims=4)
+    encoder = TfidfEncoder(dims=4)
     encoder.fit(planted(50)[0])
     state = encoder.state()
     for wrong, facts in (
@@ -146,7 +146,7 @@ def test_a_state_of_something_else_is_refused():
         ({**state, "columns": state["columns"] + 2**18}, []),
     ):
         with assert_error(DataError, mentions=facts):
-            HashedText(dims=4).load_state(wrong)
+            TfidfEncoder(dims=4).load_state(wrong)
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_neighbours_of_sports_are_mostly_sensible(real_data):
     table = pl.read_csv(real_data / "sports" / "items.tsv", separator="\t", quote_char=None)
     texts = table["text"].fill_null("").to_list()
     published = np.load(real_data / "sports" / "text_feat.npy")
-    encoder = HashedText()
+    encoder = TfidfEncoder()
     encoder.fit(texts)
     asked = np.random.default_rng(0).choice(len(texts), 2000, replace=False)
 

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from lirdrec.data import Dataset
 from lirdrec.data.storage import read_manifest
-from lirdrec.data.transaction import settle
+from lirdrec.data.transaction import recover
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.features.writer import KEYS, MASK, PROBLEMS, VALUES, NewMatrix, add_features, set_item_columns
 from lirdrec.files.atomic import sha256
@@ -97,7 +97,7 @@ def test_a_kill_at_any_step_of_adding_leaves_the_old_or_the_new(folder, tmp_path
         assert ("sound" in loaded.features) == (value == 7)
         np.testing.assert_array_equal(loaded.features["image"].values[4:], 2)
         seen.append(value)
-        settle(copy)
+        recover(copy)
         assert Dataset.load(copy, verify=True).features["text"].values[0, 0] == value
         files = read_manifest(copy)["files"]
         assert not [name for name in names(copy) if name.endswith(".new")]

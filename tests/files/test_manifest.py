@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lirdrec.data import Dataset
 from lirdrec.data.storage import read_manifest
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import LirdrecError, RunFolderError
-from lirdrec.files.manifest import folder_around, inside, refuse_inside
+from lirdrec.files.manifest import folder_around, is_relative_name, refuse_inside
 from lirdrec.models.popularity import PopularityConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.recommender import Recommender
@@ -43,7 +43,7 @@ OUTSIDE = [
 def made(tmp_path_factory) -> Path:
     """A folder with a dataset and a run."""
     place = tmp_path_factory.mktemp("made")
-    planted(12, 24, 60, {"text": 4}, groups=4).save(place / "data")
+    make_synthetic_dataset(12, 24, 60, {"text": 4}, groups=4).save(place / "data")
     fit(Dataset.load(place / "data"), PopularityConfig(), run=place / "run", progress=False)
     return place
 
@@ -65,12 +65,12 @@ def copies(made, tmp_path) -> Path:
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_name_that_leaves_the_folder_is_not_inside(name):
-    assert not inside(name)
+    assert not is_relative_name(name)
 
 
 @pytest.mark.parametrize("name", ["a", "features/added-0/text.npy", ".hidden", "a..b", "é.npy"])
 def test_a_plain_relative_name_is_inside(name):
-    assert inside(name)
+    assert is_relative_name(name)
 
 
 @pytest.mark.parametrize("name", [one for one in OUTSIDE if isinstance(one, str)])

@@ -30,10 +30,10 @@ def test_a_line_for_every_tenth_and_the_time_left_from_what_was_worked(capsys):
 
 def test_every_epoch_is_a_line_in_a_log(capsys):
     lines = EpochLines("recall@20", 10)
-    lines.started([{"epoch": 1, "loss": 2.0, "seconds": 9.0, "valid": {"recall@20": 0.5}}], 4)
+    lines.on_train_begin([{"epoch": 1, "loss": 2.0, "seconds": 9.0, "valid": {"recall@20": 0.5}}], 4)
     for epoch, value in ((2, 0.4), (3, 0.6)):
         seconds = {"seconds": 20.0, "seconds_with_validation": 30.0}
-        lines.epoch_ended({"epoch": epoch, "loss": 1.0, "valid": {"recall@20": value}, **seconds})
+        lines.on_epoch_end({"epoch": epoch, "loss": 1.0, "valid": {"recall@20": value}, **seconds})
     second, third = capsys.readouterr().err.splitlines()
     assert_mentions(second, ["epoch 2/10", "loss 1.0000", "recall@20 0.4000", "0.5000", "epoch 1", "30 s", "4 min"])
     assert_mentions(third, ["epoch 3/10", "loss 1.0000", "recall@20 0.6000", "epoch 3", "60 s", "4 min"])
@@ -45,9 +45,9 @@ def test_the_bar_of_a_training_fits_into_80_columns(monkeypatch):
 
     monkeypatch.setenv("COLUMNS", "80")
     bar = ProgressBar("recall@20", 1000)
-    bar.started([], 100)
-    bar.epoch_ended({"epoch": 1, "loss": 1.0, "seconds": 1.0, "valid": {"recall@20": 0.1}})
-    bar.stepped(999, 50)
+    bar.on_train_begin([], 100)
+    bar.on_epoch_end({"epoch": 1, "loss": 1.0, "seconds": 1.0, "valid": {"recall@20": 0.1}})
+    bar.on_step_end(999, 50)
     bar.stop()
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(bar.bar.get_renderable())

@@ -11,13 +11,13 @@ import torch
 
 from lirdrec.config import make, to_dict
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.base import Features, Model
-from lirdrec.models.registry import build, config_type, model_names, model_of, model_type
+from lirdrec.models.registry import build, config_type, model_for_config, model_names, model_type
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 
@@ -79,7 +79,9 @@ BY_GRADIENT = [name for name in model_names() if model_type(name).capabilities.t
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     """Items in ten groups, users who like up to three of them, features that tell the group."""
-    return planted(150, 200, 3000, {"image": 6, "text": 5}, groups=10, noise=0.5, seed=3, missing={"image": 0.1})
+    return make_synthetic_dataset(
+        150, 200, 3000, {"image": 6, "text": 5}, groups=10, noise=0.5, seed=3, missing={"image": 0.1}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def trained(name: str, dataset: Dataset, config=None, options=None, **folder) ->
 
 def untrained(name: str, dataset: Dataset, **options) -> Model:
     config = dataclasses.replace(configuration(name), **options)
-    return build(name, model_inputs(dataset, cache=False, seed=1), config)
+    return build(name, make_model_inputs(dataset, cache=False, seed=1), config)
 
 
 def new_features(n: int) -> dict[str, Features]:
@@ -180,7 +182,7 @@ class TestEveryModel:
     def test_configuration_round_trip(self, name):
         config = configuration(name)
         assert make(config_type(name), to_dict(config)) == config
-        assert model_of(config) is model_type(name)
+        assert model_for_config(config) is model_type(name)
         assert model_type(name).name == name
 
     def test_unknown_option_is_an_error(self, name):
@@ -204,7 +206,7 @@ class TestEveryModel:
 
     def test_new_items_exactly_where_it_says_so(self, name, recommender, dataset):
         model, scorer = recommender.model(), recommender.scorer
-        catalogue = [model_inputs(dataset, cache=False).features]
+        catalogue = [make_model_inputs(dataset, cache=False).features]
         if not model.capabilities.cold_items:
             with assert_error(CapabilityError, mentions=[name, "items"]):
                 model.grow(scorer, catalogue, new_features(3))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.ranking.top_k import best, block_rows, rank_users, top_k
+from lirdrec.ranking.top_k import block_rows, rank_users, top_k, top_k_dense
 
 
 def scorer_of(table: np.ndarray) -> VectorScorer:
@@ -80,7 +80,7 @@ def test_many_users_and_ties_in_blocks(memory_limit):
 
 
 def test_all_scores_equal_gives_the_first_rows():
-    scores, items = best(torch.zeros(3, 1000), 5)
+    scores, items = top_k_dense(torch.zeros(3, 1000), 5)
     assert items.tolist() == [[0, 1, 2, 3, 4]] * 3
     assert scores.tolist() == [[0.0] * 5] * 3
 

@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from lirdrec.data.dataset import Interactions
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.files.locks import folder_lock
-from lirdrec.recommender.batch import recommend_everyone
+from lirdrec.recommender.batch import recommend_all
 
 from ..helpers import assert_error
 
@@ -30,7 +30,7 @@ READERS = {
 
 
 def write(recommender, output, k=7, shard_users=10, **options):
-    return recommend_everyone(recommender, output, k, shard_users=shard_users, **options)
+    return recommend_all(recommender, output, k, shard_users=shard_users, **options)
 
 
 @pytest.mark.parametrize("ending", READERS)

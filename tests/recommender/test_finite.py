@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from lirdrec.config import make
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.export.vectors import vectors_of
 from lirdrec.files.atomic import sha256
 from lirdrec.models.registry import build, config_type, model_names, model_type
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
-from lirdrec.ranking.top_k import best
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.ranking.top_k import top_k_dense
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.io import VECTORS
 from lirdrec.recommender.new_users import as_new_users
 from lirdrec.recommender.recommender import Recommender
@@ -32,12 +32,12 @@ SCALES = (1.0, 1e6, 1e11, 1e14, 1e16, 1e19, 3e38)
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return planted(60, 50, 600, DIMS, groups=5, noise=0.3, seed=1)
+    return make_synthetic_dataset(60, 50, 600, DIMS, groups=5, noise=0.3, seed=1)
 
 
 def made(data: Dataset, name: str, **options: object) -> Recommender:
     torch.manual_seed(0)
-    model = build(name, model_inputs(data, "cpu", seed=3), make(config_type(name), options, name))
+    model = build(name, make_model_inputs(data, "cpu", seed=3), make(config_type(name), options, name))
     if model.capabilities.training == "closed_form":
         model.solve()
     return Recommender.from_training(model, data)
@@ -92,7 +92,7 @@ def test_scores_that_are_no_numbers_are_left_out(bad):
     without = scores.clone()
     without[:, [3, 17]] = -torch.inf
     without[4] = -torch.inf
-    for given, truth in zip(best(spoiled, 39), best(without, 39), strict=True):
+    for given, truth in zip(top_k_dense(spoiled, 39), top_k_dense(without, 39), strict=True):
         assert torch.equal(given, truth)
 
 

@@ -11,9 +11,9 @@ import torch
 from polars.testing import assert_frame_equal
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.holdout import without_items
+from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.ids import IdMap
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, DataError, RunFolderError, UnknownIdError
 from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
@@ -28,15 +28,17 @@ GROUPS = 5
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     dims = {"image": 12, "text": 8}
-    return planted(60, 50, 600, dims, groups=GROUPS, noise=0.3, seed=1, missing={"image": 0.2})
+    return make_synthetic_dataset(60, 50, 600, dims, groups=GROUPS, noise=0.3, seed=1, missing={"image": 0.2})
 
 
 def untrained(dataset: Dataset) -> Recommender:
     """LIRDRec with the weights that it starts with: enough for everything that follows from features."""
-    from lirdrec.recommender.inputs import model_inputs
+    from lirdrec.recommender.inputs import make_model_inputs
 
     torch.manual_seed(0)
-    model = LIRDRec(model_inputs(dataset, "cpu", seed=3), LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=4))
+    model = LIRDRec(
+        make_model_inputs(dataset, "cpu", seed=3), LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=4)
+    )
     return Recommender.from_training(model, dataset)
 
 
@@ -65,7 +67,7 @@ def same(first: tuple, second: tuple) -> bool:
 
 def test_a_new_item_lies_among_its_own_kind(data):
     """Leave ten items out of training, add them by their features: their neighbours are of their planted group."""
-    rest, rows, features = without_items(data, list(range(10)))
+    rest, rows, features = hold_out_items(data, list(range(10)))
     recommender = untrained(rest)
     recommender.add_items(rows, features)
     near = recommender.similar_items(list(range(10)), k=3)
@@ -147,9 +149,9 @@ def test_all_or_nothing(recommender, ask, facts):
 
 
 def test_a_model_without_cold_items_says_so(data):
-    from lirdrec.recommender.inputs import model_inputs
+    from lirdrec.recommender.inputs import make_model_inputs
 
-    model = ItemKNN(model_inputs(data, "cpu"), ItemKNNConfig())
+    model = ItemKNN(make_model_inputs(data, "cpu"), ItemKNNConfig())
     model.solve()
     with assert_error(CapabilityError, mentions=["item_knn", "items"]):
         Recommender.from_training(model, data).add_items([100], {"text": np.ones((1, 8))})
@@ -249,7 +251,7 @@ def test_a_run_serves_without_its_features_and_says_when_it_needs_them(data, tmp
 
 
 def test_without_items_is_the_rest_and_nothing_is_lost(data):
-    rest, rows, features = without_items(data, [7, 3])
+    rest, rows, features = hold_out_items(data, [7, 3])
     assert rows["item"].to_list() == [7, 3] and rest.n_items == 48
     assert np.array_equal(features["text"].values, data.features["text"].values[[7, 3]])
     whole = data.frame("train").filter(~pl.col("item").is_in([3, 7]))

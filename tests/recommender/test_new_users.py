@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lirdrec
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
@@ -19,7 +19,7 @@ from ..helpers import assert_error
 
 @pytest.fixture(scope="module")
 def data():
-    return planted(120, 60, 1500, {"text": 8}, groups=4, noise=0.3, seed=2)
+    return make_synthetic_dataset(120, 60, 1500, {"text": 8}, groups=4, noise=0.3, seed=2)
 
 
 def test_each_is_recommended_what_a_stranger_with_the_same_likes_would_be(data):

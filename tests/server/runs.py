@@ -11,10 +11,10 @@ import torch
 
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.ids import IdMap
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.store import NewItem
 
@@ -24,10 +24,10 @@ DIMS = {"image": 12, "text": 8}
 
 def growing(folder: Path, seed: int = 1, items: int = ITEMS, dims: dict[str, int] = DIMS) -> Path:
     """LIRDRec with the weights that it starts with: takes new items and new users. Users 0…59, items 0…49."""
-    data = planted(USERS, items, 12 * items, dims, groups=5, noise=0.3, seed=seed)
+    data = make_synthetic_dataset(USERS, items, 12 * items, dims, groups=5, noise=0.3, seed=seed)
     torch.manual_seed(0)
     config = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=4)
-    return Recommender.from_training(LIRDRec(model_inputs(data, "cpu", seed=3), config), data).save(folder)
+    return Recommender.from_training(LIRDRec(make_model_inputs(data, "cpu", seed=3), config), data).save(folder)
 
 
 def whole_numbers(n_users: int = 40, n_items: int = 300, seed: int = 0) -> Recommender:

@@ -15,7 +15,7 @@ import lirdrec
 from lirdrec.data import Dataset
 from lirdrec.data.images import with_images
 from lirdrec.features.pipeline import make_features
-from lirdrec.features.registry import choose_jobs
+from lirdrec.features.registry import parse_jobs
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.training.config import TrainConfig
 
@@ -63,7 +63,7 @@ def prepared(folder: Path, pictures: Path) -> Path:
     frame = pl.DataFrame(pairs, schema=["user", "item"], orient="row")
     dataset = with_images(Dataset.from_frames(frame, items=pl.DataFrame(rows), split="none"), pictures)
     dataset.save(folder)
-    make_features(folder, choose_jobs(folder, [("text", "hashed"), ("image", "descriptor")]), progress=False)
+    make_features(folder, parse_jobs(folder, [("text", "hashed"), ("image", "descriptor")]), progress=False)
     return folder
 
 

@@ -17,10 +17,10 @@ from lirdrec import __version__
 from lirdrec.errors import ConfigError
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.dependencies import Services
-from lirdrec.server.engine.batcher import Engine
+from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http import middleware
 from lirdrec.server.schemas import ModelAnswer
-from lirdrec.server.state import Live
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store, StoreError
 
 from ..helpers import assert_error
@@ -39,14 +39,14 @@ def figures(client):
 
 def test_ready_means_loaded_and_the_store_followed(start, monkeypatch):
     loading, go_on = threading.Event(), threading.Event()
-    load = Live._load
+    load = LiveState._load
 
     def slowly(self, run):
         loading.set()
         go_on.wait()
         return load(self, run)
 
-    monkeypatch.setattr(Live, "_load", slowly)
+    monkeypatch.setattr(LiveState, "_load", slowly)
     client = start(ready=False)
     loading.wait()
     assert client.get("/health").json() == {"status": "ok"}
@@ -179,14 +179,14 @@ def test_a_request_is_one_line_of_json(client, caplog):
 
 def test_what_waits_at_the_end_is_still_answered(shop, tmp_path, monkeypatch, recommender):
     waiting, go_on = threading.Event(), threading.Event()
-    rank = Engine.rank
+    rank = MicroBatcher.rank
 
     def slowly(self, queries):
         waiting.set()
         go_on.wait()
         return rank(self, queries)
 
-    monkeypatch.setattr(Engine, "rank", slowly)
+    monkeypatch.setattr(MicroBatcher, "rank", slowly)
     answers = []
     with Listening(shop, tmp_path) as listening:
         asking = [

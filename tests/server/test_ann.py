@@ -20,7 +20,7 @@ from lirdrec.server.engine import ann
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import Query
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import Layered
+from lirdrec.server.state import PersistentMap
 
 from ..helpers import assert_error
 from .test_batcher import state
@@ -87,7 +87,7 @@ def test_new_items_join_the_index_and_a_new_run_has_its_own(made):
         IdMap(np.arange(ITEMS + 1), "item"),
         train=made.train,
     )
-    later = replace(state(grown), item_rows=Layered({row: row for row in range(ITEMS + 1)}))
+    later = replace(state(grown), item_rows=PersistentMap({row: row for row in range(ITEMS + 1)}))
     built = index._index
     assert ranker.rank(later, [Query(5)])[0].items[0] == ITEMS and index._index is built
     assert ITEMS not in ranker.rank(snapshot, [Query(5)])[0].items  # an older state, asked later

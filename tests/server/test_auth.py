@@ -12,7 +12,7 @@ import pytest
 from lirdrec.errors import ConfigError
 from lirdrec.server.auth import KEPT_BUCKETS, Keys, RateLimiter, add_key, read_keys, revoke_key
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.engine.batcher import Engine
+from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http import middleware
 
 from ..helpers import assert_error
@@ -216,7 +216,7 @@ def test_what_takes_too_long_is_given_up(start, monkeypatch):
         await asyncio.Event().wait()
 
     client = start(timeout_seconds=2)  # the server's other answers must come within this too
-    monkeypatch.setattr(Engine, "recommend", forever)
+    monkeypatch.setattr(MicroBatcher, "recommend", forever)
     answer = client.post("/recommend", json=ASK)
     assert answer.status_code == 503 and "2" in answer.json()["detail"]
     monkeypatch.undo()
@@ -228,7 +228,7 @@ def test_an_unforeseen_error_tells_nothing_but_the_requests_id(start, monkeypatc
         raise ZeroDivisionError("a secret of the inside")
 
     client = start()
-    monkeypatch.setattr(Engine, "recommend", broken)
+    monkeypatch.setattr(MicroBatcher, "recommend", broken)
     answer = client.post("/recommend", json=ASK, headers={"X-Request-ID": "abc-1"})
     assert answer.status_code == 500 and answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text and "Traceback" not in answer.text and "abc-1" in answer.text

@@ -17,9 +17,9 @@ from lirdrec.errors import CapabilityError, ConfigError, UnknownIdError
 from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import ItemWeightScorer
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.engine.batcher import Engine, Query, Ranked
+from lirdrec.server.engine.batcher import MicroBatcher, Query, RankingResult
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import Layered, Live, Person, Snapshot
+from lirdrec.server.state import LiveState, PersistentMap, Snapshot, UserState
 from lirdrec.server.store import Event, Store, StoreError
 
 from ..helpers import assert_error, assert_mentions
@@ -28,12 +28,12 @@ from .runs import growing, new_item, whole_numbers
 
 def state(recommender: Recommender, gone: tuple[int, ...] = (), people: dict | None = None) -> Snapshot:
     users, items = (
-        Layered({id: row for row, id in enumerate(known.series.to_list())})
+        PersistentMap({id: row for row, id in enumerate(known.series.to_list())})
         for known in (recommender.users, recommender.items)
     )
     mask = torch.zeros(recommender.n_items, dtype=torch.bool)
     mask[list(gone)] = True
-    return Snapshot(recommender, 0, mask, users, items, Layered(people), Path("run"))
+    return Snapshot(recommender, 0, mask, users, items, PersistentMap(people), Path("run"))
 
 
 def expected(frame: pl.DataFrame, column: str = "user") -> list[tuple[list, list[float]]]:
@@ -43,7 +43,7 @@ def expected(frame: pl.DataFrame, column: str = "user") -> list[tuple[list, list
 
 
 def plain(answers: list) -> list[tuple[list, list[float]]]:
-    assert all(isinstance(one, Ranked) for one in answers), answers
+    assert all(isinstance(one, RankingResult) for one in answers), answers
     return [(one.items, one.scores) for one in answers]
 
 
@@ -57,8 +57,8 @@ def run(tmp_path_factory) -> Path:
     return growing(tmp_path_factory.mktemp("run") / "run")
 
 
-def live(run: Path, folder: Path) -> Live:
-    return Live(run, Store(f"sqlite:///{folder / 'store.sqlite'}"))
+def live(run: Path, folder: Path) -> LiveState:
+    return LiveState(run, Store(f"sqlite:///{folder / 'store.sqlite'}"))
 
 
 # ------------------------------------------------------------ the same answers
@@ -99,18 +99,18 @@ def test_a_batch_of_all_kinds_answers_each_as_if_alone(numbers):
                 diversity=draw.choice([0.0, 0.0, 0.4]),
             )
         )
-    person = Person(torch.tensor([5, 7, 250]), True)
+    person = UserState(torch.tensor([5, 7, 250]), True)
     snapshot = state(numbers, gone=(0, 8, 299), people={"u3": person})
     snapshot.vectors.put(person, torch.tensor([1.0, 0, 2, -1, 0, 1]), 24)
     together = Ranker().rank(snapshot, queries)
     for query, answer in zip(queries, together, strict=True):
         alone = Ranker().rank(snapshot, [query])[0]
-        if isinstance(answer, Ranked):
+        if isinstance(answer, RankingResult):
             assert answer == alone
             assert not {"i0", "i8", "i299"} & set(answer.items)
         else:
             assert isinstance(answer, UnknownIdError) and str(answer) == str(alone)
-    assert {type(one) for one in together} == {Ranked, UnknownIdError}
+    assert {type(one) for one in together} == {RankingResult, UnknownIdError}
 
 
 def test_filters_and_weights_against_a_list_that_was_sorted_by_hand(numbers):
@@ -122,7 +122,7 @@ def test_filters_and_weights_against_a_list_that_was_sorted_by_hand(numbers):
     liked, prices = set(numbers.liked_rows(4).tolist()), numbers.item_table["price"].to_list()
     there = [r for r in range(300) if r not in liked | {2, 9} and prices[r] is not None and prices[r] < 20]
     best = sorted(there, key=lambda row: (-float(scores[row]), row))[:25]
-    assert answer == Ranked([f"i{row}" for row in best], [float(scores[row]) for row in best])
+    assert answer == RankingResult([f"i{row}" for row in best], [float(scores[row]) for row in best])
 
 
 def test_real_vectors_in_the_same_batch_give_the_same_bits(run):
@@ -177,7 +177,7 @@ def test_a_model_of_item_weights_is_served_too(numbers):
     answers = Ranker().rank(snapshot, [Query(user, k=15) for user in users])
     assert plain(answers) == expected(made.recommend(users, k=15))
     refused = Ranker().rank(snapshot, [Query("u0", branch_weights={"score": 2.0}), Query(history=["i1"]), Query("u0")])
-    assert [type(one) for one in refused] == [CapabilityError, CapabilityError, Ranked]
+    assert [type(one) for one in refused] == [CapabilityError, CapabilityError, RankingResult]
 
 
 def test_a_slim_run_says_that_it_cannot_leave_out_what_was_seen(run, tmp_path):
@@ -185,7 +185,7 @@ def test_a_slim_run_says_that_it_cannot_leave_out_what_was_seen(run, tmp_path):
     answers = Ranker().rank(
         state(slim), [Query(1), Query(1, exclude_seen=False), Query(99, exclude_seen=False, unknown="popular")]
     )
-    assert [type(one) for one in answers] == [CapabilityError, Ranked, CapabilityError]
+    assert [type(one) for one in answers] == [CapabilityError, RankingResult, CapabilityError]
     assert plain(answers[1:2]) == expected(slim.recommend(1, exclude_seen=False))
 
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_asked_is_refused_at_once(make, facts):
 
 
 def test_an_error_stays_with_its_query(run, tmp_path):
-    engine = Engine(live(run, tmp_path))
+    engine = MicroBatcher(live(run, tmp_path))
 
     async def ask() -> list:
         queries = [
@@ -241,7 +241,7 @@ def test_an_error_stays_with_its_query(run, tmp_path):
 
 
 def test_one_query_that_breaks_the_ranking_fails_alone(run, tmp_path, caplog):
-    class Broken(Engine):
+    class Broken(MicroBatcher):
         def rank(self, queries):
             if any(query.user == 13 for query in queries):
                 raise RuntimeError("a fault of ours")
@@ -254,15 +254,15 @@ def test_one_query_that_breaks_the_ranking_fails_alone(run, tmp_path, caplog):
 
     answers = asyncio.run(ask())
     engine.stop()
-    assert [at for at, one in enumerate(answers) if not isinstance(one, Ranked)] == [13]
+    assert [at for at, one in enumerate(answers) if not isinstance(one, RankingResult)] == [13]
     (failed,) = [one for one in caplog.records if one.name == "lirdrec.server.engine.batcher"]
     assert failed.levelname == "ERROR" and str(failed.exc_info[1]) == "a fault of ours"
 
 
-class Held(Engine):
+class Held(MicroBatcher):
     """Ranks only when it is let."""
 
-    def __init__(self, live: Live, max_batch: int = 64):
+    def __init__(self, live: LiveState, max_batch: int = 64):
         self.let, self.batches = threading.Event(), []
         super().__init__(live, max_batch)
 
@@ -332,7 +332,7 @@ def test_a_caller_whose_loop_is_gone_does_not_stop_the_others(run, tmp_path):
 def test_recommendations_go_on_while_the_store_does_not_answer(run, tmp_path, caplog):
     served = live(run, tmp_path)
     served.add_items([new_item(100)])
-    engine = Engine(served)
+    engine = MicroBatcher(served)
 
     def fail() -> int:
         raise StoreError("gone")
@@ -352,9 +352,9 @@ def test_recommendations_go_on_while_the_store_does_not_answer(run, tmp_path, ca
 def test_what_was_added_removed_and_liked_counts_from_the_next_call(run, tmp_path):
     """Written through one server, asked of another on the same store."""
     writer, reader = live(run, tmp_path), live(run, tmp_path)
-    engine = Engine(reader)
+    engine = MicroBatcher(reader)
 
-    def asked(query: Query) -> Ranked:
+    def asked(query: Query) -> RankingResult:
         return asyncio.run(engine.recommend(query))
 
     before = asked(Query(7, k=100))

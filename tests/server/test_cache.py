@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.content_knn import ContentKNN, ContentKNNConfig
 from lirdrec.ranking.filters import Filter
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.cache import ENTRY_BYTES, ByteCache
 from lirdrec.server.engine.query import Query
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import Live
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import Event, Store
 
 from .runs import DIMS, growing, new_item
@@ -45,8 +45,8 @@ def test_the_size_that_is_kept_never_exceeds_the_limit():
 
 
 @pytest.fixture
-def live(tmp_path) -> Live:
-    return Live(growing(tmp_path / "run"), Store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
+def live(tmp_path) -> LiveState:
+    return LiveState(growing(tmp_path / "run"), Store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
 
 
 def test_large_filters_leave_only_their_masks(live):
@@ -80,14 +80,14 @@ def test_vectors_of_people_are_bounded_and_come_back_the_same(live):
 
 
 def knn(folder: Path) -> Path:
-    data: Dataset = planted(60, 50, 600, DIMS, groups=5, noise=0.3, seed=1)
-    model = ContentKNN(model_inputs(data, "cpu"), ContentKNNConfig(n_neighbours=5))
+    data: Dataset = make_synthetic_dataset(60, 50, 600, DIMS, groups=5, noise=0.3, seed=1)
+    model = ContentKNN(make_model_inputs(data, "cpu"), ContentKNNConfig(n_neighbours=5))
     model.solve()
     return Recommender.from_training(model, data).save(folder)
 
 
 def test_histories_as_rows_are_not_kept_and_fit_after_the_next_item(tmp_path):
-    live = Live(knn(tmp_path / "run"), Store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
+    live = LiveState(knn(tmp_path / "run"), Store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
     live.add_events([Event("ann", 3)])
     assert len(Ranker().rank(live.snapshot, [Query("ann")])[0].items) == 10
     snapshot = live.add_items([new_item(100)])

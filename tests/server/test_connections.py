@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from lirdrec.server.auth import add_key, network_of
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.engine.batcher import Engine
+from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.connections import Connections
 from lirdrec.server.http.protocol import GRACE, MAX_HEAD, MAX_PIPELINED, ONE_READ, STATE, LimitedProtocol
 from lirdrec.server.metrics import Metrics
@@ -107,14 +107,14 @@ def test_half_requests_of_one_address_do_not_keep_it_from_being_answered(shop, t
 
 def test_a_request_that_is_being_answered_is_not_cut_for_a_new_connection(shop, tmp_path, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
-    recommend = Engine.recommend
+    recommend = MicroBatcher.recommend
 
     async def held(self, query):
         begun.set()
         await asyncio.to_thread(go_on.wait)
         return await recommend(self, query)
 
-    monkeypatch.setattr(Engine, "recommend", held)
+    monkeypatch.setattr(MicroBatcher, "recommend", held)
     with Listening(shop, tmp_path, max_connections=1) as server:
         body = b'{"user": 1, "k": 1}'
         busy = connected(server)

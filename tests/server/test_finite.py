@@ -8,9 +8,9 @@ import torch
 
 from lirdrec.errors import DataError
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.server.engine.query import Query, Ranked
-from lirdrec.server.engine.ranker import Ranker, best_by_stretches, maximal_marginal_relevance
-from lirdrec.server.state import Live
+from lirdrec.server.engine.query import Query, RankingResult
+from lirdrec.server.engine.ranker import Ranker, maximal_marginal_relevance, top_k_blocked
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import Event, NewItem, Store
 
 from .runs import DIMS, growing, new_item
@@ -35,20 +35,20 @@ def test_an_item_that_an_older_server_took_is_left_out(tmp_path):
     poison = NewItem(100, features={name: np.full(width, 3e38, np.float32) for name, width in DIMS.items()})
     store.add_items([new_item(101), poison, new_item(102)])
     store.add_events([Event(1, 100), Event(1, 101), Event("new", 100)])
-    snapshot = Live(run, store).snapshot
+    snapshot = LiveState(run, store).snapshot
     assert [snapshot.item_row(item) for item in (100, 101, 102)] == [-1, 50, 51]
     assert "new" not in snapshot.people and 50 in snapshot.people[1].liked.tolist()
     answer = Ranker().rank(snapshot, [Query(1, k=60)])[0]
-    assert isinstance(answer, Ranked) and np.isfinite(answer.scores).all()
+    assert isinstance(answer, RankingResult) and np.isfinite(answer.scores).all()
 
 
 def test_one_query_without_a_finite_vector_leaves_the_others(tmp_path):
-    live = Live(growing(tmp_path / "run"), Store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
+    live = LiveState(growing(tmp_path / "run"), Store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
     live.add_events([Event("ann", 7), Event("bob", 8)])
     live.snapshot.recommender.scorer.memory["item_states"][7] = torch.inf
     queries = [Query("bob"), Query("ann"), Query(history=[3]), Query(history=[7]), Query(5)]
     answers = Ranker().rank(live.snapshot, queries)
-    assert [type(one) for one in answers] == [Ranked, DataError, Ranked, DataError, Ranked]
+    assert [type(one) for one in answers] == [RankingResult, DataError, RankingResult, DataError, RankingResult]
     alone = [Ranker().rank(live.snapshot, [queries[place]])[0].items for place in (0, 2, 4)]
     assert [answers[place].items for place in (0, 2, 4)] == alone
 
@@ -60,7 +60,7 @@ def test_stretches_leave_out_what_is_no_number(bad):
     places = torch.tensor(draw.choice(6400, 90, replace=False))
     truth = scores.index_fill(1, places, -torch.inf)
     for given, wanted in zip(
-        best_by_stretches(scores.index_fill(1, places, bad), 10), best_by_stretches(truth, 10), strict=True
+        top_k_blocked(scores.index_fill(1, places, bad), 10), top_k_blocked(truth, 10), strict=True
     ):
         assert torch.equal(given, wanted)
 

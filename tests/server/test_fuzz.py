@@ -9,9 +9,9 @@ import httpx
 import pytest
 from fastapi import Response
 
-from lirdrec.server.engine.batcher import Engine
+from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.state import Live
+from lirdrec.server.state import LiveState
 
 from ..ports import PATIENCE
 from .fuzzing import Asked, Fuzzer, ask, fault
@@ -78,8 +78,8 @@ def test_two_thousand_wrong_requests(shop, tmp_path, recommender, caplog, seed):
 @pytest.mark.parametrize(
     ("place", "name", "does", "found"),
     [
-        (Engine, "rank", lambda *_: 1 / 0, "status 500"),
-        (Live, "snapshot", property(lambda _: {}["nothing"]), "status 500"),
+        (MicroBatcher, "rank", lambda *_: 1 / 0, "status 500"),
+        (LiveState, "snapshot", property(lambda _: {}["nothing"]), "status 500"),
         (Problem, "response", lambda self: Response(self.detail, self.status_code), "an error as"),
         (
             Problem,

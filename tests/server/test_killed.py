@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lirdrec.server.state import Live
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store
 
 from ..ports import FreePort
@@ -112,7 +112,7 @@ def one_round(run: Path, url: str, after: int) -> int:
         server.held.close()
     assert after <= len(kept)
     store = Store(url)
-    snapshot = Live(run, store).snapshot
+    snapshot = LiveState(run, store).snapshot
     lost = [id for id in kept if snapshot.item_row(id) < 0 or not store.holds(id)]
     assert not lost, f"acknowledged, and gone: {lost}"
     there = [change.subject for change in store.changes()]

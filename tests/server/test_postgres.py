@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from lirdrec.server.state import Live
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import LOCK, Event, NewItem, Store, StoreError, StoreFullError
 
 from ..helpers import assert_error
@@ -161,7 +161,7 @@ def test_the_shop_keeps_its_own_tables(cluster):
 
 def test_two_servers_share_one_database(store, cluster, tmp_path):
     run = growing(tmp_path / "run")
-    servers = [Live(run, Store(cluster.url)) for _ in range(2)]
+    servers = [LiveState(run, Store(cluster.url)) for _ in range(2)]
     start = threading.Barrier(2)
 
     def add(at: int) -> None:

@@ -15,7 +15,7 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.server.auth import add_key, read_keys, revoke_key
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.private_files import one_writer, store_of
-from lirdrec.server.run_pointer import Pointer
+from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.store import Event, Store
 
 from ..helpers import assert_error
@@ -136,8 +136,8 @@ def test_a_pointer_moved_by_many_ends_whole(tmp_path):
         if pointer.name == "link":
             pointer.symlink_to(tmp_path / "run-0", target_is_directory=True)
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda n: Pointer(pointer).point(tmp_path / f"run-{n}"), range(8)))  # noqa: B023
-        assert Pointer(pointer).target().name in {f"run-{number}" for number in range(8)}
+            list(pool.map(lambda n: RunPointer(pointer).point(tmp_path / f"run-{n}"), range(8)))  # noqa: B023
+        assert RunPointer(pointer).target().name in {f"run-{number}" for number in range(8)}
     assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]
 
 

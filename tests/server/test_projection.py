@@ -18,8 +18,8 @@ from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.facets import colouring, described
-from lirdrec.server.catalog.projection import CatalogueMap, principal_axes
-from lirdrec.server.state import Layered, Live, Snapshot
+from lirdrec.server.catalog.projection import CatalogProjection, principal_axes
+from lirdrec.server.state import LiveState, PersistentMap, Snapshot
 from lirdrec.server.store import Store
 
 from ..helpers import assert_error
@@ -31,7 +31,7 @@ def snapshot(vectors: torch.Tensor, n_trained: int | None = None) -> Snapshot:
     made = Recommender(
         VectorScorer(users, vectors), IdMap([0, 1], "user"), IdMap(range(n), "item"), n_trained_items=n_trained
     )
-    nothing: Layered = Layered()
+    nothing: PersistentMap = PersistentMap()
     return Snapshot(made, 0, torch.zeros(n, dtype=torch.bool), nothing, nothing, nothing, Path("run"))
 
 
@@ -40,7 +40,7 @@ def test_the_plane_is_that_of_scikit_learn(shape):
     vectors = torch.randn(*shape, generator=torch.Generator().manual_seed(1)) * torch.linspace(1, 3, shape[1])
     unit = (vectors / vectors.norm(dim=1, keepdim=True)).double().numpy()
     theirs = PCA(2, svd_solver="full").fit(unit)
-    ours = CatalogueMap().plane(snapshot(vectors))
+    ours = CatalogProjection().plane(snapshot(vectors))
     assert ours.explained == pytest.approx(theirs.explained_variance_ratio_, abs=1e-5)
     points = theirs.transform(unit)
     signs = np.sign((ours.points * points).sum(0))
@@ -55,15 +55,15 @@ def test_neighbours_lie_together_and_lengths_do_not_count():
     draw = torch.Generator().manual_seed(0)
     vectors = centres[groups] + 0.05 * torch.randn(90, 16, generator=draw)
     vectors *= torch.rand(90, 1, generator=draw) * 50 + 0.1
-    points = torch.tensor(CatalogueMap().plane(snapshot(vectors)).points)
+    points = torch.tensor(CatalogProjection().plane(snapshot(vectors)).points)
     nearest = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(1)
     assert (groups[nearest] == groups).all()
 
 
 def test_added_items_are_laid_into_a_plane_that_stays(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'live.sqlite'}")
-    live = Live(growing(tmp_path / "run"), store)
-    own = CatalogueMap()
+    live = LiveState(growing(tmp_path / "run"), store)
+    own = CatalogProjection()
     before = own.plane(live.snapshot)
     first = own.plane(live.add_items([new_item(900, 1), new_item(901, 2)]))
     assert len(first.points) == len(before.points) + 2
@@ -71,7 +71,7 @@ def test_added_items_are_laid_into_a_plane_that_stays(tmp_path):
     second = own.plane(live.add_items([new_item(902, 1)]))  # the features of 900 again
     np.testing.assert_array_equal(second.points[:-1], first.points)
     # a server that starts with these items draws the same map
-    again = CatalogueMap().plane(live.snapshot)
+    again = CatalogProjection().plane(live.snapshot)
     np.testing.assert_allclose(again.points, second.points, atol=1e-6)
     assert again.explained == before.explained
     # and an older snapshot still has its own length
@@ -80,11 +80,11 @@ def test_added_items_are_laid_into_a_plane_that_stays(tmp_path):
 
 def test_another_run_has_another_plane(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'live.sqlite'}")
-    live = Live(growing(tmp_path / "one"), store)
-    own = CatalogueMap()
+    live = LiveState(growing(tmp_path / "one"), store)
+    own = CatalogProjection()
     one = own.plane(live.snapshot)
     two = own.plane(live.swap(growing(tmp_path / "two", seed=5)))
-    fresh = CatalogueMap().plane(live.snapshot)
+    fresh = CatalogProjection().plane(live.snapshot)
     np.testing.assert_array_equal(two.points, fresh.points)
     assert not np.allclose(one.points, two.points, atol=0.01)
 
@@ -102,7 +102,7 @@ def test_it_is_computed_beside_the_requests_and_once(monkeypatch):
         return principal_axes(vectors)
 
     monkeypatch.setattr(module, "principal_axes", slow)
-    own, seen = CatalogueMap(), snapshot(torch.randn(20, 8))
+    own, seen = CatalogProjection(), snapshot(torch.randn(20, 8))
     own.begin(seen)
     with pytest.raises(TimeoutError):
         own.plane(seen, wait=0)
@@ -114,7 +114,7 @@ def test_it_is_computed_beside_the_requests_and_once(monkeypatch):
 
 
 def test_items_that_are_all_alike_make_a_point_not_a_fault():
-    plane = CatalogueMap().plane(snapshot(torch.ones(6, 4)))
+    plane = CatalogProjection().plane(snapshot(torch.ones(6, 4)))
     assert np.isfinite(plane.points).all() and np.abs(plane.points).max() < 1e-3
     assert plane.explained == (0.0, 0.0)
 
@@ -126,7 +126,7 @@ def test_a_model_without_vectors_says_so():
     made = Recommender(scorer, IdMap([0, 1], "user"), IdMap([0, 1, 2], "item"), train=pairs)
     seen = replace(snapshot(torch.ones(3, 2)), recommender=made)
     with assert_error(CapabilityError):
-        CatalogueMap().plane(seen)
+        CatalogProjection().plane(seen)
 
 
 # ---------------------------------------------------------------- colours

@@ -13,9 +13,9 @@ import torch
 from lirdrec.errors import CapabilityError, DataError, LirdrecError, RunFolderError
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.engine.query import Query, Ranked
+from lirdrec.server.engine.query import Query, RankingResult
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import RECENT, Layered, Live, Snapshot
+from lirdrec.server.state import RECENT, LiveState, PersistentMap, Snapshot
 from lirdrec.server.store import ConflictError, Event, NewItem, Store, StoreFullError
 
 from ..helpers import assert_error
@@ -33,13 +33,13 @@ def url(tmp_path) -> str:
 
 
 @pytest.fixture
-def live(run, url) -> Live:
-    return Live(run, Store(url))
+def live(run, url) -> LiveState:
+    return LiveState(run, Store(url))
 
 
-def top(snapshot: Snapshot, user: object = 1) -> Ranked:
+def top(snapshot: Snapshot, user: object = 1) -> RankingResult:
     answer = Ranker().rank(snapshot, [Query(user, k=100, unknown="popular")])[0]  # type: ignore[arg-type]
-    assert isinstance(answer, Ranked), answer
+    assert isinstance(answer, RankingResult), answer
     return answer
 
 
@@ -74,18 +74,18 @@ def test_a_restart_gives_the_same_bits(live, run, url):
     live.add_items([new_item(100), new_item(101)])
     live.add_events([Event(1, 100), Event("new", 3), Event("new", 3), Event("new", 4)])
     live.remove_item(3)
-    assert content(Live(run, Store(url)).snapshot) == content(live.snapshot)
+    assert content(LiveState(run, Store(url)).snapshot) == content(live.snapshot)
     assert live.snapshot.people["new"].liked.tolist() == [3, 4]  # liked twice counts once
 
 
 def test_float64_features_are_the_same_after_a_restart(live, run, url):
     draw = np.random.default_rng(0)
     live.add_items([NewItem(100, features={name: draw.normal(size=width) for name, width in DIMS.items()})])
-    assert content(Live(run, Store(url)).snapshot) == content(live.snapshot)
+    assert content(LiveState(run, Store(url)).snapshot) == content(live.snapshot)
 
 
 def test_two_servers_on_one_store_agree_whoever_writes(run, url):
-    first, second = Live(run, Store(url)), Live(run, Store(url))
+    first, second = LiveState(run, Store(url)), LiveState(run, Store(url))
     first.add_items([new_item(100)])
     second.add_items([new_item(101)])  # sees 100 first
     first.add_events([Event(4, 101)])
@@ -100,7 +100,7 @@ def test_two_servers_on_one_store_agree_whoever_writes(run, url):
 
 def test_a_write_in_between_comes_first(run, url):
     """Another server writes after this one has looked, and before it writes."""
-    first, second = Live(run, Store(url)), Live(run, Store(url))
+    first, second = LiveState(run, Store(url)), LiveState(run, Store(url))
     add = first.store.add_items
 
     def late(items):
@@ -114,10 +114,10 @@ def test_a_write_in_between_comes_first(run, url):
 
 
 def test_a_crash_between_writing_and_applying_loses_nothing(run, url):
-    first = Live(run, Store(url))
+    first = LiveState(run, Store(url))
     first.store.add_items([new_item(100)])  # on the disk, and then the power is gone
     assert first.snapshot.item_row(100) == -1
-    assert Live(run, Store(url)).snapshot.item_row(100) == 50
+    assert LiveState(run, Store(url)).snapshot.item_row(100) == 50
     with pytest.raises(ConflictError):
         first.add_items([new_item(100)])
 
@@ -197,7 +197,7 @@ def test_a_server_that_starts_folds_nobody_in_before_they_are_asked_for(live, ru
     monkeypatch.setattr(
         LIRDRec, "fold_in", lambda self, scorer, some: (folded.append(len(some)), fold_in(self, scorer, some))[1]
     )
-    again = Live(run, Store(url)).snapshot
+    again = LiveState(run, Store(url)).snapshot
     assert len(again.people) == 40 and folded == []
     first, second = top(again, "u7"), top(again, "u7")
     assert folded == [1] and first == second == top(live.snapshot, "u7")
@@ -214,7 +214,7 @@ def test_a_removed_id_comes_again_as_another_item(live, run, url):
     snapshot = live.add_items([new_item(7, seed=2), new_item(100)])
     live.add_events([Event("bob", 7)])
     assert live.snapshot.people["bob"].liked.tolist() == [51]
-    again = Live(run, Store(url)).snapshot
+    again = LiveState(run, Store(url)).snapshot
     assert content(again)[1:6] == content(live.snapshot)[1:6]
     assert top(again).items == top(live.snapshot).items
 
@@ -274,7 +274,7 @@ def test_a_ranking_in_progress_sees_one_state(live):
 
 def test_a_user_with_thousands_of_likes(tmp_path):
     run = growing(tmp_path / "run", items=4000)
-    live = Live(run, Store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
+    live = LiveState(run, Store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
     live.add_events([Event("all", item) for item in range(3990)] * 2)
     assert len(live.snapshot.people["all"].liked) == 3990
     assert sorted(top(live.snapshot, "all").items) == list(range(3990, 4000))
@@ -293,7 +293,7 @@ def test_a_swap_takes_all_changes_along(live, tmp_path, run):
     assert (snapshot.item_row(55), snapshot.item_row(100)) == (55, 60)
     assert snapshot.item_row(101) == snapshot.item_row(9) == -1
     assert snapshot.people["ann"].liked.tolist() == [60]
-    assert content(live.swap(run))[1:6] == content(Live(run, live.store).snapshot)[1:6]
+    assert content(live.swap(run))[1:6] == content(LiveState(run, live.store).snapshot)[1:6]
 
 
 def test_items_that_do_not_fit_a_newer_run_are_left_out_and_can_be_replaced(live, tmp_path, caplog):
@@ -322,7 +322,7 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(live, tmp_path):
 
 def test_a_slim_run_takes_no_items_but_forgets_them(run, url, tmp_path):
     Recommender.load(run).slim(tmp_path / "slim")
-    live = Live(tmp_path / "slim", Store(url))
+    live = LiveState(tmp_path / "slim", Store(url))
     with assert_error(CapabilityError, mentions=["slim"]):
         live.add_items([new_item(100)])
     live.remove_item(4)
@@ -336,7 +336,7 @@ def test_a_store_of_another_catalogue_is_served_without_its_items(tmp_path, run,
     store.add_items([new_item("a"), new_item("b")])
     store.add_events([Event("u", "a"), Event(1, "a")])
     store.remove_item("zz")
-    live = Live(run, store)
+    live = LiveState(run, store)
     assert live.snapshot.recommender.n_items == 50 and len(live.snapshot.people) == 0 and live.snapshot.number == 5
 
 
@@ -344,7 +344,7 @@ def test_a_store_of_another_catalogue_is_served_without_its_items(tmp_path, run,
 def test_any_history_of_changes_ends_in_the_state_that_a_plain_book_keeps(run, url, seed):
     """Random changes, some refused, through two servers; after a restart the stretches are grouped anew."""
     draw = np.random.default_rng(seed)
-    servers = [Live(run, Store(url)) for _ in range(2)]
+    servers = [LiveState(run, Store(url)) for _ in range(2)]
     there, likes = set(range(50)), {}
     for step in range(60):
         live, item, kind = servers[draw.integers(2)], int(draw.integers(40, 60)), draw.choice(["add", "remove", "like"])
@@ -363,7 +363,7 @@ def test_any_history_of_changes_ends_in_the_state_that_a_plain_book_keeps(run, u
                 likes.setdefault("u", set()).add(item)
         except ConflictError:
             assert (item in there) is (kind == "add")
-    states = [live.catch_up() for live in servers] + [Live(run, Store(url)).snapshot]
+    states = [live.catch_up() for live in servers] + [LiveState(run, Store(url)).snapshot]
     for snapshot in states:
         assert {id for id in snapshot.item_rows if snapshot.item_row(id) >= 0} == there
         if "u" in likes:
@@ -372,7 +372,7 @@ def test_any_history_of_changes_ends_in_the_state_that_a_plain_book_keeps(run, u
 
 
 def test_a_layered_mapping_is_a_dict_that_forks():
-    truth, mapping, old = {}, Layered({0: -1}), []
+    truth, mapping, old = {}, PersistentMap({0: -1}), []
     truth[0] = -1
     draw = np.random.default_rng(0)
     for step in range(RECENT // 50 * 3):

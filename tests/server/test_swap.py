@@ -13,7 +13,7 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.engine.ann import ApproximateIndex
-from lirdrec.server.run_pointer import Pointer, allowed_run
+from lirdrec.server.run_pointer import RunPointer, allowed_run
 
 from ..helpers import assert_error
 from .shop import asked, vectors
@@ -176,7 +176,7 @@ def test_where_the_file_cannot_be_written_the_old_run_stays(start, runs, recomme
         raise RunFolderError("current: cannot be written")
 
     client = start(run=str(runs / "current"), runs=str(runs))
-    monkeypatch.setattr(Pointer, "point", refuse)
+    monkeypatch.setattr(RunPointer, "point", refuse)
     assert client.post("/model", json={"run": "second"}).status_code == 409
     assert client.get("/model").json()["run"] == "first"
     assert asked(client, user=0, k=9) == recommender.recommend(0, 9)["item"].to_list()
@@ -214,7 +214,7 @@ def test_a_plain_folder_cannot_lead_elsewhere(runs):
     with assert_error(ConfigError, mentions=["echo first >"]):
         ServerConfig(str(runs / "first"), runs=str(runs))
     with assert_error(ConfigError, mentions=["first"]):
-        Pointer(runs / "first").point(runs / "second")
+        RunPointer(runs / "first").point(runs / "second")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"a\nb", b"\xff\xfe", b"a\0"])
@@ -222,4 +222,4 @@ def test_a_file_that_names_nothing(tmp_path, content):
     path = tmp_path / "current"
     path.write_bytes(content)
     with assert_error(RunFolderError, mentions=[path]):
-        Pointer(path).target()
+        RunPointer(path).target()

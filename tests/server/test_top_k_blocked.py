@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lirdrec.ranking.top_k import best
-from lirdrec.server.engine.ranker import STRETCH, best_by_stretches
+from lirdrec.ranking.top_k import top_k_dense
+from lirdrec.server.engine.ranker import STRETCH, top_k_blocked
 
 CASES = {
     "all different": lambda draw, n: torch.randn(8, n, generator=draw),
@@ -27,6 +27,6 @@ def test_the_fast_way_gives_the_same_bits(case, n):
     for k in (1, 2, 10, 25, 5000):
         scores = CASES[case](draw, n)
         scores[torch.rand(8, n, generator=draw) < 0.05] = -torch.inf
-        values, items = best_by_stretches(scores.clone(), k)
-        true_values, true_items = best(scores, k)
+        values, items = top_k_blocked(scores.clone(), k)
+        true_values, true_items = top_k_dense(scores, k)
         assert torch.equal(values, true_values) and torch.equal(items, true_items)

@@ -16,7 +16,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Watcher
+from lirdrec.training.loop import Callback
 
 CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=5, edge_dropout=0.1)
 TRAINING = TrainConfig(
@@ -24,13 +24,13 @@ TRAINING = TrainConfig(
 )
 
 
-class Waiting(Watcher):
+class Waiting(Callback):
     """Lets the training come no further than an epoch."""
 
     def __init__(self, epoch: int):
         self.epoch = epoch
 
-    def epoch_ended(self, line: dict) -> None:
+    def on_epoch_end(self, line: dict) -> None:
         if line["epoch"] == self.epoch:
             threading.Event().wait()
 
@@ -38,5 +38,5 @@ class Waiting(Watcher):
 if __name__ == "__main__":
     torch.set_num_threads(2)  # sums in parallel must not differ from run to run
     data, run, *epoch = sys.argv[1:]
-    watchers = tuple(Waiting(int(one)) for one in epoch)
-    fit(Dataset.load(data), CONFIG, TRAINING, run=run, resume=True, progress=False, cache=False, watchers=watchers)
+    callbacks = tuple(Waiting(int(one)) for one in epoch)
+    fit(Dataset.load(data), CONFIG, TRAINING, run=run, resume=True, progress=False, cache=False, callbacks=callbacks)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.ease import EASEConfig
@@ -19,7 +19,7 @@ from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.popularity import PopularityConfig
 from lirdrec.models.registry import model_names, model_type
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.presets import preset
 from lirdrec.training.config import TrainConfig
 
@@ -33,7 +33,7 @@ SIZES = (100, 120, 2000, {"text": 5, "image": 6})
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return planted(*SIZES, groups=8, noise=0.5, seed=1)
+    return make_synthetic_dataset(*SIZES, groups=8, noise=0.5, seed=1)
 
 
 @pytest.mark.parametrize("config", [CONFIG, PopularityConfig(), ItemKNNConfig()], ids=lambda c: type(c).__name__)
@@ -44,7 +44,7 @@ def test_the_recorded_validation_figures_are_those_of_evaluate(dataset, config):
 
 
 def test_a_cold_start_split_is_validated_on_the_cold_items():
-    data = planted(*SIZES, groups=8, noise=0.5, seed=1, split="cold_items")
+    data = make_synthetic_dataset(*SIZES, groups=8, noise=0.5, seed=1, split="cold_items")
     found = fit(data, CONFIG, TRAINING, **QUIET)
     expected = evaluate(found, data, "valid", k=10, metrics=("recall", "ndcg"), candidates="cold")
     assert found.info["metrics"]["valid"] == pytest.approx(expected.values, abs=1e-12)
@@ -57,7 +57,7 @@ def test_a_cold_start_split_is_validated_on_the_cold_items():
     ("items", "k", "shown"), [(10, 5, {"recall@5"}), (15, 7, {"recall@10"}), (20, 20, {"recall@10", "recall@20"})]
 )
 def test_fewer_items_than_the_cut_off(items, k, shown, caplog):
-    data = planted(60, items, 300, {"text": 4}, groups=2, noise=0.5, seed=1)
+    data = make_synthetic_dataset(60, items, 300, {"text": 4}, groups=2, noise=0.5, seed=1)
     found = fit(data, ItemKNNConfig(), TrainConfig(metric="recall@20"), **QUIET)
     assert set(found.info["metrics"]["valid"]) == {f"recall@{k}", f"ndcg@{k}"}
     assert [f"recall@{k}" in text and "recall@20" in text for text in caplog.messages] == [True] * (k != 20)
@@ -75,7 +75,7 @@ def test_without_validation_pairs_the_last_epoch_is_taken(dataset, caplog):
 
 
 def test_modalities_come_in_one_order_and_item_rows_as_they_are(dataset):
-    inputs = model_inputs(dataset, cache=False)
+    inputs = make_model_inputs(dataset, cache=False)
     assert list(inputs.features) == ["image", "text"]
     for name, feature in inputs.features.items():
         assert feature.values.dtype == torch.float32
@@ -86,8 +86,8 @@ def test_modalities_come_in_one_order_and_item_rows_as_they_are(dataset):
 
 
 def test_half_precision_features_are_widened(dataset):
-    halves = planted(*SIZES, groups=8, noise=0.5, seed=1, dtype=np.float16)
-    inputs = model_inputs(halves, cache=False)
+    halves = make_synthetic_dataset(*SIZES, groups=8, noise=0.5, seed=1, dtype=np.float16)
+    inputs = make_model_inputs(halves, cache=False)
     assert inputs.features["text"].values.dtype == torch.float32
     np.testing.assert_array_equal(inputs.features["text"].values, halves.features["text"].values.astype(np.float32))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import RunFolderError
 from lirdrec.recommender.fit import fit
 
@@ -36,7 +36,9 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     # wide enough for the kernels to use both threads
-    dataset = planted(1200, 900, 12_000, {"image": 24, "text": 16}, groups=10, seed=3, missing={"image": 0.1})
+    dataset = make_synthetic_dataset(
+        1200, 900, 12_000, {"image": 24, "text": 16}, groups=10, seed=3, missing={"image": 0.1}
+    )
     return dataset.save(tmp_path_factory.mktemp("kill") / "data")
 
 

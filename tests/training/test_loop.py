@@ -15,7 +15,7 @@ from lirdrec.config import make
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import StopTraining, Watcher, train
+from lirdrec.training.loop import Callback, StopTraining, train
 
 from ..helpers import assert_error
 
@@ -28,7 +28,7 @@ def scripted(*values: float):
     return lambda scorer: {"recall@20": next(left), "ndcg@20": 0.5}
 
 
-class Seen(Watcher):
+class Seen(Callback):
     """Keeps `w` after each epoch, and does something at a given step."""
 
     def __init__(self, model, at: tuple[int, int] | None = None, do=lambda: None):
@@ -37,15 +37,15 @@ class Seen(Watcher):
         self.steps: list[tuple[int, int]] = []
         self.lines: list[dict] = []
 
-    def started(self, history, n_steps):
+    def on_train_begin(self, history, n_steps):
         self.history, self.n_steps = list(history), n_steps
 
-    def stepped(self, epoch, step):
+    def on_step_end(self, epoch, step):
         self.steps.append((epoch, step))
         if (epoch, step) == self.at:
             self.do()
 
-    def epoch_ended(self, line):
+    def on_epoch_end(self, line):
         self.w.append(self.model.w.tolist())
         self.lines.append(line)
 
@@ -64,7 +64,7 @@ class Seen(Watcher):
 def test_stops_at_the_epoch_after_patience_in_a_row(slope, values, patience, epochs, best):
     model = slope()
     seen = Seen(model)
-    found = train(model, replace(CONFIG, epochs=50, patience=patience), scripted(*values, 9.9), watchers=(seen,))
+    found = train(model, replace(CONFIG, epochs=50, patience=patience), scripted(*values, 9.9), callbacks=(seen,))
     assert (len(found.history), found.best_epoch, found.stopped) == (epochs, best, "patience")
     assert found.best_value == max(values)
     assert [line["valid"]["recall@20"] for line in found.history] == values
@@ -89,7 +89,7 @@ def test_validation_every_other_epoch_and_at_the_end(slope):
 def test_without_validation_the_last_is_the_best(slope):
     model = slope()
     seen = Seen(model)
-    found = train(model, replace(CONFIG, epochs=4, patience=0), None, watchers=(seen,))
+    found = train(model, replace(CONFIG, epochs=4, patience=0), None, callbacks=(seen,))
     assert (found.best_epoch, found.stopped, len(found.history)) == (4, "epochs", 4)
     assert model.w.tolist() == seen.w[-1]
 
@@ -111,7 +111,7 @@ def test_learning_rate_of_each_epoch(slope, options, rates):
     """Adam under a constant gradient moves each parameter by the learning rate; one step an epoch."""
     model = slope()
     seen = Seen(model)
-    train(model, replace(CONFIG, epochs=4, **options), None, watchers=(seen,))
+    train(model, replace(CONFIG, epochs=4, **options), None, callbacks=(seen,))
     places = [0.0] + [w[0] for w in seen.w]
     assert [a - b for a, b in itertools.pairwise(places)] == pytest.approx(rates, rel=1e-6)
 
@@ -132,7 +132,7 @@ def test_gradients_are_clipped_to_the_norm(slope, clip, norms):
 def test_an_epoch_is_all_pairs_in_batches_and_the_loss_their_mean(slope):
     model = slope(n_pairs=7)
     seen = Seen(model)
-    found = train(model, replace(CONFIG, epochs=2, batch_size=3), None, watchers=(seen,))
+    found = train(model, replace(CONFIG, epochs=2, batch_size=3), None, callbacks=(seen,))
     assert seen.n_steps == 3
     assert seen.steps == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
     assert [len(users) for users, _, _ in model.batches] == [3, 3, 1, 3, 3, 1]  # the last partial batch is kept
@@ -174,7 +174,7 @@ class TestCtrlC:
         store = CheckpointStore(tmp_path, {})
         seen = Seen(model, at=(4, 1), do=self.interrupt)
         config = replace(CONFIG, checkpoint_every=100)
-        found = train(model, config, scripted(0.1, 0.5, 0.2, 0.3, 0.9), watchers=(seen,), store=store)
+        found = train(model, config, scripted(0.1, 0.5, 0.2, 0.3, 0.9), callbacks=(seen,), store=store)
         assert (found.stopped, len(found.history), found.best_epoch) == ("interrupted", 4, 2)
         assert model.w.tolist() == seen.w[1]
         assert signal.getsignal(signal.SIGINT) is before
@@ -187,12 +187,12 @@ class TestCtrlC:
         model, store = slope(), CheckpointStore(tmp_path, {})
         seen = Seen(model, at=(2, 1), do=self.interrupt)
         config = replace(CONFIG, epochs=4, evaluate_every=4)
-        found = train(model, config, scripted(), watchers=(seen,), store=store)
+        found = train(model, config, scripted(), callbacks=(seen,), store=store)
         assert (found.stopped, found.best_epoch, len(found.history)) == ("interrupted", 0, 2)
         assert model.w.tolist() == seen.w[1]
         again, whole = slope(), slope()
         watched = Seen(again)
-        train(again, config, scripted(0.3), watchers=(watched,), store=store, resume=True)
+        train(again, config, scripted(0.3), callbacks=(watched,), store=store, resume=True)
         assert len(watched.history) == 2
         train(whole, config, scripted(0.3))
         assert torch.equal(again.w, whole.w)
@@ -204,7 +204,7 @@ class TestCtrlC:
 
         model, before = slope(), signal.getsignal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            train(model, CONFIG, None, watchers=(Seen(model, at=(2, 1), do=twice),))
+            train(model, CONFIG, None, callbacks=(Seen(model, at=(2, 1), do=twice),))
         assert signal.getsignal(signal.SIGINT) is before
 
     def test_training_works_outside_the_main_thread(self, slope):
@@ -233,11 +233,11 @@ def test_stopped_and_resumed_is_never_stopped(slope, tmp_path, stop, checkpoint_
     store = CheckpointStore(tmp_path, {})
     model = slope(noise=0.3)
     with pytest.raises(Killed):
-        train(model, config, scripted(*values), store=store, watchers=(Seen(model, at=(stop, 2), do=kill),))
+        train(model, config, scripted(*values), store=store, callbacks=(Seen(model, at=(stop, 2), do=kill),))
     done = (stop - 1) // checkpoint_every * checkpoint_every
     model = slope(noise=0.3)
     seen = Seen(model)
-    found = train(model, config, scripted(*values[done:]), store=store, resume=True, watchers=(seen,))
+    found = train(model, config, scripted(*values[done:]), store=store, resume=True, callbacks=(seen,))
     assert len(seen.history) == done
     assert torch.equal(model.w, whole.w)
     assert (found.best_epoch, found.best_value) == (expected.best_epoch, expected.best_value)
@@ -271,17 +271,17 @@ def test_options_out_of_range(options, facts):
         make(TrainConfig, options)
 
 
-class Enough(Watcher):
+class Enough(Callback):
     """Ends the training after an epoch, also when it begins there."""
 
     def __init__(self, epoch: int):
         self.epoch = epoch
 
-    def started(self, history, n_steps):
+    def on_train_begin(self, history, n_steps):
         if len(history) >= self.epoch:
             raise StopTraining
 
-    def epoch_ended(self, line):
+    def on_epoch_end(self, line):
         if line["epoch"] >= self.epoch:
             raise StopTraining
 
@@ -289,10 +289,10 @@ class Enough(Watcher):
 def test_a_watcher_may_end_the_training_and_the_others_are_told_all(slope, tmp_path):
     model = slope()
     seen, store = Seen(model), CheckpointStore(tmp_path / "checkpoint", {})
-    found = train(model, CONFIG, scripted(0.1, 0.4, 0.3), store=store, watchers=(Enough(3), seen))
+    found = train(model, CONFIG, scripted(0.1, 0.4, 0.3), store=store, callbacks=(Enough(3), seen))
     assert (found.stopped, found.best_epoch, len(found.history)) == ("watcher", 2, 3)
     assert [line["epoch"] for line in seen.lines] == [1, 2, 3]
     assert model.w.tolist() == seen.w[1]  # the best parameters, not the last
     again = slope()
-    resumed = train(again, CONFIG, scripted(), store=store, resume=True, watchers=(Enough(3),))
+    resumed = train(again, CONFIG, scripted(), store=store, resume=True, callbacks=(Enough(3),))
     assert (resumed.stopped, len(resumed.history)) == ("watcher", 3) and again.w.tolist() == model.w.tolist()

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Model
 from lirdrec.models.registry import build, config_type
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import train
 from lirdrec.training.profiling import ProductCounter, measure_step
@@ -18,13 +18,13 @@ from lirdrec.training.sampling import TripleSampler
 
 from ..helpers import assert_error
 
-DATA = planted(30, 40, 400, {"image": 6, "text": 5}, groups=4, seed=1, missing={"image": 0.2})
+DATA = make_synthetic_dataset(30, 40, 400, {"image": 6, "text": 5}, groups=4, seed=1, missing={"image": 0.2})
 CONFIG = TrainConfig(batch_size=50, epochs=2, seed=3)
 PAIRS, USERS, ITEMS = len(DATA.train), DATA.n_users, DATA.n_items
 
 
 def made(name: str, **options) -> Model:
-    return build(name, model_inputs(DATA, cache=False, seed=1), config_type(name)(**options))
+    return build(name, make_model_inputs(DATA, cache=False, seed=1), config_type(name)(**options))
 
 
 def counted(run) -> dict[tuple[str, str], int]:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refit import on_everything
+from lirdrec.recommender.refit import merge_splits
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error, assert_mentions
@@ -26,7 +26,7 @@ QUIET = {"progress": False, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    made = planted(40, 60, 900, {"image": 6}, groups=4, noise=0.3, seed=2)
+    made = make_synthetic_dataset(40, 60, 900, {"image": 6}, groups=4, noise=0.3, seed=2)
     return type(made).load(made.save(tmp_path_factory.mktemp("refit") / "data"))
 
 
@@ -47,7 +47,7 @@ def test_all_pairs_are_trained_on_for_the_best_number_of_epochs(dataset, tmp_pat
         taken = {dataset.items.ids[item] for who, item in pairs if who == row}
         assert not taken & set(loaded.recommend(user, 10)["item"])
     # the same bits as a training on those pairs for so many epochs
-    own = fit(on_everything(dataset), config, replace(training, epochs=best), **QUIET)
+    own = fit(merge_splits(dataset), config, replace(training, epochs=best), **QUIET)
     assert torch.equal(own.scorer.user_vectors, found.scorer.user_vectors)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -74,6 +74,6 @@ def test_settings_of_its_own_are_refused(dataset, tmp_path):
 
 
 def test_everything_keeps_times_and_items(dataset):
-    whole = on_everything(dataset)
+    whole = merge_splits(dataset)
     assert len(whole.test) == len(whole.valid) == 0 and whole.folder == dataset.folder
     assert np.array_equal(whole.items.ids, dataset.items.ids)

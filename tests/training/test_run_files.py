@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.synthetic import planted
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import RunFolderError, TrainingError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.lirdrec import LIRDRecConfig
@@ -29,7 +29,7 @@ QUIET = {"progress": False, "cache": False, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return planted(120, 150, 2400, {"image": 6, "text": 5}, groups=10, noise=0.5, seed=3)
+    return make_synthetic_dataset(120, 150, 2400, {"image": 6, "text": 5}, groups=10, noise=0.5, seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from lirdrec.captions.parsing import clean
 from lirdrec.data.ids import count
 from lirdrec.data.schema import ITEM
 from lirdrec.data.tables import read_table
-from lirdrec.data.transaction import settle
+from lirdrec.data.transaction import recover
 from lirdrec.errors import DataError
 from lirdrec.features.sources import IMAGE, ItemRows
 from lirdrec.features.writer import set_item_columns
@@ -27,7 +27,7 @@ def export_captions(folder: str | Path, path: str | Path) -> int:
         RunFolderError: the file cannot be written.
     """
     refuse_inside(path)
-    settle(folder)
+    recover(folder)
     rows = ItemRows(folder)
     if CAPTION not in rows.schema:
         raise DataError(
@@ -51,7 +51,7 @@ def import_captions(folder: str | Path, path: str | Path) -> int:
     Raises:
         DataError: the file cannot be read, lacks a column, or has an unknown or repeated item; nothing is changed then.
     """
-    settle(folder)
+    recover(folder)
     rows = ItemRows(folder)
     table = read_table(path)
     table.need([ITEM, CAPTION])

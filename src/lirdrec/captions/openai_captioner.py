@@ -13,12 +13,12 @@ from typing import Any
 from lirdrec.captions.captioner import SIDE, Answer, Captioner
 from lirdrec.config import at_least
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.remote.client import Endpoint, GaveUp, Passing, Refused, tokens_of
+from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError, tokens_of
 
 QUALITY = 90  # of the JPEG that is sent
 
 
-class EndpointCaptioner(Captioner):
+class OpenAICaptioner(Captioner):
     """Asks `/chat/completions` with each picture inside the request, as a JPEG of at most `side` pixels a side.
 
     Args:
@@ -34,7 +34,7 @@ class EndpointCaptioner(Captioner):
 
     remote = True
 
-    def __init__(self, endpoint: Endpoint, model: str, prompt: str, max_tokens: int = 400, side: int = SIDE):
+    def __init__(self, endpoint: OpenAIClient, model: str, prompt: str, max_tokens: int = 400, side: int = SIDE):
         if not model:
             raise ConfigError("--endpoint needs the name that the server gives its model: --model NAME")
         self.endpoint, self.model, self.prompt, self.max_tokens, self.side = endpoint, model, prompt, max_tokens, side
@@ -72,9 +72,9 @@ class EndpointCaptioner(Captioner):
         }
         try:
             return self.endpoint.ask("/chat/completions", body, partial(_read, begun=time.monotonic()))
-        except Refused as error:
+        except RequestRejected as error:
             return Answer(None, str(error))
-        except GaveUp as error:
+        except RetriesExhausted as error:
             return Answer(None, str(error), passing=True)
 
 
@@ -101,12 +101,12 @@ def _read(answer: Any, begun: float) -> Answer:
         content = choice["message"].get("content")
         refusal = choice["message"].get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise Passing("the server's answer holds no message") from None
+        raise TransientError("the server's answer holds no message") from None
     if isinstance(content, list):  # parts, as some servers send them
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
     if refusal or (not content and choice.get("finish_reason") == "content_filter"):
         return Answer(None, f"the model declines: {' '.join(str(refusal or 'its filter of contents').split())[:200]}")
     if not isinstance(content, str) or not content.strip():
-        raise Passing("the server's answer is empty")
+        raise TransientError("the server's answer is empty")
     n_in, n_out = tokens_of(answer, "prompt_tokens"), tokens_of(answer, "completion_tokens")
     return Answer(content, tokens_in=n_in, tokens_out=n_out, seconds=time.monotonic() - begun)

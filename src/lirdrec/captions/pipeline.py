@@ -10,11 +10,11 @@ from typing import Any
 
 from lirdrec.captions.captioner import CAPTION, Answer, Captioner, captioned, edited, read_columns
 from lirdrec.captions.parsing import clean, read_answer
-from lirdrec.captions.plan import look
+from lirdrec.captions.plan import make_plan
 from lirdrec.captions.prompt import Attributes
 from lirdrec.captions.results import UNUSABLE, note, results
 from lirdrec.data.schema import ITEM
-from lirdrec.data.transaction import dataset_lock, settle
+from lirdrec.data.transaction import dataset_lock, recover
 from lirdrec.errors import TrainingError
 from lirdrec.features.sources import IMAGE, ItemRows, PictureSource
 from lirdrec.features.writer import set_item_columns
@@ -75,7 +75,7 @@ def captioning(
         DataError: the pictures are not there.
     """
     folder = Path(folder)
-    settle(folder)
+    recover(folder)
     source = PictureSource(folder, column, images)
     with folder_lock(folder / WORK, lambda who: f"{folder}: is being captioned already{who}; wait for it", tidy=True):
         job = Captioning(folder, captioner, attributes, source, restart, overwrite_edited)
@@ -108,7 +108,7 @@ class Captioning:
         self._attributes, self._names = attributes, list(attributes.attributes)
         self._table = read_columns(source.rows)
         identity = captioner.identity
-        self.survey = look(source, self._table, identity, overwrite_edited)
+        self.survey = make_plan(source, self._table, identity, overwrite_edited)
         if restart:
             forget(folder / WORK)
         # one shard an item, so that no answer is ever lost or paid twice

@@ -29,7 +29,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Survey:
+class CaptionPlan:
     """What there is to do.
 
     Attributes:
@@ -55,7 +55,9 @@ class Survey:
         return [key for key in self.wanted if key not in done]
 
 
-def look(source: PictureSource, table: pl.DataFrame, identity: Mapping[str, Any], overwrite_edited: bool) -> Survey:
+def make_plan(
+    source: PictureSource, table: pl.DataFrame, identity: Mapping[str, Any], overwrite_edited: bool
+) -> CaptionPlan:
     """Read all pictures once and compare them with the captions that are there.
 
     Args:
@@ -84,7 +86,7 @@ def look(source: PictureSource, table: pl.DataFrame, identity: Mapping[str, Any]
                 reset.append(row)
             else:
                 unchanged += 1
-    return Survey(table.height, missing, kept, unchanged, unreadable, reset, wanted)
+    return CaptionPlan(table.height, missing, kept, unchanged, unreadable, reset, wanted)
 
 
 PROBE = 3  # pictures that are measured

@@ -13,10 +13,10 @@ import polars as pl
 
 from lirdrec.captions.captioner import ATTRIBUTES, COLUMNS, KEY, MACHINE
 from lirdrec.captions.parsing import caption_of, read_answer
-from lirdrec.captions.plan import Survey
+from lirdrec.captions.plan import CaptionPlan
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import file_entry, read_manifest
-from lirdrec.data.transaction import switch
+from lirdrec.data.transaction import commit
 from lirdrec.files.atomic import write_errors
 
 PROBLEMS = "captions.problems.csv"
@@ -44,7 +44,7 @@ class Results:
 
 
 def results(
-    survey: Survey,
+    survey: CaptionPlan,
     table: pl.DataFrame,
     sealed: Callable[[str], Facts | None],
     failed: Mapping[str, str],
@@ -106,7 +106,7 @@ def note(folder: Path, entry: Mapping[str, Any], problems: Sequence[Problem], id
         noted = manifest["files"].get(PROBLEMS)
         if manifest["info"].get(INFO) == entry and noted == (file_entry(path) if files else None):
             return
-        switch(
+        commit(
             folder,
             files,
             lambda current: {"info": {**current["info"], INFO: dict(entry)}},

@@ -130,11 +130,13 @@ def caption(
     prompt = render(asked)
     captioner: Captioner
     if endpoint is not None:
-        from lirdrec.captions.openai_captioner import EndpointCaptioner
-        from lirdrec.features.remote.client import Endpoint
+        from lirdrec.captions.openai_captioner import OpenAICaptioner
+        from lirdrec.features.remote.client import OpenAIClient
 
-        server = Endpoint(endpoint, concurrency=concurrency, timeout=timeout, requests_per_minute=requests_per_minute)
-        captioner = EndpointCaptioner(server, model or "", prompt, max_tokens, side)
+        server = OpenAIClient(
+            endpoint, concurrency=concurrency, timeout=timeout, requests_per_minute=requests_per_minute
+        )
+        captioner = OpenAICaptioner(server, model or "", prompt, max_tokens, side)
     else:
         from lirdrec.captions.transformers_captioner import MODEL, TransformersCaptioner
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lirdrec.cli.output import console, metrics_table, settings, table, whole_number
-from lirdrec.cli.train import SetOption, beside_popularity, configuration, main_figures
+from lirdrec.cli.train import SetOption, configuration, evaluate_with_baseline, headline_metrics
 from lirdrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ def demo(
       lirdrec demo
     """
     from lirdrec.data.dataset import Dataset
-    from lirdrec.data.holdout import without_items
+    from lirdrec.data.holdout import hold_out_items
     from lirdrec.recommender.fit import fit
 
     out, began = console(), time.monotonic()
     model, training = configuration("lirdrec", None, None, [*TRAINING, *(assignments or [])], seed)
     whole = Dataset.load(data or _sample())
     film = _new_film(whole)
-    films, described, features = without_items(whole, film)
+    films, described, features = hold_out_items(whole, film)
     title = described["title"][0] if "title" in described.columns else str(film)
     _heading("1", "Train")
     out.print(
@@ -67,7 +67,7 @@ def demo(
     recommender = fit(films, model, training, run=run, overwrite=True, progress=not settings.quiet)
 
     _heading("2", "Test: ranking the films that were hidden from training")
-    out.print(metrics_table(main_figures(_figures(recommender, films))))
+    out.print(metrics_table(headline_metrics(_figures(recommender, films))))
 
     _heading("3", "Recommendations, and why")
     out.print(
@@ -123,7 +123,7 @@ def _new_film(data: Dataset) -> Any:
 
 
 def _figures(recommender: Recommender, data: Dataset) -> dict[str, dict[str, float]]:
-    results = beside_popularity(recommender, data)
+    results = evaluate_with_baseline(recommender, data)
     recommender.record_metrics("test", results["lirdrec"])
     return {{"lirdrec": "LIRDRec"}.get(who, who): values for who, values in results.items()}
 

@@ -106,7 +106,7 @@ def experiment(
         console().print(table(None, ["experiment", "answers"], rows))
         return
     from lirdrec.config import parse_assignments
-    from lirdrec.experiments.config import Context, sort_assignments
+    from lirdrec.experiments.config import ExperimentConfig, sort_assignments
     from lirdrec.experiments.scheduler import report, run
     from lirdrec.models.registry import model_names, model_type
 
@@ -123,7 +123,7 @@ def experiment(
         if value is not None:
             training[key] = value
     sort_assignments(training, names or model_names(), {})  # says what is wrong with the numbers
-    context = Context(
+    context = ExperimentConfig(
         datasets=tuple(map(str, datasets)),
         output=output if output is not None else Path("experiments") / name,
         tuned=tuned,

@@ -18,8 +18,8 @@ from lirdrec.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from lirdrec.features.encode import Loop
-    from lirdrec.features.job import Job, MatrixWork
-    from lirdrec.features.pipeline import Made
+    from lirdrec.features.job import FeatureJob, FeatureJobRunner
+    from lirdrec.features.pipeline import FeatureRun
     from lirdrec.features.registry import What
 
 EXTRA = 'pip install "lirdrec[encoders]"'
@@ -112,7 +112,7 @@ def features(
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
     """
     from lirdrec.features.pipeline import local, make_features
-    from lirdrec.features.registry import choose_jobs
+    from lirdrec.features.registry import parse_jobs
 
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: it must be 1 or more")
@@ -136,7 +136,7 @@ def features(
         _refuse_unused(options | others | {"restart": restart or None, "drop_without_features": drop or None})
         _check_added(dataset, added, [], replace)
         return _add(dataset, added, replace, json)
-    jobs = choose_jobs(
+    jobs = parse_jobs(
         dataset,
         wanted,
         template=template,
@@ -171,21 +171,21 @@ def features(
     _add(dataset, added, replace, json)
 
 
-def _check_server(jobs: Sequence[Job], price: float | None, per_minute: float | None, ray: str | None) -> None:
-    from lirdrec.features.encoders.openai_embeddings import EndpointText
+def _check_server(jobs: Sequence[FeatureJob], price: float | None, per_minute: float | None, ray: str | None) -> None:
+    from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
 
-    if price is not None and not any(isinstance(job.encoder, EndpointText) for job in jobs):
+    if price is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
         raise ConfigError("--price-input: no server is asked that could have a price; leave it out")
     if per_minute is not None and ray is not None:
         raise ConfigError("--requests-per-minute: each worker of --ray would ask so often; leave one of them out")
 
 
-def _agree(works: Sequence[MatrixWork], price: float | None, probe: bool, yes: bool) -> None:
+def _agree(works: Sequence[FeatureJobRunner], price: float | None, probe: bool, yes: bool) -> None:
     """Show what servers will get and what it takes, and ask; a no ends the command."""
-    from lirdrec.features.encoders.openai_embeddings import EndpointText, Measured, Waiting, estimate
+    from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings, RequestTiming, Waiting, estimate
 
     for encoder in dict.fromkeys(work.job.encoder for work in works):
-        if not isinstance(encoder, EndpointText):
+        if not isinstance(encoder, OpenAIEmbeddings):
             continue
         waiting = Waiting(encoder)
         for work in works:
@@ -196,7 +196,7 @@ def _agree(works: Sequence[MatrixWork], price: float | None, probe: bool, yes: b
             continue
         place = f"{encoder.endpoint.name}, model {encoder.model}"
         question = f"Measure one request of {len(waiting.first)} texts?"
-        plan = Plan[Measured | None](
+        plan = Plan[RequestTiming | None](
             partial(estimate, waiting, price=price),
             place,
             True,
@@ -252,7 +252,7 @@ def _kept(dataset: Path) -> Iterator[None]:
         raise
 
 
-def _plain(made: Made) -> dict[str, Any]:
+def _plain(made: FeatureRun) -> dict[str, Any]:
     from dataclasses import asdict
 
     plain = asdict(made)
@@ -260,7 +260,7 @@ def _plain(made: Made) -> dict[str, Any]:
     return plain | {"problems": problems, "seconds": round(made.seconds, 3)}
 
 
-def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made], template: str | None) -> None:
+def _show(dataset: Path, jobs: Sequence[FeatureJob], made: Sequence[FeatureRun], template: str | None) -> None:
     from lirdrec.data.ids import count
 
     out, named = console(), shlex.quote(str(dataset))
@@ -318,7 +318,7 @@ def _show(dataset: Path, jobs: Sequence[Job], made: Sequence[Made], template: st
     out.print(f"To train: lirdrec train {named} --run runs/first", soft_wrap=True, markup=False)
 
 
-def _instead(dataset: Path, job: Job, model: str, template: str | None) -> str:
+def _instead(dataset: Path, job: FeatureJob, model: str, template: str | None) -> str:
     """The command that makes the matrix of a job anew by another model."""
     from lirdrec.features.registry import CAPTION
 
@@ -329,11 +329,11 @@ def _instead(dataset: Path, job: Job, model: str, template: str | None) -> str:
     return shlex.join([*words, "--replace"])
 
 
-def _model(job: Job) -> str:
+def _model(job: FeatureJob) -> str:
     return str(job.origin["model"]) if job.origin else type(job.encoder).__name__
 
 
-def _speed(made: Made) -> str:
+def _speed(made: FeatureRun) -> str:
     if not made.encoded or not made.seconds:
         return "–"
     speed = made.encoded / made.seconds

@@ -244,9 +244,9 @@ def inspect(
     from lirdrec.recommender.run_folder import is_run
 
     if modality is not None:
-        from lirdrec.features.inspection.matrix import look, show
+        from lirdrec.features.inspection.matrix import inspect_matrix, show
 
-        looked = look(dataset, modality, html, seed)
+        looked = inspect_matrix(dataset, modality, html, seed)
         return print_json(looked) if json else show(console(), looked)
     if html is not None:
         raise ConfigError("--html: shows one feature matrix; name it with --modality")

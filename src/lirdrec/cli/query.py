@@ -337,11 +337,11 @@ def _candidates(
 
 def _everyone(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
     from lirdrec.data.ids import count
-    from lirdrec.recommender.batch import recommend_everyone
+    from lirdrec.recommender.batch import recommend_all
 
     show = not settings.quiet
     try:
-        done = recommend_everyone(recommender, output, restart=not resume, progress=show, **options)
+        done = recommend_all(recommender, output, restart=not resume, progress=show, **options)
     except KeyboardInterrupt:
         console(errors=True).print("What was ranked is kept. Go on: the same command again", markup=False)
         raise

@@ -105,7 +105,7 @@ def train(
         **{key: value for key, value in options.items() if value is not None},
     )
     stopped = recommender.info.get("stopped") == "interrupted"
-    results = beside_popularity(recommender, data) if len(data.test) and refit is None else {}
+    results = evaluate_with_baseline(recommender, data) if len(data.test) and refit is None else {}
     if results:
         recommender.record_metrics("test", next(iter(results.values())))
     if json:
@@ -134,7 +134,7 @@ def _refuse_beside_refit(options: dict[str, Any]) -> None:
 
 def _show_run(folder: Path, name: str, results: dict[str, dict[str, float]]) -> None:
     if results:
-        console().print(metrics_table(main_figures(results), f"Test, {name}"))
+        console().print(metrics_table(headline_metrics(results), f"Test, {name}"))
     console().print(f"Run folder: {folder}", markup=False)
     if (folder / "curves.png").is_file():
         console().print(f"Curves:     {folder / 'curves.png'}", markup=False)
@@ -262,7 +262,7 @@ def list_options(
         console().print(table(f"[{heading}]", ["key", "value", "meaning"], part))
 
 
-def beside_popularity(recommender: Recommender, data: Dataset, **options: Any) -> dict[str, dict[str, float]]:
+def evaluate_with_baseline(recommender: Recommender, data: Dataset, **options: Any) -> dict[str, dict[str, float]]:
     """Test figures of the recommender and, for comparison, of popularity."""
     from lirdrec.evaluation.evaluator import evaluate as measure
 
@@ -273,7 +273,7 @@ def beside_popularity(recommender: Recommender, data: Dataset, **options: Any) -
     return results
 
 
-def main_figures(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def headline_metrics(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Recall and NDCG alone, for a table that is seen at a glance."""
     return {
         who: {name: value for name, value in values.items() if name.startswith(("recall@", "ndcg@"))}

@@ -21,7 +21,7 @@ CORE = 5
 
 
 @dataclass(frozen=True)
-class Published:
+class BenchmarkDataset:
     """How a published dataset is made, and what must come out.
 
     Attributes:
@@ -45,11 +45,11 @@ class Published:
     remark: str = ""
 
 
-def _amazon(name: str, category: str, users: int, items: int, interactions: int) -> Published:
+def _amazon(name: str, category: str, users: int, items: int, interactions: int) -> BenchmarkDataset:
     files = (f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz", f"image_features_{category}.b")
     remark = "the 5-core file of 2014: the k-core removes nothing, and all ratings count as liked"
     title = f"Amazon {category.replace('_', ' ')}, 2014, 5-core"
-    return Published(name, title, "amazon", files, users, items, interactions, remark=remark)
+    return BenchmarkDataset(name, title, "amazon", files, users, items, interactions, remark=remark)
 
 
 PUBLISHED = {
@@ -59,7 +59,7 @@ PUBLISHED = {
         _amazon("sports", "Sports_and_Outdoors", 35_598, 18_357, 296_337),
         _amazon("clothing", "Clothing_Shoes_and_Jewelry", 39_387, 23_033, 278_677),
         _amazon("electronics", "Electronics", 192_403, 63_001, 1_689_188),
-        Published(
+        BenchmarkDataset(
             "microlens",
             "MicroLens-100k, 5-core",
             "microlens",
@@ -73,7 +73,7 @@ PUBLISHED = {
 }
 
 
-def recipe(name: str) -> Published:
+def recipe(name: str) -> BenchmarkDataset:
     """The recipe of a published dataset.
 
     The split that it asks for is the paper's rule (per user, 8:1:1, at random), but another draw: the public files of
@@ -130,7 +130,7 @@ def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
     return differences
 
 
-def _reason(dataset: Dataset, expected: Published, found: Mapping[str, int]) -> str:
+def _reason(dataset: Dataset, expected: BenchmarkDataset, found: Mapping[str, int]) -> str:
     """What most likely made the difference, from what the preparation noted and from the counts."""
     preparation = dataset.info.get("preparation") or {}
     source = dataset.info.get("source") or {}
@@ -149,7 +149,7 @@ def _reason(dataset: Dataset, expected: Published, found: Mapping[str, int]) -> 
     return "; ".join(noted)
 
 
-def _by_counts(dataset: Dataset, expected: Published, found: Mapping[str, int]) -> str:
+def _by_counts(dataset: Dataset, expected: BenchmarkDataset, found: Mapping[str, int]) -> str:
     parts = [dataset.split(split) for split in SPLITS]
     users, items = (np.concatenate([getattr(part, what) for part in parts]) for what in ("users", "items"))
     smallest = min(

@@ -12,7 +12,7 @@ from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap, as_list, known_rows
 
 
-def without_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame, dict[str, FeatureMatrix]]:
+def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame, dict[str, FeatureMatrix]]:
     """Take items, their interactions and features out of a dataset.
 
     Args:

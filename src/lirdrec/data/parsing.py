@@ -10,7 +10,7 @@ import polars as pl
 
 from lirdrec.config import option_named
 from lirdrec.data.ids import count
-from lirdrec.data.preprocessing_config import Recipe
+from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.raw_ids import with_controls
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.tables import Table, select
@@ -128,7 +128,7 @@ def moment_values(table: Table, column: str, time_format: str | None = None) -> 
     raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not times")
 
 
-def without_bad_rows(table: Table, recipe: Recipe) -> tuple[Table, int]:
+def without_bad_rows(table: Table, recipe: PreprocessingConfig) -> tuple[Table, int]:
     """The rows that have a user, an item and, where the recipe reads them, a rating and a time; and how many lack one.
 
     Raises:
@@ -146,7 +146,7 @@ def without_bad_rows(table: Table, recipe: Recipe) -> tuple[Table, int]:
     return _left_out(table, problems)
 
 
-def described_items(items: Table, recipe: Recipe) -> tuple[Table, int]:
+def described_items(items: Table, recipe: PreprocessingConfig) -> tuple[Table, int]:
     """The rows of an item table that have an id, and how many lack one.
 
     Raises:

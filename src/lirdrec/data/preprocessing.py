@@ -22,7 +22,7 @@ from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.ids import IdMap, count, describe_ids
 from lirdrec.data.parsing import described_items, moments, numbers, without_bad_rows
-from lirdrec.data.preprocessing_config import Recipe, recipe_of
+from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, SPLITS, TITLE, USER, unused_name
 from lirdrec.data.splits import METHODS, given_labels, split_labels
@@ -87,7 +87,7 @@ def from_frames(
         DataError: something is wrong with the data; says what, where and what to do.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = recipe_of(options, "from_frames")
+    recipe = make_preprocessing_config(options, "from_frames")
     frame, kind = to_polars(interactions)
     item_table = None if items is None else Table(to_polars(items)[0], "the item table")
     files = {key: as_feature_file(value, f"features '{key}'", recipe.item) for key, value in (features or {}).items()}
@@ -143,7 +143,7 @@ def build(
     table: Table,
     items: Table | None,
     features: Mapping[str, FeatureFile],
-    recipe: Recipe,
+    recipe: PreprocessingConfig,
     name: str,
     info: Mapping[str, Any],
     kind: FrameKind = "polars",
@@ -296,7 +296,9 @@ def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
     return read_ids(series, where, what, table.place, text=table.text, string_ids=string_ids)
 
 
-def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: Recipe) -> tuple[IdMap, pl.DataFrame]:
+def _catalogue(
+    table: Table, items: Table | None, item_ids: pl.Series, recipe: PreprocessingConfig
+) -> tuple[IdMap, pl.DataFrame]:
     """All items before any is left out, and the item table with `item` first."""
     if items is None:
         ids = IdMap(item_ids.unique().sort(), ITEM)
@@ -340,7 +342,7 @@ def _catalogue(table: Table, items: Table | None, item_ids: pl.Series, recipe: R
     return ids, described
 
 
-def _with_title(items: Table, recipe: Recipe) -> pl.DataFrame:
+def _with_title(items: Table, recipe: PreprocessingConfig) -> pl.DataFrame:
     """The item table with the column of titles called `title`, where the recipe names one; another `title` is renamed.
 
     Raises:
@@ -373,7 +375,7 @@ def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
 
 
 def _aligned(
-    features: Mapping[str, FeatureFile], catalogue: IdMap, recipe: Recipe, items: Table | None
+    features: Mapping[str, FeatureFile], catalogue: IdMap, recipe: PreprocessingConfig, items: Table | None
 ) -> dict[str, Aligned]:
     """The features in the order of the catalogue; without ids only where a table says what the order is."""
     aligned = {}

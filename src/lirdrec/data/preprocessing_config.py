@@ -14,7 +14,7 @@ from lirdrec.option_names import argument, name_of
 
 @dataclass(frozen=True)
 @checked
-class Recipe:
+class PreprocessingConfig:
     """The options of preparation, in the order in which they act.
 
     Raises:
@@ -75,10 +75,10 @@ class Recipe:
             raise ConfigError(f"seed is {self.seed}; it must be 0 or more")
 
 
-def recipe_of(options: Mapping[str, Any], where: str) -> Recipe:
+def make_preprocessing_config(options: Mapping[str, Any], where: str) -> PreprocessingConfig:
     """The recipe of options; messages begin with the function `where`, or with the flag on the command line.
 
     Raises:
         ConfigError: an option is unknown, or its value is of a wrong type or out of range.
     """
-    return make(Recipe, options, where, label=lambda key: name_of(key, where))
+    return make(PreprocessingConfig, options, where, label=lambda key: name_of(key, where))

@@ -16,11 +16,11 @@ from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
 from lirdrec.errors import DataError, RunFolderError, unreadable
 from lirdrec.files.atomic import sha256
-from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, placed
+from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, resolve_path
 from lirdrec.files.manifest import read_manifest as read_any_manifest
 from lirdrec.files.transaction import atomic_folder, manifest_text, read_stable
 
-__all__ = ["MANIFEST", "file_entry", "load", "placed", "read_manifest", "save"]
+__all__ = ["MANIFEST", "file_entry", "load", "read_manifest", "resolve_path", "save"]
 
 FORMAT = "lirdrec-dataset"
 FORMAT_VERSION = 1
@@ -75,13 +75,13 @@ def _load(folder: Path, verify: bool) -> Dataset:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify)
     try:
-        users = IdMap(pl.read_parquet(placed(folder, manifest, USERS), glob=False)[USER], USER)
-        table = pl.read_parquet(placed(folder, manifest, ITEMS), glob=False)
-        pairs = pl.read_parquet(placed(folder, manifest, INTERACTIONS), glob=False)
+        users = IdMap(pl.read_parquet(resolve_path(folder, manifest, USERS), glob=False)[USER], USER)
+        table = pl.read_parquet(resolve_path(folder, manifest, ITEMS), glob=False)
+        pairs = pl.read_parquet(resolve_path(folder, manifest, INTERACTIONS), glob=False)
         features = {}
         for name in manifest["features"]:
-            values = open_array(placed(folder, manifest, f"features/{name}.npy"))
-            present = open_array(placed(folder, manifest, f"features/{name}.mask.npy"), mapped=False)
+            values = open_array(resolve_path(folder, manifest, f"features/{name}.npy"))
+            present = open_array(resolve_path(folder, manifest, f"features/{name}.mask.npy"), mapped=False)
             features[name] = FeatureMatrix.known_good(values, present)
         splits = {}
         for name in SPLITS:
@@ -156,7 +156,7 @@ def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
 def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
     """Raise a RunFolderError if a file of the manifest is missing or is not what was written."""
     for name, expected in manifest["files"].items():
-        path = placed(folder, manifest, name)
+        path = resolve_path(folder, manifest, name)
         try:
             found = path.is_file()
         except OSError as error:

@@ -20,7 +20,7 @@ BLOCK_ROWS = 2048
 LIKED = 3
 
 
-def planted(
+def make_synthetic_dataset(
     n_users: int,
     n_items: int,
     n_pairs: int,

@@ -13,10 +13,10 @@ from lirdrec.errors import DataError
 from lirdrec.files import transaction
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
-from lirdrec.files.transaction import SWITCHING, commit, manifest_text, new_stage
+from lirdrec.files.transaction import SWITCHING, commit_stage, manifest_text, new_stage
 
 
-def switch(
+def commit(
     folder: str | Path,
     files: Mapping[str, Path],
     entries: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda manifest: {},
@@ -36,7 +36,7 @@ def switch(
     """
     folder = Path(folder)
     with dataset_lock(folder):
-        transaction.settle(folder)
+        transaction.recover_folder(folder)
         old = read_manifest(folder)
         gone = set(gone) & set(old["files"])
         listed = {name: entry for name, entry in old["files"].items() if name not in gone}
@@ -50,10 +50,10 @@ def switch(
             for name, path in files.items():
                 (stage / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, stage / name)
-            commit(folder, stage, manifest, gone)
+            commit_stage(folder, stage, manifest, gone)
 
 
-def settle(folder: str | Path) -> None:
+def recover(folder: str | Path) -> None:
     """Finish a change that was cut short; does nothing to a folder that is in order.
 
     Raises:
@@ -62,7 +62,7 @@ def settle(folder: str | Path) -> None:
     folder = Path(folder)
     read_manifest(folder)
     with dataset_lock(folder):
-        transaction.settle(folder)
+        transaction.recover_folder(folder)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.storage import check_files, placed, read_manifest
+from lirdrec.data.storage import check_files, read_manifest, resolve_path
 from lirdrec.files.transaction import read_stable
 
 _verified: set[tuple[object, ...]] = set()  # states of the files that this process has compared
@@ -41,7 +41,7 @@ def _verify(folder: Path, files: Sequence[str]) -> None:
         entry = manifest["files"].get(file)
         if entry is None:  # the matrix was removed from the folder after the dataset was loaded
             continue
-        path = placed(folder, manifest, file)
+        path = resolve_path(folder, manifest, file)
         before = _state(path, entry["sha256"])
         if before is None or before not in _verified:
             check_files(folder, {**manifest, "files": {file: entry}}, verify=True)

@@ -31,7 +31,7 @@ Rows = list[Row]
 
 
 def by_popularity(
-    scorer: Scorer, truth: Truth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int
+    scorer: Scorer, truth: GroundTruth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int
 ) -> Rows:
     """Metrics of each fifth of the items by training users: all items are ranked, only the group's are relevant."""
     degree = torch.bincount(truth.seen.items, minlength=scorer.n_items)
@@ -46,13 +46,13 @@ def by_popularity(
             continue
         relevant = Histories(users[mine], items[mine], len(truth.relevant.start) - 1)
         part = replace(truth, users=users[mine].unique(), relevant=relevant)
-        found = measure(scorer, part, [n for n in names if n in PER_USER], cutoffs, memory_limit=memory_limit)
+        found = evaluate_scorer(scorer, part, [n for n in names if n in PER_USER], cutoffs, memory_limit=memory_limit)
         row: Row = {"group": _label("training users", degree[inside]), "n": int(inside.sum()), "pairs": int(mine.sum())}
         rows.append({**row, **found.values})
     return rows
 
 
-def by_activity(truth: Truth, per_user: Mapping[str, Tensor]) -> Rows:
+def by_activity(truth: GroundTruth, per_user: Mapping[str, Tensor]) -> Rows:
     """Means over each fifth of the evaluated users by number of training items."""
     degree = truth.seen.counts()[truth.users]
     group = _fifths(degree)
@@ -79,7 +79,7 @@ def _label(what: str, degree: Tensor) -> str:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What is held out, as rows of the scorer.
 
     Attributes:
@@ -99,7 +99,7 @@ class Truth:
     @classmethod
     def of(
         cls, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], n_users: int, **rest: Tensor | None
-    ) -> Truth:
+    ) -> GroundTruth:
         """From `(users, items)` pairs; users without a training pair are left out."""
         seen, candidates = Histories(*train, n_users), rest.get("candidates")
         if candidates is not None:
@@ -110,22 +110,22 @@ class Truth:
 
 
 @dataclass
-class Measured:
-    """`values`: metric → mean over users; `per_user`: metric → `(n,)` float64 in the order of `Truth.users`, or {}."""
+class EvaluationResult:
+    """Mean of each metric (`values`), and its `(n,)` float64 for each of `GroundTruth.users`, or {} (`per_user`)."""
 
     values: dict[str, float]
     per_user: dict[str, Tensor]
 
 
-def measure(
+def evaluate_scorer(
     scorer: Scorer,
-    truth: Truth,
+    truth: GroundTruth,
     names: Sequence[str],
     cutoffs: Sequence[int],
     *,
     keep: bool = False,
     memory_limit: int = MEMORY_LIMIT,
-) -> Measured:
+) -> EvaluationResult:
     """The metrics of a scorer; the core of `evaluate`, and what training calls after each epoch."""
     n_candidates = scorer.n_items if truth.candidates is None else len(truth.candidates)
     for k in cutoffs:
@@ -158,7 +158,7 @@ def measure(
             of = slice(None) if truth.candidates is None else truth.candidates
             assert popularity is not None
             values[f"{name}@{k}"] = list_metrics(counts[k][of], popularity[of], name)
-    return Measured(values, per_user if keep else {})
+    return EvaluationResult(values, per_user if keep else {})
 
 
 def _keys(relevant: Histories, users: Tensor, n_items: int) -> Tensor:
@@ -276,14 +276,16 @@ def evaluate(
         if not len(chosen):
             raise DataError(f"{dataset.name}: there are no cold items: every item has a training pair")
     train = pairs("train")
-    truth = Truth.of(train, pairs(split), len(recommender.users), candidates=chosen)
+    truth = GroundTruth.of(train, pairs(split), len(recommender.users), candidates=chosen)
     if split == "train":
         truth = replace(truth, masked=False)  # what is to be found may not be hidden
     if not len(truth.users):
         raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
     if k is None:
         cutoffs = _fitting(cutoffs, recommender.scorer.n_items if chosen is None else len(chosen))
-    found = measure(recommender.scorer, truth, names, cutoffs, keep=per_user or breakdown, memory_limit=memory_limit)
+    found = evaluate_scorer(
+        recommender.scorer, truth, names, cutoffs, keep=per_user or breakdown, memory_limit=memory_limit
+    )
     frame: pl.DataFrame | None = None
     groups: dict[str, Rows] = {}
     if per_user:

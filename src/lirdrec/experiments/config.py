@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from lirdrec.config import make
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.trial import Cell
+from lirdrec.experiments.trial import TrialSpec
 from lirdrec.training.config import TrainConfig
 
 FINAL_METRICS = ("recall", "ndcg")
@@ -22,7 +22,7 @@ CUTOFFS = (10, 20)
 
 
 @dataclass(frozen=True)
-class Context:
+class ExperimentConfig:
     """The settings of an experiment.
 
     Attributes:
@@ -123,7 +123,7 @@ class Context:
         return {name: value for name, value in self.model_options.items() if name in names}
 
 
-def resolved(cell: Cell) -> tuple[Any, TrainConfig]:
+def resolved(cell: TrialSpec) -> tuple[Any, TrainConfig]:
     """The config of the cell's model and its `TrainConfig`; `modalities` and the seed are in them.
 
     Raises:

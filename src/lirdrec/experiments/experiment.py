@@ -26,9 +26,9 @@ from typing import Any
 
 from lirdrec.config import nearest
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.trial import Cell
+from lirdrec.experiments.trial import TrialSpec
 
 # name, also of its module in `studies` → what it answers
 _EXPERIMENTS = {
@@ -51,11 +51,11 @@ class Experiment:
 
     name: str
     summary: str
-    plan: Callable[[Context, Results], Iterable[Cell]]
-    report: Callable[[Context, Results], Path]
+    plan: Callable[[ExperimentConfig, Results], Iterable[TrialSpec]]
+    report: Callable[[ExperimentConfig, Results], Path]
     models: tuple[str, ...] = ()
     settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
-    expected: Callable[[Context], Mapping[tuple[str, str], int]] | None = None
+    expected: Callable[[ExperimentConfig], Mapping[tuple[str, str], int]] | None = None
 
 
 def experiment_names() -> dict[str, str]:

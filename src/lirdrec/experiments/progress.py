@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.files.progress_lines import duration
 
 WIDTH_OF_NAME = 44
@@ -52,7 +52,7 @@ class Progress:
         if not self.quiet:
             self.console.print(text, markup=False, soft_wrap=True)
 
-    def show(self, done: Iterable[Result], waiting: Iterable[Cell], running: Iterable[Cell]) -> None:
+    def show(self, done: Iterable[TrialResult], waiting: Iterable[TrialSpec], running: Iterable[TrialSpec]) -> None:
         """Bring the bar up to date."""
         if self.bar is None:
             return
@@ -61,7 +61,7 @@ class Progress:
         names = "  ".join(name_of(cell) for cell in running)
         self.bar.update(self.task, total=total, completed=len(done), left=left, now=names)
 
-    def ended(self, result: Result, done: Iterable[Result], waiting: Iterable[Cell]) -> None:
+    def ended(self, result: TrialResult, done: Iterable[TrialResult], waiting: Iterable[TrialSpec]) -> None:
         """A cell has ended."""
         if self.quiet:
             return
@@ -81,7 +81,7 @@ class Progress:
             parts.append(" ".join(f"{k}={v}" for k, v in options.items() if k not in UNSAID and v is not None))
         self.say("  ".join(one for one in parts if one))
 
-    def outlook(self, done: list[Result], waiting: list[Cell]) -> tuple[int, str]:
+    def outlook(self, done: list[TrialResult], waiting: list[TrialSpec]) -> tuple[int, str]:
         """Cells there will be, and the time left in words.
 
         A cell that is to come is taken to last as long as those of its model and dataset on the average, or as all
@@ -111,7 +111,7 @@ class Progress:
             self.bar.stop()
 
 
-def name_of(cell: Cell) -> str:
+def name_of(cell: TrialSpec) -> str:
     """A cell in a few words."""
     work = "" if cell.work in ("train", "trial") else cell.work.partition(":")[2]
     split = str((cell.split or {}).get("split", ""))
@@ -120,7 +120,7 @@ def name_of(cell: Cell) -> str:
     return "  ".join(one for one in parts if one)
 
 
-def figures_of(result: Result, metric: str) -> str:
+def figures_of(result: TrialResult, metric: str) -> str:
     """The figure of a cell in a few words: of the test where it was scored, else of validation."""
     for stage in ("test", "valid"):
         value = result.figure(metric, stage)

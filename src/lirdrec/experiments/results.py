@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,22 +24,22 @@ class Results:
         folder: the experiment's folder, from which per-user values are read.
     """
 
-    def __init__(self, results: Iterable[Result] = (), experiment: str = "", folder: str | Path | None = None):
+    def __init__(self, results: Iterable[TrialResult] = (), experiment: str = "", folder: str | Path | None = None):
         self.experiment, self.folder = experiment, None if folder is None else Path(folder)
         self._results = list(results)
         self._by_cell = {result.cell: result for result in self._results}
 
-    def __iter__(self) -> Iterator[Result]:
+    def __iter__(self) -> Iterator[TrialResult]:
         return iter(self._results)
 
     def __len__(self) -> int:
         return len(self._results)
 
-    def get(self, cell: Cell) -> Result | None:
+    def get(self, cell: TrialSpec) -> TrialResult | None:
         """The result of a cell, or None where there is none (yet)."""
         return self._by_cell.get(cell)
 
-    def where(self, condition: Callable[[Result], bool] | None = None, **values: Any) -> Results:
+    def where(self, condition: Callable[[TrialResult], bool] | None = None, **values: Any) -> Results:
         """Those whose cell (or status, loss, dataset name) has these values: `where(model="mf", work="train")`.
 
         Args:
@@ -48,7 +48,7 @@ class Results:
                 name, `final` with `Cell.final`, `status` with the result's, `loss` with the loss trained with.
         """
 
-        def fits(result: Result) -> bool:
+        def fits(result: TrialResult) -> bool:
             for name, wanted in values.items():
                 found = _value(result, name)
                 if found not in wanted if isinstance(wanted, (tuple, set, list)) else found != wanted:
@@ -133,12 +133,12 @@ class Results:
             "their figures are too low; give more epochs before models are compared."
         ]
 
-    def _identity(self, result: Result) -> dict[str, Any]:
+    def _identity(self, result: TrialResult) -> dict[str, Any]:
         named = {"experiment": self.experiment, "key": result.cell.key}
         return named | {name: _value(result, name) for name in IDENTITY if name not in named}
 
 
-def _value(result: Result, name: str) -> Any:
+def _value(result: TrialResult, name: str) -> Any:
     if name == "dataset":
         return result.cell.dataset_name
     if name == "loss":
@@ -146,7 +146,7 @@ def _value(result: Result, name: str) -> Any:
     return getattr(result if name == "status" else result.cell, name)
 
 
-def loss_of(result: Result) -> str:
+def loss_of(result: TrialResult) -> str:
     """The ranking loss that the cell's model was trained with; "" for models that have no choice of it."""
     options = result.options.get("model", result.cell.model_options)
     return str(options.get("loss") or "")

@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.experiment import Experiment
 from lirdrec.experiments.progress import Progress
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.trial import Cell, CellStore, Result, fingerprint, write_json
-from lirdrec.experiments.vault import Ledger, seal
+from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint, write_json
+from lirdrec.experiments.vault import Preregistration, seal
 from lirdrec.files.atomic import atomic_write, make_folder
 
 POLL = 0.2  # seconds between looks at the running cells
@@ -32,7 +32,7 @@ SETTINGS = "experiment.json"
 TRIES = 2  # a cell that failed is begun again once, at the next start
 
 
-def run(experiment: Experiment, context: Context) -> Path:
+def run(experiment: Experiment, context: ExperimentConfig) -> Path:
     """Compute all cells of an experiment and write its report.
 
     Args:
@@ -50,7 +50,7 @@ def run(experiment: Experiment, context: Context) -> Path:
     return _reported(experiment, context, compute(experiment, context))
 
 
-def report(experiment: Experiment, context: Context) -> Path:
+def report(experiment: Experiment, context: ExperimentConfig) -> Path:
     """Write the report of the cells that have results by now, without computing any."""
     _check(experiment, context)
     begun = (context.output / "cells").is_dir()  # else asking for the plan would write its first proposals
@@ -60,7 +60,7 @@ def report(experiment: Experiment, context: Context) -> Path:
     return _reported(experiment, context, results)
 
 
-def _reported(experiment: Experiment, context: Context, results: Results) -> Path:
+def _reported(experiment: Experiment, context: ExperimentConfig, results: Results) -> Path:
     """The report, and beside it all that is known of each cell and each epoch, as data."""
     for name, frame in (("runs", results.runs()), ("histories", results.histories())):
         with atomic_write(context.output / f"{name}.parquet") as temporary:
@@ -68,7 +68,7 @@ def _reported(experiment: Experiment, context: Context, results: Results) -> Pat
     return experiment.report(context, results)
 
 
-def compute(experiment: Experiment, context: Context) -> Results:
+def compute(experiment: Experiment, context: ExperimentConfig) -> Results:
     """The results of all cells of an experiment, in the order of its plan; what `run` does before the report."""
     _check(experiment, context)
     make_folder(context.output)
@@ -77,7 +77,7 @@ def compute(experiment: Experiment, context: Context) -> Results:
     return _Run(experiment, context).until_done()
 
 
-def _check(experiment: Experiment, context: Context) -> None:
+def _check(experiment: Experiment, context: ExperimentConfig) -> None:
     """Refuse what is not there, and the folder of another experiment, before anything is written."""
     from lirdrec.experiments.tuning import feature_names
     from lirdrec.models.registry import model_type
@@ -117,7 +117,7 @@ def _name_of(folder: Path) -> str | None:
 class _Running:
     """A cell that a worker computes."""
 
-    cell: Cell
+    cell: TrialSpec
     process: subprocess.Popen[bytes]
     claim: ExitStack
     files: _Files
@@ -135,10 +135,10 @@ class _Files:
 
 
 class _Run:
-    def __init__(self, experiment: Experiment, context: Context):
+    def __init__(self, experiment: Experiment, context: ExperimentConfig):
         self.experiment, self.context = experiment, context
-        self.store = CellStore(context.output)
-        self.planned: dict[str, Cell] = {}
+        self.store = TrialStore(context.output)
+        self.planned: dict[str, TrialSpec] = {}
         self.again: dict[str, int] = {}  # key → attempts so far of cells that failed at an earlier start
         self.running: dict[str, _Running] = {}
         expected = experiment.expected(context) if experiment.expected is not None else {}
@@ -177,7 +177,7 @@ class _Run:
         self.again.clear()
         return self._results(self._done())
 
-    def _done(self) -> dict[str, Result]:
+    def _done(self) -> dict[str, TrialResult]:
         """Results of the planned cells, in the order of the plan; without those that are to be tried again."""
         found = {}
         for key, cell in self.planned.items():
@@ -186,13 +186,13 @@ class _Run:
                 found[key] = result
         return found
 
-    def _results(self, done: dict[str, Result]) -> Results:
+    def _results(self, done: dict[str, TrialResult]) -> Results:
         return Results(done.values(), self.experiment.name, self.context.output)
 
-    def _plan(self, done: dict[str, Result]) -> bool:
+    def _plan(self, done: dict[str, TrialResult]) -> bool:
         """Ask the experiment for its cells; whether there are new ones."""
         before = self.planned
-        named: dict[str, Cell] = {}
+        named: dict[str, TrialSpec] = {}
         for cell in self.experiment.plan(self.context, self._results(done)):
             key = cell.key
             named.setdefault(key, cell)
@@ -204,7 +204,7 @@ class _Run:
         self.planned = named | {key: cell for key, cell in before.items() if key not in named}
         return len(self.planned) > len(before)
 
-    def _start(self, waiting: list[Cell]) -> None:
+    def _start(self, waiting: list[TrialSpec]) -> None:
         """Begin cells, as many as may run at once and other processes do not compute."""
         for cell in waiting:
             if len(self.running) >= self.context.jobs:
@@ -223,15 +223,15 @@ class _Run:
                 try:
                     process = self._begin(cell, files)
                 except DataError as error:  # for instance a split that the dataset does not allow
-                    self._ended(Result(cell, "failed", str(error), attempts=attempt))
+                    self._ended(TrialResult(cell, "failed", str(error), attempts=attempt))
                     continue
                 self.running[cell.key] = _Running(cell, process, stack.pop_all(), files, attempt)
 
-    def _begin(self, cell: Cell, files: _Files) -> subprocess.Popen[bytes]:
+    def _begin(self, cell: TrialSpec, files: _Files) -> subprocess.Popen[bytes]:
         context = self.context
         sealed = seal(cell.dataset, context.output, cell.split)
         if cell.final:
-            Ledger(sealed.vault).declare(cell)
+            Preregistration(sealed.vault).declare(cell)
         job = {
             "cell": cell.with_(dataset=os.path.abspath(sealed.development)).to_json(),
             "folder": os.path.abspath(context.output),
@@ -261,14 +261,14 @@ class _Run:
                 if one.process.stdin is not None:
                     one.process.stdin.close()
 
-    def _record(self, cell: Cell, files: _Files, attempt: int, code: int) -> None:
+    def _record(self, cell: TrialSpec, files: _Files, attempt: int, code: int) -> None:
         try:
             values = json.loads(files.result.read_text(encoding="utf-8"))
         except FileNotFoundError:
             killed = hasattr(signal, "SIGKILL") and code in (-signal.SIGKILL, 128 + signal.SIGKILL)
             # nobody but the system, short of memory, kills a worker in this way while its parent lives
             values = {"status": "out of memory"} if killed else {"status": "failed", "error": _last_line(files.log)}
-        result = Result.from_json({"cell": cell.to_json(), "attempts": attempt, **values})
+        result = TrialResult.from_json({"cell": cell.to_json(), "attempts": attempt, **values})
         self._ended(result)
         files.result.unlink(missing_ok=True)
         files.job.unlink(missing_ok=True)
@@ -280,7 +280,7 @@ class _Run:
         elif result.status != "out of memory":  # which may succeed from its checkpoint on a machine with more
             shutil.rmtree(files.runs, ignore_errors=True)
 
-    def _tidy(self, done: dict[str, Result]) -> None:
+    def _tidy(self, done: dict[str, TrialResult]) -> None:
         """Take away what was left by a kill between the record of a result and the end of its worker's files."""
         for key, result in done.items():
             files = _Files(self.context.output, key)
@@ -289,7 +289,7 @@ class _Run:
             if result.done and not result.cell.extra.get("keep"):
                 shutil.rmtree(files.runs, ignore_errors=True)
 
-    def _ended(self, result: Result) -> None:
+    def _ended(self, result: TrialResult) -> None:
         self.store.record(result)
         done = self._done()
         waiting = [cell for key, cell in self.planned.items() if key not in done]

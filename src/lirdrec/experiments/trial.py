@@ -27,7 +27,7 @@ Status = Literal["done", "failed", "out of memory"]
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class TrialSpec:
     """One unit of work. Everything in it is JSON; two cells of the same content are equal and share their result.
 
     Attributes:
@@ -68,7 +68,7 @@ class Cell:
             object.__setattr__(self, "modalities", tuple(self.modalities))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Cell) and self.to_json() == other.to_json()
+        return isinstance(other, TrialSpec) and self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
         return hash(canonical(self.to_json()))
@@ -95,17 +95,17 @@ class Cell:
         return values | {"modalities": None if self.modalities is None else list(self.modalities)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Cell:
+    def from_json(cls, values: Mapping[str, Any]) -> TrialSpec:
         """What `to_json` gave."""
         return cls(**values)
 
-    def with_(self, **changes: Any) -> Cell:
+    def with_(self, **changes: Any) -> TrialSpec:
         """A copy with other values of some fields."""
         return replace(self, **changes)
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialResult:
     """What came of a cell.
 
     Attributes:
@@ -125,7 +125,7 @@ class Result:
         attempts: how often the cell was begun until it came to this result, kills by the user not counted.
     """
 
-    cell: Cell
+    cell: TrialSpec
     status: Status = "done"
     error: str | None = None
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -162,13 +162,13 @@ class Result:
         return values | {"cell": self.cell.to_json(), "history": list(self.history)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Result:
+    def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
         """What `to_json` gave."""
-        given = {**values, "cell": Cell.from_json(values["cell"]), "history": tuple(values.get("history", ()))}
+        given = {**values, "cell": TrialSpec.from_json(values["cell"]), "history": tuple(values.get("history", ()))}
         return cls(**given)
 
 
-class CellStore:
+class TrialStore:
     """The results of an experiment's folder: `cells/KEY.json`, each written whole or not at all.
 
     Args:
@@ -177,9 +177,9 @@ class CellStore:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._known: dict[str, tuple[int, Result]] = {}
+        self._known: dict[str, tuple[int, TrialResult]] = {}
 
-    def result(self, cell: Cell) -> Result | None:
+    def result(self, cell: TrialSpec) -> TrialResult | None:
         """The result of a cell, or None where there is none yet.
 
         Raises:
@@ -197,14 +197,14 @@ class CellStore:
         self._known[cell.key] = (stamp, found)
         return found
 
-    def record(self, result: Result) -> None:
+    def record(self, result: TrialResult) -> None:
         """Write the result of a cell, in place of an earlier one."""
         path = self._path(result.cell)
         make_folder(path.parent)
         write_checked(path, result.to_json())
 
     @contextlib.contextmanager
-    def claim(self, cell: Cell) -> Iterator[bool]:
+    def claim(self, cell: TrialSpec) -> Iterator[bool]:
         """Whether the cell is this process's to compute, until the block ends; False: another process has it.
 
         The lock is the operating system's on `locks/KEY`: that of a process that died is free at once.
@@ -221,13 +221,13 @@ class CellStore:
             found.append(_read_result(path))
         return Results(found, folder=self.folder)
 
-    def _path(self, cell: Cell) -> Path:
+    def _path(self, cell: TrialSpec) -> Path:
         return self.folder / "cells" / f"{cell.key}.json"
 
 
-def _read_result(path: Path) -> Result:
+def _read_result(path: Path) -> TrialResult:
     try:
-        return Result.from_json(read_checked(path))
+        return TrialResult.from_json(read_checked(path))
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path}: damaged ({error}); delete the file to compute the cell again") from None
 

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import ConfigError, RunFolderError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import Choice, Space, parts, space_of, with_loss
-from lirdrec.experiments.trial import Cell, Result, canonical, fingerprint, locked, short_hash, write_json
+from lirdrec.experiments.trial import TrialResult, TrialSpec, canonical, fingerprint, locked, short_hash, write_json
 
 PAIR = 2  # proposals that do not know of each other
 AT_RANDOM = 4  # proposals before TPE takes over, the published ones included
@@ -36,7 +36,7 @@ WARM_UP = 20  # epochs that no trial is stopped in
 
 
 @dataclass(frozen=True)
-class Search:
+class TuningState:
     """Where a search stands.
 
     Attributes:
@@ -47,14 +47,14 @@ class Search:
         base: what was tuned.
     """
 
-    cells: tuple[Cell, ...]
+    cells: tuple[TrialSpec, ...]
     finished: bool
-    chosen: Cell | None
-    trials: tuple[Result, ...]
-    base: Cell
+    chosen: TrialSpec | None
+    trials: tuple[TrialResult, ...]
+    base: TrialSpec
 
     @property
-    def best(self) -> Result | None:
+    def best(self) -> TrialResult | None:
         """The result of the best trial, where it is known."""
         return next((one for one in self.trials if one.cell == self.chosen), None)
 
@@ -70,7 +70,7 @@ class Search:
             return "done" if self.finished else "running"
         return "out of memory" if any(one.status == "out of memory" for one in self.trials) else "failed"
 
-    def final(self, seed: int, variant: str = "", **extra: Any) -> Cell:
+    def final(self, seed: int, variant: str = "", **extra: Any) -> TrialSpec:
         """The cell that trains the best configuration with a seed and scores the sealed test.
 
         Raises:
@@ -88,7 +88,7 @@ class Search:
 
 
 def base_cell(
-    context: Context,
+    context: ExperimentConfig,
     dataset: str,
     model: str,
     feature_set: str = "",
@@ -98,7 +98,7 @@ def base_cell(
     model_options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Cell:
+) -> TrialSpec:
     """The cell of work "train" that an experiment derives others from: what the context sets, and what it sets itself.
 
     Args:
@@ -107,7 +107,7 @@ def base_cell(
         feature_set: a label of `context.sets`, or another label, which stands for all features.
         model_options, training: set by the experiment; they go before those of the context.
     """
-    return Cell(
+    return TrialSpec(
         "train",
         dataset,
         model,
@@ -121,7 +121,7 @@ def base_cell(
     )
 
 
-def search(context: Context, results: Results, base: Cell) -> Search:
+def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> TuningState:
     """Go on with the search for the best configuration of `base.model`; to be called in every `plan`.
 
     Args:
@@ -136,7 +136,7 @@ def search(context: Context, results: Results, base: Cell) -> Search:
     """
     space = _space(context, base)
     if context.trials == 0:
-        return Search((), True, _cell(base, 0, {"options": space.first[0]}), (), base)
+        return TuningState((), True, _cell(base, 0, {"options": space.first[0]}), (), base)
     content: dict[str, Any] = {"space": _described(space), "sampler": context.sampler, "prune": context.prune}
     content["base"] = base.to_json() | {"dataset": fingerprint(base.dataset)}
     by_time = context.minutes is not None
@@ -173,16 +173,16 @@ def search(context: Context, results: Results, base: Cell) -> Search:
     cells = tuple(_cell(base, number, proposal) for number, proposal in enumerate(proposals))
     chosen = next((cells[one["number"]] for one in choices if one["budget"] == budget), None)
     finished = chosen is not None or _complete(context, found, limit)
-    return Search(cells, finished, chosen, tuple(one for one in found if one is not None), base)
+    return TuningState(cells, finished, chosen, tuple(one for one in found if one is not None), base)
 
 
-def n_trials(context: Context, base: Cell) -> int:
+def n_trials(context: ExperimentConfig, base: TrialSpec) -> int:
     """How many trials the search will have at most: no more than the model has configurations."""
     size = _space(context, base).size
     return size if context.trials is None else min(size, context.trials)
 
 
-def _space(context: Context, base: Cell) -> Space:
+def _space(context: ExperimentConfig, base: TrialSpec) -> Space:
     modalities = base.modalities if base.modalities is not None else feature_names(base.dataset)
     return space_of(base.model, {**base.model_options, **base.training}, context.losses, modalities)
 
@@ -202,7 +202,7 @@ def _is_chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> bool:
     return any(one["budget"] == budget for one in choices)
 
 
-def _best(found: Sequence[Result | None], metric: str) -> int | None:
+def _best(found: Sequence[TrialResult | None], metric: str) -> int | None:
     """The number of the first of the best trials."""
     best: tuple[float, int] | None = None
     for number, result in enumerate(found):
@@ -212,7 +212,7 @@ def _best(found: Sequence[Result | None], metric: str) -> int | None:
     return None if best is None else best[1]
 
 
-def _cell(base: Cell, number: int, proposal: Mapping[str, Any]) -> Cell:
+def _cell(base: TrialSpec, number: int, proposal: Mapping[str, Any]) -> TrialSpec:
     of_model, of_training = parts(proposal["options"])
     limits = {name: proposal[name] for name in ("stop_below", "seconds") if proposal.get(name)}
     return base.with_(
@@ -224,11 +224,11 @@ def _cell(base: Cell, number: int, proposal: Mapping[str, Any]) -> Cell:
     )
 
 
-def _results(base: Cell, proposals: Sequence[Mapping[str, Any]], results: Results) -> list[Result | None]:
+def _results(base: TrialSpec, proposals: Sequence[Mapping[str, Any]], results: Results) -> list[TrialResult | None]:
     return [results.get(_cell(base, number, proposal)) for number, proposal in enumerate(proposals)]
 
 
-def _complete(context: Context, found: Sequence[Result | None], limit: int) -> bool:
+def _complete(context: ExperimentConfig, found: Sequence[TrialResult | None], limit: int) -> bool:
     past = [one for one in found if one is not None]
     if not past or len(past) < len(found):
         return False
@@ -236,7 +236,7 @@ def _complete(context: Context, found: Sequence[Result | None], limit: int) -> b
     return len(found) >= limit or (left is not None and left <= 0)
 
 
-def _left(context: Context, past: Sequence[Result]) -> float | None:
+def _left(context: ExperimentConfig, past: Sequence[TrialResult]) -> float | None:
     """Seconds of tuning that are left; None where only the number of trials counts."""
     if context.minutes is None:
         return None
@@ -244,7 +244,11 @@ def _left(context: Context, past: Sequence[Result]) -> float | None:
 
 
 def _propose(
-    context: Context, space: Space, proposals: Sequence[Mapping[str, Any]], past: Sequence[Result], seed: int
+    context: ExperimentConfig,
+    space: Space,
+    proposals: Sequence[Mapping[str, Any]],
+    past: Sequence[TrialResult],
+    seed: int,
 ) -> Choice:
     """The next configuration; never one that was proposed before."""
     number = len(proposals)
@@ -265,7 +269,7 @@ def _propose(
 
 
 def _by_tpe(
-    space: Space, proposals: Sequence[Mapping[str, Any]], past: Sequence[Result], metric: str, seed: int
+    space: Space, proposals: Sequence[Mapping[str, Any]], past: Sequence[TrialResult], metric: str, seed: int
 ) -> Choice:
     optuna = _optuna()
     sampler = optuna.samplers.TPESampler(n_startup_trials=0, seed=seed)
@@ -331,7 +335,7 @@ def _optuna() -> Any:
     return optuna
 
 
-def _threshold(past: Sequence[Result], metric: str) -> list[list[float]]:
+def _threshold(past: Sequence[TrialResult], metric: str) -> list[list[float]]:
     """`[epoch, value]`: from the epoch on, a trial whose best value so far is below is stopped; steps of a rising line.
 
     The median (the lower one of an even number) of the best values so far of the earlier trials that were not cut off

@@ -24,7 +24,7 @@ import numpy as np
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS
 from lirdrec.experiments.trial import (
-    Cell,
+    TrialSpec,
     fingerprint,
     locked,
     read_checked,
@@ -115,18 +115,18 @@ def without_test(dataset: Dataset) -> Dataset:
     )
 
 
-def declaration_name(cell: Cell) -> str:
+def declaration_name(cell: TrialSpec) -> str:
     """What the declaration of a final cell is called: the same for all its seeds."""
     return " | ".join(str(getattr(cell, label)) for label in LABELS)
 
 
-def declared_options(cell: Cell) -> dict[str, Any]:
+def declared_options(cell: TrialSpec) -> dict[str, Any]:
     """What the declaration of a final cell fixes."""
     values = cell.to_json()
     return {name: values[name] for name in OPTIONS}
 
 
-class Ledger:
+class Preregistration:
     """The declarations of one sealed test.
 
     Args:
@@ -147,7 +147,7 @@ class Ledger:
             raise RunFolderError(f"{self.path}: damaged ({error}); restore it, or begin in another folder") from None
         return found
 
-    def declare(self, cell: Cell) -> None:
+    def declare(self, cell: TrialSpec) -> None:
         """Write down the options of a final cell, for all its seeds; what is declared already stays.
 
         Raises:
@@ -165,17 +165,17 @@ class Ledger:
                 )
             write_json(self.path, {**known, name: options})
 
-    def declared(self, cell: Cell) -> dict[str, Any] | None:
+    def declared(self, cell: TrialSpec) -> dict[str, Any] | None:
         """The options declared for the cell's model and variant, or None."""
         return self.declarations().get(declaration_name(cell))
 
-    def scored(self, cell: Cell) -> list[int]:
+    def scored(self, cell: TrialSpec) -> list[int]:
         """The seeds of the cell's declaration whose test has been scored."""
         found = (self.vault / "scores").glob(f"{short_hash(declaration_name(cell))}-*.json")
         return sorted({int(path.stem.split("-")[1]) for path in found})
 
 
-class SealedTest:
+class TestVault:
     """The test pairs of one sealed dataset; they are read only while something declared is scored for the first time.
 
     Args:
@@ -184,11 +184,11 @@ class SealedTest:
 
     def __init__(self, vault: str | Path):
         self.vault = Path(vault)
-        self.ledger = Ledger(vault)
+        self.ledger = Preregistration(vault)
 
     def score(
         self,
-        cell: Cell,
+        cell: TrialSpec,
         recommender: Recommender,
         development: Dataset,
         *,
@@ -278,7 +278,7 @@ def _is_whole(sealed: Sealed) -> bool:
     return (sealed.development / "manifest.json").is_file() and (sealed.vault / SEALED).is_file()
 
 
-def _check_trained(cell: Cell, recommender: Recommender) -> None:
+def _check_trained(cell: TrialSpec, recommender: Recommender) -> None:
     """The recommender must be what the cell says: model, model options, training options, seed."""
     from lirdrec.config import to_dict
     from lirdrec.experiments.config import resolved

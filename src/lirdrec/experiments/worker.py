@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lirdrec.errors import ConfigError, DataError, LirdrecError
 from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, resolved
-from lirdrec.experiments.trial import Cell, write_json
-from lirdrec.training.loop import StopTraining, Watcher
+from lirdrec.experiments.trial import TrialSpec, write_json
+from lirdrec.training.loop import Callback, StopTraining
 
 
-class Scribe(Watcher):
+class TrialCallback(Callback):
     """Keeps the history, and stops a trial at its limits.
 
     Args:
@@ -45,14 +45,14 @@ class Scribe(Watcher):
         self.best = float("-inf")
         self.stopped_early = False
 
-    def started(self, history: list[dict[str, Any]], n_steps: int) -> None:
+    def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
         for line in history:
             self._read(line)
         self.earlier = self.spent
         if history:
             self._judge(history[-1]["epoch"])
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
         self._read(line)
         self._judge(line["epoch"])
 
@@ -78,9 +78,9 @@ STARTED = time.perf_counter()
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
-    from lirdrec.experiments.worker import Scribe
+    from lirdrec.experiments.worker import TrialCallback
     from lirdrec.recommender.recommender import Recommender
-    from lirdrec.training.loop import Watcher
+    from lirdrec.training.loop import Callback
 
 Candidates = Literal["all", "cold"]
 
@@ -101,7 +101,7 @@ class Job:
         checkpoint_seconds: at most this much work is lost when a worker is killed.
     """
 
-    cell: Cell
+    cell: TrialSpec
     folder: Path
     runs: Path
     vault: Path | None = None
@@ -109,7 +109,7 @@ class Job:
     cache: str | None = None
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     per_user: str | None = None
-    scribe: Scribe | None = None
+    scribe: TrialCallback | None = None
     checkpoint_seconds: float = 60.0
     best_epoch: int = 0
     earlier: float = 0.0
@@ -135,20 +135,22 @@ class Job:
             return found  # the model chooses, so items that lack these modalities stay
         return replace(found, features={name: found.features[name] for name in wanted})
 
-    def fit(self, dataset: Dataset | None = None, *, watchers: tuple[Watcher, ...] = (), part: str = "") -> Recommender:
+    def fit(
+        self, dataset: Dataset | None = None, *, callbacks: tuple[Callback, ...] = (), part: str = ""
+    ) -> Recommender:
         """Train the cell's model with the cell's options, going on from the checkpoint of a worker that was killed.
 
         Args:
             dataset: what to train on; None: `dataset`.
-            watchers: told of every step and epoch.
+            callbacks: told of every step and epoch.
             part: name of the training, where a cell has several: each needs a checkpoint of its own.
         """
-        from lirdrec.experiments.worker import Scribe
+        from lirdrec.experiments.worker import TrialCallback
         from lirdrec.recommender.fit import fit
 
         config, training = resolved(self.cell)
         extra = self.cell.extra
-        self.scribe = Scribe(training.metric, extra.get("stop_below", ()), extra.get("seconds"))
+        self.scribe = TrialCallback(training.metric, extra.get("stop_below", ()), extra.get("seconds"))
         found = fit(
             self.dataset if dataset is None else dataset,
             config,
@@ -158,7 +160,7 @@ class Job:
             cache=self.cache,
             checkpoint=self.runs / f"checkpoint{part}",
             checkpoint_seconds=self.checkpoint_seconds,
-            watchers=(self.scribe, *watchers),
+            callbacks=(self.scribe, *callbacks),
         )
         self.earlier += self.scribe.earlier
         if found.info.get("stopped") == "interrupted":
@@ -195,13 +197,13 @@ class Job:
         Raises:
             ConfigError: the cell is not final, or not what was declared.
         """
-        from lirdrec.experiments.vault import SealedTest
+        from lirdrec.experiments.vault import TestVault
 
         if self.vault is None:
             raise ConfigError(f"{self.cell.model}: only a final cell may score the test")
         chosen = self._candidates() if candidates is None else candidates
         file = self.folder / "per_user" / f"{self.runs.name}.parquet" if stage == "test" else None
-        values = SealedTest(self.vault).score(
+        values = TestVault(self.vault).score(
             self.cell, recommender, self.dataset, candidates=chosen, cutoffs=self._cutoffs(chosen), per_user=file
         )
         self.figures[stage] = values
@@ -316,7 +318,7 @@ def job_of(spec: Mapping[str, Any]) -> Job:
     """A job from its JSON."""
     vault = None if spec.get("vault") is None else Path(spec["vault"])
     folder, runs = Path(spec["folder"]), Path(spec["runs"])
-    return Job(Cell.from_json(spec["cell"]), folder, runs, vault, spec.get("device", "auto"), spec.get("cache"))
+    return Job(TrialSpec.from_json(spec["cell"]), folder, runs, vault, spec.get("device", "auto"), spec.get("cache"))
 
 
 def _end_with_parent() -> None:

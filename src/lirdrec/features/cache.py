@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from lirdrec.data.features import open_array
-from lirdrec.data.storage import placed, read_manifest
+from lirdrec.data.storage import read_manifest, resolve_path
 from lirdrec.features.writer import CUT, KEYS, MASK, STATE, VALUES, file_name
 from lirdrec.files.atomic import sha256
 
 logger = logging.getLogger(__name__)
 
 
-class Known:
+class VectorCache:
     """The vectors of one identity in some prepared folders.
 
     In memory are 16 bytes for each vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
@@ -68,9 +68,9 @@ class _Matrix:
 
     def __init__(self, folder: Path, name: str, manifest: Mapping[str, Any]):
         def load(ending: str) -> np.ndarray:
-            return open_array(placed(folder, manifest, file_name(name, ending)))
+            return open_array(resolve_path(folder, manifest, file_name(name, ending)))
 
-        self._values, self.keys = placed(folder, manifest, file_name(name, VALUES)), load(KEYS)
+        self._values, self.keys = resolve_path(folder, manifest, file_name(name, VALUES)), load(KEYS)
         has_cut = file_name(name, CUT) in manifest["files"]
         self.cut = load(CUT) if has_cut else np.zeros(len(self.keys), dtype=bool)
         rows = np.flatnonzero(load(MASK))
@@ -97,7 +97,7 @@ def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:
     manifest = read_manifest(folder)
     if not _sound(folder, manifest, file_name(name, STATE)):
         return None
-    return load_file(placed(folder, manifest, file_name(name, STATE)))
+    return load_file(resolve_path(folder, manifest, file_name(name, STATE)))
 
 
 def _whole(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
@@ -111,7 +111,7 @@ def _whole(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
 
 
 def _sound(folder: Path, manifest: Mapping[str, Any], name: str) -> bool:
-    entry, path = manifest["files"].get(name), placed(folder, manifest, name)
+    entry, path = manifest["files"].get(name), resolve_path(folder, manifest, name)
     return entry is not None and path.is_file() and sha256(path) == entry["sha256"]
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from lirdrec.data.features import open_array
 from lirdrec.data.ids import count, describe_ids
 from lirdrec.data.schema import ITEM
-from lirdrec.data.storage import placed, read_manifest
+from lirdrec.data.storage import read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError, RunFolderError, reason
-from lirdrec.features.job import Job, MatrixWork, bare, json_like
+from lirdrec.features.job import FeatureJob, FeatureJobRunner, bare, json_like
 from lirdrec.features.sources import ItemRows, PictureSource, default_texts, names_pictures
 from lirdrec.features.writer import MASK, SHOWN, Joined, file_name
 
 
-def spare(folder: Path, job: Job) -> None:
+def check_overwrite(folder: Path, job: FeatureJob) -> None:
     """Refuse to replace what may be dear to someone: vectors that came with the data, or of another encoder."""
     manifest = read_manifest(folder)
     if job.name not in manifest["features"]:
@@ -35,7 +35,7 @@ def spare(folder: Path, job: Job) -> None:
     )
 
 
-def refuse_empty(works: Sequence[MatrixWork], joined: Mapping[str, Joined]) -> None:
+def check_not_empty(works: Sequence[FeatureJobRunner], joined: Mapping[str, Joined]) -> None:
     """Refuse matrices without a vector, and forget their shards: there is nothing in them to go on from."""
     empty = [work for work in works if not joined[work.job.name].matrix.present]
     if not empty:
@@ -60,7 +60,7 @@ def covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:
     manifest = read_manifest(folder)
     masks = [one.present for one in joined.values()]
     for name in set(manifest["features"]) - set(joined):
-        path = placed(folder, manifest, file_name(name, MASK))
+        path = resolve_path(folder, manifest, file_name(name, MASK))
         try:
             masks.append(open_array(path, mapped=False))
         except (OSError, ValueError, MemoryError) as error:
@@ -68,7 +68,9 @@ def covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:
     return np.any(masks, axis=0)
 
 
-def refuse_bare(folder: Path, keep: np.ndarray, works: Sequence[MatrixWork], joined: Mapping[str, Joined]) -> None:
+def check_items_covered(
+    folder: Path, keep: np.ndarray, works: Sequence[FeatureJobRunner], joined: Mapping[str, Joined]
+) -> None:
     """Raise a DataError that names the items which would have no features in any matrix; `keep` are the others."""
     without = np.flatnonzero(~keep)
     rows = ItemRows(folder)
@@ -85,7 +87,7 @@ def refuse_bare(folder: Path, keep: np.ndarray, works: Sequence[MatrixWork], joi
     )
 
 
-def _second_matrix(rows: ItemRows, works: Sequence[MatrixWork]) -> str | None:
+def _second_matrix(rows: ItemRows, works: Sequence[FeatureJobRunner]) -> str | None:
     """What could be encoded beside, that was not."""
     made = [work.job.source for work in works]
     texts = default_texts(rows)

@@ -25,7 +25,7 @@ import numpy as np
 
 from lirdrec.features.encoder import Encoder, encode_rows
 from lirdrec.features.sources import KEY_BYTES, Item
-from lirdrec.files.progress import Advance, unheard
+from lirdrec.files.progress import ProgressCallback, no_progress
 
 Arrays = dict[str, np.ndarray]
 Facts = dict[str, Any]
@@ -33,12 +33,12 @@ Task = tuple[int, list[Item]]
 Done = tuple[int, Arrays, Facts]
 
 
-Loop = Callable[[Encoder, Iterable[Task], int, Advance], Iterator[Done]]
+Loop = Callable[[Encoder, Iterable[Task], int, ProgressCallback], Iterator[Done]]
 SHOWN = 80  # characters of a text in the list of problems
 
 
 def encode_shard(
-    encoder: Encoder, items: Sequence[Item], batch_size: int, advance: Advance = unheard
+    encoder: Encoder, items: Sequence[Item], batch_size: int, advance: ProgressCallback = no_progress
 ) -> tuple[Arrays, Facts]:
     """Vectors of some items; equal inputs are encoded once. Reads and writes nothing but what the encoder reads.
 
@@ -87,7 +87,7 @@ def encode_shard(
     }
 
 
-def local(encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: Advance) -> Iterator[Done]:
+def local(encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: ProgressCallback) -> Iterator[Done]:
     """The loop of a single process; a batch that memory halved stays halved."""
     for index, items in tasks:
         arrays, facts = encode_shard(encoder, items, batch_size, advance)

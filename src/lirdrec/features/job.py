@@ -22,13 +22,13 @@ from lirdrec._version import __version__
 from lirdrec.data.features import check_name
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.cache import Known, fitted_state
+from lirdrec.features.cache import VectorCache, fitted_state
 from lirdrec.features.encode import Arrays, Facts, Loop, Task, encode_shard
 from lirdrec.features.encoder import Encoder, Input
 from lirdrec.features.sources import KEY_BYTES, Item, Source
 from lirdrec.features.writer import PROBLEMS, Joined, join
-from lirdrec.files.progress import Advance, progress_bar
-from lirdrec.files.shards import JOINING, Shards, begun
+from lirdrec.files.progress import ProgressCallback, progress_bar
+from lirdrec.files.shards import JOINING, Shards, has_partial_work
 
 SAMPLE = 50_000  # inputs at most that an encoder is fitted to
 SEED = 0
@@ -109,7 +109,7 @@ PLACE = "place"  # fact of a shard: where its inputs lay
 
 
 @dataclass(frozen=True)
-class Job:
+class FeatureJob:
     """A matrix that is to be made.
 
     Attributes:
@@ -159,7 +159,7 @@ class _Halfway:
         return whole, facts | {"problems": problems, "copied": len(self.vectors)}
 
 
-class MatrixWork:
+class FeatureJobRunner:
     """The unfinished work on one matrix, in a folder of its own.
 
     Args:
@@ -177,7 +177,7 @@ class MatrixWork:
         DataError: nothing to fit the encoder to.
     """
 
-    def __init__(self, folder: Path, place: Path, job: Job, restart: bool = False, reuse: Path | None = None):
+    def __init__(self, folder: Path, place: Path, job: FeatureJob, restart: bool = False, reuse: Path | None = None):
         self.folder, self.job, self.place = folder, job, place / job.name
         self.restart = restart
         self.folders = [folder] if reuse is None else [folder, reuse]
@@ -186,7 +186,14 @@ class MatrixWork:
         plan = {"source": job.source.description, "inputs": job.source.digest()}
         if job.encoder.needs_fit:
             fitting = {**plan, "identity": json_like(job.encoder.identity)}
-            fit(job.encoder, job.source, self.place / "fit", fitting, self._state_before, dear=begun(self.place))
+            fit(
+                job.encoder,
+                job.source,
+                self.place / "fit",
+                fitting,
+                self._state_before,
+                dear=has_partial_work(self.place),
+            )
         self.identity = identity(job.encoder)
         self.shards = Shards(self.place, {**plan, "identity": self.identity}, len(job.source), job.encoder.shard_rows)
         (self.place / JOINING).unlink(missing_ok=True)
@@ -254,14 +261,14 @@ class MatrixWork:
         return sorted([*self.shards.pending(), *self._outdated])
 
     @cached_property
-    def _known(self) -> Known:
-        return Known(self.folders, self.identity)
+    def _known(self) -> VectorCache:
+        return VectorCache(self.folders, self.identity)
 
     def _look_up(self, index: int, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """The vectors of a shard that are known already, as `Known.look_up` gives them."""
         return self._sealed(index, keys) if index in self._outdated else self._known.look_up(keys)
 
-    def _tasks(self, pending: Iterable[int], halfway: dict[int, _Halfway], advance: Advance) -> Iterator[Task]:
+    def _tasks(self, pending: Iterable[int], halfway: dict[int, _Halfway], advance: ProgressCallback) -> Iterator[Task]:
         for index in pending:
             rows = self.shards.rows(index)
             items = self.job.source.read(rows.start, rows.stop)

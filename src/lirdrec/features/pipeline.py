@@ -16,25 +16,25 @@ import polars as pl
 
 from lirdrec.data.images import IMAGES
 from lirdrec.data.storage import ITEMS, read_manifest, write_item_table
-from lirdrec.data.transaction import dataset_lock, settle
+from lirdrec.data.transaction import dataset_lock, recover
 from lirdrec.errors import ConfigError
-from lirdrec.features.checks import covered, refuse_bare, refuse_empty, spare
+from lirdrec.features.checks import check_items_covered, check_not_empty, check_overwrite, covered
 from lirdrec.features.encode import Loop, encode_shard, local
-from lirdrec.features.job import Job, MatrixWork
+from lirdrec.features.job import FeatureJob, FeatureJobRunner
 from lirdrec.features.sources import PictureSource
 from lirdrec.features.writer import Joined, add_features, drop_items, read_frame
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
-from lirdrec.files.shards import JOINING, begun
+from lirdrec.files.shards import JOINING, has_partial_work
 
-__all__ = ["Job", "Made", "encode_shard", "features_lock", "local", "make_features"]
+__all__ = ["FeatureJob", "FeatureRun", "encode_shard", "features_lock", "local", "make_features"]
 
 WORK = "work/features"  # unfinished work, in the prepared folder
 CHANGED = ".changed"  # below it, other files that change with the matrices; no matrix can have this name
 
 
 @dataclass(frozen=True)
-class Made:
+class FeatureRun:
     """A matrix that was made, and how it went.
 
     Attributes:
@@ -88,7 +88,7 @@ def features_lock(folder: str | Path) -> Iterator[Path]:
 
 def make_features(
     folder: str | Path,
-    jobs: Sequence[Job],
+    jobs: Sequence[FeatureJob],
     *,
     batch_size: int | None = None,
     restart: bool = False,
@@ -97,8 +97,8 @@ def make_features(
     replace: bool = False,
     progress: bool = True,
     loop: Loop = local,
-    before: Callable[[Sequence[MatrixWork]], None] = lambda works: None,
-) -> list[Made]:
+    before: Callable[[Sequence[FeatureJobRunner]], None] = lambda works: None,
+) -> list[FeatureRun]:
     """Make feature matrices of a prepared dataset and add them to it, all together.
 
     Stopped at any moment, the same call goes on where it was, and the bytes are those of a call that was never stopped.
@@ -128,12 +128,12 @@ def make_features(
     names = [job.name for job in jobs]
     if len(set(names)) < len(names):
         raise ConfigError(f"two of the matrices {', '.join(names)} have one name; give them names of their own")
-    with features_lock(folder) as place, _nothing_left_of_nothing(place, names):
-        settle(folder)
+    with features_lock(folder) as place, _remove_empty_work(place, names):
+        recover(folder)
         if not replace:
             for job in jobs:
-                spare(folder, job)
-        works = [MatrixWork(folder, place, job, restart, None if reuse is None else Path(reuse)) for job in jobs]
+                check_overwrite(folder, job)
+        works = [FeatureJobRunner(folder, place, job, restart, None if reuse is None else Path(reuse)) for job in jobs]
         before(works)
         for at, work in enumerate(works):
             work.run(batch_size, progress, loop)
@@ -141,11 +141,11 @@ def make_features(
                 work.job.encoder.release()
         joined = {work.job.name: work.join() for work in works}
         told = {work.job.name: work.told(joined[work.job.name]) for work in works}
-        refuse_empty(works, joined)
+        check_not_empty(works, joined)
         matrices = {name: one.matrix for name, one in joined.items()}
         noted = _pictures(works)
         with dataset_lock(folder):  # from reading the item table to writing it: captions may change it, too
-            settle(folder)
+            recover(folder)
             keep = covered(folder, joined)
             if keep.all():
                 dropped = None
@@ -153,7 +153,7 @@ def make_features(
                     add_features(folder, matrices, told, noted, _changed_table(folder, place / CHANGED, works))
             else:
                 if not drop:
-                    refuse_bare(folder, keep, works, joined)
+                    check_items_covered(folder, keep, works, joined)
                 table = _item_table(folder, works)
                 changed = drop_items(folder, read_manifest(folder), table, keep, place / CHANGED, without=names)
                 dropped = changed.told
@@ -167,18 +167,18 @@ def make_features(
 
 
 @contextmanager
-def _nothing_left_of_nothing(place: Path, names: Sequence[str]) -> Iterator[None]:
+def _remove_empty_work(place: Path, names: Sequence[str]) -> Iterator[None]:
     """Whatever ends the work: a matrix of which no shard was sealed leaves nothing that could stand in the way."""
     try:
         yield
     finally:
         for name in names:
-            if not begun(place / name):
+            if not has_partial_work(place / name):
                 shutil.rmtree(place / name, ignore_errors=True)
 
 
 @contextmanager
-def _joining(works: Sequence[MatrixWork]) -> Iterator[None]:
+def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
     """Mark the work as finished while it joins the dataset, which may have other items afterwards.
 
     After a kill between the two, what was left would else be refused as unfinished work of other settings.
@@ -194,23 +194,23 @@ def _joining(works: Sequence[MatrixWork]) -> Iterator[None]:
         raise
 
 
-def _pictures(works: Sequence[MatrixWork]) -> dict[str, Any]:
+def _pictures(works: Sequence[FeatureJobRunner]) -> dict[str, Any]:
     """The folder of the pictures, for whoever shows them later."""
     roots = [work.job.source.root for work in works if isinstance(work.job.source, PictureSource)]
     return {IMAGES: str(roots[0].absolute())} if roots else {}
 
 
-def _found(works: Sequence[MatrixWork]) -> dict[str, pl.Series]:
+def _found(works: Sequence[FeatureJobRunner]) -> dict[str, pl.Series]:
     """The columns of pictures that this call has found."""
     sources = [work.job.source for work in works if isinstance(work.job.source, PictureSource)]
     return {one.column: one.found for one in sources if one.found is not None}
 
 
-def _item_table(folder: Path, works: Sequence[MatrixWork]) -> pl.DataFrame:
+def _item_table(folder: Path, works: Sequence[FeatureJobRunner]) -> pl.DataFrame:
     return read_frame(folder, read_manifest(folder), ITEMS).with_columns(**_found(works))
 
 
-def _changed_table(folder: Path, to: Path, works: Sequence[MatrixWork]) -> dict[str, Path]:
+def _changed_table(folder: Path, to: Path, works: Sequence[FeatureJobRunner]) -> dict[str, Path]:
     """The item table as a file, if it changes: name in the manifest → file."""
     if not _found(works):
         return {}
@@ -220,8 +220,10 @@ def _changed_table(folder: Path, to: Path, works: Sequence[MatrixWork]) -> dict[
     return {ITEMS: to / ITEMS}
 
 
-def _made(work: MatrixWork, joined: Joined, told: Mapping[str, Any], dropped: Mapping[str, int] | None) -> Made:
-    return Made(
+def _made(
+    work: FeatureJobRunner, joined: Joined, told: Mapping[str, Any], dropped: Mapping[str, int] | None
+) -> FeatureRun:
+    return FeatureRun(
         name=work.job.name,
         dims=joined.matrix.dims,
         items=len(joined.present),

@@ -35,7 +35,7 @@ from lirdrec.errors import ConfigError, LirdrecError, TrainingError
 from lirdrec.features.encode import Arrays, Done, Facts, Task, encode_shard
 from lirdrec.features.encoder import Encoder
 from lirdrec.features.sources import Item
-from lirdrec.files.progress import Advance, unheard
+from lirdrec.files.progress import ProgressCallback, no_progress
 
 AHEAD = 2  # shards that a worker has at once: one in work, one waiting
 RETRIES = 3  # deaths that a worker survives, and that a shard survives
@@ -69,7 +69,7 @@ class Pool:
         self._workers = [worker.remote() for _ in range(share.workers)]
         self._shards: dict[Any, _Shard] = {}
 
-    def run(self, tasks: Iterable[Task], batch_size: int, advance: Advance) -> Iterator[Done]:
+    def run(self, tasks: Iterable[Task], batch_size: int, advance: ProgressCallback) -> Iterator[Done]:
         """Encode all tasks; never more than `AHEAD` a worker are drawn and not yielded."""
         drawn = iter(tasks)
         more = True
@@ -105,7 +105,7 @@ class Pool:
         fewest = min(busy)
         return self._workers[busy.index(fewest)] if fewest < AHEAD else None
 
-    def _look(self, advance: Advance) -> None:
+    def _look(self, advance: ProgressCallback) -> None:
         """Ask the workers how far they are; one that is starting or dead says nothing."""
         asked = {worker.progress.options(concurrency_group="progress").remote(): worker for worker in self._workers}
         answered, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
@@ -235,7 +235,7 @@ class RayLoop:
             self._started = False
 
     def __call__(
-        self, encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: Advance = unheard
+        self, encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: ProgressCallback = no_progress
     ) -> Iterator[Done]:
         """See `encoding` for the contract of a loop.
 

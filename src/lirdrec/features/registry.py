@@ -20,7 +20,7 @@ from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.cache import fitted_state
 from lirdrec.features.encoder import Encoder, Kind
-from lirdrec.features.job import Job, identity
+from lirdrec.features.job import FeatureJob, identity
 from lirdrec.features.sources import ItemRows, PictureSource, Source, TextSource, names_pictures
 
 logger = logging.getLogger(__name__)
@@ -29,14 +29,14 @@ What = Literal["text", "image", "caption"]
 CAPTION = "caption"
 
 
-def choose_jobs(
+def parse_jobs(
     folder: str | Path,
     wanted: Sequence[tuple[What, str]],
     *,
     template: str | None = None,
     images: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
-) -> list[Job]:
+) -> list[FeatureJob]:
     """Jobs for `make_features`.
 
     Args:
@@ -56,16 +56,16 @@ def choose_jobs(
     _refuse_unused(wanted, template, images)
     given = {name: value for name, value in (options or {}).items() if value is not None}
     sources = cache(partial(_source, folder, template, images))
-    encoders: list[tuple[Choice, Encoder]] = []
-    jobs: list[Job] = []
+    encoders: list[tuple[EncoderSpec, Encoder]] = []
+    jobs: list[FeatureJob] = []
     used: set[str] = set()
     for what, text in wanted:
         name, model = named(text, what)
         kind: Kind = "image" if what == "image" else "text"
-        takes = Choice(kind, model).takes
-        choice = Choice(kind, model, {key: value for key, value in given.items() if key in takes})
+        takes = EncoderSpec(kind, model).takes
+        choice = EncoderSpec(kind, model, {key: value for key, value in given.items() if key in takes})
         used |= set(choice.options)
-        jobs.append(Job(name, _shared(choice, encoders), sources(what), choice.origin))
+        jobs.append(FeatureJob(name, _shared(choice, encoders), sources(what), choice.origin))
     for name in given:
         if name not in used:
             models = ", ".join(named(text, what)[1] for what, text in wanted)
@@ -87,7 +87,7 @@ def _refuse_unused(wanted: Sequence[tuple[What, str]], template: str | None, ima
         raise ConfigError(f"--images {images}: no pictures are encoded; add --image MODEL, or leave it out")
 
 
-def _shared(choice: Choice, made: list[tuple[Choice, Encoder]]) -> Encoder:
+def _shared(choice: EncoderSpec, made: list[tuple[EncoderSpec, Encoder]]) -> Encoder:
     """The encoder that an equal choice got before, so that its weights are in memory once; or else a new one."""
     encoder = next((one for other, one in made if other == choice), None)
     if encoder is None or encoder.needs_fit:  # what is learned belongs to one matrix
@@ -143,7 +143,7 @@ _OF_MACHINE = ("device", *_SERVER)  # says nothing about the vectors
 
 
 @dataclass(frozen=True)
-class Choice:
+class EncoderSpec:
     """An encoder that was chosen: enough to make it again.
 
     Attributes:
@@ -217,7 +217,7 @@ def text_encoder(name: str, **options: Any) -> Encoder:
     Raises:
         ConfigError: an option that it does not take, or a package that is not installed.
     """
-    return Choice("text", name, options).encoder()
+    return EncoderSpec("text", name, options).encoder()
 
 
 def image_encoder(name: str, **options: Any) -> Encoder:
@@ -230,7 +230,7 @@ def image_encoder(name: str, **options: Any) -> Encoder:
     Raises:
         ConfigError: an option that it does not take, or a package that is not installed.
     """
-    return Choice("image", name, options).encoder()
+    return EncoderSpec("image", name, options).encoder()
 
 
 def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None, device: str | None = None) -> Encoder:
@@ -252,9 +252,9 @@ def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None
     if name not in manifest["features"] or not told or not told.get("origin"):
         raise DataError(f"{folder}: nothing is noted about how the features '{name}' were made; give vectors instead")
     origin = told["origin"]
-    choice = Choice(origin["kind"], model or origin["model"], origin["options"])
+    choice = EncoderSpec(origin["kind"], model or origin["model"], origin["options"])
     if device is not None and "device" in choice.takes:
-        choice = Choice(choice.kind, choice.model, {**choice.options, "device": device})
+        choice = EncoderSpec(choice.kind, choice.model, {**choice.options, "device": device})
     encoder = choice.encoder()
     if encoder.needs_fit:
         state = fitted_state(folder, name)
@@ -273,12 +273,12 @@ def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None
 
 def _text(model: str, options: dict[str, Any]) -> Encoder:
     if model == HASHED:
-        from lirdrec.features.encoders.tfidf import HashedText
+        from lirdrec.features.encoders.tfidf import TfidfEncoder
 
-        return HashedText(**options)
+        return TfidfEncoder(**options)
     if model.startswith(ENDPOINT):
-        from lirdrec.features.encoders.openai_embeddings import EndpointText
-        from lirdrec.features.remote.client import Endpoint
+        from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
+        from lirdrec.features.remote.client import OpenAIClient
 
         url, _, served = model.removeprefix(ENDPOINT).partition("#")
         if not url or not served:
@@ -287,7 +287,7 @@ def _text(model: str, options: dict[str, Any]) -> Encoder:
                 " for instance endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct"
             )
         of_server = {name: options.pop(name) for name in _SERVER if name in options}
-        return EndpointText(Endpoint(url, **of_server), served, **options)
+        return OpenAIEmbeddings(OpenAIClient(url, **of_server), served, **options)
     from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
 
     if model == MINILM:
@@ -299,9 +299,9 @@ def _text(model: str, options: dict[str, Any]) -> Encoder:
 
 def _image(model: str, options: dict[str, Any]) -> Encoder:
     if model == DESCRIPTOR:
-        from lirdrec.features.encoders.color_edge import Descriptor
+        from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
 
-        return Descriptor()
+        return ColorEdgeEncoder()
     if model == EFFICIENTNET:
         from lirdrec.features.encoders.efficientnet import EfficientNetLite0
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from lirdrec.data.images import IMAGE, IMAGES, has_paths
 from lirdrec.data.schema import ITEM
-from lirdrec.data.storage import ITEMS, placed, read_manifest
+from lirdrec.data.storage import ITEMS, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Input, Kind
 from lirdrec.features.images import PictureError, open_file
@@ -53,7 +53,7 @@ class ItemRows:
 
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        path = placed(self.folder, self.manifest, ITEMS)
+        path = resolve_path(self.folder, self.manifest, ITEMS)
         try:
             self._file = pyarrow.parquet.ParquetFile(path)
         except (pyarrow.ArrowException, OSError) as error:

@@ -26,12 +26,12 @@ from lirdrec.data.storage import (
     ITEMS,
     check_files,
     matrix_header,
-    placed,
     read_manifest,
+    resolve_path,
     write_item_table,
     write_matrix,
 )
-from lirdrec.data.transaction import dataset_lock, settle, switch
+from lirdrec.data.transaction import commit, dataset_lock, recover
 from lirdrec.errors import DataError, RunFolderError, reason
 from lirdrec.features.sources import KEY_BYTES, ItemRows
 from lirdrec.files.atomic import share, write_errors
@@ -104,7 +104,7 @@ def drop_items(
                     files[name] = to / f"{matrix}{ending}"
                     # the copy gets a checksum of its own, which would hide damage
                     check_files(folder, {**manifest, "files": {name: manifest["files"][name]}}, verify=True)
-                    values = open_array(placed(folder, manifest, name))
+                    values = open_array(resolve_path(folder, manifest, name))
                     write_matrix(values, files[name], keep)
     counts = manifest["counts"] | {"items": int(keep.sum())}
     counts |= {name: left.filter(pl.col(SPLIT) == name).height for name in SPLITS}
@@ -152,7 +152,7 @@ def read_frame(folder: Path, manifest: Mapping[str, Any], name: str) -> pl.DataF
     Raises:
         RunFolderError: the file is missing, may not be read, or is damaged.
     """
-    path = placed(folder, manifest, name)
+    path = resolve_path(folder, manifest, name)
     check_file(path, RunFolderError)
     try:
         return pl.read_parquet(path, glob=False)
@@ -191,7 +191,7 @@ def add_features(
         changed = {"features": {**manifest["features"], **features}, "info": noted}
         return changed if counts is None else changed | {"counts": counts}
 
-    switch(folder, {**new, **(files or {})}, entries, gone=possible - set(new))
+    commit(folder, {**new, **(files or {})}, entries, gone=possible - set(new))
 
 
 def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
@@ -208,14 +208,14 @@ def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
     folder = Path(folder)
     read_manifest(folder)
     with dataset_lock(folder):  # from reading the table to writing it, so that no change of another process is lost
-        settle(folder)
+        recover(folder)
         manifest = read_manifest(folder)
         table = read_frame(folder, manifest, ITEMS)
         path = folder / f".{ITEMS}"
         try:
             with write_errors(folder):
                 write_item_table(_with_columns(table, frame, folder), path)
-            switch(folder, {ITEMS: path})
+            commit(folder, {ITEMS: path})
         finally:
             path.unlink(missing_ok=True)
 

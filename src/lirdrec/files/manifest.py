@@ -24,7 +24,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 STAGE = re.compile(r"\.stage-[0-9a-f]+")  # a hidden folder with the files of the next version
 
 
-def inside(name: object) -> bool:
+def is_relative_name(name: object) -> bool:
     """Whether a name from a file stays inside its folder on every system: relative, no `..`, no drive, no link up."""
     if not isinstance(name, str) or not name or len(name) > 1000 or "\\" in name or "\0" in name or ":" in name:
         return False
@@ -105,7 +105,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
     if not isinstance(files, dict):
         raise refuse("its list of files is missing")
     for name, entry in files.items():
-        if not inside(name) or name == MANIFEST:
+        if not is_relative_name(name) or name == MANIFEST:
             raise refuse(f"it lists {name[:80]!r}, which does not stay inside the folder")
         size = entry.get("bytes") if isinstance(entry, dict) else None
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
@@ -114,7 +114,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
             raise refuse(f"it gives no checksum of {name[:80]!r}")
     for key in ("moved", "removed"):
         names = manifest.get(key, [])
-        if not isinstance(names, list) or not all(inside(name) and name != MANIFEST for name in names):
+        if not isinstance(names, list) or not all(is_relative_name(name) and name != MANIFEST for name in names):
             raise refuse(f"its entry '{key}' is no list of files inside the folder")
     if not set(manifest.get("moved", [])) <= set(files):
         raise refuse("its entry 'moved' names files that it does not list")
@@ -122,7 +122,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
         raise refuse("its entry 'stage' is no folder of new files")
 
 
-def placed(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
+def resolve_path(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
     """Where a file of the manifest lies: under its name or, until a transaction is settled, in its stage."""
     if name not in manifest.get("moved", ()):
         return folder / name

@@ -9,18 +9,18 @@ from typing import Protocol
 from lirdrec.files.progress_lines import ProgressLines, draws_bars
 
 
-class Advance(Protocol):
+class ProgressCallback(Protocol):
     """Told how many more items are through; `idle`: without going through the encoder."""
 
     def __call__(self, n: int, /, idle: bool = False) -> None: ...
 
 
-def unheard(n: int, /, idle: bool = False) -> None:
+def no_progress(n: int, /, idle: bool = False) -> None:
     """Where nobody wants to know."""
 
 
 @contextlib.contextmanager
-def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "items") -> Iterator[Advance]:
+def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "items") -> Iterator[ProgressCallback]:
     """Give a function that is told how many more items are through; those that cost nothing do not count as speed.
 
     Args:
@@ -30,7 +30,7 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
         unit: what is counted.
     """
     if not show:
-        yield unheard
+        yield no_progress
         return
     if not draws_bars():
         yield ProgressLines(name, total, done, unit).advance

@@ -32,7 +32,7 @@ class Shard:
     facts: dict[str, Any]
 
 
-def begun(folder: Path) -> bool:
+def has_partial_work(folder: Path) -> bool:
     """Whether anything was finished in a folder of shards that would be lost with it."""
     return any(folder.glob("[0-9]*.json")) and not (folder / JOINING).exists()
 
@@ -70,7 +70,7 @@ class Shards:
         text = json.dumps(self.plan, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         path = self.folder / PLAN
         if path.is_file() and path.read_text(encoding="utf-8") != text:
-            if begun(self.folder) if dear is None else dear:
+            if has_partial_work(self.folder) if dear is None else dear:
                 raise ConfigError(
                     f"{self.folder}: holds unfinished work with other settings (see {PLAN} there);"
                     " finish it with those, or start again (--restart)"

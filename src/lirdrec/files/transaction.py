@@ -3,7 +3,7 @@
 Two ways, one rule: the next version is complete and on the disk before one atomic operation makes it the folder's.
 
 - `atomic_folder` makes the folder beside the old one and lets the two change names.
-- `commit` puts new files into a stage, a hidden folder in the folder itself, and writes a manifest that names the
+- `commit_stage` puts new files into a stage, a hidden folder in the folder itself, and writes a manifest that names the
   stage. From this moment `manifest.placed` finds the new files there. Then they get the names of those that they
   replace (`settle`), and a second manifest says so. What was cut short there is finished by the next writer.
 
@@ -44,8 +44,8 @@ from lirdrec.files.manifest import (
     STAGE,
     check_manifest,
     manifest_format,
-    placed,
     read_manifest,
+    resolve_path,
     stamp,
 )
 
@@ -204,7 +204,7 @@ def new_stage(folder: Path) -> Iterator[Path]:
             remove(stage)
 
 
-def commit(folder: Path, stage: Path, manifest: Mapping[str, Any], removed: Collection[str] = ()) -> None:
+def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed: Collection[str] = ()) -> None:
     """Make the files in a stage those of the folder; on return all of it is on the disk.
 
     Args:
@@ -224,12 +224,12 @@ def commit(folder: Path, stage: Path, manifest: Mapping[str, Any], removed: Coll
         flush(folder)
         _write_manifest(folder, {**manifest, "stage": stage.name, "moved": moved, "removed": sorted(removed)})
     try:
-        settle(folder)
+        recover_folder(folder)
     except OSError as error:  # the new version is there, and is read from its stage
         log.info("%s: the files of its new version keep their temporary names for now (%s)", folder, error)
 
 
-def settle(folder: Path) -> None:
+def recover_folder(folder: Path) -> None:
     """Finish a change that was cut short, and remove what killed processes left; the caller has locked the folder.
 
     Raises:
@@ -241,7 +241,7 @@ def settle(folder: Path) -> None:
     for name in (*manifest.get("moved", ()), *manifest.get("removed", ())):
         _refuse_links(folder, name)
     for name in manifest.get("moved", ()):
-        _second_name(placed(folder, manifest, name), folder / name)
+        _second_name(resolve_path(folder, manifest, name), folder / name)
     for name in manifest.get("removed", ()):
         (folder / name).unlink(missing_ok=True)
         for parent in list(Path(name).parents)[:-1]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lirdrec.data.storage import FORMAT as DATASET
-from lirdrec.data.storage import check_files, placed, read_manifest
+from lirdrec.data.storage import check_files, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.files.atomic import sha256
 from lirdrec.hub.licenses import Licence, find_licence
@@ -221,13 +221,13 @@ def gather(folder: str | Path, licence: str | None = None, features: bool = True
 def _dataset(folder: Path) -> _Found:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify=True)
-    contents: dict[str, Content] = {name: placed(folder, manifest, name) for name in manifest["files"]}
+    contents: dict[str, Content] = {name: resolve_path(folder, manifest, name) for name in manifest["files"]}
     return _Found(manifest, contents, dict(manifest["info"]))
 
 
 def _run(folder: Path, features: bool) -> _Found:
     manifest = open_run(folder, verify=True)
-    contents: dict[str, Content] = {name: placed(folder, manifest, name) for name in manifest["files"]}
+    contents: dict[str, Content] = {name: resolve_path(folder, manifest, name) for name in manifest["files"]}
     if CONFIG not in contents:
         raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {CONFIG}; train again")
     found = _Found(manifest, contents, read_json(folder / CONFIG).get("info", {}))

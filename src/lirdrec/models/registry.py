@@ -55,7 +55,7 @@ def config_type(name: str) -> type:
     return model_type(name).Config
 
 
-def model_of(config: Any) -> type[Model]:
+def model_for_config(config: Any) -> type[Model]:
     """The model class that `config` (an instance of some model's `Config`) belongs to.
 
     Raises:

@@ -46,7 +46,7 @@ def top_k(
         if seen is not None:
             first, last = torch.searchsorted(seen[0], torch.tensor([start, start + step], device=queries.device))
             block[seen[0][first:last] - start, seen[1][first:last]] = -torch.inf
-        scores[start : start + step], items[start : start + step] = best(block, k, candidates)
+        scores[start : start + step], items[start : start + step] = top_k_dense(block, k, candidates)
     return scores, items
 
 
@@ -67,7 +67,7 @@ def rank_users(
         yield block, *found
 
 
-def best(scores: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def top_k_dense(scores: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`top_k` of a block of scores `(b, I)`, in which what is left out is `-inf`, as is what is NaN or `+inf`."""
     if candidates is not None:
         candidates = candidates.sort().values

@@ -32,7 +32,7 @@ SHARD_USERS = 4096
 
 
 @dataclass(frozen=True)
-class Everyone:
+class BatchResult:
     """What was written.
 
     Attributes:
@@ -48,7 +48,7 @@ class Everyone:
     seconds: float
 
 
-def recommend_everyone(
+def recommend_all(
     recommender: Recommender,
     output: str | Path,
     k: int = 10,
@@ -59,7 +59,7 @@ def recommend_everyone(
     progress: bool = False,
     shard_users: int = SHARD_USERS,
     csv_safe: bool = False,
-) -> Everyone:
+) -> BatchResult:
     """Write the k best items of every user, in the order of the users, as columns user, item, rank, score.
 
     The users are cut into shards. What a shard found is sealed in the folder `OUTPUT.parts`; when all are, the file
@@ -117,7 +117,7 @@ def recommend_everyone(
         seconds = time.perf_counter() - started
         rows = _join(recommender, shards, output, ending, csv_safe)
         shards.discard()
-    return Everyone(rows, len(users) - resumed, resumed, seconds)
+    return BatchResult(rows, len(users) - resumed, resumed, seconds)
 
 
 def _ranked(

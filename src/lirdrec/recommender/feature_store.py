@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lirdrec.errors import RunFolderError, unreadable
-from lirdrec.files.manifest import MANIFEST, file_entry, inside, placed
+from lirdrec.files.manifest import MANIFEST, file_entry, is_relative_name, resolve_path
 from lirdrec.recommender.run_folder import REMEDY, Writer, check_file, read_json, write_json
 from lirdrec.row_buffers import append_rows
 
@@ -115,7 +115,7 @@ class FeatureStore:
             RunFolderError: a file of the run is damaged, or names a file outside of its folder.
         """
         manifest = manifest or {}
-        path = placed(run, manifest, DESCRIPTION)
+        path = resolve_path(run, manifest, DESCRIPTION)
         description = read_json(path)
         _check(description, path)
         names = description["names"]
@@ -131,7 +131,7 @@ class FeatureStore:
             try:
                 prepared = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
                 for entry in files.values():
-                    check_file(placed(folder, prepared, entry["file"]), entry, verify, small=0)
+                    check_file(resolve_path(folder, prepared, entry["file"]), entry, verify, small=0)
                 prefix = {n: Path(files[f"{n}.values"]["file"]).parent.as_posix() for n in names}
                 trained = {n: _read_matrix(folder, prepared, prefix[n], n) for n in names}
             except RunFolderError as error:
@@ -168,7 +168,7 @@ def _prepared_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]
         for part, ending in (("values", ".npy"), ("mask", ".mask.npy")):
             file = f"features/{name}{ending}"
             entries[f"{name}.{part}"] = {"file": file} | (
-                recorded.get(file) or file_entry(placed(folder, manifest, file))
+                recorded.get(file) or file_entry(resolve_path(folder, manifest, file))
             )
     return entries
 
@@ -184,7 +184,7 @@ def _check(description: Any, path: Path) -> None:
         return RunFolderError(f"{path}: is damaged: {what}; {REMEDY}")
 
     def all_inside(values: Any) -> bool:
-        return isinstance(values, list) and all(inside(one) for one in values)
+        return isinstance(values, list) and all(is_relative_name(one) for one in values)
 
     if not isinstance(description, dict):
         raise refuse("it is not a JSON object")
@@ -201,7 +201,7 @@ def _check(description: Any, path: Path) -> None:
     if not isinstance(files, dict) or not wanted <= set(files):
         raise refuse("its entry 'dataset' does not list the files of all features")
     for name, entry in files.items():
-        good = isinstance(entry, dict) and inside(entry.get("file")) and isinstance(entry.get("sha256"), str)
+        good = isinstance(entry, dict) and is_relative_name(entry.get("file")) and isinstance(entry.get("sha256"), str)
         if not good or not isinstance(entry.get("bytes"), int):
             raise refuse(f"its entry of the file {name!r} is wrong")
 
@@ -223,7 +223,7 @@ def _read_matrix(folder: Path, manifest: Mapping[str, Any], prefix: str, name: s
 
     arrays = []
     for ending in (".npy", ".mask.npy"):
-        path = placed(folder, manifest, f"{prefix}/{name}{ending}")
+        path = resolve_path(folder, manifest, f"{prefix}/{name}{ending}")
         try:
             arrays.append(open_array(path))
         except (OSError, ValueError, MemoryError) as error:

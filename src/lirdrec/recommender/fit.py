@@ -17,20 +17,20 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.verification import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.evaluator import Truth, measure
+from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
-from lirdrec.models.registry import model_of
+from lirdrec.models.registry import model_for_config
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.recommender.inputs import check_size, model_inputs
+from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refit import on_everything, settings_of
+from lirdrec.recommender.refit import merge_splits, settings_of
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
-from lirdrec.training.callbacks import EpochLines, ProgressBar, Recorder, epoch_progress
+from lirdrec.training.callbacks import EpochLines, HistoryLogger, ProgressBar, epoch_progress
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig, still_improving
-from lirdrec.training.loop import Trained, Watcher, train
+from lirdrec.training.loop import Callback, TrainResult, train
 
 log = logging.getLogger(__name__)
 WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")
@@ -52,7 +52,7 @@ def fit(
     cache: str | Path | Literal[False] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
-    watchers: tuple[Watcher, ...] = (),
+    callbacks: tuple[Callback, ...] = (),
 ) -> Recommender:
     """Train a model on a dataset; validation chooses the best epoch, test is not touched.
 
@@ -74,7 +74,7 @@ def fit(
             False: no cache.
         checkpoint: without `run`: a folder for checkpoints alone, from which the same training goes on when it is
             begun again; written at most every `checkpoint_seconds`.
-        watchers: told of every step and epoch; they may stop the training.
+        callbacks: told of every step and epoch; they may stop the training.
 
     Returns:
         The recommender with the best parameters.
@@ -91,7 +91,7 @@ def fit(
         if config is not None or training is not None or model is not None:
             raise ConfigError("refit takes the settings of the earlier run; leave out config, model and training")
         config, training = settings_of(refit)
-        dataset = on_everything(dataset)
+        dataset = merge_splits(dataset)
     config, training = _chosen(config, model, training, preset)
     metric = fitting_metric(dataset, training.metric)
     if metric != training.metric:
@@ -103,16 +103,16 @@ def fit(
     if run is not None:
         check_new(run, overwrite or resume)
     check_size(dataset, config, chosen)
-    kind = model_of(config)
+    kind = model_for_config(config)
     if kind.capabilities.needs_features:  # they are read whole in any case
         verify_features(dataset, getattr(config, "modalities", None))
-    inputs = model_inputs(dataset, chosen, cache, training.seed, progress)
+    inputs = make_model_inputs(dataset, chosen, cache, training.seed, progress)
     built = kind(inputs, config)  # before the folder is touched: a bad option must leave nothing behind
     if run is None:
         chest = None
         if checkpoint is not None:
             chest = CheckpointStore(Path(checkpoint), _fingerprint(dataset, config, training), checkpoint_seconds)
-        return _fitted(built, dataset, training, validate, None, chest, True, progress, watchers, refit)
+        return _fitted(built, dataset, training, validate, None, chest, True, progress, callbacks, refit)
     folder = Path(run)
     with run_lock(folder):
         check_new(run, overwrite or resume)  # another process may have written it since
@@ -120,7 +120,7 @@ def fit(
         store = CheckpointStore(folder / "checkpoint", _fingerprint(dataset, config, training))
         if not resume:
             _forget(store)
-        recommender = _fitted(built, dataset, training, validate, folder, store, resume, progress, watchers, refit)
+        recommender = _fitted(built, dataset, training, validate, folder, store, resume, progress, callbacks, refit)
         recommender.save(folder, overwrite=True)
     return recommender
 
@@ -139,7 +139,7 @@ def _chosen(config: Any, model: str | None, training: Any, preset: str) -> tuple
     if config is None:
         base_config, base_training = preset_of("lirdrec" if model is None else model, preset)
     else:
-        name = model_of(config).name
+        name = model_for_config(config).name
         if model not in (None, name):
             raise ConfigError(f"fit: the configuration is of the model '{name}', and model='{model}'; give one of them")
         base_config, base_training = preset_of(name, preset, getattr(config, "loss", None))
@@ -155,7 +155,7 @@ def _fitted(
     store: CheckpointStore | None = None,
     resume: bool = False,
     progress: bool = False,
-    others: tuple[Watcher, ...] = (),
+    others: tuple[Callback, ...] = (),
     refit: str | Path | None = None,
 ) -> Recommender:
     info: dict[str, Any] = {"seed": training.seed}
@@ -166,17 +166,17 @@ def _fitted(
         if validate is not None:
             info["metrics"] = {"valid": validate(model.scorer())}
         return Recommender.from_training(model, dataset, info=info)
-    watchers: list[Watcher] = list(others)
+    callbacks: list[Callback] = list(others)
     if folder is not None:
-        watchers.append(Recorder(folder, training.metric, training.tensorboard))
+        callbacks.append(HistoryLogger(folder, training.metric, training.tensorboard))
     if progress:
-        watchers.append(epoch_progress(training.metric, training.epochs))
+        callbacks.append(epoch_progress(training.metric, training.epochs))
     try:
-        found = train(model, training, validate, store=store, resume=resume, watchers=tuple(watchers))
+        found = train(model, training, validate, store=store, resume=resume, callbacks=tuple(callbacks))
     finally:
-        for watcher in watchers:
-            if isinstance(watcher, (ProgressBar, EpochLines, Recorder)):
-                watcher.stop()
+        for callback in callbacks:
+            if isinstance(callback, (ProgressBar, EpochLines, HistoryLogger)):
+                callback.stop()
     if validate is not None and found.stopped == "epochs" and still_improving(found.best_epoch, len(found.history)):
         log.warning(
             "the training was still improving when epochs=%d ended it (best in epoch %d): give it more epochs",
@@ -187,7 +187,7 @@ def _fitted(
     return Recommender.from_training(model, dataset, info=info)
 
 
-def _best_line(found: Trained) -> dict[str, Any]:
+def _best_line(found: TrainResult) -> dict[str, Any]:
     best = next((line for line in found.history if line["epoch"] == found.best_epoch), {})
     return {"best_epoch": found.best_epoch, "epochs": len(found.history), "valid": best.get("valid", {})}
 
@@ -217,7 +217,7 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
     if len(dataset.valid.items) and len(cold) == len(np.unique(dataset.valid.items)):
         # a cold-start split: only unseen items are held out, so only they are ranked
         candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
-    truth = Truth.of(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
+    truth = GroundTruth.of(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
     if not len(truth.users):
         log.warning(
             "%s has no validation pairs: training cannot stop early, the last epoch is taken; "
@@ -226,14 +226,16 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
         )
         return None
     names = tuple(dict.fromkeys((name, "recall", "ndcg")))
-    places: dict[torch.device, Truth] = {}
+    places: dict[torch.device, GroundTruth] = {}
 
     def validate(scorer: Scorer) -> dict[str, float]:
         device = next(iter(scorer.tensors().values())).device
         if device not in places:
             chosen = None if candidates is None else candidates.to(device)
-            places[device] = Truth(truth.users.to(device), truth.relevant.to(device), truth.seen.to(device), chosen)
-        return measure(scorer, places[device], names, (k,)).values
+            places[device] = GroundTruth(
+                truth.users.to(device), truth.relevant.to(device), truth.seen.to(device), chosen
+            )
+        return evaluate_scorer(scorer, places[device], names, (k,)).values
 
     return validate
 
@@ -254,7 +256,7 @@ def _fingerprint(dataset: Dataset, config: Any, training: TrainConfig) -> dict[s
     if training.schedule != "exponential":  # then they have no effect
         del options["training.decay"], options["training.decay_epochs"]
     model = {f"model.{key}": value for key, value in to_dict(config).items()}
-    return {"model": model_of(config).name, **model, **options, "dataset": digest.hexdigest()[:16]}
+    return {"model": model_for_config(config).name, **model, **options, "dataset": digest.hexdigest()[:16]}
 
 
 def _forget(store: CheckpointStore) -> None:

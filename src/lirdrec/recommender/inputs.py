@@ -39,7 +39,7 @@ def check_size(dataset: Dataset, config: Any, device: torch.device) -> None:
     check_memory(4 * numbers, f"{asked}: training on {dataset.name}")
 
 
-def model_inputs(
+def make_model_inputs(
     dataset: Dataset,
     device: torch.device | str = "cpu",
     cache: str | Path | Literal[False] | None = None,

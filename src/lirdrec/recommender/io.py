@@ -17,7 +17,7 @@ from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER
 from lirdrec.errors import DataError, RunFolderError, reason, unreadable
 from lirdrec.files.atomic import share
-from lirdrec.files.manifest import placed, stamp
+from lirdrec.files.manifest import resolve_path, stamp
 from lirdrec.files.transaction import read_stable
 from lirdrec.provenance import environment
 from lirdrec.ranking.scorers import Scorer
@@ -82,7 +82,7 @@ def record_metrics(recommender: Recommender, split: str, values: Mapping[str, fl
         return
     with run_lock(folder):
         _refuse_changed(recommender, folder)
-        config = read_json(placed(folder, open_run(folder), CONFIG))
+        config = read_json(resolve_path(folder, open_run(folder), CONFIG))
         config["info"] = recommender.info
         rewrite(
             folder,
@@ -111,7 +111,7 @@ def _load(folder: Path, verify: bool, device: torch.device | str, features: str 
     listed = manifest["files"]
 
     def at(name: str) -> Path:
-        return placed(folder, manifest, name)
+        return resolve_path(folder, manifest, name)
 
     for name in (CONFIG, VECTORS, "users.parquet", "items.parquet"):
         if name not in listed:

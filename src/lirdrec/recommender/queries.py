@@ -19,7 +19,7 @@ from lirdrec.data.schema import ITEM, RANK, SCORE, USER
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import LARGEST_QUERY, sound_rows
-from lirdrec.ranking.top_k import best
+from lirdrec.ranking.top_k import top_k_dense
 
 QUERY_BYTES = 128 << 20  # queries held at once; the ranker has its own limit for scores
 
@@ -45,7 +45,7 @@ def popular(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k items with the most training users: scores `(k,)` and rows `(k,)`; -inf and -1 where fewer remain."""
     counts = torch.bincount(histories.items, minlength=n_items).double()
-    scores, rows = best(counts[None], k, candidates)
+    scores, rows = top_k_dense(counts[None], k, candidates)
     return scores[0].cpu().numpy(), rows[0].cpu().numpy()
 
 

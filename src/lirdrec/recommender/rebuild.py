@@ -11,7 +11,7 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.models.base import Model
 from lirdrec.models.registry import build, config_type, model_type
-from lirdrec.recommender.inputs import model_inputs
+from lirdrec.recommender.inputs import make_model_inputs
 
 if TYPE_CHECKING:
     from lirdrec.recommender.recommender import Recommender
@@ -34,7 +34,7 @@ def rebuild(recommender: Recommender) -> Model:
         features=recommender.features.blocks()[0] if model_type(name).capabilities.needs_features else {},
         item_table=recommender.item_table.head(n),
     )
-    inputs = model_inputs(dataset, recommender.device)
+    inputs = make_model_inputs(dataset, recommender.device)
     model = build(name, inputs, make(config_type(name), recommender.info["model_config"], f"the run of {name}"))
     model.load_state_dict(recommender.weights())
     return model.to(recommender.device).eval()

@@ -38,7 +38,7 @@ def settings_of(run: str | Path) -> tuple[Any, TrainConfig]:
     return config, replace(training, epochs=int(found["best_epoch"]))
 
 
-def on_everything(dataset: Dataset) -> Dataset:
+def merge_splits(dataset: Dataset) -> Dataset:
     """The dataset with all of its interactions in train; nothing is left for validation and test."""
     parts = [dataset.split(name) for name in SPLITS]
     users, items = (np.concatenate([getattr(part, what) for part in parts]) for what in ("users", "items"))

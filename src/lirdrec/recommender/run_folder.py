@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from lirdrec.errors import RunFolderError, unreadable
 from lirdrec.files.atomic import recover, sha256, write_errors
 from lirdrec.files.locks import folder_lock
-from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, manifest_format, placed, read_manifest
-from lirdrec.files.transaction import commit, foreign_names, new_stage, settle
+from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, manifest_format, read_manifest, resolve_path
+from lirdrec.files.transaction import commit_stage, foreign_names, new_stage, recover_folder
 
 FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
@@ -86,7 +86,7 @@ def rewrite(folder: str | Path, writers: Mapping[str, Writer]) -> None:
 def _write(folder: Path, writers: Mapping[str, Writer], keep: bool) -> None:
     recover(folder)
     with run_lock(folder), write_errors(folder):
-        settle(folder)
+        recover_folder(folder)
         old = _manifest(folder)["files"] if keep or (folder / MANIFEST).is_file() else {}
         with new_stage(folder) as stage:
             entries = dict(old) if keep else {}
@@ -96,21 +96,21 @@ def _write(folder: Path, writers: Mapping[str, Writer], keep: bool) -> None:
                 write(path)
                 entries[name] = file_entry(path)
             manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": entries}
-            commit(folder, stage, manifest, removed=set(old) - set(entries) - set(TRAINING_FILES))
+            commit_stage(folder, stage, manifest, removed=set(old) - set(entries) - set(TRAINING_FILES))
 
 
 def leave_out(folder: str | Path, names: tuple[str, ...]) -> None:
     """Take files out of a run's manifest, where it lists them, because a new training is about to write to them."""
     folder = Path(folder)
     with run_lock(folder), write_errors(folder):
-        settle(folder)
+        recover_folder(folder)
         if not (folder / MANIFEST).is_file():
             return
         manifest = _manifest(folder)
         files = {name: entry for name, entry in manifest["files"].items() if name not in names}
         if len(files) < len(manifest["files"]):
             with new_stage(folder) as stage:
-                commit(folder, stage, {**manifest, "files": files})
+                commit_stage(folder, stage, {**manifest, "files": files})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -176,7 +176,7 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
             f"{folder}: holds a prepared dataset, not a run; train on it first: lirdrec train {folder}"
         )
     for name, entry in manifest["files"].items():
-        check_file(placed(folder, manifest, name), entry, verify)
+        check_file(resolve_path(folder, manifest, name), entry, verify)
     return manifest
 
 
@@ -186,7 +186,7 @@ def check_vectors(folder: str | Path) -> None:
     Raises:
         RunFolderError: they may not be read, or are something else.
     """
-    path = placed(Path(folder), _manifest(Path(folder)), VECTORS)
+    path = resolve_path(Path(folder), _manifest(Path(folder)), VECTORS)
     with read_errors(path), safe_open(path, framework="np") as file:
         file.keys()
 

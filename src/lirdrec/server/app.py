@@ -17,11 +17,11 @@ from lirdrec.server.config import ServerConfig
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http import errors
 from lirdrec.server.http.connections import Connections
-from lirdrec.server.http.middleware import Guarded, Observed
+from lirdrec.server.http.middleware import AuthMiddleware, ObservabilityMiddleware
 from lirdrec.server.http.openapi import describe
 from lirdrec.server.http.protocol import STATE
 from lirdrec.server.routes import admin, events, items, recommend, ui
-from lirdrec.server.routes.common import Shortcut
+from lirdrec.server.routes.common import FastPath
 
 PAGE = Path(__file__).parent / "ui"
 
@@ -63,8 +63,8 @@ def create_app(config: ServerConfig) -> FastAPI:
     describe(app, config)
     if config.ui:
         _serve_page(app)
-    app.add_middleware(Shortcut, routes=routes)
-    app.add_middleware(Guarded, services=services)
+    app.add_middleware(FastPath, routes=routes)
+    app.add_middleware(AuthMiddleware, services=services)
     if config.cors:
         app.add_middleware(
             CORSMiddleware,
@@ -73,7 +73,7 @@ def create_app(config: ServerConfig) -> FastAPI:
             allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(Observed, services=services)
+    app.add_middleware(ObservabilityMiddleware, services=services)
     return app
 
 

@@ -16,12 +16,12 @@ from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.auth import Keys, RateLimiter
 from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.engine.batcher import Engine
+from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.redaction import hide, scrubbed
 from lirdrec.server.metrics import MeasuredEngine, Metrics
-from lirdrec.server.run_pointer import Pointer
-from lirdrec.server.state import Live, Snapshot
+from lirdrec.server.run_pointer import RunPointer
+from lirdrec.server.state import LiveState, Snapshot
 from lirdrec.server.store import Store
 
 log = logging.getLogger(__name__)
@@ -51,19 +51,19 @@ class Services:
         self.keys = None if config.keys is None else Keys(config.keys)
         rate = config.requests_per_second
         self.limiter = RateLimiter(rate) if rate > 0 else None
-        self.pointer = Pointer(config.run)
+        self.pointer = RunPointer(config.run)
         self.encoders = None if config.encoders else Encoders()
         self.reading = asyncio.Lock()
         self.failure: str | None = None
         self.on_failure: Callable[[], None] = lambda: None
-        self._live: Live | None = None
-        self._engine: Engine | None = None
+        self._live: LiveState | None = None
+        self._engine: MicroBatcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers = anyio.CapacityLimiter(1)  # changes are one after another anyway: those that wait need no thread
         self._swapping = asyncio.Lock()
 
     @property
-    def live(self) -> Live:
+    def live(self) -> LiveState:
         """The snapshot and the store.
 
         Raises:
@@ -74,7 +74,7 @@ class Services:
         return self._live
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> MicroBatcher:
         """What ranks. Raises a Problem while the server is not ready yet."""
         if self._engine is None:
             raise self._unready()
@@ -136,7 +136,7 @@ class Services:
         stamp = self.pointer.stamp()
         store = Store(self.config.store_url)
         try:
-            live = Live(self.pointer.target(), store)
+            live = LiveState(self.pointer.target(), store)
         except BaseException:
             store.close()
             raise

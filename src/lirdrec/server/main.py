@@ -31,7 +31,7 @@ from lirdrec.server.http import middleware
 from lirdrec.server.http.protocol import LimitedProtocol
 from lirdrec.server.metrics import SHARED
 from lirdrec.server.private_files import store_of
-from lirdrec.server.run_pointer import Pointer
+from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.store import Store
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def check(config: ServerConfig) -> None:
     Raises:
         LirdrecError: the run, the store or the file of keys cannot be used, or the port is taken.
     """
-    run = Pointer(config.run).target()
+    run = RunPointer(config.run).target()
     open_run(run)
     check_vectors(run)
     if config.index != "exact":

@@ -13,8 +13,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from lirdrec.errors import LirdrecError
 from lirdrec.server.config import Index
-from lirdrec.server.engine.batcher import Engine, Query, Ranked
-from lirdrec.server.state import Live
+from lirdrec.server.engine.batcher import MicroBatcher, Query, RankingResult
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import StoreError
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
@@ -45,7 +45,7 @@ class Metrics:
             self.registry = CollectorRegistry()
             MultiProcessCollector(self.registry)
 
-    def text(self, live: Live | None) -> bytes:
+    def text(self, live: LiveState | None) -> bytes:
         """Everything in Prometheus' format."""
         if live is not None:
             snapshot = live.snapshot
@@ -57,14 +57,14 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class MeasuredEngine(Engine):
+class MeasuredEngine(MicroBatcher):
     """An engine whose batches are counted and timed."""
 
-    def __init__(self, live: Live, metrics: Metrics, max_batch: int, index: Index):
+    def __init__(self, live: LiveState, metrics: Metrics, max_batch: int, index: Index):
         self._metrics = metrics
         super().__init__(live, max_batch, index)
 
-    def rank(self, queries: Sequence[Query]) -> list[Ranked | LirdrecError]:
+    def rank(self, queries: Sequence[Query]) -> list[RankingResult | LirdrecError]:
         started = time.perf_counter()
         answers = super().rank(queries)
         self._metrics.ranking.observe(time.perf_counter() - started)

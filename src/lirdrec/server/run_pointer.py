@@ -15,7 +15,7 @@ Stamp = tuple[object, ...]
 MAX_BYTES = 4096
 
 
-class Pointer:
+class RunPointer:
     """A path that leads to a run: the folder itself, a link to it, or a text file that names it.
 
     A name in a file counts from the folder that the file lies in.

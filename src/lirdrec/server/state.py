@@ -35,7 +35,7 @@ T = TypeVar("T")
 RECENT = 4096  # entries that are copied with every change, before they join the rest
 
 
-class Layered(Mapping[K, V]):
+class PersistentMap(Mapping[K, V]):
     """A large mapping that is shared and the few entries that were changed since; never changed itself.
 
     Args:
@@ -49,10 +49,10 @@ class Layered(Mapping[K, V]):
         self._base: Mapping[K, V] = {} if base is None else base
         self._recent: Mapping[K, V] = {} if recent is None else recent
 
-    def updated(self, entries: Mapping[K, V]) -> Layered[K, V]:
+    def updated(self, entries: Mapping[K, V]) -> PersistentMap[K, V]:
         """A mapping with these entries too."""
         recent = {**self._recent, **entries}
-        return Layered(self._base, recent) if len(recent) <= RECENT else Layered({**self._base, **recent})
+        return PersistentMap(self._base, recent) if len(recent) <= RECENT else PersistentMap({**self._base, **recent})
 
     @overload
     def get(self, key: K, default: None = None, /) -> V | None: ...
@@ -82,7 +82,7 @@ KEPT_BYTES = 32 * 2**20  # of the vectors of people who are folded in
 
 
 @dataclass(eq=False)
-class Person:
+class UserState:
     """A user whose likes grew while serving.
 
     Attributes:
@@ -111,11 +111,11 @@ class Snapshot:
     recommender: Recommender
     number: int
     gone: Tensor
-    user_rows: Layered[Id, int]
-    item_rows: Layered[Id, int]
-    people: Layered[Id, Person]
+    user_rows: PersistentMap[Id, int]
+    item_rows: PersistentMap[Id, int]
+    people: PersistentMap[Id, UserState]
     run: Path
-    vectors: ByteCache[Person, Tensor] = field(default_factory=lambda: ByteCache(KEPT_BYTES))
+    vectors: ByteCache[UserState, Tensor] = field(default_factory=lambda: ByteCache(KEPT_BYTES))
 
     @cached_property
     def gone_rows(self) -> Tensor:
@@ -127,7 +127,7 @@ class Snapshot:
         row = self.item_rows.get(item, -1)
         return row if row >= 0 and not bool(self.gone[row]) else -1
 
-    def queries(self, people: Sequence[Person]) -> Tensor:
+    def queries(self, people: Sequence[UserState]) -> Tensor:
         """Vectors `(n, D)` of people who are folded in. Each is computed when it is first asked for, and kept.
 
         Not when the like comes: a server that starts goes through years of likes. Histories as rows over all items
@@ -156,7 +156,7 @@ class Snapshot:
         return torch.tensor(self.recommender.liked_rows(row))
 
 
-class Live:
+class LiveState:
     """The current snapshot, and how it follows the store. Safe to use from several threads.
 
     Args:
@@ -254,11 +254,11 @@ class Live:
     def _load(self, run: Path) -> Snapshot:
         recommender = Recommender.load(run)
         users, items = (
-            Layered(dict(zip(known.series.to_list(), range(len(known)), strict=True)))
+            PersistentMap(dict(zip(known.series.to_list(), range(len(known)), strict=True)))
             for known in (recommender.users, recommender.items)
         )
         gone = torch.zeros(recommender.n_items, dtype=torch.bool)
-        return self._followed(Snapshot(recommender, 0, gone, users, items, Layered(), run))
+        return self._followed(Snapshot(recommender, 0, gone, users, items, PersistentMap(), run))
 
     def _followed(self, snapshot: Snapshot) -> Snapshot:
         liked: dict[Id, list[int]] = {}  # user → item rows; they have an effect at the end only, whatever comes between
@@ -387,11 +387,11 @@ def _with_likes(snapshot: Snapshot, liked: Mapping[Id, Sequence[int]]) -> Snapsh
     if not liked:
         return snapshot
     is_folded = not recommender.is_slim and recommender.model().capabilities.new_users
-    people: dict[Id, Person] = {}
+    people: dict[Id, UserState] = {}
     for user, new in liked.items():
         before = snapshot.liked_rows(user)
         after = torch.unique(torch.cat([before, torch.tensor(new)]))
         # nothing that was not known, from training for instance: then the trained vector is the better one
         if len(after) > len(torch.unique(before)):
-            people[user] = Person(after, is_folded)
+            people[user] = UserState(after, is_folded)
     return replace(snapshot, people=snapshot.people.updated(people)) if people else snapshot

@@ -16,7 +16,7 @@ from typing import Any
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write, flush
 from lirdrec.files.progress_lines import draws_bars, duration
-from lirdrec.training.loop import Watcher
+from lirdrec.training.loop import Callback
 
 log = logging.getLogger(__name__)
 
@@ -100,19 +100,19 @@ def epoch_progress(metric: str, epochs: int) -> ProgressBar | EpochLines:
     return ProgressBar(metric, epochs) if draws_bars() else EpochLines(metric, epochs)
 
 
-class EpochLines(Watcher):
+class EpochLines(Callback):
     """A line per epoch on the error stream, for logs: loss, validation metric, the best so far, time left at most."""
 
     def __init__(self, metric: str, epochs: int):
         self.metric, self.epochs = metric, epochs
         self.best, self.best_epoch, self.past, self.seconds = float("-inf"), 0, 0, 0.0
 
-    def started(self, history: list[dict[str, Any]], n_steps: int) -> None:
+    def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
         for line in history:
             self._read(line)
         self.past = len(history)
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
         self._read(line)
         epoch = line["epoch"]
         parts = [f"epoch {epoch}/{self.epochs}", f"loss {line['loss']:.4f}"]
@@ -136,7 +136,7 @@ class EpochLines(Watcher):
         """Nothing is left to do."""
 
 
-class ProgressBar(Watcher):
+class ProgressBar(Callback):
     """A bar over all steps with the loss, the validation metric, the best one so far and the time left at most."""
 
     def __init__(self, metric: str, epochs: int):
@@ -160,7 +160,7 @@ class ProgressBar(Watcher):
         self.best = float("-inf")
         self.figures = ""
 
-    def started(self, history: list[dict[str, Any]], n_steps: int) -> None:
+    def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
         self.n_steps = n_steps
         self.task = self.bar.add_task(
             "training", total=self.epochs * n_steps, completed=len(history) * n_steps, figures=""
@@ -169,7 +169,7 @@ class ProgressBar(Watcher):
             self._read(line)
         self.bar.start()
 
-    def stepped(self, epoch: int, step: int) -> None:
+    def on_step_end(self, epoch: int, step: int) -> None:
         self.bar.update(
             self.task,
             completed=(epoch - 1) * self.n_steps + step,
@@ -177,7 +177,7 @@ class ProgressBar(Watcher):
             figures=self.figures,
         )
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
         self._read(line)
         self.bar.update(self.task, figures=self.figures)
 
@@ -195,7 +195,7 @@ class ProgressBar(Watcher):
         self.bar.stop()
 
 
-class Recorder(Watcher):
+class HistoryLogger(Callback):
     """Writes `history.jsonl` and `curves.png` into the run folder, and TensorBoard events if asked to."""
 
     def __init__(self, folder: Path, metric: str, tensorboard: bool):
@@ -204,11 +204,11 @@ class Recorder(Watcher):
         self.history: list[dict[str, Any]] = []
         self.plotted = time.monotonic()
 
-    def started(self, history: list[dict[str, Any]], n_steps: int) -> None:
+    def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
         self.history = list(history)
         self.file = HistoryFile(self.folder / "history.jsonl", history)
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
         self.history.append(line)
         self.file.append(line)
         if self.events is not None:

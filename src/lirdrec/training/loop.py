@@ -27,27 +27,27 @@ Validate = Callable[[Scorer], dict[str, float]]
 
 
 class StopTraining(Exception):
-    """Raised by a watcher to end training after the epoch."""
+    """Raised by a callback to end training after the epoch."""
 
 
-class Watcher:
-    """Told of what happens; the base class does nothing. Progress bars and history files are watchers.
+class Callback:
+    """Told of what happens; the base class does nothing. Progress bars and history files are callbacks.
 
-    `started` and `epoch_ended` may raise `StopTraining`: training ends there, with the best parameters so far.
+    `on_train_begin` and `on_epoch_end` may raise `StopTraining`: training ends there, with the best parameters so far.
     """
 
-    def started(self, history: list[dict[str, Any]], n_steps: int) -> None:
+    def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
         """Training begins, or goes on after `history`; an epoch has `n_steps` steps."""
 
-    def stepped(self, epoch: int, step: int) -> None:
+    def on_step_end(self, epoch: int, step: int) -> None:
         """Step `step` (from 1) of an epoch has ended."""
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
         """An epoch has ended with this line of history."""
 
 
 @dataclass
-class Trained:
+class TrainResult:
     """What `train` found. The model holds the best parameters."""
 
     best_epoch: int
@@ -63,8 +63,8 @@ def train(
     *,
     store: CheckpointStore | None = None,
     resume: bool = False,
-    watchers: tuple[Watcher, ...] = (),
-) -> Trained:
+    callbacks: tuple[Callback, ...] = (),
+) -> TrainResult:
     """Train `model` in place until the validation metric stops rising; it ends with its best parameters.
 
     Args:
@@ -74,7 +74,7 @@ def train(
         store: where checkpoints go; None: nowhere.
         resume: go on from the store's checkpoint if there is one. The result has the bits of a run never stopped
             (on the CPU with the same number of threads).
-        watchers: told of every step and epoch.
+        callbacks: told of every step and epoch.
 
     Raises:
         TrainingError: the loss is not a number any more; checkpoints written before stay.
@@ -87,7 +87,7 @@ def train(
         raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     optimizer = torch.optim.Adam(names, lr=config.learning_rate, fused=model.inputs.device.type in ("cpu", "cuda"))
-    result = Trained(0, -math.inf)
+    result = TrainResult(0, -math.inf)
     best: dict[str, Tensor] = {}
     found = store.load() if store is not None and resume else None
     if found is not None:
@@ -100,10 +100,10 @@ def train(
                 "train anew"
             ) from None
         restore_optimizer(optimizer, names, _part(found.tensors, "optimizer."))
-        best, result = found.best, Trained(**{k: found.facts[k] for k in ("best_epoch", "best_value", "history")})
+        best, result = found.best, TrainResult(**{k: found.facts[k] for k in ("best_epoch", "best_value", "history")})
         log.info("resumed after epoch %d", len(result.history))
     n_steps = math.ceil(len(sampler) / config.batch_size)
-    enough = any([_stops(watcher.started, result.history, n_steps) for watcher in watchers])
+    enough = any([_stops(callback.on_train_begin, result.history, n_steps) for callback in callbacks])
 
     with _interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
@@ -115,7 +115,7 @@ def train(
                 break
             started = time.perf_counter()
             _set_learning_rate(optimizer, config, epoch)
-            terms = _run_epoch(model, optimizer, sampler, config, epoch, watchers)
+            terms = _run_epoch(model, optimizer, sampler, config, epoch, callbacks)
             line: dict[str, Any] = {"epoch": epoch, **terms, "seconds": round(time.perf_counter() - started, 4)}
             if not math.isfinite(terms["loss"]):
                 raise TrainingError(
@@ -131,7 +131,7 @@ def train(
                     best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
                 line["seconds_with_validation"] = round(time.perf_counter() - started, 4)
             result.history.append(line)
-            enough = any([_stops(watcher.epoch_ended, line) for watcher in watchers])  # all of them are told
+            enough = any([_stops(callback.on_epoch_end, line) for callback in callbacks])  # all of them are told
             asked = interrupted()
             stopping = asked or enough or last or _waited(result) > config.patience
             if store is not None and (epoch % config.checkpoint_every == 0 or stopping):
@@ -159,7 +159,7 @@ def _run_epoch(
     sampler: TripleSampler,
     config: TrainConfig,
     epoch: int,
-    watchers: tuple[Watcher, ...],
+    callbacks: tuple[Callback, ...],
 ) -> dict[str, float]:
     """One pass over the training pairs; the mean of each term of the loss over the pairs."""
     device = model.inputs.device
@@ -179,8 +179,8 @@ def _run_epoch(
         for name, term in terms.items():
             weighted = term.detach().double() * len(users)
             totals[name] = totals[name] + weighted if name in totals else weighted
-        for watcher in watchers:
-            watcher.stepped(epoch, step)
+        for callback in callbacks:
+            callback.on_step_end(epoch, step)
     model.eval()
     return {name: total.item() / len(sampler) for name, total in totals.items()}
 
@@ -198,7 +198,7 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, ep
         group["lr"] = rate
 
 
-def _waited(result: Trained) -> int:
+def _waited(result: TrainResult) -> int:
     """Validations in a row without a better metric."""
     return sum("valid" in line and line["epoch"] > result.best_epoch for line in result.history)
 
@@ -210,7 +210,11 @@ def _value(figures: dict[str, float], metric: str) -> float:
 
 
 def _checkpoint(
-    model: Model, optimizer: torch.optim.Optimizer, names: dict[Tensor, str], result: Trained, best: dict[str, Tensor]
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    names: dict[Tensor, str],
+    result: TrainResult,
+    best: dict[str, Tensor],
 ) -> Checkpoint:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"optimizer.{key}": value for key, value in optimizer_tensors(optimizer, names).items()}

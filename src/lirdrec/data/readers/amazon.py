@@ -17,7 +17,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.ids import count
 from lirdrec.data.json_lines import BadLines, Policy
 from lirdrec.data.preprocessing import build
-from lirdrec.data.preprocessing_config import Recipe, recipe_of
+from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.amazon_images import read_image_features
 from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.amazon_reviews import first_lines, read_reviews, recognise_reviews
@@ -59,7 +59,7 @@ def read_amazon(
         name: of the dataset; by default from the file's name.
         info: what else to record (source, licence …).
         bad_lines: what to do with lines that are no record or lack a value: "raise", or "skip" (logged and counted).
-        options: fields of `Recipe` but user, item and rating, which the format decides. Times are
+        options: fields of `PreprocessingConfig` but user, item and rating, which the format decides. Times are
             read unless `timestamp=None`, in the unit of the file (2014 and 2018 seconds, 2023 milliseconds). Items
             without a review left are dropped unless `keep_all_items=True`, which keeps all that the reviews name.
 
@@ -73,7 +73,7 @@ def read_amazon(
     if options.get(TIMESTAMP, TIMESTAMP) not in (TIMESTAMP, None):
         raise ConfigError("Amazon reviews: the format decides what the time is; leave the option 'timestamp' out")
     options = {TIMESTAMP: TIMESTAMP, "keep_all_items": False, **options, RATING: RATING}
-    recipe = recipe_of(options, "Amazon reviews")
+    recipe = make_preprocessing_config(options, "Amazon reviews")
     if recipe.split not in (None, *METHODS):
         raise ConfigError(f"Amazon reviews: there is no split '{recipe.split}'; choose one of {', '.join(METHODS)}")
     reviews = Path(reviews)
@@ -180,7 +180,7 @@ def _described(dataset: Dataset, bad: BadLines) -> Dataset:
     return dataclasses.replace(dataset, item_table=table, info={**dataset.info, "source": source})
 
 
-def _pictured(dataset: Dataset, path: Path, recipe: Recipe) -> Dataset:
+def _pictured(dataset: Dataset, path: Path, recipe: PreprocessingConfig) -> Dataset:
     """The dataset with the modality "image"; items without it are dropped where the recipe says so.
 
     Dropping comes before the k-core, which thus is looked for again, in what the first one left: a k-core of fewer

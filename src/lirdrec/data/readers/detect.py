@@ -14,7 +14,7 @@ from lirdrec.data.file_parts import find_parts, is_parts_folder, is_pattern
 from lirdrec.data.file_types import LONGEST, refuse_other
 from lirdrec.data.images import with_images, with_images_beside
 from lirdrec.data.json_tables import first_record, is_json, is_list
-from lirdrec.data.preprocessing_config import Recipe
+from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.readers.amazon import check_packed, looks_like_amazon, read_amazon
 from lirdrec.data.readers.amazon_reviews import recognise_reviews
 from lirdrec.data.readers.lightgcn import looks_like_lightgcn, read_lightgcn
@@ -220,7 +220,7 @@ def options_of(kind: Kind) -> list[str]:
     parameters = inspect.signature(READERS[kind]).parameters.values()
     known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY or one.default is not one.empty]
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        known += field_docs(Recipe)
+        known += field_docs(PreprocessingConfig)
     return known
 
 

@@ -16,7 +16,7 @@ from lirdrec.data.feature_files import read_features
 from lirdrec.data.ids import LARGEST
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing import build
-from lirdrec.data.preprocessing_config import recipe_of
+from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.raw_text import text_lines
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.tables import RecordTable, Table, join_tables, read_table
@@ -62,7 +62,7 @@ def read_lightgcn(
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the folder.
         info: what else to record.
-        options: fields of `Recipe` but those that the files decide: user, item, rating, min_rating,
+        options: fields of `PreprocessingConfig` but those that the files decide: user, item, rating, min_rating,
             timestamp, only. The split of the files is kept unless `split` is given.
 
     Raises:
@@ -74,7 +74,7 @@ def read_lightgcn(
             raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave {called(option)} out")
     folder = Path(folder)
     is_split = any((folder / one).is_file() for split in ("valid", "test") for one in FILES[split])
-    recipe = recipe_of({"split": LABEL, **options} if is_split else options, "read_lightgcn")
+    recipe = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")
     parts = []
     for split, names in FILES.items():
         found = [folder / one for one in names if (folder / one).is_file()]

@@ -14,7 +14,7 @@ from lirdrec.data.feature_files import read_features
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing import build
-from lirdrec.data.preprocessing_config import Recipe, recipe_of
+from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids, whole_texts
 from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER
@@ -76,9 +76,9 @@ def read_microlens(
         listed = ", ".join(path.name for path in found) or "none"
         raise DataError(f"{folder}: a MicroLens folder has one file {PAIRS}; found {listed}")
     ids = [*NAMES[USER], *NAMES[ITEM], *(options[what] for what in (USER, ITEM) if what in options)]
-    pairs = read_numbers(found[0], ids, bad_rows=recipe_of(options, "read_microlens").bad_rows)
+    pairs = read_numbers(found[0], ids, bad_rows=make_preprocessing_config(options, "read_microlens").bad_rows)
     known = {ours: name for ours, names in NAMES.items() for name in names if name in pairs.frame.columns}
-    recipe = recipe_of(known | options, "read_microlens")
+    recipe = make_preprocessing_config(known | options, "read_microlens")
     pairs = id_columns(pairs, recipe, recipe.user, recipe.item)
     texts = {
         "title": _one(folder, TITLES) if titles is None else Path(titles),
@@ -100,7 +100,7 @@ def read_microlens(
     return dataset if covers is None else with_images(dataset, covers)
 
 
-def _items(pairs: Table, recipe: Recipe, files: Mapping[str, Path]) -> Table:
+def _items(pairs: Table, recipe: PreprocessingConfig, files: Mapping[str, Path]) -> Table:
     """All videos that any file names, by id, with a column from each file."""
     bad = [BadLines(path, "skip" if recipe.bad_rows == "skip" else "raise", "bad_rows") for path in files.values()]
     frames = {column: _texts(path, column, one) for (column, path), one in zip(files.items(), bad, strict=True)}

@@ -16,7 +16,7 @@ from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.ids import IdMap, count, describe_ids
 from lirdrec.data.parsing import moments, without_bad_rows
 from lirdrec.data.preprocessing import distinct_pairs
-from lirdrec.data.preprocessing_config import recipe_of
+from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.readers.raw_text import id_columns
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
@@ -105,7 +105,7 @@ def read_mmrec(
 
 def _pairs(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> tuple[Table, dict[str, int]]:
     """The rows of the .inter file that can be used and, where some are left out, how many of how many."""
-    recipe = recipe_of({"user": user, "item": item, "bad_rows": bad_rows}, "read_mmrec")
+    recipe = make_preprocessing_config({"user": user, "item": item, "bad_rows": bad_rows}, "read_mmrec")
     table = read_table(path, separator="\t", bad_rows=bad_rows)
     table.need([user, item, label])
     height = table.frame.height + table.skipped

@@ -15,7 +15,7 @@ from lirdrec.data.feature_files import read_features
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing import build
-from lirdrec.data.preprocessing_config import Recipe, recipe_of
+from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
@@ -83,7 +83,7 @@ def read_movielens(
     hundred = (folder / DATA_100K).is_file()
     end = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
     known = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
-    recipe = recipe_of(known | options, "read_movielens")
+    recipe = make_preprocessing_config(known | options, "read_movielens")
     files = [folder / f"{stem}{end}" for stem in ("ratings", "movies", "tags")]
     files = [folder / DATA_100K, folder / ITEMS_100K] if hundred else files if files[2].is_file() else files[:2]
     for path in files:
@@ -110,7 +110,7 @@ def read_movielens(
     return dataset if images is None else with_images(dataset, images)
 
 
-def _ratings(path: Path, recipe: Recipe) -> Table:
+def _ratings(path: Path, recipe: PreprocessingConfig) -> Table:
     """The file of ratings; of ml-100k and those with `::` no line names the columns."""
     layout: dict[str, Any] = {"bad_rows": recipe.bad_rows}
     if path.name in SEPARATORS:

@@ -13,7 +13,7 @@ import polars as pl
 from lirdrec.config import option_named
 from lirdrec.data.compression import read_bytes
 from lirdrec.data.ids import INTEGER, count
-from lirdrec.data.preprocessing_config import Recipe
+from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.tables import Table, read_table, select
 from lirdrec.errors import DataError
 
@@ -37,7 +37,7 @@ def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
     return read_table(path, **layout)
 
 
-def id_columns(table: Table, recipe: Recipe, *columns: str, pattern: str = ID) -> Table:
+def id_columns(table: Table, recipe: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
     """The table with its columns of ids checked: published data sets number their users and items.
 
     Numbers written with zeros before them, such as `007`, stay as they are.

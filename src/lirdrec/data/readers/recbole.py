@@ -13,7 +13,7 @@ import polars as pl
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features, vectors_of_frame
 from lirdrec.data.preprocessing import build
-from lirdrec.data.preprocessing_config import recipe_of
+from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.schema import SPLITS
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
@@ -46,7 +46,7 @@ def read_recbole(
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default NAME.
         info: what else to record.
-        options: fields of `Recipe`; by default user is "user_id", item "item_id", and timestamp
+        options: fields of `PreprocessingConfig`; by default user is "user_id", item "item_id", and timestamp
             "timestamp" if there is such a column.
 
     Raises:
@@ -61,7 +61,7 @@ def read_recbole(
         options["timestamp"] = "timestamp"
     if LABEL in table.frame.columns:
         options.setdefault("split", LABEL)
-    recipe = recipe_of(options, "read_recbole")
+    recipe = make_preprocessing_config(options, "read_recbole")
     table.need([recipe.user, recipe.item])
     sources = {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()}
     items = None

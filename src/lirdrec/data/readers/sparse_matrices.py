@@ -16,7 +16,7 @@ from lirdrec.data.feature_files import UNREADABLE, read_features
 from lirdrec.data.frames import first_line
 from lirdrec.data.ids import count
 from lirdrec.data.preprocessing import build
-from lirdrec.data.preprocessing_config import Recipe, recipe_of
+from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.schema import RATING, USER
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
@@ -86,7 +86,7 @@ def read_matrices(
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default the name of the file, or of its folder where there are several.
         info: what else to record.
-        options: fields of `Recipe` but those that a matrix decides: user, rating, timestamp, only.
+        options: fields of `PreprocessingConfig` but those that a matrix decides: user, rating, timestamp, only.
 
     Raises:
         DataError: a file is missing, damaged, pickled, or no scipy matrix, or the shapes differ.
@@ -98,7 +98,7 @@ def read_matrices(
     given = {split: one for split, one in (("train", train), ("valid", validation), ("test", test)) if one is not None}
     splits = len(given) > 1
     known = {"split": LABEL} if splits else {}
-    recipe = recipe_of({**known, **options, USER: USER, RATING: RATING}, "read_matrices")
+    recipe = make_preprocessing_config({**known, **options, USER: USER, RATING: RATING}, "read_matrices")
     shapes, parts = {}, []
     for split, source in given.items():
         where = str(source) if isinstance(source, (str, Path)) else f"the matrix of {split}"
@@ -157,7 +157,7 @@ def _open(path: Path, where: str) -> Any:
     return found
 
 
-def _table(matrix: Any, where: str, split: str, recipe: Recipe) -> Table:
+def _table(matrix: Any, where: str, split: str, recipe: PreprocessingConfig) -> Table:
     try:
         found = matrix.tocoo()
     except AttributeError:

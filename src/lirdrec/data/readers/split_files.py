@@ -14,7 +14,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing import build
-from lirdrec.data.preprocessing_config import recipe_of
+from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.tabular import needed_columns
 from lirdrec.data.schema import ITEM, SPLITS, USER
@@ -68,7 +68,7 @@ def read_split_folder(
         metadata: of Amazon's reviews: the products; only with columns of these.
         items, features, info: see `read_split_files`.
         name: of the dataset; by default NAME.
-        options: fields of `Recipe`. Columns of Amazon 2023 need not be named.
+        options: fields of `PreprocessingConfig`. Columns of Amazon 2023 need not be named.
 
     Raises:
         DataError: a file is missing or damaged; says what, where and what to do.
@@ -115,13 +115,13 @@ def read_split_files(
         features, separator, encoding, header, columns, items_columns: as for `read_interactions`.
         name: of the dataset; by default the name of the folder of `train`.
         info: what else to record.
-        options: fields of `Recipe`. The split of the files is kept unless `split` is given.
+        options: fields of `PreprocessingConfig`. The split of the files is kept unless `split` is given.
 
     Raises:
         DataError: a file or its content is wrong, or a pair is in two files.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = recipe_of({"split": LABEL, **options}, "read_split_files")
+    recipe = make_preprocessing_config({"split": LABEL, **options}, "read_split_files")
     paths = {"train": train, "valid": validation, "test": test}
     files = {split: Path(path) for split, path in paths.items() if path is not None}
     needed = [column for column in needed_columns(recipe) if column != LABEL]

@@ -10,7 +10,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.file_parts import PACKED_ENDINGS
 from lirdrec.data.preprocessing import build
-from lirdrec.data.preprocessing_config import Recipe, recipe_of
+from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.splits import METHODS
 from lirdrec.data.tables import read_table
 
@@ -48,13 +48,13 @@ def read_interactions(
         items_columns: the same of `items`, if they have no header.
         name: of the dataset; by default the file's name.
         info: what else to record (source, licence …).
-        options: fields of `Recipe` (user, item, rating, min_rating, timestamp, split, seed …).
+        options: fields of `PreprocessingConfig` (user, item, rating, min_rating, timestamp, split, seed …).
 
     Raises:
         DataError: a file or its content is wrong; says what, where and what to do.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = recipe_of(options, "read_interactions")
+    recipe = make_preprocessing_config(options, "read_interactions")
     both = {"encoding": encoding, "bad_rows": recipe.bad_rows}
     table = read_table(path, keys=needed_columns(recipe), separator=separator, header=header, columns=columns, **both)
     item_table = None
@@ -73,7 +73,7 @@ def read_interactions(
     )
 
 
-def needed_columns(recipe: Recipe) -> list[str]:
+def needed_columns(recipe: PreprocessingConfig) -> list[str]:
     """The columns of a table of interactions that a recipe reads."""
     label = recipe.split if recipe.split not in METHODS else None
     named = (recipe.user, recipe.item, recipe.rating, recipe.timestamp, label, *(recipe.only or {}))

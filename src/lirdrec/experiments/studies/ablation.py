@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import variants
 from lirdrec.experiments.studies.sentences import listed, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
-from lirdrec.experiments.trial import Cell
+from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Section
 
 MODELS = ("lirdrec",)
@@ -41,12 +41,12 @@ VARIANTS = (
 TOLD = {"full": "the full model", "w/o PWC": "without PWC", "w/o DCT": "without DCT"}
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Every variant with every seed."""
     yield from variants.planned(_groups(context))
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """One table, one figure, and which parts matter."""
     study = Study(_groups(context), results, context.metric)
     notes = [one.note for one in VARIANTS if one.note]
@@ -79,7 +79,7 @@ def _answer(study: Study, group: Group) -> str:
     )
 
 
-def _groups(context: Context) -> list[Group]:
+def _groups(context: ExperimentConfig) -> list[Group]:
     for model in context.models:
         if model not in MODELS:
             raise ConfigError(f"ablation takes lirdrec apart; it knows no parts of {model}: leave out --models")

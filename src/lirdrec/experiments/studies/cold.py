@@ -17,12 +17,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
-from lirdrec.experiments.trial import Cell, Result
-from lirdrec.experiments.tuning import base_cell, search
+from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.tuning import base_cell, suggest
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Report, Row, Section, Table, bars, label
 
@@ -36,7 +36,7 @@ STAGES = {"test": "Only unseen items", "test_all": "All items"}
 CANNOT = "cannot"
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Transductive cells; inductive ones as soon as the number of epochs is known."""
     for dataset in context.datasets:
         for model in context.models or MODELS:
@@ -59,11 +59,11 @@ def inductive(job: Job) -> dict[str, Any]:
     """Work: train without the unseen items, add them, score the same."""
     import numpy as np
 
-    from lirdrec.data.holdout import without_items
+    from lirdrec.data.holdout import hold_out_items
 
     data = job.dataset
     unseen = data.items.ids[np.setdiff1d(np.arange(data.n_items), data.train.items)]
-    warm, table, features = without_items(data, list(unseen))
+    warm, table, features = hold_out_items(data, list(unseen))
     recommender = job.fit(warm)
     recommender.add_items(table, features)
     return _scored(job, recommender)
@@ -79,7 +79,7 @@ def _scored(job: Job, recommender: Any) -> dict[str, Any]:
     return {"unseen": data.n_items - len(np.unique(data.train.items)), "items": data.n_items}
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """Figures of both ways and both lists, beside random ranking's; who is best, and whether unseen items come up."""
     import polars as pl
 
@@ -127,22 +127,22 @@ def report(context: Context, results: Results) -> Path:
     ).write(context.output, results, context.formats)
 
 
-def expected_recall(results: list[Result], k: int) -> float | None:
+def expected_recall(results: list[TrialResult], k: int) -> float | None:
     """What random ranking of the unseen items would find: each of `C` candidates is among the first k with k / C."""
     sizes = [one.data["unseen"] for one in results if one.done and one.data]
     return sum(min(1.0, k / size) for size in sizes) / len(sizes) if sizes else None
 
 
-def _found(context: Context, results: Results) -> dict[tuple[str, str, str], list[Result]]:
+def _found(context: ExperimentConfig, results: Results) -> dict[tuple[str, str, str], list[TrialResult]]:
     """(dataset's name, model, mode) → results that are done."""
-    found: dict[tuple[str, str, str], list[Result]] = {}
+    found: dict[tuple[str, str, str], list[TrialResult]] = {}
     for result in results.where(work=("cold:transductive", "cold:inductive"), status="done"):
         cell = result.cell
         found.setdefault((cell.dataset_name, cell.model, cell.variant), []).append(result)
     return found
 
 
-def _table(found: Mapping[tuple[str, str, str], list[Result]], datasets: list[str], shown: list[str]) -> Table:
+def _table(found: Mapping[tuple[str, str, str], list[TrialResult]], datasets: list[str], shown: list[str]) -> Table:
     columns = [Column("model", "Model", format="text"), Column("mode", "Unseen in training", format="text")]
     for stage, said in STAGES.items():
         columns += [Column(f"{stage} {name}", label(name), said, "higher") for name in shown]
@@ -177,7 +177,7 @@ def _table(found: Mapping[tuple[str, str, str], list[Result]], datasets: list[st
     return Table("cold", columns, lines, "Test figures for unseen items.", notes)
 
 
-def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], metric: str) -> str:
+def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[TrialResult]], metric: str) -> str:
     figures = {
         (stage, mode): {
             model: measure
@@ -194,7 +194,7 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], me
         if models:
             ordered = sorted(models, key=lambda model: -models[model].mean)
             second = f", then {label(ordered[1])} ({models[ordered[1]].mean:.4f})" if len(ordered) > 1 else ""
-            said.append(f"{mode}, **{label(ordered[0])}** with {sentences.figure(models[ordered[0]])}{second}")
+            said.append(f"{mode}, **{label(ordered[0])}** with {sentences.format_mean_sd(models[ordered[0]])}{second}")
     if not said:
         return f"On {name} there is no figure."
     text = f"On {name}, unseen items alone are ranked best (test {metric}): {'; '.join(said)}."
@@ -213,7 +213,9 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], me
     if both:
         changes = [
             f"{label(model)} "
-            f"{sentences.change(figures['test', 'inductive'][model].mean, figures['test', 'transductive'][model].mean)}"
+            + sentences.format_gain(
+                figures["test", "inductive"][model].mean, figures["test", "transductive"][model].mean
+            )
             for model in both
         ]
         text += f" Adding the items after training instead of training with them: {sentences.listed(changes)}."
@@ -231,7 +233,9 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[Result]], me
     return text
 
 
-def _transductive(context: Context, results: Results, dataset: str, model: str, seed: int) -> Iterator[Cell]:
+def _transductive(
+    context: ExperimentConfig, results: Results, dataset: str, model: str, seed: int
+) -> Iterator[TrialSpec]:
     """The cell; for closed forms, whose trials cost little, first those of a search on this very split."""
     split = {"split": "cold_items", "seed": seed}
     extra = {"candidates": "cold"}
@@ -240,7 +244,7 @@ def _transductive(context: Context, results: Results, dataset: str, model: str, 
     base = base.with_(split=split, extra=extra)
     if model_type(model).capabilities.training == "closed_form":
         asked = base_cell(context, dataset, model, feature_set, split=split, extra=extra)
-        found = search(context, results, asked)
+        found = suggest(context, results, asked)
         yield from found.cells
         if found.chosen is None:
             return
@@ -248,7 +252,7 @@ def _transductive(context: Context, results: Results, dataset: str, model: str, 
     yield base.with_(work="cold:transductive", variant="transductive", seed=seed, extra={**base.extra, "final": True})
 
 
-def _inductive(cell: Cell, result: Result | None) -> Cell | None:
+def _inductive(cell: TrialSpec, result: TrialResult | None) -> TrialSpec | None:
     """The inductive cell that follows a transductive one; None before its result, and where the model cannot."""
     kind = model_type(cell.model)
     if result is None or not result.done or not kind.capabilities.cold_items:

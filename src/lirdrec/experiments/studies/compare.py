@@ -10,26 +10,26 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.trial import Cell
-from lirdrec.experiments.tuning import base_cell, n_trials, search
+from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.tuning import base_cell, n_trials, suggest
 from lirdrec.models.registry import model_names, model_type
 
 SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """The trials of every search; the finals of those that are finished."""
     for base in searches(context):
-        found = search(context, results, base)
+        found = suggest(context, results, base)
         yield from found.cells
         if found.chosen is not None:
             for seed in context.seeds_of(base.model):
                 yield found.final(seed, keep=True) if context.keep else found.final(seed)
 
 
-def expected(context: Context) -> dict[tuple[str, str], int]:
+def expected(context: ExperimentConfig) -> dict[tuple[str, str], int]:
     """(dataset, model) → cells."""
     numbers: dict[tuple[str, str], int] = {}
     for base in searches(context):
@@ -39,7 +39,7 @@ def expected(context: Context) -> dict[tuple[str, str], int]:
     return numbers
 
 
-def searches(context: Context) -> Iterator[Cell]:
+def searches(context: ExperimentConfig) -> Iterator[TrialSpec]:
     """What is tuned: one base cell for each dataset, model, and feature set that the model makes a difference of."""
     for dataset in context.datasets:
         for model in context.models or model_names():
@@ -53,8 +53,8 @@ def uses_features(model: str) -> bool:
     return kind.capabilities.needs_features or "modalities" in {one.name for one in fields(kind.Config)}
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """Test figures, tests over users, what was chosen, cost, published figures."""
     from lirdrec.experiments.studies.compare_report import write
 
-    return write(context, results, [search(context, results, base) for base in searches(context)])
+    return write(context, results, [suggest(context, results, base) for base in searches(context)])

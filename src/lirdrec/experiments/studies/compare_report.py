@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results, loss_of
 from lirdrec.experiments.studies.compare_rows import Rows, answer, gather, panel, plain
 from lirdrec.experiments.studies.compare_tables import figure_tables, landmark_tables
@@ -21,17 +21,17 @@ from lirdrec.reporting.formatting import MISSING, Value
 from lirdrec.reporting.statistics import ALPHA
 
 if TYPE_CHECKING:
-    from lirdrec.experiments.tuning import Search
+    from lirdrec.experiments.tuning import TuningState
 
 HIDDEN = ("metric", "device")  # options that say nothing about the model
 
 
-def write(context: Context, results: Results, searches: Sequence[Search] = ()) -> Path:
+def write(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Path:
     """Write `report` into the experiment's folder; gives the path of the page."""
     return report(context, results, searches).write(context.output, results, context.formats)
 
 
-def report(context: Context, results: Results, searches: Sequence[Search] = ()) -> Report:
+def report(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Report:
     """The report of a comparison, also of one that is not finished.
 
     Args:
@@ -169,7 +169,7 @@ def _cost(found: Rows) -> list[Any]:
     return [recall, cost]
 
 
-def _tuning(context: Context, found: Rows) -> list[Any]:
+def _tuning(context: ExperimentConfig, found: Rows) -> list[Any]:
     """A table of the chosen settings, a figure of what the trials brought."""
     import polars as pl
 
@@ -233,7 +233,7 @@ def _tuning(context: Context, found: Rows) -> list[Any]:
     return blocks
 
 
-def _settings(context: Context) -> dict[str, Any]:
+def _settings(context: ExperimentConfig) -> dict[str, Any]:
     budget = f"{context.minutes:g} minutes each" if context.minutes else f"{context.trials} trials each"
     found = {
         "datasets": [Path(path).name for path in context.datasets],

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import DataError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import IDENTITY, Results
-from lirdrec.experiments.studies.sentences import figure
-from lirdrec.experiments.trial import Result
+from lirdrec.experiments.studies.sentences import format_mean_sd
+from lirdrec.experiments.trial import TrialResult
 from lirdrec.reporting import Measure, label
 from lirdrec.reporting.formatting import NARROW, model_order
 from lirdrec.reporting.statistics import Comparison, compare, corrected, gain, over_seeds
@@ -26,7 +26,7 @@ from lirdrec.reporting.statistics import Comparison, compare, corrected, gain, o
 if TYPE_CHECKING:
     import polars as pl
 
-    from lirdrec.experiments.tuning import Search
+    from lirdrec.experiments.tuning import TuningState
 
 OURS = "lirdrec"
 
@@ -47,8 +47,8 @@ class Entry:
     dataset: str
     model: str
     features: str
-    finals: list[Result] = field(default_factory=list)
-    trials: list[Result] = field(default_factory=list)
+    finals: list[TrialResult] = field(default_factory=list)
+    trials: list[TrialResult] = field(default_factory=list)
     problem: str = ""
     error: str = ""
     users: pl.DataFrame | None = None
@@ -110,7 +110,7 @@ class Rows:
         return [panel(entry.dataset, name) for name in ([entry.features] if entry.features else sets or [""])]
 
 
-def gather(context: Context, results: Results, searches: Sequence[Search] = ()) -> Rows:
+def gather(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Rows:
     """The rows of a comparison, also of one that is not finished; arguments as for `compare_report.report`."""
     entries = _entries(context, results, searches)
     ours = _ours(context, entries)
@@ -123,7 +123,7 @@ def panel(dataset: str, features: str) -> str:
     return f"{label(dataset)}, {features}" if features else label(dataset)
 
 
-def _entries(context: Context, results: Results, searches: Sequence[Search]) -> list[Entry]:
+def _entries(context: ExperimentConfig, results: Results, searches: Sequence[TuningState]) -> list[Entry]:
     """A row for each dataset, model and set of features, in the order of tables."""
     bases = [(one.base.dataset_name, one.base.model, one.base.feature_set) for one in searches]
     found: dict[tuple[str, str, str], Entry] = {key: Entry(*key) for key in bases}
@@ -169,7 +169,7 @@ def _entries(context: Context, results: Results, searches: Sequence[Search]) -> 
     )
 
 
-def _ours(context: Context, entries: Sequence[Entry]) -> str:
+def _ours(context: ExperimentConfig, entries: Sequence[Entry]) -> str:
     """The model that the others are compared with."""
     present = {entry.model for entry in entries}
     ours = str(context.setting("ours", OURS))
@@ -227,20 +227,21 @@ def answer(rows: Rows) -> str:
             continue
         best = ranked[0]
         place = "is best:" if ranked[1:] else "reaches"
-        text = f"On {label(dataset)}, **{best.title}** {place} {label(main)} {figure(best.measure(main))}"
+        text = f"On {label(dataset)}, **{best.title}** {place} {label(main)} {format_mean_sd(best.measure(main))}"
         others = [entry for entry in ranked if entry.model != ours]
         own = next((entry for entry in ranked if entry.model == ours), None)
         if own is None or not others:
             parts.append(
-                text + (f"; next is {ranked[1].title} ({figure(ranked[1].measure(main))})." if others[1:] else ".")
+                text
+                + (f"; next is {ranked[1].title} ({format_mean_sd(ranked[1].measure(main))})." if others[1:] else ".")
             )
             continue
         top = others[0]
         above = gain(own.means([main])[main], top.means([main])[main])
         if best is own:
-            text += f", {above:.1f}{NARROW}% above {top.title} ({figure(top.measure(main))}), the best other."
+            text += f", {above:.1f}{NARROW}% above {top.title} ({format_mean_sd(top.measure(main))}), the best other."
         else:
-            text += f"; {own.title} reaches {figure(own.measure(main))}, {abs(above):.1f}{NARROW}% "
+            text += f"; {own.title} reaches {format_mean_sd(own.measure(main))}, {abs(above):.1f}{NARROW}% "
             text += "below." if above <= 0 else "above."
         tests = [entry.comparisons[main] for entry in others if main in entry.comparisons]
         if tests:

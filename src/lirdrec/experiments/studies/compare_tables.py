@@ -13,7 +13,7 @@ from pathlib import Path
 from lirdrec.errors import LirdrecError
 from lirdrec.experiments.studies.compare_rows import Entry, Rows, short, slug
 from lirdrec.experiments.studies.literature import SOURCES, Split, published
-from lirdrec.experiments.studies.sentences import change
+from lirdrec.experiments.studies.sentences import format_gain
 from lirdrec.reporting import Column, Measure, Row, Table, label
 from lirdrec.reporting.formatting import Value, model_order
 from lirdrec.reporting.statistics import ALPHA, average_gain
@@ -100,7 +100,7 @@ def _over_best(mine: Sequence[Entry], metrics: Sequence[str], ours: str) -> dict
         of_ours = [m[metric] for e in mine if e.model == ours and metric in (m := e.means(metrics))]
         others = [m[metric] for e in mine if e.model != ours and metric in (m := e.means(metrics))]
         if of_ours and others:
-            cells[metric] = change(max(of_ours), max(others))
+            cells[metric] = format_gain(max(of_ours), max(others))
     return cells or None
 
 

@@ -7,14 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.search_spaces import parts, space_of
-from lirdrec.experiments.trial import Cell, CellStore, Result, fingerprint
+from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint
 from lirdrec.experiments.tuning import base_cell, feature_names
 
 
 def settled(
-    context: Context,
+    context: ExperimentConfig,
     dataset: str,
     model: str,
     feature_set: str = "",
@@ -24,7 +24,7 @@ def settled(
     variant: str = "",
     training: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Cell:
+) -> TrialSpec:
     """The cell of work "train" of a model with all its settings.
 
     Options that `context` sets go before all. The others are those of the best trial in `context.tuned` for this
@@ -52,7 +52,7 @@ def settled(
     )
 
 
-def losses_of(context: Context, model: str) -> tuple[str | None, ...]:
+def losses_of(context: ExperimentConfig, model: str) -> tuple[str | None, ...]:
     """The losses to repeat an experiment with: those asked for, where the model has the choice; else (None,)."""
     from dataclasses import fields
 
@@ -62,9 +62,9 @@ def losses_of(context: Context, model: str) -> tuple[str | None, ...]:
     return context.losses if has and context.losses and "loss" not in context.model_options else (None,)
 
 
-def _best_trial(context: Context, base: Cell, loss: str | None) -> Result | None:
+def _best_trial(context: ExperimentConfig, base: TrialSpec, loss: str | None) -> TrialResult | None:
     """The best trial of an earlier tuning of the same model on the same data, by validation."""
-    best: tuple[float, Result] | None = None
+    best: tuple[float, TrialResult] | None = None
     for result in _trials(context.tuned) if context.tuned is not None else ():
         cell, value = result.cell, result.figure(context.metric)
         if value is None or (cell.model, cell.feature_set, cell.split) != (base.model, base.feature_set, base.split):
@@ -82,9 +82,9 @@ def _best_trial(context: Context, base: Cell, loss: str | None) -> Result | None
 
 
 @lru_cache(maxsize=8)
-def _trials(folder: Path) -> tuple[Result, ...]:
+def _trials(folder: Path) -> tuple[TrialResult, ...]:
     """The trials in a folder; read once, since they are of an experiment before this one."""
-    return tuple(CellStore(folder).results().where(work="trial", status="done"))
+    return tuple(TrialStore(folder).results().where(work="trial", status="done"))
 
 
 def _is_same(one: str, other: str) -> bool:

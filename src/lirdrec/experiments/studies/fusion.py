@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
-from lirdrec.experiments.trial import RESULTS_VERSION, Cell, Result, fingerprint, short_hash
+from lirdrec.experiments.trial import RESULTS_VERSION, TrialResult, TrialSpec, fingerprint, short_hash
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, PairedTest, over_seeds, paired
 
@@ -30,7 +30,7 @@ SETTINGS = {"steps": (10, "weights are multiples of 1 / steps")}
 MIX = "mix"
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """The models; then, for each seed, the grid on validation; then the chosen mix."""
     for members, trials in _groups(context):
         for cells in members.values():
@@ -76,7 +76,7 @@ def score_mix(job: Job) -> dict[str, Any]:
     return {"weights": extra["weights"], "how": extra["how"]}
 
 
-def choose(results: Sequence[Result | None], metric: str) -> dict[str, Any] | None:
+def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any] | None:
     """The mix with the best mean of `metric` over the seeds; ties go to the earlier; None before all are done."""
     known = [one for one in results if one is not None and one.done]
     if not known or len(known) < len(results):
@@ -89,7 +89,7 @@ def choose(results: Sequence[Result | None], metric: str) -> dict[str, Any] | No
     return {"weights": entry["weights"], "how": entry["how"], "value": means[best]}
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """Each model alone and the mix; the figure over the weights; whether the mix is shown to be better."""
     import polars as pl
 
@@ -105,7 +105,7 @@ def report(context: Context, results: Results) -> Path:
         dataset = trials[0].dataset_name
         block = label(dataset) if many else ""
         chosen = choose([results.get(cell) for cell in trials], context.metric)
-        of: dict[str, list[Result]] = {}
+        of: dict[str, list[TrialResult]] = {}
         for name, cells in members.items():
             of[name] = [one for one in map(results.get, cells) if one is not None and one.done]
         if chosen is not None:
@@ -157,11 +157,11 @@ def report(context: Context, results: Results) -> Path:
 
 
 def _answer(
-    context: Context,
+    context: ExperimentConfig,
     results: Results,
     dataset: str,
-    members: Mapping[str, Sequence[Cell]],
-    of: Mapping[str, list[Result]],
+    members: Mapping[str, Sequence[TrialSpec]],
+    of: Mapping[str, list[TrialResult]],
     chosen: Mapping[str, Any] | None,
     stage: str,
 ) -> str:
@@ -177,8 +177,8 @@ def _answer(
     weights = sentences.listed(f"{label(n)} {w:g}" for n, w in zip(members, chosen["weights"], strict=True))
     text = (
         f"{where}, validation chooses the weights {weights}, over {chosen['how']}s. The mix reaches a {stage} "
-        f"{context.metric} of **{sentences.figure(known[MIX])}**, the best model alone, {label(best)}, "
-        f"{sentences.figure(alone[best])}: {sentences.change(known[MIX].mean, alone[best].mean)}."
+        f"{context.metric} of **{sentences.format_mean_sd(known[MIX])}**, the best model alone, {label(best)}, "
+        f"{sentences.format_mean_sd(alone[best])}: {sentences.format_gain(known[MIX].mean, alone[best].mean)}."
     )
     test = _tested(context, results, of[MIX], of[best])
     if test is not None:
@@ -190,7 +190,9 @@ def _answer(
     return text
 
 
-def _tested(context: Context, results: Results, ours: list[Result], theirs: list[Result]) -> PairedTest | None:
+def _tested(
+    context: ExperimentConfig, results: Results, ours: list[TrialResult], theirs: list[TrialResult]
+) -> PairedTest | None:
     frames = [_per_user(results, one) for one in (ours, theirs)]
     if any(frame is None or context.metric not in frame.columns for frame in frames):
         return None
@@ -200,7 +202,7 @@ def _tested(context: Context, results: Results, ours: list[Result], theirs: list
     return paired(one[context.metric].to_numpy(), other[context.metric].to_numpy())
 
 
-def _per_user(results: Results, found: list[Result]) -> pl.DataFrame | None:
+def _per_user(results: Results, found: list[TrialResult]) -> pl.DataFrame | None:
     import polars as pl
 
     if results.folder is None or any(one.per_user is None for one in found) or not found:
@@ -208,7 +210,7 @@ def _per_user(results: Results, found: list[Result]) -> pl.DataFrame | None:
     return over_seeds([pl.read_parquet(results.folder / str(one.per_user), glob=False) for one in found])
 
 
-def _grid_rows(names: Sequence[str], results: Sequence[Result | None], metric: str, block: str) -> list[Row]:
+def _grid_rows(names: Sequence[str], results: Sequence[TrialResult | None], metric: str, block: str) -> list[Row]:
     """The five best mixes and each model alone, by the mean over the seeds."""
     known = [one for one in results if one is not None and one.done]
     if not known:
@@ -228,7 +230,7 @@ def _called(members: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> str
     return "Mix: " + " + ".join(f"{w:g} {label(n)}" for n, w in zip(members, weights, strict=False) if w > 0)
 
 
-def _groups(context: Context) -> Iterator[tuple[dict[str, list[Cell]], list[Cell]]]:
+def _groups(context: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec]], list[TrialSpec]]]:
     """For each dataset: the models' cells by name, and the cells that try the mixes."""
     models = context.models or MODELS
     if len(models) < 2:
@@ -259,7 +261,7 @@ def _groups(context: Context) -> Iterator[tuple[dict[str, list[Cell]], list[Cell
         yield members, trials
 
 
-def _finals(trials: Sequence[Cell], chosen: Mapping[str, Any]) -> list[Cell]:
+def _finals(trials: Sequence[TrialSpec], chosen: Mapping[str, Any]) -> list[TrialSpec]:
     named = {"members": trials[0].extra["members"], "weights": chosen["weights"], "how": chosen["how"], "final": True}
     return [trial.with_(work="fusion:score_mix", variant=MIX, extra=named) for trial in trials]
 
@@ -280,11 +282,11 @@ def _truth(job: Job) -> Any:
     import numpy as np
     import torch
 
-    from lirdrec.evaluation.evaluator import Truth
+    from lirdrec.evaluation.evaluator import GroundTruth
 
     data = job.dataset
     train, valid = (
         (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
         for part in (data.train, data.valid)
     )
-    return Truth.of(train, valid, data.n_users)
+    return GroundTruth.of(train, valid, data.n_users)

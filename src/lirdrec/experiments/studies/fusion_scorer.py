@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.evaluation.evaluator import Truth
+from lirdrec.evaluation.evaluator import GroundTruth
 from lirdrec.evaluation.metrics import per_user_metrics
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.ranking.top_k import MEMORY_LIMIT, best, block_rows
+from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows, top_k_dense
 
 Normalisation = Literal["z-score", "rank"]
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
@@ -103,7 +103,7 @@ def simplex(n: int, steps: int) -> list[tuple[float, ...]]:
 
 def grid_figures(
     members: Sequence[Scorer],
-    truth: Truth,
+    truth: GroundTruth,
     weights: Sequence[Sequence[float]],
     how: Normalisation,
     names: Sequence[str] = ("recall", "ndcg"),
@@ -132,7 +132,7 @@ def grid_figures(
             scores = torch.tensordot(stack.new_tensor(list(mix)), stack, dims=1)
             if hidden is not None:
                 scores[hidden] = -torch.inf
-            items = best(scores, max(cutoffs), truth.candidates)[1]
+            items = top_k_dense(scores, max(cutoffs), truth.candidates)[1]
             hits = is_relevant.gather(1, items.clamp(min=0)) & (items >= 0)
             for key, column in per_user_metrics(hits, sizes, names, cutoffs).items():
                 total[key] = total.get(key, 0.0) + float(column.sum())
@@ -150,7 +150,7 @@ class Mix:
 
 def try_mixes(
     members: Sequence[Scorer],
-    truth: Truth,
+    truth: GroundTruth,
     *,
     steps: int = 10,
     names: Sequence[str] = ("recall", "ndcg"),

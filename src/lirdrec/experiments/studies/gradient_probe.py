@@ -30,12 +30,12 @@ from torch.overrides import TorchFunctionMode
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.errors import CapabilityError
-from lirdrec.evaluation.evaluator import Truth, measure
+from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.models.base import Model, ModelInputs
 from lirdrec.nn.losses import bpr
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Watcher, train
+from lirdrec.training.loop import Callback, train
 from lirdrec.training.sampling import TripleSampler
 
 SUBTRACTIONS = (torch.Tensor.sub, torch.Tensor.__sub__, torch.sub)
@@ -107,7 +107,7 @@ class Projections(TorchFunctionMode):
         return out
 
 
-class GradientWatcher(Watcher):
+class GradientWatcher(Callback):
     """Adds up the gradients of an epoch's steps; `lines` has one entry of norms per epoch.
 
     Args:
@@ -136,7 +136,7 @@ class GradientWatcher(Watcher):
             known = self.sums.get(key)
             self.sums[key] = gradient * share if known is None else known.add_(gradient, alpha=share)
 
-    def stepped(self, epoch: int, step: int) -> None:
+    def on_step_end(self, epoch: int, step: int) -> None:
         seen = self.projections.taken()
         if not seen or self.ids.grad is None:
             raise CapabilityError(
@@ -151,7 +151,7 @@ class GradientWatcher(Watcher):
         for name, weight in self.weights.items():
             self._add(f"weight {name}", weight.grad, share)
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
         projected = [self.sums[key] for key in self.sums if key.startswith("items ")]
         weights = [self.sums[key] for key in self.sums if key.startswith("weight ")]
         per_item = sum(float(g.norm(dim=1).sum()) for g in projected) / len(projected)
@@ -190,7 +190,7 @@ def random_features(dataset: Dataset, seed: int) -> Dataset:
     return dataclasses.replace(dataset, features=found, folder=None)
 
 
-class PartsWatcher(Watcher):
+class PartsWatcher(Callback):
     """After each epoch, the BPR loss and the validation recall of the whole score and of its parts alone.
 
     Parts are those of the scorer; where it has only one, "features" is the product of user vectors and projections.
@@ -203,14 +203,14 @@ class PartsWatcher(Watcher):
         cutoff: of recall.
     """
 
-    def __init__(self, model: Model, gradients: GradientWatcher, seed: int, truth: Truth | None, cutoff: int):
+    def __init__(self, model: Model, gradients: GradientWatcher, seed: int, truth: GroundTruth | None, cutoff: int):
         i = model.inputs
         self.model, self.gradients, self.truth, self.cutoff = model, gradients, truth, cutoff
         self.sampler = TripleSampler(i.users, i.items, i.n_items, seed)
         self.lines: list[dict[str, float]] = []
 
     @torch.no_grad()
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
         scorer = self.model.scorer()
         assert isinstance(scorer, VectorScorer)
         triples = [part.to(scorer.user_vectors.device) for part in self.sampler.epoch(line["epoch"])]
@@ -218,7 +218,7 @@ class PartsWatcher(Watcher):
         for name, one in self._parts(scorer).items():
             found[f"loss_{name}"] = float(bpr(one.user_vectors, one.item_vectors, *triples))
             if self.truth is not None:
-                figures = measure(one, self.truth, ("recall",), (self.cutoff,)).values
+                figures = evaluate_scorer(one, self.truth, ("recall",), (self.cutoff,)).values
                 found[f"recall_{name}"] = figures[f"recall@{self.cutoff}"]
         self.lines.append(found)
 
@@ -238,7 +238,12 @@ class PartsWatcher(Watcher):
 
 
 def watch(
-    kind: type[Model], config: Any, inputs: ModelInputs, training: TrainConfig, truth: Truth | None, cutoff: int = 20
+    kind: type[Model],
+    config: Any,
+    inputs: ModelInputs,
+    training: TrainConfig,
+    truth: GroundTruth | None,
+    cutoff: int = 20,
 ) -> list[dict[str, float]]:
     """Train a model for all of `training.epochs` and give one line of figures per epoch.
 
@@ -256,6 +261,6 @@ def watch(
     gradients = GradientWatcher(model, projections, training)
     parts = PartsWatcher(model, gradients, training.seed, truth, cutoff)
     with projections:
-        found = train(model, replace(training, patience=training.epochs), None, watchers=(gradients, parts))
+        found = train(model, replace(training, patience=training.epochs), None, callbacks=(gradients, parts))
     lines = zip(found.history, gradients.lines, parts.lines, strict=True)
     return [{"epoch": line["epoch"], "loss": line["loss"], **one, **other} for line, one, other in lines]

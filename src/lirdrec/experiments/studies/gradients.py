@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
-from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, label, lines
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ NOTES = {
 }
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Each model with its features and with random ones, with every seed."""
     for cells in _cells(context).values():
         yield from cells
@@ -58,27 +58,27 @@ def measure(job: Job) -> list[dict[str, float]]:
 
     from lirdrec.data.verification import verify_features
     from lirdrec.devices import resolve_device
-    from lirdrec.evaluation.evaluator import Truth
+    from lirdrec.evaluation.evaluator import GroundTruth
     from lirdrec.experiments.config import resolved
     from lirdrec.experiments.studies.gradient_probe import random_features, watch
     from lirdrec.models.registry import model_type
-    from lirdrec.recommender.inputs import model_inputs
+    from lirdrec.recommender.inputs import make_model_inputs
 
     config, training = resolved(job.cell)
     data = random_features(job.dataset, job.cell.seed) if job.cell.extra.get("random") else job.dataset
     device = resolve_device(job.device)
     verify_features(data)
-    inputs = model_inputs(data, device, job.cache, training.seed)
+    inputs = make_model_inputs(data, device, job.cache, training.seed)
     train, valid = (
         (torch.from_numpy(np.array(part.users)).to(device), torch.from_numpy(np.array(part.items)).to(device))
         for part in (data.train, data.valid)
     )
-    truth = Truth.of(train, valid, data.n_users)
+    truth = GroundTruth.of(train, valid, data.n_users)
     k = int(training.metric.partition("@")[2])
     return watch(model_type(job.cell.model), config, inputs, training, truth if len(truth.users) else None, k)
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """For each model: gradients, losses, random features; whether the inequality holds and for how many epochs."""
     cells = _cells(context)
     done = {place: [one for one in map(results.get, some) if one and one.done] for place, some in cells.items()}
@@ -107,19 +107,19 @@ def report(context: Context, results: Results) -> Path:
     ).write(context.output, results, context.formats)
 
 
-def holds(results: Sequence[Result], small: str, large: str) -> list[bool]:
+def holds(results: Sequence[TrialResult], small: str, large: str) -> list[bool]:
     """Per epoch: whether the mean over the seeds of `small` is no larger than that of `large`."""
     return [a.mean <= b.mean for a, b in zip(means(results, small), means(results, large), strict=True)]
 
 
-def means(results: Sequence[Result], key: str) -> list[Measure]:
+def means(results: Sequence[TrialResult], key: str) -> list[Measure]:
     """A figure of each epoch over the seeds; epochs that lack it are left out."""
     epochs = zip(*(one.data for one in results), strict=True)
     found = (Measure.of(line[key] for line in lines_ if key in line) for lines_ in epochs)
     return [one for one in found if one is not None]
 
 
-def _drawn(stem: str, model: str, real: Sequence[Result], random: Sequence[Result], k: str) -> list[Any]:
+def _drawn(stem: str, model: str, real: Sequence[TrialResult], random: Sequence[TrialResult], k: str) -> list[Any]:
     blocks: list[Any] = [NOTES[model]] if model in NOTES else []
     kinds = {"a mean item": SIDES[0], "the table of IDs, the projection": SIDES[1]}
     frame = _frame({panel: (real, keys) for panel, keys in kinds.items()})
@@ -147,7 +147,7 @@ def _drawn(stem: str, model: str, real: Sequence[Result], random: Sequence[Resul
     return blocks
 
 
-def _frame(panels: Mapping[str, tuple[Sequence[Result], Sequence[str]]]) -> Any:
+def _frame(panels: Mapping[str, tuple[Sequence[TrialResult], Sequence[str]]]) -> Any:
     import polars as pl
 
     return pl.DataFrame(
@@ -183,7 +183,7 @@ def _is_wide(frame: Any) -> bool:
     return any(part["value"].min() <= 0 or part["value"].max() > 30 * part["value"].min() for part in parts)
 
 
-def _table(done: Mapping[tuple[str, str, str], list[Result]], many: bool, k: str) -> Table:
+def _table(done: Mapping[tuple[str, str, str], list[TrialResult]], many: bool, k: str) -> Table:
     columns = [
         Column("model", "Model", format="text"),
         Column("variant", "Features", format="text"),
@@ -214,7 +214,7 @@ def _table(done: Mapping[tuple[str, str, str], list[Result]], many: bool, k: str
     return Table("gradients", columns, rows, "The first and the last epoch, means over the seeds.")
 
 
-def _answer(name: str, model: str, real: Sequence[Result], random: Sequence[Result], k: str) -> str:
+def _answer(name: str, model: str, real: Sequence[TrialResult], random: Sequence[TrialResult], k: str) -> str:
     if not real:
         return f"{name} gave no figures."
     (small, large), (table, projection) = SIDES
@@ -249,7 +249,7 @@ def _answer(name: str, model: str, real: Sequence[Result], random: Sequence[Resu
         if best[0] is not None and best[1] is not None:
             against = f"{best[1].mean:.4f} instead of {best[0].mean:.4f}"
             text += f" With random features the best validation recall@{k} is {against} "
-            text += f"({sentences.change(best[1].mean, best[0].mean)})"
+            text += f"({sentences.format_gain(best[1].mean, best[0].mean)})"
             apart = abs(best[0].mean - best[1].mean)
             if best[0].sd is None and apart <= ONE_SEED * best[0].mean:
                 text += ", too small a difference for one seed: nothing that speaks for Lemma 2."
@@ -262,13 +262,13 @@ def _answer(name: str, model: str, real: Sequence[Result], random: Sequence[Resu
     return text
 
 
-def _epochs(context: Context) -> int:
+def _epochs(context: ExperimentConfig) -> int:
     return int(context.training.get("epochs", EPOCHS))
 
 
-def _cells(context: Context) -> dict[tuple[str, str, str], list[Cell]]:
+def _cells(context: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSpec]]:
     """(dataset's name, model, variant) → cells."""
-    found: dict[tuple[str, str, str], list[Cell]] = {}
+    found: dict[tuple[str, str, str], list[TrialSpec]] = {}
     epochs = _epochs(context)
     for dataset in context.datasets:
         for model in context.models or MODELS:

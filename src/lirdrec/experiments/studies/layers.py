@@ -7,12 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import variants
-from lirdrec.experiments.studies.sentences import count, figure, listed, over
+from lirdrec.experiments.studies.sentences import count, format_mean_sd, listed, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
-from lirdrec.experiments.trial import Cell
+from lirdrec.experiments.trial import TrialSpec
 from lirdrec.models.registry import config_type
 from lirdrec.reporting import Section, label, lines
 
@@ -21,12 +21,12 @@ SETTINGS = {"layers": ((1, 2, 3, 4), "numbers of user-item layers to try")}
 OPTION = "n_layers"
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Every number of layers with every seed."""
     yield from variants.planned(_groups(context))
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """The figure over the number of layers, a table, and which number is best."""
     import polars as pl
 
@@ -69,10 +69,12 @@ def _answer(study: Study, group: Group) -> str:
     best, worst = (pick(figures, key=lambda one: figures[one].mean) for pick in (max, min))
     where = f"On {label(group.dataset)}" + (f" ({group.name})" if len(study.found) > 1 else "")
     text = f"{where}, **{count(int(best), 'layer')}** reach{'es' if best == '1' else ''} the best {study.stage} "
-    text += f"{study.metric}, **{figure(figures[best])}**"
+    text += f"{study.metric}, **{format_mean_sd(figures[best])}**"
     if best != worst:
         share = 100 * (figures[best].mean - figures[worst].mean) / max(figures[best].mean, 1e-12)
-        text += f"; {count(int(worst), 'layer')} the worst, {figure(figures[worst])}, which is {share:.1f} % less"
+        text += (
+            f"; {count(int(worst), 'layer')} the worst, {format_mean_sd(figures[worst])}, which is {share:.1f} % less"
+        )
     # validation may choose, the test may not: say whether it would have chosen the same
     if study.stage == "test":
         valid = {one: study.measure(group, one, stage="valid") for one in group.cells}
@@ -83,7 +85,7 @@ def _answer(study: Study, group: Group) -> str:
     return text + "."
 
 
-def _groups(context: Context) -> list[Group]:
+def _groups(context: ExperimentConfig) -> list[Group]:
     given = context.setting("layers", SETTINGS["layers"][0])
     numbers = [given] if isinstance(given, int) else list(given)
     if not numbers or not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):

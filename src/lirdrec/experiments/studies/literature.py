@@ -24,7 +24,7 @@ SOURCES = {
 
 
 @dataclass(frozen=True)
-class Published:
+class LiteratureResult:
     """One published row.
 
     Attributes:
@@ -56,7 +56,7 @@ class Split:
     items: int
     interactions: int
     note: str
-    rows: tuple[Published, ...]
+    rows: tuple[LiteratureResult, ...]
 
 
 def published(name: str, size: tuple[int, int, int] | None = None) -> Split | None:
@@ -126,17 +126,17 @@ _TIKTOK = {
 }
 
 
-def _of_the_paper(at: int) -> tuple[Published, ...]:
+def _of_the_paper(at: int) -> tuple[LiteratureResult, ...]:
     rows = []
     for model, figures in _TABLE_II.items():
         values = figures[at]
         known = {} if values is None else _at_20(*values)
         if model == "lirdrec":
             known = {"recall@10": _AT_10[at][0], "ndcg@10": _AT_10[at][1], **known}
-        rows.append(Published(model, known, LIRDREC))
-    rows.append(Published("lirdrec", _at_20(*_MLLM[at]), LIRDREC, "MLLM"))
-    rows.append(Published("lirdrec", _at_20(*_AGAIN[at]), RERUN))
-    rows += [Published(name, _at_20(recall, ndcg), CLAIMED) for name, recall, ndcg in _HIGHEST[_PAPER[at]]]
+        rows.append(LiteratureResult(model, known, LIRDREC))
+    rows.append(LiteratureResult("lirdrec", _at_20(*_MLLM[at]), LIRDREC, "MLLM"))
+    rows.append(LiteratureResult("lirdrec", _at_20(*_AGAIN[at]), RERUN))
+    rows += [LiteratureResult(name, _at_20(recall, ndcg), CLAIMED) for name, recall, ndcg in _HIGHEST[_PAPER[at]]]
     return tuple(rows)
 
 
@@ -158,6 +158,6 @@ SPLITS = (
         6_710,
         68_722,
         "The published figures are of the public split; their models had a third, textual modality.",
-        tuple(Published(model, _at_20(*values), DIFFMM) for model, values in _TIKTOK.items()),
+        tuple(LiteratureResult(model, _at_20(*values), DIFFMM) for model, values in _TIKTOK.items()),
     ),
 )

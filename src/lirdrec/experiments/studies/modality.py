@@ -6,25 +6,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lirdrec.errors import DataError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import variants
 from lirdrec.experiments.studies.compare import uses_features
-from lirdrec.experiments.studies.sentences import figure, listed, over
+from lirdrec.experiments.studies.sentences import format_mean_sd, listed, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
-from lirdrec.experiments.trial import Cell
+from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Section, label
 
 MODELS = ("lirdrec",)
 ALL = "all modalities"
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Every set of modalities with every seed."""
     yield from variants.planned(_groups(context))
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """One table, one figure, and which modality is missed most."""
     study = Study(_groups(context), results, context.metric)
     names = listed(dict.fromkeys(label(group.model) for group in study.found))
@@ -74,13 +74,13 @@ def _answer(study: Study, group: Group) -> str:
         return text
     missed = min(figures, key=lambda one: figures[one].mean)
     if figures[missed].mean < base.mean:
-        text += f" **{missed}** is missed most: without it {figure(figures[missed])} remain."
+        text += f" **{missed}** is missed most: without it {format_mean_sd(figures[missed])} remain."
     useless = [one for one, measure in figures.items() if measure.mean >= base.mean]
     if useless:
         text += f" Leaving out {listed(useless)} costs nothing here."
     return text
 
 
-def _groups(context: Context) -> list[Group]:
+def _groups(context: ExperimentConfig) -> list[Group]:
     models = [model for model in context.models or MODELS if uses_features(model)]
     return variants.groups(context, models, lambda dataset, model, modalities: sets_of(modalities))

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
-from lirdrec.experiments.trial import Cell
+from lirdrec.experiments.trial import TrialSpec
 from lirdrec.models.registry import config_type
 from lirdrec.reporting import Measure, Report, Section, Table, heatmap, label
 from lirdrec.training.config import TrainConfig
@@ -30,13 +30,13 @@ SETTINGS = {
 }
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Every point of the grid with every seed."""
     for _, _, cells in _grid(context):
         yield from cells
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """A heat map for each dataset and model, and how far the best and the worst settings lie apart."""
     import polars as pl
 
@@ -83,14 +83,14 @@ def report(context: Context, results: Results) -> Path:
     ).write(context.output, results, context.formats)
 
 
-def _answer(context: Context, group: str, found: dict[tuple[Any, Any], Measure]) -> str:
+def _answer(context: ExperimentConfig, group: str, found: dict[tuple[Any, Any], Measure]) -> str:
     down, across = _names(context)
     best, worst = (pick(found, key=lambda at: found[at].mean) for pick in (max, min))
     top, low = found[best].mean, found[worst].mean
     places = [f"{down} = {a:g} and {across} = {b:g}" for a, b in (best, worst)]
     text = (
-        f"On {group}, validation {context.metric} is best, **{sentences.figure(found[best])}**, at {places[0]}; worst, "
-        f"{sentences.figure(found[worst])}, at {places[1]}."
+        f"On {group}, validation {context.metric} is best, **{sentences.format_mean_sd(found[best])}**, at {places[0]}; "
+        f"worst, {sentences.format_mean_sd(found[worst])}, at {places[1]}."
     )
 
     def spread(at: int) -> float:
@@ -119,7 +119,7 @@ def _answer(context: Context, group: str, found: dict[tuple[Any, Any], Measure])
     return text
 
 
-def _grid(context: Context) -> Iterator[tuple[str, tuple[Any, Any], list[Cell]]]:
+def _grid(context: ExperimentConfig) -> Iterator[tuple[str, tuple[Any, Any], list[TrialSpec]]]:
     """Name of the group, values (down, across), cells."""
     down, across = _names(context)
     values = [_values(context, name) for name in ("down_values", "across_values")]
@@ -144,14 +144,14 @@ def _grid(context: Context) -> Iterator[tuple[str, tuple[Any, Any], list[Cell]]]
                     yield " · ".join(said), point, cells
 
 
-def _names(context: Context) -> tuple[str, str]:
+def _names(context: ExperimentConfig) -> tuple[str, str]:
     down, across = (str(context.setting(name, SETTINGS[name][0])) for name in ("down", "across"))
     if down == across:
         raise ConfigError(f"down and across are both '{down}'; a grid needs two options")
     return down, across
 
 
-def _values(context: Context, name: str) -> Sequence[Any]:
+def _values(context: ExperimentConfig, name: str) -> Sequence[Any]:
     given = context.setting(name, SETTINGS[name][0])
     found = list(given) if isinstance(given, (list, tuple)) else [given]
     if not found or not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in found):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.reporting import Measure, Section, label
 from lirdrec.reporting.formatting import MISSING, NARROW
@@ -15,7 +15,7 @@ from lirdrec.reporting.formatting import MISSING, NARROW
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
 
-def figure(measure: Measure | None, digits: int = 4) -> str:
+def format_mean_sd(measure: Measure | None, digits: int = 4) -> str:
     """0.0983 ± 0.0012, or 0.0983 for a single run."""
     if measure is None:
         return "no figure"
@@ -23,7 +23,7 @@ def figure(measure: Measure | None, digits: int = 4) -> str:
     return f"{measure.mean:.{digits}f}{spread}"
 
 
-def change(ours: float, theirs: float) -> str:
+def format_gain(ours: float, theirs: float) -> str:
     """By how many percent `ours` differs from `theirs`, with a sign."""
     from lirdrec.reporting.statistics import gain
 
@@ -47,10 +47,10 @@ def over(seeds: int) -> str:
     return f"mean over {count(seeds, 'seed')}, ± one sd" if seeds > 1 else "one seed"
 
 
-def settings(context: Context) -> dict[str, Any]:
+def settings(context: ExperimentConfig) -> dict[str, Any]:
     """What the experiment was run with, without what is at its default."""
     plain = asdict(context)
-    start = asdict(Context(datasets=("-",), output=Path(".")))
+    start = asdict(ExperimentConfig(datasets=("-",), output=Path(".")))
     kept: dict[str, Any] = {"datasets": ", ".join(Path(one).name for one in context.datasets), "metric": context.metric}
     kept |= {"seeds": context.seeds}
     skipped = {"datasets", "output", "command", "quiet", "formats", "cache", "keep", "jobs", "tuned"}
@@ -67,7 +67,7 @@ def settings(context: Context) -> dict[str, Any]:
     return {name: value if isinstance(value, (int, float, str)) else _plain(value) for name, value in kept.items()}
 
 
-def commands(context: Context) -> tuple[str, ...]:
+def commands(context: ExperimentConfig) -> tuple[str, ...]:
     """The command line, if there was one."""
     return (context.command,) if context.command else ()
 

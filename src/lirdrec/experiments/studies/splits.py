@@ -13,11 +13,11 @@ from typing import Any
 
 from lirdrec.data.splits import METHODS
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
-from lirdrec.experiments.trial import Cell
+from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, bars, label
 
 MODELS = ("popularity", "item_knn", "lightgcn", "vbpr", "freedom", "lirdrec")
@@ -32,13 +32,13 @@ NAMED = {
 BY_TIME = ("temporal", "global_time", "leave_last_out")
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Every model under every split with every seed."""
     for cells in _cells(context).values():
         yield from cells
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """Figures by split, places by split, and how well the splits agree."""
     import polars as pl
 
@@ -150,12 +150,12 @@ def _answer(dataset: str, by_method: Mapping[str, Mapping[str, float]], metric: 
         mean = [sum(by_method[at][m] for m in shared) / max(1, len(shared)) for at in (first, method)]
         text += (
             f" From {NAMED.get(first, first)} to {NAMED.get(method, method)}: {told}; figures change by "
-            f"{sentences.change(mean[1], mean[0])} on average."
+            f"{sentences.format_gain(mean[1], mean[0])} on average."
         )
     return text
 
 
-def _methods(context: Context) -> list[str]:
+def _methods(context: ExperimentConfig) -> list[str]:
     given = context.setting("methods", SETTINGS["methods"][0])
     methods = list(dict.fromkeys([given] if isinstance(given, str) else given))
     for one in methods:
@@ -167,10 +167,10 @@ def _methods(context: Context) -> list[str]:
     return methods
 
 
-def _cells(context: Context) -> dict[tuple[str, str, str], list[Cell]]:
+def _cells(context: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSpec]]:
     """(dataset's name, method, model) → cells."""
     methods = _methods(context)
-    found: dict[tuple[str, str, str], list[Cell]] = {}
+    found: dict[tuple[str, str, str], list[TrialSpec]] = {}
     for dataset in context.datasets:
         if any(method in BY_TIME for method in methods) and not _has_times(dataset):
             raise DataError(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
-from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, label, lines
 
@@ -24,13 +24,13 @@ EPOCHS = 60
 SHARE = 0.9  # of a model's own best
 
 
-def plan(context: Context, results: Results) -> Iterator[Cell]:
+def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Every model with every seed, for all of the epochs."""
     for cells in _cells(context).values():
         yield from cells
 
 
-def report(context: Context, results: Results) -> Path:
+def report(context: ExperimentConfig, results: Results) -> Path:
     """Two curves a dataset, a table of landmarks, and who leads when."""
     import polars as pl
 
@@ -85,7 +85,7 @@ def report(context: Context, results: Results) -> Path:
     ).write(context.output, results, context.formats)
 
 
-def curve(results: Sequence[Result], metric: str) -> list[tuple[int, float, float]]:
+def curve(results: Sequence[TrialResult], metric: str) -> list[tuple[int, float, float]]:
     """(epoch, seconds, figure), means over the runs, of the epochs that all of them have."""
     lines_of = [{line["epoch"]: line for line in one.history if metric in line} for one in results]
     epochs = sorted(set.intersection(*map(set, lines_of))) if lines_of else []
@@ -96,7 +96,7 @@ def curve(results: Sequence[Result], metric: str) -> list[tuple[int, float, floa
     return found
 
 
-def _table(context: Context, done: dict[tuple[str, str], list[Result]]) -> Table:
+def _table(context: ExperimentConfig, done: dict[tuple[str, str], list[TrialResult]]) -> Table:
     """Landmarks of each curve."""
     columns = [
         Column("model", "Model", format="text"),
@@ -124,12 +124,12 @@ def _table(context: Context, done: dict[tuple[str, str], list[Result]]) -> Table
     return Table("startup", columns, rows, "Landmarks of the curves, means over the seeds.")
 
 
-def _landmarks(context: Context) -> list[int]:
+def _landmarks(context: ExperimentConfig) -> list[int]:
     last = _epochs(context)
     return sorted({n for n in (1, 5, 10, 20) if n < last} | {last})
 
 
-def _answer(context: Context, done: dict[str, list[Result]], dataset: str) -> str:
+def _answer(context: ExperimentConfig, done: dict[str, list[TrialResult]], dataset: str) -> str:
     curves = {model: curve(results, context.metric) for model, results in done.items()}
     curves = {model: points for model, points in curves.items() if points}
     if not curves:
@@ -166,13 +166,13 @@ def _in_seconds(frame: Any) -> Any:
     return frame.with_columns(pl.col("seconds").mean().over(place)).sort("seconds")
 
 
-def _epochs(context: Context) -> int:
+def _epochs(context: ExperimentConfig) -> int:
     return int(context.training.get("epochs", EPOCHS))
 
 
-def _cells(context: Context) -> dict[tuple[str, str], list[Cell]]:
+def _cells(context: ExperimentConfig) -> dict[tuple[str, str], list[TrialSpec]]:
     """(dataset's name, model) → cells."""
-    found: dict[tuple[str, str], list[Cell]] = {}
+    found: dict[tuple[str, str], list[TrialSpec]] = {}
     epochs = _epochs(context)
     for dataset in context.datasets:
         for model in context.models or MODELS:

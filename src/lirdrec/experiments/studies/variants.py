@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import DataError
-from lirdrec.experiments.config import Context
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences as telling
 from lirdrec.experiments.studies.defaults import losses_of, settled
-from lirdrec.experiments.trial import Cell, Result
+from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.reporting import Column, Measure, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, Comparison, compare, corrected, over_seeds
 
@@ -60,7 +60,7 @@ class Group:
     name: str
     dataset: str
     model: str
-    cells: Mapping[str, tuple[Cell, ...]]
+    cells: Mapping[str, tuple[TrialSpec, ...]]
 
     @property
     def reference(self) -> str:
@@ -69,7 +69,7 @@ class Group:
 
 
 def groups(
-    context: Context,
+    context: ExperimentConfig,
     models: Sequence[str],
     variants: Callable[[str, str, tuple[str, ...]], Sequence[Variant]],
     final: bool = True,
@@ -106,7 +106,9 @@ def groups(
     return made
 
 
-def _cells(context: Context, base: Cell, variant: Variant, loss: str | None, final: bool) -> Iterator[Cell]:
+def _cells(
+    context: ExperimentConfig, base: TrialSpec, variant: Variant, loss: str | None, final: bool
+) -> Iterator[TrialSpec]:
     options = {**base.model_options, **variant.options}
     modalities = base.modalities
     if variant.modalities is not None:
@@ -122,7 +124,7 @@ def _cells(context: Context, base: Cell, variant: Variant, loss: str | None, fin
         yield base.with_(model_options=options, modalities=modalities, variant=name, seed=seed, extra=extra)
 
 
-def planned(found: Iterable[Group]) -> Iterator[Cell]:
+def planned(found: Iterable[Group]) -> Iterator[TrialSpec]:
     """The cells of all groups."""
     for group in found:
         for cells in group.cells.values():
@@ -150,7 +152,7 @@ class Study:
         self.metrics = tuple(name for name in telling.SHOWN if name in have) or have
         self.tests = self._tests()
 
-    def of(self, group: Group, variant: str) -> list[Result]:
+    def of(self, group: Group, variant: str) -> list[TrialResult]:
         """The results of a variant, those that failed too."""
         found = (self.results.get(cell) for cell in group.cells[variant])
         return [one for one in found if one is not None]
@@ -272,7 +274,9 @@ class Study:
         where = f"On {label(group.dataset)}" + (f" ({group.name})" if len(self.found) > 1 else "")
         if base is None:
             return f"{where}, there is no figure of {group.reference}: {self.status(group, group.reference)}."
-        reached = f"a {self.stage} {self.metric} of **{telling.figure(base)}** ({telling.count(base.n, 'seed')})"
+        reached = (
+            f"a {self.stage} {self.metric} of **{telling.format_mean_sd(base)}** ({telling.count(base.n, 'seed')})"
+        )
         text = f"{where}, {(described or {}).get(group.reference, f'**{group.reference}**')} reaches {reached}."
         said = []
         for variant in list(group.cells)[1:]:
@@ -281,8 +285,8 @@ class Study:
             if own is None:
                 said.append((float("inf"), f"{name}: {self.status(group, variant)}"))
                 continue
-            against = telling.change(own.mean, base.mean) + self._shown(group, variant)
-            said.append((own.mean, f"{name} {telling.figure(own)} ({against})"))
+            against = telling.format_gain(own.mean, base.mean) + self._shown(group, variant)
+            said.append((own.mean, f"{name} {telling.format_mean_sd(own)} ({against})"))
         said.sort(key=lambda one: one[0])
         rest = "; ".join(part for _, part in said)
         return f"{text} {rest[:1].upper()}{rest[1:]}." if said else text
@@ -299,7 +303,7 @@ class Study:
 
 
 def write(
-    context: Context,
+    context: ExperimentConfig,
     results: Results,
     study: Study,
     *,

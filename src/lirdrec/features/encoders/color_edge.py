@@ -26,7 +26,7 @@ _XYZ = np.array(
 _XYZ = (_XYZ / _XYZ.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-class Descriptor(Encoder):
+class ColorEdgeEncoder(Encoder):
     """Statistics of where a picture has which colours and which edges, 496 columns.
 
     The picture is squeezed to 96 × 96 pixels and taken to CIE L*a*b*. Each pixel x has a lightness L, a chroma

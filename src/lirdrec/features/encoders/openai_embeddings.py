@@ -16,7 +16,7 @@ import numpy as np
 from lirdrec.config import at_least
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Prepared
-from lirdrec.features.remote.client import Endpoint, GaveUp, Passing, Refused, tokens_of
+from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError, tokens_of
 from lirdrec.features.remote.cost import LETTERS, Estimate
 
 TEXTS = 64  # of a request
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Measured:
+class RequestTiming:
     """What one request took: the letters that were sent, the tokens that the server counted (or None), the seconds."""
 
     letters: int
@@ -35,7 +35,7 @@ class Measured:
     seconds: float
 
 
-class EndpointText(Encoder):
+class OpenAIEmbeddings(Encoder):
     """Asks `/embeddings`, several requests at once.
 
     The server decides where a long text is cut, or refuses it: then this text is a problem, the others are not.
@@ -54,7 +54,7 @@ class EndpointText(Encoder):
     kind = "text"
 
     def __init__(
-        self, endpoint: Endpoint, model: str, dims: int | None = None, prompt: str | None = None, texts: int = TEXTS
+        self, endpoint: OpenAIClient, model: str, dims: int | None = None, prompt: str | None = None, texts: int = TEXTS
     ):
         if not model:
             raise ConfigError("a server needs the name that it gives its model")
@@ -75,7 +75,7 @@ class EndpointText(Encoder):
             return self._asked_dims
         try:
             return self._request(["text"]).shape[1]
-        except Refused as error:
+        except RequestRejected as error:
             raise ConfigError(f"{self.endpoint.name}, model {self.model}: {error}") from None
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
@@ -97,21 +97,21 @@ class EndpointText(Encoder):
         """Without connections."""
         self.endpoint.close()
 
-    def measure(self, texts: Sequence[str]) -> Measured | None:
+    def measure(self, texts: Sequence[str]) -> RequestTiming | None:
         """What one request of texts takes; None where the server refuses it. The vectors are not kept."""
         texts = [self.prompt + text for text in texts]
         begun = time.monotonic()
         try:
             tokens = self._ask(texts, partial(tokens_of, name="prompt_tokens"))
-        except Refused:
+        except RequestRejected:
             return None
-        return Measured(sum(map(len, texts)), tokens, time.monotonic() - begun)
+        return RequestTiming(sum(map(len, texts)), tokens, time.monotonic() - begun)
 
     def _part(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """The vectors of one request; where it is refused, of its texts one by one, to find those that are at fault."""
         try:
             return self._request(texts), {}
-        except Refused as error:
+        except RequestRejected as error:
             if len(texts) == 1:
                 return np.zeros((1, self.dims), dtype=np.float32), {0: str(error)}
         vectors = np.zeros((len(texts), self.dims), dtype=np.float32)
@@ -119,7 +119,7 @@ class EndpointText(Encoder):
         for place, text in enumerate(texts):
             try:
                 vectors[place] = self._request([text])[0]
-            except Refused as error:
+            except RequestRejected as error:
                 problems[place] = str(error)
                 if len(problems) == place + 1 == SURE:
                     raise ConfigError(f"{self.endpoint.name}, model {self.model}: {error}") from None
@@ -134,7 +134,7 @@ class EndpointText(Encoder):
             body["dimensions"] = self._asked_dims
         try:
             return self.endpoint.ask("/embeddings", body, read)
-        except GaveUp as error:
+        except RetriesExhausted as error:
             raise TrainingError(
                 f"{self.endpoint.name}, model {self.model}: {error}; what is done is kept, the same command goes on"
             ) from None
@@ -149,13 +149,13 @@ def _read(answer: Any, n: int, dims: int | None) -> np.ndarray:
         rows = [entry["embedding"] for entry in sorted(answer["data"], key=lambda entry: entry["index"])]
         vectors = np.array(rows, dtype=np.float32)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise Passing("the server's answer holds no vectors of one length") from None
+        raise TransientError("the server's answer holds no vectors of one length") from None
     if len(rows) != n:
-        raise Passing(f"the server sent {len(rows)} vectors for {n} texts")
+        raise TransientError(f"the server sent {len(rows)} vectors for {n} texts")
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
-        raise Passing("the server's vectors hold values that are no numbers")
+        raise TransientError("the server's vectors hold values that are no numbers")
     if dims is not None and vectors.shape[1] != dims:
-        raise Passing(f"the server's vectors have {vectors.shape[1]} columns instead of {dims}")
+        raise TransientError(f"the server's vectors have {vectors.shape[1]} columns instead of {dims}")
     return vectors
 
 
@@ -169,7 +169,7 @@ class Waiting:
         first: those of the first request.
     """
 
-    encoder: EndpointText
+    encoder: OpenAIEmbeddings
     texts: int = 0
     letters: int = 0
     first: list[str] = field(default_factory=list)
@@ -183,7 +183,7 @@ class Waiting:
                 self.first.append(str(one))
 
 
-def estimate(waiting: Waiting, probe: Measured | None = None, price: float | None = None) -> Estimate:
+def estimate(waiting: Waiting, probe: RequestTiming | None = None, price: float | None = None) -> Estimate:
     """By a probe where there is one, else by a rule of thumb.
 
     Args:

@@ -25,7 +25,7 @@ COLUMNS = 16_384  # columns at most that are projected: they bound what is store
 BLOCK = 4096  # texts that are hashed at once
 
 
-class HashedText(Encoder):
+class TfidfEncoder(Encoder):
     """TF-IDF of hashed parts of words, projected by a truncated SVD; vectors have length 1.
 
     It knows no language: texts are alike where they share words, endings, parts of words, rare ones above all. `fit`

@@ -13,11 +13,11 @@ from lirdrec.config import nearest as nearest_name
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.ids import count
 from lirdrec.data.schema import ITEM
-from lirdrec.data.storage import placed, read_manifest
+from lirdrec.data.storage import read_manifest, resolve_path
 from lirdrec.data.titles import titles
 from lirdrec.errors import ConfigError, DataError, RunFolderError, reason
 from lirdrec.features.inspection import statistics
-from lirdrec.features.inspection.neighbors import nearest
+from lirdrec.features.inspection.neighbors import nearest_rows
 from lirdrec.features.sources import IMAGE, PictureSource, TextSource
 from lirdrec.features.writer import MISSING, PROBLEMS, file_name
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHOWN = 160  # letters of a text
 
 
-def look(
+def inspect_matrix(
     dataset_folder: str | Path,
     modality: str,
     page: str | Path | None = None,
@@ -71,7 +71,7 @@ def look(
     row = hubs.pop("row")
     present = np.flatnonzero(matrix.present)
     chosen = generators[3].choice(present, min(n_items, len(present)), replace=False)
-    rows, cosines = nearest(matrix.values, matrix.present, chosen, n_neighbours)
+    rows, cosines = nearest_rows(matrix.values, matrix.present, chosen, n_neighbours)
     facts: dict[str, Any] = {
         "dataset": data.name,
         "modality": modality,
@@ -103,7 +103,7 @@ def look(
         from lirdrec.features.inspection.report import report
 
         asked = [(int(query), [int(one) for one in near if one >= 0]) for query, near in zip(chosen, rows, strict=True)]
-        report(facts, asked, Views(folder, data, facts["encoder"]), folder, seed).write_page(page)
+        report(facts, asked, InspectionViews(folder, data, facts["encoder"]), folder, seed).write_page(page)
     return facts
 
 
@@ -188,7 +188,7 @@ class Titles:
         return {"item": item, "title": title or str(item)}
 
 
-class Views:
+class InspectionViews:
     """What a page shows of an item beside its title: its text, as the encoder read it, and its picture."""
 
     def __init__(self, folder: Path, data: Dataset, encoder: Mapping[str, Any] | None):
@@ -239,7 +239,7 @@ def _coverage(folder: Path, modality: str, present: np.ndarray, ids: pl.Series) 
         name = file_name(modality, ending)
         if name not in manifest["files"]:
             return None, []
-        path = placed(folder, manifest, name)
+        path = resolve_path(folder, manifest, name)
         try:
             return str(path), pl.read_csv(path, infer_schema=False).to_dicts()
         except (OSError, pl.exceptions.PolarsError) as error:

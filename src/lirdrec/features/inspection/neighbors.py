@@ -16,7 +16,7 @@ def unit_rows(values: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
 
 
-def nearest(values: np.ndarray, among: np.ndarray, asked: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_rows(values: np.ndarray, among: np.ndarray, asked: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The `k` nearest rows by cosine of each row that is asked for, itself left out.
 
     Args:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-    from lirdrec.features.inspection.matrix import Views
+    from lirdrec.features.inspection.matrix import InspectionViews
 
 Facts = Mapping[str, Any]
 
 
 def report(
-    facts: Facts, asked: Sequence[tuple[int, Sequence[int]]], views: Views, folder: Path, seed: int = 0
+    facts: Facts, asked: Sequence[tuple[int, Sequence[int]]], views: InspectionViews, folder: Path, seed: int = 0
 ) -> Report:
     """The page.
 
@@ -75,7 +75,7 @@ def _answer(facts: Facts) -> str:
     return f"{said}What stands out:\n\n{listed}"
 
 
-def _neighbours(facts: Facts, asked: Sequence[tuple[int, Sequence[int]]], views: Views) -> list[Block]:
+def _neighbours(facts: Facts, asked: Sequence[tuple[int, Sequence[int]]], views: InspectionViews) -> list[Block]:
     blocks: list[Block] = [
         "Random items, each followed by the items that these features call nearest to it, with the cosine of the two."
         " Would you have chosen them?"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.features.inspection.neighbors import nearest, unit_rows
+from lirdrec.features.inspection.neighbors import nearest_rows, unit_rows
 
 BINS = 40  # of a histogram
 SAMPLE = 2048  # rows of the spread: their eigenvalues take seconds
@@ -118,7 +118,7 @@ def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -
         among[group[1:]] = False
     candidates = np.flatnonzero(among)
     asked = _sample(candidates, compared(len(candidates), matrix.dims), generator)
-    rows, cosines = nearest(matrix.values, among, asked, LIST)
+    rows, cosines = nearest_rows(matrix.values, among, asked, LIST)
     near = np.flatnonzero(cosines[:, 0] > TWINS)
     best = near[np.argsort(-cosines[near, 0], kind="stable")]
     pairs = {tuple(sorted((int(asked[at]), int(rows[at, 0])))): float(cosines[at, 0]) for at in best}
@@ -181,7 +181,7 @@ def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Genera
             asked = _sample(np.flatnonzero(both), min(AGREEING, effort), generator)
             overlap = None
             if n > 1:
-                first, second = (nearest(matrices[name].values, both, asked, LIST)[0] for name in (a, b))
+                first, second = (nearest_rows(matrices[name].values, both, asked, LIST)[0] for name in (a, b))
                 same = (first[:, :, None] == second[:, None, :]) & (first >= 0)[:, :, None]
                 overlap = float(same.sum() / max(1, (first >= 0).sum()))
             chance = min(1.0, LIST / (n - 1)) if n > 1 else None

@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lirdrec.config import at_least
 from lirdrec.data.ids import count
 from lirdrec.errors import ConfigError, TrainingError
-from lirdrec.features.remote.parallel import each
-from lirdrec.features.remote.rate_limiter import Pace
+from lirdrec.features.remote.parallel import parallel_map
+from lirdrec.features.remote.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
     import httpx
 
 
-class Refused(Exception):
+class RequestRejected(Exception):
     """The server will not do this one request (its picture, its text); others may go well. Says why."""
 
 
-class GaveUp(Exception):
+class RetriesExhausted(Exception):
     """The request failed in a way that may pass, as often as it was tried. Says how it failed the last time."""
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """One try failed; the next may not. `wait`: what the server asked for, in seconds; `gone`: it is not there."""
 
     def __init__(self, message: str, wait: float | None = None, gone: bool = False):
@@ -96,7 +96,7 @@ HEADERS = ("content-type", "retry-after", "location")
 ROUTES = ("/chat/completions", "/embeddings", "/models")
 
 
-class Endpoint:
+class OpenAIClient:
     """A server of `/chat/completions` or `/embeddings`: vLLM, Ollama, a cloud.
 
     The key is read from the environment (`LIRDREC_API_KEY`, else `OPENAI_API_KEY`; the latter goes to https addresses
@@ -134,7 +134,7 @@ class Endpoint:
             raise ConfigError(f"timeout is {timeout}; it must be more than 0 seconds")
         self.address = _address(url)
         self._made = partial(
-            Endpoint,
+            OpenAIClient,
             str(self.address),
             concurrency=concurrency,
             timeout=timeout,
@@ -144,7 +144,7 @@ class Endpoint:
             sleep=sleep,
             clock=clock,
         )
-        self.pace = Pace(requests_per_minute, sleep, clock)
+        self.pace = RateLimiter(requests_per_minute, sleep, clock)
         self._key = _key(self.address)
         self._client: httpx.Client | None = None
         self._lock = threading.Lock()
@@ -167,7 +167,7 @@ class Endpoint:
         Args:
             route: such as "/embeddings".
             body: JSON-able.
-            read: takes what it needs out of the decoded answer; raises `Passing` where that is not in it.
+            read: takes what it needs out of the decoded answer; raises `TransientError` where that is not in it.
 
         Raises:
             Refused: the server will not have this request.
@@ -178,7 +178,7 @@ class Endpoint:
         import tenacity
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Passing),
+            retry=tenacity.retry_if_exception_type(TransientError),
             stop=tenacity.stop_after_attempt(self.attempts),
             wait=self._wait,
             sleep=self.sleep,
@@ -187,16 +187,16 @@ class Endpoint:
         )
         try:
             return retrying(self._try, route, body, read)
-        except Passing as error:
+        except TransientError as error:
             if error.gone:
                 raise TrainingError(
                     f"{self.name}: {error}; what is done is kept, the same command goes on when it is back"
                 ) from None
-            raise GaveUp(f"{error} ({count(self.attempts, 'attempt')})") from None
+            raise RetriesExhausted(f"{error} ({count(self.attempts, 'attempt')})") from None
 
     def each(self, inputs: Iterable[A], work: Callable[[A], T]) -> Iterator[tuple[int, T]]:
         """Work on inputs, `concurrency` at once; see `lirdrec.features.remote.parallel.each`."""
-        return each(inputs, work, self.concurrency)
+        return parallel_map(inputs, work, self.concurrency)
 
     def close(self) -> None:
         """Close the connections."""
@@ -219,9 +219,9 @@ class Endpoint:
         try:
             answer = response.json()
         except (ValueError, RecursionError):
-            raise Passing(f"the answer is not JSON: {self.scrub(response.text)[:80]!r}") from None
+            raise TransientError(f"the answer is not JSON: {self.scrub(response.text)[:80]!r}") from None
         if isinstance(answer, Mapping) and answer.get("error"):
-            raise Passing(f"the server reports an error: {self.scrub(message_of(answer) or response.text)}")
+            raise TransientError(f"the server reports an error: {self.scrub(message_of(answer) or response.text)}")
         got = read(answer)
         self._succeeded = True
         return got
@@ -237,7 +237,7 @@ class Endpoint:
                 for part in response.iter_bytes():
                     parts.append(part)
                     if time.monotonic() > until:
-                        raise Passing(f"no whole answer within {self.timeout:g} seconds")
+                        raise TransientError(f"no whole answer within {self.timeout:g} seconds")
                 headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
                 return httpx.Response(response.status_code, headers=headers, content=b"".join(parts))
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -246,11 +246,11 @@ class Endpoint:
                 raise TrainingError(
                     f"{self.name}: no server answers there ({said}); start it, or mend its address"
                 ) from None
-            raise Passing(f"the server is gone ({said})", gone=True) from None
+            raise TransientError(f"the server is gone ({said})", gone=True) from None
         except httpx.TimeoutException:
-            raise Passing(f"no answer within {self.timeout:g} seconds") from None
+            raise TransientError(f"no answer within {self.timeout:g} seconds") from None
         except httpx.RequestError as error:
-            raise Passing(f"the connection broke ({self.scrub(str(error)) or type(error).__name__})") from None
+            raise TransientError(f"the connection broke ({self.scrub(str(error)) or type(error).__name__})") from None
 
     def _check(self, response: httpx.Response) -> None:
         """Sort what is no success into what may pass, what is this request's fault, and what is everybody's."""
@@ -268,7 +268,7 @@ class Endpoint:
                 )
             if wait is not None and status in (429, 503):
                 self.pace.hold(wait)
-            raise Passing(about, wait)
+            raise TransientError(about, wait)
         if status == 401:
             hint = "the key is wrong" if self._key else f"it wants a key: set {KEYS[0]}"
             raise ConfigError(f"{self.name}: {hint} ({about})")
@@ -279,13 +279,13 @@ class Endpoint:
         if 300 <= status < 400:
             to = self.scrub(response.headers.get("location", "somewhere else"))
             raise ConfigError(f"{self.name}: the address has moved to {to}; give the new one")
-        raise Refused(f"the server refuses it ({about})")
+        raise RequestRejected(f"the server refuses it ({about})")
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         import tenacity
 
         error = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(error, Passing) and error.wait:
+        if isinstance(error, TransientError) and error.wait:
             return error.wait + tenacity.wait_random(0, self.first_wait)(state)
         return tenacity.wait_exponential_jitter(self.first_wait, 60 * self.first_wait, jitter=self.first_wait)(state)
 

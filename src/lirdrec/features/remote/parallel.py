@@ -11,7 +11,7 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-def each(inputs: Iterable[A], work: Callable[[A], T], threads: int) -> Iterator[tuple[int, T]]:
+def parallel_map(inputs: Iterable[A], work: Callable[[A], T], threads: int) -> Iterator[tuple[int, T]]:
     """Do work on inputs; (place, result) as they are ready, the inputs drawn as needed.
 
     No more than `threads` inputs are under way, or done and not yet taken by the caller: he can keep each result before

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lirdrec.errors import ConfigError
 
 
-class Pace:
+class RateLimiter:
     """At most so many requests a minute, a second's worth at once; and none while the server asks for a rest."""
 
     def __init__(self, per_minute: float | None, sleep: Callable[[float], None], clock: Callable[[], float]):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.errors import CapabilityError
-from lirdrec.ranking.top_k import best
+from lirdrec.ranking.top_k import top_k_dense
 from lirdrec.server.state import Id, Snapshot
 
 LISTED = 20  # a place up to this is one that a person would see
@@ -71,7 +71,7 @@ def audience(snapshot: Snapshot, row: int, k: int = 12) -> Audience:
     )
     liked = torch.tensor(sorted(_likers(snapshot, row)), dtype=torch.int64)
     scores[liked] = -torch.inf
-    _, found = best(scores[None], min(k * _POOL, len(users)))
+    _, found = top_k_dense(scores[None], min(k * _POOL, len(users)))
     pool = found[0][found[0] >= 0]
     others = users[torch.isfinite(scores)]
     sample = others[torch.linspace(0, max(0, len(others) - 1), min(SAMPLE, len(others))).long()]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.errors import CapabilityError, UnknownIdError
-from lirdrec.ranking.top_k import best
+from lirdrec.ranking.top_k import top_k_dense
 from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.server.state import Id, Snapshot
@@ -52,5 +52,5 @@ def similar(snapshot: Snapshot, row: int, k: int) -> list[tuple[int, float]]:
     scores = scorer.similar_items(torch.tensor([row])).clone()
     scores[:, snapshot.gone] = -torch.inf
     scores[:, row] = -torch.inf
-    values, rows = best(scores, min(k, scorer.n_items))
+    values, rows = top_k_dense(scores, min(k, scorer.n_items))
     return [(at, value) for at, value in zip(rows[0].tolist(), values[0].tolist(), strict=True) if at >= 0]

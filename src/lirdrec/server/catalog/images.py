@@ -20,7 +20,7 @@ from lirdrec.features.images import open_picture, thumbnail
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.cache import ByteCache
 from lirdrec.server.catalog.placeholder import placeholder
-from lirdrec.server.state import Live, Snapshot
+from lirdrec.server.state import LiveState, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Pictures:
         folder: of the pictures; None for the one that the run's dataset notes.
     """
 
-    def __init__(self, live: Live, folder: str | Path | None = None):
+    def __init__(self, live: LiveState, folder: str | Path | None = None):
         self.live, self.folder = live, folder
         self._lock = threading.Lock()
         self._paths = _Paths(None, None, None)

@@ -19,7 +19,7 @@ _EDGE = 0.995  # share of the items that lies within the unit square; the rest m
 
 
 @dataclass(frozen=True, eq=False)
-class Plane:
+class Projection:
     """Where items lie. Neighbours in the plane have vectors of like direction, as far as two numbers can tell.
 
     Attributes:
@@ -44,7 +44,7 @@ class _Axes:
         return ((_unit(vectors) - self.centre) @ self.directions / self.scale).numpy()
 
 
-class CatalogueMap:
+class CatalogProjection:
     """The plane of the run that is served. Computed once a run, by the first who asks or by `begin`."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class CatalogueMap:
                 threading.Thread(target=_compute, args=(self._axes, snapshot), name="map", daemon=True).start()
             return self._axes
 
-    def plane(self, snapshot: Snapshot, wait: float = 20.0) -> Plane:
+    def plane(self, snapshot: Snapshot, wait: float = 20.0) -> Projection:
         """The points of all items of a snapshot.
 
         Args:
@@ -81,7 +81,7 @@ class CatalogueMap:
                 known = np.concatenate([known, axes.points(item_vectors(snapshot)[len(known) :])])
                 if self._run is snapshot.recommender.users:
                     self._points = known
-        return Plane(known[:n_items], axes.explained)
+        return Projection(known[:n_items], axes.explained)
 
 
 @torch.no_grad()

@@ -14,14 +14,14 @@ from torch import Tensor
 from lirdrec.data.ids import count
 from lirdrec.errors import ConfigError
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.server.engine.query import Gathered
+from lirdrec.server.engine.query import QueryBatch
 from lirdrec.server.state import Snapshot
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["hnsw", "ivf"]
 Mask = tuple[int, Tensor]  # row of the batch, `(I,)` items that it does not want
-Exact = Callable[[Gathered, Sequence[Mask]], tuple[Tensor, Tensor]]
+Exact = Callable[[QueryBatch, Sequence[Mask]], tuple[Tensor, Tensor]]
 
 NEIGHBOURS = 32  # of each item in the graph of HNSW
 BEAM = 128  # candidates that a search in it keeps at least
@@ -57,7 +57,7 @@ class ApproximateIndex:
         self._next: tuple[Tensor, Any] | None = None
 
     def best(
-        self, snapshot: Snapshot, gathered: Gathered, masks: Sequence[Mask], k: int, exact: Exact
+        self, snapshot: Snapshot, gathered: QueryBatch, masks: Sequence[Mask], k: int, exact: Exact
     ) -> tuple[Tensor, Tensor]:
         """Scores and item rows `(b, k)`, best first; `-inf` and -1 where fewer remain.
 
@@ -118,7 +118,7 @@ class ApproximateIndex:
         log.info("index %s of %s built", self.kind, count(n, "item"))
         return index
 
-    def _wanted(self, snapshot: Snapshot, gathered: Gathered, masks: Sequence[Mask], k: int) -> Tensor:
+    def _wanted(self, snapshot: Snapshot, gathered: QueryBatch, masks: Sequence[Mask], k: int) -> Tensor:
         """How many items to fetch for each row so that `k` are likely to remain."""
         n = len(snapshot.gone)
         seen = torch.bincount(gathered.owners, minlength=len(gathered.places))
@@ -128,7 +128,7 @@ class ApproximateIndex:
         return torch.where(left > 0, (k + seen) / left.clamp(min=1e-9) * torch.where(left < 1, 1.5, 1.0), torch.inf)
 
     def _search(
-        self, snapshot: Snapshot, some: Gathered, masks: Sequence[Mask], k: int, fetched: int
+        self, snapshot: Snapshot, some: QueryBatch, masks: Sequence[Mask], k: int, fetched: int
     ) -> tuple[Tensor, Tensor]:
         if self.kind == "hnsw":
             self._index.hnsw.efSearch = max(self.beam, fetched)

@@ -13,21 +13,21 @@ from lirdrec.errors import CapabilityError, LirdrecError
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.config import Index
 from lirdrec.server.engine.ann import ApproximateIndex
-from lirdrec.server.engine.query import Query, Ranked
+from lirdrec.server.engine.query import Query, RankingResult
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import Live, Snapshot
+from lirdrec.server.state import LiveState, Snapshot
 from lirdrec.server.store import StoreError
 
-__all__ = ["Engine", "Query", "Ranked"]
+__all__ = ["MicroBatcher", "Query", "RankingResult"]
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 1.0  # seconds without asking a store for news that did not answer
 
-_Waiting = tuple[Query, "asyncio.Future[Ranked]", asyncio.AbstractEventLoop]
+_Waiting = tuple[Query, "asyncio.Future[RankingResult]", asyncio.AbstractEventLoop]
 
 
-class Engine:
+class MicroBatcher:
     """Ranks for requests that wait at the same time, on one thread.
 
     While the store does not answer, recommendations go on from what is known.
@@ -41,7 +41,7 @@ class Engine:
         ConfigError: the index cannot be had.
     """
 
-    def __init__(self, live: Live, max_batch: int = 64, index: Index = "exact"):
+    def __init__(self, live: LiveState, max_batch: int = 64, index: Index = "exact"):
         self.live, self.max_batch = live, max_batch
         self._index = None if index == "exact" else ApproximateIndex(index)
         self.prepare(live.snapshot)
@@ -53,7 +53,7 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="ranking", daemon=True)
         self._thread.start()
 
-    async def recommend(self, query: Query) -> Ranked:
+    async def recommend(self, query: Query) -> RankingResult:
         """The best items.
 
         Raises:
@@ -61,7 +61,7 @@ class Engine:
             ConfigError, CapabilityError: the query asks for something that cannot be.
         """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Ranked] = loop.create_future()
+        answer: asyncio.Future[RankingResult] = loop.create_future()
         with self._wake:
             if self._stopped:
                 raise CapabilityError("the server is shutting down")
@@ -74,7 +74,7 @@ class Engine:
         if self._index is not None and isinstance(scorer := snapshot.recommender.scorer, VectorScorer):
             self._index.prepare(scorer)
 
-    def rank(self, queries: Sequence[Query]) -> list[Ranked | LirdrecError]:
+    def rank(self, queries: Sequence[Query]) -> list[RankingResult | LirdrecError]:
         """Answers in the order of the queries; an error stands in the place of the query that it belongs to."""
         return self._ranker.rank(self._news(), queries)
 
@@ -97,7 +97,7 @@ class Engine:
             if some:
                 _deliver(some, self._answers([query for query, _, _ in some]))
 
-    def _answers(self, queries: Sequence[Query]) -> Sequence[Ranked | BaseException]:
+    def _answers(self, queries: Sequence[Query]) -> Sequence[RankingResult | BaseException]:
         """As `rank`, and whatever happens, every query gets an answer."""
         try:
             return self.rank(queries)
@@ -118,7 +118,7 @@ class Engine:
             return self.live.snapshot
 
 
-def _deliver(some: Sequence[_Waiting], answers: Sequence[Ranked | BaseException]) -> None:
+def _deliver(some: Sequence[_Waiting], answers: Sequence[RankingResult | BaseException]) -> None:
     for loop in {id(loop): loop for _, _, loop in some}.values():
         own = [(answer, one) for (_, answer, at), one in zip(some, answers, strict=True) if at is loop]
         try:
@@ -127,7 +127,7 @@ def _deliver(some: Sequence[_Waiting], answers: Sequence[Ranked | BaseException]
             log.debug("answers for a closed loop are dropped")
 
 
-def _tell(answers: Sequence[tuple[asyncio.Future[Ranked], Ranked | BaseException]]) -> None:
+def _tell(answers: Sequence[tuple[asyncio.Future[RankingResult], RankingResult | BaseException]]) -> None:
     for future, answer in answers:
         if future.done():  # the caller went away
             continue

@@ -17,7 +17,7 @@ from lirdrec.data.ids import count, describe_ids
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, UnknownIdError
 from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, sound_rows
-from lirdrec.server.state import Id, Person, Snapshot
+from lirdrec.server.state import Id, Snapshot, UserState
 
 MAX_FACTOR = 1e6  # of a branch weight: beyond, scores could overflow
 
@@ -68,7 +68,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankingResult:
     """An answer, best first.
 
     Attributes:
@@ -85,7 +85,7 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class QueryBatch:
     """The queries of a batch that are ranked by vectors.
 
     Attributes:
@@ -101,18 +101,20 @@ class Gathered:
     liked: Tensor
     strangers: list[int]
 
-    def only(self, rows: Tensor) -> Gathered:
+    def only(self, rows: Tensor) -> QueryBatch:
         """Some of the rows `(r,)`, ascending."""
         kept = torch.isin(self.owners, rows)
         owners = torch.searchsorted(rows, self.owners[kept])
-        return Gathered([self.places[row] for row in rows.tolist()], self.vectors[rows], owners, self.liked[kept], [])
+        return QueryBatch([self.places[row] for row in rows.tolist()], self.vectors[rows], owners, self.liked[kept], [])
 
 
-def gather(snapshot: Snapshot, queries: Sequence[Query], answers: list[Ranked | LirdrecError | None]) -> Gathered:
+def build_query_batch(
+    snapshot: Snapshot, queries: Sequence[Query], answers: list[RankingResult | LirdrecError | None]
+) -> QueryBatch:
     """Vectors of the queries that have no answer yet; an error becomes the answer of its query."""
     strangers: list[int] = []
     trained: list[tuple[int, int]] = []  # place, user row
-    folded: list[tuple[int, Person]] = []
+    folded: list[tuple[int, UserState]] = []
     histories: list[tuple[int, Tensor]] = []  # place, item rows
     for place, query in enumerate(queries):
         if answers[place] is not None:
@@ -148,14 +150,14 @@ def gather(snapshot: Snapshot, queries: Sequence[Query], answers: list[Ranked | 
         found.append(model.fold_in(scorer, [rows for _, rows in histories]))
     places = [place for some in (trained, folded, histories) for place, _ in some]  # type: ignore[attr-defined]
     if not places:
-        return Gathered([], torch.empty(0, 0), _NONE, _NONE, strangers)
+        return QueryBatch([], torch.empty(0, 0), _NONE, _NONE, strangers)
     vectors = torch.cat(found) if len(found) > 1 else found[0]
     _weigh(snapshot, queries, places, vectors)
-    gathered = Gathered(places, vectors, *_liked(snapshot, queries, places, users, histories), strangers)
+    gathered = QueryBatch(places, vectors, *_liked(snapshot, queries, places, users, histories), strangers)
     return _sound(gathered, answers)
 
 
-def _sound(gathered: Gathered, answers: list[Ranked | LirdrecError | None]) -> Gathered:
+def _sound(gathered: QueryBatch, answers: list[RankingResult | LirdrecError | None]) -> QueryBatch:
     """Without the queries whose vectors are not finite, or so large that scores would not be."""
     sound = sound_rows(gathered.vectors, LARGEST_QUERY)
     if bool(sound.all()):

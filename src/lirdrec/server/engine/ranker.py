@@ -18,17 +18,17 @@ from torch import Tensor
 from lirdrec.errors import LirdrecError
 from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import Scorer, VectorScorer, all_finite
-from lirdrec.ranking.top_k import best, cleaned, not_numbers
+from lirdrec.ranking.top_k import cleaned, not_numbers, top_k_dense
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.cache import ByteCache
 from lirdrec.server.engine.ann import ApproximateIndex
-from lirdrec.server.engine.query import Gathered, Query, Ranked, gather
+from lirdrec.server.engine.query import Query, QueryBatch, RankingResult, build_query_batch
 from lirdrec.server.state import Snapshot
 
 STRETCH = 64
 
 
-def best_by_stretches(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_k_blocked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """What `ranking.top_k.best` gives, bit for bit, several times as fast on a large catalogue.
 
     The k + 1 stretches with the largest maxima hold the k best scores. Only where the k-th equals the smallest of those
@@ -44,20 +44,20 @@ def best_by_stretches(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n = scores.shape[1]
     whole = n // STRETCH
     if whole < 4 * (k + 1):
-        return best(scores, k)
+        return top_k_dense(scores, k)
     maxima = scores[:, : whole * STRETCH].unflatten(1, (whole, STRETCH)).amax(2)
     least, chosen = maxima.topk(k + 1, dim=1)
     if not_numbers(least):
-        return best_by_stretches(cleaned(scores), k)
+        return top_k_blocked(cleaned(scores), k)
     least, chosen = least[:, -1], chosen.sort(dim=1).values  # ascending, so that equals stay in order of item row
     columns = (chosen[:, :, None] * STRETCH + torch.arange(STRETCH)).flatten(1)
     if whole * STRETCH < n:
         columns = torch.cat([columns, torch.arange(whole * STRETCH, n).expand(len(scores), -1)], dim=1)
-    values, places = best(scores.gather(1, columns), k)
+    values, places = top_k_dense(scores.gather(1, columns), k)
     items = columns.gather(1, places.clamp(min=0)).masked_fill_(places < 0, -1)
     unsure = ((values[:, -1] == least) & (least > -torch.inf)).nonzero().squeeze(1)
     if len(unsure):
-        values[unsure], items[unsure] = best(scores[unsure], k)
+        values[unsure], items[unsure] = top_k_dense(scores[unsure], k)
     return values, items
 
 
@@ -143,9 +143,9 @@ class Ranker:
         self._prepared: WeakKeyDictionary[Recommender, _Prepared] = WeakKeyDictionary()
 
     @torch.no_grad()
-    def rank(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[Ranked | LirdrecError]:
+    def rank(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[RankingResult | LirdrecError]:
         """Answers in the order of the queries; an error stands in the place of the query that it belongs to."""
-        answers: list[Ranked | LirdrecError | None] = [None] * len(queries)
+        answers: list[RankingResult | LirdrecError | None] = [None] * len(queries)
         unwanted: dict[int, Tensor] = {}  # place → `(I,)`
         for place, query in enumerate(queries):
             if query.where is not None:
@@ -153,7 +153,7 @@ class Ranker:
                     unwanted[place] = self._unwanted(snapshot, query.where)
                 except LirdrecError as error:
                     answers[place] = error
-        gathered = gather(snapshot, queries, answers)
+        gathered = build_query_batch(snapshot, queries, answers)
         for place in gathered.strangers:
             answers[place] = self._popular(snapshot, queries[place], unwanted.get(place))
         if gathered.places:
@@ -165,9 +165,9 @@ class Ranker:
         self,
         snapshot: Snapshot,
         queries: Sequence[Query],
-        gathered: Gathered,
+        gathered: QueryBatch,
         unwanted: dict[int, Tensor],
-        answers: list[Ranked | LirdrecError | None],
+        answers: list[RankingResult | LirdrecError | None],
     ) -> None:
         scorer = snapshot.recommender.scorer
         wanted = min(
@@ -190,7 +190,7 @@ class Ranker:
                 answers[place] = _special(scorer, query, vector, items[at, :n], values[at, :n], names[at])
             else:
                 n = min(query.k, found[at])
-                answers[place] = Ranked(names[at][:n], scores[at][:n])
+                answers[place] = RankingResult(names[at][:n], scores[at][:n])
 
     def _unwanted(self, snapshot: Snapshot, where: Filter) -> Tensor:
         masks = self._of(snapshot).unwanted
@@ -200,7 +200,7 @@ class Ranker:
             masks.put(where.key, found, found.nbytes)
         return found
 
-    def _popular(self, snapshot: Snapshot, query: Query, unwanted: Tensor | None) -> Ranked | LirdrecError:
+    def _popular(self, snapshot: Snapshot, query: Query, unwanted: Tensor | None) -> RankingResult | LirdrecError:
         prepared, recommender = self._of(snapshot), snapshot.recommender
         if prepared.popular is None:
             try:
@@ -216,14 +216,16 @@ class Ranker:
             left_out = left_out.clone()
             left_out[snapshot.liked_rows(query.user)] = True
         rows = order[~left_out[order]][: query.k]
-        return Ranked(recommender.items.ids[rows.numpy()].tolist(), counts[rows].double().tolist(), fallback="popular")
+        return RankingResult(
+            recommender.items.ids[rows.numpy()].tolist(), counts[rows].double().tolist(), fallback="popular"
+        )
 
     def _of(self, snapshot: Snapshot) -> _Prepared:
         return self._prepared.setdefault(snapshot.recommender, _Prepared())
 
 
 def _exact(
-    snapshot: Snapshot, gathered: Gathered, masks: Sequence[tuple[int, Tensor]], k: int
+    snapshot: Snapshot, gathered: QueryBatch, masks: Sequence[tuple[int, Tensor]], k: int
 ) -> tuple[Tensor, Tensor]:
     """Scores and rows `(b, k)` of the best items, equal ones in order of item row."""
     scores = snapshot.recommender.scorer.scores(gathered.vectors)  # (b, I)
@@ -233,12 +235,12 @@ def _exact(
         scores[gathered.owners, gathered.liked] = -torch.inf
     for at, mask in masks:
         scores[at].masked_fill_(mask, -torch.inf)
-    return best_by_stretches(scores, k)
+    return top_k_blocked(scores, k)
 
 
 def _special(
     scorer: Scorer, query: Query, vector: Tensor, items: Tensor, values: Tensor, names: Sequence[Any]
-) -> Ranked:
+) -> RankingResult:
     """An answer that is not simply the first k."""
     order = maximal_marginal_relevance(scorer, items, values, query.k, query.diversity)
     items, values = items[order], values[order]
@@ -246,4 +248,4 @@ def _special(
     if query.parts:
         terms = scorer.parts(vector.expand(len(items), -1), items)
         parts = [dict(zip(scorer.part_names, one, strict=True)) for one in terms.tolist()]
-    return Ranked([names[place] for place in order.tolist()], values.tolist(), parts)
+    return RankingResult([names[place] for place in order.tolist()], values.tolist(), parts)

@@ -98,7 +98,7 @@ _PAGE_POLICY = (
 )
 
 
-class Observed:
+class ObservabilityMiddleware:
     """Gives each request an id, counts, times and logs it, and turns what nobody caught into a 500 without details."""
 
     def __init__(self, app: ASGIApp, services: Services):
@@ -160,7 +160,7 @@ class Observed:
             access.info("answered", extra={"fields": fields})
 
 
-class Guarded:
+class AuthMiddleware:
     """Lets a request through if it may ask, and holds it to the limits of body and time."""
 
     def __init__(self, app: ASGIApp, services: Services):
@@ -182,7 +182,7 @@ class Guarded:
 
         try:
             self._admit(scope)
-            body = LimitedBody(scope, receive, self._limit)
+            body = BodyLimitMiddleware(scope, receive, self._limit)
             async with asyncio.timeout(self._seconds) as clock:
                 await self.app(scope, body, sending)
         except Problem as problem:
@@ -253,7 +253,7 @@ class Guarded:
         return key.name
 
 
-class LimitedBody:
+class BodyLimitMiddleware:
     """`receive` of a request that refuses more than a limit, whether the length was announced or not.
 
     Attributes:

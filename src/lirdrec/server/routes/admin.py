@@ -12,7 +12,7 @@ from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import body, errors
 from lirdrec.server.http.redaction import scrubbed
-from lirdrec.server.routes.common import PlainRoute, answer, parsed, services
+from lirdrec.server.routes.common import RawRoute, answer, parsed, services
 from lirdrec.server.run_pointer import allowed_run
 from lirdrec.server.schemas import ModelAnswer, Status, SwapRequest
 from lirdrec.server.state import Snapshot
@@ -72,7 +72,7 @@ router.add_api_route(
     "/model",
     swap,
     methods=["POST"],
-    route_class_override=PlainRoute,
+    route_class_override=RawRoute,
     response_model=None,
     responses={200: {"model": ModelAnswer}, **errors(404, 409, 413, 415)},
     openapi_extra=body(SwapRequest),

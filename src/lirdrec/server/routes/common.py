@@ -36,7 +36,7 @@ _LONG_NUMBER = re.compile(rb"[\[,:\s]-?[0-9]{%d}" % (MAX_DIGITS + 1))
 _SEARCHED = 128 * 1024  # bytes at a time: others wait meanwhile
 
 
-class PlainRoute(APIRoute):
+class RawRoute(APIRoute):
     """A route whose function takes the request and gives the answer; FastAPI only documents it."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
@@ -44,13 +44,13 @@ class PlainRoute(APIRoute):
         return self.endpoint
 
 
-class Shortcut:
+class FastPath:
     """Takes requests for plain routes without parameters straight to their functions, past routing and its layers."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]):
         self.app = app
-        plain = [route for route in routes if isinstance(route, PlainRoute)]
-        self._routes: dict[tuple[Any, Any], PlainRoute] = {
+        plain = [route for route in routes if isinstance(route, RawRoute)]
+        self._routes: dict[tuple[Any, Any], RawRoute] = {
             (method, route.path): route for route in plain for method in route.methods or ()
         }
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from lirdrec.errors import DataError, UnknownIdError
 from lirdrec.server.http.openapi import body, errors
-from lirdrec.server.routes.common import PlainRoute, answer, parsed, services
+from lirdrec.server.routes.common import RawRoute, answer, parsed, services
 from lirdrec.server.schemas import Changed, EventsRequest
 from lirdrec.server.store import Event
 
@@ -40,7 +40,7 @@ router.add_api_route(
     "/events",
     add_events,
     methods=["POST"],
-    route_class_override=PlainRoute,
+    route_class_override=RawRoute,
     response_model=None,
     responses={200: {"model": Changed}, **errors(404, 409, 413, 415)},
     openapi_extra=body(EventsRequest),

@@ -18,7 +18,7 @@ from lirdrec.server.catalog.item_encoding import Draft, Encoders
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import body, errors
-from lirdrec.server.routes.common import Amount, PlainRoute, answer, id_of, known_item, parsed, services
+from lirdrec.server.routes.common import Amount, RawRoute, answer, id_of, known_item, parsed, services
 from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
 from lirdrec.server.store import ConflictError, NewItem
 
@@ -71,7 +71,7 @@ router.add_api_route(
     add_items,
     methods=["POST"],
     status_code=201,
-    route_class_override=PlainRoute,
+    route_class_override=RawRoute,
     response_model=None,
     responses={201: {"model": Changed}, **errors(400, 409, 413, 415)},
     openapi_extra=body(ItemsRequest, **{"multipart/form-data": _FORM}),

@@ -15,7 +15,7 @@ from lirdrec.server.dependencies import Services
 from lirdrec.server.engine import batcher
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import body, errors
-from lirdrec.server.routes.common import PlainRoute, answer, id_of, known_item, parsed, services
+from lirdrec.server.routes.common import RawRoute, answer, id_of, known_item, parsed, services
 from lirdrec.server.schemas import (
     MAX_K,
     BatchAnswer,
@@ -59,7 +59,7 @@ for path, function, incoming, outgoing in (
         path,
         function,
         methods=["POST"],
-        route_class_override=PlainRoute,
+        route_class_override=RawRoute,
         response_model=None,
         responses={200: {"model": outgoing}, **errors(404, 409, 413, 415)},
         openapi_extra=body(incoming),

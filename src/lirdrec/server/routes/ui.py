@@ -17,7 +17,7 @@ from lirdrec.errors import ConfigError, UnknownIdError
 from lirdrec.server.catalog.audience import LISTED, audience
 from lirdrec.server.catalog.facets import colouring, described
 from lirdrec.server.catalog.images import Pictures
-from lirdrec.server.catalog.projection import CatalogueMap, has_map
+from lirdrec.server.catalog.projection import CatalogProjection, has_map
 from lirdrec.server.catalog.search import Search
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
@@ -38,7 +38,7 @@ class View:
 
     def __init__(self, served: Services):
         self.search = Search()
-        self.map = CatalogueMap()
+        self.map = CatalogProjection()
         self.pictures = Pictures(served.live, served.config.images)
         self.map.begin(served.live.snapshot)
 
