@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from lirdrec.data.json_tables import first_record, is_json, is_list
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.readers.amazon import check_packed, looks_like_amazon, read_amazon
 from lirdrec.data.readers.amazon_reviews import recognise_reviews
-from lirdrec.data.readers.lightgcn import looks_like_lightgcn, read_lightgcn
+from lirdrec.data.readers.lightgcn import looks_like_lightgcn, read_lightgcn, refuse_list
 from lirdrec.data.readers.microlens import looks_like_microlens, read_microlens
 from lirdrec.data.readers.mmrec import read_mmrec
 from lirdrec.data.readers.movielens import looks_like_movielens, read_movielens
@@ -103,12 +104,24 @@ def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = 
         refuse_pickle(one)
     if is_parts_folder(path):
         return "table"
+    within = _parts_within(path)
+    other = "make a dataset of other files with lirdrec prepare FILE"
+    hint = f"name the folder of its parts: {within}" if within else other
     raise DataError(
         f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
         " of MovieLens (ratings.csv and movies.csv), MicroLens (…_pairs.csv), Amazon reviews, a split in three files"
         " (….train.csv) or LightGCN (train.txt and test.txt); nor a table in parts (nothing but CSV or Parquet files);"
-        " make a dataset of other files with lirdrec prepare FILE"
+        f" {hint}"
     )
+
+
+def _parts_within(folder: Path) -> Path | None:
+    """The first folder in a folder that is a table in parts; what cannot be read is passed over."""
+    for one in sorted(folder.iterdir()):
+        with contextlib.suppress(DataError, OSError):
+            if one.is_dir() and is_parts_folder(one):
+                return one
+    return None
 
 
 def read_any(path: str | Path) -> Dataset:
@@ -205,6 +218,7 @@ def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapp
     for one in given.values():
         check_file(one)
         refuse_pickle(one)
+        refuse_list(one, options)
     matrices = [one for one in given.values() if looks_like_matrix(one)]
     if matrices and len(matrices) < len(given):
         other = next(one for one in given.values() if one not in matrices)
@@ -226,6 +240,7 @@ def options_of(kind: Kind) -> list[str]:
 
 def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
     refuse_pickle(path)
+    refuse_list(path, options)
     if path.suffix.lower() == ".npz":
         return "matrix"
     if is_json(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ LABEL = "split_file"
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
 ID = re.compile(r"(0|[1-9][0-9]{0,18})")
 LISTED = "item_list.txt"  # org_id remap_id
+NAMED = frozenset({"user", "item", "header", "columns"})  # who says one of these means a table
 DECIDED = ("user", "item", "rating", "min_rating", "timestamp", "only")
 
 
@@ -41,6 +42,14 @@ def looks_like_lightgcn(folder: str | Path) -> bool:
         if not words or not all(word.isdigit() for word in words[:2]):
             return False
     return True
+
+
+def refuse_list(path: Path, options: Collection[str]) -> None:
+    """Raise a DataError for one file of LightGCN's, which is read with its folder; not where options name columns."""
+    names = {name for group in FILES.values() for name in group}
+    if path.name in names and not NAMED.intersection(options) and looks_like_lightgcn(path.parent):
+        what = "holds no table, but a user and the items taken in each line"
+        raise DataError(f"{path}: {what}; name its folder: {path.parent}")
 
 
 def read_lightgcn(

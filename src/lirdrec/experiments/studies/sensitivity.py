@@ -89,8 +89,8 @@ def _answer(context: ExperimentConfig, group: str, found: dict[tuple[Any, Any], 
     top, low = found[best].mean, found[worst].mean
     places = [f"{down} = {a:g} and {across} = {b:g}" for a, b in (best, worst)]
     text = (
-        f"On {group}, validation {context.metric} is best, **{sentences.format_mean_sd(found[best])}**, at {places[0]}; "
-        f"worst, {sentences.format_mean_sd(found[worst])}, at {places[1]}."
+        f"On {group}, validation {context.metric} is best, **{sentences.format_mean_sd(found[best])}**, at "
+        f"{places[0]}; worst, {sentences.format_mean_sd(found[worst])}, at {places[1]}."
     )
 
     def spread(at: int) -> float:
