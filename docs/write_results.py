@@ -1,21 +1,26 @@
-"""Writes what `results.md` shows of experiments from their kept folders.
+"""Write what `results.md` shows of experiments, from the kept results of each study.
 
-    python docs/write_results.py keep runs/tiktok compare-tiktok    # copy what going on and the page need
-    python docs/write_results.py                                    # write the page
+    python docs/write_results.py keep runs/tiktok compare-tiktok       # keep a study: report.md and results.parquet
+    python docs/write_results.py restore compare-tiktok runs/tiktok    # give the folder of the experiment back
+    python docs/write_results.py                                       # write the page
 
-A kept folder lies in `benchmarks/results/`; copied back to where `--output` points, the experiment goes on from it. The
-test pairs of the sealed folder are not kept: they are made again from the data. Between the marks of `compare-…` stands
-a table of its cells, between those of other experiments the answer and the first table of their report.
+A study is kept in `benchmarks/results/NAME/` as two files. `results.parquet` has a row for each file of the
+experiment's folder: its name and its bytes and, of trials, their model, seed, status and metrics as columns of their
+own. A restored folder resumes where `--output` points to it; only the test interactions of the sealed folder are
+missing, which are made again from the data.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import polars as pl
 
 from lirdrec.experiments.studies.literature import published
 from lirdrec.experiments.trial import TrialResult
@@ -25,26 +30,60 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
+PARTS = ("cells", "tuning", "per_user", "sealed", "figures")
+LEFT_OUT = (".lock", "test.npy", ".png", ".csv")
+REPORT, RESULTS = "report.md", "results.parquet"
 
 
 def keep(folder: Path, name: str) -> None:
-    """Copy an experiment's results, proposals, declarations and scores, but no interactions and no weights."""
+    """Keep trials, proposals, declarations and scores of an experiment, but no interactions and no weights."""
     target = KEPT / name
-    shutil.rmtree(target, ignore_errors=True)
-    for part in ("cells", "tuning", "per_user", "sealed", "figures"):
-        ignore = shutil.ignore_patterns("*.lock", "lock", "locks", "test.npy", "data", "*.png", "*.csv")
-        if (folder / part).is_dir():
-            shutil.copytree(folder / part, target / part, ignore=ignore)
-    shutil.copy(folder / "report.md", target)
-    for path in (target / "cells").glob("*.json"):  # found by the data's bytes, wherever they lie
-        content = json.loads(path.read_text())
-        content["cell"]["dataset"] = Path(content["cell"]["dataset"]).name
-        path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    target.mkdir(parents=True, exist_ok=True)
+    columns = {"model": pl.String, "variant": pl.String, "seed": pl.Int64, "status": pl.String, "metrics": pl.String}
+    schema = {"file": pl.String, **columns, "content": pl.Binary}
+    rows = [{"file": file, **described(file, content), "content": content} for file, content in files_of(folder)]
+    pl.DataFrame(rows, schema=schema).write_parquet(target / RESULTS, compression="zstd", compression_level=19)
+    if (folder / REPORT).is_file():
+        text = (folder / REPORT).read_text(encoding="utf-8")
+        shown = re.sub(r"^!\[.*?\]\(figures/.*?\)\n*", "", text, flags=re.MULTILINE)
+        (target / REPORT).write_text(shown, encoding="utf-8")
+
+
+def files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the files to keep."""
+    for path in sorted(path for part in PARTS for path in (folder / part).rglob("*") if path.is_file()):
+        file = path.relative_to(folder).as_posix()
+        if file.endswith(LEFT_OUT) or "/data/" in file or "/lock" in file:
+            continue
+        content = path.read_bytes()
+        if file.startswith("cells/"):  # datasets are found by their bytes, wherever they are
+            trial = json.loads(content)
+            trial["cell"]["dataset"] = Path(trial["cell"]["dataset"]).name
+            content = (json.dumps(trial, separators=(",", ":")) + "\n").encode()
+        yield file, content
+
+
+def described(file: str, content: bytes) -> dict[str, Any]:
+    """Columns that describe a trial; nothing of other files."""
+    if not file.startswith("cells/"):
+        return {}
+    result = json.loads(content)
+    trial = {name: result["cell"].get(name) for name in ("model", "variant", "seed")}
+    return {**trial, "status": result["status"], "metrics": json.dumps(result["figures"])}
+
+
+def restore(name: str, folder: Path) -> None:
+    """Write the files of a kept study into the folder of an experiment."""
+    for file, content in pl.read_parquet(KEPT / name / RESULTS).select("file", "content").iter_rows():
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def results(folder: Path) -> list[TrialResult]:
-    """All kept results."""
-    return [TrialResult.from_json(json.loads(path.read_text())) for path in sorted((folder / "cells").glob("*.json"))]
+    """All kept results of trials."""
+    kept = pl.read_parquet(folder / RESULTS).filter(pl.col("file").str.starts_with("cells/")).sort("file")
+    return [TrialResult.from_json(json.loads(content)) for content in kept["content"]]
 
 
 def spread(values: list[float]) -> str:
@@ -103,7 +142,7 @@ def summary(folder: Path) -> str:
 def write() -> None:
     """Replace what stands between the marks of each kept folder."""
     page = PAGE.read_text(encoding="utf-8")
-    for folder in sorted(path for path in KEPT.iterdir() if (path / "cells").is_dir()):
+    for folder in sorted(path.parent for path in KEPT.glob(f"*/{RESULTS}")):
         begin, end = f"<!-- {folder.name} -->", f"<!-- end of {folder.name} -->"
         if begin in page:
             shown = table(results(folder)) if folder.name.startswith("compare-") else summary(folder)
@@ -115,5 +154,7 @@ def write() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["keep"]:
         keep(Path(sys.argv[2]), sys.argv[3])
+    elif sys.argv[1:2] == ["restore"]:
+        restore(sys.argv[2], Path(sys.argv[3]))
     else:
         write()
