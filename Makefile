@@ -30,6 +30,7 @@ lint: $(READY) ## check style, format, types and the import contract
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 format: $(READY) ## format the code and sort the imports
 	$(BIN)/ruff check --fix-only
