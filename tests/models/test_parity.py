@@ -15,7 +15,7 @@ from lirdrec.models.base import Features, ModelInputs
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.nn.dct import dct, idct
 
-FOLDER = Path(__file__).parent / "parity"
+ARRAYS = Path(__file__).parent / "parity" / "arrays.npz"
 CONFIG = LIRDRecConfig(
     embedding_size=16, n_layers=2, n_neighbours=5, modality_weights={"image": 0.1, "text": 0.9}, regularization=0.01
 )
@@ -24,8 +24,8 @@ DTYPES = [torch.float64, torch.float32]
 
 
 def load(name: str) -> dict[str, np.ndarray]:
-    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
-        return dict(arrays)
+    with np.load(ARRAYS, allow_pickle=False) as arrays:
+        return {key.removeprefix(f"{name}/"): arrays[key] for key in arrays.files if key.startswith(f"{name}/")}
 
 
 def close(ours, theirs, dtype: torch.dtype, what: str) -> None:

@@ -20,7 +20,7 @@ from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.registry import build, config_type
 from lirdrec.nn import functional
 
-FOLDER = Path(__file__).parent / "parity"
+ARRAYS = Path(__file__).parent / "parity" / "arrays.npz"
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -158,8 +158,8 @@ CASES = {
 
 
 def load(name: str) -> dict[str, np.ndarray]:
-    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
-        return dict(arrays)
+    with np.load(ARRAYS, allow_pickle=False) as arrays:
+        return {key.removeprefix(f"{name}/"): arrays[key] for key in arrays.files if key.startswith(f"{name}/")}
 
 
 def under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
