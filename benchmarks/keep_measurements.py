@@ -2,7 +2,7 @@
 
     python benchmarks/keep_measurements.py
 
-Each benchmark writes `benchmarks/results/NAME.json`; here its content becomes the entry NAME. Entries of benchmarks that
+Each benchmark writes `benchmarks/results/NAME.json`; its content becomes the entry NAME. Entries of benchmarks that
 were not run again stay.
 """
 
