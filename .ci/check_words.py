@@ -2,8 +2,8 @@
 
     python .ci/check_words.py [FILE ...]
 
-Without files: src, docs, examples, README.md, CHANGELOG.md, CONTRIBUTING.md. Prints FILE:LINE, the idiom and what to write
-instead; the exit status is 1 if there is any.
+Without files: src, docs, examples, README.md, CHANGELOG.md, CONTRIBUTING.md. Prints FILE:LINE, the idiom and what to
+write instead; the exit status is 1 if there is any.
 """
 
 from __future__ import annotations

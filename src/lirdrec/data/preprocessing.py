@@ -1,7 +1,4 @@
-"""From raw tables to a `Dataset`: ids, rating threshold, repeated pairs, k-core, features in item order, split.
-
-What is done to raw pairs before they are split: repeated pairs, k-core.
-"""
+"""Raw tables become the parts of a dataset: ids, rating threshold, repeated pairs, k-core, aligned features, split."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import polars as pl
 from lirdrec.config import nearest
 from lirdrec.data.alignment import Aligned, FeatureFile, align, as_feature_file, same_type
 from lirdrec.data.column_matching import column_of_ids
-from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.event_filters import in_words, keep_only, left_out
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
@@ -80,18 +77,18 @@ def from_frames(
     name: str = "dataset",
     info: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Dataset:
+) -> DatasetParts:
     """A dataset from frames in memory; `Dataset.from_frames` describes the arguments.
 
     Raises:
         DataError: something is wrong with the data; says what, where and what to do.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = make_preprocessing_config(options, "from_frames")
+    config = make_preprocessing_config(options, "from_frames")
     frame, kind = to_polars(interactions)
     item_table = None if items is None else Table(to_polars(items)[0], "the item table")
-    files = {key: as_feature_file(value, f"features '{key}'", recipe.item) for key, value in (features or {}).items()}
-    return build(Table(frame, "the interactions"), item_table, files, recipe, name, info or {}, kind)
+    files = {key: as_feature_file(value, f"features '{key}'", config.item) for key, value in (features or {}).items()}
+    return build(Table(frame, "the interactions"), item_table, files, config, name, info or {}, kind)
 
 
 def from_sparse(
@@ -102,7 +99,7 @@ def from_sparse(
     items: Any = None,
     min_rating: float | None = None,
     **options: Any,
-) -> Dataset:
+) -> DatasetParts:
     """A dataset from a matrix of users and items; `Dataset.from_sparse` describes the arguments.
 
     Raises:
@@ -139,112 +136,66 @@ def from_sparse(
     return from_frames(pl.DataFrame(pairs), items=table, **given, **options)
 
 
+@dataclasses.dataclass
+class _Pairs:
+    """Interactions on their way: rows of users and items, times and labels of the split, `(E,)` each."""
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray | None
+    labels: np.ndarray | None
+
+    def take(self, chosen: np.ndarray) -> _Pairs:
+        """The interactions of a mask or of positions."""
+        times, labels = (None if array is None else array[chosen] for array in (self.times, self.labels))
+        return _Pairs(self.users[chosen], self.items[chosen], times, labels)
+
+
 def build(
     table: Table,
     items: Table | None,
     features: Mapping[str, FeatureFile],
-    recipe: PreprocessingConfig,
+    config: PreprocessingConfig,
     name: str,
     info: Mapping[str, Any],
     kind: FrameKind = "polars",
-) -> Dataset:
-    """Follow the recipe. `table`, `items` and `features` are what was read; see `from_frames` for the errors."""
-    label_column = recipe.split if recipe.split not in METHODS else None
-    if label_column is not None and label_column not in table.frame.columns:
-        columns = table.frame.columns
-        choice = f"choose one of {', '.join(METHODS)}, or a column of labels; it has {', '.join(columns)}"
-        raise DataError(
-            f"{table.where}: '{label_column}' is neither a way to split nor a column;"
-            f" {nearest(label_column, [*METHODS, *columns], choice)}"
-        )
-    needed = [recipe.user, recipe.item, recipe.timestamp, recipe.rating, label_column]
-    table.need([column for column in needed if column is not None])
-    if recipe.title is not None and items is None:
-        raise ConfigError(
-            f"{called('title')} names the column '{recipe.title}', and there is no item table; give one"
-            f" ({argument('items', 'FILE')})"
-        )
-    if table.frame.height == 0:
-        raise DataError(f"{table.where}: there are no rows")
+) -> DatasetParts:
+    """The parts of a dataset from tables that were read.
+
+    Args:
+        table: the interactions.
+        items: the item table, or None.
+        features: name → what was read from a feature file.
+        config: columns, thresholds and split.
+        name, info: of the dataset.
+        kind: of the frames that `Dataset.frame` gives.
+
+    Raises:
+        DataError, ConfigError: as of `from_frames`.
+    """
+    _check_columns(table, items, config)
     counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
-    if recipe.only:
-        everything, table = table, keep_only(table, recipe.only)
-        logger.info("%s", left_out(everything, table, recipe.only))
-        counts |= {"only": in_words(recipe.only), "other_rows": everything.frame.height - table.frame.height}
-    table, skipped = without_bad_rows(table, recipe)
-    if skipped := skipped + table.skipped:
-        counts["bad_rows_skipped"] = skipped
-    if recipe.min_rating is not None and recipe.rating is not None:
-        # rows are numbered before any is left out, so that messages name the line in the file
-        enough = numbers(table, recipe.rating) >= recipe.min_rating
-        counts |= {"rating": recipe.rating, "min_rating": recipe.min_rating, "below_min_rating": int((~enough).sum())}
-    else:
-        enough = np.ones(table.frame.height, dtype=bool)
-    user_ids = _ids(table, recipe.user, USER, recipe.string_ids)
-    item_ids = _ids(table, recipe.item, ITEM, recipe.string_ids)
-    times = None if recipe.timestamp is None else moments(table, recipe.timestamp, recipe.time_format)
-    labels = None
-    if label_column is not None:
-        labels = given_labels(table.frame[label_column], table.where, table.place)
+    table = _good_rows(table, config, counts)
+    enough = _rated_enough(table, config, counts)
+    pairs, all_users, catalog, described, items = _numbered(table, items, config, enough, counts)
 
-    if items is not None:
-        _need_ids(items, recipe.items_column, item_ids)
-        items, skipped = described_items(items, recipe)
-        if skipped := skipped + items.skipped:
-            counts["bad_item_rows_skipped"] = skipped
-    catalogue, described = _catalogue(table, items, item_ids, recipe)
-    all_users = IdMap(user_ids.unique().sort(), USER)
-    users, rows = all_users.rows(user_ids), catalogue.rows(same_type(item_ids, catalogue.series.dtype))
-    if not (listed := rows >= 0).all():  # only where the recipe says so
-        counts["rows_of_unknown_items_dropped"] = int((~listed & enough).sum())
-        enough &= listed
-    users, rows = users[enough], rows[enough]
-    if labels is not None:
-        labels = labels[enough]
-        _check_labels(users, rows, labels, all_users, catalogue, table.where)
-    users, rows, times, kept = distinct_pairs(users, rows, None if times is None else times[enough])
-    counts["repeated_pairs"] = int(enough.sum()) - len(users)
-
-    aligned = _aligned(features, catalogue, recipe, items)
-    stays = np.ones(len(catalogue), dtype=bool)
-    if aligned and recipe.without_features == "drop":
+    aligned = _aligned(features, catalog, config, items)
+    stays = np.ones(len(catalog), dtype=bool)
+    if aligned and config.without_features == "drop":
         stays = np.any([one.present for one in aligned.values()], axis=0)
         counts["items_without_features_dropped"] = int((~stays).sum())
-    keep = stays[rows]
-    if recipe.k_core > 1:
-        core = np.zeros(len(keep), dtype=bool)
-        core[keep] = k_core(users[keep], rows[keep], recipe.k_core)
-        counts |= {"k_core": recipe.k_core, "removed_by_k_core": int((keep & ~core).sum())}
-        keep = core
-    if not keep.any():
+    pairs = pairs.take(_core(pairs, stays[pairs.items], config, counts))
+    if not len(pairs.users):
         raise DataError(f"{table.where}: {_nothing_left(counts)}")
-    users, rows = users[keep], rows[keep]
-    times = None if times is None else times[keep]
-    keep_all = recipe.keep_all_items
-    if not (recipe.k_core <= 1 and items is not None if keep_all is None else keep_all):
-        seen = np.zeros(len(catalogue), dtype=bool)
-        seen[rows] = True
-        stays = stays & seen
-    if items is not None and (bare := int(stays[items.frame.height :].sum())):  # only where the recipe says so
-        counts["unknown_items_kept"] = bare
+    stays = _items_that_stay(stays, pairs.items, items, config, counts)
 
-    user_map, users = _renumber(all_users, users)
-    item_map = IdMap(catalogue.series.filter(pl.Series(stays)), ITEM)
-    rows = (np.cumsum(stays) - 1)[rows]
-    split: dict[str, Any]
-    if labels is not None:
-        codes, split = labels[kept][keep], {"method": "label", "column": recipe.split}
-    else:
-        method = recipe.split or "none"
-        codes = split_labels(method, users, rows, times, recipe.seed, recipe.held_out)
-        split = {"method": method, "seed": recipe.seed, "held_out": recipe.held_out}
-    parts = [
-        Interactions(users[codes == code], rows[codes == code], None if times is None else times[codes == code])
-        for code in range(3)
-    ]
-    split["users_without_training"] = len(np.setdiff1d(users, parts[0].users))
+    user_map, users = _renumber(all_users, pairs.users)
+    item_map = IdMap(catalog.series.filter(pl.Series(stays)), ITEM)
+    rows = (np.cumsum(stays) - 1)[pairs.items]
+    pairs = dataclasses.replace(pairs, users=users, items=rows)
+    parts, split = _split(pairs, config)
     logger.info("%s: %s", name, _words(counts))
-    return Dataset(
+    return DatasetParts(
         name,
         user_map,
         item_map,
@@ -258,7 +209,124 @@ def build(
     )
 
 
-def resplit(dataset: Dataset, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
+def _label_column(config: PreprocessingConfig) -> str | None:
+    """The column of split labels, where the split is not a method."""
+    return config.split if config.split not in METHODS else None
+
+
+def _check_columns(table: Table, items: Table | None, config: PreprocessingConfig) -> None:
+    """Raise unless the table has rows and all columns that the configuration names."""
+    label_column = _label_column(config)
+    if label_column is not None and label_column not in table.frame.columns:
+        columns = table.frame.columns
+        choice = f"choose one of {', '.join(METHODS)}, or a column of labels; it has {', '.join(columns)}"
+        raise DataError(
+            f"{table.where}: '{label_column}' is neither a way to split nor a column;"
+            f" {nearest(label_column, [*METHODS, *columns], choice)}"
+        )
+    needed = [config.user, config.item, config.timestamp, config.rating, label_column]
+    table.need([column for column in needed if column is not None])
+    if config.title is not None and items is None:
+        raise ConfigError(
+            f"{called('title')} names the column '{config.title}', and there is no item table; give one"
+            f" ({argument('items', 'FILE')})"
+        )
+    if table.frame.height == 0:
+        raise DataError(f"{table.where}: there are no rows")
+
+
+def _good_rows(table: Table, config: PreprocessingConfig, counts: dict[str, Any]) -> Table:
+    """Rows with the chosen values and without faults."""
+    if config.only:
+        everything, table = table, keep_only(table, config.only)
+        logger.info("%s", left_out(everything, table, config.only))
+        counts |= {"only": in_words(config.only), "other_rows": everything.frame.height - table.frame.height}
+    table, skipped = without_bad_rows(table, config)
+    if skipped := skipped + table.skipped:
+        counts["bad_rows_skipped"] = skipped
+    return table
+
+
+def _rated_enough(table: Table, config: PreprocessingConfig, counts: dict[str, Any]) -> np.ndarray:
+    """`(N,)` bool: rows at or above the rating threshold; all rows stay, so that messages name the right line."""
+    if config.min_rating is None or config.rating is None:
+        return np.ones(table.frame.height, dtype=bool)
+    enough = numbers(table, config.rating) >= config.min_rating
+    counts |= {"rating": config.rating, "min_rating": config.min_rating, "below_min_rating": int((~enough).sum())}
+    return enough
+
+
+def _numbered(
+    table: Table, items: Table | None, config: PreprocessingConfig, enough: np.ndarray, counts: dict[str, Any]
+) -> tuple[_Pairs, IdMap, IdMap, pl.DataFrame, Table | None]:
+    """Distinct interactions as rows, all users, all items, their item table, and `items` without bad rows."""
+    user_ids = _ids(table, config.user, USER, config.string_ids)
+    item_ids = _ids(table, config.item, ITEM, config.string_ids)
+    times = None if config.timestamp is None else moments(table, config.timestamp, config.time_format)
+    labels, label_column = None, _label_column(config)
+    if label_column is not None:
+        labels = given_labels(table.frame[label_column], table.where, table.place)
+    if items is not None:
+        _need_ids(items, config.items_column, item_ids)
+        items, skipped = described_items(items, config)
+        if skipped := skipped + items.skipped:
+            counts["bad_item_rows_skipped"] = skipped
+    catalog, described = _catalogue(table, items, item_ids, config)
+    all_users = IdMap(user_ids.unique().sort(), USER)
+    rows = catalog.rows(same_type(item_ids, catalog.series.dtype))
+    if not (listed := rows >= 0).all():  # only with unknown_items="drop"
+        counts["rows_of_unknown_items_dropped"] = int((~listed & enough).sum())
+        enough = enough & listed
+    pairs = _Pairs(all_users.rows(user_ids), rows, times, labels).take(enough)
+    if pairs.labels is not None:
+        _check_labels(pairs.users, pairs.items, pairs.labels, all_users, catalog, table.where)
+    _, _, _, kept = distinct_pairs(pairs.users, pairs.items, pairs.times)
+    counts["repeated_pairs"] = int(enough.sum()) - len(kept)
+    return pairs.take(kept), all_users, catalog, described, items
+
+
+def _core(pairs: _Pairs, keep: np.ndarray, config: PreprocessingConfig, counts: dict[str, Any]) -> np.ndarray:
+    """`(E,)` bool: interactions to keep, after the k-core of those in `keep`."""
+    if config.k_core <= 1:
+        return keep
+    core = np.zeros(len(keep), dtype=bool)
+    core[keep] = k_core(pairs.users[keep], pairs.items[keep], config.k_core)
+    counts |= {"k_core": config.k_core, "removed_by_k_core": int((keep & ~core).sum())}
+    return core
+
+
+def _items_that_stay(
+    stays: np.ndarray, rows: np.ndarray, items: Table | None, config: PreprocessingConfig, counts: dict[str, Any]
+) -> np.ndarray:
+    """`(I,)` bool: items of the dataset. Those without an interaction stay as `keep_all_items` says."""
+    keep_all = config.keep_all_items
+    if keep_all is None:
+        keep_all = config.k_core <= 1 and items is not None
+    if not keep_all:
+        seen = np.zeros(len(stays), dtype=bool)
+        seen[rows] = True
+        stays = stays & seen
+    if items is not None and (undescribed := int(stays[items.frame.height :].sum())):  # only with unknown_items="keep"
+        counts["unknown_items_kept"] = undescribed
+    return stays
+
+
+def _split(pairs: _Pairs, config: PreprocessingConfig) -> tuple[list[Interactions], dict[str, Any]]:
+    """Train, validation and test, and how they were split."""
+    split: dict[str, Any]
+    if pairs.labels is not None:
+        codes, split = pairs.labels, {"method": "label", "column": config.split}
+    else:
+        method = config.split or "none"
+        codes = split_labels(method, pairs.users, pairs.items, pairs.times, config.seed, config.held_out)
+        split = {"method": method, "seed": config.seed, "held_out": config.held_out}
+    parts = [pairs.take(codes == code) for code in range(3)]
+    made = [Interactions(part.users, part.items, part.times) for part in parts]
+    split["users_without_training"] = len(np.setdiff1d(pairs.users, made[0].users))
+    return made, split
+
+
+def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 0.2) -> DatasetParts:
     """The same pairs, items and features under another split.
 
     Args:
@@ -297,14 +365,14 @@ def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
 
 
 def _catalogue(
-    table: Table, items: Table | None, item_ids: pl.Series, recipe: PreprocessingConfig
+    table: Table, items: Table | None, item_ids: pl.Series, config: PreprocessingConfig
 ) -> tuple[IdMap, pl.DataFrame]:
     """All items before any is left out, and the item table with `item` first."""
     if items is None:
         ids = IdMap(item_ids.unique().sort(), ITEM)
         return ids, pl.DataFrame({ITEM: ids.series})
-    column = recipe.items_column
-    series = _ids(items, column, ITEM, recipe.string_ids)
+    column = config.items_column
+    series = _ids(items, column, ITEM, config.string_ids)
     if series.dtype != item_ids.dtype:
         if not (items.text or table.text):
             raise DataError(
@@ -317,7 +385,7 @@ def _catalogue(
             f"{items.where}: item id {series[repeated.arg_true()[0]]!r} occurs more than once (first in"
             f" {items.at(repeated)}); keep one row per item"
         )
-    rest = _with_title(items, recipe)
+    rest = _with_title(items, config)
     rest = rest.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN says: no value
     if ITEM in rest.columns:
         rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
@@ -328,12 +396,12 @@ def _catalogue(
     if unknown.any():
         missing = asked.filter(unknown).unique().sort()
         told = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
-        if recipe.unknown_items == "error":
+        if config.unknown_items == "error":
             raise DataError(
                 f"{told}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
                 f" or keep them without a description ({argument('unknown_items', 'keep')})"
             )
-        if recipe.unknown_items == "drop":
+        if config.unknown_items == "drop":
             logger.warning("%s; %s left out", told, count(int(unknown.sum()), "interaction"))
         else:
             logger.warning("%s; kept, and nothing is known about them", told)
@@ -342,23 +410,23 @@ def _catalogue(
     return ids, described
 
 
-def _with_title(items: Table, recipe: PreprocessingConfig) -> pl.DataFrame:
-    """The item table with the column of titles called `title`, where the recipe names one; another `title` is renamed.
+def _with_title(items: Table, config: PreprocessingConfig) -> pl.DataFrame:
+    """The item table with the column of titles called `title`, where the config names one; another `title` is renamed.
 
     Raises:
         DataError: there is no such column, or it is that of the ids.
     """
-    if recipe.title is None or recipe.title == TITLE:
-        items.need([] if recipe.title is None else [TITLE])
+    if config.title is None or config.title == TITLE:
+        items.need([] if config.title is None else [TITLE])
         return items.frame
-    items.need([recipe.title])
-    if recipe.title == recipe.items_column:
+    items.need([config.title])
+    if config.title == config.items_column:
         raise DataError(
-            f"{items.where}: column '{recipe.title}' holds the item ids, so it cannot be that of the titles; leave"
+            f"{items.where}: column '{config.title}' holds the item ids, so it cannot be that of the titles; leave"
             f" {called('title')} out: without titles, ids are shown"
         )
     taken = {TITLE: unused_name(TITLE, items.frame.columns)} if TITLE in items.frame.columns else {}
-    return items.frame.rename({**taken, recipe.title: TITLE})
+    return items.frame.rename({**taken, config.title: TITLE})
 
 
 def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
@@ -375,7 +443,7 @@ def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
 
 
 def _aligned(
-    features: Mapping[str, FeatureFile], catalogue: IdMap, recipe: PreprocessingConfig, items: Table | None
+    features: Mapping[str, FeatureFile], catalogue: IdMap, config: PreprocessingConfig, items: Table | None
 ) -> dict[str, Aligned]:
     """The features in the order of the catalogue; without ids only where a table says what the order is."""
     aligned = {}
@@ -391,7 +459,7 @@ def _aligned(
                 " numpy.savez(FILE, ids=ids, vectors=matrix)"
             )
         order, listed = (items.where, items.frame.height) if items is not None else ("", None)
-        aligned[key] = align(file, catalogue, where, recipe.unknown_features == "drop", order, listed)
+        aligned[key] = align(file, catalogue, where, config.unknown_features == "drop", order, listed)
     return aligned
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.features import FeatureMatrix, open_array, row_blocks
 from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
@@ -39,7 +39,7 @@ DAMAGE = (
 ITEM_ROWS = 8192  # of a row group of the item table, which whoever reads it in ranges holds in memory
 
 
-def save(dataset: Dataset, folder: str | Path, overwrite: bool = False) -> Path:
+def save(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> Path:
     """Write a prepared folder, whole or not at all.
 
     Args:
@@ -56,7 +56,7 @@ def save(dataset: Dataset, folder: str | Path, overwrite: bool = False) -> Path:
     return Path(folder)
 
 
-def load(folder: str | Path, verify: bool = False) -> Dataset:
+def load(folder: str | Path, verify: bool = False) -> DatasetParts:
     """Read a prepared folder; the features stay on disk, memory-mapped.
 
     Args:
@@ -71,7 +71,7 @@ def load(folder: str | Path, verify: bool = False) -> Dataset:
     return read_stable(folder, lambda: _load(folder, verify))
 
 
-def _load(folder: Path, verify: bool) -> Dataset:
+def _load(folder: Path, verify: bool) -> DatasetParts:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify)
     try:
@@ -88,7 +88,7 @@ def _load(folder: Path, verify: bool) -> Dataset:
             part = pairs.filter(pl.col(SPLIT) == name)
             times = part[TIMESTAMP].to_numpy() if TIMESTAMP in part.columns else None
             splits[name] = Interactions(part[USER].to_numpy(), part[ITEM].to_numpy(), times)
-        return Dataset(
+        return DatasetParts(
             manifest["name"],
             users,
             IdMap(table[ITEM], ITEM),
@@ -183,7 +183,7 @@ def _is_big(name: str) -> bool:
     return name.startswith("features/") and not name.endswith(".mask.npy")
 
 
-def _write(dataset: Dataset, folder: Path) -> None:
+def _write(dataset: DatasetParts, folder: Path) -> None:
     pl.DataFrame({USER: dataset.users.series}).write_parquet(folder / USERS)
     write_item_table(dataset.item_table, folder / ITEMS)
     interactions(dataset).write_parquet(folder / INTERACTIONS)
@@ -226,7 +226,7 @@ def write_item_table(table: pl.DataFrame, path: Path) -> None:
         raise DataError(f"the item table cannot be written as Parquet: {error}") from error
 
 
-def interactions(dataset: Dataset) -> pl.DataFrame:
+def interactions(dataset: DatasetParts) -> pl.DataFrame:
     """All pairs as rows: user row, item row, split, and timestamps where every split has them."""
     parts = []
     timed = all(dataset.split(name).timestamps is not None for name in SPLITS)

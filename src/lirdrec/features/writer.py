@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import save_file
 
-from lirdrec.data.dataset import USERS_MAY_LACK_TRAINING
+from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING
 from lirdrec.data.features import open_array
 from lirdrec.data.ids import count, describe_ids
 from lirdrec.data.schema import ITEM, SPLIT, SPLITS, USER

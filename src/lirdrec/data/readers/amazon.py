@@ -13,10 +13,9 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.alignment import align
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, build
 from lirdrec.data.ids import count
 from lirdrec.data.json_lines import BadLines, Policy
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.amazon_images import read_image_features
 from lirdrec.data.readers.amazon_metadata import read_metadata

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, build
 from lirdrec.data.delimited import BadRows
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.ids import LARGEST
 from lirdrec.data.json_lines import BadLines
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.raw_text import text_lines
 from lirdrec.data.schema import ITEM, USER

@@ -10,11 +10,10 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.compression import exists
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, build
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
 from lirdrec.data.tables import Table

@@ -10,9 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, build
 from lirdrec.data.feature_files import read_features, vectors_of_frame
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.schema import SPLITS
 from lirdrec.data.tables import Table, join_tables, read_table

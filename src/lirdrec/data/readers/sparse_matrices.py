@@ -11,11 +11,10 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.compression import exists
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, build
 from lirdrec.data.feature_files import UNREADABLE, read_features
 from lirdrec.data.frames import first_line
 from lirdrec.data.ids import count
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.schema import RATING, USER
 from lirdrec.data.tables import Table, join_tables, read_table

@@ -10,10 +10,9 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.compression import open_bytes
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, build
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.json_lines import BadLines
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.tabular import needed_columns
