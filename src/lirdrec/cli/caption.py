@@ -60,7 +60,7 @@ def caption(
     price_output: Annotated[
         float | None, typer.Option("--price-output", metavar="PRICE", min=0, help="Of a million tokens written.")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget unfinished work.")] = False,
+    restart: Annotated[bool, typer.Option("--no-resume", help="Forget unfinished work.")] = False,
     overwrite_edited: Annotated[
         bool, typer.Option("--overwrite-edited", help="Replace what people wrote or changed, too.")
     ] = False,
@@ -93,7 +93,7 @@ def caption(
         int, typer.Option("--max-tokens", help="Tokens of an answer at most.", callback=whole_number())
     ] = 400,
     side: Annotated[
-        int, typer.Option("--side", help="Pixels of a picture's longer side at most.", callback=whole_number())
+        int, typer.Option("--max-side", help="Pixels of a picture's longer side at most.", callback=whole_number())
     ] = 1024,
     json: JsonOption = False,
 ) -> None:

@@ -76,7 +76,7 @@ def show_undescribed(number: int) -> None:
     """Print what the items that an item table lacks mean for `lirdrec features`."""
     console().print(
         f"{number:,} items are not in the item table, so they have no text: unless a picture or a second matrix covers"
-        " them, lirdrec features needs --drop-without-features, which leaves them out",
+        " them, lirdrec features needs --drop-featureless-items, which leaves them out",
         style="yellow",
         soft_wrap=True,
         markup=False,

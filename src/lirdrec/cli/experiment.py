@@ -41,7 +41,7 @@ def experiment(
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Tuning time for each model, instead of --trials.")
+        float | None, typer.Option("--tuning-minutes", help="Tuning time for each model, instead of --trials.")
     ] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", help="Trainings at once; they share the cores.", callback=whole_number())
@@ -51,7 +51,9 @@ def experiment(
     ] = None,
     tuned: Annotated[
         Path | None,
-        typer.Option("--tuned", metavar="DIR", help="Take the settings from the best trials of a compare's folder."),
+        typer.Option(
+            "--config-from", metavar="DIR", help="Take the settings from the best trials of a compare's folder."
+        ),
     ] = None,
     features: Annotated[
         list[str] | None,
@@ -81,9 +83,9 @@ def experiment(
         typer.Option("--set", metavar="KEY=VALUE", help="Fix an option of models, training or the experiment."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the run folders of the final trainings.")] = False,
+    keep: Annotated[bool, typer.Option("--save-models", help="Keep the run folders of the final trainings.")] = False,
     report_only: Annotated[
-        bool, typer.Option("--report", help="Train nothing; write the report of what is done by now.")
+        bool, typer.Option("--report-only", help="Train nothing; write the report of what is done by now.")
     ] = False,
 ) -> None:
     """Compare models and take them apart: many trainings, tuned alike, the test scored once, a report at the end.
@@ -92,7 +94,7 @@ def experiment(
       lirdrec experiment                        list the experiments
       lirdrec experiment compare mydata --models mf,lightgcn,lirdrec
       lirdrec experiment compare mydata otherdata --trials 12 --seeds 5 --jobs 2 --output study
-      lirdrec experiment ablation mydata --tuned study --output study-ablation
+      lirdrec experiment ablation mydata --config-from study --output study-ablation
 
     Stopped, by Ctrl-C or by force, it goes on where it was: the same command again. The same command in several
     terminals, on one disk, shares the work. Test pairs are sealed away before anything is trained: tuning never sees

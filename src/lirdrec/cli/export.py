@@ -19,14 +19,14 @@ def register(app: typer.Typer) -> None:
 def export(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", help="npy, faiss, qdrant, pgvector or onnx.", show_default=False)],
+    to: Annotated[str, typer.Option("--format", help="npy, faiss, qdrant, pgvector or onnx.", show_default=False)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
 ) -> None:
     """Vectors for NumPy, faiss, Qdrant or PostgreSQL with pgvector; the item encoder as ONNX.
 
     \b
-      lirdrec export runs/demo --to qdrant vectors
-      lirdrec export runs/demo --to onnx encoder
+      lirdrec export runs/demo --format qdrant vectors
+      lirdrec export runs/demo --format onnx encoder
 
     Every folder has a README.txt that says how to load and ask it.
     """

@@ -15,6 +15,7 @@ from lirdrec.cli.confirm import PerMinuteOption, Plan, PriceInputOption, YesOpti
 from lirdrec.cli.output import JsonOption, console, print_json, settings, table, whole_number
 from lirdrec.cli.prepare import named_file
 from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.option_names import flag
 
 if TYPE_CHECKING:
     from lirdrec.features.encode import Loop
@@ -51,7 +52,7 @@ def features(
     ] = None,
     add: Annotated[
         list[str] | None,
-        typer.Option("--add", metavar="NAME=FILE", help="Add vectors from a file, after what is encoded."),
+        typer.Option("--import", metavar="NAME=FILE", help="Add vectors from a file, after what is encoded."),
     ] = None,
     template: Annotated[
         str | None, typer.Option("--text-template", help="What an item's text is made of: '{title}. {brand}'.")
@@ -59,7 +60,7 @@ def features(
     images: Annotated[
         Path | None, typer.Option("--images", help="The folder of the pictures, if not where prepare found it.")
     ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Words before every text; \\n is a new line.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prefix", help="Words before every text; \\n is a new line.")] = None,
     pooling: Annotated[str | None, typer.Option("--pooling", help="mean, cls or last; by default the model's.")] = None,
     max_length: Annotated[
         int | None, typer.Option("--max-length", help="Tokens of a text; the rest is cut.", callback=whole_number())
@@ -71,17 +72,19 @@ def features(
     precision: Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or float16.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Of a model on the hub.")] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Forget unfinished work; fit fitted encoders anew.")
+        bool, typer.Option("--no-resume", help="Forget unfinished work; fit fitted encoders anew.")
     ] = False,
     reuse: Annotated[
-        Path | None, typer.Option("--reuse", metavar="DATASET", help="Take vectors of another dataset too.")
+        Path | None, typer.Option("--reuse-from", metavar="DATASET", help="Take vectors of another dataset too.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a matrix of this name that something else made.")
+        bool, typer.Option("--overwrite", help="Replace a matrix of this name that something else made.")
     ] = False,
-    drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop-featureless-items", help="Leave out items without any feature.")
+    ] = False,
     ray: Annotated[
-        str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster (or: local).")
+        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Run on a Ray cluster (or: local).")
     ] = None,
     concurrency: Annotated[
         int | None,
@@ -108,7 +111,7 @@ def features(
       lirdrec features mydata --text BAAI/bge-base-en-v1.5 --text-template "{title}. {brand}. {category}"
       lirdrec features mydata --image clip=openai/clip-vit-base-patch32 --images covers/ --device cuda
       lirdrec features mydata --caption intfloat/e5-mistral-7b-instruct --precision bfloat16
-      lirdrec features mydata --text minilm --add image=image_features_Baby.b
+      lirdrec features mydata --text minilm --import image=image_features_Baby.b
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
     """
     from lirdrec.features.pipeline import local, make_features
@@ -119,7 +122,7 @@ def features(
     wanted: list[tuple[What, str]] = [("text", one) for one in text or ()]
     wanted += [("image", one) for one in image or ()]
     wanted += [("caption", one) for one in caption or ()]
-    added = [named_file(one, "--add") for one in add or ()]
+    added = [named_file(one, "--import") for one in add or ()]
     options = {
         "prompt": None if prompt is None else prompt.replace("\\n", "\n"),  # a shell leaves it as two characters
         "pooling": pooling,
@@ -133,7 +136,7 @@ def features(
     }
     if added and not wanted:
         others = {"text_template": template, "images": images, "batch_size": batch_size, "reuse": reuse, "ray": ray}
-        _refuse_unused(options | others | {"restart": restart or None, "drop_without_features": drop or None})
+        _refuse_unused(options | others | {"restart": restart or None, "without_features": drop or None})
         _check_added(dataset, added, [], replace)
         return _add(dataset, added, replace, json)
     jobs = parse_jobs(
@@ -177,7 +180,9 @@ def _check_server(jobs: Sequence[FeatureJob], price: float | None, per_minute: f
     if price is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
         raise ConfigError("--price-input: no server is asked that could have a price; leave it out")
     if per_minute is not None and ray is not None:
-        raise ConfigError("--requests-per-minute: each worker of --ray would ask so often; leave one of them out")
+        raise ConfigError(
+            "--requests-per-minute: it would hold for each worker of --ray-address; leave one of them out"
+        )
 
 
 def _agree(works: Sequence[FeatureJobRunner], price: float | None, probe: bool, yes: bool) -> None:
@@ -211,7 +216,7 @@ def _refuse_unused(options: Mapping[str, object]) -> None:
     for name, value in options.items():
         if value is not None:
             raise ConfigError(
-                f"--{name.replace('_', '-')}: with --add alone nothing is encoded; name an encoder (--text, --image or"
+                f"{flag(name)}: with --import alone nothing is encoded; name an encoder (--text, --image or"
                 " --caption), or leave it out"
             )
 
@@ -224,7 +229,7 @@ def _check_added(dataset: Path, files: Sequence[tuple[str, Path]], made: Sequenc
     for name, path in files:
         if names.count(name) > 1:
             raise ConfigError(
-                f"--add {name}={path}: two of the matrices would be called '{name}'; give it another name"
+                f"--import {name}={path}: two of the matrices would be called '{name}'; give it another name"
             )
         check_file(dataset, name, path, replace)
 
@@ -326,7 +331,7 @@ def _instead(dataset: Path, job: FeatureJob, model: str, template: str | None) -
     words = ["lirdrec", "features", str(dataset), f"--{what}", model if job.name == what else f"{job.name}={model}"]
     if template is not None and what == "text":
         words += ["--text-template", template]
-    return shlex.join([*words, "--replace"])
+    return shlex.join([*words, "--overwrite"])
 
 
 def _model(job: FeatureJob) -> str:

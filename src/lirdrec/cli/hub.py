@@ -28,22 +28,22 @@ def push(
     folder: Annotated[Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset or a run folder.")],
     repository: RepositoryArgument,
     licence: Annotated[
-        str | None, typer.Option("--licence", help="mit, cc-by-4.0, other …, where the data do not say.")
+        str | None, typer.Option("--license", help="mit, cc-by-4.0, other …, where the data do not say.")
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Everyone may see it (default: only you).")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch (default: main).")] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="What to call this version.")] = None,
-    no_metrics: Annotated[bool, typer.Option("--without-metrics", help="No figures on the card of a run.")] = False,
+    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="No figures on the card of a run.")] = False,
     no_features: Annotated[
-        bool, typer.Option("--without-features", help="A run without its features: smaller, but takes no new items.")
+        bool, typer.Option("--no-features", help="A run without its features: smaller, but takes no new items.")
     ] = False,
     endpoint: EndpointOption = None,
 ) -> None:
     """Put a prepared dataset or a run onto the Hugging Face hub, with a card that describes it.
 
     \b
-      lirdrec push runs/first me/films --licence mit
-      lirdrec push mydata me/films --public --licence cc-by-4.0
+      lirdrec push runs/first me/films --license mit
+      lirdrec push mydata me/films --public --license cc-by-4.0
 
     Private unless you say --public. The folder's checksums are compared first; paths of this machine are left out.
     Log in once with `hf auth login`, or set HF_TOKEN.

@@ -122,7 +122,9 @@ def prepare(
     skip_bad_lines: Annotated[
         bool, typer.Option("--skip-bad-lines", help="Of Amazon reviews: leave out lines that are no record.")
     ] = False,
-    drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop-featureless-items", help="Leave out items without any feature.")
+    ] = False,
     k_core: Annotated[
         int | None, typer.Option("--k-core", help="Keep users and items with K pairs or more.", callback=whole_number())
     ] = None,
@@ -137,7 +139,7 @@ def prepare(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the split.", callback=whole_number())] = None,
     published: Annotated[
         str | None,
-        typer.Option("--published", metavar="NAME", help="Prepare as a published dataset was, and check its counts."),
+        typer.Option("--benchmark", metavar="NAME", help="Prepare as a published dataset was, and check its counts."),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="What to call the dataset (default: as the folder).")
@@ -151,7 +153,7 @@ def prepare(
       lirdrec prepare ratings.csv --user userId --item movieId --rating rating --min-rating 4 \\
           --items movies.csv --features text=text.npz --k-core 5 --output mydata
       lirdrec prepare ml-latest-small --images posters --min-rating 4 --output films
-      lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --published baby --output baby
+      lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --benchmark baby --output baby
       lirdrec prepare sales.csv --items shop.csv --images photos --image-column photo --output shop
       lirdrec prepare tiktok/ --output prepared/tiktok
       lirdrec prepare u.data --no-header --columns user,item,rating,timestamp --timestamp timestamp --output films
@@ -293,7 +295,7 @@ def _next(figures: dict[str, Any], folder: Path) -> str:
     if figures["pictures"]:
         words += ["--image", "descriptor"]
     if len(words) > 3:
-        return shlex.join([*words, "--drop-without-features"] if _undescribed(figures) else words)
+        return shlex.join([*words, "--drop-featureless-items"] if _undescribed(figures) else words)
     # without anything to learn from but who took what: exact and fast, as long as a matrix of all items is small
     model = "ease" if figures["items"] <= FEW_ITEMS else "lightgcn"
     return shlex.join(["lirdrec", "train", str(folder), "--model", model])
@@ -347,7 +349,7 @@ def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, An
         if option in options:
             raise ConfigError(f"{flag(option)}: says nothing about the files of a split")
     if published is not None:
-        raise ConfigError("--published: prepares a dataset as published, with a split of its own; leave it out")
+        raise ConfigError("--benchmark: prepares a dataset as published, with a split of its own; leave it out")
     return read_raw(**options)
 
 
@@ -362,7 +364,7 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
                 f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
-                f" features; add others later: lirdrec features DATASET --add {other[0]}=FILE"
+                f" features; add others later: lirdrec features DATASET --import {other[0]}=FILE"
             )
     for option in options:
         if option in known:

@@ -1,4 +1,4 @@
-"""`lirdrec recommend | similar | explain | add-items | slim`: questions to a run folder."""
+"""`lirdrec recommend | similar | explain | add-items | strip`: questions to a run folder."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ KOption = Annotated[
     int | None, typer.Option("-k", "--k", help="How many items (default: 10).", callback=whole_number())
 ]
 WHOLE = re.compile(r"\s*([+-]?[0-9]{1,40})(\.0*)?\s*")  # 1005.0 as spreadsheets write 1005; longer ones are no ids
+UNKNOWN_USERS = {"error": "raise", "skip": "skip", "popular": "popular"}  # option → argument of `recommend`
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
 
 
@@ -49,7 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command()(similar)
     app.command()(explain)
     app.command("add-items")(add_items)
-    app.command()(slim)
+    app.command()(strip)
 
 
 def recommend(
@@ -68,13 +69,15 @@ def recommend(
         typer.Option("--candidates", metavar="IDS", help="Choose among these items only; written as for --history."),
     ] = None,
     where: Annotated[
-        str | None, typer.Option("--where", help='Choose among items with such columns: \'{"price": {"lt": 30}}\'.')
+        str | None, typer.Option("--filter", help='Choose among items with such columns: \'{"price": {"lt": 30}}\'.')
     ] = None,
-    seen: Annotated[bool, typer.Option("--seen", help="Recommend items that the user has seen, too.")] = False,
-    unknown: Annotated[str | None, typer.Option("--unknown", help="raise, skip or popular, for unknown users.")] = None,
+    seen: Annotated[bool, typer.Option("--include-seen", help="Recommend items that the user has seen, too.")] = False,
+    unknown: Annotated[
+        str | None, typer.Option("--unknown-users", help="error, skip or popular, for unknown users.")
+    ] = None,
     device: DeviceOption = "cpu",
     resume: Annotated[
-        bool, typer.Option("--resume/--restart", help="--all into a file: go on with unfinished work, or forget it.")
+        bool, typer.Option("--resume/--no-resume", help="--all into a file: go on with unfinished work, or forget it.")
     ] = True,
     json: JsonOption = False,
     output: OutputOption = None,
@@ -85,7 +88,7 @@ def recommend(
     \b
       lirdrec recommend runs/demo --user 15 -k 5
       lirdrec recommend runs/demo --history 1,50,260
-      lirdrec recommend runs/demo --user 15 --where '{"genres": {"contains": "Comedy"}}'
+      lirdrec recommend runs/demo --user 15 --filter '{"genres": {"contains": "Comedy"}}'
       lirdrec recommend runs/demo --all -k 50 --output all.parquet
 
     An id that has commas in it is taken whole where the run knows it; @FILE holds an id in each line.
@@ -108,7 +111,7 @@ def recommend(
         frame = recommender.recommend_for_history(ids(liked, recommender.items), **options)
     else:
         if unknown is not None:
-            options["unknown"] = unknown
+            options["unknown"] = UNKNOWN_USERS[unknown]
         frame = recommender.recommend(None if all_users else ids(user or [], recommender.users), **options)
     if output is not None:
         return write_frame(frame, output, csv_safe)
@@ -166,7 +169,8 @@ def explain(
     user: Annotated[str, typer.Option("--user", "-u", help="User id.", show_default=False)],
     item: Annotated[str, typer.Option("--item", "-i", help="Item id.", show_default=False)],
     liked: Annotated[
-        int | None, typer.Option("--liked", help="How many liked items to show (default: 5).", callback=whole_number())
+        int | None,
+        typer.Option("--history-size", help="How many liked items to show (default: 5).", callback=whole_number()),
     ] = None,
     json: JsonOption = False,
     output: OutputOption = None,
@@ -254,14 +258,14 @@ def add_items(
     console().print(f"{count(frame.height, 'item')} added; {target} now has {recommender.n_items:,}", markup=False)
 
 
-def slim(
+def strip(
     run: RunArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
 ) -> None:
     """Keep vectors and ids only: a small run that recommends and finds similar items, and nothing else.
 
     \b
-      lirdrec slim runs/demo --output runs/demo-slim
+      lirdrec strip runs/demo --output runs/demo-small
     """
     _load(run, "cpu").slim(output)
     console().print(
@@ -296,26 +300,26 @@ def _load(run: Path, device: str) -> Recommender:
 
 def _check_questions(k: int | None, unknown: str | None = None) -> None:
     """Refuse what no run could answer, before one is read."""
-    from lirdrec.recommender.queries import check_k, check_unknown
+    from lirdrec.recommender.queries import check_k
 
     if k is not None:
         check_k(k)
-    if unknown is not None:
-        check_unknown(unknown)
+    if unknown is not None and unknown not in UNKNOWN_USERS:
+        raise ConfigError(f"--unknown-users {unknown}: choose {', '.join(UNKNOWN_USERS)}")
 
 
 def _conditions(where: str) -> Filter:
-    """The conditions of --where."""
+    """The conditions of --filter."""
     from lirdrec.ranking.filters import Filter
 
     try:
         conditions = json_module.loads(where)
     except RecursionError:
-        raise ConfigError("--where: is nested too deeply") from None
+        raise ConfigError("--filter: is nested too deeply") from None
     except ValueError as error:
-        raise ConfigError(f'--where: is not JSON ({error}); write it like \'{{"price": {{"lt": 30}}}}\'') from None
+        raise ConfigError(f'--filter: is not JSON ({error}); write it like \'{{"price": {{"lt": 30}}}}\'') from None
     if not isinstance(conditions, dict):
-        raise ConfigError('--where: give columns and conditions, like \'{"price": {"lt": 30}}\'')
+        raise ConfigError('--filter: give columns and conditions, like \'{"price": {"lt": 30}}\'')
     return Filter.of(conditions)
 
 
@@ -331,7 +335,7 @@ def _candidates(
     rows = known.rows(chosen).tolist()
     left = [one for one, row in zip(chosen, rows, strict=True) if row < 0 or holds[row]]  # unknown ids are told later
     if not left:
-        raise ConfigError(f"--where {where}: there is no such item")
+        raise ConfigError(f"--filter {where}: there is no such item")
     return left
 
 

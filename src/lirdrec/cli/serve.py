@@ -50,11 +50,14 @@ def serve(
     ] = False,
     device: Annotated[str, typer.Option("--device", help="Of the encoders: cpu, cuda or mps.")] = "cpu",
     index: Annotated[
-        str, typer.Option("--index", help="exact; or hnsw, ivf from about 250,000 items on: most of the best, sooner.")
+        str,
+        typer.Option("--ann-index", help="exact; or hnsw, ivf from about 250,000 items on: most of the best, sooner."),
     ] = "exact",
     images: Annotated[Path | None, typer.Option("--images", help="Folder of the items' pictures.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow RUN when it leads to another run.")] = False,
-    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of runs that POST /model may change to.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs-dir", help="Folder of runs that POST /model may change to.")
+    ] = None,
     rate_limit: Annotated[
         float | None, typer.Option("--rate-limit", help="Requests a second of each key; 0: no limit (default: 200).")
     ] = None,
@@ -88,7 +91,9 @@ def serve(
         list[str] | None,
         typer.Option("--allow-host", metavar="HOST", help="Another name of this machine, where there are no keys."),
     ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Answer other machines without keys.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--allow-unauthenticated", help="Answer other machines without keys.")
+    ] = False,
     no_access_log: Annotated[bool, typer.Option("--no-access-log", help="No line for each request.")] = False,
 ) -> None:
     """Put a run behind HTTP: recommendations, items added live, explanations.
@@ -101,7 +106,7 @@ def serve(
            -d '{"user": 15, "k": 5}' http://127.0.0.1:8000/recommend
 
     What is added while serving is on the disk before it is answered for, and is there again after a restart. A newer
-    run without a pause: echo first > runs/current, lirdrec serve runs/current --runs runs, then POST /model.
+    run without a pause: echo first > runs/current, lirdrec serve runs/current --runs-dir runs, then POST /model.
     """
     from lirdrec.config import make
     from lirdrec.errors import ConfigError

@@ -1,4 +1,4 @@
-"""`lirdrec train | evaluate | options`."""
+"""`lirdrec train | evaluate | config`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WITHOUT_STEPS = ("metric", "seed")  # training options of models in closed form
 
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option; see lirdrec options.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option; see lirdrec config.")
 ]
 DatasetArgument = Annotated[
     Path, typer.Argument(metavar="DATASET", help="A prepared dataset, or a folder that prepare can read.")
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(train)
     app.command()(evaluate)
-    app.command("options")(list_options)
+    app.command("config")(list_options)
 
 
 def train(
@@ -157,11 +157,13 @@ def evaluate(
     ] = None,
     candidates: Annotated[str | None, typer.Option("--candidates", help="all, or cold: unseen items only.")] = None,
     new_users: Annotated[
-        bool, typer.Option("--new-users", help="Also as if every user were new, known by the liked items alone.")
+        bool, typer.Option("--cold-users", help="Also as if every user were new, known by the liked items alone.")
     ] = False,
-    per_user: Annotated[Path | None, typer.Option("--per-user", help="Write each user's values to this file.")] = None,
+    per_user: Annotated[
+        Path | None, typer.Option("--per-user-output", help="Write each user's values to this file.")
+    ] = None,
     memory: Annotated[
-        int | None, typer.Option("--memory", help="Memory limit in MiB.", callback=whole_number(1))
+        int | None, typer.Option("--memory-limit", help="Memory limit in MiB.", callback=whole_number(1))
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")] = "cpu",
     json: JsonOption = False,
@@ -173,7 +175,7 @@ def evaluate(
     \b
       lirdrec evaluate runs/demo
       lirdrec evaluate runs/demo --split valid -k 5 -k 50
-      lirdrec evaluate runs/demo --new-users
+      lirdrec evaluate runs/demo --cold-users
     """
     import polars as pl
 
@@ -182,7 +184,7 @@ def evaluate(
     check_output(output, csv_safe and (output is not None or per_user is None))
     check_output(per_user, csv_safe and per_user is not None)
     if memory is not None:
-        check_memory(memory << 20, f"--memory {memory}")
+        check_memory(memory << 20, f"--memory-limit {memory}")
     _check_questions(split, k, metric, candidates)  # before the run is read, which may take long
     recommender = Recommender.load(run, device=device)
     data = _read_dataset(dataset if dataset is not None else _trained_on(recommender, run))
@@ -243,7 +245,7 @@ def list_options(
     """Every key of `train --set` and of the TOML file, with its value and meaning.
 
     \b
-      lirdrec options --preset paper
+      lirdrec config --preset paper
     """
     import dataclasses
 
@@ -323,7 +325,7 @@ def configuration(
         values[heading] |= given
     for key, value in given_values.items():
         if key not in keys:
-            hint = nearest(key, keys, f"list them with: lirdrec options --model {model}")
+            hint = nearest(key, keys, f"list them with: lirdrec config --model {model}")
             raise ConfigError(f"--set {key}: unknown key '{key}'; {hint}")
         if keys[key] == "training":
             _refuse_steps(model, [key], "--set ")
