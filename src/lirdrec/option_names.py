@@ -11,6 +11,7 @@ from typing import Any
 # options whose flag on the command line is not their name in Python
 RENAMED = {
     "without_features": "--drop-featureless-items",
+    "drop": "--drop-featureless-items",
     "bad_lines": "--skip-bad-lines",
     "header": "--no-header",
     "prompt": "--prefix",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import typer
 
@@ -14,12 +14,6 @@ from lirdrec.errors import ConfigError
 from lirdrec.features.remote.cost import Estimate
 
 P = TypeVar("P")
-
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it starts.")]
-PriceInputOption = Annotated[
-    float | None, typer.Option("--price-input", metavar="PRICE", min=0, help="Of a million tokens read.")
-]
-PerMinuteOption = Annotated[float | None, typer.Option("--requests-per-minute", help="Server: no more than this.")]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""How commands speak: tables for people, JSON, CSV and Parquet for machines, remarks on the error stream.
+"""Output of commands: tables for people; JSON, CSV and Parquet for programs; log messages on the error stream.
 
-What the options before the command say, for the commands to read; exit codes; the range of whole numbers.
+Also the exit codes, and the options that come before the command.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.errors import ConfigError
 from lirdrec.escaping import visible, visible_json
@@ -32,14 +30,6 @@ GAP = 3  # columns of the terminal between two columns of a table
 LEAST = 4  # that a column of texts needs
 FEW_ROWS = 3  # of a table that may be turned on its side
 ENDINGS = (".csv", ".tsv", ".parquet", ".json")
-
-CsvSafeOption = Annotated[
-    bool, typer.Option("--csv-safe", help="In .csv and .tsv: ' before texts that spreadsheets would take for formulas.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write to this file (.csv, .tsv, .parquet or .json).")
-]
 
 
 @cache
@@ -218,7 +208,6 @@ def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "ite
 FAULT = 1  # exit code: a fault of lirdrec
 REFUSED = 2  # exit code: something that was given cannot be used
 INTERRUPTED = 130  # exit code: what a shell reports for a program that Ctrl-C ended
-LARGEST = 2**63 - 1  # what a tensor's whole number can hold
 
 
 @dataclass
@@ -229,19 +218,3 @@ class Settings:
 
 
 settings = Settings()
-
-
-def whole_number(least: int = -LARGEST) -> Callable[[Any], Any]:
-    """A check for options that take whole numbers, one or several: from `least` to what a tensor can hold.
-
-    The check raises typer.BadParameter, which names the option.
-    """
-
-    def check(value: Any) -> Any:
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            if one is not None and not least <= one <= LARGEST:
-                low = f"{least} or more" if one < least and least > -LARGEST else f"below 2^63 ({LARGEST + 1})"
-                raise typer.BadParameter(f"{one} is out of range; it must be {low}")
-        return value
-
-    return check
