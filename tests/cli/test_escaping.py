@@ -95,10 +95,10 @@ def test_nothing_that_a_command_prints_is_obeyed(run, arguments):
 
 
 def test_remarks_and_tables_are_escaped_too(capsys):
-    from lirdrec.cli.output import console, show_remarks
+    from lirdrec.cli.output import console, show_log
 
     console.cache_clear()
-    show_remarks(logging.WARNING)
+    show_log(logging.WARNING)
     logging.getLogger("lirdrec.x").warning("title %s", "\x1b[2J\u202e")
     console().print(table("T\x1b[1m", ["a\x9b"], [["x\x1b]0;y\x07\nz"]]))
     console.cache_clear()

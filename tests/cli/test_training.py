@@ -111,6 +111,24 @@ def test_evaluate_repeats_the_figures_of_the_training(lirdrec, trained, data):
         lirdrec("evaluate", trained, "-k", 5, "--metric", "recall", "--split", "valid", "--json").stdout
     )
     assert list(narrow["lirdrec"]) == ["recall@5"]
+    both = json.loads(
+        lirdrec(
+            "evaluate",
+            trained,
+            "-k",
+            5,
+            "--metric",
+            "recall",
+            "--metric",
+            "hit_rate",
+            "--split",
+            "validation",
+            "--json",
+        ).stdout
+    )
+    assert (
+        list(both["lirdrec"]) == ["recall@5", "hit@5"] and both["lirdrec"]["recall@5"] == narrow["lirdrec"]["recall@5"]
+    )
     new = json.loads(lirdrec("evaluate", trained, "--cold-users", "--json").stdout)
     assert list(new) == ["lirdrec", "lirdrec, users as new", "popularity"] and new["lirdrec"] == shown["lirdrec"]
     assert 0 < new["lirdrec, users as new"]["recall@20"] != shown["lirdrec"]["recall@20"]

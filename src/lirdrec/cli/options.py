@@ -112,7 +112,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         ... def serve(run: RunArgument, network: NetworkOptions) -> None: ...
     """
     signature = inspect.signature(command, eval_str=True)
-    groups = {name: p.annotation for name, p in signature.parameters.items() if is_dataclass(p.annotation)}
+    groups: dict[str, Any] = {
+        name: p.annotation for name, p in signature.parameters.items() if is_dataclass(p.annotation)
+    }
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
         single = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)

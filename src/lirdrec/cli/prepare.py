@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -221,14 +221,20 @@ def prepare(
 def _reader_options(*groups: Any) -> dict[str, Any]:
     """The options that were given, by their names in Python."""
     options = given(*groups)
-    for name, switch in {
+    switches: dict[str, dict[str, Any]] = {
         "no_header": {"header": False},
         "skip_bad_lines": {"bad_lines": "skip"},
         "drop": {"without_features": "drop"},
-    }.items():
+    }
+    for name, switch in switches.items():
         if options.pop(name, False):
             options |= switch
-    conversions = {"columns": _names, "items_columns": _names, "only": named_values, "features": _named_files}
+    conversions: dict[str, Callable[[Any], Any]] = {
+        "columns": _names,
+        "items_columns": _names,
+        "only": named_values,
+        "features": _named_files,
+    }
     return {name: conversions[name](value) if name in conversions else value for name, value in options.items()}
 
 
