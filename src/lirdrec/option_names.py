@@ -8,9 +8,19 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-# options whose flag on the command line is another word, and those that take no value there
-RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
-SWITCHES = frozenset({*RENAMED, "string_ids", "overwrite", "resume"})
+# options whose flag on the command line is not their name in Python
+RENAMED = {
+    "without_features": "--drop-featureless-items",
+    "drop": "--drop-featureless-items",
+    "bad_lines": "--skip-bad-lines",
+    "header": "--no-header",
+    "prompt": "--prefix",
+    "restart": "--no-resume",
+    "reuse": "--reuse-from",
+    "ray": "--ray-address",
+}
+# flags without a value
+SWITCHES = frozenset({"without_features", "bad_lines", "header", "restart", "string_ids", "overwrite", "resume"})
 
 _on_command_line: ContextVar[bool] = ContextVar("_on_command_line", default=False)
 

@@ -62,7 +62,7 @@ def person(monkeypatch):
                 self.asked.append(question)
                 return left.pop(0)
 
-            monkeypatch.setattr(confirm, "_asked", asked)
+            monkeypatch.setattr(confirm, "_ask", asked)
             monkeypatch.setattr(confirm, "_is_terminal", lambda: True)
 
     return Person()

@@ -57,7 +57,7 @@ def test_from_pictures_to_vectors(lirdrec, data):
         assert captions(data) == [expected(n) for n in range(8)]
         assert len(server.asked) == 8 + 3
         encoder = f"image=endpoint:{server.url}#embedder"
-        done = lirdrec("features", "tiles", "--caption", encoder, "--drop-without-features", "--yes")
+        done = lirdrec("features", "tiles", "--caption", encoder, "--drop-featureless-items", "--yes")
         assert done.exit_code == 0, done.stderr
     found = Dataset.load(data, verify=True).features["image"].values
     assert np.allclose(found, [embed(expected(n)) for n in range(8)])
@@ -69,7 +69,7 @@ def test_a_prompt_of_two_lines_can_be_typed_in_any_shell(lirdrec, data):
     with Server() as server:
         model = f"endpoint:{server.url}#m"
         done = lirdrec(
-            "features", "tiles", "--caption", model, "--prompt", r"Instruct: Find similar tiles\nQuery: ", "-y"
+            "features", "tiles", "--caption", model, "--prefix", r"Instruct: Find similar tiles\nQuery: ", "-y"
         )
         assert done.exit_code == 0, done.stderr
     texts = sorted(text for body in server.bodies for text in body["input"])

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from lirdrec import memory
-from lirdrec.cli import errors, output, train
+from lirdrec.cli import errors, options, output, train
 from lirdrec.data import compression
 from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
@@ -30,7 +30,7 @@ PAIRS = "user,item\n" + "".join(f"u{n % 7},i{n % 11}\n" for n in range(60))
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Let `lirdrec options` end with an error."""
+    """Let `lirdrec config` end with an error."""
 
     def set_error(error: BaseException) -> None:
         def fail(*_, **__):
@@ -48,9 +48,9 @@ def failing(monkeypatch):
         (OSError(errno.ENOSPC, "No space left on device", "out.csv"), ["out.csv"]),
         (OSError(errno.EROFS, "Read-only file system", "out.csv"), ["out.csv"]),
         (FileNotFoundError(errno.ENOENT, "No such file", "no/.k.json.118-a75153b3.tmp"), ["no/k.json"]),
-        (OSError(errno.ENOSPC, "No space left on device"), ["lirdrec options"]),
-        (pl.exceptions.ComputeError("write failed: No space left on device (os error 28)"), ["lirdrec options"]),
-        (MemoryError(), [in_words(8 << 30), "lirdrec options"]),
+        (OSError(errno.ENOSPC, "No space left on device"), ["lirdrec config"]),
+        (pl.exceptions.ComputeError("write failed: No space left on device (os error 28)"), ["lirdrec config"]),
+        (MemoryError(), [in_words(8 << 30), "lirdrec config"]),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9000000000 bytes."),
             ["9.0 GB", in_words(8 << 30)],
@@ -58,7 +58,7 @@ def failing(monkeypatch):
         (MemoryError("Unable to allocate 7.28 TiB for an array"), ["7.28 TiB"]),
         (ValueError("Overflow when unpacking long long"), ["Overflow when unpacking long long"]),
         (OverflowError("Python int too large to convert to C long"), ["Python int too large to convert to C long"]),
-        (RecursionError("maximum recursion depth exceeded"), ["lirdrec options"]),
+        (RecursionError("maximum recursion depth exceeded"), ["lirdrec config"]),
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), ["UTF-8"]),
         (pl.exceptions.PanicException("index out of bounds"), ["index out of bounds"]),
     ],
@@ -66,7 +66,7 @@ def failing(monkeypatch):
 def test_what_is_refused_gives_one_sentence(lirdrec, failing, monkeypatch, error, facts):
     monkeypatch.setattr(errors, "free_memory", lambda: 8 << 30)
     failing(error)
-    result = lirdrec("options")
+    result = lirdrec("config")
     assert_refused(result, facts)
     assert result.stderr.count("\n") == 1
     # what is refused is no fault of the program: nobody is sent to report it
@@ -75,12 +75,12 @@ def test_what_is_refused_gives_one_sentence(lirdrec, failing, monkeypatch, error
 
 def test_a_fault_of_ours_asks_for_a_report(lirdrec, failing):
     failing(KeyError("weights"))
-    result = lirdrec("options", "--preset", "paper")
+    result = lirdrec("config", "--preset", "paper")
     assert result.exit_code == 1
     assert "KeyError: 'weights'" in result.stderr
-    assert "lirdrec --debug options --preset paper" in result.stderr
+    assert "lirdrec --debug config --preset paper" in result.stderr
     assert "Traceback" not in result.stderr
-    assert "Traceback" in lirdrec("--debug", "options").stderr
+    assert "Traceback" in lirdrec("--debug", "config").stderr
 
 
 def test_messages_are_cut_and_hold_no_control_characters():
@@ -160,9 +160,9 @@ def test_a_nested_or_binary_configuration_is_refused(lirdrec, tmp_path, sample):
 
 def test_a_memory_limit_beyond_the_memory_is_refused(lirdrec, run, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: 8 << 30)
-    result = lirdrec("evaluate", run, "--memory", str(9 << 10))
+    result = lirdrec("evaluate", run, "--memory-limit", str(9 << 10))
     assert result.exit_code == 2
-    assert "--memory 9216" in result.stderr
+    assert "--memory-limit 9216" in result.stderr
     assert in_words(9 << 30) in result.stderr
     assert in_words(8 << 30) in result.stderr
 
@@ -207,7 +207,7 @@ def test_ids_of_bytes_that_are_no_text(tmp_path, lirdrec):
 def test_a_full_disk_behind_the_output_stream():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "lirdrec", "options"], stdout=full, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "lirdrec", "config"], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert done.returncode == 2
     assert done.stderr.startswith("lirdrec: ") and done.stderr.count("\n") == 1
@@ -249,7 +249,7 @@ def test_memory_that_is_free_obeys_the_limit_of_the_shell():
 
 
 def test_whole_numbers_in_options_are_in_range():
-    check = output.whole_number(0)
+    check = options.integer(0)
     assert check(None) is None
     assert check([0, output.LARGEST]) == [0, output.LARGEST]
     with assert_error(typer.BadParameter, mentions=[-1, 0]):

@@ -75,9 +75,9 @@ def test_letters_of_all_scripts_stay():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("recommend", "--user", "v", "-k", 10, "--seen"),
-        ("recommend", "--all", "-k", 10, "--seen"),
-        ("recommend", "--user", "v", "-k", 10, "--seen", "--json"),
+        ("recommend", "--user", "v", "-k", 10, "--include-seen"),
+        ("recommend", "--all", "-k", 10, "--include-seen"),
+        ("recommend", "--user", "v", "-k", 10, "--include-seen", "--json"),
         ("similar", "--item", "\x1b[2Jwipe", "-k", 9),
         ("similar", "--item", "=1+2", "-k", 9, "--json"),
         ("explain", "--user", "\x1b[31mred", "--item", "rtl\u202egnp.exe"),
@@ -95,10 +95,10 @@ def test_nothing_that_a_command_prints_is_obeyed(run, arguments):
 
 
 def test_remarks_and_tables_are_escaped_too(capsys):
-    from lirdrec.cli.output import console, show_remarks
+    from lirdrec.cli.output import console, show_log
 
     console.cache_clear()
-    show_remarks(logging.WARNING)
+    show_log(logging.WARNING)
     logging.getLogger("lirdrec.x").warning("title %s", "\x1b[2J\u202e")
     console().print(table("T\x1b[1m", ["a\x9b"], [["x\x1b]0;y\x07\nz"]]))
     console.cache_clear()
@@ -115,7 +115,7 @@ def read(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
 @pytest.mark.parametrize(
     "arguments",
-    [("recommend", "--all", "-k", 10, "--seen"), ("recommend", "--user", "=u", "-k", 10, "--seen")],
+    [("recommend", "--all", "-k", 10, "--include-seen"), ("recommend", "--user", "=u", "-k", 10, "--include-seen")],
 )
 def test_cells_are_no_formulas_where_that_is_asked(run, tmp_path, arguments, ending):
     command, *options = arguments

@@ -52,7 +52,7 @@ def test_every_experiment_can_be_loaded_and_its_settings_teach(name):
         (["compare", "DATA", "--trials", "-1"], ["trials", -1, 0]),
         (["compare", "DATA", "--seeds", "0"], ["seeds", 0, 1]),
         (["compare", "DATA", "--jobs", "0"], ["jobs", 0, 1]),
-        (["compare", "DATA", "--minutes", "0"], ["minutes", 0]),
+        (["compare", "DATA", "--tuning-minutes", "0"], ["minutes", 0]),
         (["compare", "DATA", "--epochs", "0"], ["epochs", 0, 1]),
         (["compare", "DATA", "--losses", "bprr"], ["losses", "bprr", "softmax"]),
         (["compare", "DATA", "--sampler", "best"], ["sampler", "best", "tpe", "grid"]),
@@ -62,7 +62,7 @@ def test_every_experiment_can_be_loaded_and_its_settings_teach(name):
         (["compare", "DATA", "--set", "n_layers=-1"], ["n_layers", -1, 0]),
         (["compare", "DATA", "--features", "image,text"], ["--features", "image,text"]),
         (["compare", "DATA", "--features", "a=sound"], ["'a'", "sound"]),
-        (["compare", "DATA", "--report"], ["compare"]),
+        (["compare", "DATA", "--report-only"], ["compare"]),
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_written(lirdrec, sample, arguments, facts):
@@ -74,7 +74,17 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_written(lirdrec, s
 
 def test_options_reach_the_context(lirdrec, sample, asked):
     result = lirdrec(
-        *("experiment", "compare", sample, "--models", "lirdrec, popularity", "--minutes", "2.5", "--seeds", "5"),
+        *(
+            "experiment",
+            "compare",
+            sample,
+            "--models",
+            "lirdrec, popularity",
+            "--tuning-minutes",
+            "2.5",
+            "--seeds",
+            "5",
+        ),
         *("--jobs", "2", "--epochs", "7", "--patience", "3", "--set", "n_layers=2", "--set", "batch_size=512"),
         *(
             "--set",
@@ -86,7 +96,7 @@ def test_options_reach_the_context(lirdrec, sample, asked):
             "--losses",
             "softmax",
         ),
-        *("--metric", "ndcg@10", "--no-prune", "--keep", "--output", "study"),
+        *("--metric", "ndcg@10", "--no-prune", "--save-models", "--output", "study"),
     )
     assert result.exit_code == 0 and "study/report.html" in result.stdout
     ((name, context),) = asked

@@ -13,20 +13,20 @@ from ..helpers import assert_mentions, assert_refused
 
 
 def test_export_writes_a_folder_that_says_how_to_use_it(lirdrec, run, tmp_path):
-    result = lirdrec("export", run, "--to", "npy", "out")
+    result = lirdrec("export", run, "--format", "npy", "out")
     assert result.exit_code == 0 and result.stdout.count("\n") == 1 and "out/README.txt" in result.stdout
     assert_mentions((tmp_path / "out" / "README.txt").read_text(), ["2 users", "3 items", "m on d"])
     assert np.load(tmp_path / "out" / "items.npy").tolist() == [[1, 3], [2, 2], [3, 1]]
-    assert lirdrec("export", run, "--to", "npy", "out", "--overwrite").exit_code == 0
+    assert lirdrec("export", run, "--format", "npy", "out", "--overwrite").exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "facts"),
     [
-        (["RUN", "--to", "pgvektor", "out"], ["pgvektor", "pgvector"]),
-        (["RUN", "--to", "npy", "RUN"], ["RUN"]),
-        (["nowhere", "--to", "npy", "out"], ["nowhere"]),
-        (["RUN", "--to", "onnx", "out"], []),
+        (["RUN", "--format", "pgvektor", "out"], ["pgvektor", "pgvector"]),
+        (["RUN", "--format", "npy", "RUN"], ["RUN"]),
+        (["nowhere", "--format", "npy", "out"], ["nowhere"]),
+        (["RUN", "--format", "onnx", "out"], []),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(lirdrec, run, tmp_path, arguments, facts):
@@ -63,8 +63,8 @@ def test_everyone_goes_on_where_it_was(lirdrec, run, tmp_path, unfinished, monke
 
 def test_everyone_anew_or_refused_with_other_settings(lirdrec, run, tmp_path, unfinished):
     result = lirdrec("recommend", run, "--all", "-k", 2, "-o", "all.csv")
-    assert_refused(result, ["all.csv", "--restart"])
-    assert lirdrec("recommend", run, "--all", "-k", 2, "-o", "all.csv", "--restart").exit_code == 0
+    assert_refused(result, ["all.csv", "--no-resume"])
+    assert lirdrec("recommend", run, "--all", "-k", 2, "-o", "all.csv", "--no-resume").exit_code == 0
     assert pl.read_csv(tmp_path / "all.csv")["item"].to_list() == [20, 10, 10, 20]
 
 
@@ -74,23 +74,23 @@ def test_choosing_among_items_by_their_columns(lirdrec, run, tmp_path):
     def items(*options: object) -> list[int]:
         return [row["item"] for row in json.loads(lirdrec("recommend", run, *options, "-k", 2, "--json").stdout)]
 
-    assert items("--user", 2, "--where", later) == [20, 30]
-    assert items("--user", 1, "--where", later) == [20]  # it liked 30
-    assert items("--user", 2, "--where", later, "--candidates", "10,20") == [20]
-    lirdrec("recommend", run, "--all", "-k", 2, "--where", later, "-o", "all.parquet")
+    assert items("--user", 2, "--filter", later) == [20, 30]
+    assert items("--user", 1, "--filter", later) == [20]  # it liked 30
+    assert items("--user", 2, "--filter", later, "--candidates", "10,20") == [20]
+    lirdrec("recommend", run, "--all", "-k", 2, "--filter", later, "-o", "all.parquet")
     assert pl.read_parquet(tmp_path / "all.parquet")["item"].to_list() == [20, 20, 30]
 
 
 @pytest.mark.parametrize(
     ("where", "facts"),
     [
-        ("price < 30", ["--where", "JSON"]),
-        ("[1]", ["--where"]),
+        ("price < 30", ["--filter", "JSON"]),
+        ("[1]", ["--filter"]),
         ('{"titel": "Alien"}', ["titel", "'title'"]),
         ('{"title": "Dune"}', ["Dune"]),
     ],
 )
 def test_conditions_that_cannot_be_met(lirdrec, run, where, facts):
-    result = lirdrec("recommend", run, "--user", 1, "--where", where)
+    result = lirdrec("recommend", run, "--user", 1, "--filter", where)
     assert_refused(result, facts)
     assert len(result.stderr.strip().splitlines()) == 1

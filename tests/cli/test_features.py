@@ -108,8 +108,8 @@ def test_the_pictures_folder_may_be_another(lirdrec, data, tmp_path):
 
 def test_items_without_features_and_how_to_leave_them_out(lirdrec, data):
     result = lirdrec("features", data, "--image", "descriptor")
-    assert_refused(result, ["2 of 24", "4, 5", "--drop-without-features"])
-    result = lirdrec("features", data, "--image", "descriptor", "--drop-without-features")
+    assert_refused(result, ["2 of 24", "4, 5", "--drop-featureless-items"])
+    result = lirdrec("features", data, "--image", "descriptor", "--drop-featureless-items")
     assert result.exit_code == 0, result.stderr
     words = " ".join(result.stdout.split())
     assert re.search(r"\b2 items\b", words) and re.search(r"\b24\b", words)  # left out; done by the earlier call
@@ -119,10 +119,10 @@ def test_items_without_features_and_how_to_leave_them_out(lirdrec, data):
 @pytest.mark.parametrize(
     ("added", "facts"),
     [
-        (["--add", "x=nope.npy"], ["nope.npy"]),
-        (["--add", "a b=v.npy"], ["'a b'"]),
-        (["--add", "x=v.npy", "--add", "y=short.npy"], ["short.npy", 3, 24]),
-        (["--add", "x=v.npy", "--add", "x=v.npy"], ["--add", "x=v.npy", "'x'"]),
+        (["--import", "x=nope.npy"], ["nope.npy"]),
+        (["--import", "a b=v.npy"], ["'a b'"]),
+        (["--import", "x=v.npy", "--import", "y=short.npy"], ["short.npy", 3, 24]),
+        (["--import", "x=v.npy", "--import", "x=v.npy"], ["--import", "x=v.npy", "'x'"]),
     ],
 )
 @pytest.mark.parametrize("encoded", [["--text", "words=hashed"], []])
@@ -134,8 +134,8 @@ def test_what_is_added_is_looked_at_before_anything_is_made(lirdrec, data, tmp_p
     assert_refused(result, facts)
     assert sum(not line.startswith("warning: ") for line in result.stderr.splitlines()) == 1
     if encoded:
-        result = lirdrec("features", data, *encoded, "--add", "words=v.npy")
-        assert_refused(result, ["--add", "'words'"])
+        result = lirdrec("features", data, *encoded, "--import", "words=v.npy")
+        assert_refused(result, ["--import", "'words'"])
     assert files(data) == before
 
 
@@ -144,15 +144,15 @@ def test_what_is_added_is_looked_at_before_anything_is_made(lirdrec, data, tmp_p
     [
         (["--text", "hashd"], ["hashd", "hashed"]),
         (["--text", "hashed", "--text", "hashed"], ["text"]),
-        (["--text", "hashed", "--prompt", "query:"], ["--prompt", "hashed"]),
+        (["--text", "hashed", "--prefix", "query:"], ["--prefix", "hashed"]),
         (["--text", "hashed", "--text-template", "{titel}"], ["titel"]),
         (["--caption", "hashed"], ["caption"]),
         (["--batch-size", "0"], ["--batch-size", 0, 1]),
         (["--text", "a b=hashed"], ["'a b'"]),
         (["--text", "hashed", "--images", "pictures"], ["--images", "--image "]),
         (["--image", "descriptor", "--text-template", "{title}"], ["--text-template"]),
-        (["--add", "x=v.npy", "--text-template", "{title}"], ["--text-template", "--add"]),
-        (["--add", "x=v.npy", "--drop-without-features"], ["--drop-without-features", "--add"]),
+        (["--import", "x=v.npy", "--text-template", "{title}"], ["--text-template", "--import"]),
+        (["--import", "x=v.npy", "--drop-featureless-items"], ["--drop-featureless-items", "--import"]),
     ],
 )
 def test_mistakes_are_one_sentence_before_anything_is_made(lirdrec, data, arguments, facts):

@@ -108,7 +108,7 @@ def test_a_call_that_fails_does_not_give_the_table_its_pictures(lirdrec, tmp_pat
     again = json.loads(lirdrec("features", "ready", "--image", "descriptor", "--json").stdout)
     assert (again[0]["encoded"], again[0]["copied"]) == (0, 5)
     dropped = lirdrec("prepare", "sales.csv", "--items", "catalogue/items.csv", "-o", "fewer")
-    dropped = lirdrec("features", "fewer", "--image", "descriptor", "--images", "photos", "--drop-without-features")
+    dropped = lirdrec("features", "fewer", "--image", "descriptor", "--images", "photos", "--drop-featureless-items")
     assert dropped.exit_code == 0, dropped.stderr
     assert Dataset.load(tmp_path / "fewer").item_table["image"].to_list() == [f"{at}.png" for at in range(5)]
 

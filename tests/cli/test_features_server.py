@@ -55,7 +55,7 @@ def test_without_a_terminal_no_text_is_sent_unless_told(lirdrec, data):
 def test_a_person_sees_measured_figures_of_all_matrices_and_decides(lirdrec, data, person):
     with Server() as server:
         model = f"endpoint:{server.url}#m"
-        call = ["features", "things", "--text", model, "--caption", model, "--price-input", 1000, "--prompt", "a: "]
+        call = ["features", "things", "--text", model, "--caption", model, "--price-input", 1000, "--prefix", "a: "]
         person(False, False)
         done = lirdrec(*call)
         assert done.exit_code == 0 and not server.asked and not (data / "work").exists()
@@ -104,8 +104,8 @@ def test_the_server_is_asked_as_fast_as_told(lirdrec, data, monkeypatch):
         (["--text", "endpoint:http://localhost#m", "--concurrency", "0"], ["concurrency", 0, 1]),
         (["--text", "endpoint:localhost#m"], ["localhost", "http://"]),
         (
-            ["--text", "endpoint:http://localhost#m", "--requests-per-minute", "3", "--ray", "local"],
-            ["--requests-per-minute", "--ray"],
+            ["--text", "endpoint:http://localhost#m", "--requests-per-minute", "3", "--ray-address", "local"],
+            ["--requests-per-minute", "--ray-address"],
         ),
     ],
 )

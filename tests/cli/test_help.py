@@ -16,8 +16,8 @@ COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_the_commands_are_those_of_the_manual():
-    known = "demo prepare features caption inspect train evaluate options experiment"
-    known += " recommend similar explain add-items slim export serve keys push pull"
+    known = "demo prepare features caption inspect train evaluate config experiment"
+    known += " recommend similar explain add-items strip export serve keys push pull"
     assert sorted(known.split(" ")) == COMMANDS
 
 

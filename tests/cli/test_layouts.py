@@ -69,7 +69,7 @@ def test_items_of_json_lines_are_added_to_a_run(lirdrec, tmp_path):
         (["--train", "a.csv"], ["--train", "--test"]),
         (["a.csv", "--train", "a.csv", "--test", "a.csv"], ["--train", "a.csv"]),
         (["a.csv", "--only", "event"], ["--only", "event", "="]),
-        (["--train", "a.csv", "--test", "a.csv", "--published", "baby"], ["--published"]),
+        (["--train", "a.csv", "--test", "a.csv", "--benchmark", "baby"], ["--benchmark"]),
     ],
 )
 def test_options_that_cannot_be_are_one_sentence(lirdrec, tmp_path, arguments, facts):

@@ -145,7 +145,7 @@ def test_microlens_and_amazon_are_recognised(lirdrec, tmp_path):
     with (tmp_path / "amazon" / "reviews_Toys_5.json").open("a") as file:
         file.write('{"reviewerID": "U0", "as\n')
     command = ["prepare", "amazon/reviews_Toys_5.json", "--metadata", "amazon/products.json"]
-    command += ["--published", "baby", "-o", "toys"]
+    command += ["--benchmark", "baby", "-o", "toys"]
     result = lirdrec(*command)
     assert_refused(result, ["reviews_Toys_5.json", 26, "--skip-bad-lines"])
     result = lirdrec(*command, "--skip-bad-lines")
@@ -154,16 +154,16 @@ def test_microlens_and_amazon_are_recognised(lirdrec, tmp_path):
     assert result.stdout.endswith("Next: lirdrec features toys --text hashed\n")
     toys = Dataset.load(tmp_path / "toys")
     assert toys.info["preparation"]["k_core"] == 5 and toys.item_table["title"][4] == "Toy 4"
-    figures = json.loads(lirdrec("prepare", "toys", "--published", "baby", "-o", "y", "--json").stdout)
+    figures = json.loads(lirdrec("prepare", "toys", "--benchmark", "baby", "-o", "y", "--json").stdout)
     assert_mentions(figures["differences_from_published"][0], ["users", "5 ", "19,445"])
 
 
 def test_the_published_counts_are_found_in_the_real_tables(lirdrec, real_data, tmp_path):
     names = ["--user", "reviewerID", "--item", "asin"]
     table = real_data / "clothing" / "reviews.tsv"
-    result = lirdrec("prepare", table, *names, "--published", "clothing", "-o", "clothing")
+    result = lirdrec("prepare", table, *names, "--benchmark", "clothing", "-o", "clothing")
     assert result.exit_code == 0, result.stderr
-    figures = json.loads(lirdrec("prepare", "clothing", "--published", "clothing", "-o", "x", "--json").stdout)
+    figures = json.loads(lirdrec("prepare", "clothing", "--benchmark", "clothing", "-o", "x", "--json").stdout)
     assert figures["differences_from_published"] == []
     data = Dataset.load(tmp_path / "clothing")
     assert (data.n_users, data.n_items) == (39_387, 23_033)
@@ -246,7 +246,7 @@ def test_reviews_and_metadata_exchanged_are_told_apart(lirdrec, tmp_path):
 BAD = [
     (["prepare", "r.csv", "-o", "x", "--features", "pic=p.b"], ["--features", "pic", "'image'"]),
     (["prepare", "r.csv", "-o", "x", "--timestamp", "t"], ["--timestamp", "r.csv"]),
-    (["prepare", "ratings.csv", "-o", "x", "--published", "babys"], ["babys", "baby"]),
+    (["prepare", "ratings.csv", "-o", "x", "--benchmark", "babys"], ["babys", "baby"]),
     (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--metadata", "m.json"], ["--metadata", "ratings.csv"]),
     (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "taken"], ["taken", ".jpg", ".png"]),
     (["prepare", "ratings.csv", "-o", "x", *COLUMNS, "--images", "nowhere"], ["nowhere"]),
@@ -402,13 +402,13 @@ def test_items_without_a_row_of_the_table_need_an_option_for_features(lirdrec, r
     (raw / "movies.csv").write_text("".join(MOVIES.splitlines(keepends=True)[:-2]))
     command = ["prepare", "ratings.csv", *COLUMNS, "--items", "movies.csv", "--unknown-items", "keep"]
     result = lirdrec(*command, "-o", "kept")
-    assert result.exit_code == 0 and "--drop-without-features" in result.stdout
+    assert result.exit_code == 0 and "--drop-featureless-items" in result.stdout
     assert Dataset.load(raw / "kept").info["preparation"]["unknown_items_kept"] == 2
     line = next(one for one in result.stdout.splitlines() if "Next: " in one).partition("Next: lirdrec ")[2]
     assert lirdrec(*shlex.split(line)).exit_code == 0
     assert Dataset.load(raw / "kept").n_items == 10
     dropped = lirdrec(*command[:-1], "drop", "-o", "dropped")
-    assert dropped.exit_code == 0 and "--drop-without-features" not in dropped.stdout
+    assert dropped.exit_code == 0 and "--drop-featureless-items" not in dropped.stdout
 
 
 LOG = "user,item,ts,part\n" + "".join(

@@ -1,4 +1,4 @@
-"""recommend, similar, explain, slim: what they print for people and for machines, and how they refuse."""
+"""recommend, similar, explain, strip: what they print for people and for machines, and how they refuse."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_recommend_prints_titles(lirdrec, run):
 
 
 def test_recommend_json_and_options(lirdrec, run):
-    result = lirdrec("recommend", run, "-u", 2, "-u", 1, "-k", 1, "--seen", "--json")
+    result = lirdrec("recommend", run, "-u", 2, "-u", 1, "-k", 1, "--include-seen", "--json")
     assert json.loads(result.stdout) == [
         {"user": 2, "item": 10, "rank": 1, "score": 3.0, "title": "Alien"},
         {"user": 1, "item": 30, "rank": 1, "score": 3.0, "title": "Casablanca"},
     ]
     result = lirdrec("recommend", run, "-u", 1, "-k", 1, "--candidates", "10,30", "--json")
     assert [row["item"] for row in json.loads(result.stdout)] == [10]
-    result = lirdrec("recommend", run, "-u", 1, "-u", 9, "-k", 1, "--unknown", "skip", "--json")
+    result = lirdrec("recommend", run, "-u", 1, "-u", 9, "-k", 1, "--unknown-users", "skip", "--json")
     assert [row["user"] for row in json.loads(result.stdout)] == [1]
 
 
@@ -92,7 +92,7 @@ def test_a_score_that_is_a_sum_over_liked_items_is_explained_by_them(lirdrec, tm
     assert parts == {item: pytest.approx(float(weights[rows[item], rows["z"]])) for item in "vxy"}
     assert sum(parts.values()) == pytest.approx(reason.score) == pytest.approx(made.score(("a", "z"))["score"][0])
     assert [one.item for one in reason.liked] == sorted(parts, key=lambda item: -parts[item])[:2]
-    result = lirdrec("explain", tmp_path / "ease", "--user", "a", "--item", "z", "--liked", 2)
+    result = lirdrec("explain", tmp_path / "ease", "--user", "a", "--item", "z", "--history-size", 2)
     lines = [line.split() for line in result.stdout.splitlines() if line.strip(" ─")]
     assert lines[1] == ["liked", "item", "title", "adds"]
     assert lines[2:4] == [[one.item, one.title, f"{one.part:+.4f}"] for one in reason.liked]
@@ -163,9 +163,9 @@ def test_words_that_look_like_numbers_are_taken_elsewhere(lirdrec, run):
 
 
 def test_slim_says_what_is_lost(lirdrec, run, tmp_path):
-    result = lirdrec("slim", run, "--output", "small")
+    result = lirdrec("strip", run, "--output", "small")
     assert result.exit_code == 0 and "small" in result.stdout
-    assert lirdrec("recommend", "small", "--user", 1, "--seen", "-k", 1).exit_code == 0
+    assert lirdrec("recommend", "small", "--user", 1, "--include-seen", "-k", 1).exit_code == 0
     result = lirdrec("recommend", "small", "--user", 1, "-k", 1)
     assert_refused(result, ["slim"])
 
@@ -182,12 +182,15 @@ BAD = [
     (["recommend", "RUN", "--history", ",", "-k", 1], ["history"]),
     (["recommend", "RUN", "--user", 1, "-o", "a.xls"], ["--output", "a.xls", ".csv", ".tsv"]),
     (["recommend", "RUN", "--user", 1, "-o", "no/a.csv"], ["--output", "no/a.csv"]),
-    (["recommend", "RUN", "--user", 1, "-k", 1, "--unknown", "x"], ["unknown", "'x'", "raise", "skip", "popular"]),
+    (
+        ["recommend", "RUN", "--user", 1, "-k", 1, "--unknown-users", "x"],
+        ["--unknown-users x", "error", "skip", "popular"],
+    ),
     (["similar", "RUN"], ["--item", "--user"]),
     (["similar", "RUN", "--item", 11, "-k", 1], ["item", 11, "10, 20, 30"]),
     (["explain", "RUN", "--user", 1, "--item", 11], ["item", 11, "10, 20, 30"]),
     (["explain", "RUN", "--user", 1, "--item", 10, "-o", "a.csv"], ["--output", "a.csv", ".json"]),
-    (["slim", "RUN", "-o", "RUN"], ["RUN"]),
+    (["strip", "RUN", "-o", "RUN"], ["RUN"]),
     (["add-items", "RUN", "--items", "no.csv"], ["no.csv"]),
     (["evaluate", "nowhere"], ["nowhere"]),
 ]
@@ -266,7 +269,7 @@ def test_a_history_names_ids_with_commas(lirdrec, comma_run, given, left):
     assert result.exit_code == 0, result.stderr
     assert {one["item"] for one in json.loads(result.stdout)} == left
     chosen = [part for one in given for part in ("--candidates", one)]
-    result = lirdrec("recommend", comma_run, "--user", 1, "--seen", "-k", 1, "--json", *chosen)
+    result = lirdrec("recommend", comma_run, "--user", 1, "--include-seen", "-k", 1, "--json", *chosen)
     assert {one["item"] for one in json.loads(result.stdout)} <= {"a", "b", "a,b", "c, d", "@home", "é"} - left
 
 
@@ -284,7 +287,7 @@ def test_a_stream_without_a_letter_gets_it_escaped(comma_run, encoding):
         assert done.returncode == 0, done.stderr
         return done.stdout.decode(encoding)
 
-    asked = ["recommend", str(comma_run), "--user", "1", "--seen", "-k", "6"]
+    asked = ["recommend", str(comma_run), "--user", "1", "--include-seen", "-k", "6"]
     rows = json.loads(output(*asked, "--json"))
     assert {one["title"] for one in rows} >= {"Ørsted 映画 ±", "é"}
     shown = "Ørsted 映画 ±".encode(encoding, "backslashreplace").decode(encoding)
@@ -294,11 +297,11 @@ def test_a_stream_without_a_letter_gets_it_escaped(comma_run, encoding):
 @pytest.mark.parametrize(
     ("arguments", "facts"),
     [
-        (["export", "no-run", "folder", "--to", "qdrnat"], ["qdrnat", "qdrant"]),
+        (["export", "no-run", "folder", "--format", "qdrnat"], ["qdrnat", "qdrant"]),
         (["recommend", "no-run", "--user", 1, "-k", 0], ["k", 0, 1]),
-        (["recommend", "no-run", "--user", 1, "--unknown", "x"], ["unknown", "'x'", "skip"]),
-        (["recommend", "no-run", "--user", 1, "--where", "{"], ["--where", "JSON"]),
-        (["recommend", "no-run", "--user", 1, "--where", '{"a": {"gtt": 1}}'], ["'a'", "gtt"]),
+        (["recommend", "no-run", "--user", 1, "--unknown-users", "x"], ["--unknown-users x", "skip"]),
+        (["recommend", "no-run", "--user", 1, "--filter", "{"], ["--filter", "JSON"]),
+        (["recommend", "no-run", "--user", 1, "--filter", '{"a": {"gtt": 1}}'], ["'a'", "gtt"]),
         (["similar", "no-run", "--item", 1, "-k", -1], ["k", -1]),
         (["evaluate", "no-run", "-k", 0], ["k", 0]),
         (["evaluate", "no-run", "--metric", "recal"], ["recal"]),

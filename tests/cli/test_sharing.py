@@ -47,7 +47,7 @@ def shell(hub, tmp_path, monkeypatch):
 
 
 def test_a_run_goes_to_the_hub_and_comes_back(shell, hub, run, tmp_path):
-    done = shell("push", run, "me/films", "--licence", "mit", "-m", "Three films")
+    done = shell("push", run, "me/films", "--license", "mit", "-m", "Three films")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
     assert_mentions(done.stdout, [run, f"{hub.url}/me/films"])
@@ -77,9 +77,9 @@ def test_a_dataset_for_everyone(shell, hub, sample):
 
 BAD = [
     (["push", "RUN", "me/films"], 2, ["RUN", "licence"]),
-    (["push", "RUN", "films", "--licence", "mit"], 2, ["'films'", "OWNER/NAME"]),
+    (["push", "RUN", "films", "--license", "mit"], 2, ["'films'", "OWNER/NAME"]),
     (["push", "nowhere", "me/films"], 2, ["nowhere"]),
-    (["push", "RUN", "you/films", "--licence", "mit"], 1, ["you/films", "token"]),
+    (["push", "RUN", "you/films", "--license", "mit"], 1, ["you/films", "token"]),
     (["pull", "me/films", "-o", "got"], 1, ["me/films", "token"]),
     (["pull", "me/films", "-o", "RUN"], 2, ["RUN"]),
 ]
@@ -102,6 +102,6 @@ def test_refusals_are_one_sentence(lirdrec, hub, run, tmp_path, monkeypatch, arg
 
 
 def test_debug_does_not_show_the_token(shell, hub, run):
-    done = shell("--debug", "push", run, "me/films", "--licence", "mit", HF_TOKEN="hf_wrongwrongwrongwrong")
+    done = shell("--debug", "push", run, "me/films", "--license", "mit", HF_TOKEN="hf_wrongwrongwrongwrong")
     assert done.returncode == 1 and "Traceback" in done.stderr and "HubError" in done.stderr
     assert "hf_wrong" not in done.stderr + done.stdout

@@ -1,4 +1,4 @@
-"""train, evaluate, options, add-items and the demo, on small planted data and few epochs."""
+"""train, evaluate, config, add-items and the demo, on small planted data and few epochs."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_closed_form_refuses_options_of_steps(lirdrec, data, model, key):
 
 
 def test_a_closed_form_lists_and_takes_the_options_that_count(lirdrec, data):
-    rows = json.loads(lirdrec("options", "--model", "ease", "--json").stdout)
+    rows = json.loads(lirdrec("config", "--model", "ease", "--json").stdout)
     assert [row["key"] for row in rows if row["table"] == "training"] == ["metric", "seed"]
     options = ["--set", "metric=recall@5", "--set", "seed=3", "--set", "regularization=20"]
     assert lirdrec("--quiet", "train", "data", "--run", "r", "--model", "ease", *options).exit_code == 0
@@ -111,10 +111,28 @@ def test_evaluate_repeats_the_figures_of_the_training(lirdrec, trained, data):
         lirdrec("evaluate", trained, "-k", 5, "--metric", "recall", "--split", "valid", "--json").stdout
     )
     assert list(narrow["lirdrec"]) == ["recall@5"]
-    new = json.loads(lirdrec("evaluate", trained, "--new-users", "--json").stdout)
+    both = json.loads(
+        lirdrec(
+            "evaluate",
+            trained,
+            "-k",
+            5,
+            "--metric",
+            "recall",
+            "--metric",
+            "hit_rate",
+            "--split",
+            "validation",
+            "--json",
+        ).stdout
+    )
+    assert (
+        list(both["lirdrec"]) == ["recall@5", "hit@5"] and both["lirdrec"]["recall@5"] == narrow["lirdrec"]["recall@5"]
+    )
+    new = json.loads(lirdrec("evaluate", trained, "--cold-users", "--json").stdout)
     assert list(new) == ["lirdrec", "lirdrec, users as new", "popularity"] and new["lirdrec"] == shown["lirdrec"]
     assert 0 < new["lirdrec, users as new"]["recall@20"] != shown["lirdrec"]["recall@20"]
-    result = lirdrec("evaluate", trained, "--output", "m.csv", "--per-user", "users.parquet")
+    result = lirdrec("evaluate", trained, "--output", "m.csv", "--per-user-output", "users.parquet")
     assert result.exit_code == 0, result.stderr
     table = pl.read_csv("m.csv")
     assert table.columns == ["recommender", "metric", "value"]
@@ -152,11 +170,11 @@ def test_added_items_do_not_change_the_figures_of_evaluate(lirdrec, trained, dat
 
 
 def test_options_lists_every_key(lirdrec):
-    rows = json.loads(lirdrec("options", "--json").stdout)
+    rows = json.loads(lirdrec("config", "--json").stdout)
     keys = {row["key"]: row for row in rows}
     assert keys["n_layers"]["table"] == "model" and keys["epochs"]["table"] == "training"
     assert all(row["meaning"] for row in rows)
-    assert "n_layers" in lirdrec("options").stdout
+    assert "n_layers" in lirdrec("config").stdout
 
 
 def test_items_are_added_to_a_run(lirdrec, trained):
@@ -309,7 +327,7 @@ def test_inspect_of_a_closed_form_and_of_runs_that_cannot_be_measured(lirdrec, t
     assert json.loads(lirdrec("inspect", "runs/knn", "--json").stdout)["step"] is None
     closed = lirdrec("inspect", "runs/knn")
     assert closed.exit_code == 0 and "item_knn" in closed.stdout
-    assert lirdrec("slim", trained, "--output", "runs/slim").exit_code == 0
+    assert lirdrec("strip", trained, "--output", "runs/slim").exit_code == 0
     result = lirdrec("inspect", "runs/slim")
     assert_refused(result, ["slim"])
     (Path("runs/half") / "checkpoint").mkdir(parents=True)

@@ -10,7 +10,15 @@ import torch
 
 from lirdrec.errors import ConfigError
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
-from lirdrec.evaluation.metrics import PER_LIST, PER_USER, check_metrics, list_metrics, per_user_metrics, split_name
+from lirdrec.evaluation.metrics import (
+    PER_LIST,
+    PER_USER,
+    canonical_metric,
+    check_metrics,
+    list_metrics,
+    per_user_metrics,
+    split_name,
+)
 from lirdrec.ranking.scorers import VectorScorer
 
 from ..helpers import assert_error
@@ -224,3 +232,8 @@ def test_names():
     facts = ["'auc'", "recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini"]
     with assert_error(ConfigError, mentions=facts):
         split_name("auc@20")
+
+
+def test_hit_rate_is_another_name_of_hit():
+    names = ("hit_rate", "hit_rate@10", "hit", "recall@20")
+    assert [canonical_metric(name) for name in names] == ["hit", "hit@10", "hit", "recall@20"]

@@ -256,7 +256,7 @@ def use_hub(cache: str = "hub-cache") -> None:
 
 def push(folder: str) -> None:
     use_hub()
-    lirdrec("push", folder, "me/films", "--licence", "mit", "--endpoint", os.environ[HUB])
+    lirdrec("push", folder, "me/films", "--license", "mit", "--endpoint", os.environ[HUB])
 
 
 def pull(to: str) -> None:
@@ -321,19 +321,19 @@ _popularity = partial(lirdrec, "train", "ds", "--run", "r", "--model", "populari
 _first, _second = partial(add_item, 900001), partial(add_item, 900002)
 _copy = partial(add_item, 900002, "--save-as", "r2")
 _copy_run = partial(save, "r", "r3")
-_slim = partial(lirdrec, "slim", "r", "-o", "s")
+_slim = partial(lirdrec, "strip", "r", "-o", "s")
 _features = partial(lirdrec, "features", "ds")
 _hashed = partial(_features, "--text", "hashed", "--image", "descriptor")
-_titles = partial(_features, "--text", "hashed", "--text-template", "a {title}", "--replace")
-_dropping = partial(_features, "--image", "descriptor", "--drop-without-features")
-_more = partial(_features, "--add", "more=text.npz")
-_other = partial(_features, "--add", "more=other.npz", "--replace")
+_titles = partial(_features, "--text", "hashed", "--text-template", "a {title}", "--overwrite")
+_dropping = partial(_features, "--image", "descriptor", "--drop-featureless-items")
+_more = partial(_features, "--import", "more=text.npz")
+_other = partial(_features, "--import", "more=other.npz", "--overwrite")
 _tiles, _plates = partial(caption, "tile"), partial(caption, "plate")
 _edits = partial(edit_captions, "edited.csv")
 _import = partial(lirdrec, "caption", "ds", "--import", "edited.csv")
-_npy = partial(lirdrec, "export", "r", "e", "--to", "npy")
-_new_npy = partial(lirdrec, "export", "r", "e", "--to", "npy", "--overwrite")
-_qdrant = partial(lirdrec, "export", "r", "e", "--to", "qdrant", "--overwrite")
+_npy = partial(lirdrec, "export", "r", "e", "--format", "npy")
+_new_npy = partial(lirdrec, "export", "r", "e", "--format", "npy", "--overwrite")
+_qdrant = partial(lirdrec, "export", "r", "e", "--format", "qdrant", "--overwrite")
 _parquet = partial(everyone, "r", "all.parquet")
 _csv, _new_csv = (partial(everyone, run, "all.csv") for run in ("r", "r2"))
 _push, _pull = partial(push, "ds"), partial(pull, "ds")
@@ -372,10 +372,10 @@ WRITERS: dict[str, Writer] = {
     "prepare": Writer((source,), prepared, _dataset, (partial(prepared, "--overwrite"),), "ds"),
     "prepare --overwrite": Writer(DATA, _fewer, _dataset, (_fewer,), "ds", exchanges=True),
     "features": Writer(PICTURES, _hashed, _dataset, (_hashed,), "ds"),
-    "features --replace": Writer(FEATURES, _titles, _dataset, (_titles,), "ds"),
-    "features --drop-without-features": Writer(PICTURES, _dropping, _dataset, (_dropping,), "ds", same=False),
-    "features --add": Writer(FEATURES, _more, _dataset, (partial(_more, "--replace"),), "ds"),
-    "features --add --replace": Writer((*FEATURES, _more), _other, _dataset, (_other,), "ds"),
+    "features --overwrite": Writer(FEATURES, _titles, _dataset, (_titles,), "ds"),
+    "features --drop-featureless-items": Writer(PICTURES, _dropping, _dataset, (_dropping,), "ds", same=False),
+    "features --import": Writer(FEATURES, _more, _dataset, (partial(_more, "--overwrite"),), "ds"),
+    "features --import --overwrite": Writer((*FEATURES, _more), _other, _dataset, (_other,), "ds"),
     "caption": Writer(PICTURES, _tiles, _dataset, (_tiles,), "ds", loose=CAPTIONED),
     "caption by another": Writer((*PICTURES, _tiles), _plates, _dataset, (_plates,), "ds", loose=CAPTIONED),
     "caption --import": Writer((*PICTURES, _tiles, _edits), _import, _dataset, (_import,), "ds"),
@@ -434,7 +434,7 @@ ALTERNATING: dict[str, Alternating] = {
     "save": Alternating((*TWO_RUNS, _copy_run), (partial(save, "r", "r3"), partial(save, "r2", "r3")), _loaded("r3")),
     "record_metrics": Alternating(ITEM, (partial(record, 0.25), partial(record, 0.5)), _loaded("r")),
     "prepare --overwrite": Alternating(DATA, (_fewer, partial(prepared, "--overwrite")), _dataset, True),
-    "features --add --replace": Alternating((*FEATURES, _more), (_other, partial(_more, "--replace")), _dataset),
+    "features --import --overwrite": Alternating((*FEATURES, _more), (_other, partial(_more, "--overwrite")), _dataset),
     "keys": Alternating((_key_1,), (_key_2, partial(key, "revoke", "second")), keys),
 }
 

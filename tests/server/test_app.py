@@ -178,7 +178,7 @@ WRONG = [
     ("/items", {"items": [{"id": 900, "columns": {"item": 7}}]}, 422, ["'item'"]),
     ("/items", {"items": [{"id": "x", "features": {"text": [0.0] * 18}}]}, 422, ["item", "'x'"]),
     ("/items", {"items": [{"id": 900}]}, 422, [900, "'text' (18), 'image' (496)"]),
-    ("/model", {"run": "other"}, 409, ["--runs FOLDER"]),
+    ("/model", {"run": "other"}, 409, ["--runs-dir FOLDER"]),
 ]
 
 

@@ -301,7 +301,7 @@ def test_every_answer_carries_the_safe_headers_and_its_id(client):
 
 def test_other_machines_are_let_in_only_with_keys_or_on_purpose():
     for host in ("0.0.0.0", "::", "192.168.1.5", "shop.example"):
-        with assert_error(ConfigError, mentions=[host, "--keys", "--insecure"]):
+        with assert_error(ConfigError, mentions=[host, "--keys", "--allow-unauthenticated"]):
             ServerConfig("run", host=host)
         assert ServerConfig("run", host=host, keys="keys.json")
         assert ServerConfig("run", host=host, insecure=True)

@@ -75,7 +75,7 @@ def test_all_that_is_described_is_so(shop, tmp_path):
     with Listening(shop, tmp_path) as listening:
         status, told, done = schemathesis(listening, tmp_path, examples=15)
     assert status == 0 and "Tested: 20" in told, told
-    assert len(done) == 19  # all but POST /model, without --runs: what was never reached would prove nothing
+    assert len(done) == 19  # all but POST /model, without --runs-dir: what was never reached would prove nothing
 
 
 def test_with_keys_too(shop, tmp_path):

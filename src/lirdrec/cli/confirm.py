@@ -1,11 +1,11 @@
-"""Before something is sent that takes time or money: what it will take, and whether a person agrees."""
+"""Show the estimated cost of a job on a server or model, and ask whether to start."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import typer
 
@@ -15,22 +15,16 @@ from lirdrec.features.remote.cost import Estimate
 
 P = TypeVar("P")
 
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it starts.")]
-PriceInputOption = Annotated[
-    float | None, typer.Option("--price-input", metavar="PRICE", min=0, help="Of a million tokens read.")
-]
-PerMinuteOption = Annotated[float | None, typer.Option("--requests-per-minute", help="Server: no more than this.")]
-
 
 @dataclass(frozen=True)
 class Plan(Generic[P]):
-    """Work that a person may want to know about before it starts.
+    """A job that needs confirmation.
 
     Attributes:
-        estimate: what it takes, by what a probe has measured; by a rule where there is none.
-        place: where the model runs, for people.
-        remote: whether inputs leave this machine, and may cost money.
-        question: whether to measure; None where there is nothing to measure.
+        estimate: the cost estimate, from the measurement of the probe or, without one (None), by a rule.
+        place: where the model runs, for messages.
+        remote: whether inputs are sent to a server and may cost money.
+        question: asks whether to measure; None if there is nothing to measure.
         measure: the probe.
     """
 
@@ -42,51 +36,53 @@ class Plan(Generic[P]):
 
 
 def agreed(plan: Plan[P], yes: bool) -> tuple[bool, P | None]:
-    """Whether to go on, and what was measured meanwhile.
+    """Whether to start, and the measurement of the probe.
 
     Raises:
-        ConfigError: something would leave this machine, and there is nobody to ask.
+        ConfigError: inputs would be sent to a server, and there is no terminal to ask.
     """
     from lirdrec.data.ids import count
 
     if not yes and not _is_terminal():
         if not plan.remote:
             return True, None
-        one = plan.estimate(None)
-        _show(one, plan.remote)
+        estimate = plan.estimate(None)
+        _show(estimate, plan.remote)
         raise ConfigError(
-            f"{count(one.inputs, one.unit)} would be sent to {plan.place}, and nobody is there to agree: say --yes"
+            f"{count(estimate.inputs, estimate.unit)} would be sent to {plan.place}; no terminal to confirm: pass --yes"
         )
-    probe = plan.measure() if plan.question is not None and (yes or _asked(plan.question)) else None
+    probe = plan.measure() if plan.question is not None and (yes or _ask(plan.question)) else None
     _show(plan.estimate(probe), plan.remote)
-    return yes or _asked("Go on?"), probe
+    return yes or _ask("Continue?"), probe
 
 
-def _show(one: Estimate, remote: bool) -> None:
+def _show(estimate: Estimate, remote: bool) -> None:
     from lirdrec.data.ids import count
     from lirdrec.files.progress_lines import duration
 
     if settings.quiet:
         return
-    measured = f"measured on {count(one.measured, one.unit)}"
-    how = measured if one.measured else "by a rule of thumb; models differ much"
-    rows = [[f"{one.unit}s", f"{one.inputs:,}", ""]]
-    for name, tokens in (("read", one.tokens_in), ("written", one.tokens_out)):
+    measured = f"measured on {count(estimate.measured, estimate.unit)}"
+    how = measured if estimate.measured else "a rough guess; models differ much"
+    rows = [[f"{estimate.unit}s", f"{estimate.inputs:,}", ""]]
+    for name, tokens in (("read", estimate.tokens_in), ("written", estimate.tokens_out)):
         if tokens:
-            rows.append([f"tokens {name}", f"{one.inputs * tokens:,.0f}", f"{tokens:,.0f} a {one.unit}, {how}"])
+            rows.append(
+                [f"tokens {name}", f"{estimate.inputs * tokens:,.0f}", f"{tokens:,.0f} a {estimate.unit}, {how}"]
+            )
     if remote:
-        prices = "--price-input and --price-output" if one.tokens_out else "--price-input"
-        said = f"not known: give {prices}, per million tokens" if one.cost is None else "in the currency of the prices"
-        rows.append(["cost", "?" if one.cost is None else f"{one.cost:,.2f}", said])
-    time = one.time
-    pace = f"{count(one.concurrency, 'request')} at once" if remote else ""
+        prices = "--price-input and --price-output" if estimate.tokens_out else "--price-input"
+        note = "in the currency of the prices" if estimate.cost is not None else f"unknown: give {prices}, per million"
+        rows.append(["cost", "?" if estimate.cost is None else f"{estimate.cost:,.2f}", note])
+    time = estimate.time
+    pace = f"{count(estimate.concurrency, 'parallel request')}" if remote else ""
     rows.append(["time", "?" if time is None else f"about {duration(time)}", pace if time else "not measured"])
-    console(errors=True).print(table("What it will take", ["", "altogether", " "], rows, right=("altogether",)))
+    console(errors=True).print(table("Estimated cost", ["", "total", " "], rows, right=("total",)))
 
 
 def _is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _asked(question: str) -> bool:
+def _ask(question: str) -> bool:
     return typer.confirm(question, default=True, err=True)

@@ -73,14 +73,15 @@ def show_dataset(figures: Mapping[str, Any]) -> None:
 
 
 def show_undescribed(number: int) -> None:
-    """Print what the items that an item table lacks mean for `lirdrec features`."""
-    console().print(
-        f"{number:,} items are not in the item table, so they have no text: unless a picture or a second matrix covers"
-        " them, lirdrec features needs --drop-without-features, which leaves them out",
-        style="yellow",
-        soft_wrap=True,
-        markup=False,
-    )
+    """Print how many items are not in the item table, if any, and what `lirdrec features` then needs."""
+    if number:
+        console().print(
+            f"{number:,} items are not in the item table, so they have no text: unless an image or a second matrix"
+            " covers them, lirdrec features needs --drop-featureless-items, which leaves them out",
+            style="yellow",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _titles(figures: Mapping[str, Any]) -> str | None:

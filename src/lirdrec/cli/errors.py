@@ -1,4 +1,4 @@
-"""The one place where errors leave the command line: each as one sentence and an exit code."""
+"""Error handling of the command line: each error becomes one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lirdrec.memory import free_memory, in_words
 
 LONGEST_WORD = 300  # characters; file systems take 255 in a name
 LONGEST_MESSAGE = 2_000
-USAGE_ERRORS: tuple[type[Exception], ...] = (typer.BadParameter.__mro__[2],)  # ClickException, whoever's it is
+USAGE_ERRORS: tuple[type[Exception], ...] = (typer.BadParameter.__mro__[2],)  # ClickException of typer's own click
 TEMPORARY = re.compile(
     r"\.(.+)\.(?:[0-9a-f]{8}-)?[0-9]+-[0-9a-f]{8}\.(?:tmp|old)"
-)  # how `lirdrec.files.atomic` calls a file before its time
+)  # names of temporary files of `lirdrec.files.atomic`
 OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 ALLOCATED = re.compile(r"(?:tried to allocate ([0-9]+) bytes|[Uu]nable to allocate ([0-9.,]+ [KMGTPE]?i?B))")
 NO_MEMORY = re.compile(r"not enough memory|can(?:no|')t allocate memory|DefaultCPUAllocator|[Oo]ut of memory|malloc of")
@@ -38,7 +38,7 @@ WRITING = {
     errno.EIO: "the disk gave an error",
     errno.EISDIR: "is a folder; name a file",
 }
-# errors of these libraries that reach the boundary come of damaged files
+# errors of these libraries mean damaged files
 WRAPPERS = (
     "polars",
     "pyarrow",
@@ -55,14 +55,14 @@ WRAPPERS = (
 
 @contextlib.contextmanager
 def boundary(arguments: Sequence[str], debug: bool) -> Iterator[None]:
-    """Turn every error inside the block into one sentence on the error stream, and an exit code.
+    """Context manager that prints an error as one sentence on the error stream and exits with a code.
 
     Args:
-        arguments: what was typed after `lirdrec`; named where an error does not say what it is about.
-        debug: show the whole traceback as well.
+        arguments: the arguments of `lirdrec`; shown where the error's message names no file.
+        debug: also print the full traceback.
 
     Raises:
-        typer.Exit: with 2 for what the user can put right, 1 for a fault of lirdrec, 130 for Ctrl-C.
+        typer.Exit: with 2 for errors that the user can fix, 1 for a bug of lirdrec, 130 for Ctrl-C.
     """
     try:
         yield
@@ -72,72 +72,72 @@ def boundary(arguments: Sequence[str], debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort, SystemExit, GeneratorExit):
         raise
     except KeyboardInterrupt:
-        _say("\nlirdrec: stopped")
+        _print_error("\nlirdrec: stopped")
         raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:  # the reader of our output went away: `lirdrec … | head`
+    except BrokenPipeError:  # the reader of the output closed it: `lirdrec … | head`
         _forget_output()
         raise typer.Exit(0) from None
-    except BaseException as error:  # a panic of Rust code is no Exception
+    except BaseException as error:  # a panic of Rust code is not an Exception
         if debug:
             traceback.print_exc()
         sentence, code = explained(error, arguments)
         if not debug or not isinstance(error, LirdrecError):
-            _say(f"lirdrec: {shortened(sentence)}")
+            _print_error(f"lirdrec: {shortened(sentence)}")
         raise typer.Exit(code) from None
 
 
-def write_everything() -> None:
-    """Let the output streams escape what their encoding has no letter for, as in `caf\\xe9`, instead of giving up."""
+def escape_unencodable() -> None:
+    """Make the output streams escape characters that their encoding lacks, as in `caf\\xe9`, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse arguments that are not UTF-8: names of files end up in manifests and tables, which are.
+    """Check that all arguments are UTF-8, since file names are stored in manifests and tables.
 
     Raises:
-        LirdrecError: one is not.
+        LirdrecError: an argument is not UTF-8.
     """
-    for one in arguments:
+    for word in arguments:
         try:
-            one.encode("utf-8")
+            word.encode("utf-8")
         except UnicodeEncodeError:
-            raise LirdrecError(f"the argument {one} is not UTF-8; give the file or folder another name") from None
+            raise LirdrecError(f"the argument {word} is not UTF-8; give the file or folder another name") from None
 
 
 def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
-    """An error as one sentence, and the exit code that it gives."""
+    """One sentence about an error, and the exit code."""
     if isinstance(error, LirdrecError):
         return str(error), error.exit_code
-    command = shlex.join(["lirdrec", *(shortened(one, 80) for one in arguments)])
-    about = _refused(error, command) or _too_much(error, command)
-    if about is not None:
-        return about, REFUSED
+    command = shlex.join(["lirdrec", *(shortened(word, 80) for word in arguments)])
+    sentence = _system_error(error, command) or _limit_error(error, command)
+    if sentence is not None:
+        return sentence, REFUSED
     name = type(error).__name__
     if type(error).__module__.partition(".")[0] in WRAPPERS or isinstance(error, EOFError):
         return f"something cannot be read or written ({name}: {_first_line(error)}), in: {command}", REFUSED
     return (
-        f"this is a fault of lirdrec: {name}: {_first_line(error)}; please report it with what --debug shows:"
+        f"this is a bug of lirdrec: {name}: {_first_line(error)}; please report it with what --debug shows:"
         f" {command.replace('lirdrec', 'lirdrec --debug', 1)}",
         FAULT,
     )
 
 
 def shortened(text: str, longest_word: int = LONGEST_WORD) -> str:
-    """A message of sane length: long words are cut in the middle, and so is the whole; control characters escaped."""
-    text = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    """Shorten a message: long words and the message are cut in the middle; control characters are escaped."""
+    text = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
     text = re.sub(rf"\S{{{longest_word + 1},}}", lambda word: _cut(word[0], longest_word // 2), text)
     return text if len(text) <= LONGEST_MESSAGE else _cut(text, LONGEST_MESSAGE // 2)
 
 
 def _cut(text: str, kept: int) -> str:
-    """The first and last `kept` characters, and how many there were."""
+    """The first and last `kept` characters, and the length of the text."""
     return f"{text[:kept]}… ({len(text):,} characters) …{text[-kept:]}"
 
 
-def _refused(error: BaseException, command: str) -> str | None:
-    """What the operating system refused, wherever its words are wrapped; None if it did not."""
+def _system_error(error: BaseException, command: str) -> str | None:
+    """The sentence for an error of the operating system, also if a library wraps it; None for other errors."""
     number, path = None, None
     if isinstance(error, OSError):
         number, path = error.errno, error.filename
@@ -150,16 +150,16 @@ def _refused(error: BaseException, command: str) -> str | None:
     words = (None if number is None else WORDS.get(number) or WRITING.get(number)) or _first_line(error)
     if path is None or isinstance(path, int):
         return f"a file, or the output: {words}, in: {command}"
-    where = _target(os.fsdecode(path))
+    target = _target(os.fsdecode(path))
     if number in (errno.EACCES, errno.EPERM) and not _is_unreadable(path):
         words = "may not be written by this user; change the rights of its folder, or the user"
-    elif number == errno.ENOENT and not os.path.isdir(os.path.dirname(where) or "."):
-        words = f"the folder {os.path.dirname(where)} does not exist"
-    return f"{where}: {words}"
+    elif number == errno.ENOENT and not os.path.isdir(os.path.dirname(target) or "."):
+        words = f"the folder {os.path.dirname(target)} does not exist"
+    return f"{target}: {words}"
 
 
 def _is_unreadable(path: Any) -> bool:
-    """Whether something is there that may not be read; the operating system does not say whether we read or wrote."""
+    """Whether the path exists and may not be read; the error does not tell whether it was read or written."""
     try:
         os.stat(path)
     except PermissionError:
@@ -170,21 +170,21 @@ def _is_unreadable(path: Any) -> bool:
 
 
 def _target(path: str) -> str:
-    """The file that a temporary file was to become."""
+    """The final path of a temporary file."""
     folder, name = os.path.split(path)
-    found = TEMPORARY.fullmatch(name)
-    return path if found is None else os.path.join(folder, found[1])
+    match = TEMPORARY.fullmatch(name)
+    return path if match is None else os.path.join(folder, match[1])
 
 
-def _too_much(error: BaseException, command: str) -> str | None:
-    """What was too large or too deep, or None."""
+def _limit_error(error: BaseException, command: str) -> str | None:
+    """The sentence for an input that is too large or nested too deeply, or not UTF-8; None for other errors."""
     text = str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
-        free, asked = free_memory(), ALLOCATED.search(text)
-        need = f"{in_words(int(asked[1])) if asked[1] else asked[2]} were asked for at once" if asked else ""
-        there = "" if free is None else f"{in_words(free)} are free"
-        figures = ", ".join(one for one in (need, there) if one)
-        return f"there is not enough memory{f' ({figures})' if figures else ''}; ask for less, in: {command}"
+        free, requested = free_memory(), ALLOCATED.search(text)
+        need = f"{in_words(int(requested[1])) if requested[1] else requested[2]} requested at once" if requested else ""
+        available = "" if free is None else f"{in_words(free)} free"
+        sizes = ", ".join(size for size in (need, available) if size)
+        return f"there is not enough memory{f' ({sizes})' if sizes else ''}; ask for less, in: {command}"
     if isinstance(error, RecursionError):
         return f"something is nested too deeply, in: {command}"
     if isinstance(error, OverflowError) or (isinstance(error, (ValueError, RuntimeError)) and TOO_LARGE.search(text)):
@@ -197,19 +197,19 @@ def _too_much(error: BaseException, command: str) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of an error's message without its end, or the error's type."""
+    """The first line of an error's message without the full stop, or the error's type."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
     return shortened(lines[0]).rstrip(".") if lines else type(error).__name__
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody reads the error stream
+def _print_error(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # the error stream is closed
         print(text, file=sys.stderr, flush=True)
 
 
 def _forget_output() -> None:
-    """Let what is still in the buffer of the output stream go nowhere, so that Python's end is a quiet one."""
+    """Discard the buffer of the output stream, so that Python exits without an error."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,164 +1,201 @@
-"""`lirdrec experiment`."""
+"""`lirdrec experiment`: compare, ablate and analyze models."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lirdrec.cli.output import console, settings, table, whole_number
+from lirdrec.cli.options import DeviceOption, GroupedCommand, SetOption, grouped, integer
+from lirdrec.cli.output import console, settings, table
 from lirdrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lirdrec.experiments.config import ExperimentConfig
+    from lirdrec.experiments.experiment import Experiment
+
+TRIALS = 6  # of each model, unless --trials or --tuning-minutes is given
 
 
 def register(app: typer.Typer) -> None:
     """Add the command of this file."""
-    app.command("experiment")(experiment)
+    app.command("experiment", cls=GroupedCommand)(grouped(experiment))
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """Tuning"""
+
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials",
+            help=f"Configurations tried for each model (default: {TRIALS}); 0: published defaults.",
+            callback=integer(),
+        ),
+    ] = None
+    minutes: Annotated[
+        float | None, typer.Option("--tuning-minutes", help="Tuning time for each model, instead of --trials.")
+    ] = None
+    metric: Annotated[str, typer.Option("--metric", help="Validation metric to optimize.")] = "recall@20"
+    sampler: Annotated[str, typer.Option("--sampler", help="How trials are proposed: tpe or grid.")] = "tpe"
+    prune: Annotated[
+        bool, typer.Option("--prune/--no-prune", help="Stop trials below the median of earlier trials.")
+    ] = True
+    losses: Annotated[
+        str | None, typer.Option("--losses", metavar="A,B", help="Ranking losses to tune over (bpr,softmax).")
+    ] = None
+    tuned: Annotated[
+        Path | None,
+        typer.Option(
+            "--config-from", metavar="DIR", help="Take the settings from the best trials in the folder of a compare."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Models and training"""
+
+    models: Annotated[
+        str | None, typer.Option("--models", metavar="A,B", help="Models (default: those of the experiment).")
+    ] = None
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Final trainings of each best configuration.", callback=integer())
+    ] = 3
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--features", metavar="LABEL=A,B", help="A set of feature matrices; may be repeated (default: all)."
+        ),
+    ] = None
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", help="Maximum epochs of every training (default: 1000).", callback=integer()),
+    ] = None
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            "--patience",
+            help="Validations without improvement before a training stops (default: 20).",
+            callback=integer(),
+        ),
+    ] = None
+    assignments: SetOption = None
+    jobs: Annotated[
+        int, typer.Option("--jobs", help="Parallel trainings; they share the cores.", callback=integer())
+    ] = 1
+    device: DeviceOption = "auto"
+    save_models: Annotated[bool, typer.Option("--save-models", help="Keep the run folders of the final trainings.")] = (
+        False
+    )
 
 
 def experiment(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Which; without a name they are listed.")] = None,
+    tuning: TuningOptions,
+    training: TrainingOptions,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The experiment; without a name, all are listed.")
+    ] = None,
     datasets: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
         ),
     ] = None,
-    models: Annotated[
-        str | None, typer.Option("--models", metavar="A,B", help="Models (default: the experiment's own).")
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option("--seeds", help="Final trainings of each best configuration.", callback=whole_number())
-    ] = 3,
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            "--trials",
-            help="Configurations tried for each model (default: 6); 0: published defaults.",
-            callback=whole_number(),
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Tuning time for each model, instead of --trials.")
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option("--jobs", help="Trainings at once; they share the cores.", callback=whole_number())
-    ] = 1,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder (default: experiments/NAME).")
     ] = None,
-    tuned: Annotated[
-        Path | None,
-        typer.Option("--tuned", metavar="DIR", help="Take the settings from the best trials of a compare's folder."),
-    ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option("--features", metavar="LABEL=A,B", help="A set of feature matrices; may be repeated (all)."),
-    ] = None,
-    losses: Annotated[
-        str | None, typer.Option("--losses", metavar="A,B", help="Ranking losses to tune over (bpr,softmax).")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Of every training, at most (1000).", callback=whole_number())
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            "--patience",
-            help="Validations without a better figure before a training ends (20).",
-            callback=whole_number(),
-        ),
-    ] = None,
-    metric: Annotated[str, typer.Option("--metric", help="Validation metric that chooses.")] = "recall@20",
-    sampler: Annotated[str, typer.Option("--sampler", help="How trials are proposed: tpe or grid.")] = "tpe",
-    prune: Annotated[
-        bool, typer.Option("--prune/--no-prune", help="Stop trials below the median of those before.")
-    ] = True,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Fix an option of models, training or the experiment."),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the run folders of the final trainings.")] = False,
     report_only: Annotated[
-        bool, typer.Option("--report", help="Train nothing; write the report of what is done by now.")
+        bool, typer.Option("--report-only", help="Only write the report, from the results so far.")
     ] = False,
 ) -> None:
-    """Compare models and take them apart: many trainings, tuned alike, the test scored once, a report at the end.
+    """Compare or ablate models: all tuned with the same budget, tested once, with a report at the end.
 
     \b
       lirdrec experiment                        list the experiments
       lirdrec experiment compare mydata --models mf,lightgcn,lirdrec
       lirdrec experiment compare mydata otherdata --trials 12 --seeds 5 --jobs 2 --output study
-      lirdrec experiment ablation mydata --tuned study --output study-ablation
+      lirdrec experiment ablation mydata --config-from study --output study-ablation
 
-    Stopped, by Ctrl-C or by force, it goes on where it was: the same command again. The same command in several
-    terminals, on one disk, shares the work. Test pairs are sealed away before anything is trained: tuning never sees
-    them, and what has been scored cannot be chosen again.
+    If interrupted or killed, the same command resumes. The same command in several terminals on one disk shares the
+    work. The test interactions are sealed before anything is trained: tuning never sees them, and after testing no
+    configuration can be chosen again.
     """
-    from lirdrec.experiments.experiment import experiment as experiment_of
     from lirdrec.experiments.experiment import experiment_names
 
     if name is None:
-        rows = [[one, summary] for one, summary in experiment_names().items()]
+        rows = [[key, summary] for key, summary in experiment_names().items()]
         console().print(table(None, ["experiment", "answers"], rows))
         return
-    from lirdrec.config import parse_assignments
-    from lirdrec.experiments.config import ExperimentConfig, sort_assignments
+    from lirdrec.experiments.experiment import experiment as experiment_by_name
     from lirdrec.experiments.scheduler import report, run
-    from lirdrec.models.registry import model_names, model_type
 
-    chosen = experiment_of(name)
+    chosen = experiment_by_name(name)
     if not datasets:
         raise ConfigError(f"name at least one dataset: lirdrec experiment {name} DATASET")
-    names = _listed(models, "--models") if models is not None else chosen.models
-    for one in names:
-        model_type(one)
-    options, training, own = sort_assignments(
-        parse_assignments(assignments or []), names or model_names(), chosen.settings
-    )
-    for key, value in (("epochs", epochs), ("patience", patience)):
-        if value is not None:
-            training[key] = value
-    sort_assignments(training, names or model_names(), {})  # says what is wrong with the numbers
-    context = ExperimentConfig(
-        datasets=tuple(map(str, datasets)),
-        output=output if output is not None else Path("experiments") / name,
-        tuned=tuned,
-        models=names,
-        seeds=seeds,
-        trials=trials if trials is not None or minutes is not None else 6,
-        minutes=minutes,
-        jobs=jobs,
-        losses=_listed(losses, "--losses") if losses is not None else (),
-        feature_sets=_feature_sets(features or []),
-        model_options=options,
-        training=training,
-        settings=own,
-        metric=metric,
-        prune=prune,
-        sampler=sampler,  # type: ignore[arg-type]  # the context checks it
-        device=device,
-        keep=keep,
-        quiet=settings.quiet,
-        command=shlex.join(["lirdrec", *sys.argv[1:]]),
-    )
+    config = _config(chosen, datasets, output, tuning, training)
     try:
-        page = report(chosen, context) if report_only else run(chosen, context)
+        page = report(chosen, config) if report_only else run(chosen, config)
     except KeyboardInterrupt:
-        console(errors=True).print(
-            f"Stopped; what is done is kept in {context.output}. Go on: the same command again", soft_wrap=True
-        )
+        message = f"Stopped; finished trainings are saved in {config.output}. To continue: the same command"
+        console(errors=True).print(message, soft_wrap=True)
         raise
     console().print(f"Report: {page}", markup=False, soft_wrap=True)
 
 
-def _listed(text: str, what: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(one.strip() for one in text.split(",") if one.strip()))
+def _config(
+    chosen: Experiment, datasets: Sequence[Path], output: Path | None, tuning: TuningOptions, training: TrainingOptions
+) -> ExperimentConfig:
+    """The configuration of an experiment."""
+    from lirdrec.config import parse_assignments
+    from lirdrec.evaluation.metrics import canonical_metric
+    from lirdrec.experiments.config import ExperimentConfig, sort_assignments
+    from lirdrec.models.registry import model_names, model_type
+
+    models = _listed(training.models, "--models") if training.models is not None else chosen.models
+    for model in models:
+        model_type(model)
+    model_options, train_options, own_settings = sort_assignments(
+        parse_assignments(training.assignments or []), models or model_names(), chosen.settings
+    )
+    limits = {"epochs": training.epochs, "patience": training.patience}
+    train_options |= {key: value for key, value in limits.items() if value is not None}
+    sort_assignments(train_options, models or model_names(), {})  # raises for wrong numbers
+    return ExperimentConfig(
+        datasets=tuple(map(str, datasets)),
+        output=output if output is not None else Path("experiments") / chosen.name,
+        tuned=tuning.tuned,
+        models=models,
+        seeds=training.seeds,
+        trials=TRIALS if tuning.trials is None and tuning.minutes is None else tuning.trials,
+        minutes=tuning.minutes,
+        jobs=training.jobs,
+        losses=_listed(tuning.losses, "--losses") if tuning.losses is not None else (),
+        feature_sets=_feature_sets(training.features or []),
+        model_options=model_options,
+        training=train_options,
+        settings=own_settings,
+        metric=canonical_metric(tuning.metric),
+        prune=tuning.prune,
+        sampler=tuning.sampler,  # type: ignore[arg-type]  # checked by ExperimentConfig
+        device=training.device,
+        keep=training.save_models,
+        quiet=settings.quiet,
+        command=shlex.join(["lirdrec", *sys.argv[1:]]),
+    )
+
+
+def _listed(text: str, option: str) -> tuple[str, ...]:
+    """The names of a comma-separated list, each once."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise ConfigError(f"{what} is empty; name at least one, separated by commas")
+        raise ConfigError(f"{option} is empty; name at least one, separated by commas")
     return names
 
 

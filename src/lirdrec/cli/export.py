@@ -1,4 +1,4 @@
-"""`lirdrec export`: vectors for other search engines, the item encoder for other runtimes."""
+"""`lirdrec export`: export vectors to other search engines, and the item encoder to ONNX."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lirdrec.cli.options import OverwriteOption, RunArgument
 from lirdrec.cli.output import console
-from lirdrec.cli.query import RunArgument
 
 
 def register(app: typer.Typer) -> None:
@@ -18,22 +18,24 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: RunArgument,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", help="npy, faiss, qdrant, pgvector or onnx.", show_default=False)],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.", show_default=False)],
+    kind: Annotated[str, typer.Option("--format", help="npy, faiss, qdrant, pgvector or onnx.", show_default=False)],
+    overwrite: OverwriteOption = False,
 ) -> None:
-    """Vectors for NumPy, faiss, Qdrant or PostgreSQL with pgvector; the item encoder as ONNX.
+    """Export vectors to NumPy, faiss, Qdrant or PostgreSQL with pgvector, or the item encoder to ONNX.
 
     \b
-      lirdrec export runs/demo --to qdrant vectors
-      lirdrec export runs/demo --to onnx encoder
+      lirdrec export runs/demo --format qdrant vectors
+      lirdrec export runs/demo --format onnx encoder
 
-    Every folder has a README.txt that says how to load and ask it.
+    README.txt in the folder explains how to load and query it.
     """
     from lirdrec.export.folder import check_kind
     from lirdrec.export.folder import export as write
     from lirdrec.recommender.recommender import Recommender
 
-    check_kind(to)  # before the run is read, which may take long
-    write(Recommender.load(run), to, folder, overwrite=overwrite)
-    console().print(f"{folder} is written; {folder / 'README.txt'} says how to use it", markup=False, soft_wrap=True)
+    check_kind(kind)  # before the run is read, which may take long
+    write(Recommender.load(run), kind, folder, overwrite=overwrite)
+    console().print(
+        f"{folder} is written; {folder / 'README.txt'} explains how to use it", markup=False, soft_wrap=True
+    )

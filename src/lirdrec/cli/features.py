@@ -1,20 +1,36 @@
-"""`lirdrec features`: texts and pictures of a prepared dataset become feature matrices."""
+"""`lirdrec features`: encode the texts and images of a prepared dataset into feature matrices."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lirdrec.cli.confirm import PerMinuteOption, Plan, PriceInputOption, YesOption, agreed
-from lirdrec.cli.output import JsonOption, console, print_json, settings, table, whole_number
+from lirdrec.cli.confirm import Plan, agreed
+from lirdrec.cli.options import (
+    DropOption,
+    GroupedCommand,
+    ImagesOption,
+    JsonOption,
+    NoResumeOption,
+    PerMinuteOption,
+    PriceInputOption,
+    RevisionOption,
+    YesOption,
+    given,
+    grouped,
+    integer,
+)
+from lirdrec.cli.output import console, print_json, settings, table
 from lirdrec.cli.prepare import named_file
 from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.option_names import flag
 
 if TYPE_CHECKING:
     from lirdrec.features.encode import Loop
@@ -23,165 +39,208 @@ if TYPE_CHECKING:
     from lirdrec.features.registry import What
 
 EXTRA = 'pip install "lirdrec[encoders]"'
+# kind → default encoder, what it lacks, an encoder without that lack
 BETTER = {
     "text": ("hashed", "compares words, not meanings", "minilm"),
-    "image": ("descriptor", "sees colours and edges, not things", "efficientnet-lite0"),
+    "image": ("descriptor", "sees colors and edges, not things", "efficientnet-lite0"),
 }
-
-Models = list[str] | None
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command()(features)
+    app.command(cls=GroupedCommand)(grouped(features))
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Inputs"""
+
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="[NAME=]MODEL", help="Encode the items' texts; may be repeated."),
+    ] = None
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", metavar="[NAME=]MODEL", help="Encode the items' images; may be repeated."),
+    ] = None
+    caption: Annotated[
+        list[str] | None,
+        typer.Option("--caption", metavar="[NAME=]MODEL", help="Encode the captions that lirdrec caption wrote."),
+    ] = None
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="NAME=FILE", help="Import vectors from a file, after the encoding."),
+    ] = None
+    text_template: Annotated[
+        str | None, typer.Option("--text-template", help="Template of an item's text: '{title}. {brand}'.")
+    ] = None
+    images: ImagesOption = None
+
+    def wanted(self) -> list[tuple[What, str]]:
+        """What to encode, and the encoder of each."""
+        named: list[tuple[What, list[str] | None]]
+        named = [("text", self.text), ("image", self.image), ("caption", self.caption)]
+        return [(what, model) for what, models in named for model in models or ()]
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Encoders"""
+
+    prompt: Annotated[
+        str | None, typer.Option("--prefix", help="Text put before every input; \\n is a line break.")
+    ] = None
+    pooling: Annotated[
+        str | None, typer.Option("--pooling", help="mean, cls or last (default: as the model was trained).")
+    ] = None
+    max_length: Annotated[
+        int | None,
+        typer.Option("--max-length", help="Maximum tokens of a text; longer texts are cut.", callback=integer()),
+    ] = None
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None
+    precision: Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or float16.")] = None
+    revision: RevisionOption = None
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Encoding by a server (endpoint:URL#MODEL)"""
+
+    concurrency: Annotated[
+        int | None,
+        typer.Option("--concurrency", help="Parallel requests.", show_default="8", callback=integer()),
+    ] = None
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds to wait for a response.", show_default="120")
+    ] = None
+    requests_per_minute: PerMinuteOption = None
+
+
+@dataclass(frozen=True)
+class CostOptions:
+    """Cost estimate of a server"""
+
+    price_input: PriceInputOption = None
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Send one request to measure time and tokens.")] = (
+        True
+    )
+    yes: YesOption = False
+
+
+@dataclass(frozen=True)
+class WorkOptions:
+    """Computation"""
+
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", help="Inputs of a batch (halved automatically on out-of-memory).", callback=integer()
+        ),
+    ] = None
+    ray: Annotated[
+        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Run on this Ray cluster (or: local).")
+    ] = None
+    reuse: Annotated[
+        Path | None,
+        typer.Option("--reuse-from", metavar="DATASET", help="Copy vectors that this dataset has already."),
+    ] = None
+    restart: NoResumeOption = False
+    drop: DropOption = False
 
 
 def features(
     dataset: Annotated[Path, typer.Argument(help="A prepared dataset.")],
-    text: Annotated[
-        Models,
-        typer.Option("--text", metavar="[NAME=]MODEL", help="Encode the items' texts; may be repeated."),
-    ] = None,
-    image: Annotated[
-        Models, typer.Option("--image", metavar="[NAME=]MODEL", help="Encode their pictures; may be repeated.")
-    ] = None,
-    caption: Annotated[
-        Models,
-        typer.Option("--caption", metavar="[NAME=]MODEL", help="Encode the captions that lirdrec caption wrote."),
-    ] = None,
-    add: Annotated[
-        list[str] | None,
-        typer.Option("--add", metavar="NAME=FILE", help="Add vectors from a file, after what is encoded."),
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option("--text-template", help="What an item's text is made of: '{title}. {brand}'.")
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option("--images", help="The folder of the pictures, if not where prepare found it.")
-    ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Words before every text; \\n is a new line.")] = None,
-    pooling: Annotated[str | None, typer.Option("--pooling", help="mean, cls or last; by default the model's.")] = None,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", help="Tokens of a text; the rest is cut.", callback=whole_number())
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Inputs at once; halves itself.", callback=whole_number())
-    ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or float16.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Of a model on the hub.")] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget unfinished work; fit fitted encoders anew.")
+    inputs: InputOptions,
+    encoders: EncoderOptions,
+    server: ServerOptions,
+    cost: CostOptions,
+    work: WorkOptions,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a matrix from the source data or from another encoder.")
     ] = False,
-    reuse: Annotated[
-        Path | None, typer.Option("--reuse", metavar="DATASET", help="Take vectors of another dataset too.")
-    ] = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a matrix of this name that something else made.")
-    ] = False,
-    drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
-    ray: Annotated[
-        str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster (or: local).")
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option("--concurrency", help="Server: requests at once.", show_default="8", callback=whole_number()),
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Server: seconds to wait for an answer.", show_default="120")
-    ] = None,
-    requests_per_minute: PerMinuteOption = None,
-    price_input: PriceInputOption = None,
-    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a request for the estimate.")] = True,
-    yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Encode texts and pictures. Stopped at any moment, the same command goes on; only what changed is encoded again.
+    """Encode texts and images. If interrupted, the same command resumes; only changed inputs are encoded again.
 
-    MODEL is for texts hashed, minilm, endpoint:URL#MODEL, or any sentence-transformers or Hugging Face model by its
-    name or folder; for pictures descriptor, efficientnet-lite0, or any Hugging Face vision model. hashed and
-    descriptor are the defaults and need no download. A NAME of your own lets several encoders lie side by side.
+    MODEL is, for texts: hashed, minilm, endpoint:URL#MODEL, or a sentence-transformers or Hugging Face model by its
+    name or folder. For images: descriptor, efficientnet-lite0, or a Hugging Face vision model. The defaults, hashed
+    and descriptor, need no download. NAME is the name of the matrix, so that a dataset can have several.
 
     \b
-      lirdrec features mydata                                        what there is, with the defaults
+      lirdrec features mydata                                        with the defaults
       lirdrec features mydata --text minilm --image efficientnet-lite0
       lirdrec features mydata --text BAAI/bge-base-en-v1.5 --text-template "{title}. {brand}. {category}"
       lirdrec features mydata --image clip=openai/clip-vit-base-patch32 --images covers/ --device cuda
       lirdrec features mydata --caption intfloat/e5-mistral-7b-instruct --precision bfloat16
-      lirdrec features mydata --text minilm --add image=image_features_Baby.b
+      lirdrec features mydata --text minilm --import image=image_features_Baby.b
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
     """
-    from lirdrec.features.pipeline import local, make_features
     from lirdrec.features.registry import parse_jobs
 
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"--batch-size {batch_size}: it must be 1 or more")
-    wanted: list[tuple[What, str]] = [("text", one) for one in text or ()]
-    wanted += [("image", one) for one in image or ()]
-    wanted += [("caption", one) for one in caption or ()]
-    added = [named_file(one, "--add") for one in add or ()]
-    options = {
-        "prompt": None if prompt is None else prompt.replace("\\n", "\n"),  # a shell leaves it as two characters
-        "pooling": pooling,
-        "max_length": max_length,
-        "device": device,
-        "precision": precision,
-        "revision": revision,
-        "concurrency": concurrency,
-        "timeout": timeout,
-        "requests_per_minute": requests_per_minute,
-    }
-    if added and not wanted:
-        others = {"text_template": template, "images": images, "batch_size": batch_size, "reuse": reuse, "ray": ray}
-        _refuse_unused(options | others | {"restart": restart or None, "drop_without_features": drop or None})
-        _check_added(dataset, added, [], replace)
-        return _add(dataset, added, replace, json)
-    jobs = parse_jobs(
-        dataset,
-        wanted,
-        template=template,
-        images=images,
-        options=options,
-    )
-    _check_server(jobs, price_input, requests_per_minute, ray)
-    _check_added(dataset, added, [job.name for job in jobs], replace)
+    if work.batch_size is not None and work.batch_size < 1:
+        raise ConfigError(f"--batch-size {work.batch_size}: it must be 1 or more")
+    files = [named_file(text, "--import") for text in inputs.imports or ()]
+    options = given(encoders, server)
+    if "prompt" in options:
+        options["prompt"] = options["prompt"].replace("\\n", "\n")  # a shell leaves it as two characters
+    if files and not inputs.wanted():
+        _refuse_unused(options | given(work) | {"text_template": inputs.text_template, "images": inputs.images})
+        _check_imports(dataset, files, [], overwrite)
+        return _import(dataset, files, overwrite, json)
+    jobs = parse_jobs(dataset, inputs.wanted(), template=inputs.text_template, images=inputs.images, options=options)
+    _check_server(jobs, cost.price_input, server.requests_per_minute, work.ray)
+    _check_imports(dataset, files, [job.name for job in jobs], overwrite)
+    results = _encode(dataset, jobs, work, cost, overwrite, progress=not settings.quiet and not json)
+    if json:
+        print_json([_plain(result) for result in results])
+    else:
+        _show(dataset, jobs, results, inputs.text_template)
+    _import(dataset, files, overwrite, json)
+
+
+def _encode(
+    dataset: Path, jobs: Sequence[FeatureJob], work: WorkOptions, cost: CostOptions, overwrite: bool, progress: bool
+) -> list[FeatureRun]:
+    from lirdrec.features.pipeline import local, make_features
+
     with ExitStack() as stack:
-        stack.enter_context(_kept(dataset))
+        stack.enter_context(_resume_hint(dataset))
         loop: Loop = local
-        if ray is not None:
+        if work.ray is not None:
             from lirdrec.features.ray_backend import RayLoop
 
-            loop = stack.enter_context(RayLoop(ray))
-        made = make_features(
+            loop = stack.enter_context(RayLoop(work.ray))
+        return make_features(
             dataset,
             jobs,
-            batch_size=batch_size,
-            restart=restart,
-            reuse=reuse,
-            drop=drop,
-            replace=replace,
-            progress=not settings.quiet and not json,
+            batch_size=work.batch_size,
+            restart=work.restart,
+            reuse=work.reuse,
+            drop=work.drop,
+            replace=overwrite,
+            progress=progress,
             loop=loop,
-            before=partial(_agree, price=price_input, probe=probe, yes=yes),
+            before=partial(_confirm, price=cost.price_input, probe=cost.probe, yes=cost.yes),
         )
-    if json:
-        print_json([_plain(one) for one in made])
-    else:
-        _show(dataset, jobs, made, template)
-    _add(dataset, added, replace, json)
 
 
 def _check_server(jobs: Sequence[FeatureJob], price: float | None, per_minute: float | None, ray: str | None) -> None:
     from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
 
     if price is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
-        raise ConfigError("--price-input: no server is asked that could have a price; leave it out")
+        raise ConfigError("--price-input: no encoder is a server; leave it out")
     if per_minute is not None and ray is not None:
-        raise ConfigError("--requests-per-minute: each worker of --ray would ask so often; leave one of them out")
+        raise ConfigError(
+            "--requests-per-minute: it would hold for each worker of --ray-address; leave one of them out"
+        )
 
 
-def _agree(works: Sequence[FeatureJobRunner], price: float | None, probe: bool, yes: bool) -> None:
-    """Show what servers will get and what it takes, and ask; a no ends the command."""
+def _confirm(works: Sequence[FeatureJobRunner], price: float | None, probe: bool, yes: bool) -> None:
+    """Show the estimated tokens, price and time of each server, and ask whether to start.
+
+    Raises:
+        typer.Exit: the answer is no.
+    """
     from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings, RequestTiming, Waiting, estimate
 
     for encoder in dict.fromkeys(work.job.encoder for work in works):
@@ -194,11 +253,10 @@ def _agree(works: Sequence[FeatureJobRunner], price: float | None, probe: bool, 
                     waiting.add(texts)
         if not waiting.texts:
             continue
-        place = f"{encoder.endpoint.name}, model {encoder.model}"
         question = f"Measure one request of {len(waiting.first)} texts?"
         plan = Plan[RequestTiming | None](
             partial(estimate, waiting, price=price),
-            place,
+            f"{encoder.endpoint.name}, model {encoder.model}",
             True,
             question if probe and waiting.texts > len(waiting.first) else None,
             partial(encoder.measure, waiting.first),
@@ -207,134 +265,142 @@ def _agree(works: Sequence[FeatureJobRunner], price: float | None, probe: bool, 
             raise typer.Exit
 
 
-def _refuse_unused(options: Mapping[str, object]) -> None:
+def _refuse_unused(options: Mapping[str, Any]) -> None:
+    """Raises a ConfigError for an option of encoding, where vectors are imported and nothing is encoded."""
     for name, value in options.items():
         if value is not None:
             raise ConfigError(
-                f"--{name.replace('_', '-')}: with --add alone nothing is encoded; name an encoder (--text, --image or"
+                f"{flag(name)}: with --import alone nothing is encoded; name an encoder (--text, --image or"
                 " --caption), or leave it out"
             )
 
 
-def _check_added(dataset: Path, files: Sequence[tuple[str, Path]], made: Sequence[str], replace: bool) -> None:
-    """Look at the files before anything is encoded: a mistake in the last option must not show after hours."""
+def _check_imports(dataset: Path, files: Sequence[tuple[str, Path]], encoded: Sequence[str], overwrite: bool) -> None:
+    """Check the files before the encoding, which may take hours."""
     from lirdrec.features.import_vectors import check_file
 
-    names = [*made, *(name for name, _ in files)]
+    names = [*encoded, *(name for name, _ in files)]
     for name, path in files:
         if names.count(name) > 1:
             raise ConfigError(
-                f"--add {name}={path}: two of the matrices would be called '{name}'; give it another name"
+                f"--import {name}={path}: two of the matrices have the name '{name}'; choose another name"
             )
-        check_file(dataset, name, path, replace)
+        check_file(dataset, name, path, overwrite)
 
 
-def _add(dataset: Path, files: Sequence[tuple[str, Path]], replace: bool, quiet: bool) -> None:
+def _import(dataset: Path, files: Sequence[tuple[str, Path]], overwrite: bool, quiet: bool) -> None:
     from lirdrec.data.ids import count
     from lirdrec.features.import_vectors import add_file
 
     for name, path in files:
-        made = add_file(dataset, name, path, replace)
+        matrix = add_file(dataset, name, path, overwrite)
         if not quiet:
-            console().print(f"{name}: vectors of {path} for {count(made.present, 'item')}.", markup=False)
+            console().print(f"{name}: vectors of {path} for {count(matrix.present, 'item')}.", markup=False)
 
 
 @contextmanager
-def _kept(dataset: Path) -> Iterator[None]:
-    """Say, where work was cut short, that it is not lost."""
+def _resume_hint(dataset: Path) -> Iterator[None]:
+    """Where the work is interrupted and a shard is finished, print how to resume."""
     from lirdrec.features.pipeline import WORK
 
     try:
         yield
     except (KeyboardInterrupt, TrainingError):
-        if any((dataset / WORK).glob("*/[0-9]*.json")):  # a sealed shard
-            console(errors=True).print("\nWhat is done is kept; the same command goes on.", markup=False)
+        if any((dataset / WORK).glob("*/[0-9]*.json")):  # a finished shard
+            console(errors=True).print("\nFinished work is saved. To continue: the same command.", markup=False)
         raise
 
 
-def _plain(made: FeatureRun) -> dict[str, Any]:
+def _plain(result: FeatureRun) -> dict[str, Any]:
     from dataclasses import asdict
 
-    plain = asdict(made)
-    problems = [dict(zip(("item", "source", "problem"), one, strict=True)) for one in made.problems]
-    return plain | {"problems": problems, "seconds": round(made.seconds, 3)}
+    problems = [dict(zip(("item", "source", "problem"), row, strict=True)) for row in result.problems]
+    return asdict(result) | {"problems": problems, "seconds": round(result.seconds, 3)}
 
 
-def _show(dataset: Path, jobs: Sequence[FeatureJob], made: Sequence[FeatureRun], template: str | None) -> None:
-    from lirdrec.data.ids import count
-
-    out, named = console(), shlex.quote(str(dataset))
-    columns = ["matrix", "encoder", "dims", "items", "missing", "problems", "cut", "items/s"]
-    rows = [
-        [
-            one.name,
-            _model(job),
-            f"{one.dims:,}",
-            f"{one.present:,}",
-            f"{one.missing:,}",
-            f"{one.n_problems:,}",
-            f"{one.cut:,}",
-            _speed(one),
-        ]
-        for job, one in zip(jobs, made, strict=True)
-    ]
-    out.print(table(f"Features of {dataset}", columns, rows, right=columns[2:]))
-    for one in made:
-        if one.copied or one.resumed:
-            out.print(
-                f"{one.name}: {count(one.encoded, 'input')} encoded now; {count(one.copied, 'item')} with a vector"
-                f" already; {one.resumed:,} done by an earlier call that did not end.",
-                markup=False,
-            )
-    for one in made:
-        if one.problems:
-            title = f"{count(one.n_problems, 'problem')} of {one.name}"
-            if one.n_problems > len(one.problems):
-                title += f", the first {len(one.problems)}"
-            out.print(table(title, ["item", "source", "problem"], one.problems))
-            out.print(f"All of them: {dataset}/features/{one.name}.problems.csv\n", markup=False)
-    for job, one in zip(jobs, made, strict=True):
-        if one.missing:
-            what, path = "picture" if job.encoder.kind == "image" else "text", f"features/{one.name}.missing.csv"
-            told = f"{count(one.missing, 'item')} without a {what} for {one.name}: {dataset}/{path}"
-            out.print(told, soft_wrap=True, markup=False)
-    if made and made[0].dropped:
-        gone = made[0].dropped
-        out.print(
-            f"Left out for lack of features: {count(gone['items'], 'item')} with {count(gone['pairs'], 'pair')}."
-            f" Without a training pair now: {count(gone['users'], 'user')};"
-            f" {count(gone['held_out_pairs'], 'pair')} of theirs in valid and test left out, too.",
-            style="yellow",
-        )
+def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun], template: str | None) -> None:
+    _show_matrices(dataset, jobs, results)
+    _show_problems(dataset, jobs, results)
+    if results and results[0].dropped:
+        _show_dropped(results[0].dropped)
+    out, folder = console(), shlex.quote(str(dataset))
     for job in jobs:
         default, fault, better = BETTER[job.encoder.kind]
         if _model(job) == default:
             command = _instead(dataset, job, better, template)
             out.print(f"{default} {fault}. Better: {EXTRA}, then {command}", markup=False, soft_wrap=True)
-    seen = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
+    name = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
     out.print(
-        f"To look at them: lirdrec inspect {named} --modality {seen} --html page.html", soft_wrap=True, markup=False
+        f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html", soft_wrap=True, markup=False
     )
-    out.print(f"To train: lirdrec train {named} --run runs/first", soft_wrap=True, markup=False)
+    out.print(f"To train: lirdrec train {folder} --run runs/first", soft_wrap=True, markup=False)
+
+
+def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
+    from lirdrec.data.ids import count
+
+    columns = ["matrix", "encoder", "dims", "items", "missing", "problems", "cut", "items/s"]
+    rows = []
+    for job, result in zip(jobs, results, strict=True):
+        numbers = (result.dims, result.present, result.missing, result.n_problems, result.cut)
+        rows.append([result.name, _model(job), *(f"{number:,}" for number in numbers), _speed(result)])
+    console().print(table(f"Features of {dataset}", columns, rows, right=columns[2:]))
+    for result in results:
+        if result.copied or result.resumed:
+            console().print(
+                f"{result.name}: {count(result.encoded, 'input')} encoded now; {count(result.copied, 'item')} with a"
+                f" vector already; {result.resumed:,} encoded by an interrupted call.",
+                markup=False,
+            )
+
+
+def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
+    from lirdrec.data.ids import count
+
+    for result in results:
+        if result.problems:
+            title = f"{count(result.n_problems, 'problem')} of {result.name}"
+            if result.n_problems > len(result.problems):
+                title += f", the first {len(result.problems)}"
+            console().print(table(title, ["item", "source", "problem"], result.problems))
+            console().print(f"All of them: {dataset}/features/{result.name}.problems.csv\n", markup=False)
+    for job, result in zip(jobs, results, strict=True):
+        if result.missing:
+            path = f"{dataset}/features/{result.name}.missing.csv"
+            source = "an image" if job.encoder.kind == "image" else "a text"
+            message = f"{count(result.missing, 'item')} without {source} for {result.name}: {path}"
+            console().print(message, soft_wrap=True, markup=False)
+
+
+def _show_dropped(dropped: Mapping[str, int]) -> None:
+    from lirdrec.data.ids import count
+
+    console().print(
+        f"Left out for lack of features: {count(dropped['items'], 'item')}"
+        f" with {count(dropped['pairs'], 'interaction')}."
+        f" {count(dropped['users'], 'user')} without a training interaction now:"
+        f" {count(dropped['held_out_pairs'], 'validation or test interaction')} left out, too.",
+        style="yellow",
+    )
 
 
 def _instead(dataset: Path, job: FeatureJob, model: str, template: str | None) -> str:
-    """The command that makes the matrix of a job anew by another model."""
+    """The command that replaces the matrix of a job by one of another model."""
     from lirdrec.features.registry import CAPTION
 
     what = CAPTION if job.source.columns == (CAPTION,) else job.encoder.kind
     words = ["lirdrec", "features", str(dataset), f"--{what}", model if job.name == what else f"{job.name}={model}"]
     if template is not None and what == "text":
         words += ["--text-template", template]
-    return shlex.join([*words, "--replace"])
+    return shlex.join([*words, "--overwrite"])
 
 
 def _model(job: FeatureJob) -> str:
     return str(job.origin["model"]) if job.origin else type(job.encoder).__name__
 
 
-def _speed(made: FeatureRun) -> str:
-    if not made.encoded or not made.seconds:
+def _speed(result: FeatureRun) -> str:
+    if not result.encoded or not result.seconds:
         return "–"
-    speed = made.encoded / made.seconds
+    speed = result.encoded / result.seconds
     return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"

@@ -1,4 +1,4 @@
-"""`lirdrec push | pull`: prepared datasets and runs to and from the Hugging Face hub."""
+"""`lirdrec push | pull`: upload and download datasets and runs of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lirdrec.cli.options import FolderOption, OverwriteOption
 from lirdrec.cli.output import console, settings
 from lirdrec.cli.prepare import next_command
 
@@ -27,34 +28,34 @@ def register(app: typer.Typer) -> None:
 def push(
     folder: Annotated[Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset or a run folder.")],
     repository: RepositoryArgument,
-    licence: Annotated[
-        str | None, typer.Option("--licence", help="mit, cc-by-4.0, other …, where the data do not say.")
+    license_: Annotated[
+        str | None, typer.Option("--license", help="mit, cc-by-4.0, other …, if the data do not name one.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Everyone may see it (default: only you).")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make it visible to everyone (default: private).")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch (default: main).")] = None,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="What to call this version.")] = None,
-    no_metrics: Annotated[bool, typer.Option("--without-metrics", help="No figures on the card of a run.")] = False,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Description of this version.")] = None,
+    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="No metrics on the card of a run.")] = False,
     no_features: Annotated[
-        bool, typer.Option("--without-features", help="A run without its features: smaller, but takes no new items.")
+        bool, typer.Option("--no-features", help="Upload a run without features: smaller, but takes no new items.")
     ] = False,
     endpoint: EndpointOption = None,
 ) -> None:
-    """Put a prepared dataset or a run onto the Hugging Face hub, with a card that describes it.
+    """Upload a prepared dataset or a run to the Hugging Face hub, with a card that describes it.
 
     \b
-      lirdrec push runs/first me/films --licence mit
-      lirdrec push mydata me/films --public --licence cc-by-4.0
+      lirdrec push runs/first me/films --license mit
+      lirdrec push mydata me/films --public --license cc-by-4.0
 
-    Private unless you say --public. The folder's checksums are compared first; paths of this machine are left out.
+    The repository is private without --public. Checksums are compared first; paths of this machine are removed.
     Log in once with `hf auth login`, or set HF_TOKEN.
     """
-    from lirdrec.hub import push as send
+    from lirdrec.hub import push as upload
 
-    address = send(
+    address = upload(
         folder,
         repository,
         private=not public,
-        licence=licence,
+        licence=license_,
         revision=revision,
         message=message,
         metrics=not no_metrics,
@@ -67,24 +68,26 @@ def push(
 
 def pull(
     repository: RepositoryArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
+    output: FolderOption,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit (default: main).")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
+    overwrite: OverwriteOption = False,
     endpoint: EndpointOption = None,
 ) -> None:
-    """Get a prepared dataset or a run from the Hugging Face hub, verified before it is used.
+    """Download a prepared dataset or a run from the Hugging Face hub, and verify it.
 
     \b
       lirdrec pull me/films --output runs/films
       lirdrec pull datasets/me/films --output mydata
 
-    Where a run and a dataset have the same name, datasets/OWNER/NAME is the dataset. An interrupted pull goes on where
-    it was; without a connection the hub's cache is enough.
+    If a run and a dataset have the same name, datasets/OWNER/NAME is the dataset. An interrupted pull resumes; without
+    a connection, files of the hub's cache are used.
     """
-    from lirdrec.hub import pull as get
+    from lirdrec.hub import pull as download
     from lirdrec.recommender.run_folder import is_run
 
-    folder = get(repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=_progress())
+    folder = download(
+        repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=_progress()
+    )
     then = shlex.join(["lirdrec", "recommend", str(folder), "--all"]) if is_run(folder) else next_command(folder)
     console().print(f"{repository} is in {folder}. Next: {then}", markup=False, soft_wrap=True)
 

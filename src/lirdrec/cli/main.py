@@ -1,4 +1,4 @@
-"""Entry point of the `lirdrec` command. Imports nothing heavy: `lirdrec --help` must answer at once."""
+"""Entry point of the `lirdrec` command. Imports nothing heavy, so that `lirdrec --help` is fast."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import typer
 from typer.core import TyperGroup
 
 from lirdrec.cli import caption, demo, experiment, export, features, hub, prepare, query, serve, train
-from lirdrec.cli.errors import boundary, check_arguments, write_everything
+from lirdrec.cli.errors import boundary, check_arguments, escape_unencodable
 from lirdrec.cli.output import settings
 from lirdrec.cli.typed_numbers import check_numbers
 from lirdrec.option_names import command_line
 
-ARGUMENTS = "lirdrec.arguments"  # where a context keeps what was typed
+ARGUMENTS = "lirdrec.arguments"  # key of the typed arguments in a context
 
 
 class Commands(TyperGroup):
-    """All commands, within the boundary that turns errors into one sentence and an exit code."""
+    """The commands; errors become one sentence and an exit code (`errors.boundary`)."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         arguments = list(args)
-        write_everything()
+        escape_unencodable()
         with boundary(arguments, "--debug" in arguments):
             check_arguments(arguments)
-            name = next((one for one in arguments if one in self.commands), None)
+            name = next((word for word in arguments if word in self.commands), None)
             if name is not None:
                 check_numbers(self.commands[name], arguments[arguments.index(name) + 1 :])
             context = super().make_context(info_name, args, parent, **extra)
@@ -38,7 +38,7 @@ class Commands(TyperGroup):
         with boundary(ctx.meta.get(ARGUMENTS, ()), bool(ctx.params.get("debug"))), command_line():
             result = super().invoke(ctx)
             if sys.stdout is not None:
-                sys.stdout.flush()  # a full disk behind the output stream is noticed here
+                sys.stdout.flush()  # raises if the output stream writes to a full disk
             return result
 
 
@@ -53,8 +53,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         import lirdrec
 
         print(f"lirdrec {lirdrec.__version__}")
@@ -63,24 +63,26 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More remarks.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no log messages.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More log messages.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
-    """Recommend items by their texts and pictures: new items without retraining, and with reasons.
+    """Recommend items by their texts and images: new items without retraining, with explanations.
 
     \b
     First steps:
-      lirdrec demo                              watch it train on real films
-      lirdrec prepare FOLDER --output mydata    your own files become a dataset
-      lirdrec train mydata --run runs/first     train on it
-      lirdrec recommend runs/first --user 15    ask
+      lirdrec demo                              train on real films
+      lirdrec prepare FOLDER --output mydata    prepare a dataset from your files
+      lirdrec train mydata --run runs/first     train a model
+      lirdrec recommend runs/first --user 15    recommend items
     """
-    from lirdrec.cli.output import show_remarks
+    from lirdrec.cli.output import show_log
 
-    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")  # torch says so once in every process
-    show_remarks(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")  # by torch, once in every process
+    show_log(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     settings.quiet = quiet
 
 

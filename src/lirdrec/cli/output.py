@@ -1,6 +1,6 @@
-"""How commands speak: tables for people, JSON, CSV and Parquet for machines, remarks on the error stream.
+"""Output of commands: tables for people; JSON, CSV and Parquet for programs; log messages on the error stream.
 
-What the options before the command say, for the commands to read; exit codes; the range of whole numbers.
+Also the exit codes, and the options that come before the command.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.errors import ConfigError
 from lirdrec.escaping import visible, visible_json
@@ -28,36 +26,28 @@ if TYPE_CHECKING:
     from lirdrec.recommender.recommender import Recommender
 
 NUMBER = re.compile(r"[+\-−±]?[0-9][0-9.,:%]*")
-GAP = 3  # columns of the terminal between two columns of a table
-LEAST = 4  # that a column of texts needs
-FEW_ROWS = 3  # of a table that may be turned on its side
+GAP = 3  # characters between two columns of a table
+MIN_WIDTH = 4  # characters of a column of texts
+FEW_ROWS = 3  # maximum rows of a table that may be transposed
 ENDINGS = (".csv", ".tsv", ".parquet", ".json")
-
-CsvSafeOption = Annotated[
-    bool, typer.Option("--csv-safe", help="In .csv and .tsv: ' before texts that spreadsheets would take for formulas.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write to this file (.csv, .tsv, .parquet or .json).")
-]
 
 
 @cache
 def console(errors: bool = False) -> Console:
-    """The one console of each stream. What a terminal would obey in titles and ids is written out."""
+    """The console of the output or error stream; escapes control characters in titles and ids."""
     from rich.console import Console, ConsoleOptions
     from rich.segment import Segment
 
     class Escaping(Console):
         def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-            for one in super().render(renderable, options):
-                yield one if one.control else Segment(visible(one.text, line=False), one.style)
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(visible(segment.text, line=False), segment.style)
 
     return Escaping(stderr=errors, highlight=False, soft_wrap=False)
 
 
-class _Remarks(logging.Handler):
-    """Log records as one line each, above whatever progress bar is drawn."""
+class _LogHandler(logging.Handler):
+    """Prints a log record as one line, above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from rich.text import Text
@@ -67,16 +57,16 @@ class _Remarks(logging.Handler):
         console(errors=True).print(Text.assemble((f"{label}: ", style), self.format(record)), soft_wrap=True)
 
 
-def show_remarks(level: int) -> None:
+def show_log(level: int) -> None:
     """Show the library's log records of `level` and above on the error stream."""
     logger = logging.getLogger("lirdrec")
-    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, _Remarks)]
-    logger.addHandler(_Remarks())
+    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, _LogHandler)]
+    logger.addHandler(_LogHandler())
     logger.setLevel(level)
 
 
 def check_output(output: Path | None, csv_safe: bool = False) -> None:
-    """Refuse a file that could not be written, before any work is done.
+    """Check that a file can be written, before any work is done.
 
     Raises:
         ConfigError: an unknown ending, a folder that does not exist, or `csv_safe` of another format.
@@ -96,7 +86,7 @@ def check_output(output: Path | None, csv_safe: bool = False) -> None:
 
 
 def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> None:
-    """Write a table to a file, in the format that its ending names; whole or not at all.
+    """Write a table to a file atomically, in the format of the file's ending.
 
     Args:
         frame, output: the table and its file.
@@ -108,7 +98,7 @@ def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> No
 
     ending = output.suffix.lower()
     with atomic_write(output) as temporary:
-        temporary.touch()  # what the operating system refuses is said in its own words, not in those of polars
+        temporary.touch()  # raises OSError, where polars would raise its own error
         if ending == ".parquet":
             frame.write_parquet(temporary)
         elif ending == ".json":
@@ -120,7 +110,7 @@ def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> No
 
 
 def write_json(value: Any, output: Path) -> None:
-    """Write a JSON document to a file; whole or not at all.
+    """Write a JSON document to a file atomically.
 
     Raises:
         ConfigError: the file's ending names another format.
@@ -143,14 +133,14 @@ def table(
 ) -> Any:
     """A table for people; columns in `right` are set to the right.
 
-    No number is broken while there is room for all; a table of few rows for which there is none is turned on its side.
+    Numbers are not wrapped if they fit; a table of few rows that does not fit is transposed.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     cells = [
-        [one if isinstance(one, Text) else Text("" if one is None else visible(str(one))) for one in row]
+        [cell if isinstance(cell, Text) else Text("" if cell is None else visible(str(cell))) for cell in row]
         for row in rows
     ]
     names = [visible(column) for column in columns]
@@ -159,7 +149,7 @@ def table(
     if sum(widths) + GAP * len(widths) > console().width and 0 < len(cells) <= FEW_ROWS:
         heads = [row[0].plain for row in cells] if not names[0] or len(cells) > 1 else [""]
         first = 1 if any(heads) else 0
-        cells = [[Text(names[place]), *(row[place] for row in cells)] for place in range(first, len(names))]
+        cells = [[Text(names[index]), *(row[index] for row in cells)] for index in range(first, len(names))]
         names, to_right = [names[0] if first else "", *heads], [False, *(True for _ in heads)]
         widths = _widths(cells, len(names))
     drawn = Table(
@@ -180,25 +170,28 @@ def table(
 
 
 def _widths(cells: Sequence[Sequence[Any]], n: int) -> list[int]:
-    """The longest number of each column, and a little for what is none."""
+    """Width of each column: of its longest number, or `MIN_WIDTH`."""
     return [
-        max((len(word) for row in cells for word in row[place].plain.split() if NUMBER.fullmatch(word)), default=LEAST)
-        for place in range(n)
+        max(
+            (len(word) for row in cells for word in row[index].plain.split() if NUMBER.fullmatch(word)),
+            default=MIN_WIDTH,
+        )
+        for index in range(n)
     ]
 
 
 def metrics_table(results: Mapping[str, Mapping[str, float]], title: str | None = None) -> Any:
-    """Metric values: one line per recommender, or, where there are many metrics, one line per metric."""
+    """Table of metrics: a row per recommender, or a row per metric if there are more than 6."""
     names: list[str] = list(dict.fromkeys(name for values in results.values() for name in values))
 
-    def shown(who: str, name: str) -> str:
-        return f"{results[who][name]:.4f}" if name in results[who] else ""
+    def shown(recommender: str, name: str) -> str:
+        return f"{results[recommender][name]:.4f}" if name in results[recommender] else ""
 
     if len(names) <= 6:
-        rows = [[who, *(shown(who, name) for name in names)] for who in results]
+        rows = [[key, *(shown(key, name) for name in names)] for key in results]
         return table(title, ["", *names], rows, right=names)
     return table(
-        title, ["", *results], [[name, *(shown(who, name) for who in results)] for name in names], right=results
+        title, ["", *results], [[name, *(shown(key, name) for key in results)] for name in names], right=results
     )
 
 
@@ -208,17 +201,16 @@ def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "ite
 
     from lirdrec.data.titles import titles
 
-    found = titles(recommender.item_table)
-    if found is None or "title" in frame.columns:
+    item_titles = titles(recommender.item_table)
+    if item_titles is None or "title" in frame.columns:
         return frame
-    known = recommender.item_table.select(pl.col("item").alias(column), found.alias("title"))
-    return frame.join(known, on=column, how="left", maintain_order="left")
+    table = recommender.item_table.select(pl.col("item").alias(column), item_titles.alias("title"))
+    return frame.join(table, on=column, how="left", maintain_order="left")
 
 
-FAULT = 1  # exit code: a fault of lirdrec
-REFUSED = 2  # exit code: something that was given cannot be used
-INTERRUPTED = 130  # exit code: what a shell reports for a program that Ctrl-C ended
-LARGEST = 2**63 - 1  # what a tensor's whole number can hold
+FAULT = 1  # exit code: a bug of lirdrec
+REFUSED = 2  # exit code: wrong arguments or input files
+INTERRUPTED = 130  # exit code: stopped by Ctrl-C, as shells report it
 
 
 @dataclass
@@ -229,19 +221,3 @@ class Settings:
 
 
 settings = Settings()
-
-
-def whole_number(least: int = -LARGEST) -> Callable[[Any], Any]:
-    """A check for options that take whole numbers, one or several: from `least` to what a tensor can hold.
-
-    The check raises typer.BadParameter, which names the option.
-    """
-
-    def check(value: Any) -> Any:
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            if one is not None and not least <= one <= LARGEST:
-                low = f"{least} or more" if one < least and least > -LARGEST else f"below 2^63 ({LARGEST + 1})"
-                raise typer.BadParameter(f"{one} is out of range; it must be {low}")
-        return value
-
-    return check

@@ -1,17 +1,30 @@
-"""`lirdrec prepare | inspect`: files become a prepared dataset, and what is in one, or in a run."""
+"""`lirdrec prepare | inspect`: prepare a dataset from files, and show the contents of a dataset or a run."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lirdrec.cli.display import show_dataset, show_differences, show_run, show_undescribed
-from lirdrec.cli.output import JsonOption, console, print_json, whole_number
+from lirdrec.cli.options import (
+    DropOption,
+    EncodingOption,
+    FeatureFilesOption,
+    FolderOption,
+    GroupedCommand,
+    JsonOption,
+    OverwriteOption,
+    SeparatorOption,
+    given,
+    grouped,
+    integer,
+)
+from lirdrec.cli.output import console, print_json
 from lirdrec.errors import ConfigError
 from lirdrec.option_names import flag
 
@@ -19,60 +32,28 @@ if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.data.readers.detect import Kind
 
-FEW_ITEMS = 20_000  # EASE inverts a matrix of all of them: 3 GB
+FEW_ITEMS = 20_000  # EASE inverts a matrix of all items: 3 GB
 PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles")  # options without a flag
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command()(prepare)
+    app.command(cls=GroupedCommand)(grouped(prepare))
     app.command()(inspect)
 
 
-def prepare(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
-    source: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A table: a file (CSV, Parquet, JSON lines …), several, a folder of parts, or a pattern in quotes. Or"
-            " a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or LightGCN.",
-            show_default=False,
-        ),
-    ] = None,
-    user: Annotated[str | None, typer.Option("--user", help="Column of user ids.")] = None,
-    item: Annotated[str | None, typer.Option("--item", help="Column of item ids.")] = None,
-    rating: Annotated[str | None, typer.Option("--rating", help="Column of ratings.")] = None,
-    min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep ratings of this and more.")] = None,
-    timestamp: Annotated[str | None, typer.Option("--timestamp", help="Column of times.")] = None,
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Columns and rows of the interactions"""
+
+    user: Annotated[str | None, typer.Option("--user", help="Column of user ids.")] = None
+    item: Annotated[str | None, typer.Option("--item", help="Column of item ids.")] = None
+    rating: Annotated[str | None, typer.Option("--rating", help="Column of ratings.")] = None
+    min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep ratings of this value or more.")] = None
+    timestamp: Annotated[str | None, typer.Option("--timestamp", help="Column of times.")] = None
     time_format: Annotated[
-        str | None,
-        typer.Option("--time-format", metavar="FORMAT", help="How times are written, such as '%d/%m/%Y %H:%M'."),
-    ] = None,
-    separator: Annotated[
-        str | None, typer.Option("--separator", help="Between values: ';', tab, '::' … Found by itself by default.")
-    ] = None,
-    no_header: Annotated[
-        bool, typer.Option("--no-header", help="The first line holds values, not names; give --columns.")
-    ] = False,
-    columns: Annotated[
-        str | None, typer.Option("--columns", metavar="NAME,…", help="With --no-header: user,item,rating,timestamp …")
-    ] = None,
-    items_columns: Annotated[
-        str | None, typer.Option("--items-columns", metavar="NAME,…", help="Names of --items that has no header.")
-    ] = None,
-    encoding: Annotated[
-        str | None, typer.Option("--encoding", help="Of text files that are not UTF-8: cp1252, latin-1, gb18030 …")
-    ] = None,
-    bad_rows: Annotated[
-        str | None,
-        typer.Option(
-            "--bad-rows",
-            metavar="error|skip",
-            help="Rows that lack an id, a rating or a time, or have a wrong number of values: stop, or leave them out.",
-        ),
-    ] = None,
-    string_ids: Annotated[bool, typer.Option("--string-ids", help="Keep ids as strings.")] = False,
+        str | None, typer.Option("--time-format", metavar="FORMAT", help="Format of times: '%d/%m/%Y %H:%M'.")
+    ] = None
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,78 +61,134 @@ def prepare(
             metavar="COLUMN=VALUE[,VALUE]",
             help="Keep rows with one of these values: event=transaction; may be repeated.",
         ),
-    ] = None,
-    train: Annotated[
-        Path | None, typer.Option("--train", metavar="FILE", help="Instead of SOURCE: a split in files of its own.")
-    ] = None,
-    validation: Annotated[Path | None, typer.Option("--validation", metavar="FILE", help="With --train.")] = None,
-    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="With --train.")] = None,
-    items: Annotated[Path | None, typer.Option("--items", help="Table with a row per item: title, price, …")] = None,
+    ] = None
+    string_ids: Annotated[bool, typer.Option("--string-ids", help="Keep ids as strings.")] = False
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Format of the files"""
+
+    separator: SeparatorOption = None
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The first line has values, not column names; give --columns.")
+    ] = False
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="NAME,…", help="With --no-header: user,item,rating,timestamp …")
+    ] = None
+    items_columns: Annotated[
+        str | None, typer.Option("--items-columns", metavar="NAME,…", help="Column names of --items without a header.")
+    ] = None
+    encoding: EncodingOption = None
+    bad_rows: Annotated[
+        str | None,
+        typer.Option(
+            "--bad-rows",
+            metavar="error|skip",
+            help="Rows without an id, a rating or a time, or with a wrong number of values: stop, or leave them out.",
+        ),
+    ] = None
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Amazon reviews: leave out lines that are not a record.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class ItemOptions:
+    """Items and their features"""
+
+    items: Annotated[Path | None, typer.Option("--items", help="Table with a row per item: title, price, …")] = None
     items_id: Annotated[
         str | None,
         typer.Option("--items-id", metavar="COLUMN", help="Column of item ids in --items (default: --item)."),
-    ] = None,
+    ] = None
     title: Annotated[
         str | None,
         typer.Option("--title", metavar="COLUMN", help="Column of titles in --items (default: title, name, titel …)."),
-    ] = None,
+    ] = None
     unknown_items: Annotated[
         str | None,
-        typer.Option("--unknown-items", help="Interactions of items that --items lacks: error, drop or keep."),
-    ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors, .parquet or .csv; may be repeated."
-        ),
-    ] = None,
+        typer.Option("--unknown-items", help="Interactions of items that are not in --items: error, drop or keep."),
+    ] = None
+    features: FeatureFilesOption = None
     unknown_features: Annotated[
-        str | None, typer.Option("--unknown-features", help="Feature rows of ids that are no items: error or drop.")
-    ] = None,
+        str | None, typer.Option("--unknown-features", help="Feature rows with an unknown item id: error or drop.")
+    ] = None
     vectors: Annotated[
         list[str] | None,
-        typer.Option("--vectors", metavar="COLUMN", help="Of RecBole: a float_seq column that is a feature matrix."),
-    ] = None,
+        typer.Option("--vectors", metavar="COLUMN", help="RecBole: a float_seq column to use as a feature matrix."),
+    ] = None
     images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of pictures: ITEM.jpg, .png, …, or see --image-column.")
-    ] = None,
+        Path | None, typer.Option("--images", help="Folder of images: ITEM.jpg, .png, …; see also --image-column.")
+    ] = None
     image_column: Annotated[
-        str | None, typer.Option("--image-column", help="Column of the item table with the picture's path.")
-    ] = None,
-    metadata: Annotated[Path | None, typer.Option("--metadata", help="Of Amazon reviews: the products.")] = None,
-    skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Of Amazon reviews: leave out lines that are no record.")
-    ] = False,
-    drop: Annotated[bool, typer.Option("--drop-without-features", help="Leave out items without any feature.")] = False,
+        str | None, typer.Option("--image-column", help="Column of the item table with the image's path.")
+    ] = None
+    metadata: Annotated[Path | None, typer.Option("--metadata", help="Amazon reviews: file of the products.")] = None
+    drop: DropOption = False
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Filtering and splitting"""
+
     k_core: Annotated[
-        int | None, typer.Option("--k-core", help="Keep users and items with K pairs or more.", callback=whole_number())
-    ] = None,
+        int | None,
+        typer.Option("--k-core", help="Keep users and items with K interactions or more.", callback=integer()),
+    ] = None
     split: Annotated[
         str | None,
         typer.Option(
             "--split",
             help="random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels.",
         ),
+    ] = None
+    held_out: Annotated[
+        float | None, typer.Option("--held-out", help="Share of validation and test data together.")
+    ] = None
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the split.", callback=integer())] = None
+    train: Annotated[
+        Path | None, typer.Option("--train", metavar="FILE", help="Instead of SOURCE: training data of a given split.")
+    ] = None
+    validation: Annotated[
+        Path | None, typer.Option("--validation", metavar="FILE", help="Validation data, with --train.")
+    ] = None
+    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Test data, with --train.")] = None
+
+
+def prepare(
+    output: FolderOption,
+    columns: ColumnOptions,
+    files: FileOptions,
+    items: ItemOptions,
+    split: SplitOptions,
+    source: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A table: a file (CSV, Parquet, JSON lines …), several files, a folder of parts, or a pattern in"
+            " quotes; a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or"
+            " LightGCN.",
+            show_default=False,
+        ),
     ] = None,
-    held_out: Annotated[float | None, typer.Option("--held-out", help="Share for valid and test together.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the split.", callback=whole_number())] = None,
-    published: Annotated[
+    benchmark: Annotated[
         str | None,
-        typer.Option("--published", metavar="NAME", help="Prepare as a published dataset was, and check its counts."),
+        typer.Option("--benchmark", metavar="NAME", help="Prepare as this published dataset, and check the counts."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="What to call the dataset (default: as the folder).")
+        str | None, typer.Option("--name", help="Name of the dataset (default: the folder's name).")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")] = False,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Turn interactions, an item table and feature files into a prepared dataset: one folder, whole or not at all.
+    """Turn interactions, an item table and feature files into a prepared dataset: one folder.
 
     \b
       lirdrec prepare ratings.csv --user userId --item movieId --rating rating --min-rating 4 \\
           --items movies.csv --features text=text.npz --k-core 5 --output mydata
       lirdrec prepare ml-latest-small --images posters --min-rating 4 --output films
-      lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --published baby --output baby
+      lirdrec prepare reviews_Baby.json.gz --metadata meta_Baby.json.gz --benchmark baby --output baby
       lirdrec prepare sales.csv --items shop.csv --images photos --image-column photo --output shop
       lirdrec prepare tiktok/ --output prepared/tiktok
       lirdrec prepare u.data --no-header --columns user,item,rating,timestamp --timestamp timestamp --output films
@@ -160,62 +197,45 @@ def prepare(
       lirdrec prepare --train train.csv --validation valid.csv --test test.csv --output mydata
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output {output}: has something in it; choose another folder or give --overwrite")
-    options: dict[str, Any] = {
-        "user": user,
-        "item": item,
-        "rating": rating,
-        "min_rating": min_rating,
-        "timestamp": timestamp,
-        "time_format": time_format,
-        "separator": separator,
-        "header": False if no_header else None,
-        "columns": _names(columns),
-        "items_columns": _names(items_columns),
-        "encoding": encoding,
-        "bad_rows": bad_rows,
-        "string_ids": string_ids or None,
-        "only": named_values(only) if only else None,
-        "train": train,
-        "validation": validation,
-        "test": test,
-        "vectors": vectors,
-        "without_features": "drop" if drop else None,
-        "k_core": k_core,
-        "split": split,
-        "held_out": held_out,
-        "seed": seed,
-        "items": items,
-        "items_id": items_id,
-        "title": title,
-        "unknown_items": unknown_items,
-        "unknown_features": unknown_features,
-        "images": images,
-        "image_column": image_column,
-        "metadata": metadata,
-        "bad_lines": "skip" if skip_bad_lines else None,
-        "features": dict(named_file(one) for one in features) if features else None,
-        "name": name,
-    }
-    given = {key: value for key, value in options.items() if value is not None}
-    dataset = _read(source[0] if source and len(source) == 1 else source or None, given, published)
+        raise ConfigError(f"--output {output}: is not empty; choose another folder or give --overwrite")
+    options = _reader_options(columns, files, items, split) | ({} if name is None else {"name": name})
+    dataset = _read(source[0] if source and len(source) == 1 else source or None, options, benchmark)
     if name is None:
         dataset = replace(dataset, name=output.resolve().name or dataset.name)
     differences = None
-    if published is not None:
+    if benchmark is not None:
         from lirdrec.data.benchmarks import check
 
-        differences = check(dataset, published)
+        differences = check(dataset, benchmark)
     dataset.save(output, overwrite=overwrite)
-    figures = _figures(dataset)
+    summary = _summary(dataset)
     if json:
-        return print_json(figures if differences is None else figures | {"differences_from_published": differences})
-    show_dataset(figures)
-    if _undescribed(figures):
-        show_undescribed(_undescribed(figures))
+        return print_json(summary if differences is None else summary | {"differences_from_published": differences})
+    show_dataset(summary)
+    show_undescribed(_undescribed(summary))
     if differences is not None:
-        show_differences(str(published), differences)
-    console().print(f"Written to {output}. Next: {_next(figures, output)}", markup=False, soft_wrap=True)
+        show_differences(str(benchmark), differences)
+    console().print(f"Written to {output}. Next: {_next(summary, output)}", markup=False, soft_wrap=True)
+
+
+def _reader_options(*groups: Any) -> dict[str, Any]:
+    """The options that were given, by their names in Python."""
+    options = given(*groups)
+    switches: dict[str, dict[str, Any]] = {
+        "no_header": {"header": False},
+        "skip_bad_lines": {"bad_lines": "skip"},
+        "drop": {"without_features": "drop"},
+    }
+    for name, switch in switches.items():
+        if options.pop(name, False):
+            options |= switch
+    conversions: dict[str, Callable[[Any], Any]] = {
+        "columns": _names,
+        "items_columns": _names,
+        "only": named_values,
+        "features": _named_files,
+    }
+    return {name: conversions[name](value) if name in conversions else value for name, value in options.items()}
 
 
 def inspect(
@@ -228,7 +248,7 @@ def inspect(
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="With --modality: write a page.")] = None,
     seed: Annotated[
-        int, typer.Option("--seed", help="With --modality: which items are drawn.", callback=whole_number(0))
+        int, typer.Option("--seed", help="With --modality: which items are drawn.", callback=integer(0))
     ] = 0,
     device: Annotated[str, typer.Option("--device", help="Of a run: where a step is timed (cpu, cuda, mps).")] = "cpu",
     json: JsonOption = False,
@@ -255,13 +275,13 @@ def inspect(
 
         facts = summarise_run(dataset, device, verify)
         return print_json(facts) if json else show_run(dataset, facts)
-    figures = _figures(Dataset.load(dataset, verify=True) if verify else _read(dataset, {}))
+    summary = _summary(Dataset.load(dataset, verify=True) if verify else _read(dataset, {}))
     if json:
-        return print_json(figures)
-    show_dataset(figures)
+        return print_json(summary)
+    show_dataset(summary)
 
 
-def _figures(dataset: Dataset) -> dict[str, Any]:
+def _summary(dataset: Dataset) -> dict[str, Any]:
     from lirdrec.data.images import described
     from lirdrec.data.summary import summarise
 
@@ -272,42 +292,47 @@ def next_command(folder: Path) -> str:
     """The command that most people want with a prepared dataset."""
     from lirdrec.data.dataset import Dataset
 
-    return _next(_figures(Dataset.load(folder)), folder)
+    return _next(_summary(Dataset.load(folder)), folder)
 
 
-def _next(figures: dict[str, Any], folder: Path) -> str:
+def _next(summary: dict[str, Any], folder: Path) -> str:
     """The command that most people want after `prepare`; it works on this dataset."""
     from lirdrec.features.template import default_template
 
-    if figures["modalities"]:
+    if summary["modalities"]:
         return shlex.join(["lirdrec", "train", str(folder)])
     words = ["lirdrec", "features", str(folder)]
     # a template cannot name a column with braces
-    texts = {name: number for name, number in figures["texts"].items() if not set(name) & set("{}")}
+    texts = {name: number for name, number in summary["texts"].items() if not set(name) & set("{}")}
     if texts:
         words += ["--text", "hashed"]
         try:
             default_template(texts)
         except ConfigError:
             words += ["--text-template", f"{{{max(texts, key=lambda name: texts[name])}}}"]
-    if figures["pictures"]:
+    if summary["pictures"]:
         words += ["--image", "descriptor"]
     if len(words) > 3:
-        return shlex.join([*words, "--drop-without-features"] if _undescribed(figures) else words)
+        return shlex.join([*words, "--drop-featureless-items"] if _undescribed(summary) else words)
     # without anything to learn from but who took what: exact and fast, as long as a matrix of all items is small
-    model = "ease" if figures["items"] <= FEW_ITEMS else "lightgcn"
+    model = "ease" if summary["items"] <= FEW_ITEMS else "lightgcn"
     return shlex.join(["lirdrec", "train", str(folder), "--model", model])
 
 
-def _undescribed(figures: Mapping[str, Any]) -> int:
+def _undescribed(summary: Mapping[str, Any]) -> int:
     """How many items the item table lacks, so that they have no features as long as no matrix is given."""
-    kept = figures["info"].get("preparation", {}).get("unknown_items_kept", 0)
-    return 0 if figures["modalities"] else kept
+    kept = summary["info"].get("preparation", {}).get("unknown_items_kept", 0)
+    return 0 if summary["modalities"] else kept
 
 
-def _names(listed: str | None) -> list[str] | None:
-    """The names of a list that commas separate."""
-    return None if listed is None else [name.strip() for name in listed.split(",")]
+def _names(listed: str) -> list[str]:
+    """The names of a comma-separated list."""
+    return [name.strip() for name in listed.split(",")]
+
+
+def _named_files(texts: list[str]) -> dict[str, Path]:
+    """NAME=FILE of --features as name → file."""
+    return dict(named_file(text) for text in texts)
 
 
 def _read(source: str | Path | list[Path] | None, options: dict[str, Any], published: str | None = None) -> Dataset:
@@ -347,7 +372,7 @@ def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, An
         if option in options:
             raise ConfigError(f"{flag(option)}: says nothing about the files of a split")
     if published is not None:
-        raise ConfigError("--published: prepares a dataset as published, with a split of its own; leave it out")
+        raise ConfigError("--benchmark: prepares a dataset as published, with a split of its own; leave it out")
     return read_raw(**options)
 
 
@@ -362,7 +387,7 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
                 f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
-                f" features; add others later: lirdrec features DATASET --add {other[0]}=FILE"
+                f" features; add others later: lirdrec features DATASET --import {other[0]}=FILE"
             )
     for option in options:
         if option in known:

@@ -1,156 +1,161 @@
-"""`lirdrec serve` and `lirdrec keys`: a run behind HTTP."""
+"""`lirdrec serve | keys`: serve a run over HTTP, and manage its API keys."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lirdrec.cli.output import JsonOption, console, print_json, settings, table
+from lirdrec.cli.options import GroupedCommand, ImagesOption, JsonOption, given, grouped
+from lirdrec.cli.output import console, print_json, settings, table
+from lirdrec.errors import ConfigError
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The file of keys.", show_default=False)]
-NameOption = Annotated[str, typer.Option("--name", "-n", help="Who has the key.", show_default=False)]
+NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the key.", show_default=False)]
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command()(serve)
+    app.command(cls=GroupedCommand)(grouped(serve))
     app.add_typer(keys, name="keys")
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Network"""
+
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option("--port", "-p", help="Port to listen on.")] = 8000
+    cors: Annotated[
+        list[str] | None,
+        typer.Option("--cors", metavar="ORIGIN", help="Origin of a web page that may call; may be repeated."),
+    ] = None
+    hosts: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="HOST", help="Another name of this machine, for servers without keys."),
+    ] = None
+    trusted_proxies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trusted-proxy",
+            metavar="ADDRESS",
+            help="Address or network of a proxy whose X-Forwarded-For is used; may be repeated.",
+        ),
+    ] = None
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="File of API keys; without it, only this machine may connect.")
+    ] = None
+    insecure: Annotated[
+        bool, typer.Option("--allow-unauthenticated", help="Let other machines connect without keys.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Run and items"""
+
+    store: Annotated[
+        str | None,
+        typer.Option("--store", envvar="LIRDREC_STORE", help="Database of live changes (default: RUN.live.sqlite)."),
+    ] = None
+    watch: Annotated[bool, typer.Option("--watch", help="Load the new run when RUN points to another one.")] = False
+    runs: Annotated[Path | None, typer.Option("--runs-dir", help="Folder of runs that POST /model may switch to.")] = (
+        None
+    )
+    index: Annotated[
+        str,
+        typer.Option(
+            "--ann-index", help="exact; or hnsw, ivf: approximate, faster from about 250,000 items (need lirdrec[ann])."
+        ),
+    ] = "exact"
+    encoders: Annotated[
+        bool, typer.Option("--encoders", help="Encode titles and images of new items with the dataset's encoders.")
+    ] = False
+    device: Annotated[str, typer.Option("--device", help="Device of the encoders: cpu, cuda or mps.")] = "cpu"
+    images: ImagesOption = None
+    ui: Annotated[bool, typer.Option("--ui", help="Serve the web page at /ui.")] = False
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """Processes and limits"""
+
+    workers: Annotated[int, typer.Option("--workers", "-w", help="Worker processes.")] = 1
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads of each worker (default: the cores, shared).")
+    ] = None
+    rate_limit: Annotated[
+        float | None, typer.Option("--rate-limit", help="Requests per second and key; 0: no limit (default: 200).")
+    ] = None
+    max_connections: Annotated[
+        int | None, typer.Option("--max-connections", help="Connections of each worker (default: 1024).")
+    ] = None
+    address_connections: Annotated[
+        int | None, typer.Option("--address-connections", help="Connections from one address (default: 256).")
+    ] = None
+    head_seconds: Annotated[
+        float | None, typer.Option("--head-timeout", help="Seconds to receive the headers of a request (default: 10).")
+    ] = None
+    max_body: Annotated[float | None, typer.Option("--max-body", help="Largest request body, in MB (default: 8).")] = (
+        None
+    )
+    max_batch: Annotated[
+        int | None, typer.Option("--max-batch", help="Recommendations in a batch request (default: 256).")
+    ] = None
+    timeout_seconds: Annotated[float | None, typer.Option("--timeout", help="Seconds to respond (default: 30).")] = None
+    no_access_log: Annotated[bool, typer.Option("--no-access-log", help="Do not log each request.")] = False
 
 
 def serve(
     run: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN", help="A run folder, a link to one, or a file that names one.", show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="A run folder, a link to one, or a file with its name.", show_default=False),
     ],
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", help="Port to listen at.")] = 8000,
-    keys: Annotated[
-        Path | None, typer.Option("--keys", help="File of API keys; without it, only this machine is answered.")
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            "--store", envvar="LIRDREC_STORE", help="Where live changes are kept: a URL (default: RUN.live.sqlite)."
-        ),
-    ] = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that answer.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of each (default: the cores, shared).")
-    ] = None,
-    ui: Annotated[bool, typer.Option("--ui", help="Serve the page, at /ui.")] = False,
-    encoders: Annotated[
-        bool, typer.Option("--encoders", help="Encode titles and pictures of new items, as the dataset's were.")
-    ] = False,
-    device: Annotated[str, typer.Option("--device", help="Of the encoders: cpu, cuda or mps.")] = "cpu",
-    index: Annotated[
-        str, typer.Option("--index", help="exact; or hnsw, ivf from about 250,000 items on: most of the best, sooner.")
-    ] = "exact",
-    images: Annotated[Path | None, typer.Option("--images", help="Folder of the items' pictures.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow RUN when it leads to another run.")] = False,
-    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of runs that POST /model may change to.")] = None,
-    rate_limit: Annotated[
-        float | None, typer.Option("--rate-limit", help="Requests a second of each key; 0: no limit (default: 200).")
-    ] = None,
-    trusted_proxy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--trusted-proxy",
-            metavar="ADDRESS",
-            help="Address or network of a proxy whose X-Forwarded-For is believed; may be repeated.",
-        ),
-    ] = None,
-    max_connections: Annotated[
-        int | None, typer.Option("--max-connections", help="Connections of each worker (default: 1024).")
-    ] = None,
-    address_connections: Annotated[
-        int | None, typer.Option("--address-connections", help="Connections from one address (default: 256).")
-    ] = None,
-    head_timeout: Annotated[
-        float | None, typer.Option("--head-timeout", help="Seconds for the head of a request (default: 10).")
-    ] = None,
-    max_body: Annotated[float | None, typer.Option("--max-body", help="Largest body, in MB (default: 8).")] = None,
-    max_batch: Annotated[
-        int | None, typer.Option("--max-batch", help="Requests in a batch call (default: 256).")
-    ] = None,
-    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for an answer (default: 30).")] = None,
-    cors: Annotated[
-        list[str] | None,
-        typer.Option("--cors", metavar="ORIGIN", help="Origin of a web page that may ask; may be repeated."),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option("--allow-host", metavar="HOST", help="Another name of this machine, where there are no keys."),
-    ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Answer other machines without keys.")] = False,
-    no_access_log: Annotated[bool, typer.Option("--no-access-log", help="No line for each request.")] = False,
+    network: NetworkOptions,
+    model: ModelOptions,
+    limits: LimitOptions,
 ) -> None:
-    """Put a run behind HTTP: recommendations, items added live, explanations.
+    """Serve a run over HTTP: recommendations, explanations, and items added while serving.
 
     \b
       lirdrec serve runs/first --ui                             this machine only: open http://127.0.0.1:8000/ui
       lirdrec keys add keys.json --name shop --role write       prints a key, once
-      lirdrec serve runs/first --keys keys.json --host 0.0.0.0  for others, with keys
+      lirdrec serve runs/first --keys keys.json --host 0.0.0.0  other machines, with keys
       curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\
            -d '{"user": 15, "k": 5}' http://127.0.0.1:8000/recommend
 
-    What is added while serving is on the disk before it is answered for, and is there again after a restart. A newer
-    run without a pause: echo first > runs/current, lirdrec serve runs/current --runs runs, then POST /model.
+    Changes are written to disk before they are confirmed, and are loaded again after a restart. To switch to a newer
+    run without a pause: echo first > runs/current, lirdrec serve runs/current --runs-dir runs, then POST /model.
     """
     from lirdrec.config import make
-    from lirdrec.errors import ConfigError
 
     try:
         from lirdrec.server.config import ServerConfig
         from lirdrec.server.main import check
-        from lirdrec.server.main import serve as answer
+        from lirdrec.server.main import serve as run_server
     except ModuleNotFoundError as error:
         raise ConfigError(f'{error.name} is not installed; get it with: pip install "lirdrec[serve]"') from None
 
-    given = {
-        "host": host,
-        "port": port,
-        "keys": _text(keys),
-        "store": store,
-        "workers": workers,
-        "threads": threads,
-        "ui": ui,
-        "encoders": encoders,
-        "device": device,
-        "index": index,
-        "images": _text(images),
-        "watch": watch,
-        "runs": _text(runs),
-        "rate_limit": rate_limit,
-        "max_body_bytes": _bytes(max_body),
-        "max_batch": max_batch,
-        "timeout_seconds": timeout,
-        "head_seconds": head_timeout,
-        "max_connections": max_connections,
-        "address_connections": address_connections,
-        "trusted_proxies": trusted_proxy,
-        "cors": cors,
-        "hosts": allow_host,
-        "insecure": insecure,
-        "access_log": not no_access_log and not settings.quiet,
-    }
-    values = {name: value for name, value in given.items() if value is not None}
+    values = given(network, model, limits)
+    if limits.max_body is not None:
+        values["max_body_bytes"] = _bytes(values.pop("max_body"))
+    values["access_log"] = not values.pop("no_access_log", False) and not settings.quiet
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     config = make(ServerConfig, {"run": str(run), **values}, "serve")
     check(config)
     if not settings.quiet:
-        _tell(config.host, config.port, config.ui, config.keys is not None)
-    answer(config)
+        _show_address(config.host, config.port, config.ui, config.keys is not None)
+    run_server(config)
 
 
 @keys.callback()
 def keys_group() -> None:
-    """API keys of a server: a file of their hashes; the keys themselves are kept nowhere.
+    """Manage the API keys of a server: a file of their hashes; the keys themselves are not stored.
 
     \b
       lirdrec keys add keys.json --name shop --role write
@@ -163,9 +168,9 @@ def keys_group() -> None:
 def add(
     file: FileArgument,
     name: NameOption,
-    role: Annotated[str, typer.Option("--role", "-r", help="read: ask; write: change too.")] = "read",
+    role: Annotated[str, typer.Option("--role", "-r", help="read; or write: may also change the model.")] = "read",
 ) -> None:
-    """Make a key and print it, this once.
+    """Create a key and print it, once.
 
     \b
       lirdrec keys add keys.json --name shop --role write
@@ -182,23 +187,23 @@ def add(
 
 @keys.command("list")
 def list_keys(file: FileArgument, json: JsonOption = False) -> None:
-    """Who has a key, and what for.
+    """List the names and roles of the keys.
 
     \b
       lirdrec keys list keys.json
     """
     from lirdrec.server.auth import read_keys
 
-    known = read_keys(file)
+    rows = [{"name": key.name, "role": key.role, "created": key.created} for key in read_keys(file)]
     if json:
-        print_json([{"name": one.name, "role": one.role, "created": one.created} for one in known])
+        print_json(rows)
     else:
-        console().print(table(None, ["name", "role", "created"], [[one.name, one.role, one.created] for one in known]))
+        console().print(table(None, ["name", "role", "created"], [list(row.values()) for row in rows]))
 
 
 @keys.command("revoke")
 def revoke(file: FileArgument, name: NameOption) -> None:
-    """Refuse a key from the next request on; servers need no restart.
+    """Revoke a key at once; servers need no restart.
 
     \b
       lirdrec keys revoke keys.json --name shop
@@ -206,25 +211,18 @@ def revoke(file: FileArgument, name: NameOption) -> None:
     from lirdrec.server.auth import revoke_key
 
     revoke_key(file, name)
-    console(errors=True).print(f"The key of '{name}' is refused from now on.", markup=False)
+    console(errors=True).print(f"The key of '{name}' is revoked.", markup=False)
 
 
-def _bytes(megabytes: float | None) -> int | None:
-    from lirdrec.errors import ConfigError
-
-    if megabytes is None:
-        return None
+def _bytes(megabytes: float) -> int:
     if not math.isfinite(megabytes):
         raise ConfigError(f"--max-body is {megabytes}; it must be a number of MB")
     return round(megabytes * 2**20)
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _tell(host: str, port: int, ui: bool, keyed: bool) -> None:
-    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    page = f"; the page is at {where}/ui" if ui else ""
-    who = "" if keyed else "; no API keys: everybody who reaches it may do everything"
-    console(errors=True).print(f"lirdrec listens at {where}{page}{who}. Ctrl-C ends it.", markup=False, soft_wrap=True)
+def _show_address(host: str, port: int, ui: bool, keyed: bool) -> None:
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    page = f"; the page is at {address}/ui" if ui else ""
+    warning = "" if keyed else "; no API keys: everybody who can connect may do everything"
+    message = f"lirdrec listens at {address}{page}{warning}. Ctrl-C stops it."
+    console(errors=True).print(message, markup=False, soft_wrap=True)

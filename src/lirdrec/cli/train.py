@@ -1,25 +1,35 @@
-"""`lirdrec train | evaluate | options`."""
+"""`lirdrec train | evaluate | config`: train and evaluate a model, and list its options."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lirdrec.cli.output import (
-    INTERRUPTED,
+from lirdrec.cli.options import (
     CsvSafeOption,
+    DatasetArgument,
+    DeviceOption,
+    GroupedCommand,
     JsonOption,
     OutputOption,
+    RunArgument,
+    SeedOption,
+    SetOption,
+    grouped,
+    integer,
+)
+from lirdrec.cli.output import (
+    INTERRUPTED,
     check_output,
     console,
     metrics_table,
     print_json,
     settings,
     table,
-    whole_number,
     write_frame,
 )
 from lirdrec.config import nearest
@@ -27,53 +37,66 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.memory import check_memory
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from lirdrec.data.dataset import Dataset
     from lirdrec.recommender.recommender import Recommender
 
 WITHOUT_STEPS = ("metric", "seed")  # training options of models in closed form
 
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option; see lirdrec options.")
-]
-DatasetArgument = Annotated[
-    Path, typer.Argument(metavar="DATASET", help="A prepared dataset, or a folder that prepare can read.")
-]
+SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command()(train)
-    app.command()(evaluate)
-    app.command("options")(list_options)
+    app.command(cls=GroupedCommand)(grouped(train))
+    app.command(cls=GroupedCommand)(grouped(evaluate))
+    app.command("config")(list_options)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Model and training"""
+
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="lirdrec (default), or another one of docs/models.md (lightgcn, ease …)."),
+    ] = None
+    preset: Annotated[str | None, typer.Option("--preset", help="fast or paper (default: fast).")] = None
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with the tables [model] and [training].")
+    ] = None
+    assignments: SetOption = None
+    seed: SeedOption = None
+    refit: Annotated[
+        Path | None,
+        typer.Option("--refit", metavar="RUN", help="Train on all interactions, with RUN's settings and best epoch."),
+    ] = None
+
+    def for_fit(self) -> dict[str, Any]:
+        """The arguments of `fit`."""
+        if self.refit is None:
+            config, training = configuration(
+                self.model or "lirdrec", self.preset, self.config, self.assignments or [], self.seed
+            )
+            return {"config": config, "training": training} | ({} if self.preset is None else {"preset": self.preset})
+        for name in ("model", "preset", "config", "assignments", "seed"):
+            if getattr(self, name) not in (None, []):
+                option = "--set" if name == "assignments" else f"--{name}"
+                raise ConfigError(f"{option}: with --refit the settings are those of the earlier run; leave it out")
+        return {"refit": self.refit}
 
 
 def train(
     dataset: DatasetArgument,
-    run: Annotated[
-        Path | None, typer.Option("--run", help="Run folder to write (default: runs/DATASET-MODEL).")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="lirdrec (default), or another of docs/models.md (lightgcn, ease …)."),
-    ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="fast or paper (default: fast).")] = None,
-    assignments: SetOption = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the tables [model] and [training].")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="The same seed gives the same bits.", callback=whole_number())
-    ] = None,
+    options: ModelOptions,
+    run: Annotated[Path | None, typer.Option("--run", help="Folder to write (default: runs/DATASET-MODEL).")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps (default: auto).")] = None,
-    refit: Annotated[
-        Path | None,
-        typer.Option("--refit", metavar="RUN", help="Train on all interactions, with RUN's settings and best epoch."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Train on a dataset, keep the best model in a run folder, show its test figures beside popularity.
+    """Train a model, save the best epoch in a run folder, and show its test metrics beside those of popularity.
 
     \b
       lirdrec train mydata --run runs/first
@@ -81,28 +104,21 @@ def train(
       lirdrec train mydata --run runs/first --resume
       lirdrec train mydata --refit runs/first --run runs/served
 
-    With --refit nothing is held out: the run knows the newest likes, and has no figures of its own.
+    --refit trains on all interactions, the newest included; such a run has no metrics, since no data is held out.
     """
     from lirdrec.recommender.fit import fit
 
-    options: dict[str, Any] = {"preset": preset, "device": device}
-    if refit is not None:
-        _refuse_beside_refit(
-            {"--model": model, "--preset": preset, "--config": config, "--set": assignments, "--seed": seed}
-        )
-        options["refit"] = refit
-    else:
-        chosen = configuration(model or "lirdrec", preset, config, assignments or [], seed)
-        options["config"], options["training"] = chosen
+    arguments = options.for_fit() | ({} if device is None else {"device": device})
     data = _read_dataset(dataset)
-    folder = run or _default_run(data.name, (model or "lirdrec") if refit is None else "refit", resume)
+    refit = options.refit
+    folder = run or _default_run(data.name, (options.model or "lirdrec") if refit is None else "refit", resume)
     recommender = fit(
         data,
         run=folder,
         resume=resume,
         overwrite=overwrite,
         progress=not settings.quiet and not json,
-        **{key: value for key, value in options.items() if value is not None},
+        **arguments,
     )
     stopped = recommender.info.get("stopped") == "interrupted"
     results = evaluate_with_baseline(recommender, data) if len(data.test) and refit is None else {}
@@ -112,24 +128,22 @@ def train(
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
         if refit is not None:
-            from lirdrec.data.ids import count
-
-            pairs = sum(len(data.split(name)) for name in ("train", "valid", "test"))
-            said = (
-                f"Trained on {count(pairs, 'interaction')}, all there are, with the settings of {refit};"
-                " nothing is left to measure it on."
-            )
-            console().print(said, markup=False, soft_wrap=True)
+            _show_refit(data, refit)
         _show_run(folder, data.name, results)
     if stopped:
-        console(errors=True).print("Stopped; the best model so far is kept. Go on: the same command with --resume")
+        console(errors=True).print(
+            "Stopped; the best model so far is saved. To continue: the same command with --resume"
+        )
         raise typer.Exit(INTERRUPTED)
 
 
-def _refuse_beside_refit(options: dict[str, Any]) -> None:
-    for option, value in options.items():
-        if value is not None and value != []:
-            raise ConfigError(f"{option}: with --refit the settings are those of the earlier run; leave it out")
+def _show_refit(data: Dataset, refit: Path) -> None:
+    from lirdrec.data.ids import count
+    from lirdrec.data.schema import SPLITS
+
+    n = sum(len(data.split(name)) for name in SPLITS)
+    message = f"Trained on all {count(n, 'interaction')} with the settings of {refit}; no data is left to evaluate on."
+    console().print(message, markup=False, soft_wrap=True)
 
 
 def _show_run(folder: Path, name: str, results: dict[str, dict[str, float]]) -> None:
@@ -140,110 +154,132 @@ def _show_run(folder: Path, name: str, results: dict[str, dict[str, float]]) -> 
         console().print(f"Curves:     {folder / 'curves.png'}", markup=False)
 
 
-def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    dataset: Annotated[
-        Path | None, typer.Argument(metavar="[DATASET]", help="A prepared dataset (default: the one of the training).")
-    ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="train, valid or test (default: test).")] = None,
+@dataclass(frozen=True)
+class MetricOptions:
+    """What is measured"""
+
+    split: Annotated[str | None, typer.Option("--split", help="train, validation or test (default: test).")] = None
     k: Annotated[
         list[int] | None,
-        typer.Option(
-            "--k", "-k", metavar="K", help="List length; may be repeated (10 and 20).", callback=whole_number()
-        ),
-    ] = None,
+        typer.Option("--k", "-k", metavar="K", help="List length; may be repeated (10 and 20).", callback=integer()),
+    ] = None
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="NAME", help="recall, ndcg …; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, popularity or gini; may be repeated.",
+        ),
+    ] = None
+    candidates: Annotated[
+        str | None, typer.Option("--candidates", help="all; or cold: only items without training interactions.")
+    ] = None
+    memory_limit: Annotated[
+        int | None, typer.Option("--memory-limit", help="Memory for scores, in MiB.", callback=integer(1))
+    ] = None
+
+    def for_evaluate(self) -> dict[str, Any]:
+        """The arguments of `evaluate`.
+
+        Raises:
+            ConfigError: a value that no run can be evaluated with; raised before a run is read, which may take long.
+        """
+        from lirdrec.evaluation.metrics import canonical_metric, check_metrics
+        from lirdrec.recommender.queries import check_k
+
+        if self.split is not None and self.split not in SPLITS:
+            raise ConfigError(f"--split {self.split}: choose one of {', '.join(SPLITS)}")
+        if self.candidates not in (None, "all", "cold"):
+            raise ConfigError(f"--candidates {self.candidates}: choose all or cold")
+        if self.memory_limit is not None:
+            check_memory(self.memory_limit << 20, f"--memory-limit {self.memory_limit}")
+        for k in self.k or ():
+            check_k(k)
+        metrics = tuple(map(canonical_metric, self.metric or ()))
+        check_metrics(metrics)
+        arguments = {
+            "split": None if self.split is None else SPLITS[self.split],
+            "k": tuple(self.k) if self.k else None,
+            "metrics": metrics or None,
+            "candidates": self.candidates,
+            "memory_limit": None if self.memory_limit is None else self.memory_limit << 20,
+        }
+        return {name: value for name, value in arguments.items() if value is not None}
+
+
+def evaluate(
+    run: RunArgument,
+    options: MetricOptions,
+    dataset: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DATASET]", help="A prepared dataset (default: the one that RUN was trained on)."),
     ] = None,
-    candidates: Annotated[str | None, typer.Option("--candidates", help="all, or cold: unseen items only.")] = None,
-    new_users: Annotated[
-        bool, typer.Option("--new-users", help="Also as if every user were new, known by the liked items alone.")
+    cold_users: Annotated[
+        bool, typer.Option("--cold-users", help="Also evaluate with every user treated as new, known by items alone.")
     ] = False,
-    per_user: Annotated[Path | None, typer.Option("--per-user", help="Write each user's values to this file.")] = None,
-    memory: Annotated[
-        int | None, typer.Option("--memory", help="Memory limit in MiB.", callback=whole_number(1))
+    per_user: Annotated[
+        Path | None, typer.Option("--per-user-output", help="Write the values of each user to this file.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")] = "cpu",
+    device: DeviceOption = "cpu",
     json: JsonOption = False,
     output: OutputOption = None,
     csv_safe: CsvSafeOption = False,
 ) -> None:
-    """Rank all items for every user of a split and show the figures beside popularity's.
+    """Rank all items for every user of a split and show the metrics beside those of popularity.
 
     \b
       lirdrec evaluate runs/demo
-      lirdrec evaluate runs/demo --split valid -k 5 -k 50
-      lirdrec evaluate runs/demo --new-users
+      lirdrec evaluate runs/demo --split validation -k 5 -k 50
+      lirdrec evaluate runs/demo --cold-users
     """
-    import polars as pl
-
+    from lirdrec.evaluation.evaluator import evaluate as evaluate_run
     from lirdrec.recommender.recommender import Recommender
 
     check_output(output, csv_safe and (output is not None or per_user is None))
     check_output(per_user, csv_safe and per_user is not None)
-    if memory is not None:
-        check_memory(memory << 20, f"--memory {memory}")
-    _check_questions(split, k, metric, candidates)  # before the run is read, which may take long
+    arguments = options.for_evaluate()
     recommender = Recommender.load(run, device=device)
     data = _read_dataset(dataset if dataset is not None else _trained_on(recommender, run))
-    options: dict[str, Any] = {
-        "split": split,
-        "k": tuple(k) if k else None,
-        "metrics": tuple(metric) if metric else None,
-        "candidates": candidates,
-        "memory_limit": None if memory is None else memory << 20,
-        "per_user": per_user is not None or None,
-    }
-    options = {key: value for key, value in options.items() if value is not None}
     name = str(recommender.info.get("model", "model"))
-    from lirdrec.evaluation.evaluator import evaluate as measure
-
-    own = measure(recommender, data, **options)
-    options.pop("per_user", None)
-    results = {name: dict(own.values)}
-    if new_users:
+    result = evaluate_run(recommender, data, per_user=per_user is not None, **arguments)
+    results = {name: dict(result.values)}
+    if cold_users:
         from lirdrec.recommender.new_users import as_new_users
 
-        results[f"{name}, users as new"] = dict(measure(as_new_users(recommender), data, **options).values)
+        results[f"{name}, users as new"] = dict(evaluate_run(as_new_users(recommender), data, **arguments).values)
     if name != "popularity":
-        results["popularity"] = dict(measure(_popularity(data, device), data, **options).values)
-    if per_user is not None and own.per_user is not None:
-        write_frame(own.per_user, per_user, csv_safe)
+        results["popularity"] = dict(evaluate_run(_popularity(data, device), data, **arguments).values)
+    if per_user is not None and result.per_user is not None:
+        write_frame(result.per_user, per_user, csv_safe)
     if output is not None:
-        rows = [
-            {"recommender": who, "metric": metric_name, "value": value}
-            for who, values in results.items()
-            for metric_name, value in values.items()
-        ]
-        return write_frame(pl.DataFrame(rows), output, csv_safe)
+        return write_frame(_metric_rows(results), output, csv_safe)
     if json:
         return print_json(results)
-    console().print(metrics_table(results, f"{split or 'test'}, {data.name}"))
+    console().print(metrics_table(results, f"{options.split or 'test'}, {data.name}"))
 
 
-def _check_questions(split: str | None, k: list[int] | None, metrics: list[str] | None, candidates: str | None) -> None:
-    from lirdrec.data.schema import SPLITS
-    from lirdrec.evaluation.metrics import check_metrics
-    from lirdrec.recommender.queries import check_k
+def _metric_rows(results: dict[str, dict[str, float]]) -> pl.DataFrame:
+    """A row for each recommender and metric."""
+    import polars as pl
 
-    if split is not None and split not in SPLITS:
-        raise ConfigError(f"--split {split}: choose one of {', '.join(SPLITS)}")
-    if candidates not in (None, "all", "cold"):
-        raise ConfigError(f"--candidates {candidates}: choose all or cold")
-    for one in k or ():
-        check_k(one)
-    check_metrics(metrics or ())
+    return pl.DataFrame(
+        [
+            {"recommender": name, "metric": metric, "value": value}
+            for name, values in results.items()
+            for metric, value in values.items()
+        ]
+    )
 
 
 def list_options(
-    model: Annotated[str, typer.Option("--model", help="Whose options.")] = "lirdrec",
+    model: Annotated[str, typer.Option("--model", help="Model whose options to list.")] = "lirdrec",
     preset: Annotated[str | None, typer.Option("--preset", help="Show the values of this preset.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Every key of `train --set` and of the TOML file, with its value and meaning.
+    """List every key of `train --set` and of the TOML file, with its value and meaning.
 
     \b
-      lirdrec options --preset paper
+      lirdrec config --preset paper
     """
     import dataclasses
 
@@ -258,8 +294,8 @@ def list_options(
         keys = ("table", "key", "value", "meaning")
         return print_json([dict(zip(keys, row, strict=True)) for row in rows])
     for heading in ("model", "training"):
-        part = [row[1:] for row in rows if row[0] == heading]
-        console().print(table(f"[{heading}]", ["key", "value", "meaning"], part))
+        listed = [row[1:] for row in rows if row[0] == heading]
+        console().print(table(f"[{heading}]", ["key", "value", "meaning"], listed))
 
 
 def evaluate_with_baseline(recommender: Recommender, data: Dataset, **options: Any) -> dict[str, dict[str, float]]:
@@ -300,7 +336,7 @@ def configuration(
     from dataclasses import fields
 
     from lirdrec.config import make, parse_assignments, read_toml, to_dict
-    from lirdrec.evaluation.metrics import split_name
+    from lirdrec.evaluation.metrics import canonical_metric, split_name
     from lirdrec.models.registry import config_type
     from lirdrec.recommender.presets import preset as preset_of
     from lirdrec.training.config import TrainConfig
@@ -323,13 +359,15 @@ def configuration(
         values[heading] |= given
     for key, value in given_values.items():
         if key not in keys:
-            hint = nearest(key, keys, f"list them with: lirdrec options --model {model}")
+            hint = nearest(key, keys, f"list them with: lirdrec config --model {model}")
             raise ConfigError(f"--set {key}: unknown key '{key}'; {hint}")
         if keys[key] == "training":
             _refuse_steps(model, [key], "--set ")
         values[keys[key]][key] = value
     if seed is not None:
         values["training"]["seed"] = seed
+    if isinstance(values["training"]["metric"], str):
+        values["training"]["metric"] = canonical_metric(values["training"]["metric"])
     training: TrainConfig = make(TrainConfig, values["training"], "[training]")
     split_name(training.metric)  # a wrong name is found before the dataset is read
     return make(types["model"], values["model"], "[model]"), training

@@ -12,6 +12,13 @@ from lirdrec.errors import ConfigError
 
 PER_USER = ("recall", "ndcg", "precision", "map", "mrr", "hit")
 PER_LIST = ("coverage", "popularity", "gini")
+ALIASES = {"hit_rate": "hit"}
+
+
+def canonical_metric(name: str) -> str:
+    """The name under which a metric is computed and stored: `"hit_rate"` → `"hit"`, `"hit_rate@10"` → `"hit@10"`."""
+    base, at, cutoff = name.partition("@")
+    return ALIASES.get(base, base) + at + cutoff
 
 
 def check_metrics(names: Sequence[str]) -> None:

@@ -86,7 +86,8 @@ def _check(experiment: Experiment, context: ExperimentConfig) -> None:
     if name not in (None, experiment.name):
         raise ConfigError(
             f"{context.output} holds the experiment '{name}'; give '{experiment.name}' a folder of its own with "
-            "--output" + (f", and take the settings from there: --tuned {context.output}" if name == "compare" else "")
+            "--output"
+            + (f", and take the settings from it: --config-from {context.output}" if name == "compare" else "")
         )
     for dataset in context.datasets:
         fingerprint(dataset)  # raises where there is none

@@ -120,7 +120,7 @@ modality has a row of zeros there; each needs at least one.
 with features = {{{example}}}.
 
 A vector is what lirdrec add-items gives to this item alone; items of one call do not see each other. It scores by
-inner products with the users' vectors (lirdrec export --to npy) and can be put beside the items' in an index.
+inner products with the users' vectors (lirdrec export --format npy) and can be put beside the items' in an index.
 Vectors of items that were there stay as they are.
 """
 

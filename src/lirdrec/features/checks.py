@@ -31,7 +31,7 @@ def check_overwrite(folder: Path, job: FeatureJob) -> None:
         return
     raise ConfigError(
         f"{folder}: has features '{job.name}' {whose}; give the new ones a name of their own (NAME=MODEL),"
-        " or replace them (--replace)"
+        " or replace them (--overwrite)"
     )
 
 
@@ -82,7 +82,7 @@ def check_items_covered(
     second = f"give them some with a second matrix (for instance {option}), or " if option else ""
     raise DataError(
         f"{folder}: no features in any matrix for {len(without):,} of {count(len(keep), 'item')}:"
-        f" {describe_ids(shown, SHOWN)}{more}; {second}leave these items out (--drop-without-features);"
+        f" {describe_ids(shown, SHOWN)}{more}; {second}leave these items out (--drop-featureless-items);"
         f" what was encoded is kept{listed}"
     )
 

@@ -68,7 +68,7 @@ def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatr
     """The vectors of the file in the order of the items."""
     check_name(name, ConfigError)
     if name in dataset.features and not replace:
-        raise ConfigError(f"{dataset.folder}: has features '{name}'; give the new ones another name, or --replace")
+        raise ConfigError(f"{dataset.folder}: has features '{name}'; give the new ones another name, or --overwrite")
     binary = path.suffix.lower() in BINARY and path.suffixes[-2:-1] not in ([".csv"], [".tsv"])
     file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)
     if file.ids is None and dataset.item_table.width == 1 and dataset.items.series.is_sorted():

@@ -22,6 +22,7 @@ from lirdrec.features.cache import fitted_state
 from lirdrec.features.encoder import Encoder, Kind
 from lirdrec.features.job import FeatureJob, identity
 from lirdrec.features.sources import ItemRows, PictureSource, Source, TextSource, names_pictures
+from lirdrec.option_names import flag
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def parse_jobs(
     for name in given:
         if name not in used:
             models = ", ".join(named(text, what)[1] for what, text in wanted)
-            raise ConfigError(f"--{name.replace('_', '-')}: none of the chosen encoders ({models}) takes it")
+            raise ConfigError(f"{flag(name)}: none of the chosen encoders ({models}) takes it")
     return jobs
 
 

@@ -73,7 +73,7 @@ class Shards:
             if has_partial_work(self.folder) if dear is None else dear:
                 raise ConfigError(
                     f"{self.folder}: holds unfinished work with other settings (see {PLAN} there);"
-                    " finish it with those, or start again (--restart)"
+                    " finish it with those, or start again (--no-resume)"
                 )
             forget(self.folder)
         if not path.is_file():

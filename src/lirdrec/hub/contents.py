@@ -244,7 +244,7 @@ def _settle_reference(folder: Path, found: _Found, description: dict[str, Any], 
         found.data_info = dict(read_manifest(store.folder)["info"])
     if features:
         if store.folder is None or store.trained is None:
-            raise RunFolderError(f"{store.missing}; or share the run without them (--without-features)")
+            raise RunFolderError(f"{store.missing}; or share the run without them (--no-features)")
         for name in store.names():
             for part, ending in (("values", ".npy"), ("mask", ".mask.npy")):
                 found.contents[f"features/{name}{ending}"] = store.folder / store.files[f"{name}.{part}"]["file"]

@@ -63,7 +63,7 @@ def find_licence(named: str | None, info: Mapping[str, Any], what: str) -> Licen
         if given is None:
             raise ConfigError(
                 f"{what}: its licence is not known; name the one that its data allow, for instance "
-                'licence="cc-by-4.0" (--licence cc-by-4.0), or "other" with its terms in the repository'
+                'licence="cc-by-4.0" (--license cc-by-4.0), or "other" with its terms in the repository'
             )
         return given
     said = Licence(str(known), str(known)) if str(known) in KNOWN else Licence(OTHER, str(known))

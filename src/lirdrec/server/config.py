@@ -97,7 +97,7 @@ class ServerConfig:
         if self.keys is None and not self.is_local and not self.insecure:
             raise ConfigError(
                 f"host {self.host} would let other machines in, and there are no API keys: make some (lirdrec keys add "
-                "keys.json --name shop --role write) and name the file with --keys; or say --insecure"
+                "keys.json --name shop --role write) and name the file with --keys; or say --allow-unauthenticated"
             )
         if self.runs is not None and Path(self.run).is_dir() and not Path(self.run).is_symlink():
             raise ConfigError(

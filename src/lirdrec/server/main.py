@@ -100,7 +100,7 @@ def check(config: ServerConfig) -> None:
         from lirdrec.server.engine.ann import ApproximateIndex
 
         ApproximateIndex(config.index)
-    for option, folder in (("images", config.images), ("runs", config.runs)):
+    for option, folder in (("images", config.images), ("runs-dir", config.runs)):
         if folder is not None and not os.path.isdir(folder):
             raise ConfigError(f"--{option} {folder}: no such folder")
     if config.encoders:

@@ -97,7 +97,7 @@ def allowed_run(name: str, folder: str | Path) -> Path:
         RunFolderError: there is no finished run of that name below the folder.
     """
     root = Path(folder).resolve()
-    nothing = RunFolderError(f"there is no run '{name}' below the folder of --runs")
+    nothing = RunFolderError(f"there is no run '{name}' below the folder of --runs-dir")
     if "\0" in name:
         raise nothing
     try:

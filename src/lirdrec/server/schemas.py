@@ -162,7 +162,7 @@ class EventsRequest(Body):
 
 
 class SwapRequest(Body):
-    """The run to serve from now on: its path below the folder of --runs."""
+    """The run to serve from now on: its path below the folder of --runs-dir."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "second"}]})
 

@@ -62,7 +62,7 @@ async def swap(request: Request) -> Response:
     asked = await parsed(request, SwapRequest)
     folder = served.config.runs
     if folder is None:
-        raise Problem(409, "this server does not change its run: start it with --runs FOLDER to allow that")
+        raise Problem(409, "this server does not change its run: start it with --runs-dir FOLDER to allow that")
     run = await served.read(lambda: allowed_run(asked.run, folder))
     await served.swap(run)
     return answer(_facts(served, await served.current()))
