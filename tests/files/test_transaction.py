@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from lirdrec.data import Dataset
-from lirdrec.data.synthetic import planted
-from lirdrec.data.transaction import switch
+from lirdrec.data.synthetic import make_synthetic_dataset
+from lirdrec.data.transaction import commit
 from lirdrec.errors import RunFolderError
 from lirdrec.features.writer import set_item_columns
 from lirdrec.files import atomic
@@ -29,7 +29,7 @@ from ..helpers import assert_error
 
 
 def small(n_users: int, n_items: int) -> Dataset:
-    return planted(n_users, n_items, 5 * n_users, {"text": 4}, groups=4)
+    return make_synthetic_dataset(n_users, n_items, 5 * n_users, {"text": 4}, groups=4)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_no_link_leads_a_writer_out_of_a_folder(dataset, tmp_path):
     (folder / "features").symlink_to(tmp_path / "moved")
     before = sorted(path.name for path in (tmp_path / "moved").iterdir())
     with assert_error(RunFolderError, mentions=[folder, "features"]):
-        switch(folder, {"features/new.npy": copied(folder / "users.parquet")})
+        commit(folder, {"features/new.npy": copied(folder / "users.parquet")})
     assert Dataset.load(folder, verify=True).n_items == 24
     assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == before
     assert (tmp_path / "victim").read_text() == "precious"
