@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from typing import Any
 
 # options whose flag on the command line is another word, and those that take no value there
-RENAMED = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
-SWITCHES = frozenset({*RENAMED, "string_ids", "overwrite", "resume"})
+FLAG_NAMES = {"without_features": "--drop-without-features", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
+SWITCHES = frozenset({*FLAG_NAMES, "string_ids", "overwrite", "resume"})
 
 _on_command_line: ContextVar[bool] = ContextVar("_on_command_line", default=False)
 
@@ -27,7 +27,7 @@ def command_line() -> Iterator[None]:
 
 def flag(option: str) -> str:
     """The flag of an option on the command line."""
-    return RENAMED.get(option) or "--" + option.replace("_", "-")
+    return FLAG_NAMES.get(option) or "--" + option.replace("_", "-")
 
 
 def argument(option: str, value: Any) -> str:

@@ -20,8 +20,8 @@ from pathlib import Path
 from lirdrec.errors import LirdrecError, RunFolderError
 
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
-IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+NAME_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR)
 
 _UMASK = os.umask(0o022)  # it can only be read by setting it
 os.umask(_UMASK)
@@ -65,13 +65,13 @@ def write_errors(path: str | Path) -> Iterator[None]:
     except LirdrecError:
         raise
     except Exception as error:
-        number = _number(error)
-        if number in DISK_FULL + REFUSED + IN_THE_WAY:
-            raise _explain(path, number, getattr(error, "strerror", None) or os.strerror(number)) from error
+        number = _error_number(error)
+        if number in DISK_FULL + NOT_ALLOWED + NAME_TAKEN:
+            raise _write_error(path, number, getattr(error, "strerror", None) or os.strerror(number)) from error
         raise
 
 
-def _number(error: Exception) -> int:
+def _error_number(error: Exception) -> int:
     """What the operating system refused; 0 where it did not. Polars and safetensors have its number in their words."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
@@ -93,7 +93,7 @@ def make_folder(path: str | Path) -> None:
         for one in missing:
             flush(one.parent)
     except OSError as error:
-        raise _explain(path, error.errno, error.strerror or str(error)) from error
+        raise _write_error(path, error.errno, error.strerror or str(error)) from error
 
 
 def share(path: str | Path) -> None:
@@ -190,7 +190,7 @@ def recover(target: Path) -> bool:
     return False
 
 
-def remove_replaced(target: Path) -> None:
+def remove_moved_away(target: Path) -> None:
     """Remove earlier versions of a folder that killed processes had moved away; the folder itself is there."""
     for path in _moved_away(target):
         remove(path)
@@ -226,7 +226,7 @@ def _host() -> str:
 # ---------------------------------------------------------------- exchange
 
 
-def exchange(one: Path, other: Path) -> bool:
+def exchange_folders(one: Path, other: Path) -> bool:
     """Let two folders change names in one step; False where the operating system or the disk cannot do that."""
     libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
     names = os.fsencode(one), os.fsencode(other)
@@ -245,9 +245,9 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def _explain(path: str | Path, number: int | None, text: str) -> RunFolderError:
+def _write_error(path: str | Path, number: int | None, text: str) -> RunFolderError:
     if number in DISK_FULL:
         return RunFolderError(f"{path}: the disk is full; nothing was written: free some space or choose another place")
-    if number in IN_THE_WAY and number != errno.EEXIST:
+    if number in NAME_TAKEN and number != errno.EEXIST:
         return RunFolderError(f"{path}: something of this name is in the way ({text}); choose another name")
     return RunFolderError(f"{path}: cannot be written ({text}); nothing was left behind")

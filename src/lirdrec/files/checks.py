@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lirdrec.errors import WORDS, DataError, LirdrecError, unreadable
 
-KINDS = {
+KIND_NAMES = {
     stat.S_IFIFO: "a FIFO (a named pipe)",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -28,18 +28,18 @@ def check_file(path: str | Path, error: type[LirdrecError] = DataError) -> None:
         LirdrecError: of the given type: there is no such file, or it is a folder, a FIFO, a socket or a device, or it
             may not be read.
     """
-    kind = status(path, error)
+    kind = stat_path(path, error)
     if kind is None:
         raise error(f"{path}: no such file")
     if stat.S_ISDIR(kind.st_mode):
         raise error(f"{path}: is a folder; name a file")
     if not stat.S_ISREG(kind.st_mode):
-        raise error(f"{path}: is {in_words(kind)}; name a regular file")
+        raise error(f"{path}: is {kind_name(kind)}; name a regular file")
     if not os.access(path, os.R_OK):
         raise error(f"{path}: {WORDS[errno.EACCES]}")
 
 
-def status(path: str | Path, error: type[LirdrecError] = DataError) -> os.stat_result | None:
+def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.stat_result | None:
     """What the file system says of a path, symbolic links followed; None where nothing is there.
 
     Raises:
@@ -63,11 +63,11 @@ def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
         LirdrecError: of the given type: it is a FIFO, a socket or a device, a folder whose names may not be read, or it
             cannot be looked at.
     """
-    kind = status(path, error)
+    kind = stat_path(path, error)
     if kind is None or stat.S_ISREG(kind.st_mode):
         return False
     if not stat.S_ISDIR(kind.st_mode):
-        raise error(f"{path}: is {in_words(kind)}; name a regular file or a folder")
+        raise error(f"{path}: is {kind_name(kind)}; name a regular file or a folder")
     if not os.access(path, os.R_OK | os.X_OK):
         raise error(f"{path}: {WORDS[errno.EACCES]}")
     return True
@@ -96,6 +96,6 @@ def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: in
         raise error(f"{path}: {unreadable(refused)}") from None
 
 
-def in_words(kind: os.stat_result) -> str:
+def kind_name(kind: os.stat_result) -> str:
     """What something that is neither a regular file nor a folder is called."""
-    return KINDS.get(stat.S_IFMT(kind.st_mode), "no regular file")
+    return KIND_NAMES.get(stat.S_IFMT(kind.st_mode), "no regular file")

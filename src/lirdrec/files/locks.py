@@ -45,7 +45,7 @@ def folder_lock(
         finally:
             _held[key] -= 1
         return
-    handle = _locked(folder, taken)
+    handle = _acquire(folder, taken)
     try:
         _held[key] = 1
         try:
@@ -53,7 +53,7 @@ def folder_lock(
         finally:
             del _held[key]
             with contextlib.suppress(OSError):
-                (folder / LOCK).unlink()  # before it is released: see `_locked`
+                (folder / LOCK).unlink()  # before it is released: see `_acquire`
             unlock_file(handle)
             if tidy or not existed:
                 with contextlib.suppress(OSError):
@@ -62,15 +62,15 @@ def folder_lock(
         handle.close()
 
 
-def _locked(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
+def _acquire(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
     """The folder's lock file, open and locked."""
     while True:
-        handle = _opened(folder / LOCK)
+        handle = _open_lock(folder / LOCK)
         if not lock_file(handle):
             owner = _owner(handle)
             handle.close()
             raise RunFolderError(taken(owner))
-        if _still_there(handle, folder / LOCK):
+        if _has_its_name(handle, folder / LOCK):
             handle.seek(0)
             handle.truncate()
             handle.write(str(os.getpid()).encode())
@@ -88,13 +88,13 @@ def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for path in sorted({*folder.glob(LOCK), *folder.glob(f"*/{LOCK}"), *folder.glob(f"*/*/{LOCK}")}):
-            handle = stack.enter_context(_opened(path))
+            handle = stack.enter_context(_open_lock(path))
             if not lock_file(handle):
                 raise RunFolderError(taken(_owner(handle)))
         yield
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _open_lock(path: Path) -> IO[bytes]:
     """A lock file, made where it is missing. A link is never followed: what it leads to would be written over."""
     with write_errors(path.parent):
         try:
@@ -115,7 +115,7 @@ def _owner(handle: IO[bytes]) -> str:
     return f" (process {owner})" if owner else ""
 
 
-def _still_there(handle: IO[bytes], path: Path) -> bool:
+def _has_its_name(handle: IO[bytes], path: Path) -> bool:
     """Whether the locked file still has its name."""
     try:
         return os.path.samestat(os.fstat(handle.fileno()), path.stat())

@@ -11,7 +11,7 @@ import polars as pl
 
 from lirdrec.errors import ConfigError
 
-Write = Callable[[pl.DataFrame], None]
+WriteFrame = Callable[[pl.DataFrame], None]
 ENDINGS = (".parquet", ".csv", ".tsv", ".json")
 FORMULA = r"^[=+\-@\t\r]"
 _FIRST = tuple("=+-@\t\r")
@@ -32,7 +32,7 @@ def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 @contextlib.contextmanager
-def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = False) -> Iterator[Write]:
+def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = False) -> Iterator[WriteFrame]:
     """Give a function that appends a frame to the file.
 
     Args:
@@ -65,7 +65,7 @@ def _unchanged(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 @contextlib.contextmanager
-def _parquet(path: Path, empty: pl.DataFrame) -> Iterator[Write]:
+def _parquet(path: Path, empty: pl.DataFrame) -> Iterator[WriteFrame]:
     from pyarrow.parquet import ParquetWriter
 
     with ParquetWriter(path, empty.to_arrow().schema, compression="zstd") as writer:
@@ -73,7 +73,7 @@ def _parquet(path: Path, empty: pl.DataFrame) -> Iterator[Write]:
 
 
 @contextlib.contextmanager
-def _json(path: Path) -> Iterator[Write]:
+def _json(path: Path) -> Iterator[WriteFrame]:
     """One list of objects, with the same bytes as if it were written at once."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         before = "["

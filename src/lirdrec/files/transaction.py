@@ -49,13 +49,13 @@ from lirdrec.files.manifest import (
     stamp,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SWITCHING = ".switching"  # holds the lock of a change to a prepared dataset
 EARLIER_STAGE = ".writing-"  # beginning of what killed processes of earlier versions left in a run folder
 LINKED = ("checkpoint", "tensorboard")  # what may lie on another disk
 REMEDY = "restore the folder from a copy, or choose another one"
-READS = 50  # of a folder that changes all the time
+MAX_READS = 50  # of a folder that changes all the time
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def atomic_folder(
         target = target.resolve()  # a link to a larger disk, say, stays one
     with write_errors(path):
         recover(target)
-        refuse_replacing(target, overwrite, formats, extra)
+        check_replaceable(target, overwrite, formats, extra)
         make_folder(target.parent)
         remove_leftovers(target.parent)
     with temporary_name(target) as temporary:
@@ -95,13 +95,13 @@ def atomic_folder(
                 yield temporary
                 flush_tree(temporary)
                 with no_locks_below(target, lambda who: f"{target}: another process{who} is writing to it; try again"):
-                    refuse_replacing(target, overwrite, formats, extra)  # another process may have written it since
+                    check_replaceable(target, overwrite, formats, extra)  # another process may have written it since
                     _replace_folder(temporary, target)
         finally:
             remove(temporary)  # on success this is the old version
 
 
-def refuse_replacing(target: Path, overwrite: bool, formats: Collection[str], extra: Collection[str]) -> None:
+def check_replaceable(target: Path, overwrite: bool, formats: Collection[str], extra: Collection[str]) -> None:
     """Raise a RunFolderError if making `target` would destroy what is not to be replaced; see `atomic_folder`."""
     if not target.is_dir():
         if target.exists() or target.is_symlink():
@@ -130,7 +130,7 @@ def foreign_names(folder: Path, extra: Collection[str]) -> list[str]:
         folder: with a manifest, or without.
         extra: names, such as "checkpoint" or "work/features", of what is ours with all that it holds.
     """
-    listed = _listed(folder)
+    listed = _manifest_names(folder)
     parents = {parent.as_posix() for name in (*listed, *extra) for parent in Path(name).parents} - {"."}
     found: list[str] = []
     places = [folder]
@@ -159,7 +159,7 @@ def _is_working_file(path: Path, name: str, listed: Collection[str]) -> bool:
     )
 
 
-def _listed(folder: Path) -> set[str]:
+def _manifest_names(folder: Path) -> set[str]:
     """The names in the folder's manifest, itself included; nothing where there is none."""
     try:
         names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -171,7 +171,7 @@ def _listed(folder: Path) -> set[str]:
 def _replace_folder(temporary: Path, target: Path) -> None:
     if not target.exists():
         os.rename(temporary, target)
-    elif not atomic.exchange(temporary, target):
+    elif not atomic.exchange_folders(temporary, target):
         with temporary_name(target, "old") as old:
             os.rename(target, old)
             try:
@@ -182,7 +182,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
             flush(target.parent)
             remove(old)
     flush(target.parent)
-    atomic.remove_replaced(target)
+    atomic.remove_moved_away(target)
 
 
 # ---------------------------------------------------------------- files of a folder
@@ -218,7 +218,7 @@ def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed
     """
     moved = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir())
     for name in (*moved, *removed):
-        _refuse_links(folder, name)
+        _check_no_links(folder, name)
     with write_errors(folder):
         flush_tree(stage)
         flush(folder)
@@ -226,7 +226,7 @@ def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed
     try:
         recover_folder(folder)
     except OSError as error:  # the new version is there, and is read from its stage
-        log.info("%s: the files of its new version keep their temporary names for now (%s)", folder, error)
+        logger.info("%s: the files of its new version keep their temporary names for now (%s)", folder, error)
 
 
 def recover_folder(folder: Path) -> None:
@@ -239,9 +239,9 @@ def recover_folder(folder: Path) -> None:
     if manifest:
         check_manifest(manifest, folder / MANIFEST, REMEDY)
     for name in (*manifest.get("moved", ()), *manifest.get("removed", ())):
-        _refuse_links(folder, name)
+        _check_no_links(folder, name)
     for name in manifest.get("moved", ()):
-        _second_name(resolve_path(folder, manifest, name), folder / name)
+        _link_as(resolve_path(folder, manifest, name), folder / name)
     for name in manifest.get("removed", ()):
         (folder / name).unlink(missing_ok=True)
         for parent in list(Path(name).parents)[:-1]:
@@ -255,18 +255,18 @@ def recover_folder(folder: Path) -> None:
         if STAGE.fullmatch(path.name) or path.name.startswith(EARLIER_STAGE):
             remove(path)
     for name in manifest.get("files", ()):
-        if not _leads_out(folder, name):
+        if not _first_link(folder, name):
             remove(folder / (name + BESIDE))
 
 
-def _leads_out(folder: Path, name: str) -> Path | None:
+def _first_link(folder: Path, name: str) -> Path | None:
     """The first folder on the way to a file that is a link."""
     parents = [folder / parent for parent in reversed(list(Path(name).parents)[:-1])]
     return next((parent for parent in parents if parent.is_symlink()), None)
 
 
-def _refuse_links(folder: Path, name: str) -> None:
-    if (link := _leads_out(folder, name)) is not None:
+def _check_no_links(folder: Path, name: str) -> None:
+    if (link := _first_link(folder, name)) is not None:
         raise RunFolderError(f"{link}: is a link, and files elsewhere are never changed; put the folder itself there")
 
 
@@ -281,7 +281,7 @@ def _read(folder: Path) -> dict[str, Any]:
     return read_manifest(folder, REMEDY) if (folder / MANIFEST).exists() else {}
 
 
-def _second_name(path: Path, name: Path) -> None:
+def _link_as(path: Path, name: Path) -> None:
     if name.exists() and os.path.samefile(path, name):
         return
     make_folder(name.parent)
@@ -322,7 +322,7 @@ def read_stable(folder: Path, read: Callable[[], T]) -> T:
         folder: with a manifest.
         read: reads manifest and files; it is called again if the manifest changed while it ran.
     """
-    for _ in range(READS):
+    for _ in range(MAX_READS):
         if not folder.exists() and not recover(folder) and _is_being_replaced(folder):
             time.sleep(0.01)
             continue

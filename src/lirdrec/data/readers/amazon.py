@@ -20,7 +20,7 @@ from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.amazon_images import read_image_features
 from lirdrec.data.readers.amazon_metadata import read_metadata
-from lirdrec.data.readers.amazon_reviews import first_lines, read_reviews, recognise_reviews
+from lirdrec.data.readers.amazon_reviews import detect_review_format, first_lines, read_reviews
 from lirdrec.data.schema import ITEM, RATING, SPLITS, TIMESTAMP, USER
 from lirdrec.data.splits import METHODS
 from lirdrec.data.tables import Table
@@ -32,7 +32,7 @@ IMAGE = "image"  # the modality that the published image features become
 JSON_NAME = re.compile(r"\.jsonl?(\.gz)?$")
 CSV_NAME = re.compile(r"\.csv(\.gz)?$")
 FEATURES_NAME = re.compile(r"^image_features.*\.b(\.gz)?$")
-KNOWN = (USER, ITEM, RATING, "only")  # what the format decides
+FIXED_OPTIONS = (USER, ITEM, RATING, "only")  # what the format decides
 
 
 def read_amazon(
@@ -67,7 +67,7 @@ def read_amazon(
         DataError: a file or its content is wrong; says what, where and what to do.
         ConfigError: an unknown option, or one out of range.
     """
-    for option in KNOWN:
+    for option in FIXED_OPTIONS:
         if option in options:
             raise ConfigError(f"Amazon reviews: the format decides what '{option}' is; leave the option out")
     if options.get(TIMESTAMP, TIMESTAMP) not in (TIMESTAMP, None):
@@ -83,7 +83,7 @@ def read_amazon(
     if recipe.min_rating is None:
         recipe = dataclasses.replace(recipe, rating=None)
     columns = [column for column in (recipe.user, recipe.item, recipe.rating, recipe.timestamp) if column is not None]
-    form = recognise_reviews(reviews)
+    form = detect_review_format(reviews)
     bad_lines = "skip" if recipe.bad_rows == "skip" else bad_lines
     bad = BadLines(reviews, bad_lines)
     frame = read_reviews(reviews, form, columns, bad)
@@ -96,8 +96,8 @@ def read_amazon(
     del table
     del frame
     if metadata is not None:
-        dataset = _described(dataset, BadLines(Path(metadata), bad_lines))
-    return dataset if image_features is None else _pictured(dataset, Path(image_features), recipe)
+        dataset = _with_metadata(dataset, BadLines(Path(metadata), bad_lines))
+    return dataset if image_features is None else _with_image_features(dataset, Path(image_features), recipe)
 
 
 def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
@@ -118,44 +118,46 @@ def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
     described = [path for path in lines if path.name.startswith("meta")]
     reviewed = [path for path in lines if path not in described and _are_reviews(path)]
     reviewed = reviewed or [path for path in files if CSV_NAME.search(path.name) and _are_reviews(path)]
-    reviews = _the_one(folder, reviewed, "reviews")
+    reviews = _single_file(folder, reviewed, "reviews")
     if reviews is None:
-        check_packed(folder)
+        check_gzip_files(folder)
         raise DataError(f"{folder}: no file of Amazon reviews (reviews_*.json.gz, *_5.json.gz, *.jsonl.gz, *.csv)")
     same = [path for path in described if _category(path) == _category(reviews)]
     pictures = [path for path in files if FEATURES_NAME.search(path.name)]
     return (
         reviews,
-        _the_one(folder, same or described, "metadata"),
-        _the_one(folder, [path for path in pictures if _category(path) == _category(reviews)] or pictures, "features"),
+        _single_file(folder, same or described, "metadata"),
+        _single_file(
+            folder, [path for path in pictures if _category(path) == _category(reviews)] or pictures, "features"
+        ),
     )
 
 
-def check_packed(folder: Path) -> None:
+def check_gzip_files(folder: Path) -> None:
     """Raise a DataError if a gzipped file of a folder, by its name one of reviews, is cut short or damaged."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix == ".gz" and (JSON_NAME.search(path.name) or CSV_NAME.search(path.name)):
             first_lines(path)
 
 
-def looks_like_amazon(path: str | Path) -> bool:
+def is_amazon(path: str | Path) -> bool:
     """Whether a file holds Amazon reviews, or a folder has a file that does; reads a megabyte of a file at most."""
     path = Path(path)
     if path.is_dir():
         files = [one for one in sorted(path.iterdir()) if one.is_file() and not one.name.startswith("meta")]
-        return any(looks_like_amazon(one) for one in files)
+        return any(is_amazon(one) for one in files)
     return bool(JSON_NAME.search(path.name) or CSV_NAME.search(path.name)) and _are_reviews(path)
 
 
 def _are_reviews(path: Path) -> bool:
     try:
-        recognise_reviews(path)
+        detect_review_format(path)
     except DataError:
         return False
     return True
 
 
-def _the_one(folder: Path, paths: list[Path], what: str) -> Path | None:
+def _single_file(folder: Path, paths: list[Path], what: str) -> Path | None:
     if len(paths) > 1:
         listed = ", ".join(path.name for path in paths)
         raise DataError(f"{folder}: several files could be the {what}: {listed}; name the files instead of the folder")
@@ -168,7 +170,7 @@ def _category(path: Path) -> str:
     return re.sub(r"^(reviews|ratings|meta|image_features)_|_(5|10)$", "", stem) or stem
 
 
-def _described(dataset: Dataset, bad: BadLines) -> Dataset:
+def _with_metadata(dataset: Dataset, bad: BadLines) -> Dataset:
     """The dataset with the columns of the metadata in its item table."""
     table = read_metadata(bad.path, dataset.items.series, bad)
     bad.report()
@@ -180,7 +182,7 @@ def _described(dataset: Dataset, bad: BadLines) -> Dataset:
     return dataclasses.replace(dataset, item_table=table, info={**dataset.info, "source": source})
 
 
-def _pictured(dataset: Dataset, path: Path, recipe: PreprocessingConfig) -> Dataset:
+def _with_image_features(dataset: Dataset, path: Path, recipe: PreprocessingConfig) -> Dataset:
     """The dataset with the modality "image"; items without it are dropped where the recipe says so.
 
     Dropping comes before the k-core, which thus is looked for again, in what the first one left: a k-core of fewer

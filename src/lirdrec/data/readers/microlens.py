@@ -16,7 +16,7 @@ from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids, whole_texts
-from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
+from lirdrec.data.readers.raw_text import check_id_columns, read_lines, read_numbers, strip_quotes
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
@@ -33,7 +33,7 @@ NAMES = {  # names of columns in the releases
 LINE = re.compile(r"([0-9]+),(.*)")
 
 
-def looks_like_microlens(folder: str | Path) -> bool:
+def is_microlens(folder: str | Path) -> bool:
     """Whether a folder holds a file `…_pairs.csv`."""
     return any(Path(folder).glob(PAIRS))
 
@@ -79,7 +79,7 @@ def read_microlens(
     pairs = read_numbers(found[0], ids, bad_rows=make_preprocessing_config(options, "read_microlens").bad_rows)
     known = {ours: name for ours, names in NAMES.items() for name in names if name in pairs.frame.columns}
     recipe = make_preprocessing_config(known | options, "read_microlens")
-    pairs = id_columns(pairs, recipe, recipe.user, recipe.item)
+    pairs = check_id_columns(pairs, recipe, recipe.user, recipe.item)
     texts = {
         "title": _one(folder, TITLES) if titles is None else Path(titles),
         "category": _one(folder, (CATEGORIES,)),
@@ -124,7 +124,7 @@ def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
     """`item` and a text from lines `ITEM,TEXT`; a text may hold commas, and, in quotes, line ends."""
     found: dict[str, str] = {}
     item = ""
-    for number, line in enumerate(text_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if cut := LINE.fullmatch(line):
             item = cut[1]
             if item in found:
@@ -134,7 +134,7 @@ def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
             found[item] += f" {line}"
         elif number > 1 or "," not in line:  # the first line may hold the names of columns
             bad.add(number, f"not ITEM,{column.upper()}: {line[:60]!r}")
-    texts = [unquoted(text) or None for text in found.values()]
+    texts = [strip_quotes(text) or None for text in found.values()]
     return pl.DataFrame({ITEM: list(found), column: texts}, schema={ITEM: pl.String, column: pl.String})
 
 

@@ -18,10 +18,10 @@ from lirdrec.data.parsing import moments, without_bad_rows
 from lirdrec.data.preprocessing import distinct_pairs
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.readers.raw_text import id_columns
+from lirdrec.data.readers.raw_text import check_id_columns
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.splits import given_labels, label_values
-from lirdrec.data.tables import Table, read_table, select
+from lirdrec.data.tables import Table, read_table, select_rows
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"
@@ -113,8 +113,8 @@ def _pairs(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> t
         recipe = dataclasses.replace(recipe, timestamp=TIMESTAMP)
     labelled = label_values(table.frame[label]).is_not_null()
     if bad_rows == "skip" and labelled.any() and not labelled.all():
-        table = dataclasses.replace(select(table, labelled), skipped=table.skipped + int((~labelled).sum()))
-    table, lacking = without_bad_rows(id_columns(table, recipe, user, item, pattern=NUMBER), recipe)
+        table = dataclasses.replace(select_rows(table, labelled), skipped=table.skipped + int((~labelled).sum()))
+    table, lacking = without_bad_rows(check_id_columns(table, recipe, user, item, pattern=NUMBER), recipe)
     skipped = table.skipped + lacking
     return table, {"rows": height, "bad_rows_skipped": skipped} if skipped else {}
 

@@ -16,7 +16,7 @@ from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
-from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
+from lirdrec.data.readers.raw_text import check_id_columns, read_lines, read_numbers, strip_quotes
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
@@ -25,7 +25,7 @@ YEAR = re.compile(r"^(.*?)\s*\((\d{4})(?:[-–]\s?(?:\d{4})?)?\)$")  # Alien (19
 FILM_LINES = {".csv": r"([0-9]+),(.*),([^,]*)", ".dat": r"([0-9]+)::(.*)::(.*?)"}
 TAG_LINES = {".csv": r"[0-9]+,([0-9]+),(.*),[0-9]+", ".dat": r"[0-9]+::([0-9]+)::(.*)::[0-9]+"}
 SEPARATORS = {"ratings.dat": "::", "u.data": "\t"}  # of files without names of columns
-FORMS = {
+LINE_FORMATS = {
     "movies.csv": "movieId,title,genres",
     "tags.csv": "userId,movieId,tag,timestamp",
     "movies.dat": "MovieID::Title::Genres",
@@ -43,7 +43,7 @@ DAT_ENCODINGS = ("utf-8-sig", "latin-1")  # ml-10m, ml-1m
 LICENCE = "MovieLens, GroupLens, University of Minnesota: research, not commercial; see README.txt of the dataset"
 
 
-def looks_like_movielens(folder: str | Path) -> bool:
+def is_movielens(folder: str | Path) -> bool:
     """Whether a folder holds `ratings` and `movies`, both .csv or both .dat, or ml-100k's `u.data` and `u.item`."""
     if all((Path(folder) / name).is_file() for name in (DATA_100K, ITEMS_100K)):
         return True
@@ -96,7 +96,7 @@ def read_movielens(
         one.report()
     items = Table(films.rename({FILM: recipe.items_column}), str(files[1]), text=True, skipped=bad[files[1]].count)
     dataset = build(
-        id_columns(_ratings(files[0], recipe), recipe, recipe.user, recipe.item),
+        check_id_columns(_ratings(files[0], recipe), recipe, recipe.user, recipe.item),
         items,
         {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
         recipe,
@@ -122,15 +122,15 @@ def _ratings(path: Path, recipe: PreprocessingConfig) -> Table:
 def _films_100k(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId, title, year, genres of `u.item`: 24 values with `|` between, of which the last 19 say which genres."""
     rows = []
-    for number, line in enumerate(text_lines(path, DAT_ENCODINGS), 1):
+    for number, line in enumerate(read_lines(path, DAT_ENCODINGS), 1):
         if not (cut := FILM_100K.fullmatch(line)):
             if line.strip():
                 _wrong_line(bad, number, line)
             continue
         film, title, *_, flags = cut.groups()
-        dated = YEAR.match(unquoted(title))
+        dated = YEAR.match(strip_quotes(title))
         listed = [genre for genre, flag in zip(GENRES_100K[1:], flags.split("|")[1:], strict=True) if flag == "1"]
-        name, year = (dated[1], int(dated[2])) if dated else (unquoted(title), None)
+        name, year = (dated[1], int(dated[2])) if dated else (strip_quotes(title), None)
         rows.append((film, name or None, year, ", ".join(listed) or None))
     frame = pl.DataFrame(
         rows, schema={FILM: pl.String, "title": pl.String, "year": pl.Int64, "genres": pl.String}, orient="row"
@@ -144,7 +144,7 @@ def _films(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId, title, year, genres, each null where there is none."""
     rows: dict[str, tuple[str | None, int | None, str | None]] = {}
     for number, (film, title, genres) in _records(path, FILM_LINES[path.suffix], bad):
-        title = unquoted(title)
+        title = strip_quotes(title)
         dated = YEAR.match(title)
         listed = [] if genres.strip() == NO_GENRES else [one.strip(" '\"") for one in genres.split("|")]
         if film in rows:
@@ -165,7 +165,7 @@ def _films(path: Path, bad: BadLines) -> pl.DataFrame:
 
 def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId and its tags: each once whatever its case, what most users wrote first, then in the file's order."""
-    pairs = [(film, unquoted(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix], bad)]
+    pairs = [(film, strip_quotes(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix], bad)]
     tags = pl.DataFrame(pairs, schema={FILM: pl.String, "tag": pl.String}, orient="row").filter(pl.col("tag") != "")
     return (
         tags.with_row_index("place")
@@ -180,14 +180,14 @@ def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
 def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line number and values of each line; CSV files begin with the names of their columns."""
     line_of = re.compile(pattern)
-    lines = enumerate(text_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
+    lines = enumerate(read_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
     if path.suffix == ".csv":
-        columns = [unquoted(one) for one in next(lines)[1].split(",")]
-        for column in FORMS[path.name].split(","):
+        columns = [strip_quotes(one) for one in next(lines)[1].split(",")]
+        for column in LINE_FORMATS[path.name].split(","):
             if column not in columns:
                 raise DataError(f"{path}: no column '{column}'; it has {', '.join(columns)}")
-        if columns != FORMS[path.name].split(","):
-            raise DataError(f"{path}: its columns are {','.join(columns)}; they must be {FORMS[path.name]}")
+        if columns != LINE_FORMATS[path.name].split(","):
+            raise DataError(f"{path}: its columns are {','.join(columns)}; they must be {LINE_FORMATS[path.name]}")
     for number, line in lines:
         if cut := line_of.fullmatch(line):
             yield number, cut.groups()
@@ -197,4 +197,4 @@ def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tup
 
 def _wrong_line(bad: BadLines, number: int, line: str) -> None:
     shown = line if len(line) <= 60 else line[:57] + "..."
-    bad.add(number, f"not {FORMS[bad.path.name]}: {shown!r}")
+    bad.add(number, f"not {LINE_FORMATS[bad.path.name]}: {shown!r}")

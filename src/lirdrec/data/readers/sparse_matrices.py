@@ -25,7 +25,7 @@ from lirdrec.option_names import called
 
 LABEL = "split_file"
 PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of protocol 2 to 5 begin
-DECIDED = ("user", "rating", "timestamp", "only")
+FIXED_OPTIONS = ("user", "rating", "timestamp", "only")
 PICKLE_NAMES = (".pkl", ".pickle", ".pck")
 CONVERT = (
     "holds pickled Python objects, which are never loaded (they could run code); where you trust a pickled matrix, turn"
@@ -44,13 +44,13 @@ def is_pickle(path: Path) -> bool:
         return file.read(2) in PICKLED
 
 
-def refuse_pickle(path: Path) -> None:
+def check_not_pickle(path: Path) -> None:
     """Raise a DataError that says how to convert a pickled matrix, if a file is a pickle."""
     if path.is_file() and is_pickle(path):
         raise DataError(f"{path}: {CONVERT.format(stem=path.name.partition('.')[0], name=path.name)}")
 
 
-def looks_like_matrix(path: Path) -> bool:
+def is_matrix(path: Path) -> bool:
     """Whether a file is an npz archive with the arrays of a scipy matrix."""
     try:
         if not zipfile.is_zipfile(path):
@@ -92,7 +92,7 @@ def read_matrices(
         DataError: a file is missing, damaged, pickled, or no scipy matrix, or the shapes differ.
         ConfigError: an unknown option, or one out of range.
     """
-    for option in DECIDED:
+    for option in FIXED_OPTIONS:
         if option in options:
             raise ConfigError(f"a matrix has no columns to name; leave {called(option)} out")
     given = {split: one for split, one in (("train", train), ("valid", validation), ("test", test)) if one is not None}
@@ -139,8 +139,8 @@ def _open(path: Path, where: str) -> Any:
     import scipy.sparse
 
     exists(path)
-    refuse_pickle(path)
-    if not looks_like_matrix(path):
+    check_not_pickle(path)
+    if not is_matrix(path):
         raise DataError(f"{where}: no matrix of scipy.sparse.save_npz (an npz archive with 'format' and 'shape')")
     try:
         with zipfile.ZipFile(path) as archive:

@@ -23,7 +23,7 @@ from lirdrec.errors import DataError
 from lirdrec.option_names import called
 
 LABEL = "split_file"
-ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 AMAZON_2023 = {USER: "user_id", ITEM: "parent_asin", "rating": "rating", "timestamp": "timestamp"}
 
 
@@ -38,7 +38,7 @@ def find_split_files(folder: str | Path) -> dict[str, Path] | None:
     """
     found: dict[str, Path] = {}
     for split in SPLITS:
-        paths = sorted(path for end in ENDINGS for path in Path(folder).glob(f"*.{split}{end}"))
+        paths = sorted(path for end in TABLE_SUFFIXES for path in Path(folder).glob(f"*.{split}{end}"))
         if not paths:
             return None
         if len(paths) > 1:
@@ -87,7 +87,7 @@ def read_split_folder(
     if metadata is None and amazon and items is None:
         metadata = next(iter(sorted(folder.glob("meta_*.jsonl*"))), None)
     dataset = read_split_files(files["train"], files["valid"], files["test"], **options)
-    return dataset if metadata is None else _described(dataset, Path(metadata))
+    return dataset if metadata is None else _with_metadata(dataset, Path(metadata))
 
 
 def read_split_files(
@@ -149,7 +149,7 @@ def read_split_files(
     )
 
 
-def _described(dataset: Dataset, metadata: Path) -> Dataset:
+def _with_metadata(dataset: Dataset, metadata: Path) -> Dataset:
     """The dataset with the columns of Amazon's metadata in its item table."""
     bad = BadLines(metadata)
     table = read_metadata(metadata, dataset.items.series.cast(pl.String), bad)

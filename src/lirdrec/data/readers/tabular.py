@@ -8,7 +8,7 @@ from typing import Any
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
-from lirdrec.data.file_parts import PACKED_ENDINGS
+from lirdrec.data.file_parts import COMPRESSED_SUFFIXES
 from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.splits import METHODS
@@ -86,4 +86,4 @@ def _several(path: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
 
 def _stem(path: Path) -> str:
     """The name of a file without its ending and that of a compression."""
-    return Path(path.stem).stem if path.suffix.lower() in PACKED_ENDINGS else path.stem
+    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED_SUFFIXES else path.stem
