@@ -7,6 +7,7 @@ import ctypes
 import errno
 import functools
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -14,8 +15,9 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from lirdrec.errors import LirdrecError, RunFolderError
 
@@ -105,6 +107,17 @@ def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: str | Path, value: Any, indent: int = 1, default: Callable[[Any], Any] | None = None) -> None:
+    """Write a JSON document as UTF-8 with a newline at its end, atomically; see `json.dumps` for the other arguments.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def flush(path: Path) -> None:
