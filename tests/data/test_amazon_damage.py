@@ -379,7 +379,7 @@ def test_many_blocks_give_what_one_gives(tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", [FORM, TABLE], ids=["json", "csv"])
 def test_good_blocks_are_not_read_line_by_line(tmp_path, monkeypatch, form):
     path = write(tmp_path / "reviews", GOOD if form is FORM else table_lines(GOOD))
-    monkeypatch.setattr(amazon_reviews, "parsed", lambda *_: pytest.fail("the slow way was taken"))
+    monkeypatch.setattr(amazon_reviews, "parse_lines", lambda *_: pytest.fail("the slow way was taken"))
     assert read_reviews(path, form, ALL, BadLines(path)).rows() == line_by_line("\n".join(GOOD).encode())[0]
 
 

@@ -119,8 +119,8 @@ def read_bytes(path: Path) -> bytes:
                 return file.read()
             found = f"has {in_words(size)}"
     raise DataError(
-        f"{path}: {found}, which becomes a table only in {MEMORY_FACTOR} times as much memory, and {in_words(free or 0)} are"
-        " free; write it as Parquet, or read a part of it"
+        f"{path}: {found}, which becomes a table only in {MEMORY_FACTOR} times as much memory, and"
+        f" {in_words(free or 0)} are free; write it as Parquet, or read a part of it"
     )
 
 

@@ -91,7 +91,8 @@ def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, byte
                 rest += piece
                 if len(rest) > MAX_LINE_BYTES:
                     raise DataError(
-                        f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MB: not a file of one record a line"
+                        f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MB: not a file of one record per"
+                        " line"
                     )
                 continue
             block, rest = rest + piece[:end], piece[end:]

@@ -130,31 +130,31 @@ def moment_values(table: Table, column: str, time_format: str | None = None) -> 
     raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not times")
 
 
-def without_bad_rows(table: Table, recipe: PreprocessingConfig) -> tuple[Table, int]:
-    """The rows that have a user, an item and, where the recipe reads them, a rating and a time; and how many lack one.
+def without_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
+    """The rows that have a user, an item and, where the config reads them, a rating and a time; and how many lack one.
 
     Raises:
-        DataError: a row lacks an id, and the recipe does not leave such rows out; names it. Or no row is left.
+        DataError: a row lacks an id, and the config does not leave such rows out; names it. Or no row is left.
     """
     problems: dict[str, pl.Series] = {}
-    for column, what in ((recipe.user, USER), (recipe.item, ITEM)):
-        problems |= _bad_ids(table, column, what, recipe.bad_rows == "error")
-    if recipe.bad_rows == "error":
+    for column, what in ((config.user, USER), (config.item, ITEM)):
+        problems |= _bad_ids(table, column, what, config.bad_rows == "error")
+    if config.bad_rows == "error":
         return table, 0
-    if recipe.min_rating is not None and recipe.rating is not None:
-        problems["no rating"] = number_values(table, recipe.rating).is_null()
-    if recipe.timestamp is not None:
-        problems["no time"] = moment_values(table, recipe.timestamp, recipe.time_format).is_null()
+    if config.min_rating is not None and config.rating is not None:
+        problems["no rating"] = number_values(table, config.rating).is_null()
+    if config.timestamp is not None:
+        problems["no time"] = moment_values(table, config.timestamp, config.time_format).is_null()
     return _drop_bad_rows(table, problems)
 
 
-def described_items(items: Table, recipe: PreprocessingConfig) -> tuple[Table, int]:
+def described_items(items: Table, config: PreprocessingConfig) -> tuple[Table, int]:
     """The rows of an item table that have an id, and how many lack one.
 
     Raises:
         DataError: as `without_bad_rows`.
     """
-    return _drop_bad_rows(items, _bad_ids(items, recipe.items_column, ITEM, recipe.bad_rows == "error"))
+    return _drop_bad_rows(items, _bad_ids(items, config.items_column, ITEM, config.bad_rows == "error"))
 
 
 def _bad_ids(table: Table, column: str, what: str, refuse: bool) -> dict[str, pl.Series]:

@@ -73,18 +73,18 @@ def read_amazon(
     if options.get(TIMESTAMP, TIMESTAMP) not in (TIMESTAMP, None):
         raise ConfigError("Amazon reviews: the format decides what the time is; leave the option 'timestamp' out")
     options = {TIMESTAMP: TIMESTAMP, "keep_all_items": False, **options, RATING: RATING}
-    recipe = make_preprocessing_config(options, "Amazon reviews")
-    if recipe.split not in (None, *METHODS):
-        raise ConfigError(f"Amazon reviews: there is no split '{recipe.split}'; choose one of {', '.join(METHODS)}")
+    config = make_preprocessing_config(options, "Amazon reviews")
+    if config.split not in (None, *METHODS):
+        raise ConfigError(f"Amazon reviews: there is no split '{config.split}'; choose one of {', '.join(METHODS)}")
     reviews = Path(reviews)
     if reviews.is_dir():
         reviews, beside, pictures = find_amazon(reviews)
         metadata, image_features = metadata or beside, image_features or pictures
-    if recipe.min_rating is None:
-        recipe = dataclasses.replace(recipe, rating=None)
-    columns = [column for column in (recipe.user, recipe.item, recipe.rating, recipe.timestamp) if column is not None]
+    if config.min_rating is None:
+        config = dataclasses.replace(config, rating=None)
+    columns = [column for column in (config.user, config.item, config.rating, config.timestamp) if column is not None]
     form = detect_review_format(reviews)
-    bad_lines = "skip" if recipe.bad_rows == "skip" else bad_lines
+    bad_lines = "skip" if config.bad_rows == "skip" else bad_lines
     bad = BadLines(reviews, bad_lines)
     frame = read_reviews(reviews, form, columns, bad)
     bad.report()
@@ -92,12 +92,12 @@ def read_amazon(
     source: dict[str, Any] = {"format": "amazon", "year": form.year, "files": files, "bad_lines": bad.count}
     name = name or _category(reviews)
     table = Table(frame, str(reviews), skipped=bad.count)
-    dataset = build(table, None, {}, recipe, name, {"source": source, **(info or {})})
+    dataset = build(table, None, {}, config, name, {"source": source, **(info or {})})
     del table
     del frame
     if metadata is not None:
         dataset = _with_metadata(dataset, BadLines(Path(metadata), bad_lines))
-    return dataset if image_features is None else _with_image_features(dataset, Path(image_features), recipe)
+    return dataset if image_features is None else _with_image_features(dataset, Path(image_features), config)
 
 
 def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
@@ -182,15 +182,15 @@ def _with_metadata(dataset: Dataset, bad: BadLines) -> Dataset:
     return dataclasses.replace(dataset, item_table=table, info={**dataset.info, "source": source})
 
 
-def _with_image_features(dataset: Dataset, path: Path, recipe: PreprocessingConfig) -> Dataset:
-    """The dataset with the modality "image"; items without it are dropped where the recipe says so.
+def _with_image_features(dataset: Dataset, path: Path, config: PreprocessingConfig) -> Dataset:
+    """The dataset with the modality "image"; items without it are dropped where the config says so.
 
     Dropping comes before the k-core, which thus is looked for again, in what the first one left: a k-core of fewer
     pairs lies within that of all pairs.
     """
     file = read_image_features(path, dataset.items.series)
     aligned = align(file, dataset.items, f"features '{IMAGE}'")
-    if recipe.without_features == "raise" or aligned.present.all():
+    if config.without_features == "raise" or aligned.present.all():
         everything = np.ones(dataset.n_items, dtype=bool)
         return dataclasses.replace(dataset, features={IMAGE: aligned.take(everything)})
     before = dict(dataset.info["preparation"])
@@ -199,7 +199,7 @@ def _with_image_features(dataset: Dataset, path: Path, recipe: PreprocessingConf
         Table(pairs, str(path)),
         Table(dataset.item_table, str(path)),
         {IMAGE: file},
-        dataclasses.replace(recipe, rating=None, min_rating=None),
+        dataclasses.replace(config, rating=None, min_rating=None),
         dataset.name,
         {},
     )

@@ -83,12 +83,12 @@ def read_lightgcn(
             raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave {called(option)} out")
     folder = Path(folder)
     is_split = any((folder / one).is_file() for split in ("valid", "test") for one in FILES[split])
-    recipe = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")
+    config = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")
     parts = []
     for split, names in FILES.items():
         found = [folder / one for one in names if (folder / one).is_file()]
         if found:
-            parts.append(_lines(found[0], split, recipe.bad_rows))
+            parts.append(_lines(found[0], split, config.bad_rows))
         elif split == "train" or (split == "test" and is_split):
             raise DataError(f"{folder}: no {names[0]}")
     joined = join_tables(parts, [USER, ITEM, LABEL], str(folder))
@@ -96,8 +96,8 @@ def read_lightgcn(
     return build(
         joined,
         _item_table(folder, joined),
-        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
-        recipe,
+        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
+        config,
         name or folder.resolve().name,
         {"source": {"format": "lightgcn", "files": files}, **(info or {})},
     )

@@ -105,16 +105,16 @@ def read_mmrec(
 
 def _pairs(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> tuple[Table, dict[str, int]]:
     """The rows of the .inter file that can be used and, where some are left out, how many of how many."""
-    recipe = make_preprocessing_config({"user": user, "item": item, "bad_rows": bad_rows}, "read_mmrec")
+    config = make_preprocessing_config({"user": user, "item": item, "bad_rows": bad_rows}, "read_mmrec")
     table = read_table(path, separator="\t", bad_rows=bad_rows)
     table.need([user, item, label])
     height = table.frame.height + table.skipped
     if TIMESTAMP in table.frame.columns:
-        recipe = dataclasses.replace(recipe, timestamp=TIMESTAMP)
+        config = dataclasses.replace(config, timestamp=TIMESTAMP)
     labelled = label_values(table.frame[label]).is_not_null()
     if bad_rows == "skip" and labelled.any() and not labelled.all():
         table = dataclasses.replace(select_rows(table, labelled), skipped=table.skipped + int((~labelled).sum()))
-    table, lacking = without_bad_rows(check_id_columns(table, recipe, user, item, pattern=NUMBER), recipe)
+    table, lacking = without_bad_rows(check_id_columns(table, config, user, item, pattern=NUMBER), config)
     skipped = table.skipped + lacking
     return table, {"rows": height, "bad_rows_skipped": skipped} if skipped else {}
 

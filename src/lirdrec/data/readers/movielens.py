@@ -71,7 +71,7 @@ def read_movielens(
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the folder.
         info: what else to record.
-        options: fields of `lirdrec.data.preprocessing_config.Recipe`. All ratings count unless `min_rating` is given.
+        options: fields of `PreprocessingConfig`. All ratings count unless `min_rating` is given.
 
     Raises:
         DataError: a file is missing or damaged; says what, where and what to do.
@@ -83,23 +83,23 @@ def read_movielens(
     hundred = (folder / DATA_100K).is_file()
     end = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
     known = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
-    recipe = make_preprocessing_config(known | options, "read_movielens")
+    config = make_preprocessing_config(known | options, "read_movielens")
     files = [folder / f"{stem}{end}" for stem in ("ratings", "movies", "tags")]
     files = [folder / DATA_100K, folder / ITEMS_100K] if hundred else files if files[2].is_file() else files[:2]
     for path in files:
         exists(path)
-    bad = {path: BadLines(path, "skip" if recipe.bad_rows == "skip" else "raise", "bad_rows") for path in files[1:]}
+    bad = {path: BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files[1:]}
     films = _films_100k(files[1], bad[files[1]]) if hundred else _films(files[1], bad[files[1]])
     if len(files) == 3:
         films = films.join(_tags(files[2], bad[files[2]]), on=FILM, how="left", maintain_order="left")
     for one in bad.values():
         one.report()
-    items = Table(films.rename({FILM: recipe.items_column}), str(files[1]), text=True, skipped=bad[files[1]].count)
+    items = Table(films.rename({FILM: config.items_column}), str(files[1]), text=True, skipped=bad[files[1]].count)
     dataset = build(
-        check_id_columns(_ratings(files[0], recipe), recipe, recipe.user, recipe.item),
+        check_id_columns(_ratings(files[0], config), config, config.user, config.item),
         items,
-        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
-        recipe,
+        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
+        config,
         name or folder.resolve().name,
         {
             "source": {"format": "movielens", "files": [path.name for path in files]},
@@ -110,13 +110,13 @@ def read_movielens(
     return dataset if images is None else with_images(dataset, images)
 
 
-def _ratings(path: Path, recipe: PreprocessingConfig) -> Table:
+def _ratings(path: Path, config: PreprocessingConfig) -> Table:
     """The file of ratings; of ml-100k and those with `::` no line names the columns."""
-    layout: dict[str, Any] = {"bad_rows": recipe.bad_rows}
+    layout: dict[str, Any] = {"bad_rows": config.bad_rows}
     if path.name in SEPARATORS:
         columns = (USER, FILM, RATING, TIMESTAMP)
         layout |= {"separator": SEPARATORS[path.name], "header": False, "columns": columns}
-    return read_numbers(path, (recipe.user, recipe.item), **layout)
+    return read_numbers(path, (config.user, config.item), **layout)
 
 
 def _films_100k(path: Path, bad: BadLines) -> pl.DataFrame:

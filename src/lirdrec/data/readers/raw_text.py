@@ -37,19 +37,19 @@ def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
     return read_table(path, **layout)
 
 
-def check_id_columns(table: Table, recipe: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
+def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
     """The table with its columns of ids checked: published data sets number their users and items.
 
     Numbers written with zeros before them, such as `007`, stay as they are.
 
     Args:
         table: with the columns.
-        recipe: says what to do with bad rows, and whether ids are strings.
+        config: says what to do with bad rows, and whether ids are strings.
         columns: their names.
         pattern: how an id is written.
 
     Raises:
-        DataError: a column is missing or holds something else than integers; names the line. Where the recipe leaves
+        DataError: a column is missing or holds something else than integers; names the line. Where the config leaves
             bad rows out, only if all rows are bad.
     """
     table.need(columns)
@@ -59,9 +59,9 @@ def check_id_columns(table: Table, recipe: PreprocessingConfig, *columns: str, p
             continue
         texts = values.cast(pl.String).str.strip_chars()
         bad = ~texts.str.contains(pattern).fill_null(False)
-        if recipe.bad_rows == "skip" and not recipe.string_ids and texts.filter(~bad).str.contains(INTEGER).all():
+        if config.bad_rows == "skip" and not config.string_ids and texts.filter(~bad).str.contains(INTEGER).all():
             bad |= ~(texts.cast(pl.Int64, strict=False) >= 0).fill_null(False)  # else who makes ids of them says it
-        if recipe.bad_rows == "skip" and not bad.all():
+        if config.bad_rows == "skip" and not bad.all():
             if bad.any():
                 where = f"{table.where}, column '{column}'"
                 logger.warning(

@@ -98,28 +98,28 @@ def read_matrices(
     given = {split: one for split, one in (("train", train), ("valid", validation), ("test", test)) if one is not None}
     splits = len(given) > 1
     known = {"split": LABEL} if splits else {}
-    recipe = make_preprocessing_config({**known, **options, USER: USER, RATING: RATING}, "read_matrices")
+    config = make_preprocessing_config({**known, **options, USER: USER, RATING: RATING}, "read_matrices")
     shapes, parts = {}, []
     for split, source in given.items():
         where = str(source) if isinstance(source, (str, Path)) else f"the matrix of {split}"
         matrix = _open(Path(source), where) if isinstance(source, (str, Path)) else source
-        parts.append(_table(matrix, where, split, recipe))
+        parts.append(_table(matrix, where, split, config))
         shapes[where] = tuple(matrix.shape)
     _check_shapes(shapes)
     table = join_tables(parts, parts[0].frame.columns, ", ".join(shapes)) if splits else parts[0]
     n_items = next(iter(shapes.values()))[1]
     item_table: Table
     if items is None:
-        item_table = Table(pl.DataFrame({recipe.item: np.arange(n_items, dtype=np.int64)}), "the columns of the matrix")
+        item_table = Table(pl.DataFrame({config.item: np.arange(n_items, dtype=np.int64)}), "the columns of the matrix")
     else:
-        item_table = read_table(items, text=recipe.items_column)
+        item_table = read_table(items, text=config.items_column)
     first = Path(train) if isinstance(train, (str, Path)) else None
     default = "matrix" if first is None else first.resolve().parent.name if splits else first.stem
     return build(
         table,
         item_table,
-        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
-        recipe,
+        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
+        config,
         name or default,
         {"source": {"format": "matrix", "files": [Path(where).name for where in shapes]}, **(info or {})},
     )
@@ -157,7 +157,7 @@ def _open(path: Path, where: str) -> Any:
     return found
 
 
-def _table(matrix: Any, where: str, split: str, recipe: PreprocessingConfig) -> Table:
+def _table(matrix: Any, where: str, split: str, config: PreprocessingConfig) -> Table:
     try:
         found = matrix.tocoo()
     except AttributeError:
@@ -172,6 +172,6 @@ def _table(matrix: Any, where: str, split: str, recipe: PreprocessingConfig) -> 
     if not there.any():
         raise DataError(f"{where}: holds no value but zero")
     values = found.data[there].astype(np.float64)
-    columns = {USER: users[there], recipe.item: items[there], RATING: values}
-    frame = pl.DataFrame(columns).with_columns(pl.lit(split).alias(LABEL)).sort(USER, recipe.item)
+    columns = {USER: users[there], config.item: items[there], RATING: values}
+    frame = pl.DataFrame(columns).with_columns(pl.lit(split).alias(LABEL)).sort(USER, config.item)
     return Table(frame, where)
