@@ -1,4 +1,4 @@
-"""MovieLens as GroupLens publishes it: ml-latest, ml-32m and the like (CSV), ml-1m, ml-10m (`::`) and ml-100k."""
+"""Reads MovieLens as published by GroupLens: ml-latest, ml-32m and similar (CSV), ml-1m, ml-10m (`::`) and ml-100k."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def read_movielens(
     """Read a MovieLens folder and prepare it.
 
     The item table has every film of the file of movies, in its order: `title` (without the year), `year` (integer),
-    `genres` ("Comedy, Drama") and, where there is a file of tags, `tags`: each once, those that most users gave first.
+    `genres` ("Comedy, Drama") and, if there is a file of tags, `tags`: each once, the most frequent first.
 
     Args:
-        folder: holds `ratings.csv` and `movies.csv`, perhaps `tags.csv` (UTF-8); or the same as .dat, with `::` between
-            the values (UTF-8 or Latin-1); or `u.data` and `u.item` of ml-100k. Whatever else is there is not read.
+        folder: contains `ratings.csv` and `movies.csv`, optionally `tags.csv` (UTF-8); or the same as .dat, with `::`
+            between the values (UTF-8 or Latin-1); or `u.data` and `u.item` of ml-100k. Other files are not read.
         images: a folder of posters named by movieId.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the folder.
@@ -80,21 +80,12 @@ def read_movielens(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    hundred = (folder / DATA_100K).is_file()
-    end = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
-    known = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
-    config = make_preprocessing_config(known | options, "read_movielens")
-    files = [folder / f"{stem}{end}" for stem in ("ratings", "movies", "tags")]
-    files = [folder / DATA_100K, folder / ITEMS_100K] if hundred else files if files[2].is_file() else files[:2]
+    columns = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
+    config = make_preprocessing_config(columns | options, "read_movielens")
+    files = _find_files(folder)
     for path in files:
         exists(path)
-    bad = {path: BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files[1:]}
-    films = _films_100k(files[1], bad[files[1]]) if hundred else _films(files[1], bad[files[1]])
-    if len(files) == 3:
-        films = films.join(_tags(files[2], bad[files[2]]), on=FILM, how="left", maintain_order="left")
-    for one in bad.values():
-        one.report()
-    items = Table(films.rename({FILM: config.items_column}), str(files[1]), text=True, skipped=bad[files[1]].count)
+    items = _item_table(files[1:], config)
     dataset = build(
         check_id_columns(_ratings(files[0], config), config, config.user, config.item),
         items,
@@ -108,6 +99,26 @@ def read_movielens(
         },
     )
     return dataset if images is None else with_images(dataset, images)
+
+
+def _find_files(folder: Path) -> list[Path]:
+    """The files of ratings, of films and, if there is one, of tags."""
+    if (folder / DATA_100K).is_file():
+        return [folder / DATA_100K, folder / ITEMS_100K]
+    suffix = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
+    files = [folder / f"{stem}{suffix}" for stem in ("ratings", "movies", "tags")]
+    return files if files[2].is_file() else files[:2]
+
+
+def _item_table(files: list[Path], config: PreprocessingConfig) -> Table:
+    """The films with their tags, if there is a second file."""
+    bad = [BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files]
+    films = (_films_100k if files[0].name == ITEMS_100K else _films)(files[0], bad[0])
+    if len(files) > 1:
+        films = films.join(_tags(files[1], bad[1]), on=FILM, how="left", maintain_order="left")
+    for bad_lines in bad:
+        bad_lines.report()
+    return Table(films.rename({FILM: config.items_column}), str(files[0]), text=True, skipped=bad[0].count)
 
 
 def _ratings(path: Path, config: PreprocessingConfig) -> Table:
@@ -146,13 +157,13 @@ def _films(path: Path, bad: BadLines) -> pl.DataFrame:
     for number, (film, title, genres) in _records(path, FILM_LINES[path.suffix], bad):
         title = strip_quotes(title)
         dated = YEAR.match(title)
-        listed = [] if genres.strip() == NO_GENRES else [one.strip(" '\"") for one in genres.split("|")]
+        listed = [] if genres.strip() == NO_GENRES else [genre.strip(" '\"") for genre in genres.split("|")]
         if film in rows:
             raise DataError(f"{path}: film {film} in line {number} is there already; keep one line per film")
         rows[film] = (
             (dated[1] if dated else title) or None,
             int(dated[2]) if dated else None,
-            ", ".join(one for one in listed if one) or None,
+            ", ".join(genre for genre in listed if genre) or None,
         )
     if not rows:
         raise DataError(f"{path}: has column names but no rows")
@@ -182,7 +193,7 @@ def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tup
     line_of = re.compile(pattern)
     lines = enumerate(read_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
     if path.suffix == ".csv":
-        columns = [strip_quotes(one) for one in next(lines)[1].split(",")]
+        columns = [strip_quotes(name) for name in next(lines)[1].split(",")]
         for column in LINE_FORMATS[path.name].split(","):
             if column not in columns:
                 raise DataError(f"{path}: no column '{column}'; it has {', '.join(columns)}")

@@ -62,47 +62,46 @@ def read_interactions(
         DataError: a file or its content is wrong; says what, where and what to do.
         ConfigError: an unknown option, or one out of range.
     """
-    splits = path if isinstance(path, Mapping) else None
-    if splits is None:
-        config = make_preprocessing_config(options, "read_interactions")
-    else:
-        config = make_preprocessing_config({"split": LABEL, **options}, "read_split_files")
-    layout = {"encoding": encoding, "bad_rows": config.bad_rows}
-    own = {"separator": separator, "header": header, "columns": columns, **layout}
-    if splits is None:
-        files = _as_list(path)  # type: ignore[arg-type]  # no mapping
-        table = read_table(path, keys=needed_columns(config), **own)  # type: ignore[arg-type]  # no mapping
-        default_name = _stem(Path(files[0]))
-    else:
-        files = list(splits.values())
-        table = _read_splits({split: Path(file) for split, file in splits.items()}, config, own)
-        default_name = Path(files[0]).resolve().parent.name
+    is_split = isinstance(path, Mapping)
+    defaults = {"split": LABEL} if is_split else {}
+    config = make_preprocessing_config(defaults | options, "read_split_files" if is_split else "read_interactions")
+    common = {"encoding": encoding, "bad_rows": config.bad_rows}
+    layout = {"separator": separator, "header": header, "columns": columns, **common}
+    read = _read_splits if isinstance(path, Mapping) else _read_one
+    table, files, default_name = read(path, config, layout)  # type: ignore[arg-type]  # `read` fits the path
     item_table = None
     if items is not None:
         header = items_columns is None
-        item_table = read_table(items, config.items_column, header=header, columns=items_columns, **layout)
-    sources = [*files, *([] if items is None else _as_list(items)), *([] if splits else (features or {}).values())]
-    source = {"format": "split files" if splits else "tables", "files": [Path(file).name for file in sources]}
-    return build(
-        table,
-        item_table,
-        {key: read_features(file, item_column=config.item) for key, file in (features or {}).items()},
-        config,
-        name or default_name,
-        {"source": source, **(info or {})},
-    )
+        item_table = read_table(items, config.items_column, header=header, columns=items_columns, **common)
+        files += _as_list(items)
+    features = features or {}
+    files += [] if is_split else features.values()
+    source = {"format": "split files" if is_split else "tables", "files": [Path(file).name for file in files]}
+    matrices = {key: read_features(file, item_column=config.item) for key, file in features.items()}
+    return build(table, item_table, matrices, config, name or default_name, {"source": source, **(info or {})})
 
 
-def _read_splits(files: Mapping[str, Path], config: PreprocessingConfig, layout: Mapping[str, Any]) -> Table:
-    """The files of a split as one table, with the split of each row in the column `LABEL`."""
+def _read_one(
+    path: Paths, config: PreprocessingConfig, layout: Mapping[str, Any]
+) -> tuple[Table, list[str | Path], str]:
+    """The table, its files and the default name of the dataset."""
+    files = _as_list(path)
+    return read_table(path, keys=needed_columns(config), **layout), files, _stem(Path(files[0]))
+
+
+def _read_splits(
+    files: Mapping[str, str | Path], config: PreprocessingConfig, layout: Mapping[str, Any]
+) -> tuple[Table, list[str | Path], str]:
+    """As `_read_one`, of one file per split; the column `LABEL` of the table names the split of each row."""
     needed = [column for column in needed_columns(config) if column != LABEL]
     tables = []
     for split, file in files.items():
-        table = read_table(file, keys=needed, **layout)
+        table = read_table(Path(file), keys=needed, **layout)
         table.need(needed)
         labeled = table.frame.select(needed).with_columns(pl.lit(split).alias(LABEL))
         tables.append(dataclasses.replace(table, frame=labeled))
-    return join_tables(tables, [*needed, LABEL], ", ".join(map(str, files.values())))
+    joined = join_tables(tables, [*needed, LABEL], ", ".join(str(Path(file)) for file in files.values()))
+    return joined, list(files.values()), Path(files["train"]).resolve().parent.name
 
 
 def needed_columns(config: PreprocessingConfig) -> list[str]:
