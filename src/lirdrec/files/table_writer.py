@@ -1,4 +1,4 @@
-"""Tables that are written piece by piece, so that a file may be larger than memory."""
+"""Write tables frame by frame, so that a file may be larger than memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = 
         path: the file to write.
         ending: one of `ENDINGS`. A frame becomes one row group of a Parquet file.
         empty: a frame without rows, for the columns and their types.
-        csv_safe: whether .csv and .tsv shall be `spreadsheet_safe`.
+        csv_safe: make .csv and .tsv files `spreadsheet_safe`.
 
     Raises:
         ConfigError: an ending of no known format.
@@ -49,19 +49,18 @@ def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = 
             yield write
     elif ending in (".csv", ".tsv"):
         separator = "\t" if ending == ".tsv" else ","
-        written = spreadsheet_safe if csv_safe else _unchanged
+
+        def convert(frame: pl.DataFrame) -> pl.DataFrame:
+            return spreadsheet_safe(frame) if csv_safe else frame
+
         with path.open("wb") as file:
-            written(empty).write_csv(file, separator=separator)
-            yield lambda frame: written(frame).write_csv(file, separator=separator, include_header=False)
+            convert(empty).write_csv(file, separator=separator)
+            yield lambda frame: convert(frame).write_csv(file, separator=separator, include_header=False)
     elif ending == ".json":
         with _json(path) as write:
             yield write
     else:
         raise ConfigError(f"'{ending}' names no format; choose {', '.join(ENDINGS)}")
-
-
-def _unchanged(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame
 
 
 @contextlib.contextmanager
@@ -74,7 +73,7 @@ def _parquet(path: Path, empty: pl.DataFrame) -> Iterator[WriteFrame]:
 
 @contextlib.contextmanager
 def _json(path: Path) -> Iterator[WriteFrame]:
-    """One list of objects, with the same bytes as if it were written at once."""
+    """One list of objects, with the same bytes as if it were written in one piece."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         before = "["
 
