@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lirdrec.errors import ConfigError
-from lirdrec.files.checks import read_text, status
+from lirdrec.files.checks import read_text, stat_path
 from lirdrec.option_names import argument, called
 
 C = TypeVar("C")
-LARGEST = 2**63 - 1  # what a tensor's whole number can hold
-LONGEST_SHOWN = 100  # characters of a wrong value in a message
+MAX_INT = 2**63 - 1  # what a tensor's whole number can hold
+MAX_SHOWN = 100  # characters of a wrong value in a message
 
 
 def field_docs(config_type: type) -> dict[str, str]:
@@ -129,7 +129,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         key, text = key.strip(), text.strip()
         if not equals or not key:
             raise ConfigError(f"--set {entry!r}: write it as key=value, for instance --set n_layers=3")
-        values[key] = None if text.lower() in ("none", "null") else _parsed(text, f"--set {key}")
+        values[key] = None if text.lower() in ("none", "null") else _parse_value(text, f"--set {key}")
     return values
 
 
@@ -139,12 +139,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, not UTF-8, or not TOML (with the line).
     """
-    if status(path, ConfigError) is None:
+    if stat_path(path, ConfigError) is None:
         raise ConfigError(f"{path}: no such configuration file")
-    return _loads(read_text(path, ConfigError), str(path))
+    return _parse_toml(read_text(path, ConfigError), str(path))
 
 
-def _loads(text: str, where: str) -> dict[str, Any]:
+def _parse_toml(text: str, where: str) -> dict[str, Any]:
     """TOML as a mapping; a ConfigError begins with `where`."""
     try:
         return tomllib.loads(text)
@@ -157,10 +157,10 @@ def _loads(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: cannot be read as TOML: {fault}") from None
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parse_value(text: str, where: str) -> Any:
     """A value as TOML writes it; what is none is a bare word."""
     try:
-        return _loads(f"value = {text}", where)["value"]
+        return _parse_toml(f"value = {text}", where)["value"]
     except ConfigError as error:
         if isinstance(error.__context__, tomllib.TOMLDecodeError):
             return text
@@ -182,15 +182,15 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin is typing.Literal:
         if value in arguments:
             return value
-        raise ConfigError(f"{where} is {_shown(value)}; choose one of {', '.join(map(repr, arguments))}")
+        raise ConfigError(f"{where} is {_short_repr(value)}; choose one of {', '.join(map(repr, arguments))}")
     if hint is Any:
         return value
     if hint is bool and isinstance(value, bool):
         return value
     if hint is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         value = int(value)  # NumPy's whole numbers too
-        if abs(value) > LARGEST:
-            raise ConfigError(f"{where} is {_shown(value)}; whole numbers must be below 2^63 ({LARGEST + 1})")
+        if abs(value) > MAX_INT:
+            raise ConfigError(f"{where} is {_short_repr(value)}; whole numbers must be below 2^63 ({MAX_INT + 1})")
         return value
     if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         if type(value) is float:
@@ -198,21 +198,21 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         try:
             return float(value)
         except OverflowError:
-            raise ConfigError(f"{where} is {_shown(value)}, which is too large") from None
+            raise ConfigError(f"{where} is {_short_repr(value)}, which is too large") from None
     if hint is str and isinstance(value, str):
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(v, arguments[0], where) for v in value)
     if origin is tuple and isinstance(value, str) and all(one.strip() for one in value.split(",")):
         each = [one.strip() for one in value.split(",")]
-        read = [one if arguments[0] is str else _parsed(one, where) for one in each]
+        read = [one if arguments[0] is str else _parse_value(one, where) for one in each]
         return tuple(_convert(one, arguments[0], where) for one in read)
     if (origin in (dict, Mapping) or hint is dict) and isinstance(value, Mapping):
         return {str(k): _convert(v, arguments[1], where) if arguments else v for k, v in value.items()}
-    raise ConfigError(f"{where} is {_shown(value)}; it must be {_in_words(hint)}")
+    raise ConfigError(f"{where} is {_short_repr(value)}; it must be {_type_name(hint)}")
 
 
-def _shown(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     """A wrong value for a message, cut where it is long."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
@@ -220,10 +220,10 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # Python writes no number of thousands of digits
         return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else "something too large to show"
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}… ({len(text):,} characters)"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text):,} characters)"
 
 
-def _in_words(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     """A type as a person would say it."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     if typing.get_origin(hint) is tuple:

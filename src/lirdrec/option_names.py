@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 # options whose flag on the command line is not their name in Python
-RENAMED = {
+FLAG_NAMES = {
     "without_features": "--drop-featureless-items",
     "drop": "--drop-featureless-items",
     "bad_lines": "--skip-bad-lines",
@@ -37,7 +37,7 @@ def command_line() -> Iterator[None]:
 
 def flag(option: str) -> str:
     """The flag of an option on the command line."""
-    return RENAMED.get(option) or "--" + option.replace("_", "-")
+    return FLAG_NAMES.get(option) or "--" + option.replace("_", "-")
 
 
 def argument(option: str, value: Any) -> str:

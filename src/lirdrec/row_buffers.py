@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     A = TypeVar("A", np.ndarray, Tensor)
 
-LEAST_ROOM = 64  # rows; beyond, an eighth of the table
+MIN_SPARE_ROWS = 64  # rows; beyond, an eighth of the table
 
 
-class _Room:
+class _Buffer:
     """Memory for more rows than there are. Rows are written behind the last table that was given out, and once only."""
 
     def __init__(self, memory: Any, filled: int):
@@ -35,7 +35,7 @@ class _Room:
 
 
 # id of a table that was given out → that table and where it lies; arrays and tensors take no attributes or hashes
-_rooms: dict[int, tuple[weakref.ref[Any], _Room]] = {}
+_rooms: dict[int, tuple[weakref.ref[Any], _Buffer]] = {}
 
 
 def append_rows(table: A, rows: A) -> A:
@@ -49,18 +49,18 @@ def append_rows(table: A, rows: A) -> A:
     grown = None if room is None else room.appended(len(table), rows)
     if grown is None:
         size = len(table) + len(rows)
-        shape = (size + max(LEAST_ROOM, size // 8), *table.shape[1:])
+        shape = (size + max(MIN_SPARE_ROWS, size // 8), *table.shape[1:])
         memory: Any = np.empty(shape, table.dtype) if isinstance(table, np.ndarray) else table.new_empty(shape)
         memory[: len(table)] = table
-        room = _Room(memory, len(table))
+        room = _Buffer(memory, len(table))
         grown = room.appended(len(table), rows)
     assert room is not None and grown is not None
     key = id(grown)
-    _rooms[key] = (weakref.ref(grown, lambda gone: _forget(key, gone)), room)
+    _rooms[key] = (weakref.ref(grown, lambda gone: _drop_entry(key, gone)), room)
     return grown  # type: ignore[no-any-return]  # of the table's own type
 
 
-def _forget(key: int, gone: weakref.ref[Any]) -> None:
+def _drop_entry(key: int, gone: weakref.ref[Any]) -> None:
     """Drop the entry of a table that nobody holds, unless another has its place in memory by now."""
     entry = _rooms.get(key)
     if entry is not None and entry[0] is gone:

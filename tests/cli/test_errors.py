@@ -259,8 +259,8 @@ def test_whole_numbers_in_options_are_in_range():
 
 
 def test_kinds_of_files_have_names(tmp_path):
-    assert stat.S_IFIFO in checks.KINDS
+    assert stat.S_IFIFO in checks.KIND_NAMES
     assert checks.is_folder(tmp_path)
     assert not checks.is_folder(tmp_path / "none")
     with assert_error(DataError):
-        checks.status("a\0b")
+        checks.stat_path("a\0b")

@@ -287,7 +287,12 @@ FORMS: dict[str, Form] = {
     ),
     "mmrec": Form("mmrec", "shop.inter", inter, mmrec, decided=frozenset({"split", "timestamp"})),
     "lightgcn": Form(
-        "lightgcn", "train.txt", lines, partial(plainly, read_lightgcn, ""), False, untaken=frozenset(lightgcn.DECIDED)
+        "lightgcn",
+        "train.txt",
+        lines,
+        partial(plainly, read_lightgcn, ""),
+        False,
+        untaken=frozenset(lightgcn.FIXED_OPTIONS),
     ),
     "matrix": Form(
         "matrix",

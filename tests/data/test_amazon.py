@@ -10,8 +10,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from lirdrec.data import Dataset
-from lirdrec.data.readers.amazon import find_amazon, looks_like_amazon, read_amazon
-from lirdrec.data.readers.amazon_metadata import describe, plain
+from lirdrec.data.readers.amazon import find_amazon, is_amazon, read_amazon
+from lirdrec.data.readers.amazon_metadata import metadata_row, strip_html
 from lirdrec.errors import ConfigError, DataError
 
 from ..helpers import assert_error, assert_mentions
@@ -118,7 +118,7 @@ def test_tables_of_ratings(tmp_path, order, suffix):
         text = "user_id,parent_asin,rating,timestamp\n" + text
     path = tmp_path / f"ratings_Baby{suffix}"
     path.write_bytes(gzip.compress(text.encode()) if suffix.endswith(".gz") else text.replace("\n", "\r\n").encode())
-    assert looks_like_amazon(path)
+    assert is_amazon(path)
     dataset = read_amazon(path)
     assert_same_pairs(dataset, Dataset.from_frames(frame, timestamp="timestamp"))
     assert dataset.info["source"]["year"] == {"user,item": "2014", "item,user": "2018", "header": "2023"}[order]
@@ -274,7 +274,7 @@ def test_only_items_that_are_left_are_described(tmp_path):
     ],
 )
 def test_prices(price, dollars):
-    assert describe({"asin": "B", "price": price})[5] == dollars
+    assert metadata_row({"asin": "B", "price": price})[5] == dollars
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_prices(price, dollars):
     ],
 )
 def test_texts_lose_their_markup_and_nothing_else(raw, text):
-    assert plain(raw) == text
+    assert strip_html(raw) == text
 
 
 # ---- folders
@@ -297,7 +297,7 @@ def test_texts_lose_their_markup_and_nothing_else(raw, text):
 def test_a_folder_is_understood(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     write_lines(tmp_path / "other.json", [{"a": 1}])
-    assert not looks_like_amazon(tmp_path)
+    assert not is_amazon(tmp_path)
     with assert_error(DataError, mentions=[tmp_path, "reviews_*.json.gz"]):
         find_amazon(tmp_path)
     reviews = write_lines(tmp_path / "Baby_Products.jsonl.gz", map(as_2023, pairs().to_dicts()))
@@ -305,7 +305,7 @@ def test_a_folder_is_understood(tmp_path):
     write_lines(tmp_path / "meta_Books.jsonl.gz", META["2023"])
     (tmp_path / "ratings_Baby.csv").write_text("A1,B000F83SZQ,5.0,1\n")
     (tmp_path / "image_features_Baby_Products.b").write_bytes(b"")
-    assert looks_like_amazon(tmp_path) and looks_like_amazon(reviews) and not looks_like_amazon(metadata)
+    assert is_amazon(tmp_path) and is_amazon(reviews) and not is_amazon(metadata)
     assert find_amazon(tmp_path) == (reviews, metadata, tmp_path / "image_features_Baby_Products.b")
     (tmp_path / "image_features_Baby_Products.b").unlink()
     assert read_amazon(tmp_path).item_table["title"].null_count() == 4
@@ -336,7 +336,7 @@ def test_a_folder_with_a_table_of_ratings_only(tmp_path):
 )
 def test_other_files_do_not_look_like_amazon(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    assert not looks_like_amazon(tmp_path / name) and not looks_like_amazon(tmp_path)
+    assert not is_amazon(tmp_path / name) and not is_amazon(tmp_path)
 
 
 @pytest.mark.parametrize(

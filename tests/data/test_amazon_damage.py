@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from lirdrec.data import json_lines
-from lirdrec.data.json_lines import BadLines, blocks, parse_record
+from lirdrec.data.json_lines import BadLines, parse_record, read_blocks
 from lirdrec.data.readers import amazon_reviews
 from lirdrec.data.readers.amazon import read_amazon
 from lirdrec.data.readers.amazon_metadata import COLUMNS, read_metadata
-from lirdrec.data.readers.amazon_reviews import read_reviews, recognise_reviews
+from lirdrec.data.readers.amazon_reviews import detect_review_format, read_reviews
 from lirdrec.errors import DataError
 
 from ..helpers import assert_error, assert_mentions
@@ -132,7 +132,7 @@ def test_odd_but_good_lines_are_read(tmp_path):
     ]
     path = tmp_path / "reviews.json"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    frame = read_reviews(path, recognise_reviews(path), ALL, BadLines(path))
+    frame = read_reviews(path, detect_review_format(path), ALL, BadLines(path))
     assert frame.rows()[1:3] == [("A1", "B000000001", 4.0, 1_300_000_000), ("A2", "B000000002", 3.0, 1_300_000_002)]
     assert frame["user"].to_list() == ["A0", "A1", "A2", "A3"]
 
@@ -352,7 +352,7 @@ def test_blocks_are_whole_lines_in_order_and_know_their_number(tmp_path_factory,
         return
     path = tmp_path_factory.mktemp("blocks") / "lines"
     path.write_bytes(gzip.compress(content, 1))
-    seen = list(blocks(path, size))
+    seen = list(read_blocks(path, size))
     assert b"".join(block for _, block in seen) == content
     for position, (number, block) in enumerate(seen):
         before = b"".join(one for _, one in seen[:position])
@@ -361,17 +361,17 @@ def test_blocks_are_whole_lines_in_order_and_know_their_number(tmp_path_factory,
 
 
 def test_lines_without_an_end_are_not_gathered_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_lines, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 1000)
     path = tmp_path / "zeros"
     path.write_bytes(b"a\n" + bytes(5000))
     with assert_error(DataError, mentions=[path, "line 2"]):
-        list(blocks(path, 100))
+        list(read_blocks(path, 100))
 
 
 def test_many_blocks_give_what_one_gives(tmp_path, monkeypatch):
     path = write(tmp_path / "reviews.json", [review(n, asin=f"B{n:09}") for n in range(500)])
     whole = read_reviews(path, FORM, ALL, BadLines(path))
-    monkeypatch.setattr(amazon_reviews, "blocks", lambda path: blocks(path, 999))
+    monkeypatch.setattr(amazon_reviews, "read_blocks", lambda path: read_blocks(path, 999))
     assert_frame_equal(read_reviews(path, FORM, ALL, BadLines(path)), whole)
     assert whole.height == 500
 
@@ -379,7 +379,7 @@ def test_many_blocks_give_what_one_gives(tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", [FORM, TABLE], ids=["json", "csv"])
 def test_good_blocks_are_not_read_line_by_line(tmp_path, monkeypatch, form):
     path = write(tmp_path / "reviews", GOOD if form is FORM else table_lines(GOOD))
-    monkeypatch.setattr(amazon_reviews, "parsed", lambda *_: pytest.fail("the slow way was taken"))
+    monkeypatch.setattr(amazon_reviews, "parse_lines", lambda *_: pytest.fail("the slow way was taken"))
     assert read_reviews(path, form, ALL, BadLines(path)).rows() == line_by_line("\n".join(GOOD).encode())[0]
 
 

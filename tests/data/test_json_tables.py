@@ -128,7 +128,7 @@ def test_a_dot_in_a_key_is_part_of_it(tmp_path):
 )
 @pytest.mark.parametrize("chunk", [1, 100])
 def test_types_are_what_the_file_says(tmp_path, monkeypatch, values, kind, expected, chunk):
-    monkeypatch.setattr("lirdrec.data.json_tables.CHUNK", chunk)
+    monkeypatch.setattr("lirdrec.data.json_tables.CHUNK_RECORDS", chunk)
     path = lines(tmp_path / "t.jsonl", [{"x": value} for value in values])
     found = read_json(path).frame["x"]
     assert (found.dtype, found.to_list()) == (kind, expected)

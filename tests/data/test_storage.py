@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch, where
     if exists:
         (tmp_path / "small" / "work").mkdir(parents=True)
     with monkeypatch.context() as patch:
-        for name in ("os.rename", "lirdrec.files.atomic.exchange") if where == "rename" else (where,):
+        for name in ("os.rename", "lirdrec.files.atomic.exchange_folders") if where == "rename" else (where,):
             patch.setattr(name, full)
         with assert_error(RunFolderError, mentions=[tmp_path / "small", "disk"]):
             dataset.save(tmp_path / "small", overwrite=True)
@@ -227,7 +227,7 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied")
         rename(source, target)
 
-    monkeypatch.setattr(atomic, "exchange", lambda *_: False)  # as on disks that cannot exchange two names
+    monkeypatch.setattr(atomic, "exchange_folders", lambda *_: False)  # as on disks that cannot exchange two names
     monkeypatch.setattr(atomic.os, "rename", second_fails)
     with (
         assert_error(RunFolderError, mentions=[tmp_path / "x", "Permission denied"]),

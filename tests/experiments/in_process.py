@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lirdrec.experiments import scheduler, worker
-from lirdrec.experiments.trial import write_json
+from lirdrec.files.atomic import write_json
 
 
 class Computed:

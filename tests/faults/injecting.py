@@ -112,7 +112,7 @@ class Injector:
 
         for name in NAMES:
             wrap(os, name, functools.partial(self._counted, name))
-        wrap(lirdrec.files.atomic, "exchange", functools.partial(self._counted, "exchange"))
+        wrap(lirdrec.files.atomic, "exchange_folders", functools.partial(self._counted, "exchange"))
         wrap(os, "open", self._opened_by_flags)
         for owner in (builtins, io):
             wrap(owner, "open", self._opened_by_mode)

@@ -32,7 +32,7 @@ def _without_exchange() -> None:
     """What a file system does that cannot let two folders change names."""
     import lirdrec.files.atomic
 
-    lirdrec.files.atomic.exchange = lambda one, other: False
+    lirdrec.files.atomic.exchange_folders = lambda one, other: False
 
 
 def _look(writer: Writer) -> Any:

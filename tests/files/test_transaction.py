@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from lirdrec.data import Dataset
-from lirdrec.data.synthetic import planted
-from lirdrec.data.transaction import switch
+from lirdrec.data.synthetic import make_synthetic_dataset
+from lirdrec.data.transaction import commit
 from lirdrec.errors import RunFolderError
 from lirdrec.features.writer import set_item_columns
 from lirdrec.files import atomic
@@ -29,7 +29,7 @@ from ..helpers import assert_error
 
 
 def small(n_users: int, n_items: int) -> Dataset:
-    return planted(n_users, n_items, 5 * n_users, {"text": 4}, groups=4)
+    return make_synthetic_dataset(n_users, n_items, 5 * n_users, {"text": 4}, groups=4)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_folder_is_not_taken_back_from_a_process_that_runs(tmp_path):
 
 
 def test_without_an_exchange_the_folder_is_replaced_all_the_same(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "exchange", lambda *_: False)
+    monkeypatch.setattr(atomic, "exchange_folders", lambda *_: False)
     folder = dataset.save(tmp_path / "data")
     small(10, 14).save(folder, overwrite=True)
     assert Dataset.load(folder, verify=True).n_items == 14 and os.listdir(tmp_path) == ["data"]
@@ -193,18 +193,18 @@ def test_a_new_training_may_write_its_history_into_a_run_that_lists_one(dataset,
     """A run that was copied lists its history; the old run must stay loadable while the new training appends to it."""
     from lirdrec.models.mf import MFConfig
     from lirdrec.training.config import TrainConfig
-    from lirdrec.training.loop import Watcher
+    from lirdrec.training.loop import Callback
 
     training = TrainConfig(epochs=2)
     fit(dataset, MFConfig(), training, run=tmp_path / "first", progress=False).save(tmp_path / "copy")
     seen = []
 
-    class Reader(Watcher):
-        def epoch_ended(self, line) -> None:
+    class Reader(Callback):
+        def on_epoch_end(self, line) -> None:
             seen.append(Recommender.load(tmp_path / "copy", verify=True).n_items)
 
     options = {"run": tmp_path / "copy", "overwrite": True, "progress": False}
-    fit(dataset, MFConfig(), training, watchers=(Reader(),), **options)
+    fit(dataset, MFConfig(), training, callbacks=(Reader(),), **options)
     assert seen == [24, 24]
 
 
@@ -237,7 +237,7 @@ def test_no_link_leads_a_writer_out_of_a_folder(dataset, tmp_path):
     (folder / "features").symlink_to(tmp_path / "moved")
     before = sorted(path.name for path in (tmp_path / "moved").iterdir())
     with assert_error(RunFolderError, mentions=[folder, "features"]):
-        switch(folder, {"features/new.npy": copied(folder / "users.parquet")})
+        commit(folder, {"features/new.npy": copied(folder / "users.parquet")})
     assert Dataset.load(folder, verify=True).n_items == 24
     assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == before
     assert (tmp_path / "victim").read_text() == "precious"

@@ -11,7 +11,7 @@ from lirdrec.captions.pipeline import Captioning, Outcome
 from lirdrec.captions.results import PROBLEMS
 from lirdrec.cli.output import console, settings, table
 from lirdrec.data.ids import count
-from lirdrec.files.progress_lines import ProgressLines, draws_bars
+from lirdrec.files.progress import ProgressLines, draws_bars
 
 
 def work(job: Captioning, n: int) -> None:

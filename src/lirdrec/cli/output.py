@@ -115,10 +115,9 @@ def write_json(value: Any, output: Path) -> None:
     Raises:
         ConfigError: the file's ending names another format.
     """
-    from lirdrec.files.atomic import atomic_write
+    from lirdrec.files import atomic
 
-    with atomic_write(output) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    atomic.write_json(output, value, indent=2)
     console(errors=True).print(f"written to {output}", markup=False)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from lirdrec.data.compression import is_packed, read_bytes
+from lirdrec.data.compression import is_compressed, read_bytes
 from lirdrec.data.delimited import check_names
 from lirdrec.data.file_types import ARROW_STREAM, ORC, PARQUET
 from lirdrec.data.frames import first_line
@@ -39,7 +39,7 @@ def read_columnar(path: Path, kind: str) -> pl.DataFrame:
         ARROW_STREAM: _stream,
     }.get(kind, _feather)
     try:
-        columns = read(io.BytesIO(read_bytes(path)) if is_packed(path) else path, path)
+        columns = read(io.BytesIO(read_bytes(path)) if is_compressed(path) else path, path)
         check_names(columns.column_names, str(path))
         columns = columns.rename_columns(columns.column_names).replace_schema_metadata(None)
         columns.validate(full=True)

@@ -27,11 +27,11 @@ OTHER_NAMES = {  # as people and public data sets call them, without case, blank
 
 def likely_column(asked: str, columns: Sequence[str]) -> str | None:
     """The column likely meant by `asked`: the same but for case and underscores, a usual name, or a similar one."""
-    plain = {column: _plain(column) for column in columns}
+    plain = {column: _normalize(column) for column in columns}
     for column, name in plain.items():
-        if name == _plain(asked):
+        if name == _normalize(asked):
             return column
-    usual = next((names for text in OTHER_NAMES.values() if _plain(asked) in (names := text.split())), [])
+    usual = next((names for text in OTHER_NAMES.values() if _normalize(asked) in (names := text.split())), [])
     known = [column for column, name in plain.items() if name in usual]
     if known:
         return min(known, key=lambda column: usual.index(plain[column]))
@@ -52,5 +52,5 @@ def column_of_ids(frame: pl.DataFrame, ids: pl.Series) -> tuple[str, int] | None
     return best
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()

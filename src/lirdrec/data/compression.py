@@ -15,15 +15,15 @@ from typing import BinaryIO, cast
 
 import pyarrow
 
-from lirdrec.data.file_types import BZIP2, GZIP, LONGEST, XZ, ZIP, packing, refuse_archive
+from lirdrec.data.file_types import BZIP2, GZIP, HEAD_BYTES, XZ, ZIP, check_not_archive, detect_compression
 from lirdrec.data.frames import first_line
 from lirdrec.errors import DataError, unreadable
 from lirdrec.files.checks import check_file
 from lirdrec.memory import free_memory, in_words
 
-PIECE = 16 << 20
-COPIES = 3  # of a text in memory while it becomes a table
-BESIDE = ("__MACOSX/", ".DS_Store", "desktop.ini", "Thumbs.db")  # what systems put into archives
+CHUNK_BYTES = 16 << 20
+MEMORY_FACTOR = 3  # of a text in memory while it becomes a table
+SYSTEM_FILES = ("__MACOSX/", ".DS_Store", "desktop.ini", "Thumbs.db")  # what systems put into archives
 
 
 @contextlib.contextmanager
@@ -37,8 +37,8 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             is protected by a password; a 7z or RAR archive.
     """
     exists(path)
-    kind = packing(first_bytes(path))
-    refuse_archive(path, first_bytes(path))
+    kind = detect_compression(first_bytes(path))
+    check_not_archive(path, first_bytes(path))
     try:
         with contextlib.ExitStack() as stack:
             yield _opened(path, kind, stack)
@@ -78,7 +78,7 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     members = [
         one
         for one in archive.infolist()
-        if not one.is_dir() and not one.filename.startswith(BESIDE) and not one.filename.endswith(BESIDE)
+        if not one.is_dir() and not one.filename.startswith(SYSTEM_FILES) and not one.filename.endswith(SYSTEM_FILES)
     ]
     if len(members) == 1:
         return members[0]
@@ -102,13 +102,13 @@ def read_bytes(path: Path) -> bytes:
         DataError: the file is missing, empty, a folder, cut short or damaged, or memory cannot hold its content.
     """
     free = free_memory()
-    most = None if free is None else free // COPIES
+    most = None if free is None else free // MEMORY_FACTOR
     with open_bytes(path) as file:
-        if is_packed(path):
+        if is_compressed(path):
             pieces: list[bytes] = []
             size = 0
             while most is None or size <= most:
-                if not (piece := file.read(PIECE)):
+                if not (piece := file.read(CHUNK_BYTES)):
                     return b"".join(pieces)
                 pieces.append(piece)
                 size += len(piece)
@@ -119,8 +119,8 @@ def read_bytes(path: Path) -> bytes:
                 return file.read()
             found = f"has {in_words(size)}"
     raise DataError(
-        f"{path}: {found}, which becomes a table only in {COPIES} times as much memory, and {in_words(free or 0)} are"
-        " free; write it as Parquet, or read a part of it"
+        f"{path}: {found}, which becomes a table only in {MEMORY_FACTOR} times as much memory, and"
+        f" {in_words(free or 0)} are free; write it as Parquet, or read a part of it"
     )
 
 
@@ -134,9 +134,9 @@ def exists(path: Path) -> None:
 def first_bytes(path: Path) -> bytes:
     """The first bytes of the file as it lies on the disk."""
     with path.open("rb") as file:
-        return file.read(LONGEST)
+        return file.read(HEAD_BYTES)
 
 
-def is_packed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
     """Whether the file is compressed."""
-    return packing(first_bytes(path)) is not None
+    return detect_compression(first_bytes(path)) is not None

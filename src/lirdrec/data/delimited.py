@@ -25,20 +25,20 @@ from lirdrec.errors import ConfigError, DataError
 logger = logging.getLogger(__name__)
 
 SEPARATORS = (",", ";", "\t", "|", "::")
-NAMED = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ", "blank": " "}
+SEPARATOR_NAMES = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ", "blank": " "}
 UNQUOTED = ("\t", "::")  # here a quote inside a value is a quote, not the start of a field that swallows lines
-UNIT = "\x1f"  # stands for a separator of several characters, which polars does not take
-MARKS = (
+UNIT_SEPARATOR = "\x1f"  # stands for a separator of several characters, which polars does not take
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-BEGINNING = 1 << 16  # bytes that the separator is decided on
-WHOLE = r"^-?(0|[1-9][0-9]*)$"
+HEAD_BYTES = 1 << 16  # bytes that the separator is decided on
+INTEGER = r"^-?(0|[1-9][0-9]*)$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-PIECE = 1 << 18  # bytes that are looked at together, few enough for the processor's cache
-LOOKED_AT = 10_000  # rows that decide the types of columns
+SCAN_BYTES = 1 << 18  # bytes that are looked at together, few enough for the processor's cache
+INFERENCE_ROWS = 10_000  # rows that decide the types of columns
 UNNAMED = re.compile(r"column_[0-9]+")
 COMMA_NUMBER = r"^[+-]?[0-9]+(,[0-9]+)?$"
 
@@ -72,7 +72,7 @@ class TextFormat:
 
     def __post_init__(self) -> None:
         if self.separator is not None:
-            separator = NAMED.get(self.separator, self.separator)
+            separator = SEPARATOR_NAMES.get(self.separator, self.separator)
             if not separator or not separator.isascii() or set(separator) & set('"\r\n\0'):
                 raise ConfigError(f"separator {separator!r}: name one or more plain characters, such as ';' or 'tab'")
             object.__setattr__(self, "separator", separator)
@@ -100,7 +100,7 @@ class TextFormat:
 
 
 @dataclass(frozen=True)
-class Text:
+class DelimitedTable:
     """A text file as a frame.
 
     Attributes:
@@ -118,7 +118,7 @@ class Text:
     skipped: int = 0
 
 
-def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str | None = None) -> Text:
+def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str | None = None) -> DelimitedTable:
     """Read a text file of separated values.
 
     Args:
@@ -132,25 +132,25 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
         DataError: the file is empty or damaged, its bytes do not fit the encoding, or a line has too many or too few
             values.
     """
-    content = decoded(path, read_bytes(path), layout.encoding).rstrip(b"\r\n")
+    content = to_utf8(path, read_bytes(path), layout.encoding).rstrip(b"\r\n")
     if not content.strip():
         raise DataError(f"{path}: the file is empty")
     before = len(content) - len(content.lstrip(b"\r\n"))
     skipped_lines = content.count(b"\n", 0, before)
     content = content[before:]
-    separator = layout.separator or find_separator(content[:BEGINNING], default, layout.header)
+    separator = layout.separator or find_separator(content[:HEAD_BYTES], default, layout.header)
     if len(separator) > 1:
-        content = content.replace(separator.encode(), UNIT.encode())
+        content = content.replace(separator.encode(), UNIT_SEPARATOR.encode())
     body = _Body(
         path,
         content,
-        UNIT if len(separator) > 1 else separator,
+        UNIT_SEPARATOR if len(separator) > 1 else separator,
         separator not in UNQUOTED,
         layout.header,
         skipped_lines,
         None if layout.columns is None else len(layout.columns),
     )
-    at_once = text == "" and not has_codes(content)
+    at_once = text == "" and not has_leading_zeros(content)
     del content
     try:
         body, (frame, skipped, numbers) = _read(body, layout.bad_rows, typed=at_once)
@@ -174,7 +174,7 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
     frame = frame.drop(unnamed if layout.header else [])
     if text is not None and not at_once:
         frame = frame.with_columns(typed(frame[name], separator) for name in frame.columns if name != text)
-    return Text(frame, separator, numbers, first, skipped)
+    return DelimitedTable(frame, separator, numbers, first, skipped)
 
 
 def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, tuple[pl.DataFrame, int, np.ndarray | None]]:
@@ -194,13 +194,13 @@ def _is_blank(values: pl.Series) -> pl.Series:
     return values.is_null() | (values.str.strip_chars() == "") if values.dtype == pl.String else values.is_null()
 
 
-def decoded(path: Path, content: bytes, encoding: str | None) -> bytes:
+def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
     """The content as UTF-8 without a mark at its beginning, lines ending with a line feed.
 
     Raises:
         DataError: bytes that the encoding does not have; names the line.
     """
-    mark = next((one for one in MARKS if content.startswith(one[0])), None)
+    mark = next((one for one in BYTE_ORDER_MARKS if content.startswith(one[0])), None)
     if mark is not None and mark[1] == "utf-8" and encoding is None:
         content = content[len(mark[0]) :]
     chosen = encoding or (mark[1] if mark else "utf-8")
@@ -228,7 +228,7 @@ def decoded(path: Path, content: bytes, encoding: str | None) -> bytes:
 
 def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
     """The separator that cuts the first lines into the same number of values, more than one."""
-    whole = beginning[: beginning.rfind(b"\n")] if len(beginning) == BEGINNING and b"\n" in beginning else beginning
+    whole = beginning[: beginning.rfind(b"\n")] if len(beginning) == HEAD_BYTES and b"\n" in beginning else beginning
     best, found = (0.0, 0, 0), default
     for separator in dict.fromkeys((default, *SEPARATORS)):
         mark, quoted = separator.encode(), separator not in UNQUOTED
@@ -244,13 +244,13 @@ def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
     return found
 
 
-def has_codes(content: bytes) -> bool:
+def has_leading_zeros(content: bytes) -> bool:
     """Whether some value of a text may be digits that begin with 0, such as `007`."""
     letters = np.frombuffer(content, dtype=np.uint8)
     if content[:1] == b"0" and content[1:2].isdigit():
         return True
-    for start in range(0, len(letters), PIECE):
-        piece = letters[start : start + PIECE + 2]
+    for start in range(0, len(letters), SCAN_BYTES):
+        piece = letters[start : start + SCAN_BYTES + 2]
         before, zero, after = piece[:-2], piece[1:-1] == ord("0"), piece[2:]
         at = np.flatnonzero(zero & (before - np.uint8(ord("0")) > 9))
         if len(at) and ((before[at] != ord(".")) & (after[at] - np.uint8(ord("0")) <= 9)).any():
@@ -267,7 +267,7 @@ def typed(values: pl.Series, separator: str = ",") -> pl.Series:
     known = values.drop_nulls()
     if len(known) == 0:
         return values
-    if known.str.contains(WHOLE).all():
+    if known.str.contains(INTEGER).all():
         for kind in (pl.Int64, pl.UInt64):
             whole = values.cast(kind, strict=False)
             if whole.null_count() == values.null_count():
@@ -429,7 +429,7 @@ class _Body:
 
         if typed:  # looking at all rows takes ten times as long, and is seldom needed
             with contextlib.suppress(pl.exceptions.ComputeError):
-                return read(LOOKED_AT)
+                return read(INFERENCE_ROWS)
         return read(None)
 
     def _complete(self, frame: pl.DataFrame) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.ids import count, describe_ids
-from lirdrec.data.tables import Table, select
+from lirdrec.data.tables import Table, select_rows
 from lirdrec.errors import DataError
 
 
@@ -28,8 +28,8 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
     table.need(list(only))
     keep = pl.Series([True]).new_from_index(0, table.frame.height)
     for column, wanted in only.items():
-        texts = {_written(one) for one in as_values(wanted)}
-        written = _as_written(table.frame[column])
+        texts = {_value_text(one) for one in as_values(wanted)}
+        written = _column_texts(table.frame[column])
         holds = written.is_in(list(texts)).fill_null(False)
         for text in sorted(texts):
             if not (written == text).any():
@@ -39,7 +39,7 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
         keep &= holds
     if not keep.any():
         raise DataError(f"{table.where}: no row has {in_words(only)}")
-    return select(table, keep)
+    return select_rows(table, keep)
 
 
 def as_values(wanted: Any) -> list[Any]:
@@ -50,7 +50,7 @@ def as_values(wanted: Any) -> list[Any]:
 
 def in_words(only: Mapping[str, Any]) -> str:
     """`event=transaction, addtocart; country=de`."""
-    return "; ".join(f"{column}={', '.join(map(_written, as_values(wanted)))}" for column, wanted in only.items())
+    return "; ".join(f"{column}={', '.join(map(_value_text, as_values(wanted)))}" for column, wanted in only.items())
 
 
 def left_out(before: Table, after: Table, only: Mapping[str, Any]) -> str:
@@ -58,13 +58,13 @@ def left_out(before: Table, after: Table, only: Mapping[str, Any]) -> str:
     return f"{before.where}: {count(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
 
 
-def _written(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _as_written(column: pl.Series) -> pl.Series:
+def _column_texts(column: pl.Series) -> pl.Series:
     """Values as texts; floats that are whole numbers without their `.0`."""
     if column.dtype.is_float():
         whole = pl.when(pl.col(column.name) == pl.col(column.name).floor()).then(

@@ -10,12 +10,12 @@ from urllib.parse import unquote
 
 from lirdrec.data.compression import open_bytes
 from lirdrec.errors import DataError
-from lirdrec.files.checks import is_folder, status
+from lirdrec.files.checks import is_folder, stat_path
 
-PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
-TEXTS = (".csv", ".tsv", ".txt", ".tab", ".dat")
-ENDINGS = (*TEXTS, ".parquet", ".pq", ".feather", ".arrow", ".orc")
-LONGEST_HEADER = 1 << 20
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".dat")
+TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".pq", ".feather", ".arrow", ".orc")
+MAX_HEADER_BYTES = 1 << 20
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -32,9 +32,9 @@ class Part:
     values: dict[str, str | None] = field(default_factory=dict)
 
 
-def ending(path: Path) -> str:
+def table_suffix(path: Path) -> str:
     """The ending of a name in small letters, without that of a compression."""
-    return Path(path.stem if path.suffix.lower() in PACKED_ENDINGS else path.name).suffix.lower()
+    return Path(path.stem if path.suffix.lower() in COMPRESSED_SUFFIXES else path.name).suffix.lower()
 
 
 def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
@@ -60,13 +60,13 @@ def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
         fitting = sorted(glob.glob(str(source), recursive=True))
         if not fitting:
             raise DataError(f"{source}: no file fits this pattern")
-        return [part for one in fitting for part in find_parts(glob.escape(one) if status(one) is None else one)]
+        return [part for one in fitting for part in find_parts(glob.escape(one) if stat_path(one) is None else one)]
     if not is_folder(path):
         return [Part(path)]
     parts = parts_of_folder(path)
     if not parts:
         raise DataError(f"{path}: is a folder; name a file, or a folder of parts of one table (CSV, Parquet …)")
-    endings = sorted({ending(part.path) for part in parts})
+    endings = sorted({table_suffix(part.path) for part in parts})
     if len(endings) > 1:
         raise DataError(
             f"{path}: its files are of several kinds ({', '.join(endings)}); name those that belong together"
@@ -76,7 +76,7 @@ def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
 
 def is_pattern(source: str | Path) -> bool:
     """Whether a source is a pattern of names, and no file that is called so."""
-    return glob.has_magic(str(source)) and status(source) is None
+    return glob.has_magic(str(source)) and stat_path(source) is None
 
 
 def parts_of_folder(folder: Path) -> list[Part]:
@@ -91,14 +91,18 @@ def is_parts_folder(folder: Path) -> bool:
     """Whether a folder holds nothing but parts of one table: files of one kind, those of text with one first line."""
     parts = parts_of_folder(folder)
     files = [one for one in folder.iterdir() if one.is_file() and not one.name.startswith(("_", "."))]
-    if not parts or any(ending(one) not in ENDINGS for one in files) or len({ending(p.path) for p in parts}) > 1:
+    if (
+        not parts
+        or any(table_suffix(one) not in TABLE_SUFFIXES for one in files)
+        or len({table_suffix(p.path) for p in parts}) > 1
+    ):
         return False
-    if ending(parts[0].path) not in TEXTS:
+    if table_suffix(parts[0].path) not in TEXT_SUFFIXES:
         return True
     headers = set()
     for part in parts:
         with open_bytes(part.path) as file:
-            headers.add(file.readline(LONGEST_HEADER).strip())
+            headers.add(file.readline(MAX_HEADER_BYTES).strip())
     return len(headers) == 1
 
 
@@ -110,5 +114,5 @@ def _within(folder: Path, values: dict[str, str | None]) -> Iterable[Part]:
         if one.is_dir():
             if name and equals:
                 yield from _within(one, {**values, name: None if value == NO_VALUE else unquote(value)})
-        elif ending(one) in ENDINGS and one.stat().st_size:
+        elif table_suffix(one) in TABLE_SUFFIXES and one.stat().st_size:
             yield Part(one, values)

@@ -7,7 +7,7 @@ from pathlib import Path
 from lirdrec.errors import DataError
 
 GZIP, BZIP2, XZ, ZSTD, LZ4, ZIP = "gzip", "bzip2", "xz", "zstd", "lz4", "zip"
-PACKED = {
+COMPRESSIONS = {
     b"\x1f\x8b": GZIP,
     b"BZh": BZIP2,
     b"\xfd7zXZ\x00": XZ,
@@ -27,7 +27,7 @@ TABLES = {
 }
 ARCHIVES = {b"7z\xbc\xaf\x27\x1c": ("7z", "7z x"), b"Rar!\x1a\x07": ("RAR", "unrar x")}
 PICKLE = "holds pickled Python objects, which are never loaded (they could run code); write it as CSV or Parquet"
-OTHERS = {
+NOT_TABLES = {
     b"\x93NUMPY": "is a NumPy array, not a table; of features, name it with --features NAME=FILE.npy",
     b"\x89HDF\r\n\x1a\n": "is an HDF5 file; write its table as CSV or Parquet",
     b"Obj\x01": "is an Avro file; write it as Parquet",
@@ -37,28 +37,28 @@ OTHERS = {
     b"\xff\xd8\xff": "is a picture, not a table",
     **{bytes([0x80, version]): PICKLE for version in range(2, 6)},
 }
-LONGEST = max(map(len, (*PACKED, *TABLES, *ARCHIVES, *OTHERS)))
+HEAD_BYTES = max(map(len, (*COMPRESSIONS, *TABLES, *ARCHIVES, *NOT_TABLES)))
 
 
-def packing(head: bytes) -> str | None:
+def detect_compression(head: bytes) -> str | None:
     """How a file that begins with `head` is compressed; None: it is not."""
-    return next((name for magic, name in PACKED.items() if head.startswith(magic)), None)
+    return next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
-def table_format(head: bytes) -> str | None:
+def detect_table_format(head: bytes) -> str | None:
     """Which binary format of tables begins with `head`; None: none that is known, so perhaps text."""
     return next((name for magic, name in TABLES.items() if head.startswith(magic)), None)
 
 
-def refuse_archive(path: Path, head: bytes) -> None:
+def check_not_archive(path: Path, head: bytes) -> None:
     """Raise a DataError where the file is an archive that has to be unpacked with a program of its own."""
     for magic, (name, command) in ARCHIVES.items():
         if head.startswith(magic):
             raise DataError(f"{path}: is a {name} archive; unpack it ({command} {path.name}) and name the file in it")
 
 
-def refuse_other(path: Path, head: bytes) -> None:
+def check_maybe_table(path: Path, head: bytes) -> None:
     """Raise a DataError where the file is known to be something else than a table."""
-    for magic, sentence in OTHERS.items():
+    for magic, sentence in NOT_TABLES.items():
         if head.startswith(magic):
             raise DataError(f"{path}: {sentence}")

@@ -20,8 +20,8 @@ from lirdrec.option_names import argument
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 16 << 20
-LONGEST_LINE = 64 << 20
-LONGEST_LITERAL = 1 << 20  # Python's own parser takes 100 times its input in memory
+MAX_LINE_BYTES = 64 << 20
+MAX_LITERAL = 1 << 20  # Python's own parser takes 100 times its input in memory
 LITERAL = re.compile(r"\{\s*u?'")
 
 Policy = Literal["raise", "skip"]
@@ -71,7 +71,7 @@ class BadLines:
             logger.warning("%s: %s left out (%s)", self.path, count(self.count, "bad line"), self.example)
 
 
-def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
+def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
     """The file as `(number of the first line, whole lines)`, in order; only the last block may lack its line end.
 
     Args:
@@ -89,9 +89,10 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
             end = piece.rfind(b"\n") + 1
             if not end:
                 rest += piece
-                if len(rest) > LONGEST_LINE:
+                if len(rest) > MAX_LINE_BYTES:
                     raise DataError(
-                        f"{path}: line {number} is longer than {LONGEST_LINE >> 20} MB: not a file of one record a line"
+                        f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MB: not a file of one record per"
+                        " line"
                     )
                 continue
             block, rest = rest + piece[:end], piece[end:]
@@ -102,7 +103,7 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
         yield number, rest
 
 
-def parsed(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes], T | None]) -> Iterator[T]:
+def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes], T | None]) -> Iterator[T]:
     """What `parse` makes of each line of a block, in order; blank lines, and those it gives None for, are left out.
 
     Args:
@@ -133,7 +134,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: it is neither; the message says why.
     """
-    text = decode(line)
+    text = decode_line(line)
     try:
         record = json.loads(text)
     except RecursionError:
@@ -149,7 +150,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
     return record
 
 
-def finite(value: Any) -> float | None:
+def finite_float(value: Any) -> float | None:
     """A number of a record as a finite float; None for anything else, True and False included."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -160,7 +161,7 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def decode(line: bytes) -> str:
+def decode_line(line: bytes) -> str:
     """A line as text.
 
     Raises:
@@ -173,8 +174,8 @@ def decode(line: bytes) -> str:
 
 
 def _literal(text: str) -> Any:
-    if len(text) > LONGEST_LITERAL:
-        raise ValueError(f"a Python literal of {len(text):,} characters; at most {LONGEST_LITERAL:,} are read")
+    if len(text) > MAX_LITERAL:
+        raise ValueError(f"a Python literal of {len(text):,} characters; at most {MAX_LITERAL:,} are read")
     try:
         return ast.literal_eval(text)
     except SyntaxError as error:

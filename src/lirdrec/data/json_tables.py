@@ -20,7 +20,7 @@ import polars as pl
 from lirdrec.config import nearest
 from lirdrec.data.compression import open_bytes, read_bytes
 from lirdrec.data.ids import LARGEST
-from lirdrec.data.json_lines import BadLines, blocks, parse_record, parsed
+from lirdrec.data.json_lines import BadLines, parse_lines, parse_record, read_blocks
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 JSON_NAME = re.compile(r"\.(json|jsonl|ndjson|jl)(\.(gz|bz2|xz|zst|lz4|zip))?$", re.IGNORECASE)
 TABLE_NAME = re.compile(r"\.(csv|tsv|parquet|pq|inter|item)(\.\w+)?$", re.IGNORECASE)
 JSON_START = re.compile(rb"""\s*(\[\s*)?\{\s*(u?["']|\})""")
-CHUNK = 100_000  # records that are held as Python values at once
-MOST_KEYS = 200  # of one nested record; one with more is keyed by ids, not by names of columns
-EXACT = 2**53  # up to here every integer is a float of its own
+CHUNK_RECORDS = 100_000  # records that are held as Python values at once
+MAX_KEYS = 200  # of one nested record; one with more is keyed by ids, not by names of columns
+MAX_EXACT_INT = 2**53  # up to here every integer is a float of its own
 PLAIN = (str, int, float, type(None))  # True and False are integers to Python
 
 Place = Callable[[int], str]
@@ -88,10 +88,10 @@ def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | 
         DataError: the file is missing, damaged or no JSON, or no record has one of the columns.
     """
     listed = is_list(path)
-    records = _listed(path) if listed else _lines(path, bad or BadLines(path))
+    records = _read_list(path) if listed else _read_lines(path, bad or BadLines(path))
     word = "record" if listed else "line"
     chunks = _Chunks(path, word)
-    plan: _Paths | _Everything = _Everything() if columns is None else _Paths(columns)
+    plan: _ColumnPlan | _FlattenPlan = _FlattenPlan() if columns is None else _ColumnPlan(columns)
     for number, record in records:
         try:
             rows = plan.rows(record)
@@ -125,16 +125,16 @@ def first_record(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _lines(path: Path, bad: BadLines) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, block in blocks(path):
+def _read_lines(path: Path, bad: BadLines) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, block in read_blocks(path):
         lines = enumerate(block.split(b"\n"), number)
         for at, line in lines:
-            for record in parsed(at, line, bad, parse_record):
+            for record in parse_lines(at, line, bad, parse_record):
                 yield at, record
     bad.report()
 
 
-def _listed(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The records of one JSON list, one at a time: only the text is held whole."""
     content = read_bytes(path)
     try:
@@ -174,7 +174,7 @@ def _listed(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise DataError(f"{path}: the list has no end: after record {number} comes neither ',' nor ']'")
 
 
-class _Paths:
+class _ColumnPlan:
     """Rows of the columns that were asked for."""
 
     def __init__(self, columns: Sequence[str]):
@@ -185,14 +185,14 @@ class _Paths:
 
     def rows(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         """Raises ValueError where two columns lie in lists of their own."""
-        if len(self._seen) < MOST_KEYS:
-            self._seen.update(dict.fromkeys(_names(record)))
+        if len(self._seen) < MAX_KEYS:
+            self._seen.update(dict.fromkeys(_key_paths(record)))
         if self._simple:
             row = {column: record.get(column) for column in self.columns}
             if all(isinstance(value, PLAIN) for value in row.values()):
                 return [row]
         if self._tree is None:
-            self._tree = _tree(self.columns, record)
+            self._tree = _column_tree(self.columns, record)
         return _rows(record, self._tree, "")
 
     def check(self, path: Path, frame: pl.DataFrame) -> None:
@@ -207,16 +207,16 @@ class _Paths:
                 raise DataError(f"{path}: no column '{column}'; {there}")
 
 
-def _names(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
+def _key_paths(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
     """The keys of a record and of those in it, `a.b`."""
     for key, value in record.items():
         yield before + key
         inner = next((one for one in value if isinstance(one, dict)), None) if isinstance(value, list) else value
         if isinstance(inner, dict) and before.count(".") < 8:
-            yield from _names(inner, f"{before}{key}.")
+            yield from _key_paths(inner, f"{before}{key}.")
 
 
-def _tree(columns: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
+def _column_tree(columns: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
     """Columns by their keys: `{"user": "user", "events": {"item": "events.item"}}`."""
     tree: dict[str, Any] = {}
     for column in columns:
@@ -257,7 +257,7 @@ def _rows(value: Any, tree: Any, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-class _Everything:
+class _FlattenPlan:
     """One row with all that a record holds."""
 
     def __init__(self) -> None:
@@ -272,7 +272,7 @@ class _Everything:
         for key, value in record.items():
             name = before + key
             if isinstance(value, dict):
-                if len(value) > MOST_KEYS or before.count(".") >= 8:
+                if len(value) > MAX_KEYS or before.count(".") >= 8:
                     self._left_out[name] = "a record of very many keys"
                 else:
                     self._flatten(value, f"{name}.", row)
@@ -300,7 +300,7 @@ class _Chunks:
     def add(self, number: int, row: dict[str, Any]) -> None:
         self.rows.append(row)
         self.held.append(number)
-        if len(self.rows) >= CHUNK:
+        if len(self.rows) >= CHUNK_RECORDS:
             self._close()
 
     def numbers(self) -> np.ndarray:
@@ -342,8 +342,8 @@ class _Chunks:
         if not parts:
             return pl.Series(name, [], dtype=pl.String)
         kinds = {part.dtype for part in parts} - {pl.Null}
-        kind = _together(kinds)
-        if kind == pl.Float64 and any((part.abs() > EXACT).any() for part in parts if part.dtype == pl.Int64):
+        kind = _common_type(kinds)
+        if kind == pl.Float64 and any((part.abs() > MAX_EXACT_INT).any() for part in parts if part.dtype == pl.Int64):
             kind = pl.String
         if pl.String in (kind, getattr(kind, "inner", None)) and len(kinds) > 1:
             logger.warning("%s: '%s' holds values of several types; all are read as texts", self.path, name)
@@ -356,7 +356,9 @@ def _column(name: str, values: list[Any]) -> pl.Series:
         flat = [one for value in values if isinstance(value, list) for one in value]
         inner = _column(name, flat).dtype
         lists = [
-            None if value is None else [_as(inner, one) for one in (value if isinstance(value, list) else [value])]
+            None
+            if value is None
+            else [_convert_value(inner, one) for one in (value if isinstance(value, list) else [value])]
             for value in values
         ]
         return pl.Series(name, lists, dtype=pl.List(pl.String if inner == pl.Null else inner))
@@ -368,11 +370,11 @@ def _column(name: str, values: list[Any]) -> pl.Series:
         kind = pl.Boolean
     elif kinds == {int} and all(one is None or -LARGEST <= one <= LARGEST for one in values):
         kind = pl.Int64
-    elif kinds <= {int, float} and all(not isinstance(one, int) or abs(one) <= EXACT for one in values):
+    elif kinds <= {int, float} and all(not isinstance(one, int) or abs(one) <= MAX_EXACT_INT for one in values):
         kind = pl.Float64
     else:
         kind = pl.String
-    return pl.Series(name, [_as(kind, one) for one in values], dtype=kind)
+    return pl.Series(name, [_convert_value(kind, one) for one in values], dtype=kind)
 
 
 def _is_text(value: Any) -> bool:
@@ -383,7 +385,7 @@ def _is_text(value: Any) -> bool:
     return True
 
 
-def _as(kind: Any, value: Any) -> Any:
+def _convert_value(kind: Any, value: Any) -> Any:
     if value is None:
         return None
     if kind == pl.String and not isinstance(value, str):
@@ -391,12 +393,12 @@ def _as(kind: Any, value: Any) -> Any:
     return float(value) if kind == pl.Float64 else value
 
 
-def _together(kinds: set[Any]) -> Any:
+def _common_type(kinds: set[Any]) -> Any:
     """The type that holds values of all of the types."""
     lists = {kind for kind in kinds if isinstance(kind, pl.List)}
     if lists:
         inner = {kind.inner if isinstance(kind, pl.List) else kind for kind in kinds}
-        return pl.List(_together(inner))
+        return pl.List(_common_type(inner))
     if len(kinds) <= 1:
         return next(iter(kinds), pl.String)
     return pl.Float64 if kinds == {pl.Int64, pl.Float64} else pl.String

@@ -11,16 +11,16 @@ import polars as pl
 from lirdrec.config import option_named
 from lirdrec.data.ids import count
 from lirdrec.data.preprocessing_config import PreprocessingConfig
-from lirdrec.data.raw_ids import with_controls
+from lirdrec.data.raw_ids import has_control_characters
 from lirdrec.data.schema import ITEM, USER
-from lirdrec.data.tables import Table, select
+from lirdrec.data.tables import Table, select_rows
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-WHOLE = r"^[+-]?[0-9]{1,18}$"
+INTEGER = r"^[+-]?[0-9]{1,18}$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-COMMA = r"^[+-]?[0-9]+,[0-9]+$"
+COMMA_NUMBER = r"^[+-]?[0-9]+,[0-9]+$"
 OFFSET = r"([+-])([0-9]{2}):?([0-9]{2})$"
 YEAR_FIRST = r"^([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})"
 DAY_OR_MONTH_FIRST = r"^[0-9]{1,2}[-/.][0-9]{1,2}[-/.]([0-9]{4}|[0-9]{2})([^0-9]|$)"
@@ -36,7 +36,7 @@ def numbers(table: Table, column: str) -> np.ndarray:
     """
     values = number_values(table, column)
     if values.null_count():
-        raise _fault(table, column, values.is_null(), ", not a number")
+        raise _value_error(table, column, values.is_null(), ", not a number")
     return values.to_numpy()
 
 
@@ -53,13 +53,15 @@ def number_values(table: Table, column: str) -> pl.Series:
         series = series.str.strip_chars()
         if table.decimal_comma:
             series = pl.select(
-                pl.when(series.str.contains(COMMA)).then(series.str.replace(",", ".", literal=True)).otherwise(series)
+                pl.when(series.str.contains(COMMA_NUMBER))
+                .then(series.str.replace(",", ".", literal=True))
+                .otherwise(series)
             ).to_series()
         series = pl.select(pl.when(series.str.contains(NUMBER)).then(series)).to_series()
     return series.cast(pl.Float64, strict=False).fill_nan(None)
 
 
-def _formats(text: str) -> tuple[str, str]:
+def _candidate_formats(text: str) -> tuple[str, str]:
     """The two formats, day first and month first, that a text such as `15.04.2024 16:32` can be written in."""
     date, clock = re.match(r"([0-9]+[-/.][0-9]+[-/.][0-9]+)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]  # it matches
     separator = "".join(one for one in date if not one.isdigit())[0]
@@ -83,14 +85,14 @@ def moments(table: Table, column: str, time_format: str | None = None) -> np.nda
     series = table.frame[column]
     first = series[int(bad.arg_true()[0])]
     if time_format is not None:
-        raise _fault(table, column, bad, f"; times must be written as {time_format!r}")
+        raise _value_error(table, column, bad, f"; times must be written as {time_format!r}")
     if isinstance(first, str) and pl.Series([first.strip()]).str.contains(DAY_OR_MONTH_FIRST)[0]:
-        forms = option_named("time_format", *_formats(first.strip()))
+        forms = option_named("time_format", *_candidate_formats(first.strip()))
         raise DataError(
             f"{table.where}: column '{column}' has {first!r} in {table.at(bad)}, and days and months are not guessed;"
             f" say how it is written: {forms}"
         )
-    raise _fault(
+    raise _value_error(
         table,
         column,
         bad,
@@ -116,43 +118,43 @@ def moment_values(table: Table, column: str, time_format: str | None = None) -> 
     """
     series = table.frame[column]
     if time_format is not None and (series.dtype == pl.String or series.dtype.is_integer()):
-        return _formatted(series.cast(pl.String).str.strip_chars(), time_format)
+        return _times_in_format(series.cast(pl.String).str.strip_chars(), time_format)
     if series.dtype in (pl.Date, pl.Datetime):
         return _microseconds(series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series)
     if series.dtype == pl.String:
-        return _of_texts(series.str.strip_chars())
+        return _text_times(series.str.strip_chars())
     if series.dtype.is_float() or series.dtype.is_decimal():
-        return _of_fractions(series.cast(pl.Float64))
+        return _fractional_times(series.cast(pl.Float64))
     if series.dtype.is_integer() or series.dtype == pl.Null:
         return series.cast(pl.Int64, strict=False)
     raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not times")
 
 
-def without_bad_rows(table: Table, recipe: PreprocessingConfig) -> tuple[Table, int]:
-    """The rows that have a user, an item and, where the recipe reads them, a rating and a time; and how many lack one.
+def without_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
+    """The rows that have a user, an item and, where the config reads them, a rating and a time; and how many lack one.
 
     Raises:
-        DataError: a row lacks an id, and the recipe does not leave such rows out; names it. Or no row is left.
+        DataError: a row lacks an id, and the config does not leave such rows out; names it. Or no row is left.
     """
     problems: dict[str, pl.Series] = {}
-    for column, what in ((recipe.user, USER), (recipe.item, ITEM)):
-        problems |= _bad_ids(table, column, what, recipe.bad_rows == "error")
-    if recipe.bad_rows == "error":
+    for column, what in ((config.user, USER), (config.item, ITEM)):
+        problems |= _bad_ids(table, column, what, config.bad_rows == "error")
+    if config.bad_rows == "error":
         return table, 0
-    if recipe.min_rating is not None and recipe.rating is not None:
-        problems["no rating"] = number_values(table, recipe.rating).is_null()
-    if recipe.timestamp is not None:
-        problems["no time"] = moment_values(table, recipe.timestamp, recipe.time_format).is_null()
-    return _left_out(table, problems)
+    if config.min_rating is not None and config.rating is not None:
+        problems["no rating"] = number_values(table, config.rating).is_null()
+    if config.timestamp is not None:
+        problems["no time"] = moment_values(table, config.timestamp, config.time_format).is_null()
+    return _drop_bad_rows(table, problems)
 
 
-def described_items(items: Table, recipe: PreprocessingConfig) -> tuple[Table, int]:
+def described_items(items: Table, config: PreprocessingConfig) -> tuple[Table, int]:
     """The rows of an item table that have an id, and how many lack one.
 
     Raises:
         DataError: as `without_bad_rows`.
     """
-    return _left_out(items, _bad_ids(items, recipe.items_column, ITEM, recipe.bad_rows == "error"))
+    return _drop_bad_rows(items, _bad_ids(items, config.items_column, ITEM, config.bad_rows == "error"))
 
 
 def _bad_ids(table: Table, column: str, what: str, refuse: bool) -> dict[str, pl.Series]:
@@ -162,7 +164,10 @@ def _bad_ids(table: Table, column: str, what: str, refuse: bool) -> dict[str, pl
         DataError: there is one, and `refuse` is set; names the first row.
     """
     ids = table.frame[column]
-    problems = {f"no {what} id": lacking(ids), f"a control character in the {what} id": with_controls(ids)}
+    problems = {
+        f"no {what} id": is_missing_id(ids),
+        f"a control character in the {what} id": has_control_characters(ids),
+    }
     remedies = ("give it one", "write the id without it")
     for (problem, bad), remedy in zip(problems.items(), remedies, strict=True):
         if refuse and bad.any():
@@ -174,14 +179,14 @@ def _bad_ids(table: Table, column: str, what: str, refuse: bool) -> dict[str, pl
     return problems
 
 
-def lacking(ids: pl.Series) -> pl.Series:
+def is_missing_id(ids: pl.Series) -> pl.Series:
     """Where a column of ids has none: nulls, empty texts, NaN."""
     if ids.dtype == pl.String:
         return (ids.str.strip_chars() == "").fill_null(True)
     return (ids.is_null() | ids.is_nan()) if ids.dtype.is_float() else ids.is_null()
 
 
-def _left_out(table: Table, problems: dict[str, pl.Series]) -> tuple[Table, int]:
+def _drop_bad_rows(table: Table, problems: dict[str, pl.Series]) -> tuple[Table, int]:
     bad = pl.select(pl.any_horizontal(*problems.values())).to_series()
     skipped = int(bad.sum())
     if not skipped:
@@ -191,10 +196,10 @@ def _left_out(table: Table, problems: dict[str, pl.Series]) -> tuple[Table, int]
     if skipped == table.frame.height:
         raise DataError(f"{table.where}: there is no good row among {count(skipped, 'row')}; the first: {first}")
     logger.warning("%s: %s left out; the first: %s", table.where, count(skipped, "bad row"), first)
-    return select(table, ~bad), skipped
+    return select_rows(table, ~bad), skipped
 
 
-def _fault(table: Table, column: str, bad: pl.Series, wanted: str) -> DataError:
+def _value_error(table: Table, column: str, bad: pl.Series, wanted: str) -> DataError:
     """What is wrong with the first bad value of a column."""
     value = table.frame[column][int(bad.arg_true()[0])]
     empty = value is None or (isinstance(value, str) and not value.strip()) or value != value
@@ -208,7 +213,7 @@ def _microseconds(times: pl.Series) -> pl.Series:
     return times.dt.cast_time_unit("us").cast(pl.Int64)
 
 
-def _of_fractions(values: pl.Series) -> pl.Series:
+def _fractional_times(values: pl.Series) -> pl.Series:
     values = pl.select(pl.when(values.is_finite()).then(values)).to_series()
     known = values.drop_nulls()
     if len(known) and not (known == known.floor()).all():
@@ -218,17 +223,17 @@ def _of_fractions(values: pl.Series) -> pl.Series:
     return values.cast(pl.Int64, strict=False)
 
 
-def _of_texts(texts: pl.Series) -> pl.Series:
-    whole = pl.select(pl.when(texts.str.contains(WHOLE)).then(texts)).to_series()
+def _text_times(texts: pl.Series) -> pl.Series:
+    whole = pl.select(pl.when(texts.str.contains(INTEGER)).then(texts)).to_series()
     fractions = pl.select(pl.when(texts.str.contains(NUMBER)).then(texts)).to_series()
-    dates = _of_dates(texts)
+    dates = _date_times(texts)
     fewest = min(fractions.null_count(), dates.null_count())
     if whole.null_count() == fewest:
         return whole.cast(pl.Int64)
-    return _of_fractions(fractions.cast(pl.Float64)) if fractions.null_count() == fewest else dates
+    return _fractional_times(fractions.cast(pl.Float64)) if fractions.null_count() == fewest else dates
 
 
-def _of_dates(texts: pl.Series) -> pl.Series:
+def _date_times(texts: pl.Series) -> pl.Series:
     """Dates with the year first, as microseconds since 1970; null where a text is none."""
     frame = pl.DataFrame({"text": texts}).with_columns(
         pl.col("text")
@@ -250,7 +255,7 @@ def _of_dates(texts: pl.Series) -> pl.Series:
     return frame.select(pl.coalesce(forms).cast(pl.Int64) - pl.col("offset").cast(pl.Int64) * 60_000_000).to_series()
 
 
-def _formatted(texts: pl.Series, time_format: str) -> pl.Series:
+def _times_in_format(texts: pl.Series, time_format: str) -> pl.Series:
     try:
         times = texts.str.to_datetime(time_format, strict=False, time_unit="us")
     except pl.exceptions.PolarsError:

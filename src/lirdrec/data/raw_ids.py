@@ -17,10 +17,10 @@ from lirdrec.option_names import argument
 
 logger = logging.getLogger(__name__)
 
-WHOLE = r"^-?(0|[1-9][0-9]*)(\.0*)?$"  # 7, and 7.0 as pandas writes the integers of a column with gaps
+INTEGER_TEXT = r"^-?(0|[1-9][0-9]*)(\.0*)?$"  # 7, and 7.0 as pandas writes the integers of a column with gaps
 DECIMAL = r"^-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 CONTROL = r"\p{Cc}"
-GAPS = ("nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>")
+MISSING_VALUES = ("nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>")
 
 
 def read_ids(
@@ -52,7 +52,7 @@ def read_ids(
         return place(int(bad.arg_true()[0]))
 
     if series.dtype == pl.Object:
-        series = _of_objects(series, where, what, string_ids, at)
+        series = _from_objects(series, where, what, string_ids, at)
     if series.dtype in (pl.Categorical, pl.Enum):
         series = series.cast(pl.String)
     if series.dtype == pl.Binary:
@@ -61,7 +61,7 @@ def read_ids(
         series = _without_fraction(series, where, what, at)
     if series.dtype == pl.String:
         series = _trimmed(series, where, what, at)
-        if (bad := with_controls(series)).any():
+        if (bad := has_control_characters(series)).any():
             raise DataError(
                 f"{where}: {what} id {series[bad.arg_true()[0]]!r} in {at(bad)} has a control character; write the id"
                 " without it"
@@ -69,13 +69,13 @@ def read_ids(
     elif string_ids and series.dtype.is_integer():
         series = series.cast(pl.String)
     if text and not string_ids and series.dtype == pl.String:
-        series = _numbers(series, where, what, at)
+        series = _integers_of_texts(series, where, what, at)
         if series.dtype == pl.String:
             return text_ids(series, where, what, place)
     return clean_ids(series, where, what, place)
 
 
-def with_controls(ids: pl.Series) -> pl.Series:
+def has_control_characters(ids: pl.Series) -> pl.Series:
     """Where texts have a control character other than blanks at their ends: a terminal would obey it."""
     if ids.dtype != pl.String:
         return pl.repeat(False, len(ids), eager=True)
@@ -84,7 +84,7 @@ def with_controls(ids: pl.Series) -> pl.Series:
 
 def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
     """Texts as Int64 where all are written as integers of 64 bits, perhaps with ".0"; else None."""
-    if texts.null_count() or not texts.str.contains(WHOLE).all():
+    if texts.null_count() or not texts.str.contains(INTEGER_TEXT).all():
         return None
     whole = texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
     if whole.null_count():
@@ -98,7 +98,7 @@ def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
     return whole
 
 
-def _numbers(texts: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
+def _integers_of_texts(texts: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
     """Texts that are all decimal numbers without a fraction as integers; other texts as they are.
 
     Raises:
@@ -106,7 +106,7 @@ def _numbers(texts: pl.Series, where: str, what: str, at: Callable[[pl.Series], 
     """
     if len(texts) == 0 or texts.null_count() or texts.str.contains(INTEGER).all():
         return texts
-    gap = texts.is_in(GAPS)
+    gap = texts.is_in(MISSING_VALUES)
     if gap.any() and not gap.all() and texts.filter(~gap).str.contains(DECIMAL).all():
         raise DataError(
             f"{where}: no {what} id in {at(gap)} ({texts[gap.arg_true()[0]]!r}, and all others are numbers);"
@@ -116,7 +116,7 @@ def _numbers(texts: pl.Series, where: str, what: str, at: Callable[[pl.Series], 
         return texts
     if (whole := whole_texts(texts, where)) is not None:
         return whole
-    wrong = ~texts.str.contains(WHOLE)
+    wrong = ~texts.str.contains(INTEGER_TEXT)
     wrong = wrong if wrong.any() else texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False).is_null()
     raise DataError(
         f"{where}: {what} id {texts[wrong.arg_true()[0]]} in {at(wrong)} is a decimal number; ids are integers or"
@@ -174,7 +174,7 @@ def _without_fraction(series: pl.Series, where: str, what: str, at: Callable[[pl
     return series.cast(pl.Int64)
 
 
-def _of_objects(
+def _from_objects(
     series: pl.Series, where: str, what: str, string_ids: bool, at: Callable[[pl.Series], str]
 ) -> pl.Series:
     """Python objects as a column of one type."""

@@ -16,10 +16,19 @@ import polars as pl
 from lirdrec.config import make
 from lirdrec.data.binary_tables import read_columnar, read_spreadsheet
 from lirdrec.data.column_matching import likely_column
-from lirdrec.data.compression import exists, first_bytes, is_packed, open_bytes
+from lirdrec.data.compression import exists, first_bytes, is_compressed, open_bytes
 from lirdrec.data.delimited import COMMA_NUMBER, NO_HEADER, NUMBER, NUMERIC, TextFormat, read_delimited, typed
-from lirdrec.data.file_parts import Part, ending, find_parts
-from lirdrec.data.file_types import EXCEL, LONGEST, PARQUET, ZIP, packing, refuse_archive, refuse_other, table_format
+from lirdrec.data.file_parts import Part, find_parts, table_suffix
+from lirdrec.data.file_types import (
+    EXCEL,
+    HEAD_BYTES,
+    PARQUET,
+    ZIP,
+    check_maybe_table,
+    check_not_archive,
+    detect_compression,
+    detect_table_format,
+)
 from lirdrec.data.frames import row_place
 from lirdrec.data.ids import count
 from lirdrec.data.json_lines import BadLines
@@ -30,11 +39,11 @@ from lirdrec.option_names import argument
 
 logger = logging.getLogger(__name__)
 
-CODE = r"^[+-]?0[0-9]"
+LEADING_ZERO = r"^[+-]?0[0-9]"
 ANY_NUMBER = (
     r"^[+-]?([0-9]+([.,][0-9]+)?|[.,][0-9]+|[0-9]{1,3}([.,' \u00a0\u202f][0-9]{3})+([.,][0-9]+)?)([eE][+-]?[0-9]+)?$"
 )
-MOSTLY = 0.9  # of the values of a column
+NUMBER_SHARE = 0.9  # of the values of a column
 SAMPLE = 1000  # rows that are looked at first
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
@@ -134,7 +143,7 @@ class SelectedTable(Table):
         return self.source.place(int(self.rows[row]))
 
 
-def select(table: Table, keep: pl.Series) -> Table:
+def select_rows(table: Table, keep: pl.Series) -> Table:
     """The rows of a table for which a mask is true."""
     if keep.all():
         return table
@@ -234,9 +243,9 @@ def read_table(
         if table.frame.height == 0:
             raise DataError(f"{table.where}: has column names but no rows")
         if text and table.text:
-            note_texts(table, text)
+            warn_text_columns(table, text)
         return table
-    tables = [_with_values(_read_file(part.path, known, None, keys), part, parts) for part in parts]
+    tables = [_with_folder_columns(_read_file(part.path, known, None, keys), part, parts) for part in parts]
     tables = [table for table in tables if table.frame.height] or tables[:1]
     where = str(source) if isinstance(source, (str, Path)) else ", ".join(map(str, source))
     columns = tables[0].frame.columns
@@ -254,11 +263,11 @@ def read_table(
         mark = ";" if joined.decimal_comma else ","
         values = [typed(joined.frame[name], mark) for name in columns if name != text]
         joined = dataclasses.replace(joined, frame=joined.frame.with_columns(values))
-        note_texts(joined, text)
+        warn_text_columns(joined, text)
     return joined
 
 
-def note_texts(table: Table, known: str) -> None:
+def warn_text_columns(table: Table, known: str) -> None:
     """Warn of columns that stay texts because of a few values that are not written as numbers.
 
     Args:
@@ -287,9 +296,9 @@ def note_texts(table: Table, known: str) -> None:
 def _mostly_numbers(values: pl.Series) -> bool:
     """Whether nearly all values are numbers in some notation; codes that begin with 0 are none."""
     known = values.drop_nulls()
-    if not len(known) or known.str.contains(CODE).any():
+    if not len(known) or known.str.contains(LEADING_ZERO).any():
         return False
-    return float(known.str.contains(ANY_NUMBER).mean() or 0) >= MOSTLY  # type: ignore[arg-type]  # of truth values
+    return float(known.str.contains(ANY_NUMBER).mean() or 0) >= NUMBER_SHARE  # type: ignore[arg-type]  # of truth values
 
 
 def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[str] | None) -> Table:
@@ -301,15 +310,15 @@ def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[
     if _is_spreadsheet(path):
         return Table(read_spreadsheet(path), str(path))
     with open_bytes(path) as file:
-        head = file.read(LONGEST)
-    refuse_archive(path, head)
-    refuse_other(path, head)
-    if is_packed(path) and packing(head) is not None:
+        head = file.read(HEAD_BYTES)
+    check_not_archive(path, head)
+    check_maybe_table(path, head)
+    if is_compressed(path) and detect_compression(head) is not None:
         raise DataError(f"{path}: is compressed twice; unpack it and name the file in it")
-    kind = table_format(head) or (PARQUET if ending(path) in (".parquet", ".pq") else None)
+    kind = detect_table_format(head) or (PARQUET if table_suffix(path) in (".parquet", ".pq") else None)
     if kind is not None:
         return Table(read_columnar(path, kind), str(path))
-    read = read_delimited(path, layout, SEPARATORS.get(ending(path), ","), text)
+    read = read_delimited(path, layout, SEPARATORS.get(table_suffix(path), ","), text)
     return TextTable(
         read.frame,
         str(path),
@@ -322,7 +331,7 @@ def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[
     )
 
 
-def _with_values(table: Table, part: Part, parts: Sequence[Part]) -> Table:
+def _with_folder_columns(table: Table, part: Part, parts: Sequence[Part]) -> Table:
     """The table of a part with the columns that its folders name; whole numbers where the table is not of texts."""
     frame = table.frame
     for name, value in part.values.items():
@@ -336,9 +345,9 @@ def _with_values(table: Table, part: Part, parts: Sequence[Part]) -> Table:
 
 def _is_spreadsheet(path: Path) -> bool:
     head = first_bytes(path)
-    if table_format(head) == EXCEL:
+    if detect_table_format(head) == EXCEL:
         return True
-    if packing(head) != ZIP:  # a text that is called .xls, as many web sites write, is read as a text
+    if detect_compression(head) != ZIP:  # a text that is called .xls, as many web sites write, is read as a text
         return False
     if path.suffix.lower() in SPREADSHEETS:
         return True

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lirdrec.experiments.trial import TrialResult, TrialSpec
-from lirdrec.files.progress_lines import duration
+from lirdrec.files.progress import duration
 
 WIDTH_OF_NAME = 44
 UNSAID = ("metric", "epochs", "patience")  # options that are the same for all trials

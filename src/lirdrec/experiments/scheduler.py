@@ -22,9 +22,9 @@ from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.experiment import Experiment
 from lirdrec.experiments.progress import Progress
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint, write_json
+from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint
 from lirdrec.experiments.vault import Preregistration, seal
-from lirdrec.files.atomic import atomic_write, make_folder
+from lirdrec.files.atomic import atomic_write, make_folder, write_json
 
 POLL = 0.2  # seconds between looks at the running cells
 POLL_OTHERS = 1.0  # seconds between looks at what other processes do

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.errors import DataError, RunFolderError
-from lirdrec.files.atomic import atomic_write, make_folder, write_errors
+from lirdrec.files.atomic import make_folder, write_errors, write_json
 from lirdrec.files.locks import lock_file, unlock_file
 from lirdrec.training.config import still_improving
 
@@ -262,12 +262,6 @@ def canonical(value: Any) -> str:
 def short_hash(value: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON document, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_checked(path: Path, values: Mapping[str, Any]) -> None:

@@ -28,7 +28,8 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import Choice, Space, parts, space_of, with_loss
-from lirdrec.experiments.trial import TrialResult, TrialSpec, canonical, fingerprint, locked, short_hash, write_json
+from lirdrec.experiments.trial import TrialResult, TrialSpec, canonical, fingerprint, locked, short_hash
+from lirdrec.files.atomic import write_json
 
 PAIR = 2  # proposals that do not know of each other
 AT_RANDOM = 4  # proposals before TPE takes over, the published ones included

@@ -30,9 +30,8 @@ from lirdrec.experiments.trial import (
     read_checked,
     short_hash,
     write_checked,
-    write_json,
 )
-from lirdrec.files.atomic import atomic_write, sha256, write_errors
+from lirdrec.files.atomic import atomic_write, sha256, write_errors, write_json
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset

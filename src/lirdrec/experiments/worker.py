@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lirdrec.errors import ConfigError, DataError, LirdrecError
 from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, resolved
-from lirdrec.experiments.trial import TrialSpec, write_json
+from lirdrec.experiments.trial import TrialSpec
+from lirdrec.files.atomic import write_json
 from lirdrec.training.loop import Callback, StopTraining
 
 

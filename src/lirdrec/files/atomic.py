@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all: write to a temporary name beside the target, flush it, rename it."""
+"""Atomic file writes: write to a temporary file beside the target, flush it, rename it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import errno
 import functools
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -14,20 +15,21 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from lirdrec.errors import LirdrecError, RunFolderError
 
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
-IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+NAME_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR)
 
-_UMASK = os.umask(0o022)  # it can only be read by setting it
+_UMASK = os.umask(0o022)  # reading it requires setting it
 os.umask(_UMASK)
 _OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 _TEMPORARY = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?(?P<pid>\d+)-[0-9a-f]{8}\.(?:tmp|old)")
-_NAME_BYTES = 100  # of the target's name in a temporary one, so that no name becomes too long for the disk
+_NAME_BYTES = 100  # of the target's name in a temporary one, which thus never becomes too long for the file system
 _active: set[str] = set()  # temporary names of this process
 _tidied: set[tuple[int, str]] = set()  # (process, folder) whose leftovers were removed
 _DAY = 86_400
@@ -35,9 +37,9 @@ _DAY = 86_400
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file name beside `path`; what is written there replaces `path` when the block succeeds.
+    """Give a temporary path beside `path`; the file written there replaces `path` if the block succeeds.
 
-    On return, both the file and its name are on the disk.
+    On return, both the file and its directory entry are flushed to the disk.
 
     Raises:
         RunFolderError: the file cannot be written (a full disk included).
@@ -59,45 +61,45 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_errors(path: str | Path) -> Iterator[None]:
-    """Turn the operating system's refusals inside the block into one clear sentence about `path`."""
+    """Turn operating system errors about writing inside the block into a RunFolderError about `path`."""
     try:
         yield
     except LirdrecError:
         raise
     except Exception as error:
-        number = _number(error)
-        if number in DISK_FULL + REFUSED + IN_THE_WAY:
-            raise _explain(path, number, getattr(error, "strerror", None) or os.strerror(number)) from error
+        number = _error_number(error)
+        if number in DISK_FULL + NOT_ALLOWED + NAME_TAKEN:
+            raise _write_error(path, number, getattr(error, "strerror", None) or os.strerror(number)) from error
         raise
 
 
-def _number(error: Exception) -> int:
-    """What the operating system refused; 0 where it did not. Polars and safetensors have its number in their words."""
+def _error_number(error: Exception) -> int:
+    """The errno of an exception, or 0. Polars and safetensors give it in their message only."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    if (wrapped := _OS_ERROR.search(str(error))) is not None:
-        return int(wrapped[1])
+    if (match := _OS_ERROR.search(str(error))) is not None:
+        return int(match[1])
     return errno.ENOSPC if "no space left" in str(error).lower() else 0
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder and its parents, where they are missing; on return their names are on the disk.
+    """Create a folder and its missing parents, and flush their directory entries to the disk.
 
     Raises:
-        RunFolderError: that cannot be.
+        RunFolderError: it cannot be created.
     """
     folder = Path(os.path.abspath(path))
     try:
-        missing = [one for one in (folder, *folder.parents) if not one.exists()]
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        for one in missing:
-            flush(one.parent)
+        for created in missing:
+            flush(created.parent)
     except OSError as error:
-        raise _explain(path, error.errno, error.strerror or str(error)) from error
+        raise _write_error(path, error.errno, error.strerror or str(error)) from error
 
 
 def share(path: str | Path) -> None:
-    """Give a file the rights that new files have here; safetensors writes for the owner alone."""
+    """Give a file the permissions of new files (by the umask); safetensors makes files readable by the owner only."""
     os.chmod(path, 0o666 & ~_UMASK)
 
 
@@ -107,8 +109,19 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_json(path: str | Path, value: Any, indent: int = 1, default: Callable[[Any], Any] | None = None) -> None:
+    """Write a JSON document as UTF-8 with a newline at its end, atomically; see `json.dumps` for the other arguments.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
 def flush(path: Path) -> None:
-    """Force a file or folder to the disk, so that a rename never shows names without their contents."""
+    """Flush a file or folder to the disk (fsync), so that a rename never shows a name without its content."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
@@ -119,7 +132,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Force a folder with everything in it to the disk."""
+    """Flush a folder with everything in it to the disk."""
     for path in folder.rglob("*"):
         if not path.is_symlink():
             flush(path)
@@ -131,7 +144,7 @@ def flush_tree(folder: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_name(target: Path, ending: str = "tmp") -> Iterator[Path]:
-    """A hidden name beside `target` that carries this machine and process; nothing is made there."""
+    """A hidden path beside `target` whose name contains this machine and process; nothing is created there."""
     name = f"{_prefix(target)}{_host()}-{os.getpid()}-{secrets.token_hex(4)}.{ending}"
     _active.add(name)
     try:
@@ -141,10 +154,9 @@ def temporary_name(target: Path, ending: str = "tmp") -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders that processes which were killed have left in a folder.
+    """Remove the temporary files and folders that killed processes left in a folder; once per process and folder.
 
-    Once per process and folder. Names of another machine, or of a process that still runs, stay. What a replaced folder
-    is called until the new one has its name ends in `.old`: see `recover`.
+    Those of another machine, or of a running process, stay. So do replaced folders (`.old`): see `recover`.
     """
     if (os.getpid(), str(folder)) in _tidied:
         return
@@ -156,12 +168,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is a temporary one of ours whose process has ended."""
-    found = _TEMPORARY.fullmatch(path.name)
-    if found is None or path.name in _active or found["host"] not in (None, _host()):
+    """Whether a path has a temporary name of lirdrec whose process has ended."""
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None or path.name in _active or match["host"] not in (None, _host()):
         return False
-    pid = int(found["pid"])
-    if pid == os.getpid():  # of an earlier process of this number: containers count from 1 at every start
+    pid = int(match["pid"])
+    if pid == os.getpid():  # of an earlier process with this number: containers count from 1 at every start
         return True
     if sys.platform == "win32":  # pragma: no cover
         with contextlib.suppress(OSError):
@@ -177,9 +189,9 @@ def is_leftover(path: Path) -> bool:
 
 
 def recover(target: Path) -> bool:
-    """Give a folder its name back that a killed process had moved away to put a new one there; whether it did.
+    """Restore a folder that a killed process had renamed to put a new one there; returns whether it did.
 
-    That happens only where two folders cannot change names in one step (`exchange`).
+    Needed only where two folders cannot exchange their names in one step (`exchange_folders`).
     """
     if target.exists():
         return False
@@ -190,8 +202,8 @@ def recover(target: Path) -> bool:
     return False
 
 
-def remove_replaced(target: Path) -> None:
-    """Remove earlier versions of a folder that killed processes had moved away; the folder itself is there."""
+def remove_moved_away(target: Path) -> None:
+    """Remove earlier versions of an existing folder that killed processes had renamed."""
     for path in _moved_away(target):
         remove(path)
 
@@ -206,7 +218,7 @@ def _moved_away(target: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, as far as the operating system lets us."""
+    """Remove a file or a folder; errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -226,10 +238,10 @@ def _host() -> str:
 # ---------------------------------------------------------------- exchange
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Let two folders change names in one step; False where the operating system or the disk cannot do that."""
+def exchange_folders(first: Path, second: Path) -> bool:
+    """Exchange the names of two folders in one step; False if the operating system or file system cannot."""
     libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
-    names = os.fsencode(one), os.fsencode(other)
+    names = os.fsencode(first), os.fsencode(second)
     if sys.platform == "linux" and hasattr(libc, "renameat2"):
         at_cwd, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
         failed = libc.renameat2(at_cwd, names[0], at_cwd, names[1], flag)  # type: ignore[union-attr]  # not None here
@@ -242,12 +254,12 @@ def exchange(one: Path, other: Path) -> bool:
     number = ctypes.get_errno()
     if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV):
         return False
-    raise OSError(number, os.strerror(number), str(other))
+    raise OSError(number, os.strerror(number), str(second))
 
 
-def _explain(path: str | Path, number: int | None, text: str) -> RunFolderError:
+def _write_error(path: str | Path, number: int | None, text: str) -> RunFolderError:
     if number in DISK_FULL:
         return RunFolderError(f"{path}: the disk is full; nothing was written: free some space or choose another place")
-    if number in IN_THE_WAY and number != errno.EEXIST:
-        return RunFolderError(f"{path}: something of this name is in the way ({text}); choose another name")
+    if number in NAME_TAKEN and number != errno.EEXIST:
+        return RunFolderError(f"{path}: something with this name already exists ({text}); choose another name")
     return RunFolderError(f"{path}: cannot be written ({text}); nothing was left behind")

@@ -1,4 +1,4 @@
-"""Looking at a file before it is read: that it is one, that this user may read it, that it is text."""
+"""Checks before a file is read: it is a regular file, readable, and text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lirdrec.errors import WORDS, DataError, LirdrecError, unreadable
 
-KINDS = {
+KIND_NAMES = {
     stat.S_IFIFO: "a FIFO (a named pipe)",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -18,7 +18,7 @@ KINDS = {
 
 
 def check_file(path: str | Path, error: type[LirdrecError] = DataError) -> None:
-    """Refuse what is not a regular file that this user may read. Never opens a FIFO, which would wait for a writer.
+    """Raise unless a path is a regular file that this user may read. Never opens a FIFO, which would block.
 
     Args:
         path: of the file.
@@ -28,30 +28,30 @@ def check_file(path: str | Path, error: type[LirdrecError] = DataError) -> None:
         LirdrecError: of the given type: there is no such file, or it is a folder, a FIFO, a socket or a device, or it
             may not be read.
     """
-    kind = status(path, error)
-    if kind is None:
+    status = stat_path(path, error)
+    if status is None:
         raise error(f"{path}: no such file")
-    if stat.S_ISDIR(kind.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise error(f"{path}: is a folder; name a file")
-    if not stat.S_ISREG(kind.st_mode):
-        raise error(f"{path}: is {in_words(kind)}; name a regular file")
+    if not stat.S_ISREG(status.st_mode):
+        raise error(f"{path}: is {kind_name(status)}; name a regular file")
     if not os.access(path, os.R_OK):
         raise error(f"{path}: {WORDS[errno.EACCES]}")
 
 
-def status(path: str | Path, error: type[LirdrecError] = DataError) -> os.stat_result | None:
-    """What the file system says of a path, symbolic links followed; None where nothing is there.
+def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.stat_result | None:
+    """The `stat` of a path, following symbolic links; None if nothing is there.
 
     Raises:
-        LirdrecError: of the given type: the path cannot be looked at (its folder may not be read, its name is too
-            long, it holds a character that names cannot have).
+        LirdrecError: of the given type: the folder may not be read, or the name is too long or has an invalid
+            character.
     """
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as refused:
-        raise error(f"{path}: {unreadable(refused)}") from None
+    except OSError as os_error:
+        raise error(f"{path}: {unreadable(os_error)}") from None
     except ValueError:
         raise error(f"{path}: no path can hold such a character") from None
 
@@ -60,14 +60,13 @@ def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
     """Whether a path is a folder (else a regular file, or nothing).
 
     Raises:
-        LirdrecError: of the given type: it is a FIFO, a socket or a device, a folder whose names may not be read, or it
-            cannot be looked at.
+        LirdrecError: of the given type: it is a FIFO, a socket or a device, an unreadable folder, or `stat_path` fails.
     """
-    kind = status(path, error)
-    if kind is None or stat.S_ISREG(kind.st_mode):
+    status = stat_path(path, error)
+    if status is None or stat.S_ISREG(status.st_mode):
         return False
-    if not stat.S_ISDIR(kind.st_mode):
-        raise error(f"{path}: is {in_words(kind)}; name a regular file or a folder")
+    if not stat.S_ISDIR(status.st_mode):
+        raise error(f"{path}: is {kind_name(status)}; name a regular file or a folder")
     if not os.access(path, os.R_OK | os.X_OK):
         raise error(f"{path}: {WORDS[errno.EACCES]}")
     return True
@@ -79,7 +78,7 @@ def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: in
     Args:
         path: of the file.
         error: the type to raise.
-        limit: bytes that such a file can sensibly have.
+        limit: maximal size in bytes.
 
     Raises:
         LirdrecError: of the given type: it is no readable file, larger than `limit`, or not UTF-8.
@@ -92,10 +91,10 @@ def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: in
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as fault:
         raise error(f"{path}: not UTF-8 text (byte 0x{fault.object[fault.start]:02x} at {fault.start:,})") from None
-    except OSError as refused:
-        raise error(f"{path}: {unreadable(refused)}") from None
+    except OSError as os_error:
+        raise error(f"{path}: {unreadable(os_error)}") from None
 
 
-def in_words(kind: os.stat_result) -> str:
-    """What something that is neither a regular file nor a folder is called."""
-    return KINDS.get(stat.S_IFMT(kind.st_mode), "no regular file")
+def kind_name(status: os.stat_result) -> str:
+    """The name of a kind of file that is neither a regular file nor a folder."""
+    return KIND_NAMES.get(stat.S_IFMT(status.st_mode), "no regular file")

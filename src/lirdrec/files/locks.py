@@ -1,4 +1,4 @@
-"""Locks on folders and files, kept by the operating system: a killed process leaves none behind."""
+"""Locks on folders and files, held through the operating system: they end with the process, even if it is killed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) → how
 def folder_lock(
     folder: str | Path, taken: Callable[[str], str], tidy: bool = False, nested: bool = False
 ) -> Iterator[Path]:
-    """Hold a folder for this process alone; the folder is made where it is missing.
+    """Lock a folder for this process and thread; the folder is created if it is missing.
 
     Args:
-        folder: holds the file `.lock`. A folder that was made here and got nothing else is removed again.
-        taken: makes the sentence of the error of " (process 17)", or of "" where the holder is unknown.
-        tidy: remove a folder that was there before too, if nothing else is in it at the end.
-        nested: a thread that holds it may hold it once more, so that a function which locks can call another one.
+        folder: contains the file `.lock`. A folder that was created here and is still empty at the end is removed.
+        taken: makes the error message from " (process 17)", or from "" if the holder is unknown.
+        tidy: at the end also remove an empty folder that existed before.
+        nested: the thread that holds the lock may take it again, so that a function that locks can call another one.
 
     Raises:
-        RunFolderError: another process or thread holds it, or it cannot be made.
+        RunFolderError: another process or thread holds the lock, or the folder cannot be created.
     """
     folder = Path(folder)
     existed = folder.exists()
@@ -45,7 +45,7 @@ def folder_lock(
         finally:
             _held[key] -= 1
         return
-    handle = _locked(folder, taken)
+    handle = _acquire(folder, taken)
     try:
         _held[key] = 1
         try:
@@ -53,7 +53,7 @@ def folder_lock(
         finally:
             del _held[key]
             with contextlib.suppress(OSError):
-                (folder / LOCK).unlink()  # before it is released: see `_locked`
+                (folder / LOCK).unlink()  # before it is released: see `_acquire`
             unlock_file(handle)
             if tidy or not existed:
                 with contextlib.suppress(OSError):
@@ -62,15 +62,15 @@ def folder_lock(
         handle.close()
 
 
-def _locked(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
-    """The folder's lock file, open and locked."""
+def _acquire(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
+    """Open and lock the folder's lock file."""
     while True:
-        handle = _opened(folder / LOCK)
+        handle = _open_lock(folder / LOCK)
         if not lock_file(handle):
             owner = _owner(handle)
             handle.close()
             raise RunFolderError(taken(owner))
-        if _still_there(handle, folder / LOCK):
+        if _has_its_name(handle, folder / LOCK):
             handle.seek(0)
             handle.truncate()
             handle.write(str(os.getpid()).encode())
@@ -81,21 +81,21 @@ def _locked(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
 
 @contextlib.contextmanager
 def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
-    """Hold every lock that lies in a folder or up to two folders below it, before all of it is replaced.
+    """Hold every lock in a folder and up to two folders below it, before all of it is replaced.
 
     Raises:
         RunFolderError: another process holds one of them.
     """
     with contextlib.ExitStack() as stack:
         for path in sorted({*folder.glob(LOCK), *folder.glob(f"*/{LOCK}"), *folder.glob(f"*/*/{LOCK}")}):
-            handle = stack.enter_context(_opened(path))
+            handle = stack.enter_context(_open_lock(path))
             if not lock_file(handle):
                 raise RunFolderError(taken(_owner(handle)))
         yield
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """A lock file, made where it is missing. A link is never followed: what it leads to would be written over."""
+def _open_lock(path: Path) -> IO[bytes]:
+    """Open a lock file, created if it is missing. Links are never followed: their target would be overwritten."""
     with write_errors(path.parent):
         try:
             number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -115,8 +115,8 @@ def _owner(handle: IO[bytes]) -> str:
     return f" (process {owner})" if owner else ""
 
 
-def _still_there(handle: IO[bytes], path: Path) -> bool:
-    """Whether the locked file still has its name."""
+def _has_its_name(handle: IO[bytes], path: Path) -> bool:
+    """Whether the locked file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(handle.fileno()), path.stat())
     except FileNotFoundError:
@@ -124,11 +124,11 @@ def _still_there(handle: IO[bytes], path: Path) -> bool:
 
 
 def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
-    """Lock an open file for this process; False where another has it, unless `wait` is on."""
+    """Lock an open file for this process; False if another process holds it and `wait` is False."""
     if sys.platform == "win32":  # pragma: no cover
         import msvcrt
 
-        handle.seek(1 << 30)  # far behind the process number, which others must be able to read
+        handle.seek(1 << 30)  # far behind the process number, which other processes must be able to read
         while True:
             try:
                 msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)

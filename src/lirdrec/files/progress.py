@@ -1,33 +1,36 @@
-"""A bar for each long task on the error stream: items done, items per second, time left; in a log, lines."""
+"""Progress of long tasks on the error stream: a bar in a terminal or notebook, lines in a log."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from lirdrec.files.progress_lines import ProgressLines, draws_bars
+N_LINES = 10  # progress lines of a task
 
 
 class ProgressCallback(Protocol):
-    """Told how many more items are through; `idle`: without going through the encoder."""
+    """Called with the number of items that were finished; `idle`: they cost nothing and do not count as speed."""
 
     def __call__(self, n: int, /, idle: bool = False) -> None: ...
 
 
 def no_progress(n: int, /, idle: bool = False) -> None:
-    """Where nobody wants to know."""
+    """A `ProgressCallback` that shows nothing."""
 
 
 @contextlib.contextmanager
 def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "items") -> Iterator[ProgressCallback]:
-    """Give a function that is told how many more items are through; those that cost nothing do not count as speed.
+    """Show the progress of a task with items per second and time left; gives the callback to report progress to.
 
     Args:
         name: of the matrix or file.
-        total, done: items, and how many of them an earlier call finished.
-        show: draw anything at all.
-        unit: what is counted.
+        total: number of items.
+        done: how many of them an earlier call finished.
+        show: False shows nothing.
+        unit: what is counted, in the plural.
     """
     if not show:
         yield no_progress
@@ -72,3 +75,76 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
             bar.advance(task, n)
 
         yield advance
+
+
+class ProgressLines:
+    """Prints a line to the error stream after each tenth of a task, except the last.
+
+    Args:
+        name: of the task.
+        total: number of items; None if unknown: then no lines are printed.
+        done: how many of them were finished before.
+        unit: what is counted, in the plural.
+        clock: returns seconds since a fixed moment.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int | None,
+        done: int = 0,
+        unit: str = "items",
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.name, self.total, self.done, self.unit, self.clock = name, total, done, unit, clock
+        self._before, self._started, self._idle = done, clock(), 0
+
+    def advance(self, n: int, /, idle: bool = False, note: str = "") -> None:
+        """Add `n` finished items.
+
+        Args:
+            n: how many.
+            idle: they cost nothing and do not count as speed.
+            note: text at the end of the line.
+        """
+        before = self._tenth()
+        self.done += n
+        self._idle += n if idle else 0
+        if self.total and before < self._tenth() < N_LINES:  # the caller reports the end
+            left = self._seconds_left()
+            ends = f", about {duration(left)} left" if left else ""
+            note = f", {note}" if note else ""
+            share = f"{self.done:,} of {self.total:,} {self.unit} ({100 * self.done // self.total} %)"
+            print(f"{self.name}: {share}{ends}{note}", file=sys.stderr, flush=True)
+
+    def _tenth(self) -> int:
+        return N_LINES * self.done // self.total if self.total else 0
+
+    def _seconds_left(self) -> float | None:
+        worked = self.done - self._before - self._idle
+        if worked <= 0 or self.total is None or self.done >= self.total:
+            return None
+        return (self.clock() - self._started) / worked * (self.total - self.done)
+
+
+def draws_bars() -> bool:
+    """Whether the error stream is a terminal or a notebook, where a bar can be redrawn in place."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.is_terminal or console.is_jupyter
+
+
+def duration(seconds: float) -> str:
+    """`41 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -1,4 +1,4 @@
-"""Work on rows cut into shards, each written whole, then sealed with its checksum: a kill loses one shard only."""
+"""Resumable work on rows in shards, each written with a checksum: an interruption loses at most one shard."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ from lirdrec.files.locks import LOCK
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-JOINING = "joining"  # a file that is there from before the finished work joins the dataset until it is discarded
+JOINING = "joining"  # a file that exists from before the finished work is added to the dataset until it is discarded
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What was sealed: arrays, and whatever JSON can say."""
+    """A finished shard: arrays, and facts that JSON can represent."""
 
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
 
 
 def has_partial_work(folder: Path) -> bool:
-    """Whether anything was finished in a folder of shards that would be lost with it."""
+    """Whether a folder of shards contains finished shards that would be lost with it."""
     return any(folder.glob("[0-9]*.json")) and not (folder / JOINING).exists()
 
 
 def forget(folder: Path) -> None:
-    """Remove the shards of a folder and their plan; what else lies there stays."""
+    """Remove the shards of a folder and their plan; other files stay."""
     for path in (*folder.glob("[0-9]*"), folder / PLAN):
         path.unlink(missing_ok=True)
 
 
 class Shards:
-    """A folder of sealed shards of `n_rows` rows.
+    """A folder of shards of `n_rows` rows.
 
-    `00012.safetensors` holds a shard's arrays, `00012.json` is its seal: the checksum of the former, and the facts. A
-    shard without a seal, or whose seal does not fit, is work to be done again.
+    `00012.safetensors` contains a shard's arrays; `00012.json`, its seal, contains their checksum and the facts. A
+    shard without a valid seal is pending.
 
     Args:
-        folder: made if it does not exist.
-        plan: JSON-able, all that decides the content.
-        n_rows: rows altogether.
+        folder: created if it does not exist.
+        plan: JSON-serializable; everything that determines the content.
+        n_rows: number of rows in all shards.
         shard_rows: rows of a shard; the last one may be shorter.
-        dear: whether a folder of another plan is refused, or what it holds forgotten. By default it is refused if
-            anything came of that plan, that is, if a shard is sealed.
+        dear: if True, raise if the folder has another plan; if False, discard its shards. By default raise if it has
+            finished shards.
 
     Raises:
-        ConfigError: the folder holds shards of another plan.
+        ConfigError: the folder contains shards of another plan.
         RunFolderError: it cannot be written.
     """
 
@@ -73,7 +73,7 @@ class Shards:
             if has_partial_work(self.folder) if dear is None else dear:
                 raise ConfigError(
                     f"{self.folder}: holds unfinished work with other settings (see {PLAN} there);"
-                    " finish it with those, or start again (--no-resume)"
+                    " finish it with those settings, or start again (--no-resume)"
                 )
             forget(self.folder)
         if not path.is_file():
@@ -81,7 +81,7 @@ class Shards:
                 self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-        self._sealed = {index for index in range(len(self)) if self._holds(index)}
+        self._sealed = {index for index in range(len(self)) if self._is_sealed(index)}
 
     def __len__(self) -> int:
         return -(-self.n_rows // self.shard_rows)
@@ -91,11 +91,11 @@ class Shards:
         return range(index * self.shard_rows, min(self.n_rows, (index + 1) * self.shard_rows))
 
     def pending(self) -> list[int]:
-        """The shards that are still to be done, in order."""
+        """The indices of the unfinished shards, in order."""
         return [index for index in range(len(self)) if index not in self._sealed]
 
     def seal(self, index: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        """Write a shard: first its arrays, then the seal. Equal content gives equal bytes.
+        """Write a shard: first its arrays, then its seal. Equal content gives equal bytes.
 
         Raises:
             RunFolderError: it cannot be written (a full disk included).
@@ -111,17 +111,17 @@ class Shards:
         self._sealed.add(index)
 
     def read(self, index: int) -> Shard:
-        """A sealed shard."""
-        seal = self._told(index)
+        """A finished shard."""
+        seal = self._read_seal(index)
         arrays = {} if seal["sha256"] is None else load(self._arrays(index).read_bytes())
         return Shard(arrays, seal["facts"])
 
     def facts(self, index: int) -> dict[str, Any]:
-        """The facts of a sealed shard alone; its arrays stay on the disk."""
-        return self._told(index)["facts"]
+        """The facts of a finished shard, without reading its arrays."""
+        return self._read_seal(index)["facts"]
 
     def discard(self) -> None:
-        """Remove the folder; its plan goes last, so that what a kill leaves is known as ours."""
+        """Remove the folder; the plan last, so that an interrupted removal is still recognized as a folder of shards."""
         for path in sorted(self.folder.glob("*")):
             if path.name not in (PLAN, LOCK):
                 remove(path)
@@ -133,14 +133,14 @@ class Shards:
     def _seal(self, index: int) -> Path:
         return self.folder / f"{index:05d}.json"
 
-    def _told(self, index: int) -> dict[str, Any]:
+    def _read_seal(self, index: int) -> dict[str, Any]:
         return json.loads(self._seal(index).read_text(encoding="utf-8"))
 
-    def _holds(self, index: int) -> bool:
+    def _is_sealed(self, index: int) -> bool:
         if not self._seal(index).is_file():
             return False
         try:
-            seal = self._told(index)
+            seal = self._read_seal(index)
             if seal["sha256"] is None or sha256(self._arrays(index)) == seal["sha256"]:
                 return isinstance(seal["facts"], dict)
         except (ValueError, KeyError, TypeError, OSError):

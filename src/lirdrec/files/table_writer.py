@@ -1,4 +1,4 @@
-"""Tables that are written piece by piece, so that a file may be larger than memory."""
+"""Write tables frame by frame, so that a file may be larger than memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 
 from lirdrec.errors import ConfigError
 
-Write = Callable[[pl.DataFrame], None]
+WriteFrame = Callable[[pl.DataFrame], None]
 ENDINGS = (".parquet", ".csv", ".tsv", ".json")
 FORMULA = r"^[=+\-@\t\r]"
 _FIRST = tuple("=+-@\t\r")
@@ -32,14 +32,14 @@ def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 @contextlib.contextmanager
-def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = False) -> Iterator[Write]:
+def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = False) -> Iterator[WriteFrame]:
     """Give a function that appends a frame to the file.
 
     Args:
         path: the file to write.
         ending: one of `ENDINGS`. A frame becomes one row group of a Parquet file.
         empty: a frame without rows, for the columns and their types.
-        csv_safe: whether .csv and .tsv shall be `spreadsheet_safe`.
+        csv_safe: make .csv and .tsv files `spreadsheet_safe`.
 
     Raises:
         ConfigError: an ending of no known format.
@@ -49,10 +49,13 @@ def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = 
             yield write
     elif ending in (".csv", ".tsv"):
         separator = "\t" if ending == ".tsv" else ","
-        written = spreadsheet_safe if csv_safe else _unchanged
+
+        def convert(frame: pl.DataFrame) -> pl.DataFrame:
+            return spreadsheet_safe(frame) if csv_safe else frame
+
         with path.open("wb") as file:
-            written(empty).write_csv(file, separator=separator)
-            yield lambda frame: written(frame).write_csv(file, separator=separator, include_header=False)
+            convert(empty).write_csv(file, separator=separator)
+            yield lambda frame: convert(frame).write_csv(file, separator=separator, include_header=False)
     elif ending == ".json":
         with _json(path) as write:
             yield write
@@ -60,12 +63,8 @@ def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = 
         raise ConfigError(f"'{ending}' names no format; choose {', '.join(ENDINGS)}")
 
 
-def _unchanged(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame
-
-
 @contextlib.contextmanager
-def _parquet(path: Path, empty: pl.DataFrame) -> Iterator[Write]:
+def _parquet(path: Path, empty: pl.DataFrame) -> Iterator[WriteFrame]:
     from pyarrow.parquet import ParquetWriter
 
     with ParquetWriter(path, empty.to_arrow().schema, compression="zstd") as writer:
@@ -73,8 +72,8 @@ def _parquet(path: Path, empty: pl.DataFrame) -> Iterator[Write]:
 
 
 @contextlib.contextmanager
-def _json(path: Path) -> Iterator[Write]:
-    """One list of objects, with the same bytes as if it were written at once."""
+def _json(path: Path) -> Iterator[WriteFrame]:
+    """One list of objects, with the same bytes as if it were written in one piece."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         before = "["
 

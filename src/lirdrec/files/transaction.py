@@ -1,13 +1,13 @@
-"""Replace a folder, or files of a folder with a manifest, in one step that a kill cannot cut in two.
+"""Atomic replacement of a folder, or of files in a folder with a manifest; safe if the process is killed.
 
-Two ways, one rule: the next version is complete and on the disk before one atomic operation makes it the folder's.
+In both ways the next version is complete and flushed to the disk before one atomic operation publishes it.
 
-- `atomic_folder` makes the folder beside the old one and lets the two change names.
-- `commit_stage` puts new files into a stage, a hidden folder in the folder itself, and writes a manifest that names the
-  stage. From this moment `manifest.placed` finds the new files there. Then they get the names of those that they
-  replace (`settle`), and a second manifest says so. What was cut short there is finished by the next writer.
+- `atomic_folder` creates the folder beside the old one and exchanges the two names.
+- `commit_stage` takes new files from a stage, a hidden folder inside the folder, and writes a manifest that names the
+  stage. From then on `manifest.resolve_path` finds the new files there. Then the files are moved to their final names
+  (`recover_folder`), and a second manifest is written. If this is interrupted, the next writer finishes it.
 
-Readers take part by `read_stable`, which reads again where a new version came in between.
+Readers use `read_stable`, which reads again if a new version was published meanwhile.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ from lirdrec.files.manifest import (
     stamp,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-SWITCHING = ".switching"  # holds the lock of a change to a prepared dataset
-EARLIER_STAGE = ".writing-"  # beginning of what killed processes of earlier versions left in a run folder
-LINKED = ("checkpoint", "tensorboard")  # what may lie on another disk
+SWITCHING = ".switching"  # contains the lock of a change to a prepared dataset
+EARLIER_STAGE = ".writing-"  # prefix of what killed processes of earlier versions left in a run folder
+LINKED = ("checkpoint", "tensorboard")  # folders that may be on another disk
 REMEDY = "restore the folder from a copy, or choose another one"
-READS = 50  # of a folder that changes all the time
+MAX_READS = 50  # of a folder that changes all the time
 
 T = TypeVar("T")
 
 
-# ---------------------------------------------------------------- whole folders
+# ---------------------------------------------------------------- complete folders
 
 
 @contextlib.contextmanager
@@ -70,22 +70,22 @@ def atomic_folder(
     """Give an empty temporary folder beside `path`; on success it becomes `path`, on any error it is removed.
 
     Args:
-        path: the folder to make. Parents are created.
-        overwrite: replace a folder that has something in it. It must be one of ours, of one of `formats`, and hold
-            nothing but the files of its manifest and `extra`: whatever else it holds would be lost.
-        formats: what the manifest of a folder that may be replaced can say, such as "lirdrec-dataset".
-        extra: names of files and folders that such a folder may hold beside those of its manifest.
+        path: the folder to create. Parents are created.
+        overwrite: replace a folder that is not empty. Its manifest must have one of `formats`, and it must contain
+            only the files of its manifest and `extra`, since all other files would be lost.
+        formats: formats of manifests that may be replaced, such as "lirdrec-dataset".
+        extra: names of files and folders that such a folder may contain besides those of its manifest.
 
     Raises:
-        RunFolderError: `path` is a file, or a folder with something in it while `overwrite` is false, or with
-            something else than ours; another process is writing to it; it cannot be written (a full disk included).
+        RunFolderError: `path` is a file, or a folder that may not be replaced; another process is writing to it; it
+            cannot be written (a full disk included).
     """
     target = Path(os.path.abspath(path))
     if target.is_symlink() and target.is_dir():
-        target = target.resolve()  # a link to a larger disk, say, stays one
+        target = target.resolve()  # keep a link, for instance to a larger disk
     with write_errors(path):
         recover(target)
-        refuse_replacing(target, overwrite, formats, extra)
+        check_replaceable(target, overwrite, formats, extra)
         make_folder(target.parent)
         remove_leftovers(target.parent)
     with temporary_name(target) as temporary:
@@ -94,58 +94,57 @@ def atomic_folder(
                 temporary.mkdir()
                 yield temporary
                 flush_tree(temporary)
-                with no_locks_below(target, lambda who: f"{target}: another process{who} is writing to it; try again"):
-                    refuse_replacing(target, overwrite, formats, extra)  # another process may have written it since
+                with no_locks_below(target, lambda pid: f"{target}: another process{pid} is writing to it; try again"):
+                    check_replaceable(target, overwrite, formats, extra)  # another process may have written it since
                     _replace_folder(temporary, target)
         finally:
             remove(temporary)  # on success this is the old version
 
 
-def refuse_replacing(target: Path, overwrite: bool, formats: Collection[str], extra: Collection[str]) -> None:
-    """Raise a RunFolderError if making `target` would destroy what is not to be replaced; see `atomic_folder`."""
+def check_replaceable(target: Path, overwrite: bool, formats: Collection[str], extra: Collection[str]) -> None:
+    """Raise a RunFolderError if `target` exists and may not be replaced; see `atomic_folder`."""
     if not target.is_dir():
         if target.exists() or target.is_symlink():
-            raise RunFolderError(f"{target}: a file of this name is in the way; choose another name")
+            raise RunFolderError(f"{target}: a file with this name already exists; choose another name")
         return
     if not any(target.iterdir()):
         return
     if not overwrite:
         raise RunFolderError(
-            f"{target}: this folder has something in it; choose another name, or allow overwriting (--overwrite)"
+            f"{target}: this folder is not empty; choose another name, or allow overwriting (--overwrite)"
         )
     if formats and (target / MANIFEST).exists() and manifest_format(target) not in formats:
-        kind = manifest_format(target)
-        words = f"of the format {kind}" if kind else f"whose {MANIFEST} is not lirdrec's"
-        raise RunFolderError(f"{target}: holds something else, {words}; choose another name")
+        name = manifest_format(target)
+        reason = f"of the format {name}" if name else f"whose {MANIFEST} is not lirdrec's"
+        raise RunFolderError(f"{target}: holds something else, {reason}; choose another name")
     if foreign := foreign_names(target, extra):
         raise RunFolderError(
-            f"{target}: holds '{foreign[0]}', which did not come from here, so it is left as it is; choose another name"
+            f"{target}: holds '{foreign[0]}', which lirdrec did not write, so it is left as it is; choose another name"
         )
 
 
 def foreign_names(folder: Path, extra: Collection[str]) -> list[str]:
-    """What lies in a folder that neither its manifest lists nor lirdrec makes beside it, sorted; links count as such.
+    """The files, folders and links in a folder that are neither in its manifest nor created by lirdrec, sorted.
 
     Args:
-        folder: with a manifest, or without.
-        extra: names, such as "checkpoint" or "work/features", of what is ours with all that it holds.
+        folder: with or without a manifest.
+        extra: names, such as "checkpoint" or "work/features", of files and of folders with all their content, that
+            lirdrec created.
     """
-    listed = _listed(folder)
+    listed = _manifest_names(folder)
     parents = {parent.as_posix() for name in (*listed, *extra) for parent in Path(name).parents} - {"."}
-    found: list[str] = []
-    places = [folder]
-    while places:
-        for path in places.pop().iterdir():
+    foreign: list[str] = []
+    folders = [folder]
+    while folders:
+        for path in folders.pop().iterdir():
             name = path.relative_to(folder).as_posix()
             if name in listed or _is_working_file(path, name, listed):
                 continue
-            if path.is_symlink() and name not in LINKED:
-                found.append(name)
-            elif name in parents and path.is_dir():
-                places.append(path)
-            elif name not in extra:
-                found.append(name)
-    return sorted(found)
+            if name in parents and path.is_dir() and (name in LINKED or not path.is_symlink()):
+                folders.append(path)
+            elif name not in extra or (path.is_symlink() and name not in LINKED):
+                foreign.append(name)
+    return sorted(foreign)
 
 
 def _is_working_file(path: Path, name: str, listed: Collection[str]) -> bool:
@@ -159,8 +158,8 @@ def _is_working_file(path: Path, name: str, listed: Collection[str]) -> bool:
     )
 
 
-def _listed(folder: Path) -> set[str]:
-    """The names in the folder's manifest, itself included; nothing where there is none."""
+def _manifest_names(folder: Path) -> set[str]:
+    """The names in the folder's manifest, with its own; empty if there is none."""
     try:
         names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {MANIFEST, *names}
@@ -171,7 +170,7 @@ def _listed(folder: Path) -> set[str]:
 def _replace_folder(temporary: Path, target: Path) -> None:
     if not target.exists():
         os.rename(temporary, target)
-    elif not atomic.exchange(temporary, target):
+    elif not atomic.exchange_folders(temporary, target):
         with temporary_name(target, "old") as old:
             os.rename(target, old)
             try:
@@ -182,7 +181,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
             flush(target.parent)
             remove(old)
     flush(target.parent)
-    atomic.remove_replaced(target)
+    atomic.remove_moved_away(target)
 
 
 # ---------------------------------------------------------------- files of a folder
@@ -192,7 +191,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 def new_stage(folder: Path) -> Iterator[Path]:
     """Give an empty hidden folder for the files of the next version of `folder`, which the caller has locked.
 
-    What is still in it at the end, without a manifest that names it, is removed.
+    At the end it is removed unless the manifest names it.
     """
     stage = folder / f".stage-{secrets.token_hex(4)}"
     with write_errors(folder):
@@ -205,11 +204,11 @@ def new_stage(folder: Path) -> Iterator[Path]:
 
 
 def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed: Collection[str] = ()) -> None:
-    """Make the files in a stage those of the folder; on return all of it is on the disk.
+    """Publish the files in a stage as those of the folder; on return everything is flushed to the disk.
 
     Args:
         folder: locked by the caller.
-        stage: of `new_stage`; holds each new file under its name in the manifest.
+        stage: from `new_stage`; contains each new file under its name in the manifest.
         manifest: of the next version.
         removed: names of files that the next version does not have.
 
@@ -218,19 +217,19 @@ def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed
     """
     moved = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir())
     for name in (*moved, *removed):
-        _refuse_links(folder, name)
+        _check_no_links(folder, name)
     with write_errors(folder):
         flush_tree(stage)
         flush(folder)
         _write_manifest(folder, {**manifest, "stage": stage.name, "moved": moved, "removed": sorted(removed)})
     try:
         recover_folder(folder)
-    except OSError as error:  # the new version is there, and is read from its stage
-        log.info("%s: the files of its new version keep their temporary names for now (%s)", folder, error)
+    except OSError as error:  # the new version is published and is read from its stage
+        logger.info("%s: the files of its new version keep their temporary names for now (%s)", folder, error)
 
 
 def recover_folder(folder: Path) -> None:
-    """Finish a change that was cut short, and remove what killed processes left; the caller has locked the folder.
+    """Finish an interrupted change, and remove what killed processes left; the caller has locked the folder.
 
     Raises:
         RunFolderError: the manifest is damaged, or names files outside of the folder.
@@ -239,9 +238,9 @@ def recover_folder(folder: Path) -> None:
     if manifest:
         check_manifest(manifest, folder / MANIFEST, REMEDY)
     for name in (*manifest.get("moved", ()), *manifest.get("removed", ())):
-        _refuse_links(folder, name)
+        _check_no_links(folder, name)
     for name in manifest.get("moved", ()):
-        _second_name(resolve_path(folder, manifest, name), folder / name)
+        _link_as(resolve_path(folder, manifest, name), folder / name)
     for name in manifest.get("removed", ()):
         (folder / name).unlink(missing_ok=True)
         for parent in list(Path(name).parents)[:-1]:
@@ -249,24 +248,24 @@ def recover_folder(folder: Path) -> None:
                 (folder / parent).rmdir()
     if "moved" in manifest:
         _write_manifest(folder, {k: v for k, v in manifest.items() if k not in ("stage", "moved", "removed")})
-    for place in sorted({(folder / name).parent for name in manifest.get("files", ())} | {folder}):
-        remove_leftovers(place)
+    for parent in sorted({(folder / name).parent for name in manifest.get("files", ())} | {folder}):
+        remove_leftovers(parent)
     for path in folder.iterdir():
         if STAGE.fullmatch(path.name) or path.name.startswith(EARLIER_STAGE):
             remove(path)
     for name in manifest.get("files", ()):
-        if not _leads_out(folder, name):
+        if not _first_link(folder, name):
             remove(folder / (name + BESIDE))
 
 
-def _leads_out(folder: Path, name: str) -> Path | None:
-    """The first folder on the way to a file that is a link."""
+def _first_link(folder: Path, name: str) -> Path | None:
+    """The first parent folder of a file that is a link."""
     parents = [folder / parent for parent in reversed(list(Path(name).parents)[:-1])]
     return next((parent for parent in parents if parent.is_symlink()), None)
 
 
-def _refuse_links(folder: Path, name: str) -> None:
-    if (link := _leads_out(folder, name)) is not None:
+def _check_no_links(folder: Path, name: str) -> None:
+    if (link := _first_link(folder, name)) is not None:
         raise RunFolderError(f"{link}: is a link, and files elsewhere are never changed; put the folder itself there")
 
 
@@ -281,7 +280,7 @@ def _read(folder: Path) -> dict[str, Any]:
     return read_manifest(folder, REMEDY) if (folder / MANIFEST).exists() else {}
 
 
-def _second_name(path: Path, name: Path) -> None:
+def _link_as(path: Path, name: Path) -> None:
     if name.exists() and os.path.samefile(path, name):
         return
     make_folder(name.parent)
@@ -304,10 +303,10 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """A manifest as it is written.
+    """A manifest as JSON text.
 
     Raises:
-        TypeError, ValueError: it holds something that JSON cannot.
+        TypeError, ValueError: a value is not possible in JSON.
     """
     return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -316,13 +315,13 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def read_stable(folder: Path, read: Callable[[], T]) -> T:
-    """What `read` makes of one version of a folder, even if another process replaces it meanwhile.
+    """The result of `read` on one version of a folder, even if another process replaces the folder meanwhile.
 
     Args:
         folder: with a manifest.
         read: reads manifest and files; it is called again if the manifest changed while it ran.
     """
-    for _ in range(READS):
+    for _ in range(MAX_READS):
         if not folder.exists() and not recover(folder) and _is_being_replaced(folder):
             time.sleep(0.01)
             continue
@@ -339,7 +338,7 @@ def read_stable(folder: Path, read: Callable[[], T]) -> T:
 
 
 def _is_being_replaced(folder: Path) -> bool:
-    """Whether a process is between the two renames that replace a folder where `exchange` is not possible."""
+    """Whether a process is between the two renames that replace a folder where `exchange_folders` is not possible."""
     if not folder.parent.is_dir():
         return False
     start = f".{folder.name[:50]}"

@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lirdrec.errors import RunFolderError, unreadable
+from lirdrec.files import atomic
 from lirdrec.files.atomic import recover, sha256, write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, manifest_format, read_manifest, resolve_path
@@ -114,8 +115,8 @@ def leave_out(folder: str | Path, names: tuple[str, ...]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON with sorted structure kept as given, readable, one newline at the end."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    """Write a JSON file of a run; values that JSON does not know are written as strings."""
+    atomic.write_json(path, value, indent=2, default=str)
 
 
 def check_new(folder: str | Path, overwrite: bool = False) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec.data.compression import exists, is_packed, open_bytes
+from lirdrec.data.compression import exists, is_compressed, open_bytes
 from lirdrec.data.feature_files import FeatureFile
 from lirdrec.data.ids import count
 from lirdrec.errors import DataError
@@ -42,7 +42,7 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
     path = Path(path)
     record = np.dtype([("asin", f"S{ASIN_BYTES}"), ("values", "<f4", (dims,))])
     exists(path)
-    if not is_packed(path):
+    if not is_compressed(path):
         _check_size(path, path.stat().st_size, record.itemsize)
     rows = {one.encode(): row for row, one in enumerate(items.to_list())}
     values = np.zeros((len(items), dims), dtype=np.float32)

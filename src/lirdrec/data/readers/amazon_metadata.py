@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.ids import count
-from lirdrec.data.json_lines import BadLines, blocks, finite, parse_record, parsed
+from lirdrec.data.json_lines import BadLines, finite_float, parse_lines, parse_record, read_blocks
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
 
@@ -67,7 +67,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
         record = parse_record(line)
         if "reviewerID" in record or "user_id" in record:
             raise DataError(f"{path}: holds reviews, not metadata of items; exchange the two files")
-        row = describe(record)
+        row = metadata_row(record)
         if row[0] not in wanted:
             return None
         if row[0] in seen:
@@ -77,8 +77,8 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
         return row
 
     frames = [pl.DataFrame(schema=COLUMNS)]
-    for number, block in blocks(path):
-        rows = list(parsed(number, block, bad, parse))
+    for number, block in read_blocks(path):
+        rows = list(parse_lines(number, block, bad, parse))
         frames.append(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
     if repeated:
         logger.warning("%s: %s of items that came before; the first counts", path, count(repeated, "line"))
@@ -90,7 +90,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
     return pl.DataFrame({ITEM: items}).join(pl.concat(frames), on=ITEM, how="left", maintain_order="left")
 
 
-def describe(record: Mapping[str, Any]) -> tuple[Any, ...]:
+def metadata_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """A record of any year as a row of `COLUMNS`.
 
     Raises:
@@ -110,7 +110,7 @@ def describe(record: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def plain(text: str) -> str:
+def strip_html(text: str) -> str:
     """A text without HTML entities and tags, runs of white space as one blank, and no half characters."""
     if "&" in text:
         text = html.unescape(text)
@@ -122,7 +122,7 @@ def plain(text: str) -> str:
 
 
 def _joined(record: Mapping[str, Any], separator: str, *keys: str) -> str | None:
-    parts = [plain(text) for key in keys for text in _texts(record.get(key), key)]
+    parts = [strip_html(text) for key in keys for text in _texts(record.get(key), key)]
     return separator.join(part for part in parts if part) or None
 
 
@@ -155,7 +155,7 @@ def _price(value: Any) -> float | None:
     if isinstance(value, str):
         found = PRICE.fullmatch(value.strip())
         return None if found is None else float(found[1].replace(",", ""))
-    number = finite(value)
+    number = finite_float(value)
     return number if number is not None and number >= 0 else None
 
 
@@ -171,6 +171,6 @@ def _image(record: Mapping[str, Any]) -> str | None:
         for one in pictures:
             sizes = [one.get(size) for size in ("hi_res", "large", "thumb")] if isinstance(one, dict) else [one]
             for address in sizes:
-                if isinstance(address, str) and plain(address):
-                    return plain(address)
+                if isinstance(address, str) and strip_html(address):
+                    return strip_html(address)
     return None

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.compression import open_bytes
-from lirdrec.data.json_lines import BadLines, blocks, decode, finite, parse_record, parsed
+from lirdrec.data.json_lines import BadLines, decode_line, finite_float, parse_lines, parse_record, read_blocks
 from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER
 from lirdrec.errors import DataError
 
@@ -51,7 +51,7 @@ class ReviewFormat:
     day: str | None = None
 
 
-def recognise_reviews(path: Path) -> ReviewFormat:
+def detect_review_format(path: Path) -> ReviewFormat:
     """Tell the format from the first records.
 
     Raises:
@@ -84,7 +84,7 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
 
     Args:
         path: plain or gzipped.
-        form: what `recognise_reviews` found.
+        form: what `detect_review_format` found.
         columns: which of user, item, rating and timestamp to read; a line that lacks one of them is bad.
         bad: told of the lines that cannot be used.
 
@@ -100,16 +100,16 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
     schema = {column: TYPES[column] for column in columns}
 
     def parse(line: bytes) -> tuple[Any, ...]:
-        return _review(parse_record(line) if form.places is None else _fields(decode(line), form), form)
+        return _review(parse_record(line) if form.places is None else _fields(decode_line(line), form), form)
 
     frames = [pl.DataFrame(schema=schema)]
     headed = False
-    for number, block in blocks(path):
+    for number, block in read_blocks(path):
         if form.header and not headed:
             number, block, headed = _without_header(number, block)
         frame = fast(block, form)
         if frame is None:  # something is odd in the block: look at each line
-            rows = list(parsed(number, block, bad, parse))
+            rows = list(parse_lines(number, block, bad, parse))
             frame = pl.DataFrame(rows, schema=schema, orient="row")
         frames.append(frame)
     reviews = pl.concat(frames)
@@ -154,7 +154,7 @@ def _json_format(lines: list[bytes]) -> ReviewFormat | str:
 def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
     """The format of a table of ratings, by its header or by which column looks like ASINs, or why it is none."""
     try:
-        rows = [decode(line).split(",") for line in lines]
+        rows = [decode_line(line).split(",") for line in lines]
     except ValueError as error:
         return str(error)
     first = [name.strip() for name in rows[0]]
@@ -200,7 +200,7 @@ def _json_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
     except (pyarrow.ArrowException, UnicodeDecodeError, pl.exceptions.PolarsError):
         return None
     assert isinstance(frame, pl.DataFrame)
-    return frame if frame.height == n_lines and _sound(frame) else None
+    return frame if frame.height == n_lines and _is_complete(frame) else None
 
 
 def _csv_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
@@ -219,7 +219,7 @@ def _csv_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
         frame = pl.read_csv(block, has_header=False, schema=schema, quote_char=None).select(list(form.names))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
-    return frame if frame.height == n_lines and _sound(frame) else None
+    return frame if frame.height == n_lines and _is_complete(frame) else None
 
 
 def _is_utf8(block: bytes) -> bool:
@@ -232,7 +232,7 @@ def _is_utf8(block: bytes) -> bool:
     return True
 
 
-def _sound(frame: pl.DataFrame) -> bool:
+def _is_complete(frame: pl.DataFrame) -> bool:
     """No value is missing, no id empty, no rating NaN or infinite."""
     if any(frame.null_count().row(0)) or any(frame[column].str.contains(BLANK).any() for column in (USER, ITEM)):
         return False
@@ -276,7 +276,7 @@ def _id(value: Any, name: str) -> str:
 
 
 def _rating(value: Any, name: str) -> float:
-    number = finite(value)
+    number = finite_float(value)
     if number is None:
         raise ValueError(f"{name} is {value!r:.60}, not a number")
     return number

@@ -12,24 +12,24 @@ from lirdrec.config import field_docs
 from lirdrec.data.compression import open_bytes
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.file_parts import find_parts, is_parts_folder, is_pattern
-from lirdrec.data.file_types import LONGEST, refuse_other
+from lirdrec.data.file_types import HEAD_BYTES, check_maybe_table
 from lirdrec.data.images import with_images, with_images_beside
 from lirdrec.data.json_tables import first_record, is_json, is_list
 from lirdrec.data.preprocessing_config import PreprocessingConfig
-from lirdrec.data.readers.amazon import check_packed, looks_like_amazon, read_amazon
-from lirdrec.data.readers.amazon_reviews import recognise_reviews
-from lirdrec.data.readers.lightgcn import looks_like_lightgcn, read_lightgcn, refuse_list
-from lirdrec.data.readers.microlens import looks_like_microlens, read_microlens
+from lirdrec.data.readers.amazon import check_gzip_files, is_amazon, read_amazon
+from lirdrec.data.readers.amazon_reviews import detect_review_format
+from lirdrec.data.readers.lightgcn import check_not_lightgcn, is_lightgcn, read_lightgcn
+from lirdrec.data.readers.microlens import is_microlens, read_microlens
 from lirdrec.data.readers.mmrec import read_mmrec
-from lirdrec.data.readers.movielens import looks_like_movielens, read_movielens
+from lirdrec.data.readers.movielens import is_movielens, read_movielens
 from lirdrec.data.readers.recbole import read_recbole
-from lirdrec.data.readers.sparse_matrices import looks_like_matrix, read_matrices, refuse_pickle
+from lirdrec.data.readers.sparse_matrices import check_not_pickle, is_matrix, read_matrices
 from lirdrec.data.readers.split_files import find_split_files, read_split_files, read_split_folder
 from lirdrec.data.readers.tabular import read_interactions
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.storage import MANIFEST
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.files.checks import check_file, is_folder, status
+from lirdrec.files.checks import check_file, is_folder, stat_path
 from lirdrec.option_names import argument
 
 Kind = Literal[
@@ -46,9 +46,9 @@ WORDS: dict[Kind, str] = {
     "matrix": "a sparse matrix",
     "table": "a table",
 }
-LONGEST_HEADER = 1 << 20
-MOST_KEYS = 30  # of a record, in a message
-NAMING = frozenset({"user", "item", "rating", "items", "only"})  # who says one of these means a table
+MAX_HEADER_BYTES = 1 << 20
+MAX_SHOWN_KEYS = 30  # of a record, in a message
+TABLE_OPTIONS = frozenset({"user", "item", "rating", "items", "only"})  # who says one of these means a table
 READERS: dict[str, Callable[..., Dataset]] = {
     "mmrec": read_mmrec,
     "recbole": read_recbole,
@@ -80,7 +80,7 @@ def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = 
     if is_pattern(path):
         return "table"
     path = Path(path)
-    if status(path) is None:
+    if stat_path(path) is None:
         raise DataError(f"{path}: no such file or folder")
     if not is_folder(path):
         return _kind_of_file(path, options)
@@ -88,20 +88,20 @@ def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = 
         return "prepared"
     if inters := sorted(path.glob("*.inter")):
         with open_bytes(inters[0]) as file:
-            return "recbole" if b":token" in file.readline(LONGEST_HEADER) else "mmrec"
-    if looks_like_movielens(path):
+            return "recbole" if b":token" in file.readline(MAX_HEADER_BYTES) else "mmrec"
+    if is_movielens(path):
         return "movielens"
-    if looks_like_microlens(path):
+    if is_microlens(path):
         return "microlens"
     if find_split_files(path) is not None:
         return "splits"
-    if looks_like_lightgcn(path):
+    if is_lightgcn(path):
         return "lightgcn"
-    if looks_like_amazon(path):
+    if is_amazon(path):
         return "amazon"
-    check_packed(path)
+    check_gzip_files(path)
     for one in sorted(path.iterdir()):
-        refuse_pickle(one)
+        check_not_pickle(one)
     if is_parts_folder(path):
         return "table"
     within = _parts_within(path)
@@ -131,7 +131,7 @@ def read_any(path: str | Path) -> Dataset:
         DataError: it is none of these, or what is in it is wrong.
         RunFolderError: it is a prepared dataset that is damaged or from a newer version.
     """
-    if status(path) is None:
+    if stat_path(path) is None:
         raise DataError(f"{path}: no such folder")
     if kind_of(path) == "table":
         what = "holds parts of a table" if is_folder(path) else "is a file"
@@ -217,9 +217,9 @@ def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapp
     given = {name: Path(file) for name, file in files.items() if file is not None}
     for one in given.values():
         check_file(one)
-        refuse_pickle(one)
-        refuse_list(one, options)
-    matrices = [one for one in given.values() if looks_like_matrix(one)]
+        check_not_pickle(one)
+        check_not_lightgcn(one, options)
+    matrices = [one for one in given.values() if is_matrix(one)]
     if matrices and len(matrices) < len(given):
         other = next(one for one in given.values() if one not in matrices)
         raise DataError(f"{other}: is a table, and {matrices[0]} is a matrix; the files of a split must be of one kind")
@@ -239,20 +239,20 @@ def options_of(kind: Kind) -> list[str]:
 
 
 def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
-    refuse_pickle(path)
-    refuse_list(path, options)
+    check_not_pickle(path)
+    check_not_lightgcn(path, options)
     if path.suffix.lower() == ".npz":
         return "matrix"
     if is_json(path):
         with open_bytes(path) as file:
-            refuse_other(path, file.read(LONGEST))
+            check_maybe_table(path, file.read(HEAD_BYTES))
         return _kind_of_json(path, options)
-    return "table" if NAMING.intersection(options) or not looks_like_amazon(path) else "amazon"
+    return "table" if TABLE_OPTIONS.intersection(options) or not is_amazon(path) else "amazon"
 
 
 def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
     """Amazon's reviews, unless options name the keys, or the records have keys called user and item."""
-    if NAMING.intersection(options):
+    if TABLE_OPTIONS.intersection(options):
         return "table"
     record = first_record(path)
     if record is not None and {USER, ITEM} <= record.keys():
@@ -260,9 +260,9 @@ def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
     named = f"{argument('user', 'KEY')}, {argument('item', 'KEY')}"
     hint = f"say which keys of a log hold the users and the items: {named}"
     if record is not None and is_list(path):
-        raise DataError(f"{path}: its records have the keys {', '.join(list(record)[:MOST_KEYS])}; {hint}")
+        raise DataError(f"{path}: its records have the keys {', '.join(list(record)[:MAX_SHOWN_KEYS])}; {hint}")
     try:
-        recognise_reviews(path)  # what is wrong with the file is said, not passed over
+        detect_review_format(path)  # what is wrong with the file is said, not passed over
     except DataError as error:
         if record is None:
             raise

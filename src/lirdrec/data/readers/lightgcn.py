@@ -16,7 +16,7 @@ from lirdrec.data.feature_files import read_features
 from lirdrec.data.ids import LARGEST
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing_config import make_preprocessing_config
-from lirdrec.data.readers.raw_text import text_lines
+from lirdrec.data.readers.raw_text import read_lines
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.tables import RecordTable, Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
@@ -25,12 +25,12 @@ from lirdrec.option_names import called
 LABEL = "split_file"
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
 ID = re.compile(r"(0|[1-9][0-9]{0,18})")
-LISTED = "item_list.txt"  # org_id remap_id
-NAMED = frozenset({"user", "item", "header", "columns"})  # who says one of these means a table
-DECIDED = ("user", "item", "rating", "min_rating", "timestamp", "only")
+ITEM_LIST = "item_list.txt"  # org_id remap_id
+TABLE_OPTIONS = frozenset({"user", "item", "header", "columns"})  # who says one of these means a table
+FIXED_OPTIONS = ("user", "item", "rating", "min_rating", "timestamp", "only")
 
 
-def looks_like_lightgcn(folder: str | Path) -> bool:
+def is_lightgcn(folder: str | Path) -> bool:
     """Whether a folder holds train.txt, and perhaps test.txt, with lines of numbers."""
     train, test = (Path(folder) / f"{name}.txt" for name in ("train", "test"))
     if not train.is_file():
@@ -43,10 +43,10 @@ def looks_like_lightgcn(folder: str | Path) -> bool:
     return True
 
 
-def refuse_list(path: Path, options: Collection[str]) -> None:
+def check_not_lightgcn(path: Path, options: Collection[str]) -> None:
     """Raise a DataError for one file of LightGCN's, which is read with its folder; not where options name columns."""
     names = {name for group in FILES.values() for name in group}
-    if path.name in names and not NAMED.intersection(options) and looks_like_lightgcn(path.parent):
+    if path.name in names and not TABLE_OPTIONS.intersection(options) and is_lightgcn(path.parent):
         what = "holds no table, but a user and the items taken in each line"
         raise DataError(f"{path}: {what}; name its folder: {path.parent}")
 
@@ -77,17 +77,17 @@ def read_lightgcn(
         DataError: a file is missing, or a line is not a user and its items; names file and line.
         ConfigError: an unknown option, or one out of range.
     """
-    for option in DECIDED:
+    for option in FIXED_OPTIONS:
         if option in options:
             raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave {called(option)} out")
     folder = Path(folder)
     is_split = any((folder / one).is_file() for split in ("valid", "test") for one in FILES[split])
-    recipe = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")
+    config = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")
     parts = []
     for split, names in FILES.items():
         found = [folder / one for one in names if (folder / one).is_file()]
         if found:
-            parts.append(_lines(found[0], split, recipe.bad_rows))
+            parts.append(_lines(found[0], split, config.bad_rows))
         elif split == "train" or (split == "test" and is_split):
             raise DataError(f"{folder}: no {names[0]}")
     joined = join_tables(parts, [USER, ITEM, LABEL], str(folder))
@@ -95,8 +95,8 @@ def read_lightgcn(
     return build(
         joined,
         _item_table(folder, joined),
-        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
-        recipe,
+        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
+        config,
         name or folder.resolve().name,
         {"source": {"format": "lightgcn", "files": files}, **(info or {})},
     )
@@ -105,7 +105,7 @@ def read_lightgcn(
 def _lines(path: Path, split: str, bad_rows: BadRows) -> Table:
     users, items, lines = [], [], []
     bad = BadLines(path, "skip" if bad_rows == "skip" else "raise", "bad_rows")
-    for number, line in enumerate(text_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         words = line.split()
         wrong = next((word for word in words if not (ID.fullmatch(word) and int(word) <= LARGEST)), None)
         if wrong is not None:
@@ -132,7 +132,7 @@ def _item_table(folder: Path, table: Table) -> Table:
         frame = table.frame.select(pl.col(ITEM).unique().sort())  # ids of their own, not row numbers
     else:
         frame = pl.DataFrame({ITEM: np.arange(most + 1, dtype=np.int64)})
-    path = folder / LISTED
+    path = folder / ITEM_LIST
     if path.is_file():
         listed = read_table(path, separator=" ")
         listed.need(["org_id", "remap_id"])

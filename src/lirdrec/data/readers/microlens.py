@@ -15,7 +15,7 @@ from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids, whole_texts
-from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
+from lirdrec.data.readers.raw_text import check_id_columns, read_lines, read_numbers, strip_quotes
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
@@ -32,7 +32,7 @@ NAMES = {  # names of columns in the releases
 LINE = re.compile(r"([0-9]+),(.*)")
 
 
-def looks_like_microlens(folder: str | Path) -> bool:
+def is_microlens(folder: str | Path) -> bool:
     """Whether a folder holds a file `…_pairs.csv`."""
     return any(Path(folder).glob(PAIRS))
 
@@ -61,7 +61,7 @@ def read_microlens(
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the pairs file without its ending.
         info: what else to record.
-        options: fields of `lirdrec.data.preprocessing_config.Recipe`.
+        options: fields of `PreprocessingConfig`.
 
     Raises:
         DataError: a file is missing or damaged; says what, where and what to do.
@@ -77,8 +77,8 @@ def read_microlens(
     ids = [*NAMES[USER], *NAMES[ITEM], *(options[what] for what in (USER, ITEM) if what in options)]
     pairs = read_numbers(found[0], ids, bad_rows=make_preprocessing_config(options, "read_microlens").bad_rows)
     known = {ours: name for ours, names in NAMES.items() for name in names if name in pairs.frame.columns}
-    recipe = make_preprocessing_config(known | options, "read_microlens")
-    pairs = id_columns(pairs, recipe, recipe.user, recipe.item)
+    config = make_preprocessing_config(known | options, "read_microlens")
+    pairs = check_id_columns(pairs, config, config.user, config.item)
     texts = {
         "title": _one(folder, TITLES) if titles is None else Path(titles),
         "category": _one(folder, (CATEGORIES,)),
@@ -86,9 +86,9 @@ def read_microlens(
     files = {column: path for column, path in texts.items() if path is not None}
     dataset = build(
         pairs,
-        _items(pairs, recipe, files),
-        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
-        recipe,
+        _items(pairs, config, files),
+        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
+        config,
         name or found[0].name.removesuffix(PAIRS[1:]),
         {
             "source": {"format": "microlens", "files": [found[0].name, *(path.name for path in files.values())]},
@@ -99,15 +99,15 @@ def read_microlens(
     return dataset if covers is None else with_images(dataset, covers)
 
 
-def _items(pairs: Table, recipe: PreprocessingConfig, files: Mapping[str, Path]) -> Table:
+def _items(pairs: Table, config: PreprocessingConfig, files: Mapping[str, Path]) -> Table:
     """All videos that any file names, by id, with a column from each file."""
-    bad = [BadLines(path, "skip" if recipe.bad_rows == "skip" else "raise", "bad_rows") for path in files.values()]
+    bad = [BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files.values()]
     frames = {column: _texts(path, column, one) for (column, path), one in zip(files.items(), bad, strict=True)}
     for one in bad:
         one.report()
-    where = f"{pairs.where}, column '{recipe.item}'"
+    where = f"{pairs.where}, column '{config.item}'"
     watched = read_ids(
-        pairs.frame[recipe.item], where, ITEM, pairs.place, text=True, string_ids=recipe.string_ids
+        pairs.frame[config.item], where, ITEM, pairs.place, text=True, string_ids=config.string_ids
     ).rename(ITEM)
     named = pl.concat([watched.cast(pl.String), *(frame[ITEM] for frame in frames.values())]).unique()
     whole = whole_texts(named)
@@ -116,14 +116,14 @@ def _items(pairs: Table, recipe: PreprocessingConfig, files: Mapping[str, Path])
         table = table.join(frame, on=ITEM, how="left", maintain_order="left")
     where = f"the videos of {', '.join([pairs.where, *map(str, files.values())])}"
     skipped = sum(one.count for one in bad)
-    return Table(table.rename({ITEM: recipe.items_column}), where, text=True, skipped=skipped, ordered=False)
+    return Table(table.rename({ITEM: config.items_column}), where, text=True, skipped=skipped, ordered=False)
 
 
 def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
     """`item` and a text from lines `ITEM,TEXT`; a text may hold commas, and, in quotes, line ends."""
     found: dict[str, str] = {}
     item = ""
-    for number, line in enumerate(text_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if cut := LINE.fullmatch(line):
             item = cut[1]
             if item in found:
@@ -133,7 +133,7 @@ def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
             found[item] += f" {line}"
         elif number > 1 or "," not in line:  # the first line may hold the names of columns
             bad.add(number, f"not ITEM,{column.upper()}: {line[:60]!r}")
-    texts = [unquoted(text) or None for text in found.values()]
+    texts = [strip_quotes(text) or None for text in found.values()]
     return pl.DataFrame({ITEM: list(found), column: texts}, schema={ITEM: pl.String, column: pl.String})
 
 

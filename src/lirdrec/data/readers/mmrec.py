@@ -1,4 +1,4 @@
-"""MMRec folders as they are published: `NAME.inter` with `x_label`, and one `MODALITY_feat.npy` per modality."""
+"""Reads MMRec folders as published: `NAME.inter` with `x_label`, and one `MODALITY_feat.npy` per modality."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lirdrec.data.parsing import moments, without_bad_rows
 from lirdrec.data.preprocessing import distinct_pairs
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.readers.raw_text import id_columns
+from lirdrec.data.readers.raw_text import check_id_columns
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.splits import given_labels, label_values
-from lirdrec.data.tables import Table, read_table, select
+from lirdrec.data.tables import Table, read_table, select_rows
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"
@@ -40,15 +40,16 @@ def read_mmrec(
     """Read an MMRec folder.
 
     Ids are the integers as published. Row i of a feature matrix is item i, so with features there are as many items as
-    rows; without, the items are those that occur. `items.tsv`, if there, becomes the item table (its column `item`
-    named as in the .inter file). Rows of zeros mean that the item lacks the modality.
+    rows; without, the items are those that occur. An `items.tsv` becomes the item table (its id column is named as in
+    the .inter file). A row of zeros means that the item lacks the modality.
 
     Args:
-        folder: holds one .inter file (tab-separated: user, item, label 0 train, 1 valid, 2 test, perhaps timestamp).
+        folder: contains one .inter file (tab-separated: user, item, label 0 train, 1 validation, 2 test, optionally
+            timestamp).
         user, item, label: names of the columns.
         name: of the dataset; by default that of the .inter file.
-        bad_rows: "error", or "skip": leave out, and count, rows of the .inter file that lack an id, a label or a time,
-            whose ids are no integers, or that have a wrong number of values.
+        bad_rows: "error", or "skip": drop and count rows of the .inter file that lack an id, a label or a time, whose
+            ids are no integers, or that have a wrong number of values.
 
     Raises:
         DataError: something is missing, damaged, or does not fit together.
@@ -59,42 +60,28 @@ def read_mmrec(
         raise DataError(f"{folder}: no such folder")
     inters = sorted(folder.glob("*.inter"))
     if len(inters) != 1:
-        found = ", ".join(path.name for path in inters) or "none"
-        raise DataError(f"{folder}: an MMRec folder has one .inter file; found {found}")
-    table, skipped = _pairs(inters[0], user, item, label, bad_rows)
-    where = table.where
+        listed = ", ".join(path.name for path in inters) or "none"
+        raise DataError(f"{folder}: an MMRec folder has one .inter file; found {listed}")
+    table, skipped = _read_interactions(inters[0], user, item, label, bad_rows)
     user_ids, item_ids = (
-        read_ids(table.frame[column], f"{where}, column '{column}'", what, table.place, text=True)
-        for column, what in ((user, USER), (item, ITEM))
+        read_ids(table.frame[column], f"{table.where}, column '{column}'", entity, table.place, text=True)
+        for column, entity in ((user, USER), (item, ITEM))
     )
-    labels = given_labels(table.frame[label], where, table.place)
+    labels = given_labels(table.frame[label], table.where, table.place)
     files = {path.name.removesuffix(SUFFIX): path for path in sorted(folder.glob(f"*{SUFFIX}"))}
-    features = {}
-    for modality, path in files.items():
-        exists(path)
-        values = as_floats(read_npy(path), str(path))
-        features[modality] = FeatureMatrix.known_good(values, check_rows(values, str(path)))
-    items = _item_ids(item_ids, files, features)
-    item_map = IdMap(items, ITEM)
-    user_map = IdMap(user_ids.unique().sort(), USER)
-    user_rows, item_rows = user_map.rows(user_ids), item_map.rows(item_ids)
+    features = {modality: _read_features(path) for modality, path in files.items()}
+    items = IdMap(_item_ids(item_ids, files, features), ITEM)
+    users = IdMap(user_ids.unique().sort(), USER)
     times = moments(table, TIMESTAMP) if TIMESTAMP in table.frame.columns else None
-    splits = []
-    repeated = 0
-    for code in range(3):
-        mask = labels == code
-        pairs = distinct_pairs(user_rows[mask], item_rows[mask], None if times is None else times[mask])
-        repeated += int(mask.sum()) - len(pairs[0])
-        splits.append(Interactions(*pairs[:3]))
+    splits = _split(users.rows(user_ids), items.rows(item_ids), times, labels)
+    repeated = len(user_ids) - sum(len(split.users) for split in splits)
     return Dataset(
         name or inters[0].stem,
-        user_map,
-        item_map,
-        splits[0],
-        splits[1],
-        splits[2],
+        users,
+        items,
+        *splits,
         features=features,
-        item_table=_item_table(folder, item, item_map),
+        item_table=_item_table(folder, item, items),
         info={
             "source": {"format": "mmrec", "files": [inters[0].name, *(path.name for path in files.values())]},
             "preparation": {**skipped, "repeated_pairs": repeated},
@@ -103,19 +90,37 @@ def read_mmrec(
     )
 
 
-def _pairs(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> tuple[Table, dict[str, int]]:
-    """The rows of the .inter file that can be used and, where some are left out, how many of how many."""
-    recipe = make_preprocessing_config({"user": user, "item": item, "bad_rows": bad_rows}, "read_mmrec")
+def _read_features(path: Path) -> FeatureMatrix:
+    exists(path)
+    values = as_floats(read_npy(path), str(path))
+    return FeatureMatrix.known_good(values, check_rows(values, str(path)))
+
+
+def _split(
+    users: np.ndarray, items: np.ndarray, times: np.ndarray | None, labels: np.ndarray
+) -> tuple[Interactions, Interactions, Interactions]:
+    """Train, validation and test interactions without repetitions; labels are 0, 1 and 2."""
+
+    def labeled(code: int) -> Interactions:
+        rows = labels == code
+        return Interactions(*distinct_pairs(users[rows], items[rows], None if times is None else times[rows])[:3])
+
+    return labeled(0), labeled(1), labeled(2)
+
+
+def _read_interactions(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> tuple[Table, dict[str, int]]:
+    """The usable rows of the .inter file and, if some were dropped, counts for the dataset's info."""
+    config = make_preprocessing_config({"user": user, "item": item, "bad_rows": bad_rows}, "read_mmrec")
     table = read_table(path, separator="\t", bad_rows=bad_rows)
     table.need([user, item, label])
     height = table.frame.height + table.skipped
     if TIMESTAMP in table.frame.columns:
-        recipe = dataclasses.replace(recipe, timestamp=TIMESTAMP)
+        config = dataclasses.replace(config, timestamp=TIMESTAMP)
     labelled = label_values(table.frame[label]).is_not_null()
     if bad_rows == "skip" and labelled.any() and not labelled.all():
-        table = dataclasses.replace(select(table, labelled), skipped=table.skipped + int((~labelled).sum()))
-    table, lacking = without_bad_rows(id_columns(table, recipe, user, item, pattern=NUMBER), recipe)
-    skipped = table.skipped + lacking
+        table = dataclasses.replace(select_rows(table, labelled), skipped=table.skipped + int((~labelled).sum()))
+    table, n_dropped = without_bad_rows(check_id_columns(table, config, user, item, pattern=NUMBER), config)
+    skipped = table.skipped + n_dropped
     return table, {"rows": height, "bad_rows_skipped": skipped} if skipped else {}
 
 
@@ -150,5 +155,5 @@ def _item_table(folder: Path, item: str, items: IdMap) -> pl.DataFrame:
     columns = table.frame.drop(item)
     if ITEM in columns.columns:
         columns = columns.rename({ITEM: unused_name(ITEM, columns.columns)})
-    described = columns.with_columns(ids.alias(ITEM))
-    return pl.DataFrame({ITEM: items.series}).join(described, on=ITEM, how="left", maintain_order="left")
+    columns = columns.with_columns(ids.alias(ITEM))
+    return pl.DataFrame({ITEM: items.series}).join(columns, on=ITEM, how="left", maintain_order="left")

@@ -1,4 +1,4 @@
-"""MovieLens as GroupLens publishes it: ml-latest, ml-32m and the like (CSV), ml-1m, ml-10m (`::`) and ml-100k."""
+"""Reads MovieLens as published by GroupLens: ml-latest, ml-32m and similar (CSV), ml-1m, ml-10m (`::`) and ml-100k."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lirdrec.data.feature_files import read_features
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
-from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
+from lirdrec.data.readers.raw_text import check_id_columns, read_lines, read_numbers, strip_quotes
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
@@ -24,7 +24,7 @@ YEAR = re.compile(r"^(.*?)\s*\((\d{4})(?:[-–]\s?(?:\d{4})?)?\)$")  # Alien (19
 FILM_LINES = {".csv": r"([0-9]+),(.*),([^,]*)", ".dat": r"([0-9]+)::(.*)::(.*?)"}
 TAG_LINES = {".csv": r"[0-9]+,([0-9]+),(.*),[0-9]+", ".dat": r"[0-9]+::([0-9]+)::(.*)::[0-9]+"}
 SEPARATORS = {"ratings.dat": "::", "u.data": "\t"}  # of files without names of columns
-FORMS = {
+LINE_FORMATS = {
     "movies.csv": "movieId,title,genres",
     "tags.csv": "userId,movieId,tag,timestamp",
     "movies.dat": "MovieID::Title::Genres",
@@ -42,7 +42,7 @@ DAT_ENCODINGS = ("utf-8-sig", "latin-1")  # ml-10m, ml-1m
 LICENCE = "MovieLens, GroupLens, University of Minnesota: research, not commercial; see README.txt of the dataset"
 
 
-def looks_like_movielens(folder: str | Path) -> bool:
+def is_movielens(folder: str | Path) -> bool:
     """Whether a folder holds `ratings` and `movies`, both .csv or both .dat, or ml-100k's `u.data` and `u.item`."""
     if all((Path(folder) / name).is_file() for name in (DATA_100K, ITEMS_100K)):
         return True
@@ -61,16 +61,16 @@ def read_movielens(
     """Read a MovieLens folder and prepare it.
 
     The item table has every film of the file of movies, in its order: `title` (without the year), `year` (integer),
-    `genres` ("Comedy, Drama") and, where there is a file of tags, `tags`: each once, those that most users gave first.
+    `genres` ("Comedy, Drama") and, if there is a file of tags, `tags`: each once, the most frequent first.
 
     Args:
-        folder: holds `ratings.csv` and `movies.csv`, perhaps `tags.csv` (UTF-8); or the same as .dat, with `::` between
-            the values (UTF-8 or Latin-1); or `u.data` and `u.item` of ml-100k. Whatever else is there is not read.
+        folder: contains `ratings.csv` and `movies.csv`, optionally `tags.csv` (UTF-8); or the same as .dat, with `::`
+            between the values (UTF-8 or Latin-1); or `u.data` and `u.item` of ml-100k. Other files are not read.
         images: a folder of posters named by movieId.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the folder.
         info: what else to record.
-        options: fields of `lirdrec.data.preprocessing_config.Recipe`. All ratings count unless `min_rating` is given.
+        options: fields of `PreprocessingConfig`. All ratings count unless `min_rating` is given.
 
     Raises:
         DataError: a file is missing or damaged; says what, where and what to do.
@@ -79,26 +79,17 @@ def read_movielens(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    hundred = (folder / DATA_100K).is_file()
-    end = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
-    known = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
-    recipe = make_preprocessing_config(known | options, "read_movielens")
-    files = [folder / f"{stem}{end}" for stem in ("ratings", "movies", "tags")]
-    files = [folder / DATA_100K, folder / ITEMS_100K] if hundred else files if files[2].is_file() else files[:2]
+    columns = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
+    config = make_preprocessing_config(columns | options, "read_movielens")
+    files = _find_files(folder)
     for path in files:
         exists(path)
-    bad = {path: BadLines(path, "skip" if recipe.bad_rows == "skip" else "raise", "bad_rows") for path in files[1:]}
-    films = _films_100k(files[1], bad[files[1]]) if hundred else _films(files[1], bad[files[1]])
-    if len(files) == 3:
-        films = films.join(_tags(files[2], bad[files[2]]), on=FILM, how="left", maintain_order="left")
-    for one in bad.values():
-        one.report()
-    items = Table(films.rename({FILM: recipe.items_column}), str(files[1]), text=True, skipped=bad[files[1]].count)
+    items = _item_table(files[1:], config)
     dataset = build(
-        id_columns(_ratings(files[0], recipe), recipe, recipe.user, recipe.item),
+        check_id_columns(_ratings(files[0], config), config, config.user, config.item),
         items,
-        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
-        recipe,
+        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
+        config,
         name or folder.resolve().name,
         {
             "source": {"format": "movielens", "files": [path.name for path in files]},
@@ -109,27 +100,47 @@ def read_movielens(
     return dataset if images is None else with_images(dataset, images)
 
 
-def _ratings(path: Path, recipe: PreprocessingConfig) -> Table:
+def _find_files(folder: Path) -> list[Path]:
+    """The files of ratings, of films and, if there is one, of tags."""
+    if (folder / DATA_100K).is_file():
+        return [folder / DATA_100K, folder / ITEMS_100K]
+    suffix = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
+    files = [folder / f"{stem}{suffix}" for stem in ("ratings", "movies", "tags")]
+    return files if files[2].is_file() else files[:2]
+
+
+def _item_table(files: list[Path], config: PreprocessingConfig) -> Table:
+    """The films with their tags, if there is a second file."""
+    bad = [BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files]
+    films = (_films_100k if files[0].name == ITEMS_100K else _films)(files[0], bad[0])
+    if len(files) > 1:
+        films = films.join(_tags(files[1], bad[1]), on=FILM, how="left", maintain_order="left")
+    for bad_lines in bad:
+        bad_lines.report()
+    return Table(films.rename({FILM: config.items_column}), str(files[0]), text=True, skipped=bad[0].count)
+
+
+def _ratings(path: Path, config: PreprocessingConfig) -> Table:
     """The file of ratings; of ml-100k and those with `::` no line names the columns."""
-    layout: dict[str, Any] = {"bad_rows": recipe.bad_rows}
+    layout: dict[str, Any] = {"bad_rows": config.bad_rows}
     if path.name in SEPARATORS:
         columns = (USER, FILM, RATING, TIMESTAMP)
         layout |= {"separator": SEPARATORS[path.name], "header": False, "columns": columns}
-    return read_numbers(path, (recipe.user, recipe.item), **layout)
+    return read_numbers(path, (config.user, config.item), **layout)
 
 
 def _films_100k(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId, title, year, genres of `u.item`: 24 values with `|` between, of which the last 19 say which genres."""
     rows = []
-    for number, line in enumerate(text_lines(path, DAT_ENCODINGS), 1):
+    for number, line in enumerate(read_lines(path, DAT_ENCODINGS), 1):
         if not (cut := FILM_100K.fullmatch(line)):
             if line.strip():
                 _wrong_line(bad, number, line)
             continue
         film, title, *_, flags = cut.groups()
-        dated = YEAR.match(unquoted(title))
+        dated = YEAR.match(strip_quotes(title))
         listed = [genre for genre, flag in zip(GENRES_100K[1:], flags.split("|")[1:], strict=True) if flag == "1"]
-        name, year = (dated[1], int(dated[2])) if dated else (unquoted(title), None)
+        name, year = (dated[1], int(dated[2])) if dated else (strip_quotes(title), None)
         rows.append((film, name or None, year, ", ".join(listed) or None))
     frame = pl.DataFrame(
         rows, schema={FILM: pl.String, "title": pl.String, "year": pl.Int64, "genres": pl.String}, orient="row"
@@ -143,15 +154,15 @@ def _films(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId, title, year, genres, each null where there is none."""
     rows: dict[str, tuple[str | None, int | None, str | None]] = {}
     for number, (film, title, genres) in _records(path, FILM_LINES[path.suffix], bad):
-        title = unquoted(title)
+        title = strip_quotes(title)
         dated = YEAR.match(title)
-        listed = [] if genres.strip() == NO_GENRES else [one.strip(" '\"") for one in genres.split("|")]
+        listed = [] if genres.strip() == NO_GENRES else [genre.strip(" '\"") for genre in genres.split("|")]
         if film in rows:
             raise DataError(f"{path}: film {film} in line {number} is there already; keep one line per film")
         rows[film] = (
             (dated[1] if dated else title) or None,
             int(dated[2]) if dated else None,
-            ", ".join(one for one in listed if one) or None,
+            ", ".join(genre for genre in listed if genre) or None,
         )
     if not rows:
         raise DataError(f"{path}: has column names but no rows")
@@ -164,7 +175,7 @@ def _films(path: Path, bad: BadLines) -> pl.DataFrame:
 
 def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId and its tags: each once whatever its case, what most users wrote first, then in the file's order."""
-    pairs = [(film, unquoted(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix], bad)]
+    pairs = [(film, strip_quotes(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix], bad)]
     tags = pl.DataFrame(pairs, schema={FILM: pl.String, "tag": pl.String}, orient="row").filter(pl.col("tag") != "")
     return (
         tags.with_row_index("place")
@@ -179,14 +190,14 @@ def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
 def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line number and values of each line; CSV files begin with the names of their columns."""
     line_of = re.compile(pattern)
-    lines = enumerate(text_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
+    lines = enumerate(read_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
     if path.suffix == ".csv":
-        columns = [unquoted(one) for one in next(lines)[1].split(",")]
-        for column in FORMS[path.name].split(","):
+        columns = [strip_quotes(name) for name in next(lines)[1].split(",")]
+        for column in LINE_FORMATS[path.name].split(","):
             if column not in columns:
                 raise DataError(f"{path}: no column '{column}'; it has {', '.join(columns)}")
-        if columns != FORMS[path.name].split(","):
-            raise DataError(f"{path}: its columns are {','.join(columns)}; they must be {FORMS[path.name]}")
+        if columns != LINE_FORMATS[path.name].split(","):
+            raise DataError(f"{path}: its columns are {','.join(columns)}; they must be {LINE_FORMATS[path.name]}")
     for number, line in lines:
         if cut := line_of.fullmatch(line):
             yield number, cut.groups()
@@ -196,4 +207,4 @@ def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tup
 
 def _wrong_line(bad: BadLines, number: int, line: str) -> None:
     shown = line if len(line) <= 60 else line[:57] + "..."
-    bad.add(number, f"not {FORMS[bad.path.name]}: {shown!r}")
+    bad.add(number, f"not {LINE_FORMATS[bad.path.name]}: {shown!r}")

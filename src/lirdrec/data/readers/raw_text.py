@@ -14,7 +14,7 @@ from lirdrec.config import option_named
 from lirdrec.data.compression import read_bytes
 from lirdrec.data.ids import INTEGER, count
 from lirdrec.data.preprocessing_config import PreprocessingConfig
-from lirdrec.data.tables import Table, read_table, select
+from lirdrec.data.tables import Table, read_table, select_rows
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -37,19 +37,19 @@ def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
     return read_table(path, **layout)
 
 
-def id_columns(table: Table, recipe: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
+def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
     """The table with its columns of ids checked: published data sets number their users and items.
 
     Numbers written with zeros before them, such as `007`, stay as they are.
 
     Args:
         table: with the columns.
-        recipe: says what to do with bad rows, and whether ids are strings.
+        config: says what to do with bad rows, and whether ids are strings.
         columns: their names.
         pattern: how an id is written.
 
     Raises:
-        DataError: a column is missing or holds something else than integers; names the line. Where the recipe leaves
+        DataError: a column is missing or holds something else than integers; names the line. Where the config leaves
             bad rows out, only if all rows are bad.
     """
     table.need(columns)
@@ -59,15 +59,15 @@ def id_columns(table: Table, recipe: PreprocessingConfig, *columns: str, pattern
             continue
         texts = values.cast(pl.String).str.strip_chars()
         bad = ~texts.str.contains(pattern).fill_null(False)
-        if recipe.bad_rows == "skip" and not recipe.string_ids and texts.filter(~bad).str.contains(INTEGER).all():
+        if config.bad_rows == "skip" and not config.string_ids and texts.filter(~bad).str.contains(INTEGER).all():
             bad |= ~(texts.cast(pl.Int64, strict=False) >= 0).fill_null(False)  # else who makes ids of them says it
-        if recipe.bad_rows == "skip" and not bad.all():
+        if config.bad_rows == "skip" and not bad.all():
             if bad.any():
                 where = f"{table.where}, column '{column}'"
                 logger.warning(
                     "%s: %s without an id left out; the first: %s", where, count(int(bad.sum()), "row"), table.at(bad)
                 )
-            table = dataclasses.replace(select(table, ~bad), skipped=table.skipped + int(bad.sum()))
+            table = dataclasses.replace(select_rows(table, ~bad), skipped=table.skipped + int(bad.sum()))
             continue
         if not bad.any():
             continue
@@ -79,7 +79,7 @@ def id_columns(table: Table, recipe: PreprocessingConfig, *columns: str, pattern
     return table
 
 
-def text_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[str]:
+def read_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[str]:
     """The lines of a text file, without line ends and without empty lines at the end.
 
     Args:
@@ -108,7 +108,7 @@ def text_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[st
     raise DataError(f"{path}: not UTF-8 text (byte 0x{content[fault.start]:02x} in line {line}); save it as UTF-8")
 
 
-def unquoted(text: str) -> str:
+def strip_quotes(text: str) -> str:
     """A value without the quotes of CSV, also where they are misplaced, and with single spaces."""
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', ""):

@@ -60,23 +60,23 @@ def read_recbole(
         options["timestamp"] = "timestamp"
     if LABEL in table.frame.columns:
         options.setdefault("split", LABEL)
-    recipe = make_preprocessing_config(options, "read_recbole")
-    table.need([recipe.user, recipe.item])
-    sources = {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()}
+    config = make_preprocessing_config(options, "read_recbole")
+    table.need([config.user, config.item])
+    sources = {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()}
     items = None
     if (path := folder / f"{stem}.item").exists():
         items = _typed(path, bad_rows)
         files.append(path.name)
-        items.need([recipe.items_column, *vectors])
+        items.need([config.items_column, *vectors])
         for column in vectors:
-            part = Table(items.frame.select(recipe.items_column, column), f"{path}, column '{column}'")
-            sources[column] = vectors_of_frame(part, recipe.items_column, column)
+            part = Table(items.frame.select(config.items_column, column), f"{path}, column '{column}'")
+            sources[column] = vectors_of_frame(part, config.items_column, column)
         items = dataclasses.replace(items, frame=items.frame.drop(*vectors))
     elif vectors:
         raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
-    _say_unread(folder, items, recipe.items_column)
+    _say_unread(folder, items, config.items_column)
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
-    return build(table, items, sources, recipe, name or stem, info)
+    return build(table, items, sources, config, name or stem, info)
 
 
 def _say_unread(folder: Path, items: Table | None, item: str) -> None:

@@ -1,4 +1,4 @@
-"""Interactions as a sparse matrix of users and items: scipy's `.npz` files, and scipy matrices in memory."""
+"""Reads interactions from a sparse user-item matrix: scipy's `.npz` files, and scipy matrices in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lirdrec.option_names import called
 
 LABEL = "split_file"
 PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of protocol 2 to 5 begin
-DECIDED = ("user", "rating", "timestamp", "only")
+FIXED_OPTIONS = ("user", "rating", "timestamp", "only")
 PICKLE_NAMES = (".pkl", ".pickle", ".pck")
 CONVERT = (
     "holds pickled Python objects, which are never loaded (they could run code); where you trust a pickled matrix, turn"
@@ -43,13 +43,13 @@ def is_pickle(path: Path) -> bool:
         return file.read(2) in PICKLED
 
 
-def refuse_pickle(path: Path) -> None:
+def check_not_pickle(path: Path) -> None:
     """Raise a DataError that says how to convert a pickled matrix, if a file is a pickle."""
     if path.is_file() and is_pickle(path):
         raise DataError(f"{path}: {CONVERT.format(stem=path.name.partition('.')[0], name=path.name)}")
 
 
-def looks_like_matrix(path: Path) -> bool:
+def is_matrix(path: Path) -> bool:
     """Whether a file is an npz archive with the arrays of a scipy matrix."""
     try:
         if not zipfile.is_zipfile(path):
@@ -74,9 +74,9 @@ def read_matrices(
 ) -> Dataset:
     """Read a sparse matrix of users and items, or one for each split.
 
-    Row and column numbers are the ids. Every column is an item, taken or not, so that row i of a feature matrix is item
-    i. Users without an item are left out. Stored zeros mean nothing was taken; a value is a rating only where
-    `min_rating` asks for it.
+    Row and column numbers are the ids. Every column is an item, with interactions or without, so that row i of a
+    feature matrix is item i. Users without an item are dropped. Stored zeros are no interactions; values are used as
+    ratings only with `min_rating`.
 
     Args:
         train, validation, test: each a file that `scipy.sparse.save_npz` wrote, or a scipy matrix in memory, all of one
@@ -91,37 +91,43 @@ def read_matrices(
         DataError: a file is missing, damaged, pickled, or no scipy matrix, or the shapes differ.
         ConfigError: an unknown option, or one out of range.
     """
-    for option in DECIDED:
+    for option in FIXED_OPTIONS:
         if option in options:
             raise ConfigError(f"a matrix has no columns to name; leave {called(option)} out")
-    given = {split: one for split, one in (("train", train), ("valid", validation), ("test", test)) if one is not None}
-    splits = len(given) > 1
-    known = {"split": LABEL} if splits else {}
-    recipe = make_preprocessing_config({**known, **options, USER: USER, RATING: RATING}, "read_matrices")
-    shapes, parts = {}, []
-    for split, source in given.items():
-        where = str(source) if isinstance(source, (str, Path)) else f"the matrix of {split}"
-        matrix = _open(Path(source), where) if isinstance(source, (str, Path)) else source
-        parts.append(_table(matrix, where, split, recipe))
-        shapes[where] = tuple(matrix.shape)
-    _check_shapes(shapes)
-    table = join_tables(parts, parts[0].frame.columns, ", ".join(shapes)) if splits else parts[0]
+    sources = {"train": train, "valid": validation, "test": test}
+    sources = {split: source for split, source in sources.items() if source is not None}
+    splits = len(sources) > 1
+    defaults = {"split": LABEL} if splits else {}
+    config = make_preprocessing_config({**defaults, **options, USER: USER, RATING: RATING}, "read_matrices")
+    table, shapes = _read_splits(sources, config)
     n_items = next(iter(shapes.values()))[1]
     item_table: Table
     if items is None:
-        item_table = Table(pl.DataFrame({recipe.item: np.arange(n_items, dtype=np.int64)}), "the columns of the matrix")
+        item_table = Table(pl.DataFrame({config.item: np.arange(n_items, dtype=np.int64)}), "the columns of the matrix")
     else:
-        item_table = read_table(items, text=recipe.items_column)
+        item_table = read_table(items, text=config.items_column)
     first = Path(train) if isinstance(train, (str, Path)) else None
     default = "matrix" if first is None else first.resolve().parent.name if splits else first.stem
     return build(
         table,
         item_table,
-        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
-        recipe,
+        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
+        config,
         name or default,
         {"source": {"format": "matrix", "files": [Path(where).name for where in shapes]}, **(info or {})},
     )
+
+
+def _read_splits(sources: Mapping[str, Any], config: PreprocessingConfig) -> tuple[Table, dict[str, tuple[int, ...]]]:
+    """The interactions of all matrices as one table, and the shape of each matrix by its name in messages."""
+    shapes, tables = {}, []
+    for split, source in sources.items():
+        where = str(source) if isinstance(source, (str, Path)) else f"the matrix of {split}"
+        matrix = _open(Path(source), where) if isinstance(source, (str, Path)) else source
+        tables.append(_table(matrix, where, split, config))
+        shapes[where] = tuple(matrix.shape)
+    _check_shapes(shapes)
+    return tables[0] if len(tables) == 1 else join_tables(tables, tables[0].frame.columns, ", ".join(shapes)), shapes
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -138,39 +144,38 @@ def _open(path: Path, where: str) -> Any:
     import scipy.sparse
 
     exists(path)
-    refuse_pickle(path)
-    if not looks_like_matrix(path):
+    check_not_pickle(path)
+    if not is_matrix(path):
         raise DataError(f"{where}: no matrix of scipy.sparse.save_npz (an npz archive with 'format' and 'shape')")
     try:
         with zipfile.ZipFile(path) as archive:
-            size = sum(one.file_size for one in archive.infolist())
+            size = sum(member.file_size for member in archive.infolist())
         check_memory(size, f"{where}: unpacked", DataError)
-        matrix = scipy.sparse.load_npz(path)  # reads with allow_pickle=False
-        found = matrix.tocoo()
-        found.sum_duplicates()
+        matrix = scipy.sparse.load_npz(path).tocoo()  # reads with allow_pickle=False
+        matrix.sum_duplicates()
     except DataError:
         raise
     except UNREADABLE as error:
         fault = "holds pickled Python objects, which are never loaded" if "pickle" in str(error) else first_line(error)
         raise DataError(f"{where}: damaged or no sparse matrix ({fault}); write it again with save_npz") from None
-    return found
+    return matrix
 
 
-def _table(matrix: Any, where: str, split: str, recipe: PreprocessingConfig) -> Table:
+def _table(matrix: Any, where: str, split: str, config: PreprocessingConfig) -> Table:
     try:
-        found = matrix.tocoo()
+        coo = matrix.tocoo()
     except AttributeError:
         raise DataError(f"{where}: a {type(matrix).__name__} is no scipy matrix") from None
-    if found.ndim != 2 or found.data.dtype.kind not in "biuf":
-        raise DataError(f"{where}: must be a matrix of users and items that holds numbers, not {found.data.dtype}")
-    users, items = (np.asarray(one, dtype=np.int64) for one in (found.row, found.col))
-    for what, rows, size in (("row", users, found.shape[0]), ("column", items, found.shape[1])):
-        if len(rows) and (rows.min() < 0 or rows.max() >= size):
-            raise DataError(f"{where}: names {what} {int(rows.max())}, and there are {count(size, what)}")
-    there = found.data != 0
-    if not there.any():
+    if coo.ndim != 2 or coo.data.dtype.kind not in "biuf":
+        raise DataError(f"{where}: must be a matrix of users and items that holds numbers, not {coo.data.dtype}")
+    users, items = (np.asarray(indices, dtype=np.int64) for indices in (coo.row, coo.col))
+    for axis, indices, size in (("row", users, coo.shape[0]), ("column", items, coo.shape[1])):
+        if len(indices) and (indices.min() < 0 or indices.max() >= size):
+            raise DataError(f"{where}: names {axis} {int(indices.max())}, and there are {count(size, axis)}")
+    nonzero = coo.data != 0
+    if not nonzero.any():
         raise DataError(f"{where}: holds no value but zero")
-    values = found.data[there].astype(np.float64)
-    columns = {USER: users[there], recipe.item: items[there], RATING: values}
-    frame = pl.DataFrame(columns).with_columns(pl.lit(split).alias(LABEL)).sort(USER, recipe.item)
+    values = coo.data[nonzero].astype(np.float64)
+    columns = {USER: users[nonzero], config.item: items[nonzero], RATING: values}
+    frame = pl.DataFrame(columns).with_columns(pl.lit(split).alias(LABEL)).sort(USER, config.item)
     return Table(frame, where)

@@ -1,28 +1,24 @@
-"""Interactions whose split is published as files of their own: train, validation and test."""
+"""Reads interactions that are published with one file per split: train, validation and test."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from lirdrec.data.compression import open_bytes
-from lirdrec.data.dataset import Dataset, build
-from lirdrec.data.feature_files import read_features
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.json_lines import BadLines
-from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.amazon_metadata import read_metadata
-from lirdrec.data.readers.tabular import needed_columns
+from lirdrec.data.readers.tabular import read_interactions
 from lirdrec.data.schema import ITEM, SPLITS, USER
-from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
 from lirdrec.option_names import called
 
-LABEL = "split_file"
-ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 AMAZON_2023 = {USER: "user_id", ITEM: "parent_asin", "rating": "rating", "timestamp": "timestamp"}
 
 
@@ -30,14 +26,14 @@ def find_split_files(folder: str | Path) -> dict[str, Path] | None:
     """The files NAME.train.csv, NAME.valid.csv and NAME.test.csv of a folder (or .tsv, .parquet, .jsonl), by split.
 
     Returns:
-        None where there are no such files, or where one of the three is missing.
+        None if one of the three is missing.
 
     Raises:
-        DataError: there are several such splits.
+        DataError: several files could be one of the splits.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for split in SPLITS:
-        paths = sorted(path for end in ENDINGS for path in Path(folder).glob(f"*.{split}{end}"))
+        paths = sorted(path for end in TABLE_SUFFIXES for path in Path(folder).glob(f"*.{split}{end}"))
         if not paths:
             return None
         if len(paths) > 1:
@@ -46,8 +42,8 @@ def find_split_files(folder: str | Path) -> dict[str, Path] | None:
                 f"{folder}: several files could be {split}: {listed}; name the three files instead of the folder"
                 f" ({called('train')}, {called('validation')}, {called('test')})"
             )
-        found[split] = paths[0]
-    return found
+        files[split] = paths[0]
+    return files
 
 
 def read_split_folder(
@@ -60,14 +56,14 @@ def read_split_folder(
     info: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Dataset:
-    """Read a folder with NAME.train.csv, NAME.valid.csv and NAME.test.csv, as the benchmark splits of Amazon 2023.
+    """Read a folder with NAME.train.csv, NAME.valid.csv and NAME.test.csv, such as the benchmark splits of Amazon 2023.
 
     Args:
-        folder: what `find_split_files` understands; `meta_NAME.jsonl.gz` in it is taken as `metadata`.
-        metadata: of Amazon's reviews: the products; only with columns of these.
-        items, features, info: see `read_split_files`.
+        folder: what `find_split_files` understands; `meta_NAME.jsonl.gz` in it becomes `metadata`.
+        metadata: the products of Amazon's reviews; only for files with the columns of Amazon 2023.
+        items, features, info: see `read_interactions`.
         name: of the dataset; by default NAME.
-        options: fields of `PreprocessingConfig`. Columns of Amazon 2023 need not be named.
+        options: fields of `PreprocessingConfig`. The columns of Amazon 2023 need not be named.
 
     Raises:
         DataError: a file is missing or damaged; says what, where and what to do.
@@ -81,75 +77,33 @@ def read_split_folder(
     with open_bytes(files["train"]) as file:
         columns = file.readline(1 << 16).decode("utf-8", errors="replace").removeprefix("\ufeff").strip().split(",")
     amazon = {"user_id", "parent_asin"} <= set(columns)
-    known = {key: name for key, name in AMAZON_2023.items() if name in columns} if amazon else {}
-    options = {**known, "items": items, "features": features, "name": name or stem, "info": info, **options}
+    known_columns = {key: name for key, name in AMAZON_2023.items() if name in columns} if amazon else {}
+    options = {**known_columns, "items": items, "features": features, "name": name or stem, "info": info, **options}
     if metadata is None and amazon and items is None:
         metadata = next(iter(sorted(folder.glob("meta_*.jsonl*"))), None)
     dataset = read_split_files(files["train"], files["valid"], files["test"], **options)
-    return dataset if metadata is None else _described(dataset, Path(metadata))
+    return dataset if metadata is None else _with_metadata(dataset, Path(metadata))
 
 
-def read_split_files(
-    train: str | Path,
-    validation: str | Path | None,
-    test: str | Path,
-    *,
-    items: str | Path | None = None,
-    features: Mapping[str, str | Path] | None = None,
-    separator: str | None = None,
-    encoding: str | None = None,
-    header: bool = True,
-    columns: Sequence[str] | None = None,
-    items_columns: Sequence[str] | None = None,
-    name: str | None = None,
-    info: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> Dataset:
-    """Read interactions of which each split is a file of its own, and keep this split.
+def read_split_files(train: str | Path, validation: str | Path | None, test: str | Path, **options: Any) -> Dataset:
+    """Read interactions with one file per split, and keep this split.
 
     Args:
         train, validation, test: tables of interactions, as for `read_interactions`, all with the same columns. Without
             `validation` training cannot stop early.
-        items: a table with a row per item.
-        features, separator, encoding, header, columns, items_columns: as for `read_interactions`.
-        name: of the dataset; by default the name of the folder of `train`.
-        info: what else to record.
-        options: fields of `PreprocessingConfig`. The split of the files is kept unless `split` is given.
+        options: those of `read_interactions`. By default `split` is the split of the files, and `name` the name of the
+            folder of `train`.
 
     Raises:
         DataError: a file or its content is wrong, or a pair is in two files.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = make_preprocessing_config({"split": LABEL, **options}, "read_split_files")
     paths = {"train": train, "valid": validation, "test": test}
-    files = {split: Path(path) for split, path in paths.items() if path is not None}
-    needed = [column for column in needed_columns(recipe) if column != LABEL]
-    both = {"encoding": encoding, "bad_rows": recipe.bad_rows}
-    parts = []
-    for split, path in files.items():
-        table = read_table(path, keys=needed, separator=separator, header=header, columns=columns, **both)
-        table.need(needed)
-        labelled = table.frame.select(needed).with_columns(pl.lit(split).alias(LABEL))
-        parts.append(dataclasses.replace(table, frame=labelled))
-    where = ", ".join(str(path) for path in files.values())
-    joined = join_tables(parts, [*needed, LABEL], where)
-    names = [path.name for path in files.values()]
-    item_table: Table | None = None
-    if items is not None:
-        item_table = read_table(items, recipe.items_column, header=items_columns is None, columns=items_columns, **both)
-        names.append(Path(items).name)
-    return build(
-        joined,
-        item_table,
-        {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},
-        recipe,
-        name or Path(train).resolve().parent.name,
-        {"source": {"format": "split files", "files": names}, **(info or {})},
-    )
+    return read_interactions({split: path for split, path in paths.items() if path is not None}, **options)
 
 
-def _described(dataset: Dataset, metadata: Path) -> Dataset:
-    """The dataset with the columns of Amazon's metadata in its item table."""
+def _with_metadata(dataset: Dataset, metadata: Path) -> Dataset:
+    """Add the columns of Amazon's metadata to the item table."""
     bad = BadLines(metadata)
     table = read_metadata(metadata, dataset.items.series.cast(pl.String), bad)
     table = table.with_columns(dataset.items.series.alias(ITEM))

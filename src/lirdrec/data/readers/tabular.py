@@ -1,23 +1,30 @@
-"""Interactions from tables of any kind, with an item table and feature files beside them."""
+"""Reads interactions from tables of any supported format, with an optional item table and feature files."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from lirdrec.data.dataset import Dataset, build
 from lirdrec.data.feature_files import read_features
-from lirdrec.data.file_parts import PACKED_ENDINGS
+from lirdrec.data.file_parts import COMPRESSED_SUFFIXES
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.splits import METHODS
-from lirdrec.data.tables import read_table
+from lirdrec.data.tables import Table, join_tables, read_table
+
+LABEL = "split_file"  # the column that names the split where each split is a file
+
+Paths = str | Path | Sequence[str | Path]
 
 
 def read_interactions(
-    path: str | Path | Sequence[str | Path],
+    path: Paths | Mapping[str, str | Path],
     *,
-    items: str | Path | Sequence[str | Path] | None = None,
+    items: Paths | None = None,
     features: Mapping[str, str | Path] | None = None,
     separator: str | None = None,
     encoding: str | None = None,
@@ -31,58 +38,82 @@ def read_interactions(
     """Read a table of interactions and prepare it.
 
     Ids of text files are integers if every id of the column is written as one, else strings. In tab-separated files
-    quotes mean nothing; in comma-separated files they enclose a value.
+    quotes have no meaning; in comma-separated files they enclose a value.
 
     Args:
         path: a table with the columns named in `options`: separated text (CSV, TSV …), JSON, Parquet, Arrow, ORC,
             compressed or not; or several files, a folder of parts, or a pattern such as "log-*.csv". In JSON `a.b`
             names the key `b` of a nested record, or of each record of a nested list, which then gives as many rows.
-        items: a table of the same kinds with a row per item.
+            A mapping from "train", "valid" and "test" to files: see `read_split_files`.
+        items: a table of the same formats with a row per item.
         features: name → .npy (rows in the order of `items`), or .npz, .safetensors, .parquet or .csv with ids.
-        separator: between the values of a text file, such as ";" or "tab"; found in its first lines by default. That of
-            `items` is always found so.
-        encoding: of text files, such as "cp1252"; by default UTF-8, or UTF-16 where the file begins with its mark.
+        separator: of a text file, such as ";" or "tab"; by default detected from its first lines. That of `items` is
+            always detected.
+        encoding: of text files, such as "cp1252"; by default UTF-8, or UTF-16 if the file begins with its mark.
         header: whether the first line of text files names the columns; without it give `columns`.
         columns: the names of the columns of files without a header, in order.
-        items_columns: the same of `items`, if they have no header.
+        items_columns: the same for `items`, if it has no header.
         name: of the dataset; by default the file's name.
-        info: what else to record (source, licence …).
+        info: further facts to record (source, license …).
         options: fields of `PreprocessingConfig` (user, item, rating, min_rating, timestamp, split, seed …).
 
     Raises:
         DataError: a file or its content is wrong; says what, where and what to do.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = make_preprocessing_config(options, "read_interactions")
-    both = {"encoding": encoding, "bad_rows": recipe.bad_rows}
-    table = read_table(path, keys=needed_columns(recipe), separator=separator, header=header, columns=columns, **both)
+    is_split = isinstance(path, Mapping)
+    defaults = {"split": LABEL} if is_split else {}
+    config = make_preprocessing_config(defaults | options, "read_split_files" if is_split else "read_interactions")
+    common = {"encoding": encoding, "bad_rows": config.bad_rows}
+    layout = {"separator": separator, "header": header, "columns": columns, **common}
+    read = _read_splits if isinstance(path, Mapping) else _read_one
+    table, files, default_name = read(path, config, layout)  # type: ignore[arg-type]  # `read` fits the path
     item_table = None
     if items is not None:
-        item_table = read_table(items, recipe.items_column, header=items_columns is None, columns=items_columns, **both)
-    files = {key: read_features(file, item_column=recipe.item) for key, file in (features or {}).items()}
-    sources = [*_several(path), *(() if items is None else _several(items)), *(features or {}).values()]
-    names = [Path(file).name for file in sources]
-    return build(
-        table,
-        item_table,
-        files,
-        recipe,
-        name or _stem(Path(_several(path)[0])),
-        {"source": {"format": "tables", "files": names}, **(info or {})},
-    )
+        header = items_columns is None
+        item_table = read_table(items, config.items_column, header=header, columns=items_columns, **common)
+        files += _as_list(items)
+    features = features or {}
+    files += [] if is_split else features.values()
+    source = {"format": "split files" if is_split else "tables", "files": [Path(file).name for file in files]}
+    matrices = {key: read_features(file, item_column=config.item) for key, file in features.items()}
+    return build(table, item_table, matrices, config, name or default_name, {"source": source, **(info or {})})
 
 
-def needed_columns(recipe: PreprocessingConfig) -> list[str]:
-    """The columns of a table of interactions that a recipe reads."""
-    label = recipe.split if recipe.split not in METHODS else None
-    named = (recipe.user, recipe.item, recipe.rating, recipe.timestamp, label, *(recipe.only or {}))
-    return list(dict.fromkeys(column for column in named if column is not None))
+def _read_one(
+    path: Paths, config: PreprocessingConfig, layout: Mapping[str, Any]
+) -> tuple[Table, list[str | Path], str]:
+    """The table, its files and the default name of the dataset."""
+    files = _as_list(path)
+    return read_table(path, keys=needed_columns(config), **layout), files, _stem(Path(files[0]))
 
 
-def _several(path: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
-    return [path] if isinstance(path, (str, Path)) else path
+def _read_splits(
+    files: Mapping[str, str | Path], config: PreprocessingConfig, layout: Mapping[str, Any]
+) -> tuple[Table, list[str | Path], str]:
+    """As `_read_one`, of one file per split; the column `LABEL` of the table names the split of each row."""
+    needed = [column for column in needed_columns(config) if column != LABEL]
+    tables = []
+    for split, file in files.items():
+        table = read_table(Path(file), keys=needed, **layout)
+        table.need(needed)
+        labeled = table.frame.select(needed).with_columns(pl.lit(split).alias(LABEL))
+        tables.append(dataclasses.replace(table, frame=labeled))
+    joined = join_tables(tables, [*needed, LABEL], ", ".join(str(Path(file)) for file in files.values()))
+    return joined, list(files.values()), Path(files["train"]).resolve().parent.name
+
+
+def needed_columns(config: PreprocessingConfig) -> list[str]:
+    """The columns of a table of interactions that preprocessing reads."""
+    label = config.split if config.split not in METHODS else None
+    columns = (config.user, config.item, config.rating, config.timestamp, label, *(config.only or {}))
+    return list(dict.fromkeys(column for column in columns if column is not None))
+
+
+def _as_list(path: Paths) -> list[str | Path]:
+    return [path] if isinstance(path, (str, Path)) else list(path)
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without its ending and that of a compression."""
-    return Path(path.stem).stem if path.suffix.lower() in PACKED_ENDINGS else path.stem
+    """The name of a file without its suffix and that of a compression."""
+    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED_SUFFIXES else path.stem
