@@ -10,9 +10,9 @@ from lirdrec.data.schema import ITEM
 from lirdrec.models.registry import model_type
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.openapi import body, errors
+from lirdrec.server.http.openapi import errors
 from lirdrec.server.http.redaction import scrubbed
-from lirdrec.server.routes.common import RawRoute, answer, get_services, parsed
+from lirdrec.server.routes.common import answer, get_services, parsed, post
 from lirdrec.server.run_pointer import allowed_run
 from lirdrec.server.schemas import ModelAnswer, Status, SwapRequest
 from lirdrec.server.state import Snapshot
@@ -56,6 +56,7 @@ async def model(request: Request) -> Response:
     return answer(_describe(services, await services.current()))
 
 
+@post(router, "/model", SwapRequest, ModelAnswer, 404, 409)
 async def swap(request: Request) -> Response:
     """Serve another run from now on, without dropping a request; other workers follow within about a second."""
     services = get_services(request)
@@ -66,17 +67,6 @@ async def swap(request: Request) -> Response:
     run = await services.read(lambda: allowed_run(name, folder))
     await services.swap(run)
     return answer(_describe(services, await services.current()))
-
-
-router.add_api_route(
-    "/model",
-    swap,
-    methods=["POST"],
-    route_class_override=RawRoute,
-    response_model=None,
-    responses={200: {"model": ModelAnswer}, **errors(404, 409, 413, 415)},
-    openapi_extra=body(SwapRequest),
-)
 
 
 def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:

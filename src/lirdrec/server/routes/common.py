@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import orjson
 import polars as pl
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,10 +23,12 @@ from lirdrec.data.ids import LARGEST, IdMap
 from lirdrec.errors import UnknownIdError
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import KNOWN, Problem, response_to
+from lirdrec.server.http.openapi import body, errors
 from lirdrec.server.schemas import Body
 from lirdrec.server.state import Id, Snapshot
 
 M = TypeVar("M", bound=Body)
+E = TypeVar("E", bound=Callable[..., Any])
 
 SMALL = 4096  # bytes of a body that is parsed at once
 OPENINGS = 5  # allowed lists and objects for each allowed key
@@ -42,6 +45,41 @@ class RawRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Any]:
         """The endpoint function itself."""
         return self.endpoint
+
+
+def post(
+    router: APIRouter,
+    path: str,
+    request: type[Body],
+    response: type[BaseModel],
+    *statuses: int,
+    success: int = 200,
+    **forms: dict[str, Any],
+) -> Callable[[E], E]:
+    """Decorator that adds a `RawRoute` for POST.
+
+    Args:
+        router, path: where to add it.
+        request, response: models of the bodies.
+        statuses: possible errors, besides those of all routes with a body.
+        success: status of the response.
+        forms: further media types of the request → schema.
+    """
+
+    def add(endpoint: E) -> E:
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            status_code=success,
+            route_class_override=RawRoute,
+            response_model=None,
+            responses={success: {"model": response}, **errors(413, 415, *statuses)},
+            openapi_extra=body(request, **forms),
+        )
+        return endpoint
+
+    return add
 
 
 class FastPath:

@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from lirdrec.errors import DataError, UnknownIdError
-from lirdrec.server.http.openapi import body, errors
-from lirdrec.server.routes.common import RawRoute, answer, get_services, parsed
+from lirdrec.server.routes.common import answer, get_services, parsed, post
 from lirdrec.server.schemas import Changed, EventsRequest
 from lirdrec.server.store import Event
 
 router = APIRouter(tags=["events"])
 
 
+@post(router, "/events", EventsRequest, Changed, 404, 409)
 async def add_events(request: Request) -> Response:
     """Store new likes; the users' vectors are refreshed by folding in, and the items count as seen."""
     services = get_services(request)
@@ -34,14 +34,3 @@ async def add_events(request: Request) -> Response:
         return {"change": number, "users": list(dict.fromkeys(event.user for event in events))}
 
     return answer(await services.write(add))
-
-
-router.add_api_route(
-    "/events",
-    add_events,
-    methods=["POST"],
-    route_class_override=RawRoute,
-    response_model=None,
-    responses={200: {"model": Changed}, **errors(404, 409, 413, 415)},
-    openapi_extra=body(EventsRequest),
-)

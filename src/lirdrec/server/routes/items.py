@@ -17,8 +17,8 @@ from lirdrec.server.catalog.images import sanitized_image
 from lirdrec.server.catalog.item_encoding import Draft, Encoders
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.openapi import body, errors
-from lirdrec.server.routes.common import Amount, RawRoute, answer, get_services, id_of, known_item, parsed
+from lirdrec.server.http.openapi import errors
+from lirdrec.server.routes.common import Amount, answer, get_services, id_of, known_item, parsed, post
 from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
 from lirdrec.server.store import ConflictError, NewItem
 
@@ -37,6 +37,7 @@ _FORM = {
 }
 
 
+@post(router, "/items", ItemsRequest, Changed, 400, 409, success=201, **{"multipart/form-data": _FORM})
 async def add_items(request: Request) -> Response:
     """Add items; when this answers they are stored durably, and recommended from the next request on.
 
@@ -63,18 +64,6 @@ async def add_items(request: Request) -> Response:
         return {"change": live.add_items(new).number, "items": [item.id for item in items], "encoded": encoded}
 
     return answer(await services.write(add), 201)
-
-
-router.add_api_route(
-    "/items",
-    add_items,
-    methods=["POST"],
-    status_code=201,
-    route_class_override=RawRoute,
-    response_model=None,
-    responses={201: {"model": Changed}, **errors(400, 409, 413, 415)},
-    openapi_extra=body(ItemsRequest, **{"multipart/form-data": _FORM}),
-)
 
 
 @router.delete("/items/{item:path}", responses={200: {"model": Changed}, **errors(404, 409)}, response_model=None)

@@ -14,8 +14,8 @@ from lirdrec.server.catalog import explain as catalog
 from lirdrec.server.dependencies import Services
 from lirdrec.server.engine import batcher
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.openapi import body, errors
-from lirdrec.server.routes.common import RawRoute, answer, get_services, id_of, known_item, parsed
+from lirdrec.server.http.openapi import errors
+from lirdrec.server.routes.common import answer, get_services, id_of, known_item, parsed, post
 from lirdrec.server.schemas import (
     MAX_K,
     BatchAnswer,
@@ -30,6 +30,7 @@ router = APIRouter(tags=["recommend"])
 MAX_INLINE_VALUES = 200  # values of filters that are checked on the event loop
 
 
+@post(router, "/recommend", RecommendRequest, Recommendations, 404, 409)
 async def recommend(request: Request) -> Response:
     """The best items for a user, or for a history of items."""
     services = get_services(request)
@@ -38,6 +39,7 @@ async def recommend(request: Request) -> Response:
     return answer(await _recommend(services, parameters, where))
 
 
+@post(router, "/recommend/batch", BatchRequest, BatchAnswer, 404, 409)
 async def recommend_batch(request: Request) -> Response:
     """Several recommendations at once; an error of one does not affect the others."""
     services = get_services(request)
@@ -49,21 +51,6 @@ async def recommend_batch(request: Request) -> Response:
     calls = (_recommend(services, parameters, where) for parameters, where in zip(requests, filters, strict=True))
     results = await asyncio.gather(*calls, return_exceptions=True)
     return answer({"answers": [_entry(result) for result in results]})
-
-
-for path, function, incoming, outgoing in (
-    ("/recommend", recommend, RecommendRequest, Recommendations),
-    ("/recommend/batch", recommend_batch, BatchRequest, BatchAnswer),
-):
-    router.add_api_route(
-        path,
-        function,
-        methods=["POST"],
-        route_class_override=RawRoute,
-        response_model=None,
-        responses={200: {"model": outgoing}, **errors(404, 409, 413, 415)},
-        openapi_extra=body(incoming),
-    )
 
 
 @router.get("/similar/{item:path}", responses={200: {"model": Neighbours}, **errors(404)}, response_model=None)
