@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write
-from lirdrec.server.private_files import one_writer
+from lirdrec.server.private_files import write_lock
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def add_key(path: str | Path, name: str, role: Role) -> str:
         raise ConfigError(f"role is {role!r}; choose read or write")
     if not name.strip() or not name.isprintable():
         raise ConfigError("a key needs a name that shows who has it")
-    with one_writer(path):
+    with write_lock(path):
         keys = read_keys(path) if os.path.lexists(path) else []
         if any(key.name == name for key in keys):
             raise ConfigError(f"{path}: a key named '{name}' exists already; revoke it first, or choose another name")
@@ -188,7 +188,7 @@ def revoke_key(path: str | Path, name: str) -> None:
         ConfigError: there is no such key, or the file is damaged.
     """
     read_keys(path)  # without a lock file if the keys file is missing
-    with one_writer(path):
+    with write_lock(path):
         keys = read_keys(path)
         if all(key.name != name for key in keys):
             names = ", ".join(key.name for key in keys) or "none"

@@ -12,7 +12,7 @@ from sqlalchemy import URL
 
 from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
-from lirdrec.server.store import url_of
+from lirdrec.server.store import default_store_url
 
 Index = Literal["exact", "hnsw", "ivf"]
 
@@ -115,7 +115,7 @@ class ServerConfig:
     @property
     def store_url(self) -> str | URL:
         """The store's URL."""
-        return url_of(self.run) if self.store is None else self.store
+        return default_store_url(self.run) if self.store is None else self.store
 
     @property
     def requests_per_second(self) -> float:

@@ -18,7 +18,7 @@ from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.redaction import hide, scrubbed
+from lirdrec.server.http.redaction import hide_paths, redact
 from lirdrec.server.metrics import Metrics
 from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.state import LiveState, Snapshot
@@ -46,7 +46,7 @@ class Services:
 
     def __init__(self, config: ServerConfig):
         self.config = config
-        hide(config.run, config.keys, config.images, config.runs)
+        hide_paths(config.run, config.keys, config.images, config.runs)
         self.metrics = Metrics()
         self.keys = None if config.keys is None else Keys(config.keys)
         rate = config.requests_per_second
@@ -123,7 +123,7 @@ class Services:
     async def swap(self, run: Path | None = None) -> None:
         """Serve another run: the given one, which the pointer is set to, or the one that it points to now.
 
-        Requests go on meanwhile.
+        Requests are answered meanwhile.
 
         Raises:
             LirdrecError: the run cannot be loaded; the old one stays.
@@ -227,14 +227,14 @@ class Services:
 
     def _unready(self) -> Problem:
         if self.failure is not None:
-            return Problem(503, f"the server cannot serve: {scrubbed(self.failure)}")
+            return Problem(503, f"the server cannot serve: {redact(self.failure)}")
         return Problem(503, "the server is starting; try again in a moment", {"Retry-After": "1"})
 
 
 def _hide_run_folders(snapshot: Snapshot) -> None:
-    """Keep the folders of a run out of answers."""
+    """Keep the folders of a run out of responses."""
     features = snapshot.recommender.features
-    hide(snapshot.run, None if features is None else features.folder)
+    hide_paths(snapshot.run, None if features is None else features.folder)
 
 
 def _cheap_to_build(recommender: Recommender) -> bool:

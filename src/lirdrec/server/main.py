@@ -30,7 +30,7 @@ from lirdrec.server.config import ServerConfig
 from lirdrec.server.http import middleware
 from lirdrec.server.http.protocol import LimitedProtocol
 from lirdrec.server.metrics import SHARED
-from lirdrec.server.private_files import store_of
+from lirdrec.server.private_files import store_path
 from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.store import Store
 
@@ -106,7 +106,7 @@ def check(config: ServerConfig) -> None:
     if config.keys is not None:
         read_keys(config.keys)
     _check_address(config)
-    other, default = (str(store_of(path)) for path in (run, config.run))
+    other, default = (str(store_path(path)) for path in (run, config.run))
     if config.store is None and other != default and os.path.exists(other) and not os.path.exists(default):
         log.warning(
             "changes made while %s was served by its own name are in another store; to use it: --store sqlite:///%s",
@@ -181,11 +181,11 @@ def _application(config: ServerConfig) -> FastAPI:
 
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.workers))
     app = create_app(config)
-    spare_collector()
+    freeze_garbage_collector()
     return app
 
 
-def spare_collector() -> None:
+def freeze_garbage_collector() -> None:
     """Exclude all current objects from full garbage collections.
 
     The imported modules have some 250,000 objects; a full collection over them blocks all requests for over 100 ms.

@@ -18,7 +18,7 @@ _DIGEST = 16
 
 
 @contextlib.contextmanager
-def one_writer(path: str | Path) -> Iterator[None]:
+def write_lock(path: str | Path) -> Iterator[None]:
     """Hold an exclusive lock for changes of a file, among all processes.
 
     The file itself is replaced by a rename, so the lock is a file beside it, which the last writer removes.
@@ -47,7 +47,7 @@ def one_writer(path: str | Path) -> Iterator[None]:
             return
 
 
-def store_of(run: str | Path) -> Path:
+def store_path(run: str | Path) -> Path:
     """The file of a run's live changes, beside the run: RUN.live.sqlite.
 
     A name that would be too long is cut, and ends in a hash of the full name, so that it is unique.
@@ -60,7 +60,7 @@ def store_of(run: str | Path) -> Path:
     return run.with_name(kept + ending)
 
 
-def make_private(path: str | Path) -> None:
+def create_private_file(path: str | Path) -> None:
     """Create an empty file that only its owner may read, unless it exists; errors are left to the later open."""
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -9,14 +9,14 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.files.atomic import atomic_write, flush, remove_leftovers, temporary_name, write_errors
 from lirdrec.files.manifest import checksum
 from lirdrec.recommender.run_folder import is_run, open_run
-from lirdrec.server.private_files import one_writer
+from lirdrec.server.private_files import write_lock
 
 Stamp = tuple[object, ...]
 MAX_BYTES = 4096
 
 
 class RunPointer:
-    """A path that leads to a run: the folder itself, a link to it, or a text file that names it.
+    """Path to a run: the folder itself, a link to it, or a text file that names it.
 
     A name in a file is relative to the folder of the file.
     """
@@ -43,12 +43,12 @@ class RunPointer:
         return _resolved(self.path.resolve().parent / name, f"{self.path}: the run folder that it names")
 
     def stamp(self) -> Stamp:
-        """Target and checksum of the run to serve: they differ as soon as another run is to be served."""
+        """Target and checksum of the run to serve, to detect a change."""
         target = self.target()
         return target, checksum(target)
 
     def moved(self) -> bool:
-        """Whether another run than the served one is to be served."""
+        """Whether it points to another run than the served one."""
         return self.stamp() != self._served
 
     def set_served(self, stamp: Stamp) -> None:
@@ -62,7 +62,7 @@ class RunPointer:
             ConfigError: the path is a run folder, which cannot be changed.
             RunFolderError: the pointer cannot be written.
         """
-        with one_writer(self.path):
+        with write_lock(self.path):
             if self.path.is_symlink():
                 with write_errors(self.path), temporary_name(self.path) as beside:
                     remove_leftovers(self.path.parent)

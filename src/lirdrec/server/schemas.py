@@ -20,7 +20,7 @@ MAX_INTEGER = 2**127  # of an item table
 T = TypeVar("T")
 
 
-def give_way(value: T) -> T:
+def release_gil(value: T) -> T:
     """The value unchanged; a validator in Python lets other threads run during a long validation.
 
     pydantic's own code holds the GIL, and a large body takes more than 100 ms.
@@ -32,7 +32,7 @@ IntegerId = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 TextId = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern="^[^\\u0000]+$")]
 Id = IntegerId | TextId
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Key = Annotated[Name, AfterValidator(give_way)]
+Key = Annotated[Name, AfterValidator(release_gil)]
 Scalar = Annotated[
     Annotated[str, Field(strict=True, max_length=10_000)]  # first: the slowest to validate
     | Annotated[bool, Field(strict=True)]
@@ -40,9 +40,9 @@ Scalar = Annotated[
     | Annotated[float, Field(strict=True)],
     Field(union_mode="left_to_right"),
 ]
-Values = Annotated[list[Scalar], Field(max_length=10_000, fail_fast=True), AfterValidator(give_way)]
+Values = Annotated[list[Scalar], Field(max_length=10_000, fail_fast=True), AfterValidator(release_gil)]
 Condition = dict[Key, Scalar | Values]
-Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fast=True), AfterValidator(give_way)]
+Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fast=True), AfterValidator(release_gil)]
 
 
 class Body(BaseModel):

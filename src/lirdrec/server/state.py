@@ -23,7 +23,7 @@ from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.row_buffers import append_rows
 from lirdrec.server.cache import ByteCache
-from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store, check_distinct
+from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store, check_unique_ids
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -214,7 +214,7 @@ class LiveState:
             for item in items:
                 if snapshot.item_row(item.id) >= 0:
                     raise ConflictError(f"item {item.id!r} exists already; remove it first")
-            check_distinct(items)
+            check_unique_ids(items)
             extended = _with_items(snapshot, items)  # raises before anything is written
             number = self.store.add_items(items)
             # another server may have written in between; then its change is applied first
@@ -344,7 +344,7 @@ def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
 
 
 def _rename_removed(recommender: Recommender, new: Sequence[Id]) -> None:
-    """Give removed items whose ids are added again unused ids, so that ids stay unique."""
+    """Replace the ids of removed items that are added again by unused ones, so that ids stay unique."""
     rows = recommender.items.rows(list(new))
     rows = rows[rows >= 0]
     if not len(rows):

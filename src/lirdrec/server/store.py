@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from lirdrec.data.frames import first_line
 from lirdrec.errors import ConfigError, DataError, LirdrecError
-from lirdrec.server.private_files import make_private, store_of
+from lirdrec.server.private_files import create_private_file, store_path
 
 Kind = Literal["item", "removed", "event"]
 
@@ -136,7 +136,7 @@ class Store:
             if self.url.database in (None, "", ":memory:"):
                 raise ConfigError("a store in memory would lose all changes; name a file, as in sqlite:///shop.sqlite")
             if not self.url.query:  # SQLite's other files get the permissions of this one
-                make_private(str(self.url.database))
+                create_private_file(str(self.url.database))
             sa.event.listen(self.engine, "connect", _set_up_sqlite)
         with self._write() as connection:  # so that of two servers that start at once only one creates the tables
             _metadata.create_all(connection)
@@ -165,7 +165,7 @@ class Store:
             ConflictError: an item is in the store already, or given twice.
             StoreFullError, StoreError: they could not be written.
         """
-        check_distinct(items)
+        check_unique_ids(items)
         with self._write() as connection:
             subjects = [json.dumps(item.id) for item in items]
             existing = connection.scalars(
@@ -254,12 +254,12 @@ class Store:
             ) from error
 
 
-def url_of(run: str | Path) -> sa.URL:
+def default_store_url(run: str | Path) -> sa.URL:
     """The URL of a run's default store; the name of the run may have any characters."""
-    return sa.URL.create("sqlite", database=str(store_of(run)))
+    return sa.URL.create("sqlite", database=str(store_path(run)))
 
 
-def check_distinct(items: Sequence[NewItem]) -> None:
+def check_unique_ids(items: Sequence[NewItem]) -> None:
     """Raise a ConflictError if an id occurs twice."""
     if len({item.id for item in items}) < len(items):
         raise ConflictError("an item occurs twice in this request; send each once")

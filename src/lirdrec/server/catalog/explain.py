@@ -43,7 +43,7 @@ def _user_vector(snapshot: Snapshot, user: Id) -> Tensor:
 
 
 def similar_items(snapshot: Snapshot, row: int, k: int) -> list[tuple[int, float]]:
-    """Rows of the k nearest items and their similarities, nearest first; without itself and removed items."""
+    """Rows of the k nearest items and their similarities, nearest first, without the item itself and removed ones."""
     scorer = snapshot.recommender.scorer
     scores = scorer.similar_items(torch.tensor([row])).clone()
     scores[:, snapshot.removed] = -torch.inf

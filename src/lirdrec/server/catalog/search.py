@@ -42,7 +42,7 @@ class UserMatches:
 
 
 class Search:
-    """Search in the catalog; caches a table of lower-case titles for each state of it."""
+    """Search for items and users; caches a table of lower-case titles for each state of the catalog."""
 
     def __init__(self) -> None:
         self._items: WeakKeyDictionary[Recommender, pl.DataFrame] = WeakKeyDictionary()

@@ -58,7 +58,7 @@ class ApproximateIndex:
         self._users: Tensor | None = None
         self._next: tuple[Tensor, Any] | None = None
 
-    def best(
+    def top_k(
         self, snapshot: Snapshot, batch: QueryBatch, masks: Sequence[Mask], k: int, exact: Exact
     ) -> tuple[Tensor, Tensor]:
         """Scores and item rows `(b, k)`, best first; `-inf` and -1 where fewer remain.
@@ -78,7 +78,7 @@ class ApproximateIndex:
         values, items = torch.full((b, k), -torch.inf), torch.full((b, k), -1)
         done = torch.zeros(b, dtype=torch.bool)
         if len(searched):
-            self.follow(scorer)
+            self.update(scorer)
             selection, fetched = batch.only(searched), int(needed[searched].max())
             values[searched], items[searched] = self._search(snapshot, selection, _of_rows(masks, searched), k, fetched)
             done[searched] = items[searched, -1] >= 0
@@ -91,7 +91,7 @@ class ApproximateIndex:
         """Build the index of the next run; another thread may search the current one meanwhile."""
         self._next = scorer.user_vectors, self._build(scorer.item_vectors.detach().numpy())
 
-    def follow(self, scorer: VectorScorer) -> None:
+    def update(self, scorer: VectorScorer) -> None:
         """Use the index of this scorer, built if it was not prepared, and add the items that are missing in it."""
         vectors = scorer.item_vectors.detach().numpy()
         if self._users is not scorer.user_vectors or self._index.ntotal > len(vectors):

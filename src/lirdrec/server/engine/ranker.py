@@ -60,7 +60,7 @@ CANDIDATES = 10  # candidates of diversification for each item of the result
 MAX_CANDIDATES = 1000  # candidates in total
 
 
-def depth(k: int, diversity: float) -> int:
+def n_candidates(k: int, diversity: float) -> int:
     """Number of best items that are needed for a result of `k`."""
     return k if diversity == 0 else max(k, min(k * CANDIDATES, MAX_CANDIDATES))
 
@@ -165,13 +165,13 @@ class Ranker:
         answers: list[RankingResult | LirdrecError | None],
     ) -> None:
         scorer = snapshot.recommender.scorer
-        deepest = max(depth(queries[position].k, queries[position].diversity) for position in batch.positions)
+        deepest = max(n_candidates(queries[position].k, queries[position].diversity) for position in batch.positions)
         k = min(deepest, scorer.n_items)
         masks = [(row, unwanted[position]) for row, position in enumerate(batch.positions) if position in unwanted]
         if self.index is None:
             values, items = _exact(snapshot, batch, masks, k)
         else:
-            values, items = self.index.best(
+            values, items = self.index.top_k(
                 snapshot, batch, masks, k, lambda rest, of_rest: _exact(snapshot, rest, of_rest, k)
             )
         counts = (items >= 0).sum(1).tolist()
@@ -180,7 +180,7 @@ class Ranker:
         for row, position in enumerate(batch.positions):
             query = queries[position]
             if query.diversity > 0 or query.parts:
-                vector, n = batch.vectors[row], min(depth(query.k, query.diversity), counts[row])
+                vector, n = batch.vectors[row], min(n_candidates(query.k, query.diversity), counts[row])
                 answers[position] = _reranked(scorer, query, vector, items[row, :n], values[row, :n], ids[row])
             else:
                 n = min(query.k, counts[row])

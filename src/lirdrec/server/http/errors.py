@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from lirdrec.errors import CapabilityError, LirdrecError, RunFolderError, UnknownIdError
-from lirdrec.server.http.redaction import scrubbed
+from lirdrec.server.http.redaction import redact
 from lirdrec.server.store import ConflictError, StoreError
 
 MEDIA_TYPE = "application/problem+json"
@@ -45,19 +45,19 @@ class Problem(HTTPException):
         self.faults = faults
 
     @classmethod
-    def of(cls, error: LirdrecError) -> Problem:
+    def from_error(cls, error: LirdrecError) -> Problem:
         """The problem for an error of the library."""
         if isinstance(error, UnknownIdError):
             return cls(404, str(error))  # quotes ids only, which may look like paths
         if isinstance(error, ConflictError):
             return cls(409, str(error))
-        message = scrubbed(str(error))
+        message = redact(str(error))
         if isinstance(error, StoreError):
             return cls(503, message, {"Retry-After": "5"})
         return cls(409 if isinstance(error, (CapabilityError, RunFolderError)) else 422, message)
 
     @classmethod
-    def of_faults(cls, error: ValidationError | RequestValidationError) -> Problem:
+    def from_faults(cls, error: ValidationError | RequestValidationError) -> Problem:
         """The problem for the faults that pydantic found in a request; values are not quoted."""
         if isinstance(error, ValidationError):
             if error.error_count() > MOST_FAULTS:  # describing them takes longer than finding them
@@ -93,12 +93,12 @@ class Problem(HTTPException):
 KNOWN: tuple[type[Exception], ...] = (LirdrecError, ValidationError, RequestValidationError, HTTPException)
 
 
-def response_to(error: Exception, method: str) -> Response:
+def to_response(error: Exception, method: str) -> Response:
     """The response for one of the `KNOWN` errors."""
     if isinstance(error, LirdrecError):
-        return Problem.of(error).response()
+        return Problem.from_error(error).response()
     if isinstance(error, (ValidationError, RequestValidationError)):
-        return Problem.of_faults(error).response()
+        return Problem.from_faults(error).response()
     assert isinstance(error, HTTPException)
     if isinstance(error, Problem):
         return error.response()
@@ -111,7 +111,7 @@ def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Answer every error with a problem; `routes` are those of the application."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        response = response_to(error, request.method)
+        response = to_response(error, request.method)
         if response.status_code == 405:
             response.headers["Allow"] = ", ".join(_methods(routes, request.scope))
         return response

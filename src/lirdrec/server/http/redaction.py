@@ -17,7 +17,7 @@ _PLAIN = "/-/"  # replaces a folder whose characters the pattern may not match
 _hidden: dict[str, str] = {}  # path → replacement
 
 
-def hide(*paths: str | Path | None) -> None:
+def hide_paths(*paths: str | Path | None) -> None:
     """Register paths that responses must not contain, nor their folders, whatever characters they have."""
     for path in paths:
         if path is None:
@@ -30,7 +30,7 @@ def hide(*paths: str | Path | None) -> None:
                 _hidden[f"{variant.parent}{os.sep}"] = _PLAIN
 
 
-def scrubbed(message: str) -> str:
+def redact(message: str) -> str:
     """The message with only the last part of each path."""
     result = message
     for path in sorted(_hidden, key=len, reverse=True):

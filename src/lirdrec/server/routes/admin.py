@@ -11,8 +11,8 @@ from lirdrec.models.registry import model_type
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
-from lirdrec.server.http.redaction import scrubbed
-from lirdrec.server.routes.common import answer, get_services, parsed, post
+from lirdrec.server.http.redaction import redact
+from lirdrec.server.routes.common import get_services, json_response, parse_body, post
 from lirdrec.server.run_pointer import allowed_run
 from lirdrec.server.schemas import ModelAnswer, Status, SwapRequest
 from lirdrec.server.state import Snapshot
@@ -25,15 +25,15 @@ async def health(request: Request) -> Response:
     """Whether the process is alive; 503 if it could not start and should be restarted."""
     failure = get_services(request).failure
     if failure is not None:
-        raise Problem(503, f"the server cannot serve: {scrubbed(failure)}")
-    return answer({"status": "ok"})
+        raise Problem(503, f"the server cannot serve: {redact(failure)}")
+    return json_response({"status": "ok"})
 
 
 @router.get("/ready", responses={200: {"model": Status}, **errors()}, response_model=None)
 async def ready(request: Request) -> Response:
     """Whether it can answer requests: the run is loaded, and the store is reachable and up to date."""
     await get_services(request).current()
-    return answer({"status": "ready"})
+    return json_response({"status": "ready"})
 
 
 @router.get(
@@ -53,20 +53,20 @@ async def metrics(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """The served run: its model, its sizes, and its columns, features and parts."""
     services = get_services(request)
-    return answer(_describe(services, await services.current()))
+    return json_response(_describe(services, await services.current()))
 
 
 @post(router, "/model", SwapRequest, ModelAnswer, 404, 409)
 async def swap(request: Request) -> Response:
     """Serve another run from now on, without dropping a request; other workers follow within about a second."""
     services = get_services(request)
-    name = (await parsed(request, SwapRequest)).run
+    name = (await parse_body(request, SwapRequest)).run
     folder = services.config.runs
     if folder is None:
         raise Problem(409, "this server does not change its run: start it with --runs FOLDER to allow that")
     run = await services.read(lambda: allowed_run(name, folder))
     await services.swap(run)
-    return answer(_describe(services, await services.current()))
+    return json_response(_describe(services, await services.current()))
 
 
 def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:

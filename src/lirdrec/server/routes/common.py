@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lirdrec.data.ids import LARGEST, IdMap
 from lirdrec.errors import UnknownIdError
 from lirdrec.server.dependencies import Services
-from lirdrec.server.http.errors import KNOWN, Problem, response_to
+from lirdrec.server.http.errors import KNOWN, Problem, to_response
 from lirdrec.server.http.openapi import body, errors
 from lirdrec.server.schemas import Body
 from lirdrec.server.state import Id, Snapshot
@@ -101,7 +101,7 @@ class FastPath:
         try:
             response = await route.endpoint(Request(scope, receive))
         except KNOWN as error:
-            response = response_to(error, scope["method"])
+            response = to_response(error, scope["method"])
         await response(scope, receive, send)
 
 
@@ -111,7 +111,7 @@ def get_services(request: Request) -> Services:
     return services
 
 
-def answer(value: Any, status: int = 200) -> Response:
+def json_response(value: Any, status: int = 200) -> Response:
     """A JSON response. Durations become seconds; integers beyond 64 bits and other types become texts."""
     try:
         content = orjson.dumps(value, default=_plain)
@@ -120,7 +120,7 @@ def answer(value: Any, status: int = 200) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-async def parsed(request: Request, model: type[M]) -> M:
+async def parse_body(request: Request, model: type[M]) -> M:
     """The request body as a validated model.
 
     A body is checked against the limits of the model while it arrives. Large bodies are parsed in a thread, so that
@@ -137,18 +137,18 @@ async def parsed(request: Request, model: type[M]) -> M:
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise Problem(415, f"the body must not be compressed ({encoding[:100]}): send it without Content-Encoding")
-    amount: Amount | None = None
+    counter: BodyCounter | None = None
     chunks, size = [], 0
     async for chunk in request.stream():
         chunks.append(chunk)
         size += len(chunk)
-        if amount is not None:
-            amount.add(chunk)
+        if counter is not None:
+            counter.add(chunk)
         elif size > SMALL:
-            amount = Amount(model)
-            amount.add(b"".join(chunks))
+            counter = BodyCounter(model)
+            counter.add(b"".join(chunks))
     body = b"".join(chunks)
-    if amount is None:
+    if counter is None:
         _check_duplicate_keys(body)
         return model.model_validate_json(body)
     services = get_services(request)
@@ -156,7 +156,7 @@ async def parsed(request: Request, model: type[M]) -> M:
     await lock.acquire()
     started = time.perf_counter()
     try:
-        return await services.read(lambda: amount.read(model, body))
+        return await services.read(lambda: counter.read(model, body))
     finally:
         asyncio.get_running_loop().call_later(time.perf_counter() - started, lock.release)
 
@@ -180,7 +180,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> None:
 _READER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
-class Amount:
+class BodyCounter:
     """Upper bounds of the contents of JSON, counted before it is parsed: parsing and describing faults are slow.
 
     Args:
@@ -224,7 +224,7 @@ class Amount:
                 raise Problem(422, f"the body has a number of more than {MAX_DIGITS} digits")
 
 
-def id_of(text: str, ids: IdMap) -> Id:
+def parse_id(text: str, ids: IdMap) -> Id:
     """An id in a path or query, as integer or text like the ids of the run.
 
     Raises:
@@ -237,13 +237,13 @@ def id_of(text: str, ids: IdMap) -> Id:
     raise UnknownIdError(f"no {ids.what} has the id {text[:100]!r}: the {ids.what} ids are integers")
 
 
-def known_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
+def find_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
     """The id of an item in a path, and its row.
 
     Raises:
         UnknownIdError: there is no such item, or it was removed.
     """
-    item = id_of(text, snapshot.recommender.items)
+    item = parse_id(text, snapshot.recommender.items)
     row = snapshot.item_row(item)
     if row < 0:
         raise UnknownIdError(f"no item has the id {item!r}")

@@ -1,4 +1,4 @@
-"""POST /events: new likes of users."""
+"""Route for new likes of users: POST /events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from lirdrec.errors import DataError, UnknownIdError
-from lirdrec.server.routes.common import answer, get_services, parsed, post
+from lirdrec.server.routes.common import get_services, json_response, parse_body, post
 from lirdrec.server.schemas import Changed, EventsRequest
 from lirdrec.server.store import Event
 
@@ -19,7 +19,7 @@ async def add_events(request: Request) -> Response:
     """Store new likes; the users' vectors are refreshed by folding in, and the items count as seen."""
     services = get_services(request)
     live = services.live
-    events = (await parsed(request, EventsRequest)).events
+    events = (await parse_body(request, EventsRequest)).events
 
     def add() -> dict[str, Any]:
         snapshot = live.catch_up()
@@ -33,4 +33,4 @@ async def add_events(request: Request) -> Response:
         number = live.add_events([Event(event.user, event.item) for event in events]).number
         return {"change": number, "users": list(dict.fromkeys(event.user for event in events))}
 
-    return answer(await services.write(add))
+    return json_response(await services.write(add))

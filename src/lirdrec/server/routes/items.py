@@ -1,4 +1,4 @@
-"""POST /items, GET and DELETE /items/{item}."""
+"""Routes to add, read and remove items: POST /items, GET and DELETE /items/{item}."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lirdrec.server.catalog.item_encoding import Draft, Encoders
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
-from lirdrec.server.routes.common import Amount, answer, get_services, id_of, known_item, parsed, post
+from lirdrec.server.routes.common import BodyCounter, find_item, get_services, json_response, parse_body, parse_id, post
 from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
 from lirdrec.server.store import ConflictError, NewItem
 
@@ -39,7 +39,7 @@ _FORM = {
 
 @post(router, "/items", ItemsRequest, Changed, 400, 409, success=201, **{"multipart/form-data": _FORM})
 async def add_items(request: Request) -> Response:
-    """Add items; when this answers they are stored durably, and recommended from the next request on.
+    """Add items; after the response they are stored durably and recommended from the next request on.
 
     JSON adds several items with vectors. A form adds one with columns, an image, or both. Vectors that the server has
     encoders for can be omitted.
@@ -50,7 +50,7 @@ async def add_items(request: Request) -> Response:
         item, upload = await _from_form(request, services)
         items, uploads = [item], [upload]
     else:
-        items = (await parsed(request, ItemsRequest)).items
+        items = (await parse_body(request, ItemsRequest)).items
         uploads = [None] * len(items)
 
     def add() -> dict[str, Any]:
@@ -63,7 +63,7 @@ async def add_items(request: Request) -> Response:
         ]
         return {"change": live.add_items(new).number, "items": [item.id for item in items], "encoded": encoded}
 
-    return answer(await services.write(add), 201)
+    return json_response(await services.write(add), 201)
 
 
 @router.delete("/items/{item:path}", responses={200: {"model": Changed}, **errors(404, 409)}, response_model=None)
@@ -71,12 +71,12 @@ async def remove_item(request: Request, item: str) -> Response:
     """Stop recommending an item of the run, or an added one."""
     services = get_services(request)
     live = services.live
-    id = id_of(item, live.snapshot.recommender.items)
+    id = parse_id(item, live.snapshot.recommender.items)
     try:
         snapshot = await services.write(lambda: live.remove_item(id))
     except ConflictError:
         raise UnknownIdError(f"no item has the id {id!r}") from None
-    return answer({"change": snapshot.number, "items": [id]})
+    return json_response({"change": snapshot.number, "items": [id]})
 
 
 @router.get("/items/{item:path}", responses={200: {"model": ItemAnswer}, **errors(404)}, response_model=None)
@@ -84,11 +84,11 @@ async def one_item(request: Request, item: str) -> Response:
     """An item and its columns."""
     snapshot = await get_services(request).current()
     recommender = snapshot.recommender
-    id, row = known_item(snapshot, item)
+    id, row = find_item(snapshot, item)
     columns = recommender.item_table.row(row, named=True)
     del columns[ITEM]
     added = row >= recommender.n_trained_items
-    return answer({"item": id, "title": recommender.title(row), "columns": columns, "added": added})
+    return json_response({"item": id, "title": recommender.title(row), "columns": columns, "added": added})
 
 
 async def _from_form(request: Request, services: Services) -> tuple[ItemIn, bytes | None]:
@@ -111,14 +111,14 @@ async def _from_form(request: Request, services: Services) -> tuple[ItemIn, byte
         raise Problem(422, "the form's field 'picture' must be a file")
     recommender = services.live.snapshot.recommender
     try:
-        id = id_of(columns.pop("id"), recommender.items)
+        id = parse_id(columns.pop("id"), recommender.items)
     except UnknownIdError:
         raise Problem(422, "the form's field 'id' must be an integer, as the item ids of this run are") from None
     features = columns.pop("features", None)
     if features is not None:
-        amount, content = Amount(ItemIn), features.encode()
-        amount.add(content)
-        amount.check_keys(content)
+        counter, content = BodyCounter(ItemIn), features.encode()
+        counter.add(content)
+        counter.check_keys(content)
     try:
         vectors = {} if features is None else orjson.loads(features)
     except orjson.JSONDecodeError:

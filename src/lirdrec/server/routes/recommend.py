@@ -1,4 +1,4 @@
-"""POST /recommend and /recommend/batch, GET /similar and /explain."""
+"""Routes for recommendations: POST /recommend and /recommend/batch, GET /similar and /explain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lirdrec.server.dependencies import Services
 from lirdrec.server.engine import batcher
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
-from lirdrec.server.routes.common import answer, get_services, id_of, known_item, parsed, post
+from lirdrec.server.routes.common import find_item, get_services, json_response, parse_body, parse_id, post
 from lirdrec.server.schemas import (
     MAX_K,
     BatchAnswer,
@@ -34,23 +34,23 @@ MAX_INLINE_VALUES = 200  # values of filters that are checked on the event loop
 async def recommend(request: Request) -> Response:
     """The best items for a user, or for a history of items."""
     services = get_services(request)
-    parameters = await parsed(request, RecommendRequest)
+    parameters = await parse_body(request, RecommendRequest)
     (where,) = await _filters(services, [parameters])
-    return answer(await _recommend(services, parameters, where))
+    return json_response(await _recommend(services, parameters, where))
 
 
 @post(router, "/recommend/batch", BatchRequest, BatchAnswer, 404, 409)
 async def recommend_batch(request: Request) -> Response:
     """Several recommendations at once; an error of one does not affect the others."""
     services = get_services(request)
-    requests = (await parsed(request, BatchRequest)).requests
+    requests = (await parse_body(request, BatchRequest)).requests
     limit = services.config.max_batch
     if len(requests) > limit:
         raise Problem(422, f"{len(requests)} recommendations in one request are too many; {limit} are allowed")
     filters = await _filters(services, requests)
     calls = (_recommend(services, parameters, where) for parameters, where in zip(requests, filters, strict=True))
     results = await asyncio.gather(*calls, return_exceptions=True)
-    return answer({"answers": [_entry(result) for result in results]})
+    return json_response({"answers": [_entry(result) for result in results]})
 
 
 @router.get("/similar/{item:path}", responses={200: {"model": Neighbours}, **errors(404)}, response_model=None)
@@ -58,14 +58,14 @@ async def similar_items(request: Request, item: str, k: Annotated[int, Query(ge=
     """The items most similar to an item, nearest first."""
     services = get_services(request)
     snapshot = await services.current()
-    id, row = known_item(snapshot, item)
+    id, row = find_item(snapshot, item)
     nearest = await services.read(lambda: catalog.similar_items(snapshot, row, k))
     recommender = snapshot.recommender
     neighbors = [
         {"item": recommender.items.series[near], "similarity": value, "title": recommender.title(near)}
         for near, value in nearest
     ]
-    return answer({"item": id, "title": recommender.title(row), "neighbours": neighbors})
+    return json_response({"item": id, "title": recommender.title(row), "neighbours": neighbors})
 
 
 @router.get("/explain", responses={200: {"model": ExplanationAnswer}, **errors(404, 409)}, response_model=None)
@@ -73,9 +73,9 @@ async def explain(request: Request, user: str, item: str, n_liked: Annotated[int
     """Explain a recommendation: the parts of the score, and the liked items nearest to the item."""
     services = get_services(request)
     snapshot = await services.current()
-    _, row = known_item(snapshot, item)
-    id = id_of(user, snapshot.recommender.users)
-    return answer((await services.read(lambda: catalog.explain(snapshot, id, row, n_liked))).to_dict())
+    _, row = find_item(snapshot, item)
+    id = parse_id(user, snapshot.recommender.users)
+    return json_response((await services.read(lambda: catalog.explain(snapshot, id, row, n_liked))).to_dict())
 
 
 async def _recommend(
@@ -150,7 +150,7 @@ def _entry(result: dict[str, Any] | BaseException) -> Any:
     if isinstance(result, dict):
         return result
     if isinstance(result, LirdrecError):
-        result = Problem.of(result)
+        result = Problem.from_error(result)
     if isinstance(result, Problem):
         return {"problem": result.value()}
     raise result

@@ -20,7 +20,7 @@ from lirdrec.server.catalog.search import Search
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
-from lirdrec.server.routes.common import answer, get_services, id_of, known_item
+from lirdrec.server.routes.common import find_item, get_services, json_response, parse_id
 from lirdrec.server.schemas import ItemAnswer
 from lirdrec.server.state import Snapshot
 
@@ -157,7 +157,7 @@ async def items(request: Request, query: Text = "", offset: Offset = 0, limit: L
     services, caches = get_services(request), _get_caches(request)
     snapshot = await services.current()
     matches = await services.read(lambda: caches.search.items(snapshot, query, offset, limit))
-    return answer({"total": matches.total, "items": [_item(snapshot, row) for row in matches.rows]})
+    return json_response({"total": matches.total, "items": [_item(snapshot, row) for row in matches.rows]})
 
 
 @router.get("/users", responses={200: {"model": UserList}, **errors()}, response_model=None)
@@ -166,7 +166,7 @@ async def users(request: Request, query: Text = "", offset: Offset = 0, limit: L
     services, caches = get_services(request), _get_caches(request)
     snapshot = await services.current()
     matches = await services.read(lambda: caches.search.users(snapshot, query, offset, limit))
-    return answer({"total": matches.total, "users": [{"user": user, "liked": n} for user, n in matches.users]})
+    return json_response({"total": matches.total, "users": [{"user": user, "liked": n} for user, n in matches.users]})
 
 
 @router.get("/users/{user:path}", responses={200: {"model": UserAnswer}, **errors(404)}, response_model=None)
@@ -174,7 +174,7 @@ async def user(request: Request, user: str, offset: Offset = 0, limit: Limit = 5
     """A user's liked items, those since training first."""
     snapshot = await get_services(request).current()
     recommender = snapshot.recommender
-    id = id_of(user, recommender.users)
+    id = parse_id(user, recommender.users)
     row = snapshot.user_rows.get(id, -1)
     if row < 0 and id not in snapshot.user_states:
         raise UnknownIdError(f"no user has the id {id!r}")
@@ -183,7 +183,7 @@ async def user(request: Request, user: str, offset: Offset = 0, limit: Limit = 5
     rows = [*(item for item in snapshot.liked_rows(id).tolist() if item not in old), *trained]
     rows = [item for item in rows if not bool(snapshot.removed[item])]
     weights = recommender.scorer.user_weights(torch.tensor([row])) if row >= 0 else None
-    return answer(
+    return json_response(
         {
             "user": id,
             "known": row >= 0,
@@ -205,7 +205,7 @@ async def image(request: Request, item: str) -> Response:
     """A small image of an item; a placeholder if it has none."""
     services, caches = get_services(request), _get_caches(request)
     snapshot = await services.current()
-    _, row = known_item(snapshot, item)
+    _, row = find_item(snapshot, item)
     thumbnail = await services.read(lambda: caches.images.get(snapshot, row))
     headers = {"ETag": f'"{thumbnail.tag}"', "Cache-Control": f"private, max-age={MAX_AGE}"}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
@@ -219,7 +219,7 @@ async def facets(request: Request) -> Response:
     services = get_services(request)
     snapshot = await services.current()
     columns = await services.read(lambda: describe_columns(snapshot.recommender.item_table))
-    return answer({"columns": [asdict(column) for column in columns], "map": has_projection(snapshot)})
+    return json_response({"columns": [asdict(column) for column in columns], "map": has_projection(snapshot)})
 
 
 @router.get("/projection", responses={200: {"model": MapAnswer}, **errors(409)}, response_model=None)
@@ -231,7 +231,7 @@ async def projection(request: Request, column: Annotated[str | None, Query(max_l
         points = await services.read(lambda: caches.projection.get(snapshot))
     except TimeoutError:
         raise Problem(503, "the projection is being computed; try again in a moment", {"Retry-After": "5"}) from None
-    return answer(await services.read(lambda: _points(snapshot, points, column)))
+    return json_response(await services.read(lambda: _points(snapshot, points, column)))
 
 
 @router.get(
@@ -241,9 +241,9 @@ async def audience(request: Request, item: str, k: Annotated[int, Query(ge=1, le
     """The audience of an item: the users with the highest scores for it, and its rank in their lists."""
     services = get_services(request)
     snapshot = await services.current()
-    id, row = known_item(snapshot, item)
+    id, row = find_item(snapshot, item)
     result = await services.read(lambda: find_audience(snapshot, row, k))
-    return answer({"item": id, "title": snapshot.recommender.title(row), "listed": LISTED, **asdict(result)})
+    return json_response({"item": id, "title": snapshot.recommender.title(row), "listed": LISTED, **asdict(result)})
 
 
 def _points(snapshot: Snapshot, projection: Projection, column: str | None) -> dict[str, Any]:
