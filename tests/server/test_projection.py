@@ -150,7 +150,7 @@ TABLE = pl.DataFrame(
 def test_columns_are_told_as_a_person_would_use_them():
     found = {one.name: one for one in describe_columns(TABLE)}
     assert list(found) == ["title", "price", "same", "new", "kind", "tags"]
-    assert (found["price"].kind, found["price"].values) == ("number", (1.0, 8.0))
+    assert (found["price"].kind, found["price"].values) == ("number", [1.0, 8.0])
     assert (found["new"].kind, found["new"].colours) == ("yes_no", True)
     assert (found["kind"].kind, found["kind"].values) == ("choice", ["tent", "lamp", "cup"])
     assert (found["tags"].kind, found["tags"].values) == ("list", ["red", "big", "blue", "small"])

@@ -296,3 +296,100 @@ class Status(BaseModel):
 
     status: str
     detail: str | None = None
+
+
+# ---------------------------------------------------------------- responses for the web UI
+
+
+class ItemShort(BaseModel):
+    """An item in a list."""
+
+    item: int | str
+    title: str | None
+    added: bool = Field(description="Whether it was added after training.")
+
+
+class ItemList(BaseModel):
+    """A page of items."""
+
+    total: int
+    items: list[ItemAnswer]
+
+
+class UserShort(BaseModel):
+    """A user in a list."""
+
+    user: int | str
+    liked: int = Field(description="Number of liked items.")
+
+
+class UserList(BaseModel):
+    """A page of users."""
+
+    total: int
+    users: list[UserShort]
+
+
+class UserAnswer(BaseModel):
+    """A user and their liked items."""
+
+    user: int | str
+    known: bool = Field(description="Whether the run was trained with this user.")
+    total: int = Field(description="Number of liked items.")
+    liked: list[ItemShort]
+    weights: dict[str, float] | None = Field(
+        description="The user's weight of each branch, if the model has such weights."
+    )
+
+
+class ColumnAnswer(BaseModel):
+    """A column of the item table."""
+
+    name: str
+    kind: Literal["number", "yes_no", "choice", "list", "text"]
+    values: list[Any] = Field(description="Of a choice or list, most frequent first; lowest and highest of a number.")
+    colours: bool = Field(description="Whether the projection can be colored by it.")
+
+
+class ColumnsAnswer(BaseModel):
+    """Columns of the item table."""
+
+    columns: list[ColumnAnswer]
+    map: bool = Field(description="Whether the model has item vectors, which the projection needs.")
+
+
+class MapAnswer(BaseModel):
+    """Points of the items; lists of equal length, one entry for each item."""
+
+    items: list[int | str]
+    titles: list[str]
+    x: list[float]
+    y: list[float]
+    added: list[int] = Field(description="Indices of the items that were added after training.")
+    total: int = Field(description="Number of items in the catalog; of a large one, only some are returned.")
+    explained: list[float] = Field(description="Share of the variance on each axis.")
+    column: str | None
+    kind: Literal["category", "number"] | None = None
+    labels: list[str] | None = Field(None, description="Labels of the colors.")
+    codes: list[int] | None = Field(None, description="Index of each item's value in `labels`; -1 for none.")
+
+
+class MemberAnswer(BaseModel):
+    """A user of the audience."""
+
+    user: int | str
+    score: float
+    parts: dict[str, float]
+    place: int = Field(description="Rank of the item in this user's list, from 1.")
+
+
+class AudienceAnswer(BaseModel):
+    """The audience of an item."""
+
+    item: int | str
+    title: str | None
+    members: list[MemberAnswer]
+    liked: int = Field(description="Number of users who liked it already.")
+    reach: float = Field(description="Share of the other users who have it in their first `listed` items.")
+    looked_at: int = Field(description="Number of users that `reach` was estimated from.")
+    listed: int

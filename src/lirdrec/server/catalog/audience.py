@@ -2,59 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from lirdrec.errors import CapabilityError
 from lirdrec.ranking.top_k import top_k_dense
-from lirdrec.server.state import Id, Snapshot
+from lirdrec.server.schemas import AudienceAnswer, MemberAnswer
+from lirdrec.server.state import Snapshot
 
-LISTED = 20  # length of the lists that `Audience.reach` counts
-SAMPLE = 500  # users that `Audience.reach` is estimated from
+LISTED = 20  # length of the lists that count for `reach`
+SAMPLE = 500  # users that `reach` is estimated from
 _CELLS = 8_000_000  # scores in memory at once
 _POOL = 4  # candidates for each member
 
 
-@dataclass(frozen=True)
-class Member:
-    """A user of the audience.
-
-    Attributes:
-        user: id.
-        score: of the item for the user.
-        parts: name → part of the score.
-        place: rank of the item in the user's list without liked items, from 1.
-    """
-
-    user: Id
-    score: float
-    parts: dict[str, float]
-    place: int
-
-
-@dataclass(frozen=True)
-class Audience:
-    """The audience of an item.
-
-    Attributes:
-        members: of the users with the highest scores those with the best ranks; best first.
-        liked: number of users who liked the item already; they are not members.
-        reach: share of the other users who have the item in their first `LISTED`.
-        looked_at: number of users that `reach` was estimated from.
-    """
-
-    members: list[Member]
-    liked: int
-    reach: float
-    looked_at: int
-
-
 @torch.no_grad()
-def audience(snapshot: Snapshot, row: int, k: int = 12) -> Audience:
-    """The audience of an item row, with `k` members.
+def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
+    """The audience of an item row.
+
+    Its members are those of the users with the highest scores in whose lists the item ranks best.
+
+    Args:
+        snapshot, row: the state and the item.
+        k: number of members.
 
     Raises:
         CapabilityError: a slim run has no likes.
@@ -80,15 +51,23 @@ def audience(snapshot: Snapshot, row: int, k: int = 12) -> Audience:
     order = np.lexsort((-scores[pool].numpy(), ranks[: len(pool)]))[:k]
     parts = scorer.parts(_queries(snapshot, pool), item).tolist()
     members = [
-        Member(
-            recommender.users.series[int(pool[index])],
-            float(scores[pool[index]]),
-            dict(zip(scorer.part_names, parts[index], strict=True)),
-            int(ranks[index]),
+        MemberAnswer(
+            user=recommender.users.series[int(pool[index])],
+            score=float(scores[pool[index]]),
+            parts=dict(zip(scorer.part_names, parts[index], strict=True)),
+            place=int(ranks[index]),
         )
         for index in order
     ]
-    return Audience(members, len(liked), reach, len(sample))
+    return AudienceAnswer(
+        item=recommender.items.series[row],
+        title=recommender.title(row),
+        members=members,
+        liked=len(liked),
+        reach=reach,
+        looked_at=len(sample),
+        listed=LISTED,
+    )
 
 
 def _likers(snapshot: Snapshot, row: int) -> set[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,28 +13,12 @@ import polars as pl
 from lirdrec.data.images import IMAGE
 from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import as_texts, is_title
+from lirdrec.server.schemas import ColumnAnswer
 
 N_COLORS = 7  # categories with a color; the rest is "other"
 N_RANGES = 5  # of numbers
 MAX_CHOICES = 40  # values of a choice; a column with more is a text to search in
 _SEPARATORS = (", ", "|", "; ", " > ")  # between the values of one cell
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the item table, for filters and legends.
-
-    Attributes:
-        name: of the column.
-        kind: "number", "yes_no", "choice" (few texts), "list" (cells with several of few texts) or "text".
-        values: of a choice or list the texts, most frequent first; of a number lowest and highest; else empty.
-        colours: whether the projection can be colored by it.
-    """
-
-    name: str
-    kind: str
-    values: Sequence[Any] = ()
-    colours: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +36,7 @@ class ItemColors:
     codes: np.ndarray
 
 
-def describe_columns(table: pl.DataFrame) -> list[Column]:
+def describe_columns(table: pl.DataFrame) -> list[ColumnAnswer]:
     """The columns to filter by: numbers, booleans and texts, without ids, images and nested values."""
     columns = []
     for name, kind in table.schema.items():
@@ -62,9 +46,9 @@ def describe_columns(table: pl.DataFrame) -> list[Column]:
         if column.null_count() == len(column):
             continue
         if kind == pl.Boolean:
-            columns.append(Column(name, "yes_no"))
+            columns.append(ColumnAnswer(name=name, kind="yes_no", values=[], colours=True))
         elif column.dtype.is_numeric():
-            columns.append(Column(name, "number", (column.min(), column.max())))
+            columns.append(ColumnAnswer(name=name, kind="number", values=[column.min(), column.max()], colours=True))
         elif column.dtype == pl.String:
             columns.append(_text_column(name, column))
     return columns
@@ -105,16 +89,17 @@ def _plain(column: pl.Series) -> pl.Series:
     return column
 
 
-def _text_column(name: str, column: pl.Series) -> Column:
+def _text_column(name: str, column: pl.Series) -> ColumnAnswer:
     separator = _separator(column)
     cells = _split(column, separator).drop_nulls()
     if is_title(name) or cells.list.len().max() is None:
-        return Column(name, "text", colours=False)
+        return ColumnAnswer(name=name, kind="text", values=[], colours=False)
     repeats = cells.list.first().n_unique() * 2 <= len(cells)
     counts = cells.list.explode().value_counts(sort=True).sort("count", name, descending=[True, False])
     if counts.height > MAX_CHOICES:
-        return Column(name, "text", colours=repeats)
-    return Column(name, "choice" if separator is None else "list", counts[name].to_list(), colours=repeats)
+        return ColumnAnswer(name=name, kind="text", values=[], colours=repeats)
+    kind: Literal["choice", "list"] = "choice" if separator is None else "list"
+    return ColumnAnswer(name=name, kind=kind, values=counts[name].to_list(), colours=repeats)
 
 
 def _separator(column: pl.Series) -> str | None:

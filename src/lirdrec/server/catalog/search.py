@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import polars as pl
@@ -15,40 +14,14 @@ from lirdrec.server.state import Id, Snapshot
 _ROW, _ID, _TEXT, _LIKES = "row", "id", "text", "likes"
 
 
-@dataclass(frozen=True)
-class ItemMatches:
-    """A page of items that match a query.
-
-    Attributes:
-        total: number of all matches.
-        rows: item rows of the page, best first.
-    """
-
-    total: int
-    rows: list[int]
-
-
-@dataclass(frozen=True)
-class UserMatches:
-    """A page of users that match a query.
-
-    Attributes:
-        total: number of all matches.
-        users: ids of the page, best first, with their number of liked items.
-    """
-
-    total: int
-    users: list[tuple[Id, int]]
-
-
 class Search:
     """Search for items and users; caches a table of lower-case titles for each state of the catalog."""
 
     def __init__(self) -> None:
         self._items: WeakKeyDictionary[Recommender, pl.DataFrame] = WeakKeyDictionary()
 
-    def items(self, snapshot: Snapshot, query: str, offset: int = 0, limit: int = 20) -> ItemMatches:
-        """Items with all words of the query in their title or id; all items for an empty query.
+    def items(self, snapshot: Snapshot, query: str, offset: int = 0, limit: int = 20) -> tuple[int, list[int]]:
+        """Number and rows of the items with all words of the query in their title or id; of all for an empty query.
 
         Order: the item with this id, titles that start with the query, titles with a word that does, other matches;
         among equals those with more likes first.
@@ -75,10 +48,15 @@ class Search:
             table = table.sort("quality", _LIKES, _ROW, descending=[False, True, False])
         else:
             table = table.sort(_LIKES, _ROW, descending=[True, False])
-        return ItemMatches(table.height, table[_ROW].slice(offset, limit).to_list())
+        return table.height, table[_ROW].slice(offset, limit).to_list()
 
-    def users(self, snapshot: Snapshot, query: str, offset: int = 0, limit: int = 20) -> UserMatches:
-        """Users with the query in their id: the exact id first, then ids that start with it, then the others."""
+    def users(
+        self, snapshot: Snapshot, query: str, offset: int = 0, limit: int = 20
+    ) -> tuple[int, list[tuple[Id, int]]]:
+        """Number of users with the query in their id; ids and numbers of likes of one page of them.
+
+        Order: the exact id, ids that start with the query, others.
+        """
         trained = snapshot.recommender.users.series.cast(pl.String)
         new = [str(user) for user in snapshot.user_states if user not in snapshot.user_rows]
         table = pl.DataFrame({_ID: pl.concat([trained, pl.Series(new, dtype=pl.String)])}).with_row_index(_ROW)
@@ -93,7 +71,7 @@ class Search:
         ids = table[_ID].slice(offset, limit)
         is_integer = snapshot.recommender.users.is_integer
         users: list[Id] = [int(id) if is_integer else id for id in ids]
-        return UserMatches(table.height, [(user, len(snapshot.liked_rows(user))) for user in users])
+        return table.height, [(user, len(snapshot.liked_rows(user))) for user in users]
 
     def _table(self, recommender: Recommender) -> pl.DataFrame:
         table = self._items.get(recommender)

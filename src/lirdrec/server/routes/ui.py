@@ -1,18 +1,15 @@
-"""Routes for the web UI: search, users, item images, facets, projection, audience; with their answers and caches."""
+"""Routes for the web UI: search, users, item images, facets, projection, audience."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
 
 from lirdrec.data.images import IMAGE
 from lirdrec.errors import ConfigError, UnknownIdError
-from lirdrec.server.catalog.audience import LISTED
-from lirdrec.server.catalog.audience import audience as find_audience
+from lirdrec.server.catalog.audience import find_audience
 from lirdrec.server.catalog.facets import color_items, describe_columns
 from lirdrec.server.catalog.images import ItemImages
 from lirdrec.server.catalog.projection import CatalogProjection, Projection, has_projection
@@ -21,10 +18,8 @@ from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
 from lirdrec.server.routes.common import find_item, get_services, json_response, parse_id
-from lirdrec.server.schemas import ItemAnswer
+from lirdrec.server.schemas import AudienceAnswer, ColumnsAnswer, ItemList, MapAnswer, UserAnswer, UserList
 from lirdrec.server.state import Snapshot
-
-Id = int | str
 
 
 class Caches:
@@ -46,100 +41,6 @@ def _get_caches(request: Request) -> Caches:
     return caches
 
 
-class ItemShort(BaseModel):
-    """An item in a list."""
-
-    item: Id
-    title: str | None
-    added: bool = Field(description="Whether it was added after training.")
-
-
-class ItemList(BaseModel):
-    """A page of items."""
-
-    total: int
-    items: list[ItemAnswer]
-
-
-class UserShort(BaseModel):
-    """A user in a list."""
-
-    user: Id
-    liked: int = Field(description="Number of liked items.")
-
-
-class UserList(BaseModel):
-    """A page of users."""
-
-    total: int
-    users: list[UserShort]
-
-
-class UserAnswer(BaseModel):
-    """A user and their liked items."""
-
-    user: Id
-    known: bool = Field(description="Whether the run was trained with this user.")
-    total: int = Field(description="Number of liked items.")
-    liked: list[ItemShort]
-    weights: dict[str, float] | None = Field(
-        description="The user's weight of each branch, if the model has such weights."
-    )
-
-
-class ColumnAnswer(BaseModel):
-    """A column of the item table."""
-
-    name: str
-    kind: Literal["number", "yes_no", "choice", "list", "text"]
-    values: list[Any] = Field(description="Of a choice or list, most frequent first; lowest and highest of a number.")
-    colours: bool = Field(description="Whether the projection can be colored by it.")
-
-
-class ColumnsAnswer(BaseModel):
-    """Columns of the item table."""
-
-    columns: list[ColumnAnswer]
-    map: bool = Field(description="Whether the model has item vectors, which the projection needs.")
-
-
-class MapAnswer(BaseModel):
-    """Points of the items; lists of equal length, one entry for each item."""
-
-    items: list[Id]
-    titles: list[str]
-    x: list[float]
-    y: list[float]
-    added: list[int] = Field(description="Indices of the items that were added after training.")
-    total: int = Field(description="Number of items in the catalog; of a large one, only some are returned.")
-    explained: list[float] = Field(description="Share of the variance on each axis.")
-    column: str | None
-    kind: Literal["category", "number"] | None = None
-    labels: list[str] | None = Field(None, description="Labels of the colors.")
-    codes: list[int] | None = Field(None, description="Index of each item's value in `labels`; -1 for none.")
-
-
-class MemberAnswer(BaseModel):
-    """A user of the audience."""
-
-    user: Id
-    score: float
-    parts: dict[str, float]
-    place: int = Field(description="Rank of the item in this user's list, from 1.")
-
-
-class AudienceAnswer(BaseModel):
-    """The audience of an item."""
-
-    item: Id
-    title: str | None
-    members: list[MemberAnswer]
-    liked: int = Field(description="Number of users who liked it already.")
-    reach: float = Field(description="Share of the other users who have it in their first `listed` items.")
-    looked_at: int = Field(description="Number of users that `reach` was estimated from.")
-    listed: int
-
-
 router = APIRouter(tags=["page"])
 
 MAX_POINTS = 20_000  # of the projection; of a larger catalog it has every n-th item
@@ -156,8 +57,8 @@ async def items(request: Request, query: Text = "", offset: Offset = 0, limit: L
     """Items with all words of the query in their title or id; without a query all items, most likes first."""
     services, caches = get_services(request), _get_caches(request)
     snapshot = await services.current()
-    matches = await services.read(lambda: caches.search.items(snapshot, query, offset, limit))
-    return json_response({"total": matches.total, "items": [_item(snapshot, row) for row in matches.rows]})
+    total, rows = await services.read(lambda: caches.search.items(snapshot, query, offset, limit))
+    return json_response({"total": total, "items": [_item(snapshot, row) for row in rows]})
 
 
 @router.get("/users", responses={200: {"model": UserList}, **errors()}, response_model=None)
@@ -165,8 +66,8 @@ async def users(request: Request, query: Text = "", offset: Offset = 0, limit: L
     """Users with the query in their id."""
     services, caches = get_services(request), _get_caches(request)
     snapshot = await services.current()
-    matches = await services.read(lambda: caches.search.users(snapshot, query, offset, limit))
-    return json_response({"total": matches.total, "users": [{"user": user, "liked": n} for user, n in matches.users]})
+    total, page = await services.read(lambda: caches.search.users(snapshot, query, offset, limit))
+    return json_response({"total": total, "users": [{"user": user, "liked": n} for user, n in page]})
 
 
 @router.get("/users/{user:path}", responses={200: {"model": UserAnswer}, **errors(404)}, response_model=None)
@@ -219,7 +120,7 @@ async def facets(request: Request) -> Response:
     services = get_services(request)
     snapshot = await services.current()
     columns = await services.read(lambda: describe_columns(snapshot.recommender.item_table))
-    return json_response({"columns": [asdict(column) for column in columns], "map": has_projection(snapshot)})
+    return json_response({"columns": [column.model_dump() for column in columns], "map": has_projection(snapshot)})
 
 
 @router.get("/projection", responses={200: {"model": MapAnswer}, **errors(409)}, response_model=None)
@@ -241,9 +142,8 @@ async def audience(request: Request, item: str, k: Annotated[int, Query(ge=1, le
     """The audience of an item: the users with the highest scores for it, and its rank in their lists."""
     services = get_services(request)
     snapshot = await services.current()
-    id, row = find_item(snapshot, item)
-    result = await services.read(lambda: find_audience(snapshot, row, k))
-    return json_response({"item": id, "title": snapshot.recommender.title(row), "listed": LISTED, **asdict(result)})
+    _, row = find_item(snapshot, item)
+    return json_response((await services.read(lambda: find_audience(snapshot, row, k))).model_dump())
 
 
 def _points(snapshot: Snapshot, projection: Projection, column: str | None) -> dict[str, Any]:
