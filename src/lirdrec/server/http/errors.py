@@ -121,14 +121,10 @@ def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 
 def _methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
-    """The methods of all routes at an address; a single route knows only its own."""
-    methods = {
-        method
-        for route in routes
-        if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE
-        for method in route.methods or ()
-    }
-    return sorted(methods)
+    """The methods at an address: those of all routes with the path of the first that matches."""
+    matching = [route for route in routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE]
+    same_path = (route for route in matching if route.path == matching[0].path)
+    return sorted({method for route in same_path for method in route.methods or ()})
 
 
 def _one_line(text: str) -> str:
