@@ -71,7 +71,7 @@ def measured(n_items: int, width: int, kinds: list[str]):
         index = ApproximateIndex(kind)
         index._faiss.omp_set_num_threads(2)
         started = time.perf_counter()
-        index.follow(scorer)
+        index.update(scorer)
         build = time.perf_counter() - started
         index._faiss.omp_set_num_threads(1)
         for setting in SETTINGS[kind]:

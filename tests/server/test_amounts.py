@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from lirdrec.server.http.errors import MAX_FAULTS, MOST_FAULTS, Problem
-from lirdrec.server.routes.common import MAX_DIGITS, OPENINGS, Amount
+from lirdrec.server.routes.common import MAX_DIGITS, OPENINGS, BodyCounter
 from lirdrec.server.schemas import (
     MAX_COLUMNS,
     MAX_EVENTS,
@@ -22,7 +22,7 @@ from lirdrec.server.schemas import (
     ItemsRequest,
     RecommendRequest,
     SwapRequest,
-    give_way,
+    release_gil,
 )
 
 JSON = {"Content-Type": "application/json"}
@@ -76,7 +76,7 @@ def test_what_the_schemas_allow_is_not_too_much():
     ]
     for model, value in bodies:
         body = json.dumps(value).encode()
-        amount = Amount(model)
+        amount = BodyCounter(model)
         amount.add(body)
         assert amount.read(model, body) == model.model_validate(value)
     assert OPENINGS * RecommendRequest.max_keys >= 6000
@@ -105,10 +105,10 @@ def test_a_long_number_is_found_wherever_it_lies(digits):
     for before in (0, *range(128 * 1024 - 410, 128 * 1024 + 5, 83)):
         body = b" " * before + b":" + number + b"}"
         if digits <= MAX_DIGITS:
-            Amount(RecommendRequest).check_numbers(body)
+            BodyCounter(RecommendRequest).check_numbers(body)
         else:
             with pytest.raises(Problem):
-                Amount(RecommendRequest).check_numbers(body)
+                BodyCounter(RecommendRequest).check_numbers(body)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_long_validation_gives_way_at_each_name_and_list(model, value, places)
     calls = []
 
     def count(frame, event, _):
-        if event == "call" and frame.f_code is give_way.__code__:
+        if event == "call" and frame.f_code is release_gil.__code__:
             calls.append(event)
 
     body = json.dumps(value).encode()
@@ -142,7 +142,7 @@ def test_a_long_validation_gives_way_at_each_name_and_list(model, value, places)
 
 def test_a_large_body_is_read_beside_the_event_loop(client, monkeypatch):
     threads = []
-    read = Amount.read
+    read = BodyCounter.read
 
     def noted(*arguments):
         threads.append(threading.current_thread())
@@ -150,7 +150,7 @@ def test_a_large_body_is_read_beside_the_event_loop(client, monkeypatch):
             asyncio.get_running_loop()
         return read(*arguments)
 
-    monkeypatch.setattr(Amount, "read", noted)
+    monkeypatch.setattr(BodyCounter, "read", noted)
     large = {"user": 1, "filter": {"title": {"in": ["x" * 100] * 100}}}
     assert client.post("/recommend", json=large).status_code == 200
     assert client.post("/recommend", json={"user": 1}).status_code == 200
@@ -174,7 +174,7 @@ def test_faults_beyond_telling_are_counted():
     for value in (few, many):
         with pytest.raises(ValidationError) as raised:
             RecommendRequest.model_validate(value)
-        problems.append(Problem.of_faults(raised.value))
+        problems.append(Problem.from_faults(raised.value))
     assert len(problems[0].faults or ()) == MAX_FAULTS and problems[1].faults is None
     assert f"{MOST_FAULTS + 1:,}" in problems[1].detail
 

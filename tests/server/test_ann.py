@@ -56,7 +56,7 @@ def test_nearly_the_exact_answers_and_nothing_that_was_left_out(kind, made):
     wishes = [None, Filter.of({"even": True}), Filter.of({"rare": True})]
     queries = [Query(user, k=20, where=wishes[user % 3]) for user in range(USERS)]
     exact = Ranker().rank(snapshot, queries)
-    found = Ranker(ApproximateIndex(kind, cells_asked=1 / 4)).rank(snapshot, queries)
+    found = Ranker(ApproximateIndex(kind, cell_share=1 / 4)).rank(snapshot, queries)
     hits = 0
     for query, truth, answer in zip(queries, exact, found, strict=True):
         scores = dict(zip(truth.items, truth.scores, strict=True))
@@ -110,4 +110,4 @@ def test_what_cannot_be_had_is_one_sentence(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with assert_error(ConfigError, mentions=["ivf", "faiss", 'pip install "lirdrec[ann]"']):
         ApproximateIndex("ivf")
-    assert ann.MOST >= 1000
+    assert ann.MAX_FETCHED >= 1000

@@ -55,7 +55,7 @@ def test_large_filters_leave_only_their_masks(live):
         where = Filter.of({"group": {"in": [number, *range(1000, 1500)]}})
         assert len(where.key) == 16
         ranker.rank(snapshot, [Query(1, where=where)])
-    kept = ranker._of(snapshot).unwanted
+    kept = ranker._prepared_for(snapshot).unwanted
     assert len(kept) == 300 and kept.size == 300 * (snapshot.recommender.n_items + ENTRY_BYTES)
     first = Filter.of({"group": {"in": [0, *range(1000, 1500)]}})
     assert torch.equal(kept.get(first.key), ~first.mask(snapshot.recommender.item_table))
@@ -70,11 +70,11 @@ def test_filters_of_one_meaning_share_a_mask_and_others_do_not():
 
 def test_vectors_of_people_are_bounded_and_come_back_the_same(live):
     snapshot = live.add_events([Event(f"u{number}", number % 50) for number in range(40)])
-    people = [snapshot.people[f"u{number}"] for number in range(40)]
+    people = [snapshot.user_states[f"u{number}"] for number in range(40)]
     snapshot.vectors.limit = 0
     before = snapshot.queries(people)
     assert len(snapshot.vectors) == 0
-    snapshot.vectors.limit = 5 * (before[0].nbytes + people[0].liked.nbytes + ENTRY_BYTES)
+    snapshot.vectors.limit = 5 * (before[0].nbytes + people[0].history.nbytes + ENTRY_BYTES)
     torch.testing.assert_close(torch.cat([snapshot.queries([one]) for one in people]), before)
     assert len(snapshot.vectors) == 5
 

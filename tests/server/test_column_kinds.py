@@ -107,7 +107,7 @@ def test_what_cannot_be_compared_is_refused(client, run, column):
 
 
 def test_columns_items_and_recommendations_tell_every_value(client):
-    described = {one["name"]: one for one in client.get("/columns").json()["columns"]}
+    described = {one["name"]: one for one in client.get("/facets").json()["columns"]}
     assert {"no_number", "nothing", "bytes", "nested"}.isdisjoint(described)
     assert described["title"]["kind"] == "text"
     assert described["serial"]["values"] == [str(HUGE), str(HUGE + N - 1)]
@@ -124,9 +124,9 @@ def test_columns_items_and_recommendations_tell_every_value(client):
         assert item["columns"] == client.get(f"/items/{item['item']}").json()["columns"]
     for name in described:
         if described[name]["colours"]:
-            drawn = client.get("/map", params={"column": name}).json()
+            drawn = client.get("/projection", params={"column": name}).json()
             assert len(drawn["codes"]) == N and max(drawn["codes"]) < len(drawn["labels"])
-    assert client.get("/map", params={"column": "partly"}).json()["codes"][:2] == [-1, -1]
+    assert client.get("/projection", params={"column": "partly"}).json()["codes"][:2] == [-1, -1]
 
 
 def test_a_title_that_is_a_list_of_words_is_joined_by_blanks(client, run):

@@ -37,7 +37,7 @@ def test_an_item_that_an_older_server_took_is_left_out(tmp_path):
     store.add_events([Event(1, 100), Event(1, 101), Event("new", 100)])
     snapshot = LiveState(run, store).snapshot
     assert [snapshot.item_row(item) for item in (100, 101, 102)] == [-1, 50, 51]
-    assert "new" not in snapshot.people and 50 in snapshot.people[1].liked.tolist()
+    assert "new" not in snapshot.user_states and 50 in snapshot.user_states[1].history.tolist()
     answer = Ranker().rank(snapshot, [Query(1, k=60)])[0]
     assert isinstance(answer, RankingResult) and np.isfinite(answer.scores).all()
 

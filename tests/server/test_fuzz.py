@@ -36,8 +36,13 @@ def fuzzer_of(recommender, seed):
     }
     gets = (
         *("/similar/402?k=3", "/explain?user=30&item=401&n_liked=2", "/items/401", "/items?query=cup&offset=0&limit=5"),
-        *("/users?query=3&offset=0&limit=5", "/users/30?offset=0&limit=5", "/pictures/401", "/map?column=kind"),
-        *("/columns", "/audience/401?k=3", "/model", "/ready", "/metrics", "/nothing/here", "/ui/", "/ui/nothing"),
+        *(
+            "/users?query=3&offset=0&limit=5",
+            "/users/30?offset=0&limit=5",
+            "/items/401/image",
+            "/projection?column=kind",
+        ),
+        *("/facets", "/items/401/audience?k=3", "/model", "/ready", "/metrics", "/nothing/here", "/ui/", "/ui/nothing"),
     )
     good = [("POST", path, body) for path, bodies in posts.items() for body in bodies]
     good += [("GET", path, None) for path in gets] + [("DELETE", "/items/411", None)]

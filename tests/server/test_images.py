@@ -40,7 +40,7 @@ def test_a_title_and_a_picture_are_enough(encoding, recommender):
     assert {one // 100 for one in near} == {1}
     assert 900 in asked(encoding, user=0, k=5)
     assert encoding.get("/items/900").json()["columns"]["price"] == 12.5
-    shown = encoding.get("/pictures/900")
+    shown = encoding.get("/items/900/image")
     assert shown.headers["content-type"] == "image/jpeg"
     colour = Image.open(io.BytesIO(shown.content)).resize((1, 1)).getpixel((0, 0))
     assert max(abs(a - b) for a, b in zip(colour, COLOURS["lamp"], strict=True)) < 12
@@ -118,7 +118,7 @@ def test_vectors_in_a_form(client, recommender):
     features = json.dumps(vectors(recommender, 105))
     answer = client.post("/items", data={"id": "900", "features": features}, files={"picture": picture("tent", 1)})
     assert answer.status_code == 201
-    assert client.get("/pictures/900").headers["content-type"] == "image/jpeg"
+    assert client.get("/items/900/image").headers["content-type"] == "image/jpeg"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -183,7 +183,7 @@ def test_a_kept_picture_carries_nothing_of_the_upload(client, recommender):
     assert (
         client.post("/items", data={"id": "900", "features": features}, files={"picture": content}).status_code == 201
     )
-    shown = client.get("/pictures/900").content
+    shown = client.get("/items/900/image").content
     assert b"taken at home" in content and b"taken at home" not in shown and b"script" not in shown
 
 

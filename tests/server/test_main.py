@@ -7,10 +7,10 @@ import sys
 
 PROGRAM = """
 import gc, sys
-from lirdrec.server import running
+from lirdrec.server.main import _application
 from lirdrec.server.config import ServerConfig
 
-running._application(ServerConfig(sys.argv[1]))
+_application(ServerConfig(sys.argv[1]))
 print(gc.get_freeze_count(), len(gc.get_objects()))
 """
 

@@ -177,6 +177,6 @@ def test_two_servers_share_one_database(store, cluster, tmp_path):
         one.join()
     first, second = (live.catch_up() for live in servers)
     assert first.item_rows == second.item_rows and first.number == second.number == store.latest()
-    assert first.people["u"].liked.tolist() == second.people["u"].liked.tolist() == list(range(50, 66))
+    assert first.user_states["u"].history.tolist() == second.user_states["u"].history.tolist() == list(range(50, 66))
     for live in servers:
         live.store.close()

@@ -14,7 +14,7 @@ import pytest
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.server.auth import add_key, read_keys, revoke_key
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.private_files import one_writer, store_of
+from lirdrec.server.private_files import store_path, write_lock
 from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.store import Event, Store
 
@@ -49,7 +49,7 @@ def test_every_name_of_a_run_has_a_store_of_its_own(tmp_path):
         assert store.name.isascii() or store.name.encode()
         store.close()
     files = {os.fsencode(path.name) for path in tmp_path.iterdir()}
-    own = {os.fsencode(store_of(tmp_path / name).name) for name in NAMES}
+    own = {os.fsencode(store_path(tmp_path / name).name) for name in NAMES}
     assert len(own) == len(NAMES) and files == own and all(len(name) <= 255 - len("-journal") for name in own)
     for number, name in enumerate(NAMES):
         (change,) = Store(ServerConfig(str(tmp_path / name)).store_url).changes()
@@ -57,7 +57,7 @@ def test_every_name_of_a_run_has_a_store_of_its_own(tmp_path):
 
 
 def test_a_short_name_keeps_its_file(tmp_path):
-    assert store_of(tmp_path / "demo") == tmp_path / "demo.live.sqlite"
+    assert store_path(tmp_path / "demo") == tmp_path / "demo.live.sqlite"
     assert ServerConfig(str(tmp_path / "demo")).store_url.render_as_string() == f"sqlite:///{tmp_path}/demo.live.sqlite"
 
 
@@ -113,10 +113,10 @@ def test_one_name_is_given_to_one_of_many(tmp_path):
 COUNT = """
 import sys
 from pathlib import Path
-from lirdrec.server.private_files import one_writer
+from lirdrec.server.private_files import write_lock
 path = Path(sys.argv[1])
 for _ in range(50):
-    with one_writer(path):
+    with write_lock(path):
         path.write_text(str(int(path.read_text()) + 1))
 """
 
@@ -196,8 +196,8 @@ def test_a_place_where_no_file_can_be_is_one_sentence(tmp_path, place):
 
 
 def test_the_lock_is_free_after_an_error(tmp_path):
-    with pytest.raises(ValueError), one_writer(tmp_path / "a"):
+    with pytest.raises(ValueError), write_lock(tmp_path / "a"):
         raise ValueError
-    with one_writer(tmp_path / "a"):
+    with write_lock(tmp_path / "a"):
         pass
     assert list(Path(tmp_path).iterdir()) == []

@@ -17,7 +17,7 @@ from lirdrec.errors import CapabilityError
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.catalog.facets import colouring, described
+from lirdrec.server.catalog.facets import color_items, describe_columns
 from lirdrec.server.catalog.projection import CatalogProjection, principal_axes
 from lirdrec.server.state import LiveState, PersistentMap, Snapshot
 from lirdrec.server.store import Store
@@ -40,7 +40,7 @@ def test_the_plane_is_that_of_scikit_learn(shape):
     vectors = torch.randn(*shape, generator=torch.Generator().manual_seed(1)) * torch.linspace(1, 3, shape[1])
     unit = (vectors / vectors.norm(dim=1, keepdim=True)).double().numpy()
     theirs = PCA(2, svd_solver="full").fit(unit)
-    ours = CatalogProjection().plane(snapshot(vectors))
+    ours = CatalogProjection().get(snapshot(vectors))
     assert ours.explained == pytest.approx(theirs.explained_variance_ratio_, abs=1e-5)
     points = theirs.transform(unit)
     signs = np.sign((ours.points * points).sum(0))
@@ -55,7 +55,7 @@ def test_neighbours_lie_together_and_lengths_do_not_count():
     draw = torch.Generator().manual_seed(0)
     vectors = centres[groups] + 0.05 * torch.randn(90, 16, generator=draw)
     vectors *= torch.rand(90, 1, generator=draw) * 50 + 0.1
-    points = torch.tensor(CatalogProjection().plane(snapshot(vectors)).points)
+    points = torch.tensor(CatalogProjection().get(snapshot(vectors)).points)
     nearest = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(1)
     assert (groups[nearest] == groups).all()
 
@@ -64,27 +64,27 @@ def test_added_items_are_laid_into_a_plane_that_stays(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'live.sqlite'}")
     live = LiveState(growing(tmp_path / "run"), store)
     own = CatalogProjection()
-    before = own.plane(live.snapshot)
-    first = own.plane(live.add_items([new_item(900, 1), new_item(901, 2)]))
+    before = own.get(live.snapshot)
+    first = own.get(live.add_items([new_item(900, 1), new_item(901, 2)]))
     assert len(first.points) == len(before.points) + 2
     np.testing.assert_array_equal(first.points[:-2], before.points)
-    second = own.plane(live.add_items([new_item(902, 1)]))  # the features of 900 again
+    second = own.get(live.add_items([new_item(902, 1)]))  # the features of 900 again
     np.testing.assert_array_equal(second.points[:-1], first.points)
     # a server that starts with these items draws the same map
-    again = CatalogProjection().plane(live.snapshot)
+    again = CatalogProjection().get(live.snapshot)
     np.testing.assert_allclose(again.points, second.points, atol=1e-6)
     assert again.explained == before.explained
     # and an older snapshot still has its own length
-    assert len(own.plane(replace(live.snapshot)).points) == len(second.points)
+    assert len(own.get(replace(live.snapshot)).points) == len(second.points)
 
 
 def test_another_run_has_another_plane(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'live.sqlite'}")
     live = LiveState(growing(tmp_path / "one"), store)
     own = CatalogProjection()
-    one = own.plane(live.snapshot)
-    two = own.plane(live.swap(growing(tmp_path / "two", seed=5)))
-    fresh = CatalogProjection().plane(live.snapshot)
+    one = own.get(live.snapshot)
+    two = own.get(live.swap(growing(tmp_path / "two", seed=5)))
+    fresh = CatalogProjection().get(live.snapshot)
     np.testing.assert_array_equal(two.points, fresh.points)
     assert not np.allclose(one.points, two.points, atol=0.01)
 
@@ -105,16 +105,16 @@ def test_it_is_computed_beside_the_requests_and_once(monkeypatch):
     own, seen = CatalogProjection(), snapshot(torch.randn(20, 8))
     own.begin(seen)
     with pytest.raises(TimeoutError):
-        own.plane(seen, wait=0)
+        own.get(seen, wait=0)
     assert len(calls) <= 1 and not gate.is_set()  # nobody waited for it
     gate.set()
-    assert len(own.plane(seen).points) == 20
-    own.plane(seen)
+    assert len(own.get(seen).points) == 20
+    own.get(seen)
     assert calls == [20]
 
 
 def test_items_that_are_all_alike_make_a_point_not_a_fault():
-    plane = CatalogProjection().plane(snapshot(torch.ones(6, 4)))
+    plane = CatalogProjection().get(snapshot(torch.ones(6, 4)))
     assert np.isfinite(plane.points).all() and np.abs(plane.points).max() < 1e-3
     assert plane.explained == (0.0, 0.0)
 
@@ -126,7 +126,7 @@ def test_a_model_without_vectors_says_so():
     made = Recommender(scorer, IdMap([0, 1], "user"), IdMap([0, 1, 2], "item"), train=pairs)
     seen = replace(snapshot(torch.ones(3, 2)), recommender=made)
     with assert_error(CapabilityError):
-        CatalogProjection().plane(seen)
+        CatalogProjection().get(seen)
 
 
 # ---------------------------------------------------------------- colours
@@ -148,9 +148,9 @@ TABLE = pl.DataFrame(
 
 
 def test_columns_are_told_as_a_person_would_use_them():
-    found = {one.name: one for one in described(TABLE)}
+    found = {one.name: one for one in describe_columns(TABLE)}
     assert list(found) == ["title", "price", "same", "new", "kind", "tags"]
-    assert (found["price"].kind, found["price"].values) == ("number", (1.0, 8.0))
+    assert (found["price"].kind, found["price"].values) == ("number", [1.0, 8.0])
     assert (found["new"].kind, found["new"].colours) == ("yes_no", True)
     assert (found["kind"].kind, found["kind"].values) == ("choice", ["tent", "lamp", "cup"])
     assert (found["tags"].kind, found["tags"].values) == ("list", ["red", "big", "blue", "small"])
@@ -158,20 +158,20 @@ def test_columns_are_told_as_a_person_would_use_them():
 
 
 def test_colours_of_categories_lists_numbers_and_truth():
-    kind = colouring(TABLE, "kind")
+    kind = color_items(TABLE, "kind")
     assert (kind.kind, kind.labels) == ("category", ["tent", "lamp", "cup"])
     assert kind.codes.tolist() == [0, 1, 0, -1, -1, 0, 1, 2, 0, 1]
-    assert colouring(TABLE, "tags").codes.tolist() == [0, 0, 1, 1, 0, 0, -1, -1, 1, 0]
-    assert colouring(TABLE, "new").labels == ["yes", "no"]
-    price = colouring(TABLE, "price")
+    assert color_items(TABLE, "tags").codes.tolist() == [0, 0, 1, 1, 0, 0, -1, -1, 1, 0]
+    assert color_items(TABLE, "new").labels == ["yes", "no"]
+    price = color_items(TABLE, "price")
     assert price.codes.tolist() == [0, 0, 1, 2, 2, 3, 4, 4, -1, -1]
     assert (len(price.labels), price.labels[0], price.labels[-1]) == (5, "1 – 2.4", "6.6 – 8")
-    assert (colouring(TABLE, "same").labels, set(colouring(TABLE, "same").codes)) == (["4"], {0})
+    assert (color_items(TABLE, "same").labels, set(color_items(TABLE, "same").codes)) == (["4"], {0})
 
 
 def test_rare_values_share_the_colour_of_other():
     values = [letter for place, letter in enumerate("abcdefghij") for _ in range(10 - place)]
     table = pl.DataFrame({"item": range(len(values)), "letter": values})
-    found = colouring(table, "letter")
+    found = color_items(table, "letter")
     assert found.labels == [*"abcdefg", "other"]
     assert [found.labels[code] for code in found.codes] == [one if one in "abcdefg" else "other" for one in values]

@@ -13,7 +13,7 @@ import pytest
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, RunFolderError, UnknownIdError
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.middleware import JsonFormatter
-from lirdrec.server.http.redaction import hide, scrubbed
+from lirdrec.server.http.redaction import hide_paths, redact
 from lirdrec.server.store import ConflictError, StoreError
 
 from .servers import Servers
@@ -76,19 +76,19 @@ def test_a_fault_of_the_dataset_is_told_without_its_folder(odd_shop, tmp_path, l
     ],
 )
 def test_only_the_last_part_of_a_path_is_answered(kind, sentence, left):
-    assert Problem.of(kind(sentence)).value()["detail"] == left
+    assert Problem.from_error(kind(sentence)).value()["detail"] == left
 
 
 @pytest.mark.parametrize("kind", [UnknownIdError, ConflictError])
 def test_ids_that_look_like_paths_stay(kind):
-    assert Problem.of(kind("no item has the id '/films/old/1'")).detail == "no item has the id '/films/old/1'"
+    assert Problem.from_error(kind("no item has the id '/films/old/1'")).detail == "no item has the id '/films/old/1'"
 
 
 def test_folders_that_are_known_go_whatever_their_letters(tmp_path):
     folder = tmp_path / "a b, (c): d'e"
-    hide(folder / "run")
-    assert scrubbed(f"{folder / 'run'}: no such run folder") == "run: no such run folder"
-    assert scrubbed(f"{folder / 'other'}: no such run folder") == "other: no such run folder"
+    hide_paths(folder / "run")
+    assert redact(f"{folder / 'run'}: no such run folder") == "run: no such run folder"
+    assert redact(f"{folder / 'other'}: no such run folder") == "other: no such run folder"
 
 
 def test_a_server_that_cannot_start_says_so_without_the_path(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
-from lirdrec.server.engine.ranker import depth, maximal_marginal_relevance
+from lirdrec.server.engine.ranker import maximal_marginal_relevance, n_candidates
 
 
 def written_out(vectors: np.ndarray, scores: np.ndarray, k: int, diversity: float) -> list[int]:
@@ -52,7 +52,12 @@ def test_equal_scores_and_few_candidates_are_no_trouble():
     items = torch.arange(3)
     assert maximal_marginal_relevance(scorer, items, torch.ones(3), 9, 0.5).tolist() == [0, 1, 2]
     assert maximal_marginal_relevance(scorer, items[:0], torch.ones(0), 9, 0.5).tolist() == []
-    assert [depth(20, 0.0), depth(20, 0.5), depth(500, 0.5), depth(5000, 0.5)] == [20, 200, 1000, 5000]
+    assert [n_candidates(*case) for case in ((20, 0.0), (20, 0.5), (500, 0.5), (5000, 0.5))] == [
+        20,
+        200,
+        1000,
+        5000,
+    ]
 
 
 def test_models_without_vectors_are_diversified_by_their_weights():

@@ -47,10 +47,12 @@ def content(snapshot: Snapshot) -> tuple:
     """Everything that an answer can be made of."""
     scorer = snapshot.recommender.scorer
     tensors = {name: tensor.clone() for name, tensor in scorer.tensors().items()}
-    people = {user: (one.liked.tolist(), snapshot.queries([one]).tolist()) for user, one in snapshot.people.items()}
+    people = {
+        user: (one.history.tolist(), snapshot.queries([one]).tolist()) for user, one in snapshot.user_states.items()
+    }
     return (
         snapshot.number,
-        snapshot.gone.tolist(),
+        snapshot.removed.tolist(),
         dict(snapshot.item_rows),
         people,
         snapshot.recommender.items.series.to_list(),
@@ -75,7 +77,7 @@ def test_a_restart_gives_the_same_bits(live, run, url):
     live.add_events([Event(1, 100), Event("new", 3), Event("new", 3), Event("new", 4)])
     live.remove_item(3)
     assert content(LiveState(run, Store(url)).snapshot) == content(live.snapshot)
-    assert live.snapshot.people["new"].liked.tolist() == [3, 4]  # liked twice counts once
+    assert live.snapshot.user_states["new"].history.tolist() == [3, 4]  # liked twice counts once
 
 
 def test_float64_features_are_the_same_after_a_restart(live, run, url):
@@ -171,10 +173,12 @@ def test_a_write_that_fails_leaves_nothing(live):
 def test_events_need_an_item_that_is_there_and_no_known_user(live):
     with assert_error(ConflictError, mentions=[99]):
         live.add_events([Event(1, 5), Event(1, 99)])
-    assert live.store.latest() == 0 and len(live.snapshot.people) == 0
+    assert live.store.latest() == 0 and len(live.snapshot.user_states) == 0
     snapshot = live.add_events([Event("stranger", 5), Event("1", 6), Event(1, 6)])
-    assert snapshot.people["stranger"].liked.tolist() == [5] and snapshot.people["1"].liked.tolist() == [6]
-    assert set(snapshot.people[1].liked.tolist()) == {*snapshot.recommender.liked(1), 6}
+    assert snapshot.user_states["stranger"].history.tolist() == [5] and snapshot.user_states["1"].history.tolist() == [
+        6
+    ]
+    assert set(snapshot.user_states[1].history.tolist()) == {*snapshot.recommender.liked(1), 6}
     assert 5 not in top(snapshot, "stranger").items and top(snapshot, "stranger").fallback is None
 
 
@@ -183,11 +187,11 @@ def test_a_like_that_training_knew_changes_nothing(live, run, url):
     known = Recommender.load(run).liked(1)
     before = top(live.snapshot)
     snapshot = live.add_events([Event(1, known[0]), Event(1, known[-1])])
-    assert len(snapshot.people) == 0 and top(snapshot) == before
+    assert len(snapshot.user_states) == 0 and top(snapshot) == before
     other = next(item for item in range(50) if item not in known)
-    assert 1 in live.add_events([Event(1, other)]).people
-    person = live.snapshot.people[1]
-    assert live.add_events([Event(1, other)]).people[1] is person
+    assert 1 in live.add_events([Event(1, other)]).user_states
+    person = live.snapshot.user_states[1]
+    assert live.add_events([Event(1, other)]).user_states[1] is person
 
 
 def test_a_server_that_starts_folds_nobody_in_before_they_are_asked_for(live, run, url, monkeypatch):
@@ -198,7 +202,7 @@ def test_a_server_that_starts_folds_nobody_in_before_they_are_asked_for(live, ru
         LIRDRec, "fold_in", lambda self, scorer, some: (folded.append(len(some)), fold_in(self, scorer, some))[1]
     )
     again = LiveState(run, Store(url)).snapshot
-    assert len(again.people) == 40 and folded == []
+    assert len(again.user_states) == 40 and folded == []
     first, second = top(again, "u7"), top(again, "u7")
     assert folded == [1] and first == second == top(live.snapshot, "u7")
 
@@ -213,7 +217,7 @@ def test_a_removed_id_comes_again_as_another_item(live, run, url):
     assert live.snapshot.item_row(7) == -1 and 7 not in top(live.snapshot).items
     snapshot = live.add_items([new_item(7, seed=2), new_item(100)])
     live.add_events([Event("bob", 7)])
-    assert live.snapshot.people["bob"].liked.tolist() == [51]
+    assert live.snapshot.user_states["bob"].history.tolist() == [51]
     again = LiveState(run, Store(url)).snapshot
     assert content(again)[1:6] == content(live.snapshot)[1:6]
     assert top(again).items == top(live.snapshot).items
@@ -251,7 +255,7 @@ def test_a_ranking_in_progress_sees_one_state(live):
             snapshot = live.catch_up()
             rows = snapshot.recommender.n_items
             answer = ranker.rank(snapshot, [Query("u", k=rows)])[0]
-            allowed = {id for id, row in snapshot.item_rows.items() if not bool(snapshot.gone[row])}
+            allowed = {id for id, row in snapshot.item_rows.items() if not bool(snapshot.removed[row])}
             liked = {snapshot.recommender.items.series[row] for row in snapshot.liked_rows("u").tolist()}
             if set(answer.items) != allowed - liked or len(snapshot.item_rows) > rows:
                 faults.append((snapshot.number, answer))
@@ -276,7 +280,7 @@ def test_a_user_with_thousands_of_likes(tmp_path):
     run = growing(tmp_path / "run", items=4000)
     live = LiveState(run, Store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
     live.add_events([Event("all", item) for item in range(3990)] * 2)
-    assert len(live.snapshot.people["all"].liked) == 3990
+    assert len(live.snapshot.user_states["all"].history) == 3990
     assert sorted(top(live.snapshot, "all").items) == list(range(3990, 4000))
     truth = Recommender.load(run).recommend_for_history([list(range(3990))], k=10)["item"].to_list()
     assert top(live.snapshot, "all").items == truth
@@ -292,7 +296,7 @@ def test_a_swap_takes_all_changes_along(live, tmp_path, run):
     assert snapshot.run == newer and snapshot.recommender.n_items == 62
     assert (snapshot.item_row(55), snapshot.item_row(100)) == (55, 60)
     assert snapshot.item_row(101) == snapshot.item_row(9) == -1
-    assert snapshot.people["ann"].liked.tolist() == [60]
+    assert snapshot.user_states["ann"].history.tolist() == [60]
     assert content(live.swap(run))[1:6] == content(LiveState(run, live.store).snapshot)[1:6]
 
 
@@ -304,7 +308,7 @@ def test_items_that_do_not_fit_a_newer_run_are_left_out_and_can_be_replaced(live
     live.add_items([fits])
     with caplog.at_level(logging.WARNING):
         snapshot = live.swap(wider)
-    assert snapshot.item_row(110) == 50 and snapshot.item_row(100) == -1 and "ann" not in snapshot.people
+    assert snapshot.item_row(110) == 50 and snapshot.item_row(100) == -1 and "ann" not in snapshot.user_states
     left = [one.getMessage() for one in caplog.records if one.name == "lirdrec.server.state"]
     assert len(left) == 10 and all(str(at) in said for at, said in zip(range(100, 110), left, strict=True))
     with assert_error(ConflictError, mentions=[100]):
@@ -328,7 +332,7 @@ def test_a_slim_run_takes_no_items_but_forgets_them(run, url, tmp_path):
     live.remove_item(4)
     assert live.snapshot.item_row(4) == -1
     live.add_events([Event(3, 5)])
-    assert not live.snapshot.people[3].is_folded
+    assert not live.snapshot.user_states[3].is_folded
 
 
 def test_a_store_of_another_catalogue_is_served_without_its_items(tmp_path, run, caplog):
@@ -337,7 +341,7 @@ def test_a_store_of_another_catalogue_is_served_without_its_items(tmp_path, run,
     store.add_events([Event("u", "a"), Event(1, "a")])
     store.remove_item("zz")
     live = LiveState(run, store)
-    assert live.snapshot.recommender.n_items == 50 and len(live.snapshot.people) == 0 and live.snapshot.number == 5
+    assert live.snapshot.recommender.n_items == 50 and len(live.snapshot.user_states) == 0 and live.snapshot.number == 5
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -69,13 +69,13 @@ def test_what_was_written_is_read_back_in_order_by_another(url):
 
 def test_a_picture_lives_as_long_as_its_item(url):
     store = Store(url)
-    store.add_items([NewItem(1, picture=b"one"), NewItem("1")])
-    assert (store.picture(1), store.picture("1"), store.picture(2)) == (b"one", None, None)
+    store.add_items([NewItem(1, image=b"one"), NewItem("1")])
+    assert (store.image(1), store.image("1"), store.image(2)) == (b"one", None, None)
     assert store.holds(1) and store.holds("1") and not store.holds(2)
     store.remove_item(1)
-    assert store.picture(1) is None and not store.holds(1)
-    store.add_items([NewItem(1, picture=b"two")])
-    assert store.picture(1) == b"two"
+    assert store.image(1) is None and not store.holds(1)
+    store.add_items([NewItem(1, image=b"two")])
+    assert store.image(1) == b"two"
 
 
 def test_a_batch_with_one_conflict_leaves_nothing(url):
@@ -165,7 +165,7 @@ def test_on_a_full_disk_nothing_is_changed_and_later_all_is_well(tmp_path):
     kept = 0
     with assert_error(StoreFullError):
         for at in range(1000):
-            store.add_items([NewItem(f"{at}-{part}", picture=bytes(2000)) for part in range(3)])
+            store.add_items([NewItem(f"{at}-{part}", image=bytes(2000)) for part in range(3)])
             kept += 3
     assert 0 < kept < 300
     assert len(store.changes()) == kept and store.latest() == kept  # not one of the batch that failed
@@ -174,7 +174,7 @@ def test_on_a_full_disk_nothing_is_changed_and_later_all_is_well(tmp_path):
             write()
     store.close()
     roomy = Store(f"sqlite:///{path}")
-    assert roomy.add_items([NewItem("later", picture=bytes(9000))]) == kept + 1
+    assert roomy.add_items([NewItem("later", image=bytes(9000))]) == kept + 1
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
@@ -191,7 +191,7 @@ def test_a_file_that_is_no_store_is_one_sentence(tmp_path):
 def test_a_store_whose_middle_was_overwritten_is_one_sentence(tmp_path):
     path = tmp_path / "store.sqlite"
     store = Store(f"sqlite:///{path}")
-    store.add_items([NewItem(at, picture=bytes(3000)) for at in range(50)])
+    store.add_items([NewItem(at, image=bytes(3000)) for at in range(50)])
     store.close()
     sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = bytearray(path.read_bytes())

@@ -104,10 +104,10 @@ def test_no_request_is_dropped_while_runs_change(start, runs, recommender, newer
 def test_an_index_is_built_before_the_first_request_needs_it(start, runs, newer, monkeypatch):
     pytest.importorskip("faiss", reason="faiss not found: pip install lirdrec[ann]")
     builders = []
-    built = ApproximateIndex._built
+    built = ApproximateIndex._build
     monkeypatch.setattr(
         ApproximateIndex,
-        "_built",
+        "_build",
         lambda self, vectors: (builders.append(threading.current_thread().name), built(self, vectors))[1],
     )
     client = start(run=str(runs / "current"), runs=str(runs), index="hnsw")

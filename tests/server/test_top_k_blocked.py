@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lirdrec.ranking.top_k import top_k_dense
-from lirdrec.server.engine.ranker import STRETCH, top_k_blocked
+from lirdrec.server.engine.ranker import BLOCK, top_k_blocked
 
 CASES = {
     "all different": lambda draw, n: torch.randn(8, n, generator=draw),
@@ -20,7 +20,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("n", [4000, 64 * STRETCH, 64 * STRETCH + 1, 10_007])
+@pytest.mark.parametrize("n", [4000, 64 * BLOCK, 64 * BLOCK + 1, 10_007])
 @pytest.mark.parametrize("case", CASES)
 def test_the_fast_way_gives_the_same_bits(case, n):
     draw = torch.Generator().manual_seed(n)

@@ -77,25 +77,25 @@ def test_a_history_begins_with_what_was_liked_since_training(client, recommender
 
 
 def test_a_picture_of_the_dataset_an_uploaded_one_and_a_drawn_one(client, recommender):
-    kept = client.get("/pictures/105")
+    kept = client.get("/items/105/image")
     assert kept.headers["content-type"] == "image/jpeg"
     shown = np.asarray(Image.open(io.BytesIO(kept.content)).convert("RGB")).astype(float).mean((0, 1))
     true = np.asarray(Image.open(io.BytesIO(picture("lamp", 5))).convert("RGB")).astype(float).mean((0, 1))
     np.testing.assert_allclose(shown, true, atol=4)
     features = vectors(recommender, 105)
     client.post("/items", json={"items": [{"id": 7000, "columns": {"title": HOSTILE}, "features": features}]})
-    drawn = client.get("/pictures/7000")
+    drawn = client.get("/items/7000/image")
     assert drawn.headers["content-type"] == "image/svg+xml"
     assert drawn.headers["content-security-policy"].startswith("default-src 'none'")
     assert drawn.headers["x-content-type-options"] == "nosniff"
-    assert client.get("/pictures/1").status_code == 404
+    assert client.get("/items/1/image").status_code == 404
 
 
 def test_a_browser_that_has_a_picture_is_not_sent_it_again(client):
-    first = client.get("/pictures/105")
-    again = client.get("/pictures/105", headers={"If-None-Match": first.headers["etag"]})
+    first = client.get("/items/105/image")
+    again = client.get("/items/105/image", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert client.get("/pictures/106", headers={"If-None-Match": first.headers["etag"]}).status_code == 200
+    assert client.get("/items/106/image", headers={"If-None-Match": first.headers["etag"]}).status_code == 200
 
 
 def test_another_folder_of_pictures_and_files_that_are_none(start, shop, tmp_path):
@@ -108,9 +108,9 @@ def test_another_folder_of_pictures_and_files_that_are_none(start, shop, tmp_pat
     (folder / "102.png").write_bytes(picture("lamp", 1)[:200])  # cut off
     (folder / "103.png").write_bytes(b"<svg onload='alert(1)'/>")
     client = start(images=str(folder))
-    kinds = {id: client.get(f"/pictures/{id}").headers["content-type"] for id in (100, 101, 102, 103, 104)}
+    kinds = {id: client.get(f"/items/{id}/image").headers["content-type"] for id in (100, 101, 102, 103, 104)}
     assert kinds == {100: "image/jpeg"} | dict.fromkeys((101, 102, 103, 104), "image/svg+xml")
-    assert start(images=str(tmp_path / "nowhere")).get("/pictures/100").headers["content-type"] == "image/svg+xml"
+    assert start(images=str(tmp_path / "nowhere")).get("/items/100/image").headers["content-type"] == "image/svg+xml"
 
 
 def test_drawn_pictures_are_whole_documents_whatever_the_title(tmp_path):
@@ -148,7 +148,7 @@ def test_letters_of_titles(title, letters):
 
 
 def test_the_map_holds_all_items_with_their_colours(client, recommender):
-    points = get(client, "/map", column="kind")
+    points = get(client, "/projection", column="kind")
     assert points["items"] == recommender.items.series.to_list() and points["total"] == len(points["items"])
     shown = [points["labels"][code] for code in points["codes"]]
     assert shown == recommender.item_table["kind"].to_list()
@@ -159,12 +159,12 @@ def test_the_map_holds_all_items_with_their_colours(client, recommender):
 
 
 def test_added_items_are_marked_and_removed_ones_are_gone(client, recommender):
-    before = get(client, "/map")
+    before = get(client, "/projection")
     client.post(
         "/items", json={"items": [{"id": 7000, "columns": {"title": "x" * 300}, "features": vectors(recommender, 105)}]}
     )
     client.delete("/items/100")
-    after = get(client, "/map")
+    after = get(client, "/projection")
     assert after["items"] == [*before["items"][1:], 7000]
     assert [after["items"][at] for at in after["added"]] == [7000]
     assert len(after["titles"][-1]) == 80
@@ -177,7 +177,7 @@ def test_a_large_catalogue_is_thinned_but_keeps_what_was_added(client, recommend
     monkeypatch.setattr(ui, "MAX_POINTS", 10)
     items = [{"id": 7000 + n, "columns": {}, "features": vectors(recommender, 105)} for n in range(3)]
     client.post("/items", json={"items": items})
-    points = get(client, "/map")
+    points = get(client, "/projection")
     assert points["total"] == recommender.n_items + 3
     assert {7000, 7001, 7002} <= set(points["items"]) and len(points["items"]) <= 13
     assert len(points["x"]) == len(points["titles"]) == len(points["items"])
@@ -185,12 +185,12 @@ def test_a_large_catalogue_is_thinned_but_keeps_what_was_added(client, recommend
 
 @pytest.mark.parametrize("column", ["nothing", "image", "item", "'; drop table"])
 def test_a_column_that_is_none_is_refused(client, column):
-    response = client.get("/map", params={"column": column})
+    response = client.get("/projection", params={"column": column})
     assert response.status_code == 422 and column in response.json()["detail"]
 
 
 def test_columns(client):
-    found = {one["name"]: one for one in get(client, "/columns")["columns"]}
+    found = {one["name"]: one for one in get(client, "/facets")["columns"]}
     assert "image" not in found and "item" not in found
     assert found["kind"] == {"name": "kind", "kind": "choice", "values": sorted(KINDS), "colours": True}
     assert found["price"]["values"] == [5.0, 82.0]
@@ -214,7 +214,7 @@ def test_the_audience_is_what_counting_all_lists_gives(client, recommender):
         ]
         if user not in liked:
             places[user] = order.index(row) + 1
-    found = get(client, "/audience/203", k=12)
+    found = get(client, "/items/203/audience", k=12)
     assert found["liked"] == len(liked)
     assert found["looked_at"] == N_USERS - len(liked)
     assert found["reach"] == pytest.approx(np.mean([place <= found["listed"] for place in places.values()]))
@@ -230,22 +230,22 @@ def test_the_audience_is_what_counting_all_lists_gives(client, recommender):
 
 
 def test_the_audience_knows_new_likes_and_new_items(client, recommender):
-    first = get(client, "/audience/203")["members"][0]["user"]
-    liked = get(client, "/audience/203")["liked"]
+    first = get(client, "/items/203/audience")["members"][0]["user"]
+    liked = get(client, "/items/203/audience")["liked"]
     client.post("/events", json={"events": [{"user": first, "item": 203}]})
-    after = get(client, "/audience/203", k=48)
+    after = get(client, "/items/203/audience", k=48)
     assert after["liked"] == liked + 1 and first not in [one["user"] for one in after["members"]]
     client.post("/items", json={"items": [{"id": 7000, "features": vectors(recommender, 203)}]})
-    members = get(client, "/audience/7000", k=8)["members"]
+    members = get(client, "/items/7000/audience", k=8)["members"]
     assert all(KINDS[one["user"] % len(KINDS)] == "tent" for one in members)
     # the refreshed vector counts, as it does for /recommend
-    mine = next((one for one in get(client, "/audience/7000", k=48)["members"] if one["user"] == first), None)
+    mine = next((one for one in get(client, "/items/7000/audience", k=48)["members"] if one["user"] == first), None)
     assert mine is not None and asked(client, user=first, k=48).index(7000) + 1 == mine["place"]
 
 
 def test_before_the_run_is_loaded_all_of_it_says_so(start, tmp_path):
     client = start(ready=False, run=str(tmp_path / "no such run"))
-    for path in ("/items", "/users", "/users/1", "/pictures/1", "/columns", "/map", "/audience/1"):
+    for path in ("/items", "/users", "/users/1", "/items/1/image", "/facets", "/projection", "/items/1/audience"):
         assert client.get(path).status_code == 503, path
 
 
@@ -253,7 +253,7 @@ def test_a_slim_run_shows_what_it_can(start, recommender, tmp_path):
     recommender.slim(tmp_path / "slim")
     client = start(run=str(tmp_path / "slim"))
     assert get(client, "/items", query="100")["items"][0] == {"item": 100, "title": None, "columns": {}, "added": False}
-    assert get(client, "/columns") == {"columns": [], "map": True}  # it keeps vectors and ids only
+    assert get(client, "/facets") == {"columns": [], "map": True}  # it keeps vectors and ids only
     assert get(client, "/users/4") | {"weights": None} == {
         "user": 4,
         "known": True,
@@ -261,7 +261,7 @@ def test_a_slim_run_shows_what_it_can(start, recommender, tmp_path):
         "liked": [],
         "weights": None,
     }
-    assert len(get(client, "/map")["items"]) == recommender.n_items
-    assert client.get("/pictures/100").status_code == 200
-    refused = client.get("/audience/203")
+    assert len(get(client, "/projection")["items"]) == recommender.n_items
+    assert client.get("/items/100/image").status_code == 200
+    refused = client.get("/items/203/audience")
     assert refused.status_code == 409 and "slim" in refused.json()["detail"]

@@ -1,1 +1,1 @@
-"""A run behind HTTP: recommendations, items added live, explanations, a page to look at."""
+"""HTTP server of a run: recommendations, live items and events, explanations, web UI."""

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, what is around them, and what stands behind."""
+"""The FastAPI application: routes, middleware and services."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
+from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from lirdrec._version import __version__
@@ -23,19 +25,19 @@ from lirdrec.server.http.protocol import STATE
 from lirdrec.server.routes import admin, events, items, recommend, ui
 from lirdrec.server.routes.common import FastPath
 
-PAGE = Path(__file__).parent / "ui"
+UI_FOLDER = Path(__file__).parent / "ui"
 
 
 def create_app(config: ServerConfig) -> FastAPI:
     """The application of one worker; it opens the run and the store when the server starts.
 
     Raises:
-        ConfigError: the file of keys cannot be used.
+        ConfigError: the file of keys cannot be read.
     """
     services = Services(config)
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await services.start()
         connections = Connections(services)
         watching = asyncio.create_task(connections.watch())
@@ -49,20 +51,20 @@ def create_app(config: ServerConfig) -> FastAPI:
         title="lirdrec",
         version=__version__,
         summary="Recommendations of a run, with items added live.",
-        docs_url=None,  # its page would load scripts from elsewhere
+        docs_url=None,  # the page would load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=life,
+        lifespan=lifespan,
     )
     app.state.services = services
-    parts = (recommend, items, events, ui, admin)
-    routes = [route for part in parts for route in part.router.routes]
+    modules = (recommend, ui, items, events, admin)  # ui first: /items/{item}/image before /items/{item}
+    routes = [route for module in modules for route in module.router.routes]
     errors.register(app, routes)
-    for part in parts:
-        app.include_router(part.router)
+    for module in modules:
+        app.include_router(module.router)
     describe(app, config)
     if config.ui:
-        _serve_page(app)
+        _serve_ui(app)
     app.add_middleware(FastPath, routes=routes)
     app.add_middleware(AuthMiddleware, services=services)
     if config.cors:
@@ -77,20 +79,18 @@ def create_app(config: ServerConfig) -> FastAPI:
     return app
 
 
-def _serve_page(app: FastAPI) -> None:
-    from starlette.responses import RedirectResponse
-    from starlette.staticfiles import StaticFiles
+class _CompleteFiles(StaticFiles):
+    """Static files without range requests: the files are small, and an invalid range would not get a problem."""
 
-    async def to_page(_: Any) -> RedirectResponse:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
+def _serve_ui(app: FastAPI) -> None:
+    async def redirect(_: Any) -> RedirectResponse:
         return RedirectResponse("/ui/")
 
-    class Page(StaticFiles):
-        """Always whole files: they are small, and a range that makes no sense would not be answered as a problem."""
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            whole = [(name, value) for name, value in scope["headers"] if name != b"range"]
-            await super().__call__({**scope, "headers": whole}, receive, send)
-
     for path in ("/", "/ui"):
-        app.add_route(path, to_page, include_in_schema=False)
-    app.mount("/ui", Page(directory=PAGE, html=True), name="ui")
+        app.add_route(path, redirect, include_in_schema=False)
+    app.mount("/ui", _CompleteFiles(directory=UI_FOLDER, html=True), name="ui")

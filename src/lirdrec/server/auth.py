@@ -1,4 +1,4 @@
-"""Who may ask, how often, and how the file of API keys is kept."""
+"""API keys, their file, and the rate limiter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write
-from lirdrec.server.private_files import one_writer
+from lirdrec.server.private_files import write_lock
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,9 @@ class Key:
     """An API key, without the key itself.
 
     Attributes:
-        name: of whoever has it; appears in logs.
-        role: "read" may ask; "write" may also change.
-        sha256: of the key. A key is 256 random bits, so there is nothing to guess that a slow or salted hash would
-            protect, as it would a password.
+        name: of the owner; appears in logs.
+        role: "read" may read; "write" may also change.
+        sha256: of the key. A key is 256 random bits, so unlike a password it needs no slow or salted hash.
         created: ISO date.
     """
 
@@ -48,7 +47,7 @@ class Key:
 
 
 class Keys:
-    """The keys of a file, read again when it changes: a key that was revoked is refused at the next request.
+    """The keys of a file, reloaded when it changes: a revoked key is rejected at the next request.
 
     Raises:
         ConfigError: the file is missing or damaged.
@@ -60,9 +59,9 @@ class Keys:
         self._keys = read_keys(self.path)
 
     def find(self, presented: str) -> Key | None:
-        """The key that was presented, compared with all in constant time; None if it is not among them.
+        """The entry of a presented key, compared with all in constant time; None if there is none.
 
-        A file that was removed or damaged meanwhile lets nobody in.
+        If the file was removed or damaged meanwhile, every key is rejected.
         """
         stamp = self._stamp()
         if stamp != self._seen:
@@ -73,11 +72,11 @@ class Keys:
                 log.error("no key is accepted: %s", error)
                 self._keys = []
         digest = _digest(presented)
-        found = None
+        match = None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
-                found = key
-        return found
+                match = key
+        return match
 
     def _stamp(self) -> tuple[int, ...]:
         try:
@@ -88,11 +87,11 @@ class Keys:
 
 
 class RateLimiter:
-    """A bucket of tokens for each caller: `rate` come in a second, up to `burst`. Used by one thread.
+    """Token bucket for each caller. Used by one thread.
 
     Args:
-        rate: requests a second.
-        burst: requests at once after a pause; by default what comes in a second, at least 1.
+        rate: requests per second.
+        burst: requests at once after a pause; by default those of one second, at least 1.
     """
 
     def __init__(self, rate: float, burst: float | None = None):
@@ -101,20 +100,20 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when
 
     def wait(self, caller: str, now: float | None = None) -> float:
-        """Take a token; 0 if there was one, else the seconds until there is."""
+        """Take a token; 0 if there was one, else the seconds until the next."""
         now = time.monotonic() if now is None else now
         tokens, before = self._buckets.pop(caller, (self.burst, now))
         tokens = min(self.burst, tokens + (now - before) * self.rate)
         wait = 0.0 if tokens >= 1 else (1 - tokens) / self.rate
         self._buckets[caller] = (tokens - 1 if wait == 0 else tokens, now)
-        while len(self._buckets) > KEPT_BUCKETS:  # the one that was quiet for longest
+        while len(self._buckets) > KEPT_BUCKETS:  # the least recently used
             self._buckets.popitem(last=False)
         return wait
 
 
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """What one caller can send from: an IPv4 address itself; of IPv6 the first 64 bits, of which a caller has all."""
+    """The network of one caller: an IPv4 address itself; of IPv6 the /64 network, all of which one caller has."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -137,7 +136,7 @@ def read_keys(path: str | Path) -> list[Key]:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError("it is another kind of file")
-        keys = [Key(**one) for one in value["keys"]]
+        keys = [Key(**entry) for entry in value["keys"]]
         for number, key in enumerate(keys):
             _check(number, key)
     except FileNotFoundError:
@@ -152,9 +151,9 @@ def read_keys(path: str | Path) -> list[Key]:
 
 
 def _check(number: int, key: Key) -> None:
-    """Refuse an entry of a file that `add_key` would not have written."""
-    if not all(isinstance(one, str) for one in (key.name, key.role, key.sha256, key.created)):
-        raise ValueError(f"entry {number} of its keys holds something else than texts")
+    """Raise for an entry that `add_key` would not have written."""
+    if not all(isinstance(value, str) for value in (key.name, key.role, key.sha256, key.created)):
+        raise ValueError(f"entry {number} of its keys has a value that is not a text")
     if not key.name.strip() or not key.name.isprintable():
         raise ValueError(f"the name of entry {number} of its keys cannot be shown")
     if key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 or not key.created.isprintable():
@@ -162,20 +161,20 @@ def _check(number: int, key: Key) -> None:
 
 
 def add_key(path: str | Path, name: str, role: Role) -> str:
-    """Make a key, note its hash in the file (made if need be, readable by its owner only), and return the key.
+    """Create a key, add its hash to the file (created if missing, readable by its owner only), and return the key.
 
     Raises:
-        ConfigError: the name is taken or empty, the role unknown, or the file damaged.
+        ConfigError: the name is in use or empty, the role unknown, or the file damaged.
     """
     path = Path(path)
     if role not in get_args(Role):
         raise ConfigError(f"role is {role!r}; choose read or write")
     if not name.strip() or not name.isprintable():
-        raise ConfigError("a key needs a name that tells who has it")
-    with one_writer(path):
+        raise ConfigError("a key needs a name that shows who has it")
+    with write_lock(path):
         keys = read_keys(path) if os.path.lexists(path) else []
         if any(key.name == name for key in keys):
-            raise ConfigError(f"{path}: there is a key named '{name}' already; revoke it first, or choose another name")
+            raise ConfigError(f"{path}: a key named '{name}' exists already; revoke it first, or choose another name")
         secret = PREFIX + secrets.token_urlsafe(32)
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         _write(path, [*keys, Key(name, role, _digest(secret), today)])
@@ -183,17 +182,17 @@ def add_key(path: str | Path, name: str, role: Role) -> str:
 
 
 def revoke_key(path: str | Path, name: str) -> None:
-    """Take a key out of the file; servers refuse it from their next request on.
+    """Remove a key from the file; servers reject it from their next request on.
 
     Raises:
         ConfigError: there is no such key, or the file is damaged.
     """
-    read_keys(path)  # a file that is missing needs no lock
-    with one_writer(path):
+    read_keys(path)  # without a lock file if the keys file is missing
+    with write_lock(path):
         keys = read_keys(path)
         if all(key.name != name for key in keys):
-            known = ", ".join(key.name for key in keys) or "none"
-            raise ConfigError(f"{path}: no key is named '{name}'; there are: {known}")
+            names = ", ".join(key.name for key in keys) or "none"
+            raise ConfigError(f"{path}: no key is named '{name}'; there are: {names}")
         _write(Path(path), [key for key in keys if key.name != name])
 
 

@@ -1,4 +1,4 @@
-"""A cache that is bounded by the bytes of what it holds, not by the number of entries."""
+"""LRU cache with a limit on bytes instead of entries."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-ENTRY_BYTES = 256  # of an entry beside its value: key, place in the dictionary
+ENTRY_BYTES = 256  # of an entry without its value: key and dictionary slot
 
 
 class ByteCache(Generic[K, V]):
-    """Keeps what was used last, up to a number of bytes. Safe to use from several threads.
+    """Least-recently-used cache, limited by bytes. Safe to use from several threads.
 
     Args:
-        limit: bytes of all entries together; a value that is larger is not kept.
+        limit: bytes of all entries together; a larger value is not cached.
 
     Attributes:
-        size: bytes that are held.
+        size: bytes of the current entries.
     """
 
     def __init__(self, limit: int):
@@ -38,19 +38,19 @@ class ByteCache(Generic[K, V]):
             return entry[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Keep a value of `size` bytes; what was not used for longest makes room."""
+        """Cache a value of `size` bytes; the least recently used entries are dropped."""
         size += ENTRY_BYTES
         with self._lock:
-            before = self._entries.pop(key, None)
-            if before is not None:
-                self.size -= before[1]
+            previous = self._entries.pop(key, None)
+            if previous is not None:
+                self.size -= previous[1]
             if size > self.limit:
                 return
             self._entries[key] = (value, size)
             self.size += size
             while self.size > self.limit:
-                _, (_, gone) = self._entries.popitem(last=False)
-                self.size -= gone
+                _, (_, dropped) = self._entries.popitem(last=False)
+                self.size -= dropped
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -1,4 +1,4 @@
-"""What `lirdrec serve` can be told."""
+"""Configuration of `lirdrec serve`."""
 
 from __future__ import annotations
 
@@ -12,64 +12,62 @@ from sqlalchemy import URL
 
 from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
-from lirdrec.server.store import url_of
+from lirdrec.server.store import default_store_url
 
 Index = Literal["exact", "hnsw", "ivf"]
 
 LARGEST = 2**31 - 1
-KEYED_RATE = 200.0  # requests a second that a key may send, unless the configuration says otherwise
+KEYED_RATE = 200.0  # default rate limit of a key, requests per second
 
 
 @dataclass(frozen=True)
 @checked
 class ServerConfig:
-    """Options of a server. Safe as they are: only this machine is answered, and nothing is unlimited.
+    """Options of a server. The defaults are safe: only this machine can connect, and everything has a limit.
 
     Raises:
-        ConfigError: values that contradict each other, or that would open the server to everyone.
+        ConfigError: values contradict each other, or would open the server to everyone.
     """
 
-    run: str = field(metadata={"doc": "a run folder, or a link to one, or a file that names one"})
-    host: str = option("127.0.0.1", "address to listen at")
-    port: int = option(8000, "port to listen at; 0 takes a free one")
-    store: str | None = option(None, "where live changes are kept: a URL; by default the file RUN.live.sqlite")
-    workers: int = option(1, "processes that answer")
-    threads: int = option(0, "threads of torch in each worker; 0 shares the cores among the workers")
+    run: str = field(metadata={"doc": "a run folder, a link to one, or a file that names one"})
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(8000, "port to listen on; 0 chooses a free one")
+    store: str | None = option(None, "URL of the store of live changes; by default the file RUN.live.sqlite")
+    workers: int = option(1, "number of server processes")
+    threads: int = option(0, "torch threads of each worker; 0 divides the cores among the workers")
 
-    keys: str | None = option(None, "file of API keys (lirdrec keys add); without one everybody may do everything")
-    insecure: bool = option(False, "allow other machines without keys")
-    hosts: tuple[str, ...] = option((), "names in the Host header that are answered without keys, beside loopback")
-    cors: tuple[str, ...] = option((), "origins of web pages that may ask; none by default")
+    keys: str | None = option(None, "file of API keys (lirdrec keys add); without it every client may read and write")
+    insecure: bool = option(False, "allow other machines to connect without keys")
+    hosts: tuple[str, ...] = option((), "Host names that are accepted without keys, besides loopback")
+    cors: tuple[str, ...] = option((), "origins of web pages that may send requests; none by default")
 
     rate_limit: float | None = option(
-        None, "requests a second of each key, or address, and worker; 0 for no limit (default: 200 with keys)"
+        None, "requests per second of each key or address, per worker; 0 for no limit (default: 200 with keys)"
     )
-    max_body_bytes: int = option(8 * 2**20, "largest body of a request")
-    max_pixels: int = option(25_000_000, "largest picture that is decoded")
-    max_batch: int = option(256, "recommendations in one batch call")
-    timeout_seconds: float = option(30.0, "what takes longer is answered with 503")
-    head_seconds: float = option(10.0, "time to send the head of a request; what takes longer gets 408")
+    max_body_bytes: int = option(8 * 2**20, "largest request body, in bytes")
+    max_pixels: int = option(25_000_000, "largest image that is decoded, in pixels")
+    max_batch: int = option(256, "recommendations in one batch request")
+    timeout_seconds: float = option(30.0, "time limit of a request; after that it gets 503")
+    head_seconds: float = option(10.0, "time limit for the head of a request; after that it gets 408")
     max_connections: int = option(
         1024,
-        "connections of each worker; a new one takes the place of one that waits for its peer, or gets 503",
+        "connections of each worker; above that, a new one replaces one that waits for its client, or gets 503",
     )
-    address_connections: int = option(256, "the same for one address; trusted proxies may have more")
+    address_connections: int = option(256, "connections of each address; trusted proxies may have more")
     trusted_proxies: tuple[str, ...] = option(
-        (), "addresses or networks of proxies whose X-Forwarded-For is believed; none by default"
+        (), "addresses or networks of proxies whose X-Forwarded-For is trusted; none by default"
     )
 
-    ranking_batch: int = option(64, "waiting requests that are ranked together at most")
-    index: Index = option(
-        "exact", "how the best items are found; hnsw, ivf: most of them, sooner, where the catalogue is very large"
-    )
-    images: str | None = option(None, "folder of the items' pictures; by default the one that the dataset notes")
-    encoders: bool = option(False, "load the dataset's encoders, so that new items need only a title and a picture")
-    device: str = option("cpu", "of the encoders")
-    ui: bool = option(False, "serve the page at /ui")
-    watch: bool = option(False, "follow RUN: serve what it points to, or holds, as soon as that changes")
-    watch_seconds: float = option(1.0, "how often to look")
-    runs: str | None = option(None, "folder of runs that POST /model may change to; implies --watch")
-    access_log: bool = option(True, "a line for each request")
+    ranking_batch: int = option(64, "largest number of requests that are ranked together")
+    index: Index = option("exact", "search for the best items; hnsw, ivf: approximate, faster for very large catalogs")
+    images: str | None = option(None, "folder of the item images; by default that of the dataset")
+    encoders: bool = option(False, "load the dataset's encoders, so that new items need only a title and an image")
+    device: str = option("cpu", "device of the encoders")
+    ui: bool = option(False, "serve the web UI at /ui")
+    watch: bool = option(False, "follow RUN: when the run that it points to changes, serve the new one")
+    watch_seconds: float = option(1.0, "interval of --watch, in seconds")
+    runs: str | None = option(None, "folder of runs that POST /model may switch to; implies --watch")
+    access_log: bool = option(True, "log a line for each request")
 
     def __post_init__(self) -> None:
         counts = ("workers", "max_pixels", "max_batch", "max_connections", "address_connections", "ranking_batch")
@@ -91,17 +89,17 @@ class ServerConfig:
                 raise ConfigError(f"rate_limit is {self.rate_limit}; it must be at most {LARGEST:,}; 0 is no limit")
         for origin in self.cors:
             if not _is_origin(origin):
-                raise ConfigError(f"cors: {origin!r} is no origin; write it as https://shop.example, without a path")
+                raise ConfigError(f"cors: {origin!r} is not an origin; write it like https://shop.example, no path")
         for proxy in self.trusted_proxies:
             _check_network(proxy)
         if self.keys is None and not self.is_local and not self.insecure:
             raise ConfigError(
-                f"host {self.host} would let other machines in, and there are no API keys: make some (lirdrec keys add "
-                "keys.json --name shop --role write) and name the file with --keys; or say --allow-unauthenticated"
+                f"host {self.host} opens the server to other machines, and there are no API keys: create some (lirdrec "
+                "keys add keys.json --name shop --role write) and pass the file with --keys; or pass --allow-unauthenticated"
             )
         if self.runs is not None and Path(self.run).is_dir() and not Path(self.run).is_symlink():
             raise ConfigError(
-                f"{self.run} is a run folder, so POST /model could not change what it means after a restart: write the"
+                f"{self.run} is a run folder, so after a restart POST /model would have no effect: write the"
                 f" run's name into a file (echo {Path(self.run).name} > {Path(self.run).parent / 'current'}) and serve"
                 " that"
             )
@@ -117,11 +115,11 @@ class ServerConfig:
     @property
     def store_url(self) -> str | URL:
         """The store's URL."""
-        return url_of(self.run) if self.store is None else self.store
+        return default_store_url(self.run) if self.store is None else self.store
 
     @property
     def requests_per_second(self) -> float:
-        """The rate limit that holds, 0 for none."""
+        """The effective rate limit, 0 for none."""
         if self.rate_limit is not None:
             return self.rate_limit
         return KEYED_RATE if self.keys is not None else 0.0
@@ -145,5 +143,5 @@ def _check_network(text: str) -> None:
         ipaddress.ip_network(text)
     except ValueError as error:
         raise ConfigError(
-            f"trusted_proxies: {text!r} is no address or network ({error}); write it as 10.0.0.7 or 10.0.0.0/8"
+            f"trusted_proxies: {text!r} is not an address or network ({error}); write it as 10.0.0.7 or 10.0.0.0/8"
         ) from None

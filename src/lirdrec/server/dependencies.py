@@ -1,4 +1,4 @@
-"""What stands behind the routes: opened in the background when the server starts, closed when it ends."""
+"""Services that the routes depend on: opened in the background when the server starts, closed when it stops."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.redaction import hide, scrubbed
-from lirdrec.server.metrics import MeasuredEngine, Metrics
+from lirdrec.server.http.redaction import hide_paths, redact
+from lirdrec.server.metrics import Metrics
 from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.state import LiveState, Snapshot
 from lirdrec.server.store import Store
@@ -27,26 +27,26 @@ from lirdrec.server.store import Store
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-WARM_BYTES = 256 * 2**20  # of features that a server may hold without having been asked for a new item
+WARM_BYTES = 256 * 2**20  # of features that are loaded before the first new item
 
 
 class Services:
-    """Everything that routes use.
+    """Everything that the routes use.
 
     Attributes:
-        config, metrics: as the server was told, and what it counts.
-        keys: API keys, or None where everybody may do everything.
-        limiter: of requests, or None.
-        pointer: which run is to be served.
-        reading: held by the request whose large body is being read.
+        config, metrics: of the server.
+        keys: API keys, or None where every client may read and write.
+        limiter: rate limiter, or None.
+        pointer: run to serve.
+        reading: lock of the request whose large body is being read.
         encoders: of the dataset, or None while they are being loaded.
         failure: why the server could not start.
-        on_failure: called then.
+        on_failure: called when it could not start.
     """
 
     def __init__(self, config: ServerConfig):
         self.config = config
-        hide(config.run, config.keys, config.images, config.runs)
+        hide_paths(config.run, config.keys, config.images, config.runs)
         self.metrics = Metrics()
         self.keys = None if config.keys is None else Keys(config.keys)
         rate = config.requests_per_second
@@ -59,12 +59,12 @@ class Services:
         self._live: LiveState | None = None
         self._engine: MicroBatcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers = anyio.CapacityLimiter(1)  # changes are one after another anyway: those that wait need no thread
+        self._writers = anyio.CapacityLimiter(1)  # changes are made one at a time, so waiting ones need no thread
         self._swapping = asyncio.Lock()
 
     @property
     def live(self) -> LiveState:
-        """The snapshot and the store.
+        """The current snapshot and the store.
 
         Raises:
             Problem: the server is not ready yet.
@@ -75,37 +75,37 @@ class Services:
 
     @property
     def engine(self) -> MicroBatcher:
-        """What ranks. Raises a Problem while the server is not ready yet."""
+        """The ranking engine; raises a Problem while the server is not ready yet."""
         if self._engine is None:
             raise self._unready()
         return self._engine
 
     @property
     def is_open(self) -> bool:
-        """Whether the run is loaded and the store followed."""
+        """Whether the run is loaded and the store open."""
         return self._live is not None
 
-    # ------------------------------------------------------------ work that would block
+    # ------------------------------------------------------------ blocking work
 
     async def read(self, work: Callable[[], T]) -> T:
-        """Run in a thread; given up when the request is."""
+        """Run in a thread; abandoned if the request is cancelled."""
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
 
     async def write(self, work: Callable[[], T]) -> T:
-        """Run in a thread, one after another; what has begun comes to its end."""
+        """Run in a thread, one at a time; work that has started is finished even if the request is cancelled."""
         return await anyio.to_thread.run_sync(work, limiter=self._writers)
 
     async def current(self) -> Snapshot:
-        """The snapshot after all changes that anyone has made by now."""
+        """The snapshot after all changes in the store."""
         return await self.read(self.live.catch_up)
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ start, swap, stop
 
     async def start(self) -> None:
-        """Begin to open everything. One of several workers waits for that: another may be ready to answer already.
+        """Start to open everything. One of several workers waits for the end: another may answer meanwhile.
 
         Raises:
-            ConfigError: it failed, and others may do better.
+            ConfigError: this one of several workers could not start.
         """
         opening = self._spawn(self._start())
         if self.config.workers > 1:
@@ -114,16 +114,16 @@ class Services:
                 raise ConfigError(self.failure)
 
     async def stop(self) -> None:
-        """Answer what waits, then close the store."""
+        """Answer the waiting requests, then close the store."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await anyio.to_thread.run_sync(self._close)
 
     async def swap(self, run: Path | None = None) -> None:
-        """Serve another run: the one given, to which the pointer leads from then on, or the one that it leads to now.
+        """Serve another run: the given one, which the pointer is set to, or the one that it points to now.
 
-        Requests go on meanwhile.
+        Requests are answered meanwhile.
 
         Raises:
             LirdrecError: the run cannot be loaded; the old one stays.
@@ -140,10 +140,11 @@ class Services:
         except BaseException:
             store.close()
             raise
-        self.pointer.took(stamp)
-        self._engine = MeasuredEngine(live, self.metrics, self.config.ranking_batch, self.config.index)
-        _hide_folders(live.snapshot)
-        self._live = live  # last: from here on the server is ready
+        self.pointer.set_served(stamp)
+        config = self.config
+        self._engine = MicroBatcher(live, config.ranking_batch, config.index, self.metrics.observe_batch)
+        _hide_run_folders(live.snapshot)
+        self._live = live  # last: now the server is ready
 
     def _swap(self, run: Path | None) -> None:
         before = self.live.snapshot.run
@@ -153,14 +154,14 @@ class Services:
             try:
                 self.pointer.point(run)
             except BaseException:
-                self.live.swap(before, self.engine.prepare)  # after a restart that one would be served
+                self.live.swap(before, self.engine.prepare)  # which would be served after a restart
                 raise
             stamp = self.pointer.stamp()
         if self.config.encoders:
-            self.encoders = None  # another dataset's would make vectors of the same width that mean something else
-        self.pointer.took(stamp)
-        _hide_folders(self.live.snapshot)
-        log.info("another run is served: %s", self.live.snapshot.run.name)
+            self.encoders = None  # those of another dataset could make incompatible vectors of the same width
+        self.pointer.set_served(stamp)
+        _hide_run_folders(self.live.snapshot)
+        log.info("now serving another run: %s", self.live.snapshot.run.name)
 
     def _close(self) -> None:
         if self._engine is not None:
@@ -175,7 +176,7 @@ class Services:
             self.failure = str(error)
             log.error("cannot serve: %s", error)
         except Exception:
-            self.failure = "an internal error; the log tells more"
+            self.failure = "an internal error; the log has details"
             log.exception("cannot serve")
         if self.failure is not None:
             self.on_failure()
@@ -186,37 +187,37 @@ class Services:
             self._spawn(self._watch())
 
     async def _warm(self) -> None:
-        """Load and build what the first new item would have to wait for."""
+        """Load the encoders and build the model, so that the first new item does not wait for them."""
         recommender = self.live.snapshot.recommender
         try:
             if self.config.encoders:
                 encoders = await self.read(lambda: Encoders.load(recommender, self.config.device))
-                if self.live.snapshot.recommender.users is recommender.users:  # no other run came meanwhile
+                if self.live.snapshot.recommender.users is recommender.users:  # still the same run
                     self.encoders = encoders
             if _cheap_to_build(recommender):
                 await self.read(recommender.model)
         except LirdrecError as error:
-            log.warning("new items may be refused: %s", error)
+            log.warning("new items may be rejected: %s", error)
         except Exception:
-            log.exception("new items may be refused")
+            log.exception("new items may be rejected")
             self.encoders = self.encoders or Encoders()
 
     async def _watch(self) -> None:
-        refused: Any = None  # a run that could not be loaded is not tried again until it changes
-        told = ""
+        failed: Any = None  # stamp of a run that could not be loaded: not tried again until it changes
+        logged = ""
         while True:
             await asyncio.sleep(self.config.watch_seconds)
             try:
-                if self.pointer.moved() and self.pointer.stamp() != refused:
-                    refused = self.pointer.stamp()
+                if self.pointer.moved() and self.pointer.stamp() != failed:
+                    failed = self.pointer.stamp()
                     await self.swap()
-                    refused, told = None, ""
+                    failed, logged = None, ""
             except LirdrecError as error:
-                if str(error) != told:
-                    told = str(error)
-                    log.error("the run stays as it is: %s", told)
+                if str(error) != logged:
+                    logged = str(error)
+                    log.error("still serving the old run: %s", logged)
             except Exception:
-                log.exception("the run stays as it is")
+                log.exception("still serving the old run")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -226,18 +227,18 @@ class Services:
 
     def _unready(self) -> Problem:
         if self.failure is not None:
-            return Problem(503, f"the server cannot serve: {scrubbed(self.failure)}")
-        return Problem(503, "the server is starting; ask again in a moment", {"Retry-After": "1"})
+            return Problem(503, f"the server cannot serve: {redact(self.failure)}")
+        return Problem(503, "the server is starting; try again in a moment", {"Retry-After": "1"})
 
 
-def _hide_folders(snapshot: Snapshot) -> None:
-    """Keep the folders of a run out of answers."""
+def _hide_run_folders(snapshot: Snapshot) -> None:
+    """Keep the folders of a run out of responses."""
     features = snapshot.recommender.features
-    hide(snapshot.run, None if features is None else features.folder)
+    hide_paths(snapshot.run, None if features is None else features.folder)
 
 
 def _cheap_to_build(recommender: Recommender) -> bool:
-    """Whether a model can be built ahead: it holds the catalogue's features, which may be larger than all vectors."""
+    """Whether the model can be built ahead: its features may need more memory than all vectors."""
     features = recommender.features
     if recommender.is_slim or not recommender.has_model or features is None or features.trained is None:
         return False

@@ -1,4 +1,4 @@
-"""Uvicorn in one process or several."""
+"""Start uvicorn, in one process or with several workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -30,22 +30,19 @@ from lirdrec.server.config import ServerConfig
 from lirdrec.server.http import middleware
 from lirdrec.server.http.protocol import LimitedProtocol
 from lirdrec.server.metrics import SHARED
-from lirdrec.server.private_files import store_of
+from lirdrec.server.private_files import store_path
 from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.store import Store
 
-if TYPE_CHECKING:
-    from lirdrec.server.dependencies import Services
-
 log = logging.getLogger(__name__)
 
-# how the workers, which are processes of their own, hear of the configuration and tell why they cannot start
-TOLD, FAILED = "LIRDREC_SERVER", "LIRDREC_SERVER_FAILED"
-OTHER_FILES = 512  # besides connections: the run, the store, pictures, encoders
+# environment variables for worker processes: the configuration, and the file for the error of a failed start
+CONFIG, FAILED = "LIRDREC_SERVER", "LIRDREC_SERVER_FAILED"
+OTHER_FILES = 512  # open files besides connections: run, store, images, encoders
 
 
 def serve(config: ServerConfig) -> None:
-    """Answer until a signal ends it; what waits then is still answered. `check` first what could be wrong.
+    """Serve until a signal arrives; requests that wait then are still answered. Call `check` before.
 
     Raises:
         ConfigError: the run or the store could not be opened.
@@ -56,23 +53,23 @@ def serve(config: ServerConfig) -> None:
     if config.workers == 1:
         app = _application(config)
         server = uvicorn.Server(uvicorn.Config(app, **options))
-        services: Services = app.state.services
+        services = app.state.services
         services.on_failure = lambda: setattr(server, "should_exit", True)
-        with contextlib.suppress(KeyboardInterrupt):  # it has ended as it should by then
+        with contextlib.suppress(KeyboardInterrupt):  # after an orderly end
             server.run()
         if services.failure is not None:
             raise ConfigError(services.failure)
         return
-    with tempfile.TemporaryDirectory(prefix="lirdrec-metrics-") as folder, tempfile.TemporaryDirectory() as told:
-        failed = Path(told) / "failed"
-        os.environ |= {SHARED: folder, TOLD: json.dumps(to_dict(config)), FAILED: str(failed)}
+    with tempfile.TemporaryDirectory(prefix="lirdrec-metrics-") as folder, tempfile.TemporaryDirectory() as errors:
+        failed = Path(errors) / "failed"
+        os.environ |= {SHARED: folder, CONFIG: json.dumps(to_dict(config)), FAILED: str(failed)}
         uvicorn.run(f"{__name__}:worker", factory=True, workers=config.workers, **options)
         if failed.is_file():
             raise ConfigError(failed.read_text(encoding="utf-8"))
 
 
 def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
-    """Options of `uvicorn.Config`, address and port excepted."""
+    """Options of `uvicorn.Config`, without address and port."""
     return {
         "http": LimitedProtocol,
         "ws": "none",
@@ -81,14 +78,15 @@ def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
         "server_header": False,
         "proxy_headers": bool(config.trusted_proxies),
         "forwarded_allow_ips": list(config.trusted_proxies),
-        "limit_concurrency": config.max_connections + 1,  # requests of peers that went away; connections are counted
+        "limit_concurrency": config.max_connections
+        + 1,  # only for requests of closed connections; `Connections` limits the open ones
         "timeout_keep_alive": 30,
         "timeout_graceful_shutdown": round(config.timeout_seconds) + 1,
     }
 
 
 def check(config: ServerConfig) -> None:
-    """Refuse what could not be served, before anything listens.
+    """Check everything that the server needs, before it listens.
 
     Raises:
         LirdrecError: the run, the store or the file of keys cannot be used, or the port is taken.
@@ -108,10 +106,10 @@ def check(config: ServerConfig) -> None:
     if config.keys is not None:
         read_keys(config.keys)
     _check_address(config)
-    other, own = (str(store_of(path)) for path in (run, config.run))
-    if config.store is None and other != own and os.path.exists(other) and not os.path.exists(own):
+    other, default = (str(store_path(path)) for path in (run, config.run))
+    if config.store is None and other != default and os.path.exists(other) and not os.path.exists(default):
         log.warning(
-            "what was added live while %s was served by its own name is not here; to take it along: --store sqlite:///%s",
+            "changes made while %s was served by its own name are in another store; to use it: --store sqlite:///%s",
             run.name,
             other,
         )
@@ -120,19 +118,19 @@ def check(config: ServerConfig) -> None:
 
 def _check_address(config: ServerConfig) -> None:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tried.bind((config.host, config.port))
-        except (OSError, ValueError) as error:  # no address, or no name that could be one
-            why = getattr(error, "strerror", None) or "it is no address"
+            probe.bind((config.host, config.port))
+        except (OSError, ValueError) as error:  # ValueError: not a host name
+            reason = getattr(error, "strerror", None) or "it is not an address"
             raise ConfigError(
-                f"cannot listen at {config.host}, port {config.port} ({why}): choose others (--host, --port)"
+                f"cannot listen on {config.host}, port {config.port} ({reason}): choose others (--host, --port)"
             ) from None
 
 
 def _allow_files(connections: int) -> None:
-    """Let this process, and its workers, have as many files open as there may be connections."""
+    """Raise the limit of open files of this process and its workers to the number of connections."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -142,35 +140,35 @@ def _allow_files(connections: int) -> None:
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # as many as there may be, then
+        with contextlib.suppress(OSError, ValueError):  # the limit stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def worker() -> ASGIApp:
-    """The application of one of several workers, in its own process."""
+    """The application of one of several worker processes."""
     middleware.configure()
-    config = make(ServerConfig, json.loads(os.environ[TOLD]))
+    config = make(ServerConfig, json.loads(os.environ[CONFIG]))
     threading.Thread(target=_end_with_parent, args=(config.timeout_seconds + 5,), daemon=True).start()
     app = _application(config)
 
-    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+    async def reporting(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await app(scope, receive, send)
-        except ConfigError as error:  # it cannot start, and the process that started it will say why
+        except ConfigError as error:  # the start failed; the parent process reports the reason
             with atomic_write(os.environ[FAILED]) as temporary:
                 temporary.write_text(str(error), encoding="utf-8")
             raise
 
-    return answering
+    return reporting
 
 
 def _end_with_parent(seconds: float) -> None:
-    """Wait until the process that started this one has ended, however it did, and end too: what waits is answered."""
+    """Stop this worker, in an orderly way, when its parent process has ended."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
     parent.join()
-    log.error("the process that started this worker is gone; the worker ends")
+    log.error("the parent process has ended; the worker stops")
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(seconds)
     os._exit(1)
@@ -183,15 +181,14 @@ def _application(config: ServerConfig) -> FastAPI:
 
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.workers))
     app = create_app(config)
-    spare_collector()
+    freeze_garbage_collector()
     return app
 
 
-def spare_collector() -> None:
-    """Leave all objects that there are now out of the garbage collector's full collections.
+def freeze_garbage_collector() -> None:
+    """Exclude all current objects from full garbage collections.
 
-    The imported modules alone have some 250,000 objects. A full collection would go through all of them, during which
-    no request is answered for more than 100 ms.
+    The imported modules have some 250,000 objects; a full collection over them blocks all requests for over 100 ms.
     """
     gc.collect()
     gc.freeze()

@@ -1,19 +1,14 @@
-"""Figures for Prometheus. Several workers share them through files (PROMETHEUS_MULTIPROC_DIR), as its client does."""
+"""Prometheus metrics of the server. Several workers share them through files (PROMETHEUS_MULTIPROC_DIR)."""
 
 from __future__ import annotations
 
 import math
 import os
-import time
-from collections.abc import Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from lirdrec.errors import LirdrecError
-from lirdrec.server.config import Index
-from lirdrec.server.engine.batcher import MicroBatcher, Query, RankingResult
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import StoreError
 
@@ -23,50 +18,37 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The figures of one server; of all workers where they share a folder."""
+    """The metrics of one worker, or of all workers if they share a folder."""
 
     def __init__(self) -> None:
-        own = CollectorRegistry()
-        self.requests = Counter("lirdrec_requests", "Answered requests.", ("method", "route", "status"), registry=own)
-        self.seconds = Histogram(
-            "lirdrec_request_seconds",
-            "From a request's head to its answer's end.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=own,
+        registry = CollectorRegistry()
+        counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        gauge = partial(Gauge, registry=registry, multiprocess_mode="mostrecent")
+        self.requests = counter("lirdrec_requests", "Answered requests.", ("method", "route", "status"))
+        self.seconds = histogram(
+            "lirdrec_request_seconds", "From a request's head to its answer's end.", ("route",), buckets=_SECONDS
         )
-        self.batch = Histogram("lirdrec_batch_size", "Requests ranked together.", buckets=_BATCHES, registry=own)
-        self.ranking = Histogram("lirdrec_ranking_seconds", "Ranking of one batch.", buckets=_SECONDS, registry=own)
-        gauge = partial(Gauge, registry=own, multiprocess_mode="mostrecent")
+        self.batch = histogram("lirdrec_batch_size", "Requests ranked together.", buckets=_BATCHES)
+        self.ranking = histogram("lirdrec_ranking_seconds", "Ranking of one batch.", buckets=_SECONDS)
         self.items = gauge("lirdrec_items", "Items that can be recommended.")
         self.behind = gauge("lirdrec_changes_behind", "Changes of the store not taken over yet.")
-        self.registry = own
+        self.registry = registry
         if os.environ.get(SHARED):
             self.registry = CollectorRegistry()
             MultiProcessCollector(self.registry)
 
     def text(self, live: LiveState | None) -> bytes:
-        """Everything in Prometheus' format."""
+        """All metrics in the text format of Prometheus."""
         if live is not None:
             snapshot = live.snapshot
-            self.items.set(len(snapshot.gone) - int(snapshot.gone.sum()))
+            self.items.set(snapshot.n_available)
             try:
                 self.behind.set(max(0, live.store.latest() - snapshot.number))
             except StoreError:
-                self.behind.set(math.nan)  # nobody knows
+                self.behind.set(math.nan)
         return generate_latest(self.registry)
 
-
-class MeasuredEngine(MicroBatcher):
-    """An engine whose batches are counted and timed."""
-
-    def __init__(self, live: LiveState, metrics: Metrics, max_batch: int, index: Index):
-        self._metrics = metrics
-        super().__init__(live, max_batch, index)
-
-    def rank(self, queries: Sequence[Query]) -> list[RankingResult | LirdrecError]:
-        started = time.perf_counter()
-        answers = super().rank(queries)
-        self._metrics.ranking.observe(time.perf_counter() - started)
-        self._metrics.batch.observe(len(queries))
-        return answers
+    def observe_batch(self, size: int, seconds: float) -> None:
+        """Record that a batch of `size` queries was ranked."""
+        self.ranking.observe(seconds)
+        self.batch.observe(size)

@@ -1,4 +1,4 @@
-"""Small files of a server: one writer at a time, names that every file system takes, for the owner only."""
+"""Small files of the server: a lock for writers, portable names, owner-only permissions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _DIGEST = 16
 
 
 @contextlib.contextmanager
-def one_writer(path: str | Path) -> Iterator[None]:
-    """Wait until no other process changes a file, and keep others away until the block ends.
+def write_lock(path: str | Path) -> Iterator[None]:
+    """Hold an exclusive lock for changes of a file, among all processes.
 
-    The file itself is replaced by a rename, so the lock is a file beside it, which goes with the last writer.
+    The file itself is replaced by a rename, so the lock is a file beside it, which the last writer removes.
 
     Raises:
         ConfigError: the folder of the file is missing.
@@ -30,7 +30,7 @@ def one_writer(path: str | Path) -> Iterator[None]:
     path = Path(os.path.abspath(path))
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist; make it first")
-    lock = path.with_name(f".{_digest(path.name)}.lock")  # a name of any length
+    lock = path.with_name(f".{_digest(path.name)}.lock")  # a short name, however long that of the file is
     while True:
         with write_errors(path):
             handle = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
@@ -47,22 +47,21 @@ def one_writer(path: str | Path) -> Iterator[None]:
             return
 
 
-def store_of(run: str | Path) -> Path:
-    """The file of the changes of a run, beside it: RUN.live.sqlite, shortened where the name would be too long.
+def store_path(run: str | Path) -> Path:
+    """The file of a run's live changes, beside the run: RUN.live.sqlite.
 
-    Another run has another file: a shortened name ends in a hash of the whole one.
+    A name that would be too long is cut, and ends in a hash of the full name, so that it is unique.
     """
     run = Path(os.path.abspath(run))
-    whole = os.fsencode(run.name + STORE)
-    if len(whole) <= _LONGEST:
+    if len(os.fsencode(run.name + STORE)) <= _LONGEST:
         return run.with_name(run.name + STORE)
     ending = f"-{_digest(run.name)}{STORE}"
-    kept = os.fsencode(run.name)[: _LONGEST - len(ending)].decode(errors="ignore")  # never half a letter
+    kept = os.fsencode(run.name)[: _LONGEST - len(ending)].decode(errors="ignore")  # no part of a character
     return run.with_name(kept + ending)
 
 
-def make_private(path: str | Path) -> None:
-    """Make an empty file that only its owner may read, unless there is one; what fails is left to who opens it."""
+def create_private_file(path: str | Path) -> None:
+    """Create an empty file that only its owner may read, unless it exists; errors are left to the later open."""
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 

@@ -1,4 +1,4 @@
-"""Which run is to be served, and how that changes: a link or a small file that is the truth for all workers."""
+"""Pointer to the run to serve: a run folder, a link or a small file, shared by all workers."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.files.atomic import atomic_write, flush, remove_leftovers, temporary_name, write_errors
 from lirdrec.files.manifest import checksum
 from lirdrec.recommender.run_folder import is_run, open_run
-from lirdrec.server.private_files import one_writer
+from lirdrec.server.private_files import write_lock
 
 Stamp = tuple[object, ...]
 MAX_BYTES = 4096
 
 
 class RunPointer:
-    """A path that leads to a run: the folder itself, a link to it, or a text file that names it.
+    """Path to a run: the folder itself, a link to it, or a text file that names it.
 
-    A name in a file counts from the folder that the file lies in.
+    A name in a file is relative to the folder of the file.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._taken: Stamp | None = None
+        self._served: Stamp | None = None
 
     def target(self) -> Path:
         """The run folder.
 
         Raises:
-            RunFolderError: there is nothing, or the file names nothing.
+            RunFolderError: the path cannot be resolved, or the file names no run folder.
         """
         if not os.path.isfile(self.path):
             return _resolved(self.path, str(self.path))
@@ -39,30 +39,30 @@ class RunPointer:
         except (OSError, UnicodeDecodeError):
             name = ""
         if not name or "\0" in name or "\n" in name:
-            raise RunFolderError(f"{self.path}: must hold the name of a run folder, and nothing else")
+            raise RunFolderError(f"{self.path}: must contain the name of a run folder, and nothing else")
         return _resolved(self.path.resolve().parent / name, f"{self.path}: the run folder that it names")
 
     def stamp(self) -> Stamp:
-        """What changes when another run is to be served: the target, and the checksums of its files."""
+        """Target and checksum of the run to serve, to detect a change."""
         target = self.target()
         return target, checksum(target)
 
     def moved(self) -> bool:
-        """Whether it leads to something else than what was taken."""
-        return self.stamp() != self._taken
+        """Whether it points to another run than the served one."""
+        return self.stamp() != self._served
 
-    def took(self, stamp: Stamp) -> None:
-        """Note what is being served."""
-        self._taken = stamp
+    def set_served(self, stamp: Stamp) -> None:
+        """Remember the stamp of the run that is served."""
+        self._served = stamp
 
     def point(self, run: Path) -> None:
-        """Lead to another run from now on, in one step.
+        """Point to another run, atomically.
 
         Raises:
-            ConfigError: it is a folder itself, which cannot lead elsewhere.
-            RunFolderError: it cannot be written.
+            ConfigError: the path is a run folder, which cannot be changed.
+            RunFolderError: the pointer cannot be written.
         """
-        with one_writer(self.path):
+        with write_lock(self.path):
             if self.path.is_symlink():
                 with write_errors(self.path), temporary_name(self.path) as beside:
                     remove_leftovers(self.path.parent)
@@ -76,18 +76,18 @@ class RunPointer:
                     temporary.write_text(os.path.relpath(run, self.path.resolve().parent) + "\n", encoding="utf-8")
 
 
-def _resolved(path: Path, what: str) -> Path:
-    """The path without links; `what` begins the sentence about one that no file system can look up."""
+def _resolved(path: Path, subject: str) -> Path:
+    """The path without links; `subject` starts the error message about a path that cannot be looked up."""
     try:
-        found = path.resolve()
-        found.lstat()
+        resolved = path.resolve()
+        resolved.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return path.resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # names too long, links in a circle
-        reason = getattr(error, "strerror", None) or "it is no path"
-        what = what if len(what) < 300 else f"{what[:300]}…"
-        raise RunFolderError(f"{what} cannot be looked up: {reason}") from None
-    return found
+    except (OSError, ValueError, RuntimeError) as error:  # names that are too long, circular links
+        reason = getattr(error, "strerror", None) or "it is not a path"
+        subject = subject if len(subject) < 300 else f"{subject[:300]}…"
+        raise RunFolderError(f"{subject} cannot be looked up: {reason}") from None
+    return resolved
 
 
 def allowed_run(name: str, folder: str | Path) -> Path:
@@ -97,14 +97,14 @@ def allowed_run(name: str, folder: str | Path) -> Path:
         RunFolderError: there is no finished run of that name below the folder.
     """
     root = Path(folder).resolve()
-    nothing = RunFolderError(f"there is no run '{name}' below the folder of --runs-dir")
+    missing = RunFolderError(f"there is no run '{name}' below the folder of --runs-dir")
     if "\0" in name:
-        raise nothing
+        raise missing
     try:
         run = (root / name).resolve()
         if not run.is_relative_to(root) or run == root or not is_run(run):
-            raise nothing
-    except (OSError, RuntimeError):  # names that are too long, links in a circle
-        raise nothing from None
+            raise missing
+    except (OSError, RuntimeError):  # names that are too long, circular links
+        raise missing from None
     open_run(run)
     return run

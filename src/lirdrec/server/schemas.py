@@ -1,4 +1,4 @@
-"""What requests and answers look like: strict types, limited sizes, examples."""
+"""Pydantic models of requests and responses, with strict types, limits and examples."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ MAX_ITEMS = 100
 MAX_EVENTS = 1000
 MAX_COLUMNS = 50
 MAX_DIMS = 65_536
-WHOLE = 2**127  # numbers of an item table may be as large
+MAX_INTEGER = 2**127  # of an item table
 
 T = TypeVar("T")
 
 
-def give_way(value: T) -> T:
-    """The value as it is; where it is called, other threads may run in the midst of a long validation.
+def release_gil(value: T) -> T:
+    """The value unchanged; a validator in Python lets other threads run during a long validation.
 
-    pydantic's own code never lets them, and a large body takes it more than 100 ms.
+    pydantic's own code holds the GIL, and a large body takes more than 100 ms.
     """
     return value
 
@@ -32,27 +32,27 @@ IntegerId = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 TextId = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern="^[^\\u0000]+$")]
 Id = IntegerId | TextId
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Key = Annotated[Name, AfterValidator(give_way)]
+Key = Annotated[Name, AfterValidator(release_gil)]
 Scalar = Annotated[
-    Annotated[str, Field(strict=True, max_length=10_000)]  # first: the texts are the longest to read
+    Annotated[str, Field(strict=True, max_length=10_000)]  # first: the slowest to validate
     | Annotated[bool, Field(strict=True)]
-    | Annotated[int, Field(strict=True, ge=-WHOLE, lt=WHOLE)]
+    | Annotated[int, Field(strict=True, ge=-MAX_INTEGER, lt=MAX_INTEGER)]
     | Annotated[float, Field(strict=True)],
     Field(union_mode="left_to_right"),
 ]
-Values = Annotated[list[Scalar], Field(max_length=10_000, fail_fast=True), AfterValidator(give_way)]
+Values = Annotated[list[Scalar], Field(max_length=10_000, fail_fast=True), AfterValidator(release_gil)]
 Condition = dict[Key, Scalar | Values]
-Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fast=True), AfterValidator(give_way)]
+Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fast=True), AfterValidator(release_gil)]
 
 
 class Body(BaseModel):
-    """A body of a request: strict types, and no other fields.
+    """Base of request bodies: strict types, no unknown fields.
 
     Attributes:
-        max_keys: names in all objects of the body together. A name that is not known is a fault, and faults cost time.
-        max_values: values in all lists and objects together.
+        max_keys: limit on the keys in all objects together. Unknown keys are faults, and faults cost time.
+        max_values: limit on the values in all lists and objects together.
 
-    A list is given up at its first fault, so that a body has no more faults than keys, by a small factor.
+    Validation of a list stops at its first fault, so the number of faults is bounded by that of the keys.
     """
 
     max_keys: ClassVar[int] = 1200
@@ -62,16 +62,16 @@ class Body(BaseModel):
 
 
 class RecommendRequest(Body):
-    """Recommend to a known user, or to anybody by a history of liked items; one of the two is given.
+    """Recommend items to a known user, or by a history of liked items; exactly one of the two is required.
 
-    An option that is null is as if it were not given.
+    An option that is null gets its default.
     """
 
     model_config = ConfigDict(
         json_schema_extra={
             "oneOf": [
-                {"required": [one], "properties": {one: {"not": {"type": "null"}}, other: {"type": "null"}}}
-                for one, other in (("user", "history"), ("history", "user"))
+                {"required": [given], "properties": {given: {"not": {"type": "null"}}, other: {"type": "null"}}}
+                for given, other in (("user", "history"), ("history", "user"))
             ],
             "examples": [
                 {"user": 15, "k": 5},
@@ -80,27 +80,27 @@ class RecommendRequest(Body):
         }
     )
 
-    user: Id | None = Field(None, description="Id as in the run.")
+    user: Id | None = Field(None, description="Id of the user, as in the run.")
     history: Annotated[list[Id], Field(min_length=1, max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
-        None, description="Ids of liked items, added ones too."
+        None, description="Ids of liked items; added items are allowed."
     )
-    k: int = Field(10, ge=1, le=MAX_K, description="How many items; fewer come where fewer remain.")
-    exclude_seen: bool = Field(True, description="Leave out what the user liked already.")
+    k: int = Field(10, ge=1, le=MAX_K, description="Number of items; fewer are returned if fewer remain.")
+    exclude_seen: bool = Field(True, description="Exclude items that the user liked already.")
     filter: Annotated[dict[Key, Scalar | Condition], Field(max_length=MAX_COLUMNS)] | None = Field(
         None,
-        description="Conditions on columns of the item table that must all hold: a value, or comparisons eq, ne, lt, "
-        "le, gt, ge, in, contains.",
+        description="Conditions on columns of the item table, all of which must hold: a value, or comparisons eq, ne, "
+        "lt, le, gt, ge, in, contains.",
     )
-    diversity: float = Field(0.0, ge=0, le=1, description="0: best scores; towards 1: items that differ (MMR).")
+    diversity: float = Field(0.0, ge=0, le=1, description="0: best scores; closer to 1: more different items (MMR).")
     branch_weights: (
         Annotated[dict[Key, Annotated[float, Field(ge=-1000, le=1000)]], Field(max_length=MAX_COLUMNS)] | None
-    ) = Field(None, description="Factor of each part of the score; those not named keep 1.")
+    ) = Field(None, description="Factor of each part of the score; 1 by default.")
     unknown: Literal["raise", "popular"] = Field(
-        "raise", description="What an unknown user gets: 404, or what is liked most."
+        "raise", description="Result for an unknown user: error 404, or the most popular items."
     )
-    parts: bool = Field(False, description="Tell the parts that sum to each score.")
+    parts: bool = Field(False, description="Return the parts that sum to each score.")
     columns: Annotated[list[Name], Field(max_length=MAX_COLUMNS, fail_fast=True)] = Field(
-        [], description="Columns of the item table to add to each item."
+        [], description="Columns of the item table to return with each item."
     )
 
     @model_validator(mode="after")
@@ -111,7 +111,7 @@ class RecommendRequest(Body):
 
 
 class BatchRequest(Body):
-    """Several recommendations in one call; they are ranked together."""
+    """Several recommendations in one request; they are ranked together."""
 
     max_keys: ClassVar[int] = 10 * MAX_REQUESTS
     max_values: ClassVar[int] = 200_000
@@ -120,7 +120,7 @@ class BatchRequest(Body):
 
 
 class ItemIn(Body):
-    """A new item: columns of the item table, and a vector for each kind of feature that it has."""
+    """A new item: columns of the item table, and a vector for each of its features."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -131,7 +131,9 @@ class ItemIn(Body):
     id: Id
     columns: dict[Key, Any] = Field({}, max_length=MAX_COLUMNS, description="Values of columns of the item table.")
     features: dict[Key, Vector] = Field(
-        {}, max_length=MAX_COLUMNS, description="Name → vector, as wide as in training; others are encoded if possible."
+        {},
+        max_length=MAX_COLUMNS,
+        description="Name → vector, of the size in training; missing ones are encoded if possible.",
     )
 
 
@@ -152,7 +154,7 @@ class EventIn(Body):
 
 
 class EventsRequest(Body):
-    """New likes; all of them are kept, or none."""
+    """New likes; all of them are stored, or none."""
 
     max_keys: ClassVar[int] = 2 * MAX_EVENTS + 1
 
@@ -169,7 +171,7 @@ class SwapRequest(Body):
     run: str = Field(min_length=1, max_length=1000)
 
 
-# ---------------------------------------------------------------- answers; they describe, they do not convert
+# ---------------------------------------------------------------- responses; for documentation only
 
 
 class RankedItem(BaseModel):
@@ -177,15 +179,15 @@ class RankedItem(BaseModel):
 
     item: int | str
     score: float
-    parts: dict[str, float] | None = Field(None, description="Name → share of the score, if asked for.")
-    columns: dict[str, Any] | None = Field(None, description="Name → value, if asked for.")
+    parts: dict[str, float] | None = Field(None, description="Name → share of the score, if requested.")
+    columns: dict[str, Any] | None = Field(None, description="Name → value, if requested.")
 
 
 class Recommendations(BaseModel):
-    """Items, best first."""
+    """Recommended items, best first."""
 
     items: list[RankedItem]
-    fallback: Literal["popular"] | None = Field(None, description="How an unknown user was answered.")
+    fallback: Literal["popular"] | None = Field(None, description="Set if the user was unknown.")
 
 
 class ProblemBody(BaseModel):
@@ -194,12 +196,12 @@ class ProblemBody(BaseModel):
     type: str
     title: str
     status: int
-    detail: str = Field(description="One sentence: what is wrong and what to do.")
-    faults: list[dict[str, str]] | None = Field(None, description="Places in the request, and what is wrong there.")
+    detail: str = Field(description="One sentence: the problem and what to do.")
+    faults: list[dict[str, str]] | None = Field(None, description="Invalid places of the request, with messages.")
 
 
 class BatchEntry(BaseModel):
-    """One answer of a batch: items, or an error."""
+    """One result of a batch: items, or an error."""
 
     items: list[RankedItem] | None = None
     fallback: Literal["popular"] | None = None
@@ -207,18 +209,18 @@ class BatchEntry(BaseModel):
 
 
 class BatchAnswer(BaseModel):
-    """Answers in the order of the requests; one that fails leaves the others as they are."""
+    """Results in the order of the requests; an error of one does not affect the others."""
 
     answers: list[BatchEntry]
 
 
 class Changed(BaseModel):
-    """A change that is durable now, and seen by the next call of every worker."""
+    """A change that is stored durably and visible to the next request of every worker."""
 
     change: int = Field(description="Number of the last change.")
     items: list[int | str] | None = Field(None, description="Ids that were added or removed.")
     users: list[int | str] | None = Field(None, description="Ids whose vectors were refreshed.")
-    encoded: list[str] | None = Field(None, description="Kinds of features that the server made itself.")
+    encoded: list[str] | None = Field(None, description="Names of the features that the server encoded.")
 
 
 class Neighbour(BaseModel):
@@ -230,7 +232,7 @@ class Neighbour(BaseModel):
 
 
 class Neighbours(BaseModel):
-    """Items similar to one, nearest first."""
+    """Items similar to an item, nearest first."""
 
     item: int | str
     title: str | None = None
@@ -240,34 +242,34 @@ class Neighbours(BaseModel):
 class LikedNeighbour(Neighbour):
     """A liked item in an explanation."""
 
-    part: float | None = Field(None, description="What it adds to the score, if that is a sum over liked items.")
+    part: float | None = Field(None, description="Its part of the score, if the score is a sum over liked items.")
 
 
 class ExplanationAnswer(BaseModel):
-    """Why an item suits a user."""
+    """Explanation of a recommendation."""
 
     user: int | str
     item: int | str
     title: str | None
     score: float = Field(description="The score that /recommend ranks by.")
-    parts: dict[str, float] = Field(description="Sum to the score.")
+    parts: dict[str, float] = Field(description="Name → part of the score; they sum to it.")
     weights: dict[str, float] | None
     liked: list[LikedNeighbour] = Field(
-        description="Items that the user liked: nearest to this one first, or by their parts of the score."
+        description="Liked items of the user, nearest to the item first, or ordered by their parts of the score."
     )
 
 
 class ItemAnswer(BaseModel):
-    """What is known of an item."""
+    """An item and its columns."""
 
     item: int | str
     title: str | None
     columns: dict[str, Any]
-    added: bool = Field(description="Whether it came after training.")
+    added: bool = Field(description="Whether it was added after training.")
 
 
 class ModelAnswer(BaseModel):
-    """What is being served."""
+    """The served run."""
 
     run: str
     model: str | None
@@ -281,8 +283,8 @@ class ModelAnswer(BaseModel):
     user_ids: Literal["integer", "text"]
     item_ids: Literal["integer", "text"]
     parts: list[str]
-    features: dict[str, int] = Field(description="Name → width of the vectors that a new item may bring.")
-    encoders: dict[str, str] = Field(description="Name → text or image: what the server encodes itself.")
+    features: dict[str, int] = Field(description="Name → size of the vectors of new items.")
+    encoders: dict[str, str] = Field(description="Name → text or image: features that the server encodes.")
     loading: bool = Field(description="Whether the encoders are still being loaded.")
     columns: dict[str, str] = Field(description="Columns of the item table and their types.")
     new_items: bool
@@ -290,7 +292,104 @@ class ModelAnswer(BaseModel):
 
 
 class Status(BaseModel):
-    """Whether the server lives or is ready."""
+    """Status of the server."""
 
     status: str
     detail: str | None = None
+
+
+# ---------------------------------------------------------------- responses for the web UI
+
+
+class ItemShort(BaseModel):
+    """An item in a list."""
+
+    item: int | str
+    title: str | None
+    added: bool = Field(description="Whether it was added after training.")
+
+
+class ItemList(BaseModel):
+    """A page of items."""
+
+    total: int
+    items: list[ItemAnswer]
+
+
+class UserShort(BaseModel):
+    """A user in a list."""
+
+    user: int | str
+    liked: int = Field(description="Number of liked items.")
+
+
+class UserList(BaseModel):
+    """A page of users."""
+
+    total: int
+    users: list[UserShort]
+
+
+class UserAnswer(BaseModel):
+    """A user and their liked items."""
+
+    user: int | str
+    known: bool = Field(description="Whether the run was trained with this user.")
+    total: int = Field(description="Number of liked items.")
+    liked: list[ItemShort]
+    weights: dict[str, float] | None = Field(
+        description="The user's weight of each branch, if the model has such weights."
+    )
+
+
+class ColumnAnswer(BaseModel):
+    """A column of the item table."""
+
+    name: str
+    kind: Literal["number", "yes_no", "choice", "list", "text"]
+    values: list[Any] = Field(description="Of a choice or list, most frequent first; lowest and highest of a number.")
+    colours: bool = Field(description="Whether the projection can be colored by it.")
+
+
+class ColumnsAnswer(BaseModel):
+    """Columns of the item table."""
+
+    columns: list[ColumnAnswer]
+    map: bool = Field(description="Whether the model has item vectors, which the projection needs.")
+
+
+class MapAnswer(BaseModel):
+    """Points of the items; lists of equal length, one entry for each item."""
+
+    items: list[int | str]
+    titles: list[str]
+    x: list[float]
+    y: list[float]
+    added: list[int] = Field(description="Indices of the items that were added after training.")
+    total: int = Field(description="Number of items in the catalog; of a large one, only some are returned.")
+    explained: list[float] = Field(description="Share of the variance on each axis.")
+    column: str | None
+    kind: Literal["category", "number"] | None = None
+    labels: list[str] | None = Field(None, description="Labels of the colors.")
+    codes: list[int] | None = Field(None, description="Index of each item's value in `labels`; -1 for none.")
+
+
+class MemberAnswer(BaseModel):
+    """A user of the audience."""
+
+    user: int | str
+    score: float
+    parts: dict[str, float]
+    place: int = Field(description="Rank of the item in this user's list, from 1.")
+
+
+class AudienceAnswer(BaseModel):
+    """The audience of an item."""
+
+    item: int | str
+    title: str | None
+    members: list[MemberAnswer]
+    liked: int = Field(description="Number of users who liked it already.")
+    reach: float = Field(description="Share of the other users who have it in their first `listed` items.")
+    looked_at: int = Field(description="Number of users that `reach` was estimated from.")
+    listed: int

@@ -1,7 +1,4 @@
-"""The run and all that was added since, as one snapshot that answers are computed from.
-
-A mapping that grows by copies that are cheap, so that who holds an older one sees no change.
-"""
+"""State of the server: a run with all live changes, as immutable snapshots that follow the store."""
 
 from __future__ import annotations
 
@@ -26,21 +23,21 @@ from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.row_buffers import append_rows
 from lirdrec.server.cache import ByteCache
-from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store, check_distinct
+from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store, check_unique_ids
 
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
 
-RECENT = 4096  # entries that are copied with every change, before they join the rest
+RECENT = 4096  # changed entries that are copied with each update, before they are merged into the base
 
 
 class PersistentMap(Mapping[K, V]):
-    """A large mapping that is shared and the few entries that were changed since; never changed itself.
+    """Immutable mapping with cheap updated copies: a large shared base and the few entries changed since.
 
     Args:
-        base: the entries; whoever passes them changes them no more.
-        recent: entries that hide those of `base`.
+        base: initial entries; must not be changed afterwards.
+        recent: entries that replace those of `base`.
     """
 
     __slots__ = ("_base", "_recent")
@@ -50,7 +47,7 @@ class PersistentMap(Mapping[K, V]):
         self._recent: Mapping[K, V] = {} if recent is None else recent
 
     def updated(self, entries: Mapping[K, V]) -> PersistentMap[K, V]:
-        """A mapping with these entries too."""
+        """A copy with these entries added or replaced."""
         recent = {**self._recent, **entries}
         return PersistentMap(self._base, recent) if len(recent) <= RECENT else PersistentMap({**self._base, **recent})
 
@@ -78,78 +75,83 @@ class PersistentMap(Mapping[K, V]):
 log = logging.getLogger(__name__)
 
 Id = str | int
-KEPT_BYTES = 32 * 2**20  # of the vectors of people who are folded in
+CACHE_BYTES = 32 * 2**20  # of the vectors of users who are folded in
 
 
 @dataclass(eq=False)
 class UserState:
-    """A user whose likes grew while serving.
+    """A user with new likes since training.
 
     Attributes:
-        liked: `(n,)` int64 item rows, those of training included.
-        is_folded: whether the vector is folded in from them; the model may not be able to.
+        history: `(n,)` int64 item rows, those of training included.
+        is_folded: whether the vector is folded in from them; not every model can do that.
     """
 
-    liked: Tensor
+    history: Tensor
     is_folded: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What is recommended from. Replaced as a whole, so a request sees one state from beginning to end.
+    """Immutable state to recommend from, so that a request sees one state from start to end.
 
     Attributes:
-        recommender: the run with the items that were added; nobody changes it.
-        number: the last change of the store that is in it.
-        gone: `(I,)` bool, removed items.
-        user_rows, item_rows: id → row; nobody changes them.
-        people: users who liked what the run does not know of; nobody changes it.
-        run: the folder.
-        vectors: `(D,)` of people who are folded in, of those who were asked for last; shared by all snapshots of a run.
+        recommender: the run with the items that were added.
+        number: last change of the store that is included.
+        removed: `(I,)` bool, removed items.
+        user_rows, item_rows: id → row.
+        user_states: users with likes that the run does not have.
+        run: folder of the run.
+        vectors: cached vectors `(D,)` of users who are folded in; shared by all snapshots of a run.
     """
 
     recommender: Recommender
     number: int
-    gone: Tensor
+    removed: Tensor
     user_rows: PersistentMap[Id, int]
     item_rows: PersistentMap[Id, int]
-    people: PersistentMap[Id, UserState]
+    user_states: PersistentMap[Id, UserState]
     run: Path
-    vectors: ByteCache[UserState, Tensor] = field(default_factory=lambda: ByteCache(KEPT_BYTES))
+    vectors: ByteCache[UserState, Tensor] = field(default_factory=lambda: ByteCache(CACHE_BYTES))
 
     @cached_property
-    def gone_rows(self) -> Tensor:
-        """Rows `(n,)` int64 of the items that were removed."""
-        return self.gone.nonzero().squeeze(1)
+    def removed_rows(self) -> Tensor:
+        """Rows `(n,)` int64 of the removed items."""
+        return self.removed.nonzero().squeeze(1)
+
+    @cached_property
+    def n_available(self) -> int:
+        """Number of items that can be recommended."""
+        return len(self.removed) - len(self.removed_rows)
 
     def item_row(self, item: Id) -> int:
         """The row of an item that can be recommended, else -1."""
         row = self.item_rows.get(item, -1)
-        return row if row >= 0 and not bool(self.gone[row]) else -1
+        return row if row >= 0 and not bool(self.removed[row]) else -1
 
-    def queries(self, people: Sequence[UserState]) -> Tensor:
-        """Vectors `(n, D)` of people who are folded in. Each is computed when it is first asked for, and kept.
+    def queries(self, users: Sequence[UserState]) -> Tensor:
+        """Vectors `(n, D)` of users who are folded in, computed at first use and cached.
 
-        Not when the like comes: a server that starts goes through years of likes. Histories as rows over all items
-        are not kept: they would be of the wrong width after the next item, and are quickly made.
+        They are not computed when a like arrives: a server that starts reads years of likes. The vectors of a scorer
+        without item vectors are not cached: their width is the number of items, and they are cheap.
         """
         scorer = self.recommender.scorer
         if not isinstance(scorer, VectorScorer):
-            return self.recommender.model().fold_in(scorer, [one.liked for one in people])
-        found = {one: self.vectors.get(one) for one in people}
-        new = [one for one, vector in found.items() if vector is None]
+            return self.recommender.model().fold_in(scorer, [user.history for user in users])
+        vectors = {user: self.vectors.get(user) for user in users}
+        new = [user for user, vector in vectors.items() if vector is None]
         if new:
-            vectors = self.recommender.model().fold_in(scorer, [one.liked for one in new])
-            for one, vector in zip(new, vectors, strict=True):
-                found[one] = vector
-                self.vectors.put(one, vector.clone(), vector.nbytes + one.liked.nbytes)
-        return torch.stack([vector for one in people if (vector := found[one]) is not None])
+            folded = self.recommender.model().fold_in(scorer, [user.history for user in new])
+            for user, vector in zip(new, folded, strict=True):
+                vectors[user] = vector
+                self.vectors.put(user, vector.clone(), vector.nbytes + user.history.nbytes)
+        return torch.stack([vector for user in users if (vector := vectors[user]) is not None])
 
     def liked_rows(self, user: Id) -> Tensor:
-        """Item rows `(n,)` int64 that the user liked, in training and since; empty for a stranger."""
-        person = self.people.get(user)
-        if person is not None:
-            return person.liked
+        """Item rows `(n,)` int64 that the user liked, in training and since; empty for an unknown user."""
+        state = self.user_states.get(user)
+        if state is not None:
+            return state.history
         row = self.user_rows.get(user, -1)
         if row < 0 or self.recommender.is_slim:
             return torch.empty(0, dtype=torch.int64)
@@ -157,11 +159,11 @@ class Snapshot:
 
 
 class LiveState:
-    """The current snapshot, and how it follows the store. Safe to use from several threads.
+    """The current snapshot, which follows the store. Safe to use from several threads.
 
     Args:
         run: a run folder.
-        store: where changes are kept; those that are there already are taken over.
+        store: log of changes; those that it has already are applied.
 
     Raises:
         LirdrecError: the run or the store cannot be read.
@@ -174,22 +176,22 @@ class LiveState:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The state as it is now."""
+        """The current state."""
         return self._snapshot
 
     def catch_up(self) -> Snapshot:
-        """The snapshot after all changes that anyone has made by now."""
+        """The snapshot after all changes in the store, of this and other servers."""
         if self.store.latest() > self._snapshot.number:
             with self._lock:
                 self._snapshot = self._followed(self._snapshot)
         return self._snapshot
 
     def swap(self, run: str | Path, prepare: Callable[[Snapshot], None] = lambda snapshot: None) -> Snapshot:
-        """Serve another run, with all changes since the store began; requests go on meanwhile on the old one.
+        """Serve another run, with all changes of the store; until it is loaded, the old run is served.
 
         Args:
             run: a run folder.
-            prepare: what else must be ready before the first request is answered from it.
+            prepare: called with the new snapshot before it is served.
         """
         fresh = self._load(Path(run))
         prepare(fresh)
@@ -200,42 +202,42 @@ class LiveState:
     # ------------------------------------------------------------ changes
 
     def add_items(self, items: Sequence[NewItem]) -> Snapshot:
-        """Keep new items durably and recommend them from now on; all of them or none.
+        """Store new items durably and recommend them from now on; all of them or none.
 
         Raises:
-            ConflictError: an id is there already.
-            DataError, CapabilityError: features or columns do not fit, or the model cannot take new items.
+            ConflictError: an id exists already.
+            DataError, CapabilityError: features or columns do not fit, or the model does not support new items.
             StoreError: they could not be written.
         """
         with self._lock:
             snapshot = self.catch_up()
-            for one in items:
-                if snapshot.item_row(one.id) >= 0:
-                    raise ConflictError(f"item {one.id!r} is there already; remove it first")
-            check_distinct(items)
-            grown = _with_items(snapshot, items)  # before anything is written: what does not fit is refused here
+            for item in items:
+                if snapshot.item_row(item.id) >= 0:
+                    raise ConflictError(f"item {item.id!r} exists already; remove it first")
+            check_unique_ids(items)
+            extended = _with_items(snapshot, items)  # raises before anything is written
             number = self.store.add_items(items)
-            # another server may have written in between: then its change comes first
+            # another server may have written in between; then its change is applied first
             if number == snapshot.number + len(items):
-                self._snapshot = replace(grown, number=number)
+                self._snapshot = replace(extended, number=number)
             return self.catch_up()
 
     def remove_item(self, item: Id) -> Snapshot:
-        """Recommend an item no more.
+        """Stop recommending an item.
 
         Raises:
             ConflictError: there is no such item.
             StoreError: it could not be written.
         """
         with self._lock:
-            # the store may hold an item that did not fit this run: it must be possible to be rid of it
+            # the store may hold an item that did not fit this run; it can be removed too
             if self.catch_up().item_row(item) < 0 and not self.store.holds(item):
                 raise ConflictError(f"there is no item {item!r}")
             self.store.remove_item(item)
             return self.catch_up()
 
     def add_events(self, events: Sequence[Event]) -> Snapshot:
-        """Keep what users liked, and refresh their vectors.
+        """Store new likes of users, and refresh their vectors.
 
         Raises:
             ConflictError: an item is unknown.
@@ -243,9 +245,9 @@ class LiveState:
         """
         with self._lock:
             snapshot = self.catch_up()
-            for one in events:
-                if snapshot.item_row(one.item) < 0:
-                    raise ConflictError(f"there is no item {one.item!r}")
+            for event in events:
+                if snapshot.item_row(event.item) < 0:
+                    raise ConflictError(f"there is no item {event.item!r}")
             self.store.add_events(events)
             return self.catch_up()
 
@@ -254,29 +256,29 @@ class LiveState:
     def _load(self, run: Path) -> Snapshot:
         recommender = Recommender.load(run)
         users, items = (
-            PersistentMap(dict(zip(known.series.to_list(), range(len(known)), strict=True)))
-            for known in (recommender.users, recommender.items)
+            PersistentMap(dict(zip(ids.series.to_list(), range(len(ids)), strict=True)))
+            for ids in (recommender.users, recommender.items)
         )
-        gone = torch.zeros(recommender.n_items, dtype=torch.bool)
-        return self._followed(Snapshot(recommender, 0, gone, users, items, PersistentMap(), run))
+        removed = torch.zeros(recommender.n_items, dtype=torch.bool)
+        return self._followed(Snapshot(recommender, 0, removed, users, items, PersistentMap(), run))
 
     def _followed(self, snapshot: Snapshot) -> Snapshot:
-        liked: dict[Id, list[int]] = {}  # user → item rows; they have an effect at the end only, whatever comes between
+        new_likes: dict[Id, list[int]] = {}  # user → item rows; applied once, after all changes
         while changes := self.store.changes(snapshot.number):
-            for stretch in _stretches(changes):
-                snapshot = _with_stored(snapshot, stretch.items)
-                for one in stretch.events:
-                    row = snapshot.item_rows.get(one.item, -1)
+            for group in _independent_groups(changes):
+                snapshot = _with_stored(snapshot, group.items)
+                for event in group.events:
+                    row = snapshot.item_rows.get(event.item, -1)
                     if row >= 0:
-                        liked.setdefault(one.user, []).append(row)
-                snapshot = _without(snapshot, stretch.removed)
+                        new_likes.setdefault(event.user, []).append(row)
+                snapshot = _without(snapshot, group.removed)
             snapshot = replace(snapshot, number=changes[-1].number)
-        return _with_likes(snapshot, liked)
+        return _with_likes(snapshot, new_likes)
 
 
 @dataclass
-class _Stretch:
-    """Changes that have the same effect in any order in which each item comes before what is said about it."""
+class _Group:
+    """Successive changes that can be applied as items first, then events, then removals."""
 
     items: list[NewItem] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -284,114 +286,114 @@ class _Stretch:
     named: set[Id] = field(default_factory=set)
 
 
-def _stretches(changes: Sequence[Change]) -> Iterator[_Stretch]:
-    """Items are placed together where that can be: one at a time, thousands of them would take minutes."""
-    stretch = _Stretch()
+def _independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
+    """Split changes so that many items are added at once: one at a time, thousands would take minutes."""
+    group = _Group()
     for change in changes:
         if change.item is not None:
-            if change.item.id in stretch.named:  # an id that comes again
-                yield stretch
-                stretch = _Stretch()
-            stretch.items.append(change.item)
-            stretch.named.add(change.item.id)
+            if change.item.id in group.named:  # an id that is added again
+                yield group
+                group = _Group()
+            group.items.append(change.item)
+            group.named.add(change.item.id)
         elif change.event is not None:
-            stretch.events.append(change.event)
-            stretch.named.add(change.event.item)
+            group.events.append(change.event)
+            group.named.add(change.event.item)
         else:
-            stretch.removed.append(change.subject)
-            stretch.named.add(change.subject)
-    yield stretch
+            group.removed.append(change.subject)
+            group.named.add(change.subject)
+    yield group
 
 
 def _without(snapshot: Snapshot, removed: Sequence[Id]) -> Snapshot:
     rows = [snapshot.item_rows[item] for item in removed if item in snapshot.item_rows]
     if not rows:
         return snapshot
-    gone = snapshot.gone.clone()
-    gone[rows] = True
-    return replace(snapshot, gone=gone)
+    mask = snapshot.removed.clone()
+    mask[rows] = True
+    return replace(snapshot, removed=mask)
 
 
 def _with_stored(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
-    """Items from the log. One that this run was trained with is not added; one that does not fit is left out."""
-    fresh = [one for one in items if snapshot.item_row(one.id) < 0]
-    if not fresh:
+    """The snapshot with items from the store, except those that the run has already or that do not fit."""
+    new = [item for item in items if snapshot.item_row(item.id) < 0]
+    if not new:
         return snapshot
     try:
-        return _with_items(snapshot, fresh)
+        return _with_items(snapshot, new)
     except LirdrecError as error:
-        if len(fresh) == 1:
-            log.warning("item %r from the store is left out: %s", fresh[0].id, error)
+        if len(new) == 1:
+            log.warning("item %r from the store is left out: %s", new[0].id, error)
             return snapshot
-        middle = len(fresh) // 2
-        return _with_stored(_with_stored(snapshot, fresh[:middle]), fresh[middle:])
+        middle = len(new) // 2
+        return _with_stored(_with_stored(snapshot, new[:middle]), new[middle:])
 
 
 def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
-    """The snapshot with items added; the old one stays as it is."""
+    """A snapshot with items added."""
     recommender = copy.copy(snapshot.recommender)
     if recommender.features is None:
         raise CapabilityError("a slim run holds vectors and ids only, so it cannot take new items; use the full run")
-    ids = [one.id for one in items]
-    _hide_old(recommender, ids)
-    recommender.add_items(_frame(items, recommender), _features(items))
+    ids = [item.id for item in items]
+    _rename_removed(recommender, ids)
+    recommender.add_items(_item_table(items, recommender), _features(items))
     first = snapshot.recommender.n_items
     rows = snapshot.item_rows.updated(dict(zip(ids, range(first, first + len(ids)), strict=True)))
-    gone = append_rows(snapshot.gone, torch.zeros(len(items), dtype=torch.bool))
-    return replace(snapshot, recommender=recommender, gone=gone, item_rows=rows)
+    removed = append_rows(snapshot.removed, torch.zeros(len(items), dtype=torch.bool))
+    return replace(snapshot, recommender=recommender, removed=removed, item_rows=rows)
 
 
-def _hide_old(recommender: Recommender, new: Sequence[Id]) -> None:
-    """Give removed items, whose ids come again, ids that nobody uses: an id stands for one row only."""
+def _rename_removed(recommender: Recommender, new: Sequence[Id]) -> None:
+    """Replace the ids of removed items that are added again by unused ones, so that ids stay unique."""
     rows = recommender.items.rows(list(new))
     rows = rows[rows >= 0]
     if not len(rows):
         return
     ids = recommender.items.series.to_list()
-    taken = {*ids, *new}
-    unused = (id for id in range(LARGEST, -1, -1) if id not in taken)
+    used = {*ids, *new}
+    unused = (id for id in range(LARGEST, -1, -1) if id not in used)
     for row in rows.tolist():
         ids[row] = next(unused) if recommender.items.is_integer else f"\x00removed {row}"
     recommender.items = IdMap(pl.Series(ITEM, ids, dtype=recommender.items.series.dtype), recommender.items.what)
     recommender.item_table = recommender.item_table.with_columns(recommender.items.series.alias(ITEM))
 
 
-def _frame(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFrame:
+def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFrame:
     is_integer = recommender.items.is_integer
-    if strange := [one.id for one in items if isinstance(one.id, str) is is_integer]:
-        raise DataError(f"the item ids of this run are {'integers' if is_integer else 'texts'}, {strange[0]!r} is not")
+    if misfits := [item.id for item in items if isinstance(item.id, str) is is_integer]:
+        raise DataError(f"the item ids of this run are {'integers' if is_integer else 'texts'}, {misfits[0]!r} is not")
     known = set(recommender.item_table.columns)
-    columns: dict[str, list[Any]] = {ITEM: [one.id for one in items]}
-    for name in dict.fromkeys(name for one in items for name in one.columns):
+    columns: dict[str, list[Any]] = {ITEM: [item.id for item in items]}
+    for name in dict.fromkeys(name for item in items for name in item.columns):
         if name not in known:
             raise DataError(f"the item table has no column '{name}'; it has {', '.join(sorted(known - {ITEM}))}")
-        columns[name] = [one.columns.get(name) for one in items]
+        columns[name] = [item.columns.get(name) for item in items]
     try:
         return pl.DataFrame(columns, strict=True)
     except (TypeError, OverflowError, pl.exceptions.PolarsError):
-        raise DataError("a column of the new items holds values of different types, or too large ones") from None
+        raise DataError("a column of the new items has values of different types, or too large ones") from None
 
 
 def _features(items: Sequence[NewItem]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(name for one in items for name in one.features)
-    # in the type in which the store keeps them, so that a restart gives the same vectors
+    names = dict.fromkeys(name for item in items for name in item.features)
+    # in the type of the store, so that a restart gives the same vectors
     return {
-        name: [None if (row := one.features.get(name)) is None else np.asarray(row, np.float32) for one in items]
+        name: [None if (row := item.features.get(name)) is None else np.asarray(row, np.float32) for item in items]
         for name in names
     }
 
 
-def _with_likes(snapshot: Snapshot, liked: Mapping[Id, Sequence[int]]) -> Snapshot:
-    """The snapshot with users who liked these item rows."""
+def _with_likes(snapshot: Snapshot, new_likes: Mapping[Id, Sequence[int]]) -> Snapshot:
+    """A snapshot with more likes: user → item rows."""
     recommender = snapshot.recommender
-    if not liked:
+    if not new_likes:
         return snapshot
     is_folded = not recommender.is_slim and recommender.model().capabilities.new_users
-    people: dict[Id, UserState] = {}
-    for user, new in liked.items():
+    states: dict[Id, UserState] = {}
+    for user, rows in new_likes.items():
         before = snapshot.liked_rows(user)
-        after = torch.unique(torch.cat([before, torch.tensor(new)]))
-        # nothing that was not known, from training for instance: then the trained vector is the better one
+        after = torch.unique(torch.cat([before, torch.tensor(rows)]))
+        # if all likes were known, from training for instance, the trained vector is the better one
         if len(after) > len(torch.unique(before)):
-            people[user] = UserState(after, is_folded)
-    return replace(snapshot, people=snapshot.people.updated(people)) if people else snapshot
+            states[user] = UserState(after, is_folded)
+    return replace(snapshot, user_states=snapshot.user_states.updated(states)) if states else snapshot

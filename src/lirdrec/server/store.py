@@ -1,6 +1,6 @@
-"""What was added while serving, kept durably: a log of changes in SQLite or PostgreSQL.
+"""Durable log of live changes (items, removals, events) in SQLite or PostgreSQL.
 
-A change is on the disk before it is answered for, and every server on the same store sees all changes in one order.
+A change is on the disk before its request is answered. All servers on one store see all changes in the same order.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from safetensors import SafetensorError
 
 from lirdrec.data.frames import first_line
 from lirdrec.errors import ConfigError, DataError, LirdrecError
-from lirdrec.server.private_files import make_private, store_of
+from lirdrec.server.private_files import create_private_file, store_path
 
 Kind = Literal["item", "removed", "event"]
 
-# the names have a prefix because a shop's own database may have tables called "items"
+# the prefix avoids conflicts in a database that is shared with other applications
 _metadata = sa.MetaData()
-# SQLite counts rows by itself only in a column of exactly this type
+# SQLite numbers rows only in a column of exactly this type
 _number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _changes = sa.Table(
     "lirdrec_changes",
     _metadata,
     sa.Column("number", _number, primary_key=True, autoincrement=True),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),  # JSON, so that the ids 7 and "7" are two
+    sa.Column("subject", sa.Text, nullable=False),  # JSON, so that the ids 7 and "7" differ
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
     sqlite_autoincrement=True,
@@ -46,11 +46,11 @@ _items = sa.Table(
     sa.Column("live", sa.Boolean, nullable=False),
     sa.Column("picture", sa.LargeBinary, nullable=True),
 )
-LOCK = 0x11BD_BEC0  # of PostgreSQL: one writer at a time, so that numbers become visible in order
+LOCK = 0x11BD_BEC0  # advisory lock of PostgreSQL: with one writer at a time, numbers become visible in order
 FULL = {"SQLITE_FULL", "53100"}  # SQLite's name and PostgreSQL's code of a full disk
-BLOCK = 2_000  # changes read at once: an item's features may be many
+BLOCK = 2_000  # changes read at once; features may be large
 _URLS = "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
-SECONDS = 10  # to wait for another writer, or for the server to answer
+SECONDS = 10  # to wait for another writer, or for a connection to PostgreSQL
 
 
 class StoreError(LirdrecError, RuntimeError):
@@ -60,33 +60,33 @@ class StoreError(LirdrecError, RuntimeError):
 
 
 class StoreFullError(StoreError):
-    """There is no room left on the disk; nothing was changed."""
+    """The disk is full; nothing was changed."""
 
 
 class ConflictError(LirdrecError, ValueError):
-    """An item that is to be added is there already, or one that is to be removed is not."""
+    """An item to add exists already, or one to remove does not exist."""
 
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item as it was added.
+    """An item that was added while serving.
 
     Attributes:
         id: text or integer, as in the run.
-        columns: JSON-able values for columns of the item table.
+        columns: name of a column of the item table → JSON-serializable value.
         features: name → `(d,)` float32.
-        picture: bytes of a JPEG, PNG or WebP, for the page; or None.
+        image: bytes of a JPEG, PNG or WebP, for the UI; or None.
     """
 
     id: str | int
     columns: Mapping[str, Any] = field(default_factory=dict)
     features: Mapping[str, np.ndarray] = field(default_factory=dict)
-    picture: bytes | None = None
+    image: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """A user liked an item; `weight` and kinds of events are the caller's to decide before."""
+    """A user liked an item."""
 
     user: str | int
     item: str | int
@@ -109,7 +109,7 @@ class Store:
     Safe to use from several threads and processes.
 
     Raises:
-        ConfigError: the URL cannot be that of a store.
+        ConfigError: the URL is not one of a store.
         StoreError: it cannot be opened.
     """
 
@@ -122,9 +122,9 @@ class Store:
         self.is_sqlite = backend == "sqlite"
         if backend not in ("sqlite", "postgresql"):
             raise ConfigError(f"a store is SQLite or PostgreSQL, not {backend}; {_URLS}")
-        kind = sa.pool.QueuePool  # also for SQLite in memory, which is refused below
-        try:
-            self.engine = sa.create_engine(self.url, poolclass=kind, **(_SQLITE if self.is_sqlite else _SERVER))
+        options = _SQLITE if self.is_sqlite else _POSTGRESQL
+        try:  # QueuePool also for SQLite in memory, which is rejected below
+            self.engine = sa.create_engine(self.url, poolclass=sa.pool.QueuePool, **options)
         except sa.exc.ArgumentError:
             raise ConfigError(f"the URL of the store cannot be read; {_URLS}") from None
         except ImportError as error:
@@ -134,83 +134,83 @@ class Store:
             ) from None
         if self.is_sqlite:
             if self.url.database in (None, "", ":memory:"):
-                raise ConfigError("a store in memory would forget everything; name a file, as in sqlite:///shop.sqlite")
-            if not self.url.query:  # the files beside it get the rights of this one
-                make_private(str(self.url.database))
-            sa.event.listen(self.engine, "connect", _durable)
-        with self._writing() as connection:  # so that two servers that start at once do not both create the tables
+                raise ConfigError("a store in memory would lose all changes; name a file, as in sqlite:///shop.sqlite")
+            if not self.url.query:  # SQLite's other files get the permissions of this one
+                create_private_file(str(self.url.database))
+            sa.event.listen(self.engine, "connect", _set_up_sqlite)
+        with self._write() as connection:  # so that of two servers that start at once only one creates the tables
             _metadata.create_all(connection)
 
     @property
     def name(self) -> str:
-        """The URL without its password, as it can be shown: a file name may hold bytes that are no text."""
+        """The URL for messages: without the password, undecodable bytes of a file name escaped."""
         database = (self.url.database or "").encode(errors="backslashreplace").decode()
         return self.url.set(database=database).render_as_string(hide_password=True)
 
     def latest(self) -> int:
-        """The number of the last change, 0 if there is none; cheap enough to ask before every answer."""
-        with self._speaking(), self.engine.connect() as connection:
+        """The number of the last change, 0 if there is none; a cheap query."""
+        with self._store_errors(), self.engine.connect() as connection:
             return int(connection.scalar(sa.select(sa.func.max(_changes.c.number))) or 0)
 
     def changes(self, after: int = 0, limit: int = BLOCK) -> list[Change]:
         """The next `limit` changes after a number, in order."""
-        asked = sa.select(_changes).where(_changes.c.number > after).order_by(_changes.c.number).limit(limit)
-        with self._speaking(), self.engine.connect() as connection:
-            return [_change(row) for row in connection.execute(asked)]
+        query = sa.select(_changes).where(_changes.c.number > after).order_by(_changes.c.number).limit(limit)
+        with self._store_errors(), self.engine.connect() as connection:
+            return [_change(row) for row in connection.execute(query)]
 
     def add_items(self, items: Sequence[NewItem]) -> int:
-        """Keep all of the items or, on any error, none; the number of the last change.
+        """Store all of the items or, on any error, none; the number of the last change.
 
         Raises:
-            ConflictError: an item is live in the store already, or named twice.
+            ConflictError: an item is in the store already, or given twice.
             StoreFullError, StoreError: they could not be written.
         """
-        check_distinct(items)
-        with self._writing() as connection:
-            subjects = [json.dumps(one.id) for one in items]
-            there = connection.scalars(
+        check_unique_ids(items)
+        with self._write() as connection:
+            subjects = [json.dumps(item.id) for item in items]
+            existing = connection.scalars(
                 sa.select(_items.c.subject).where(_items.c.subject.in_(subjects), _items.c.live)
             ).all()
-            if there:
-                raise ConflictError(f"item {json.loads(there[0])!r} is there already; remove it first")
+            if existing:
+                raise ConflictError(f"item {json.loads(existing[0])!r} exists already; remove it first")
             last = 0
-            for subject, one in zip(subjects, items, strict=True):
-                last = self._append(connection, "item", subject, _packed(one))
+            for subject, item in zip(subjects, items, strict=True):
+                last = self._append(connection, "item", subject, _packed(item))
                 connection.execute(sa.delete(_items).where(_items.c.subject == subject))
                 connection.execute(
-                    sa.insert(_items).values(subject=subject, number=last, live=True, picture=one.picture)
+                    sa.insert(_items).values(subject=subject, number=last, live=True, picture=item.image)
                 )
             return last
 
     def holds(self, item: str | int) -> bool:
-        """Whether an item came by `add_items` and was not removed since."""
-        asked = sa.select(_items.c.number).where(_items.c.subject == json.dumps(item), _items.c.live)
-        with self._speaking(), self.engine.connect() as connection:
-            return connection.scalar(asked) is not None
+        """Whether an item was added by `add_items` and not removed since."""
+        query = sa.select(_items.c.number).where(_items.c.subject == json.dumps(item), _items.c.live)
+        with self._store_errors(), self.engine.connect() as connection:
+            return connection.scalar(query) is not None
 
     def remove_item(self, item: str | int) -> int:
-        """Record that an item is gone, whether it came by `add_items` or with the run; the number of the change."""
-        with self._writing() as connection:
+        """Record the removal of an item, of the run or of `add_items`; the number of the change."""
+        with self._write() as connection:
             subject = json.dumps(item)
             connection.execute(sa.update(_items).where(_items.c.subject == subject).values(live=False, picture=None))
             return self._append(connection, "removed", subject, b"")
 
     def add_events(self, events: Sequence[Event]) -> int:
-        """Record what users liked, all or nothing; the number of the last change."""
-        with self._writing() as connection:
+        """Record events, all or none; the number of the last change."""
+        with self._write() as connection:
             last = 0
-            for one in events:
-                last = self._append(connection, "event", json.dumps(one.user), json.dumps(one.item).encode())
+            for event in events:
+                last = self._append(connection, "event", json.dumps(event.user), json.dumps(event.item).encode())
             return last
 
-    def picture(self, item: str | int) -> bytes | None:
-        """The picture that came with an item, if any."""
-        asked = sa.select(_items.c.picture).where(_items.c.subject == json.dumps(item), _items.c.live)
-        with self._speaking(), self.engine.connect() as connection:
-            return connection.scalar(asked)
+    def image(self, item: str | int) -> bytes | None:
+        """The image that was added with an item, if any."""
+        query = sa.select(_items.c.picture).where(_items.c.subject == json.dumps(item), _items.c.live)
+        with self._store_errors(), self.engine.connect() as connection:
+            return connection.scalar(query)
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self.engine.dispose()
 
     def _append(self, connection: sa.Connection, kind: Kind, subject: str, payload: bytes) -> int:
@@ -220,9 +220,9 @@ class Store:
         return int(key[0])
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        """A transaction of the only writer; committed and on the disk when the block ends."""
-        with self._speaking(), self.engine.connect() as connection:
+    def _write(self) -> Iterator[sa.Connection]:
+        """A transaction with an exclusive write lock; committed and on the disk when the block ends."""
+        with self._store_errors(), self.engine.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
@@ -236,7 +236,8 @@ class Store:
                 raise
 
     @contextmanager
-    def _speaking(self) -> Iterator[None]:
+    def _store_errors(self) -> Iterator[None]:
+        """Turn errors of the database into a `StoreError`."""
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
@@ -246,40 +247,36 @@ class Store:
                 raise StoreFullError("the disk of the store is full; nothing was changed") from error
             if getattr(error, "connection_invalidated", False):
                 raise StoreError(
-                    f"the connection to the store {self.name} was lost; a change under way may or may not be kept"
+                    f"the connection to the store {self.name} was lost; a change in progress may or may not be stored"
                 ) from error
             raise StoreError(
                 f"the store {self.name} cannot be used ({first_line(original)}); nothing was changed"
             ) from error
 
 
-def url_of(run: str | Path) -> sa.URL:
-    """The URL of a run's own store, whatever letters the run's name has."""
-    return sa.URL.create("sqlite", database=str(store_of(run)))
+def default_store_url(run: str | Path) -> sa.URL:
+    """The URL of a run's default store; the name of the run may have any characters."""
+    return sa.URL.create("sqlite", database=str(store_path(run)))
 
 
-def check_distinct(items: Sequence[NewItem]) -> None:
-    """Refuse an id that occurs twice.
-
-    Raises:
-        ConflictError: it does.
-    """
-    if len({one.id for one in items}) < len(items):
-        raise ConflictError("an item is named twice in this call; name each once")
+def check_unique_ids(items: Sequence[NewItem]) -> None:
+    """Raise a ConflictError if an id occurs twice."""
+    if len({item.id for item in items}) < len(items):
+        raise ConflictError("an item occurs twice in this request; send each once")
 
 
-# every transaction of SQLite is begun by hand (`_writing`), and each reading statement is one of its own
+# with SQLite a write transaction is started explicitly (`_write`); each read is a transaction of its own
 _SQLITE: dict[str, Any] = {"pool_size": 8, "max_overflow": 64, "connect_args": {"timeout": SECONDS}}
-_SERVER: dict[str, Any] = {
-    "pool_pre_ping": True,  # after the server was restarted, the first call finds new connections
-    "isolation_level": "READ COMMITTED",  # what was committed while waiting for the lock must be seen
+_POSTGRESQL: dict[str, Any] = {
+    "pool_pre_ping": True,  # reconnect after a restart of the database
+    "isolation_level": "READ COMMITTED",  # commits made while waiting for the lock must be visible
     "connect_args": {"connect_timeout": SECONDS},
 }
 
 
-def _durable(connection: Any, _: Any) -> None:
-    """Many readers beside one writer, and every commit on the disk before it returns."""
-    connection.isolation_level = None  # transactions are begun by hand: the driver's own would not be immediate
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    """Set up a connection of SQLite: concurrent readers, and commits that are on the disk when they return."""
+    connection.isolation_level = None  # transactions are started explicitly: the driver's would not be immediate
     cursor = connection.cursor()
     for setting in (f"busy_timeout={1000 * SECONDS}", "journal_mode=WAL", "synchronous=FULL"):
         cursor.execute(f"PRAGMA {setting}")
@@ -294,7 +291,7 @@ def _packed(item: NewItem) -> bytes:
     try:
         columns = json.dumps(dict(item.columns), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise DataError(f"item {item.id!r}: its columns cannot be kept ({error})") from None
+        raise DataError(f"item {item.id!r}: its columns cannot be stored ({error})") from None
     return save(features, metadata={"columns": columns})
 
 
@@ -315,4 +312,4 @@ def _change(row: Any) -> Change:
             return Change(row.number, "event", subject, event=Event(subject, orjson.loads(row.payload)))
         return Change(row.number, "removed", subject)
     except (ValueError, KeyError, TypeError, SafetensorError):
-        raise StoreError(f"change {row.number} of the store is damaged; restore the store from a copy") from None
+        raise StoreError(f"change {row.number} of the store is damaged; restore the store from a backup") from None

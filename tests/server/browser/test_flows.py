@@ -215,7 +215,7 @@ def test_an_item_with_its_neighbours_and_those_who_would_get_it(visit):
     assert ids(page, "main") == [other["item"] for other in near]
     lies = page.locator(".between").inner_text()
     assert 0 <= lies.find(near[0]["title"]) < lies.find(near[1]["title"])
-    members = one.get("/audience/203?k=12")["members"]
+    members = one.get("/items/203/audience?k=12")["members"]
     assert texts(page, ".people .who") == [str(member["user"]) for member in members]
     places = [re.findall(r"\d+", place) for place in texts(page, ".people .place")]
     assert places == [[str(member["place"])] for member in members]
@@ -246,8 +246,10 @@ def test_an_item_is_added_with_title_and_picture_and_finds_its_people(visit, tmp
     assert sum("tent" in title for title in titles[:6]) >= 5
     who = [int(user) for user in texts(page, ".people .who")]
     assert sum(KINDS[user % len(KINDS)] == "tent" for user in who) >= 10
-    assert page.locator(".picture.large img").evaluate("i => i.decode().then(() => i.src)").endswith(f"/pictures/{id}")
-    assert httpx.get(f"{one.address}/pictures/{id}", timeout=PATIENCE).headers["content-type"] == "image/jpeg"
+    assert (
+        page.locator(".picture.large img").evaluate("i => i.decode().then(() => i.src)").endswith(f"/items/{id}/image")
+    )
+    assert httpx.get(f"{one.address}/items/{id}/image", timeout=PATIENCE).headers["content-type"] == "image/jpeg"
     best = [item["item"] for item in one.post("/recommend", {"user": who[0], "k": 10})["items"]]
     assert int(id) in best
     # taken away again, on the second press only
@@ -335,14 +337,14 @@ def test_hostile_texts_stay_texts_everywhere(visit):
     page.locator(".rows .name").get_by_text(HOSTILE[:75]).wait_for()
     page.fill("#query", "onerror")
     page.locator(".hit .name").get_by_text(HOSTILE).wait_for()
-    user = one.get("/audience/666?k=1")["members"][0]["user"]
+    user = one.get("/items/666/audience?k=1")["members"][0]["user"]
     page = one.go(f"#/user/{user}")
     page.locator(".found .card h3").get_by_text(HOSTILE).wait_for()
     page.locator(".found .card[data-item='666'] .why-button").click()
     page.locator("#why-title").get_by_text(HOSTILE).wait_for()
     assert page.evaluate("window.hacked") is None
     assert page.locator("main img:not(.picture img)").count() == 0
-    answer = httpx.get(f"{one.address}/pictures/666", timeout=PATIENCE)
+    answer = httpx.get(f"{one.address}/items/666/image", timeout=PATIENCE)
     assert answer.headers["content-type"] == "image/svg+xml"
     assert b"<script" not in answer.content and "default-src 'none'" in answer.headers["content-security-policy"]
 
@@ -352,7 +354,7 @@ def test_the_map_is_coloured_zoomed_and_walked_by_keys(visit):
     page = one.go("#/map")
     page.locator("#colour-by").select_option("kind")
     page.get_by_role("button", name="lamp").wait_for()
-    total = one.get("/map")["total"]
+    total = one.get("/projection")["total"]
     wait_for_in_view(page, total)
     colours = page.locator(".chart canvas").evaluate(COLOURS)
     assert colours >= 4  # of the four kinds, some mixed
@@ -383,7 +385,7 @@ def test_a_point_of_the_map_is_hovered_and_clicked(visit):
     page.locator(".rows a").first.hover()
     page.locator(".tip").wait_for()
     canvas, tip = page.locator(".chart canvas").bounding_box(), page.locator(".tip strong").inner_text()
-    points = one.get("/map")
+    points = one.get("/projection")
     at = points["titles"].index(tip)
     # the same arithmetic as the page's: everything fits, with 6 % around
     width, height = canvas["width"], canvas["height"]

@@ -1,1 +1,1 @@
-"""What the server knows of items: images, search, facets, projection, explanations."""
+"""Information on items: images, search, facets, projection, audience, explanations, encoding."""

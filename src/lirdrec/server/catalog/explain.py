@@ -1,4 +1,4 @@
-"""Why an item suits a user as the user is now, and which items are like another."""
+"""Explanations of recommendations, and similar items, for the current snapshot."""
 
 from __future__ import annotations
 
@@ -12,45 +12,41 @@ from lirdrec.recommender.explanation import Explanation
 from lirdrec.server.state import Id, Snapshot
 
 
-def explained(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation:
-    """The parts of the score that the engine ranks by: for a user with new likes those of the refreshed vector.
+def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation:
+    """Explain the score of an item row for a user, by the vector that the engine ranks with.
 
     Raises:
         UnknownIdError: no such user.
-        CapabilityError: a slim run keeps no liked items.
+        CapabilityError: a slim run has no liked items.
     """
     recommender = snapshot.recommender
     if recommender.is_slim:
-        raise CapabilityError("a slim run cannot explain: it keeps no liked items; serve the full run")
-    vector, weights = vector_of(snapshot, user), None
-    person = snapshot.people.get(user)
-    if person is None or not person.is_folded:
+        raise CapabilityError("a slim run cannot explain: it has no liked items; serve the full run")
+    vector, weights = _user_vector(snapshot, user), None
+    state = snapshot.user_states.get(user)
+    if state is None or not state.is_folded:
         weights = recommender.scorer.user_weights(torch.tensor([snapshot.user_rows[user]]))
     liked = snapshot.liked_rows(user)
-    liked = liked[~snapshot.gone[liked]]
+    liked = liked[~snapshot.removed[liked]]
     return explanation.explained(recommender, user, row, vector[None], weights, liked.numpy(), n_liked)
 
 
-def vector_of(snapshot: Snapshot, user: Id) -> Tensor:
-    """The vector `(D,)` that stands for a user now.
-
-    Raises:
-        UnknownIdError: no such user.
-    """
-    person = snapshot.people.get(user)
-    if person is not None and person.is_folded:
-        return snapshot.queries([person])[0]
+def _user_vector(snapshot: Snapshot, user: Id) -> Tensor:
+    """The current vector `(D,)` of a user."""
+    state = snapshot.user_states.get(user)
+    if state is not None and state.is_folded:
+        return snapshot.queries([state])[0]
     row = snapshot.user_rows.get(user, -1)
     if row < 0:
         raise UnknownIdError(f"no user has the id {user!r}")
     return snapshot.recommender.scorer.queries(torch.tensor([row]))[0]
 
 
-def similar(snapshot: Snapshot, row: int, k: int) -> list[tuple[int, float]]:
-    """Rows of the k nearest items and their similarity, nearest first; neither itself nor what is gone."""
+def similar_items(snapshot: Snapshot, row: int, k: int) -> list[tuple[int, float]]:
+    """Rows of the k nearest items and their similarities, nearest first, without the item itself and removed ones."""
     scorer = snapshot.recommender.scorer
     scores = scorer.similar_items(torch.tensor([row])).clone()
-    scores[:, snapshot.gone] = -torch.inf
+    scores[:, snapshot.removed] = -torch.inf
     scores[:, row] = -torch.inf
     values, rows = top_k_dense(scores, min(k, scorer.n_items))
-    return [(at, value) for at, value in zip(rows[0].tolist(), values[0].tolist(), strict=True) if at >= 0]
+    return [(near, value) for near, value in zip(rows[0].tolist(), values[0].tolist(), strict=True) if near >= 0]

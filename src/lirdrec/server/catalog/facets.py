@@ -1,11 +1,11 @@
-"""Columns of the item table for a person: which are there, what values they hold, how they colour a map."""
+"""Facets: columns of the item table to filter by, their values, and colors of items by a column."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,38 +13,22 @@ import polars as pl
 from lirdrec.data.images import IMAGE
 from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import as_texts, is_title
+from lirdrec.server.schemas import ColumnAnswer
 
-N_COLOURS = 7  # of categories; what is left is "other"
-N_STEPS = 5  # of numbers
-MAX_CHOICES = 40  # a column of texts with more values than these is one to search in
-_BETWEEN = (", ", "|", "; ", " > ")  # what parts the values of one cell
-
-
-@dataclass(frozen=True)
-class Column:
-    """What a filter or a legend has to know.
-
-    Attributes:
-        name: of the column.
-        kind: "number", "yes_no", "choice" (few texts), "list" (cells that list a few known texts) or "text".
-        values: the texts of a choice or list, most frequent first; lowest and highest of a number; else nothing.
-        colours: whether a map can be coloured by it.
-    """
-
-    name: str
-    kind: str
-    values: Sequence[Any] = ()
-    colours: bool = True
+N_COLORS = 7  # categories with a color; the rest is "other"
+N_RANGES = 5  # of numbers
+MAX_CHOICES = 40  # values of a choice; a column with more is a text to search in
+_SEPARATORS = (", ", "|", "; ", " > ")  # between the values of one cell
 
 
 @dataclass(frozen=True, eq=False)
-class Colouring:
-    """A colour for each item.
+class ItemColors:
+    """A color for each item.
 
     Attributes:
         kind: "category" or "number".
-        labels: of the colours, in order.
-        codes: `(I,)` int16 places in `labels`; -1 where the item has no value.
+        labels: of the colors, in order.
+        codes: `(I,)` int16 indices into `labels`; -1 if the item has no value.
     """
 
     kind: str
@@ -52,9 +36,9 @@ class Colouring:
     codes: np.ndarray
 
 
-def described(table: pl.DataFrame) -> list[Column]:
-    """The columns that a person would filter by: numbers, yes or no, texts; neither ids, nor pictures, nor lists."""
-    found = []
+def describe_columns(table: pl.DataFrame) -> list[ColumnAnswer]:
+    """The columns to filter by: numbers, booleans and texts, without ids, images and nested values."""
+    columns = []
     for name, kind in table.schema.items():
         if name in (ITEM, IMAGE):
             continue
@@ -62,36 +46,36 @@ def described(table: pl.DataFrame) -> list[Column]:
         if column.null_count() == len(column):
             continue
         if kind == pl.Boolean:
-            found.append(Column(name, "yes_no"))
+            columns.append(ColumnAnswer(name=name, kind="yes_no", values=[], colours=True))
         elif column.dtype.is_numeric():
-            found.append(Column(name, "number", (column.min(), column.max())))
+            columns.append(ColumnAnswer(name=name, kind="number", values=[column.min(), column.max()], colours=True))
         elif column.dtype == pl.String:
-            found.append(_texts(name, column))
-    return found
+            columns.append(_text_column(name, column))
+    return columns
 
 
-def colouring(table: pl.DataFrame, name: str) -> Colouring:
-    """Colours by a column of `described`: the most frequent values, or five ranges with equally many items each.
+def color_items(table: pl.DataFrame, name: str) -> ItemColors:
+    """Colors by a column of `describe_columns`: the most frequent values, or `N_RANGES` quantile ranges.
 
-    Of a cell that lists several values, such as "Comedy, Romance", the first counts.
+    Of a cell with several values, such as "Comedy, Romance", the first is used.
     """
     column = _plain(table[name])
     if column.dtype.is_numeric():
         return _ranges(column.cast(pl.Float64))
     if column.dtype == pl.Boolean:
         column = column.replace_strict({True: "yes", False: "no"}, return_dtype=pl.String)
-    column = _cut(column, _separator(column)).list.first()
+    column = _split(column, _separator(column)).list.first()
     counts = column.drop_nulls().value_counts(sort=True).sort("count", name, descending=[True, False])
-    labels = counts[name].head(N_COLOURS).to_list()
-    places: Mapping[str, int] = {label: place for place, label in enumerate(labels)}
-    if counts.height > N_COLOURS:
+    labels = counts[name].head(N_COLORS).to_list()
+    codes_of: Mapping[str, int] = {label: code for code, label in enumerate(labels)}
+    if counts.height > N_COLORS:
         labels.append("other")
-    codes = [-1 if value is None else places.get(value, N_COLOURS) for value in column]
-    return Colouring("category", labels, np.array(codes, dtype=np.int16))
+    codes = [-1 if value is None else codes_of.get(value, N_COLORS) for value in column]
+    return ItemColors("category", labels, np.array(codes, dtype=np.int16))
 
 
 def _plain(column: pl.Series) -> pl.Series:
-    """Categories as texts, durations as seconds, decimals as floats, and null for a number that is not finite."""
+    """The column with categories as texts, durations as seconds, decimals as floats, and null for NaN and infinity."""
     kind = column.dtype
     if kind in (pl.Categorical, pl.Enum):
         return column.cast(pl.String)
@@ -105,44 +89,44 @@ def _plain(column: pl.Series) -> pl.Series:
     return column
 
 
-def _texts(name: str, column: pl.Series) -> Column:
-    mark = _separator(column)
-    values = _cut(column, mark)
-    cells = values.drop_nulls()
+def _text_column(name: str, column: pl.Series) -> ColumnAnswer:
+    separator = _separator(column)
+    cells = _split(column, separator).drop_nulls()
     if is_title(name) or cells.list.len().max() is None:
-        return Column(name, "text", colours=False)
+        return ColumnAnswer(name=name, kind="text", values=[], colours=False)
     repeats = cells.list.first().n_unique() * 2 <= len(cells)
     counts = cells.list.explode().value_counts(sort=True).sort("count", name, descending=[True, False])
     if counts.height > MAX_CHOICES:
-        return Column(name, "text", colours=repeats)
-    return Column(name, "choice" if mark is None else "list", counts[name].to_list(), colours=repeats)
+        return ColumnAnswer(name=name, kind="text", values=[], colours=repeats)
+    kind: Literal["choice", "list"] = "choice" if separator is None else "list"
+    return ColumnAnswer(name=name, kind=kind, values=counts[name].to_list(), colours=repeats)
 
 
 def _separator(column: pl.Series) -> str | None:
-    """What parts the values of a cell, if a quarter of the cells hold several."""
-    there = max(1, len(column) - column.null_count())
-    shares = {mark: (column.str.contains(mark, literal=True).sum() or 0) / there for mark in _BETWEEN}
-    mark = max(shares, key=lambda one: shares[one])
-    return mark if shares[mark] >= 0.25 else None
+    """The separator of the values of a cell, if a quarter of the cells have several values."""
+    n = max(1, len(column) - column.null_count())
+    shares = {text: (column.str.contains(text, literal=True).sum() or 0) / n for text in _SEPARATORS}
+    separator = max(shares, key=lambda text: shares[text])
+    return separator if shares[separator] >= 0.25 else None
 
 
-def _cut(column: pl.Series, mark: str | None) -> pl.Series:
-    """Cells as lists of texts without blanks around them; null where there is none."""
-    lists = column.str.split("\0" if mark is None else mark).list.eval(pl.element().str.strip_chars())
+def _split(column: pl.Series, separator: str | None) -> pl.Series:
+    """Cells as lists of stripped texts; null if there is none."""
+    lists = column.str.split("\0" if separator is None else separator).list.eval(pl.element().str.strip_chars())
     lists = lists.list.eval(pl.element().filter(pl.element() != ""))
     return lists.set(lists.list.len() == 0, None)
 
 
-def _ranges(column: pl.Series) -> Colouring:
-    there = column.drop_nulls().to_numpy()
-    edges = np.unique(np.quantile(there, np.linspace(0, 1, N_STEPS + 1)))
+def _ranges(column: pl.Series) -> ItemColors:
+    edges = np.unique(np.quantile(column.drop_nulls().to_numpy(), np.linspace(0, 1, N_RANGES + 1)))
+    is_null = column.is_null().to_numpy()
     if len(edges) < 2:
-        return Colouring("number", [_said(edges[0])], np.where(column.is_null().to_numpy(), -1, 0).astype(np.int16))
+        return ItemColors("number", [_formatted(edges[0])], np.where(is_null, -1, 0).astype(np.int16))
     values = column.fill_null(edges[0]).to_numpy()
     codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-    labels = [f"{_said(low)} – {_said(high)}" for low, high in pairwise(edges)]
-    return Colouring("number", labels, np.where(column.is_null().to_numpy(), -1, codes).astype(np.int16))
+    labels = [f"{_formatted(low)} – {_formatted(high)}" for low, high in pairwise(edges)]
+    return ItemColors("number", labels, np.where(is_null, -1, codes).astype(np.int16))
 
 
-def _said(number: float) -> str:
+def _formatted(number: float) -> str:
     return f"{number:.0f}" if float(number).is_integer() else f"{number:.4g}"

@@ -1,4 +1,4 @@
-"""New items' titles and pictures become vectors, by the encoders that made the dataset's matrices."""
+"""Encode titles and images of new items with the encoders that made the dataset's features."""
 
 from __future__ import annotations
 
@@ -26,113 +26,113 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Draft:
-    """A new item that lacks vectors.
+    """A new item without vectors.
 
     Attributes:
-        columns: values of columns of the item table.
-        picture: content of a picture that can be opened, or None.
+        columns: name of a column of the item table → value.
+        image: content of an image that can be opened, or None.
     """
 
     columns: Mapping[str, Any]
-    picture: bytes | None = None
+    image: bytes | None = None
 
 
 @dataclass(frozen=True)
-class _Own:
+class _LoadedEncoder:
     encoder: Encoder
     source: Mapping[str, Any]  # {"template": …} or {"column": …}
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """The encoders of a dataset, by the name of the matrix that they made.
+    """The encoders of a dataset, by the name of the features that they made.
 
     Attributes:
-        reasons: name → why there is none.
+        reasons: name of features → why they have no encoder.
     """
 
-    _known: Mapping[str, _Own] = field(default_factory=dict)
+    _loaded: Mapping[str, _LoadedEncoder] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, recommender: Recommender, device: str = "cpu") -> Encoders:
-        """The encoders that the run's dataset notes, with their weights in memory."""
+        """The encoders in the manifest of the run's dataset, with their weights in memory."""
         from lirdrec.data.storage import read_manifest
         from lirdrec.features.registry import load_encoder
 
         features = recommender.features
         if features is None or features.trained is None:
             return cls()
-        known: dict[str, _Own] = {}
+        loaded: dict[str, _LoadedEncoder] = {}
         reasons: dict[str, str] = {}
         for name in features.trained:
             try:
                 if features.folder is None:
-                    raise DataError("the run keeps its features itself, without a note of how they were made")
-                told = read_manifest(features.folder)["info"].get("encoders", {}).get(name, {})
+                    raise DataError("the run stores its features itself, without information on how they were made")
+                info = read_manifest(features.folder)["info"].get("encoders", {}).get(name, {})
                 encoder = load_encoder(features.folder, name, device=device)
-                _wake(encoder)
-                known[name] = _Own(encoder, told.get("source", {}))
+                _warm_up(encoder)
+                loaded[name] = _LoadedEncoder(encoder, info.get("source", {}))
                 log.info("features '%s' of new items are made by the server (%s)", name, encoder.kind)
             except LirdrecError as error:
                 reasons[name] = str(error)
-                log.warning("features '%s' of new items must be given: %s", name, error)
-        return cls(known, reasons)
+                log.warning("features '%s' of new items must be sent with them: %s", name, error)
+        return cls(loaded, reasons)
 
     @property
     def kinds(self) -> dict[str, str]:
         """Name → "text" or "image"."""
-        return {name: one.encoder.kind for name, one in self._known.items()}
+        return {name: loaded.encoder.kind for name, loaded in self._loaded.items()}
 
     def encode(self, name: str, drafts: Sequence[Draft]) -> list[np.ndarray | None]:
-        """One vector `(d,)` each, or None where an item has nothing of this kind.
+        """One vector `(d,)` for each item, or None if it has no text or image.
 
         Raises:
-            DataError: a text or picture cannot be encoded.
+            DataError: a text or image cannot be encoded.
             ConfigError: the columns do not fit the template.
         """
         from lirdrec.features.encode import encode_shard
 
-        own = self._known[name]
+        loaded = self._loaded[name]
         with tempfile.TemporaryDirectory(prefix="lirdrec-") as folder:
-            items = self._texts(own, drafts) if own.encoder.kind == "text" else _pictures(drafts, Path(folder))
-            arrays, facts = encode_shard(own.encoder, items, own.encoder.batch_size)
+            items = _texts(loaded, drafts) if loaded.encoder.kind == "text" else _images(drafts, Path(folder))
+            arrays, facts = encode_shard(loaded.encoder, items, loaded.encoder.batch_size)
         if facts["problems"]:
-            place, _, what = facts["problems"][0]
-            what = what.replace(folder, "").lstrip("/")
-            raise DataError(f"new item {place + 1}: its '{name}' features cannot be made: {what}")
-        return [row if there else None for row, there in zip(arrays["vectors"], arrays["present"], strict=True)]
-
-    def _texts(self, own: _Own, drafts: Sequence[Draft]) -> list[Item]:
-        from lirdrec.features.sources import text_item
-        from lirdrec.features.template import Template
-
-        template = own.source.get("template") or "{" + str(own.source.get("column", "title")) + "}"
-        parsed = Template(template)
-        rows = {name: [draft.columns.get(name) for draft in drafts] for name in parsed.columns}
-        try:
-            frame = pl.DataFrame(rows, strict=False)
-        except (TypeError, ValueError, pl.exceptions.PolarsError):
-            raise DataError("the columns of the new items hold values that make no text") from None
-        return [text_item(text) for text in parsed.render(frame)]
+            index, _, message = facts["problems"][0]
+            message = message.replace(folder, "").lstrip("/")
+            raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {message}")
+        return [row if present else None for row, present in zip(arrays["vectors"], arrays["present"], strict=True)]
 
 
-def _pictures(drafts: Sequence[Draft], folder: Path) -> list[Item]:
+def _texts(loaded: _LoadedEncoder, drafts: Sequence[Draft]) -> list[Item]:
+    from lirdrec.features.sources import text_item
+    from lirdrec.features.template import Template
+
+    template = Template(loaded.source.get("template") or "{" + str(loaded.source.get("column", "title")) + "}")
+    rows = {name: [draft.columns.get(name) for draft in drafts] for name in template.columns}
+    try:
+        frame = pl.DataFrame(rows, strict=False)
+    except (TypeError, ValueError, pl.exceptions.PolarsError):
+        raise DataError("the columns of the new items have values that cannot be used as text") from None
+    return [text_item(text) for text in template.render(frame)]
+
+
+def _images(drafts: Sequence[Draft], folder: Path) -> list[Item]:
     from lirdrec.features.sources import KEY_BYTES, Item
 
     items = []
     for number, draft in enumerate(drafts):
-        if draft.picture is None:
+        if draft.image is None:
             items.append(Item())
             continue
         path = folder / f"picture-{number}"
-        path.write_bytes(draft.picture)
-        items.append(Item(path, hashlib.blake2b(draft.picture, digest_size=KEY_BYTES).digest()))
+        path.write_bytes(draft.image)
+        items.append(Item(path, hashlib.blake2b(draft.image, digest_size=KEY_BYTES).digest()))
     return items
 
 
-def _wake(encoder: Encoder) -> None:
-    """Encode something, which loads the weights."""
+def _warm_up(encoder: Encoder) -> None:
+    """Encode a sample, which loads the weights."""
     from PIL import Image
 
     from lirdrec.features.encode import encode_shard
@@ -144,4 +144,4 @@ def _wake(encoder: Encoder) -> None:
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
     with tempfile.TemporaryDirectory(prefix="lirdrec-") as folder:
-        encode_shard(encoder, _pictures([Draft({}, content.getvalue())], Path(folder)), 1)
+        encode_shard(encoder, _images([Draft({}, content.getvalue())], Path(folder)), 1)

@@ -1,4 +1,4 @@
-"""Most of the best items of a large catalogue without scoring all of it: an index of faiss over the item vectors."""
+"""Approximate nearest-neighbor search over the item vectors of a large catalog, with faiss."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ from lirdrec.server.state import Snapshot
 log = logging.getLogger(__name__)
 
 Kind = Literal["hnsw", "ivf"]
-Mask = tuple[int, Tensor]  # row of the batch, `(I,)` items that it does not want
+Mask = tuple[int, Tensor]  # row of the batch, `(I,)` bool: items that its filter leaves out
 Exact = Callable[[QueryBatch, Sequence[Mask]], tuple[Tensor, Tensor]]
 
-NEIGHBOURS = 32  # of each item in the graph of HNSW
-BEAM = 128  # candidates that a search in it keeps at least
-CELLS_ASKED = 1 / 8  # share of IVF's cells that a search looks into
-MOST = 2048  # items that a search may be asked for; a query that leaves out so many that it needs more is exact
+NEIGHBORS = 32  # of each item in the graph of HNSW
+BEAM = 128  # least number of candidates of a search in that graph
+CELL_SHARE = 1 / 8  # share of IVF's cells that are searched
+MAX_FETCHED = 2048  # items of one search; a query that needs more, since it leaves out many, is ranked exactly
 
 
 class ApproximateIndex:
-    """Finds the items with the largest inner products, most of the time. Used by one thread.
+    """Index of the items with the largest inner products. Used by one thread.
 
-    What was seen, is gone or is not wanted is taken out of a longer list; a query of which too few remain is answered
-    exactly. New items join the index when they are first asked for. A score without vectors is always exact.
+    More than k items are fetched, and seen, removed and filtered ones are dropped; a query with fewer than k left is
+    ranked exactly. New items are added to the index before the next search. A scorer without vectors is always exact.
 
     Args:
-        kind: "hnsw", a graph, fastest but slow to build; "ivf", cells around centres.
+        kind: "hnsw", a graph, fastest but slow to build; "ivf", cells around centroids.
+        beam: least number of candidates of a search (hnsw).
+        cell_share: share of the cells that are searched (ivf).
 
     Raises:
-        ConfigError: faiss is missing, or there is no such kind.
+        ConfigError: faiss is missing, or the kind is unknown.
     """
 
-    def __init__(self, kind: Kind, beam: int = BEAM, cells_asked: float = CELLS_ASKED):
+    def __init__(self, kind: Kind, beam: int = BEAM, cell_share: float = CELL_SHARE):
         if kind not in get_args(Kind):
             raise ConfigError(f"no index '{kind}'; choose {', '.join(get_args(Kind))} or exact")
         try:
@@ -50,46 +52,47 @@ class ApproximateIndex:
         except ImportError:
             raise ConfigError(f'the index "{kind}" needs faiss: pip install "lirdrec[ann]"') from None
         self._faiss = faiss
-        self.kind, self.beam, self.cells_asked = kind, beam, cells_asked
-        # with the user vectors of the run that it was built for, which are the same object while the run grows
+        self.kind, self.beam, self.cell_share = kind, beam, cell_share
+        # the user vectors identify the run that the index was built for: the same object while the run grows
         self._index: Any = None
         self._users: Tensor | None = None
         self._next: tuple[Tensor, Any] | None = None
 
-    def best(
-        self, snapshot: Snapshot, gathered: QueryBatch, masks: Sequence[Mask], k: int, exact: Exact
+    def top_k(
+        self, snapshot: Snapshot, batch: QueryBatch, masks: Sequence[Mask], k: int, exact: Exact
     ) -> tuple[Tensor, Tensor]:
         """Scores and item rows `(b, k)`, best first; `-inf` and -1 where fewer remain.
 
         Args:
-            snapshot, gathered: the queries and what they are asked of.
+            snapshot: state to rank from.
+            batch: the queries.
             masks: filters of some of the rows.
-            k: how many.
-            exact: ranks some of the rows by looking at all items.
+            k: number of items.
+            exact: ranks rows by the scores of all items.
         """
-        scorer, b = snapshot.recommender.scorer, len(gathered.places)
+        scorer, b = snapshot.recommender.scorer, len(batch.positions)
         if not isinstance(scorer, VectorScorer):
-            return exact(gathered, masks)
-        wanted = self._wanted(snapshot, gathered, masks, k)
-        near = (wanted <= min(MOST, scorer.n_items)).nonzero().squeeze(1)
+            return exact(batch, masks)
+        needed = self._needed(snapshot, batch, masks, k)
+        searched = (needed <= min(MAX_FETCHED, scorer.n_items)).nonzero().squeeze(1)
         values, items = torch.full((b, k), -torch.inf), torch.full((b, k), -1)
         done = torch.zeros(b, dtype=torch.bool)
-        if len(near):
-            self.follow(scorer)
-            some, own = gathered.only(near), _of_rows(masks, near)
-            values[near], items[near] = self._search(snapshot, some, own, k, int(wanted[near].max()))
-            done[near] = items[near, -1] >= 0
+        if len(searched):
+            self.update(scorer)
+            selection, fetched = batch.only(searched), int(needed[searched].max())
+            values[searched], items[searched] = self._search(snapshot, selection, _of_rows(masks, searched), k, fetched)
+            done[searched] = items[searched, -1] >= 0
         rest = (~done).nonzero().squeeze(1)
         if len(rest):
-            values[rest], items[rest] = exact(gathered.only(rest), _of_rows(masks, rest))
+            values[rest], items[rest] = exact(batch.only(rest), _of_rows(masks, rest))
         return values, items
 
     def prepare(self, scorer: VectorScorer) -> None:
-        """Build the index of a run that will be asked soon; another thread may go on asking for the present one."""
-        self._next = scorer.user_vectors, self._built(scorer.item_vectors.detach().numpy())
+        """Build the index of the next run; another thread may search the current one meanwhile."""
+        self._next = scorer.user_vectors, self._build(scorer.item_vectors.detach().numpy())
 
-    def follow(self, scorer: VectorScorer) -> None:
-        """Take the index of a new run, built if it was not prepared, or add the items that have come since."""
+    def update(self, scorer: VectorScorer) -> None:
+        """Use the index of this scorer, built if it was not prepared, and add the items that are missing in it."""
         vectors = scorer.item_vectors.detach().numpy()
         if self._users is not scorer.user_vectors or self._index.ntotal > len(vectors):
             if self._next is None or self._next[0] is not scorer.user_vectors:
@@ -100,47 +103,46 @@ class ApproximateIndex:
         if self._index.ntotal < len(vectors):
             self._index.add(np.ascontiguousarray(vectors[self._index.ntotal :]))
 
-    def _built(self, vectors: np.ndarray) -> Any:
+    def _build(self, vectors: np.ndarray) -> Any:
         faiss, (n, width) = self._faiss, vectors.shape
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if self.kind == "hnsw":
-            index = faiss.IndexHNSWFlat(width, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+            index = faiss.IndexHNSWFlat(width, NEIGHBORS, faiss.METRIC_INNER_PRODUCT)
         else:
-            cells = max(1, min(2 * round(math.sqrt(n)), n // 39))  # faiss wants 39 vectors for each centre
-            centres = faiss.IndexFlatIP(width)
-            index = faiss.IndexIVFFlat(centres, width, cells, faiss.METRIC_INNER_PRODUCT)
+            cells = max(1, min(2 * round(math.sqrt(n)), n // 39))  # faiss needs 39 vectors for each centroid
+            centroids = faiss.IndexFlatIP(width)
+            index = faiss.IndexIVFFlat(centroids, width, cells, faiss.METRIC_INNER_PRODUCT)
             index.own_fields = True
-            centres.this.disown()
+            centroids.this.disown()
             index.cp.max_points_per_centroid, index.cp.niter = 64, 8
             index.train(vectors)
-            index.nprobe = max(1, math.ceil(cells * self.cells_asked))
+            index.nprobe = max(1, math.ceil(cells * self.cell_share))
         index.add(vectors)
         log.info("index %s of %s built", self.kind, count(n, "item"))
         return index
 
-    def _wanted(self, snapshot: Snapshot, gathered: QueryBatch, masks: Sequence[Mask], k: int) -> Tensor:
-        """How many items to fetch for each row so that `k` are likely to remain."""
-        n = len(snapshot.gone)
-        seen = torch.bincount(gathered.owners, minlength=len(gathered.places))
-        left = torch.full((len(gathered.places),), 1 - len(snapshot.gone_rows) / max(1, n))
+    def _needed(self, snapshot: Snapshot, batch: QueryBatch, masks: Sequence[Mask], k: int) -> Tensor:
+        """Number of items to fetch for each row so that `k` are likely to remain."""
+        n = len(snapshot.removed)
+        seen = torch.bincount(batch.seen_rows, minlength=len(batch.positions))
+        kept = torch.full((len(batch.positions),), 1 - len(snapshot.removed_rows) / max(1, n))
         for row, mask in masks:
-            left[row] *= 1 - float(mask.float().mean())
-        return torch.where(left > 0, (k + seen) / left.clamp(min=1e-9) * torch.where(left < 1, 1.5, 1.0), torch.inf)
+            kept[row] *= 1 - float(mask.float().mean())
+        return torch.where(kept > 0, (k + seen) / kept.clamp(min=1e-9) * torch.where(kept < 1, 1.5, 1.0), torch.inf)
 
     def _search(
-        self, snapshot: Snapshot, some: QueryBatch, masks: Sequence[Mask], k: int, fetched: int
+        self, snapshot: Snapshot, batch: QueryBatch, masks: Sequence[Mask], k: int, fetched: int
     ) -> tuple[Tensor, Tensor]:
         if self.kind == "hnsw":
             self._index.hnsw.efSearch = max(self.beam, fetched)
-        found_values, found_items = self._index.search(some.vectors.numpy(), fetched)
-        values, items = torch.from_numpy(found_values), torch.from_numpy(found_items)
+        values, items = (torch.from_numpy(array) for array in self._index.search(batch.vectors.numpy(), fetched))
         out = (items < 0) | ~torch.isfinite(values)
-        out |= snapshot.gone[items.clamp(min=0)]
+        out |= snapshot.removed[items.clamp(min=0)]
         for row, mask in masks:
             out[row] |= mask[items[row].clamp(min=0)]
-        n = len(snapshot.gone)
+        n = len(snapshot.removed)
         keys = torch.arange(len(items))[:, None] * n + items
-        out |= torch.isin(keys, some.owners * n + some.liked)
+        out |= torch.isin(keys, batch.seen_rows * n + batch.seen_items)
         values = values.masked_fill(out, -torch.inf)
         items, order = items.sort(dim=1)  # equal scores in order of item row
         values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
@@ -154,6 +156,6 @@ class ApproximateIndex:
 
 
 def _of_rows(masks: Sequence[Mask], rows: Tensor) -> list[Mask]:
-    """The masks of some rows `(r,)`, with their new places."""
-    places = {row: at for at, row in enumerate(rows.tolist())}
-    return [(places[row], mask) for row, mask in masks if row in places]
+    """The masks of some rows `(r,)`, with their new row numbers."""
+    new_rows = {row: new for new, row in enumerate(rows.tolist())}
+    return [(new_rows[row], mask) for row, mask in masks if row in new_rows]

@@ -1,4 +1,4 @@
-"""Answers many requests with one product: whoever waits while a batch is computed forms the next one."""
+"""Dynamic micro-batching: requests that arrive while a batch is ranked form the next batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lirdrec.errors import CapabilityError, LirdrecError
 from lirdrec.ranking.scorers import VectorScorer
@@ -22,27 +22,34 @@ __all__ = ["MicroBatcher", "Query", "RankingResult"]
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 1.0  # seconds without asking a store for news that did not answer
+RETRY_SECONDS = 1.0  # before a store that did not answer is asked again
 
 _Waiting = tuple[Query, "asyncio.Future[RankingResult]", asyncio.AbstractEventLoop]
 
 
 class MicroBatcher:
-    """Ranks for requests that wait at the same time, on one thread.
+    """Ranks the waiting requests together, on one thread.
 
-    While the store does not answer, recommendations go on from what is known.
+    While the store does not answer, the last known state is ranked.
 
     Args:
-        live: what to rank from; asked for news before each batch.
-        max_batch: requests of one product at most.
-        index: "exact", or how to find most of the best items of a large catalogue ("hnsw", "ivf": see `ann`).
+        live: state to rank from; brought up to date before each batch.
+        max_batch: largest number of requests in a batch.
+        index: "exact", or the kind of approximate index for a large catalog ("hnsw", "ivf": see `ann`).
+        on_batch: called after each batch with its size and the seconds it took.
 
     Raises:
-        ConfigError: the index cannot be had.
+        ConfigError: the index is not available.
     """
 
-    def __init__(self, live: LiveState, max_batch: int = 64, index: Index = "exact"):
-        self.live, self.max_batch = live, max_batch
+    def __init__(
+        self,
+        live: LiveState,
+        max_batch: int = 64,
+        index: Index = "exact",
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+    ):
+        self.live, self.max_batch, self.on_batch = live, max_batch, on_batch
         self._index = None if index == "exact" else ApproximateIndex(index)
         self.prepare(live.snapshot)
         self._ranker = Ranker(self._index)
@@ -54,11 +61,11 @@ class MicroBatcher:
         self._thread.start()
 
     async def recommend(self, query: Query) -> RankingResult:
-        """The best items.
+        """The best items of a query.
 
         Raises:
             UnknownIdError: the user, or an item of the history, is unknown.
-            ConfigError, CapabilityError: the query asks for something that cannot be.
+            ConfigError, CapabilityError: the query contradicts the run or its model.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[RankingResult] = loop.create_future()
@@ -70,16 +77,19 @@ class MicroBatcher:
         return await answer
 
     def prepare(self, snapshot: Snapshot) -> None:
-        """Make ready for another run what its first request would have to wait for; on any thread."""
+        """Build the index of another run ahead of its first request; on any thread."""
         if self._index is not None and isinstance(scorer := snapshot.recommender.scorer, VectorScorer):
             self._index.prepare(scorer)
 
     def rank(self, queries: Sequence[Query]) -> list[RankingResult | LirdrecError]:
-        """Answers in the order of the queries; an error stands in the place of the query that it belongs to."""
-        return self._ranker.rank(self._news(), queries)
+        """Results in the order of the queries; a query that fails has its error instead."""
+        started = time.perf_counter()
+        answers = self._ranker.rank(self._up_to_date(), queries)
+        self.on_batch(len(queries), time.perf_counter() - started)
+        return answers
 
     def stop(self) -> None:
-        """Answer what waits, then end the thread."""
+        """Answer the waiting requests, then end the thread."""
         with self._wake:
             self._stopped = True
             self._wake.notify()
@@ -92,42 +102,42 @@ class MicroBatcher:
                     self._wake.wait()
                 if not self._waiting:
                     return
-                taken = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
-            some = [one for one in taken if not one[1].done()]  # of the others, the callers went away
-            if some:
-                _deliver(some, self._answers([query for query, _, _ in some]))
+                batch = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
+            batch = [waiting for waiting in batch if not waiting[1].done()]  # the other callers went away
+            if batch:
+                _deliver(batch, self._answers([query for query, _, _ in batch]))
 
     def _answers(self, queries: Sequence[Query]) -> Sequence[RankingResult | BaseException]:
-        """As `rank`, and whatever happens, every query gets an answer."""
+        """As `rank`, with an answer for every query even where ranking raises."""
         try:
             return self.rank(queries)
         except Exception as error:
             if len(queries) == 1:
                 log.exception("a query could not be ranked")
                 return [error]
-        return [self._answers([query])[0] for query in queries]  # only the guilty one shall fail
+        return [self._answers([query])[0] for query in queries]  # so that only the failing query gets an error
 
-    def _news(self) -> Snapshot:
+    def _up_to_date(self) -> Snapshot:
         if time.monotonic() < self._silent_until:
             return self.live.snapshot
         try:
             return self.live.catch_up()
         except StoreError as error:
-            self._silent_until = time.monotonic() + PATIENCE
-            log.warning("recommending from what is known: %s", error)
+            self._silent_until = time.monotonic() + RETRY_SECONDS
+            log.warning("recommending from the last known state: %s", error)
             return self.live.snapshot
 
 
-def _deliver(some: Sequence[_Waiting], answers: Sequence[RankingResult | BaseException]) -> None:
-    for loop in {id(loop): loop for _, _, loop in some}.values():
-        own = [(answer, one) for (_, answer, at), one in zip(some, answers, strict=True) if at is loop]
+def _deliver(batch: Sequence[_Waiting], answers: Sequence[RankingResult | BaseException]) -> None:
+    for loop in {id(loop): loop for _, _, loop in batch}.values():
+        of_loop = [(future, answer) for (_, future, at), answer in zip(batch, answers, strict=True) if at is loop]
         try:
-            loop.call_soon_threadsafe(_tell, own)
-        except RuntimeError:  # the loop was closed: nobody waits there any more
+            loop.call_soon_threadsafe(_resolve, of_loop)
+        except RuntimeError:  # the loop was closed, so nothing waits there
             log.debug("answers for a closed loop are dropped")
 
 
-def _tell(answers: Sequence[tuple[asyncio.Future[RankingResult], RankingResult | BaseException]]) -> None:
+def _resolve(answers: Sequence[tuple[asyncio.Future[RankingResult], RankingResult | BaseException]]) -> None:
     for future, answer in answers:
         if future.done():  # the caller went away
             continue

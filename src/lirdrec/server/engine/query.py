@@ -1,7 +1,4 @@
-"""The vectors of a batch of queries, and what each of them leaves out, with as few tensor operations as can be.
-
-What is asked of the engine, and what it answers.
-"""
+"""Queries and results of the ranking engine, and the vectors of a batch of queries."""
 
 from __future__ import annotations
 
@@ -24,21 +21,21 @@ MAX_FACTOR = 1e6  # of a branch weight: beyond, scores could overflow
 
 @dataclass(frozen=True)
 class Query:
-    """One request: for a known user, or for a history of items.
+    """One request, for a known user or for a history of items.
 
     Attributes:
         user: id, or None where `history` is given.
         history: ids of liked items.
-        k: items wanted; fewer come where fewer remain.
+        k: number of items; fewer are returned where fewer remain.
         exclude_seen: leave out what the user liked.
         where: conditions on the item table.
-        diversity: δ of `reranking`, 0 for none.
-        branch_weights: name of a part → factor, to weigh the branches of the score anew.
+        diversity: δ of `maximal_marginal_relevance`, 0 for none.
+        branch_weights: name of a part → factor of that branch of the score.
         unknown: what an unknown user gets.
-        parts: whether to tell the parts of each score.
+        parts: whether to return the parts of each score.
 
     Raises:
-        ConfigError: one of them cannot be.
+        ConfigError: a value is out of range.
     """
 
     user: Id | None = None
@@ -57,24 +54,24 @@ class Query:
         if self.history is not None and not self.history:
             raise ConfigError("the history is empty: give at least one item")
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ConfigError(f"k is {self.k!r}; it must be a whole number of 1 or more")
+            raise ConfigError(f"k is {self.k!r}; it must be an integer of 1 or more")
         if not 0 <= self.diversity <= 1:
-            raise ConfigError(f"diversity is {self.diversity!r}; it must lie between 0 and 1")
+            raise ConfigError(f"diversity is {self.diversity!r}; it must be between 0 and 1")
         for name, factor in (self.branch_weights or {}).items():
             if not (math.isfinite(factor) and abs(factor) <= MAX_FACTOR):
                 raise ConfigError(
-                    f"the weight of '{name}' is {factor!r}; it must lie between {-MAX_FACTOR:g} and {MAX_FACTOR:g}"
+                    f"the weight of '{name}' is {factor!r}; it must be between {-MAX_FACTOR:g} and {MAX_FACTOR:g}"
                 )
 
 
 @dataclass(frozen=True)
 class RankingResult:
-    """An answer, best first.
+    """The items of one query, best first.
 
     Attributes:
         items: ids.
-        scores: one each.
-        parts: name of the part → its share of the score, one mapping each; None unless asked for.
+        scores: one for each item.
+        parts: for each item, name of the part → its share of the score; None unless requested.
         fallback: "popular" where the user was unknown.
     """
 
@@ -89,126 +86,126 @@ class QueryBatch:
     """The queries of a batch that are ranked by vectors.
 
     Attributes:
-        places: of the queries in the batch, one for each row of `vectors`.
+        positions: index in the list of queries, for each row of `vectors`.
         vectors: `(b, D)`.
-        owners, liked: `(n,)` int64 each: rows of `vectors` and the item rows that they leave out.
-        strangers: places of the unknown users who are content with what is popular.
+        seen_rows, seen_items: `(n,)` int64 each: rows of `vectors`, and the item rows that they leave out.
+        unknown_users: indices of the queries of unknown users that get popular items instead.
     """
 
-    places: list[int]
+    positions: list[int]
     vectors: Tensor
-    owners: Tensor
-    liked: Tensor
-    strangers: list[int]
+    seen_rows: Tensor
+    seen_items: Tensor
+    unknown_users: list[int]
 
     def only(self, rows: Tensor) -> QueryBatch:
-        """Some of the rows `(r,)`, ascending."""
-        kept = torch.isin(self.owners, rows)
-        owners = torch.searchsorted(rows, self.owners[kept])
-        return QueryBatch([self.places[row] for row in rows.tolist()], self.vectors[rows], owners, self.liked[kept], [])
+        """The batch with the given rows `(r,)` only; they are ascending."""
+        kept = torch.isin(self.seen_rows, rows)
+        seen_rows = torch.searchsorted(rows, self.seen_rows[kept])
+        positions = [self.positions[row] for row in rows.tolist()]
+        return QueryBatch(positions, self.vectors[rows], seen_rows, self.seen_items[kept], [])
 
 
 def build_query_batch(
     snapshot: Snapshot, queries: Sequence[Query], answers: list[RankingResult | LirdrecError | None]
 ) -> QueryBatch:
-    """Vectors of the queries that have no answer yet; an error becomes the answer of its query."""
-    strangers: list[int] = []
-    trained: list[tuple[int, int]] = []  # place, user row
+    """The vectors of the queries that have no answer yet; an error becomes the answer of its query."""
+    unknown_users: list[int] = []
+    trained: list[tuple[int, int]] = []  # position, user row
     folded: list[tuple[int, UserState]] = []
-    histories: list[tuple[int, Tensor]] = []  # place, item rows
-    for place, query in enumerate(queries):
-        if answers[place] is not None:
+    histories: list[tuple[int, Tensor]] = []  # position, item rows
+    for position, query in enumerate(queries):
+        if answers[position] is not None:
             continue
         try:
             _check(snapshot, query)
             if query.history is not None:
-                histories.append((place, _rows(snapshot, query.history)))
+                histories.append((position, _item_rows(snapshot, query.history)))
                 continue
             assert query.user is not None
-            person, row = snapshot.people.get(query.user), snapshot.user_rows.get(query.user, -1)
-            if person is not None and person.is_folded:
-                folded.append((place, person))
+            state, row = snapshot.user_states.get(query.user), snapshot.user_rows.get(query.user, -1)
+            if state is not None and state.is_folded:
+                folded.append((position, state))
             elif row >= 0:
-                trained.append((place, row))
+                trained.append((position, row))
             else:
-                _refuse_other_kind(query.user, snapshot.user_rows, "user")
+                _check_id_type(query.user, snapshot.user_rows, "user")
                 if query.unknown != "popular":
                     raise UnknownIdError(f"no user has the id {query.user!r}")
-                strangers.append(place)
+                unknown_users.append(position)
         except LirdrecError as error:
-            answers[place] = error
+            answers[position] = error
 
     scorer = snapshot.recommender.scorer
-    found: list[Tensor] = []
+    vectors: list[Tensor] = []
     users = torch.tensor([row for _, row in trained])
     if trained:
-        found.append(scorer.queries(users))
+        vectors.append(scorer.queries(users))
     if folded:
-        found.append(snapshot.queries([person for _, person in folded]))
+        vectors.append(snapshot.queries([state for _, state in folded]))
     if histories:
         model = snapshot.recommender.model("serve new users")
-        found.append(model.fold_in(scorer, [rows for _, rows in histories]))
-    places = [place for some in (trained, folded, histories) for place, _ in some]  # type: ignore[attr-defined]
-    if not places:
-        return QueryBatch([], torch.empty(0, 0), _NONE, _NONE, strangers)
-    vectors = torch.cat(found) if len(found) > 1 else found[0]
-    _weigh(snapshot, queries, places, vectors)
-    gathered = QueryBatch(places, vectors, *_liked(snapshot, queries, places, users, histories), strangers)
-    return _sound(gathered, answers)
+        vectors.append(model.fold_in(scorer, [rows for _, rows in histories]))
+    positions = [position for group in (trained, folded, histories) for position, _ in group]  # type: ignore[attr-defined]
+    if not positions:
+        return QueryBatch([], torch.empty(0, 0), _NONE, _NONE, unknown_users)
+    joined = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
+    _weigh(snapshot, queries, positions, joined)
+    batch = QueryBatch(positions, joined, *_seen(snapshot, queries, positions, users, histories), unknown_users)
+    return _without_overflow(batch, answers)
 
 
-def _sound(gathered: QueryBatch, answers: list[RankingResult | LirdrecError | None]) -> QueryBatch:
-    """Without the queries whose vectors are not finite, or so large that scores would not be."""
-    sound = sound_rows(gathered.vectors, LARGEST_QUERY)
+def _without_overflow(batch: QueryBatch, answers: list[RankingResult | LirdrecError | None]) -> QueryBatch:
+    """The batch without queries whose vectors are not finite, or so large that scores would not be."""
+    sound = sound_rows(batch.vectors, LARGEST_QUERY)
     if bool(sound.all()):
-        return gathered
+        return batch
     for row in (~sound).nonzero().squeeze(1).tolist():
-        answers[gathered.places[row]] = DataError("what was liked gives no finite vector to rank by")
-    return replace(gathered.only(sound.nonzero().squeeze(1)), strangers=gathered.strangers)
+        answers[batch.positions[row]] = DataError("what was liked gives no finite vector to rank by")
+    return replace(batch.only(sound.nonzero().squeeze(1)), unknown_users=batch.unknown_users)
 
 
 _NONE = torch.empty(0, dtype=torch.int64)
 
 
-def _liked(
+def _seen(
     snapshot: Snapshot,
     queries: Sequence[Query],
-    places: Sequence[int],
+    positions: Sequence[int],
     users: Tensor,
     histories: Sequence[tuple[int, Tensor]],
 ) -> tuple[Tensor, Tensor]:
     """Rows of the batch and the items that they leave out, `(n,)` each; the first rows are the users of training."""
-    own: list[tuple[int, Tensor]] = []
-    plain: list[int] = []  # users of training who liked nothing since
-    first_history = len(places) - len(histories)
-    for at, place in enumerate(places):
-        query = queries[place]
+    separate: list[tuple[int, Tensor]] = []  # row, item rows
+    trained: list[int] = []  # rows of users of training who liked nothing since
+    first_history = len(positions) - len(histories)
+    for row, position in enumerate(positions):
+        query = queries[position]
         if not query.exclude_seen:
             continue
-        if at >= first_history:
-            own.append((at, histories[at - first_history][1]))
-        elif query.user is not None and (person := snapshot.people.get(query.user)) is not None:
-            own.append((at, person.liked))
+        if row >= first_history:
+            separate.append((row, histories[row - first_history][1]))
+        elif query.user is not None and (state := snapshot.user_states.get(query.user)) is not None:
+            separate.append((row, state.history))
         else:
-            plain.append(at)
-    owners, liked = [], []
-    if plain:
-        whole = len(plain) == len(users)
-        of_plain, rows = snapshot.recommender.histories.pairs(users if whole else users[plain])
-        owners.append(of_plain if whole else torch.tensor(plain)[of_plain])
-        liked.append(rows)
-    if own:
-        owners.append(
-            torch.repeat_interleave(torch.tensor([at for at, _ in own]), torch.tensor([len(rows) for _, rows in own]))
-        )
-        liked += [rows for _, rows in own]
-    if not liked:
+            trained.append(row)
+    rows, items = [], []
+    if trained:
+        is_all = len(trained) == len(users)
+        owners, owned = snapshot.recommender.histories.pairs(users if is_all else users[trained])
+        rows.append(owners if is_all else torch.tensor(trained)[owners])
+        items.append(owned)
+    if separate:
+        lengths = torch.tensor([len(history) for _, history in separate])
+        rows.append(torch.repeat_interleave(torch.tensor([row for row, _ in separate]), lengths))
+        items += [history for _, history in separate]
+    if not items:
         return _NONE, _NONE
-    return (owners[0], liked[0]) if len(liked) == 1 else (torch.cat(owners), torch.cat(liked))
+    return (rows[0], items[0]) if len(items) == 1 else (torch.cat(rows), torch.cat(items))
 
 
 def _check(snapshot: Snapshot, query: Query) -> None:
-    """Refuse what would make a batch fail."""
+    """Raise for a query that would make its batch fail."""
     recommender = snapshot.recommender
     if query.history is not None:
         if not recommender.model("serve new users").capabilities.new_users:
@@ -216,41 +213,39 @@ def _check(snapshot: Snapshot, query: Query) -> None:
     elif query.exclude_seen and recommender.is_slim:
         raise CapabilityError(
             "a slim run holds vectors and ids only, so it cannot leave out what a user has seen; use the full run, or "
-            "ask with exclude_seen: false"
+            "send exclude_seen: false"
         )
     if query.branch_weights:
         scorer = recommender.scorer
         if not isinstance(scorer, VectorScorer):
             raise CapabilityError("this model's score has no branches to weigh")
-        if strange := set(query.branch_weights) - set(scorer.part_names):
-            raise ConfigError(f"no branch '{min(strange)}'; the model has {', '.join(scorer.part_names)}")
+        if unknown := set(query.branch_weights) - set(scorer.part_names):
+            raise ConfigError(f"no branch '{min(unknown)}'; the model has {', '.join(scorer.part_names)}")
 
 
-def _rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
+def _item_rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
     rows = [snapshot.item_row(item) for item in history]
-    if strange := [item for item, row in zip(history, rows, strict=True) if row < 0]:
-        for item in strange:
-            _refuse_other_kind(item, snapshot.item_rows, "item")
-        raise UnknownIdError(f"{count(len(strange), 'item')} of the history unknown: {describe_ids(strange)}")
+    if unknown := [item for item, row in zip(history, rows, strict=True) if row < 0]:
+        for item in unknown:
+            _check_id_type(item, snapshot.item_rows, "item")
+        raise UnknownIdError(f"{count(len(unknown), 'item')} of the history unknown: {describe_ids(unknown)}")
     return torch.unique(torch.tensor(rows))
 
 
-def _refuse_other_kind(id: Id, known: Mapping[Id, int], what: str) -> None:
-    """Tell 15 from "15": whoever sends the one where the other is known has made a mistake, whatever the policy."""
+def _check_id_type(id: Id, known: Mapping[Id, int], entity: str) -> None:
+    """Raise if 15 was sent and "15" is known, or the reverse: a mistake of the caller, whatever the policy."""
     twin = str(id) if isinstance(id, int) else int(id) if id.isascii() and id.isdigit() and len(id) < 20 else None
     if twin is not None and twin in known:
         kind = "integers" if isinstance(twin, int) else "texts"
-        raise ConfigError(f"no {what} has the id {id!r}, but one has {twin!r}: the {what} ids of this run are {kind}")
+        raise ConfigError(
+            f"no {entity} has the id {id!r}, but one has {twin!r}: the {entity} ids of this run are {kind}"
+        )
 
 
-def _weigh(snapshot: Snapshot, queries: Sequence[Query], places: Sequence[int], vectors: Tensor) -> None:
-    """Weigh the branches of the vectors anew, in place."""
+def _weigh(snapshot: Snapshot, queries: Sequence[Query], positions: Sequence[int], vectors: Tensor) -> None:
+    """Multiply the branches of the vectors by the weights of their queries, in place."""
     names = snapshot.recommender.scorer.part_names
-    for at, place in enumerate(places):
-        if weights := queries[place].branch_weights:
-            vectors[at] = _weighed(vectors[at], weights, names)
-
-
-def _weighed(vector: Tensor, weights: Mapping[str, float], names: Sequence[str]) -> Tensor:
-    factors = torch.tensor([float(weights.get(name, 1.0)) for name in names])
-    return (vector.unflatten(0, (len(names), -1)) * factors[:, None]).flatten()
+    for row, position in enumerate(positions):
+        if weights := queries[position].branch_weights:
+            factors = torch.tensor([float(weights.get(name, 1.0)) for name in names])
+            vectors[row] = (vectors[row].unflatten(0, (len(names), -1)) * factors[:, None]).flatten()

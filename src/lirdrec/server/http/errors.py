@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): one sentence, never a traceback."""
+"""Error responses as `application/problem+json` (RFC 9457): one sentence, no traceback."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from lirdrec.errors import CapabilityError, LirdrecError, RunFolderError, UnknownIdError
-from lirdrec.server.http.redaction import scrubbed
+from lirdrec.server.http.redaction import redact
 from lirdrec.server.store import ConflictError, StoreError
 
 MEDIA_TYPE = "application/problem+json"
-MAX_FAULTS = 20
-MOST_FAULTS = 2000
-LONGEST = 500  # letters of a sentence: what it repeats of a request may be as long as that
+MAX_FAULTS = 20  # faults in a response
+MOST_FAULTS = 2000  # faults that are described; beyond, only their number is given
+LONGEST = 500  # characters of a message, since it may quote the request
 
 
 class Problem(HTTPException):
-    """An answer that is an error.
+    """An error response.
 
     Attributes:
-        status_code: of HTTP.
+        status_code: HTTP status.
         detail: one sentence.
-        faults: where in the request, if that can be told.
+        faults: invalid places of the request and what is wrong there, if known.
     """
 
     def __init__(
@@ -45,36 +45,36 @@ class Problem(HTTPException):
         self.faults = faults
 
     @classmethod
-    def of(cls, error: LirdrecError) -> Problem:
-        """The problem that an error of the library is."""
+    def from_error(cls, error: LirdrecError) -> Problem:
+        """The problem for an error of the library."""
         if isinstance(error, UnknownIdError):
-            return cls(404, str(error))  # of ids only, which may look like paths
+            return cls(404, str(error))  # quotes ids only, which may look like paths
         if isinstance(error, ConflictError):
             return cls(409, str(error))
-        sentence = scrubbed(str(error))
+        message = redact(str(error))
         if isinstance(error, StoreError):
-            return cls(503, sentence, {"Retry-After": "5"})
-        return cls(409 if isinstance(error, (CapabilityError, RunFolderError)) else 422, sentence)
+            return cls(503, message, {"Retry-After": "5"})
+        return cls(409 if isinstance(error, (CapabilityError, RunFolderError)) else 422, message)
 
     @classmethod
-    def of_faults(cls, error: ValidationError | RequestValidationError) -> Problem:
-        """What pydantic found in a request; the values themselves are not repeated."""
+    def from_faults(cls, error: ValidationError | RequestValidationError) -> Problem:
+        """The problem for the faults that pydantic found in a request; values are not quoted."""
         if isinstance(error, ValidationError):
-            if error.error_count() > MOST_FAULTS:  # to tell them takes longer than to find them
+            if error.error_count() > MOST_FAULTS:  # describing them takes longer than finding them
                 return cls(422, f"the request does not fit in {error.error_count():,} places")
-            found: Sequence[Any] = error.errors(include_url=False, include_context=False, include_input=False)
+            details: Sequence[Any] = error.errors(include_url=False, include_context=False, include_input=False)
         else:
-            found = error.errors()
-        said: dict[str, list[str]] = {}
-        for one in found:
-            said.setdefault(_where(one), []).append(_plain(one["msg"]))
-        faults = [{"where": where, "what": _either(what)} for where, what in said.items()][:MAX_FAULTS]
+            details = error.errors()
+        messages: dict[str, list[str]] = {}
+        for detail in details:
+            messages.setdefault(_location(detail), []).append(_plain(detail["msg"]))
+        faults = [{"where": location, "what": _joined(texts)} for location, texts in messages.items()][:MAX_FAULTS]
         first = faults[0] if faults else {"where": "", "what": "it is not valid"}
-        where = f" ({first['where']})" if first["where"] else ""
-        return cls(422, f"the request does not fit{where}: {first['what']}", faults=faults)
+        location = f" ({first['where']})" if first["where"] else ""
+        return cls(422, f"the request does not fit{location}: {first['what']}", faults=faults)
 
     def value(self) -> dict[str, Any]:
-        """What the answer holds."""
+        """The content of the response."""
         value: dict[str, Any] = {
             "type": "about:blank",
             "title": HTTPStatus(self.status_code).phrase,
@@ -82,36 +82,36 @@ class Problem(HTTPException):
             "detail": _one_line(self.detail),
         }
         if self.faults:
-            value["faults"] = [{name: _one_line(text) for name, text in one.items()} for one in self.faults]
+            value["faults"] = [{name: _one_line(text) for name, text in fault.items()} for fault in self.faults]
         return value
 
     def response(self) -> Response:
-        """The answer, to which the request's id is added on the way out as a header."""
+        """The response; the middleware adds the id of the request as a header."""
         return Response(orjson.dumps(self.value()), self.status_code, self.headers, MEDIA_TYPE)
 
 
 KNOWN: tuple[type[Exception], ...] = (LirdrecError, ValidationError, RequestValidationError, HTTPException)
 
 
-def response_to(error: Exception, method: str) -> Response:
-    """The answer to one of the `KNOWN` errors."""
+def to_response(error: Exception, method: str) -> Response:
+    """The response for one of the `KNOWN` errors."""
     if isinstance(error, LirdrecError):
-        return Problem.of(error).response()
+        return Problem.from_error(error).response()
     if isinstance(error, (ValidationError, RequestValidationError)):
-        return Problem.of_faults(error).response()
+        return Problem.from_faults(error).response()
     assert isinstance(error, HTTPException)
     if isinstance(error, Problem):
         return error.response()
-    said = {404: "there is nothing at this address", 405: f"{method} is not possible here"}
-    detail = said.get(error.status_code, str(error.detail))
+    messages = {404: "there is nothing at this address", 405: f"{method} is not possible here"}
+    detail = messages.get(error.status_code, str(error.detail))
     return Problem(error.status_code, detail, dict(error.headers or {})).response()
 
 
 def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Answer every error as a problem; `routes` are those of the application."""
+    """Answer every error with a problem; `routes` are those of the application."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        response = response_to(error, request.method)
+        response = to_response(error, request.method)
         if response.status_code == 405:
             response.headers["Allow"] = ", ".join(_methods(routes, request.scope))
         return response
@@ -121,25 +121,21 @@ def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 
 def _methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
-    """What can be asked at an address: the first route that lies there knows of its own methods only."""
-    found = {
-        method
-        for route in routes
-        if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE
-        for method in route.methods or ()
-    }
-    return sorted(found)
+    """The methods at an address: those of all routes with the path of the first that matches."""
+    matching = [route for route in routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE]
+    same_path = (route for route in matching if route.path == matching[0].path)
+    return sorted({method for route in same_path for method in route.methods or ()})
 
 
 def _one_line(text: str) -> str:
-    """The text with what no reader could see written out, and an end: names in it may be strangers' own."""
+    """The text, cut, with invisible characters escaped: it may quote names from the request."""
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}…"
-    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def _where(error: Mapping[str, Any]) -> str:
-    """The place of a fault, without the name that pydantic gives to one of several types that may stand there."""
+def _location(error: Mapping[str, Any]) -> str:
+    """The location of a fault, without the name that pydantic adds for one of several allowed types."""
     parts = [str(part) for part in error["loc"]]
     if len(parts) > 1 and error["type"] not in ("missing", "extra_forbidden") and _TYPE.fullmatch(parts[-1]):
         parts.pop()
@@ -148,15 +144,15 @@ def _where(error: Mapping[str, Any]) -> str:
 
 def _plain(message: str) -> str:
     message = message.removeprefix("Value error, ")
-    for theirs, ours in _WORDS:
-        message = message.replace(theirs, ours)
+    for original, replacement in _WORDS:
+        message = message.replace(original, replacement)
     return message
 
 
-def _either(messages: Sequence[str]) -> str:
-    """What one place may be: must be an integer or a text."""
+def _joined(messages: Sequence[str]) -> str:
+    """The messages of one location as one, such as "must be an integer or a text"."""
     first, *others = dict.fromkeys(messages)
-    return " or ".join([first, *(one.removeprefix("must be ") for one in others)])
+    return " or ".join([first, *(message.removeprefix("must be ") for message in others)])
 
 
 _TYPE = re.compile(r"constrained-\w+|bool|int|float|str|(dict|list)\[.*")

@@ -1,6 +1,6 @@
-"""Around every request: its id, its log line and figures; who may ask, how much, how long. Plain ASGI, for speed.
+"""Middleware for request ids, logs, metrics, authentication and limits. Plain ASGI, for speed.
 
-Log lines as JSON, one a line, for machines to collect. No line holds a key, a body or a query string.
+Logs are JSON, one object a line. They never contain keys, bodies or query strings.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 
 ACCESS = "lirdrec.server.access"
-REQUEST: ContextVar[str] = ContextVar("request", default="")  # id of the request that is being answered
+REQUEST: ContextVar[str] = ContextVar("request", default="")  # id of the current request
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object: time, level, logger, message, what `extra={"fields": …}` gives, and a traceback."""
+    """Formats a record as one JSON object: time, level, logger, message, the `fields` of `extra`, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         value: dict[str, Any] = {
@@ -54,36 +54,36 @@ class JsonFormatter(logging.Formatter):
 def _dumped(value: dict[str, Any]) -> str:
     try:
         return orjson.dumps(value, default=str).decode()
-    except TypeError:  # halves of letters, as in file names that are no text
+    except TypeError:  # lone surrogates, as in file names that are not valid text
         return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not uvicorn's traceback of a start that failed for a reason that was told in a sentence before."""
+def _is_new(record: logging.LogRecord) -> bool:
+    """False for uvicorn's traceback of a failed start, whose reason was logged before."""
     return not (record.name == "uvicorn.error" and "lirdrec.errors.ConfigError" in record.getMessage())
 
 
 def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Write the records of lirdrec and of uvicorn as JSON to a stream, by default the error stream."""
+    """Log records of lirdrec and uvicorn as JSON to a stream, by default stderr."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
-    handler.addFilter(_is_news)
+    handler.addFilter(_is_new)
     for name in ("lirdrec", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)
         logger.propagate = False
-    logging.getLogger("uvicorn.access").disabled = True  # ours knows routes, request ids and callers
+    logging.getLogger("uvicorn.access").disabled = True  # ours has routes, request ids and callers
 
 
 log = logging.getLogger(__name__)
 access = logging.getLogger(ACCESS)
 
 OPEN = ("/health", "/ready", "/openapi.json")
-ASKING = ("/recommend", "/recommend/batch")  # POST, but nothing is changed
-PAGE = "/ui"
+READING = ("/recommend", "/recommend/batch")  # POST, but they change nothing
+UI = "/ui"
 CALLER = "lirdrec.caller"
-GONE = 499  # in log and figures: whoever asked did not wait for an answer
+DISCONNECTED = 499  # status in logs and metrics if the client did not wait for the answer
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 SAFE_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -92,14 +92,14 @@ SAFE_HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 _POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-_PAGE_POLICY = (
+_UI_POLICY = (
     b"content-security-policy",
     b"default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
 )
 
 
 class ObservabilityMiddleware:
-    """Gives each request an id, counts, times and logs it, and turns what nobody caught into a 500 without details."""
+    """Gives each request an id, measures and logs it, and answers unexpected exceptions with a plain 500."""
 
     def __init__(self, app: ASGIApp, services: Services):
         self.app, self.services = app, services
@@ -115,7 +115,7 @@ class ObservabilityMiddleware:
         REQUEST.set(request_id.decode())
         safe = (
             *SAFE_HEADERS,
-            _PAGE_POLICY if scope["path"].startswith(PAGE) else _POLICY,
+            _UI_POLICY if scope["path"].startswith(UI) else _POLICY,
             (b"x-request-id", request_id),
         )
         started = time.perf_counter()
@@ -130,17 +130,17 @@ class ObservabilityMiddleware:
 
         try:
             await self.app(scope, receive, sending)
-        except ClientDisconnect:  # went away before it had sent all: nothing failed here, and nobody waits
-            status = status or GONE
+        except ClientDisconnect:  # before the request was complete
+            status = status or DISCONNECTED
         except Exception:
             log.exception("request failed", extra={"fields": {"request": request_id.decode()}})
             if status == 0:
-                failed = Problem(500, f"an internal error; the log tells more under request {request_id.decode()}")
+                failed = Problem(500, f"an internal error; the log has details under request {request_id.decode()}")
                 await failed.response()(scope, receive, sending)
         finally:
-            self._note(scope, request_id, status, time.perf_counter() - started)
+            self._record(scope, request_id, status, time.perf_counter() - started)
 
-    def _note(self, scope: Scope, request_id: bytes, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, request_id: bytes, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "other")
         method = scope["method"] if route != "other" else "other"
         metrics = self.services.metrics
@@ -161,13 +161,13 @@ class ObservabilityMiddleware:
 
 
 class AuthMiddleware:
-    """Lets a request through if it may ask, and holds it to the limits of body and time."""
+    """Authenticates requests, and enforces the limits on rate, body size and time."""
 
     def __init__(self, app: ASGIApp, services: Services):
         self.app, self.services = app, services
         config = services.config
         self._limit, self._seconds = config.max_body_bytes, config.timeout_seconds
-        self._names = _names(config)
+        self._names = _host_names(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -181,7 +181,7 @@ class AuthMiddleware:
             await send(message)
 
         try:
-            self._admit(scope)
+            self._authenticate(scope)
             body = BodyLimitMiddleware(scope, receive, self._limit)
             async with asyncio.timeout(self._seconds) as clock:
                 await self.app(scope, body, sending)
@@ -192,44 +192,44 @@ class AuthMiddleware:
         except TimeoutError:
             if started or not clock.expired():
                 raise
-            await self._late(body.is_awaited).response()(scope, receive, send)
+            await self._timed_out(body.is_awaited).response()(scope, receive, send)
 
-    def _late(self, sending: bool) -> Problem:
-        if sending:
+    def _timed_out(self, in_body: bool) -> Problem:
+        if in_body:
             return Problem(
                 408, f"the body of the request took longer than {self._seconds:g} seconds", {"Connection": "close"}
             )
         return Problem(
             503,
-            f"this took longer than {self._seconds:g} seconds and was given up; a change may have been made all the"
-            " same: look before you repeat it",
+            f"this took longer than {self._seconds:g} seconds and was stopped; a change may have been made anyway:"
+            " check before you repeat it",
             {"Retry-After": "5"},
         )
 
-    def _admit(self, scope: Scope) -> None:
+    def _authenticate(self, scope: Scope) -> None:
         path, method = scope["path"], scope["method"]
-        if path in OPEN or path == PAGE or path.startswith(PAGE + "/"):
+        if path in OPEN or path == UI or path.startswith(UI + "/"):
             return
         headers = dict(scope["headers"])
         client = scope.get("client")
         caller = client[0] if client else "unknown"
         network = network_of(caller)
         if self.services.keys is not None:
-            caller = network = self._key(headers, method, path)
+            caller = network = self._key_name(headers, method, path)
         else:
-            _refuse_strangers(headers, self._names, self.services.config.cors)
+            _check_origin(headers, self._names, self.services.config.cors)
         scope[CALLER] = caller
         if self.services.limiter is not None:
             wait = self.services.limiter.wait(network)
             if wait > 0:
                 raise Problem(
                     429,
-                    f"too many requests: {self.services.limiter.rate:g} a second are allowed",
+                    f"too many requests: {self.services.limiter.rate:g} per second are allowed",
                     {"Retry-After": str(int(wait) + 1)},
                 )
 
-    def _key(self, headers: dict[bytes, bytes], method: str, path: str) -> str:
-        """The name of the caller."""
+    def _key_name(self, headers: dict[bytes, bytes], method: str, path: str) -> str:
+        """The name of the API key of a request."""
         assert self.services.keys is not None
         presented = headers.get(b"x-api-key")
         if presented is None:
@@ -245,16 +245,16 @@ class AuthMiddleware:
         if key is None:
             raise Problem(
                 401,
-                "this API key is not known here",
+                "this API key is unknown",
                 {"WWW-Authenticate": 'Bearer realm="lirdrec", error="invalid_token"'},
             )
-        if key.role != "write" and not (method in ("GET", "HEAD", "OPTIONS") or path in ASKING):
-            raise Problem(403, "this API key may read only")
+        if key.role != "write" and not (method in ("GET", "HEAD", "OPTIONS") or path in READING):
+            raise Problem(403, "this API key is read-only")
         return key.name
 
 
 class BodyLimitMiddleware:
-    """`receive` of a request that refuses more than a limit, whether the length was announced or not.
+    """A `receive` that raises when the body exceeds a limit, whether its length was announced or not.
 
     Attributes:
         is_awaited: whether the application waits for more of the body.
@@ -272,7 +272,7 @@ class BodyLimitMiddleware:
         self._receive, self._limit, self._read, self.is_awaited = receive, limit, 0, False
 
     async def __call__(self) -> Message:
-        self.is_awaited = True  # also if the request is given up here
+        self.is_awaited = True  # also if the request is cancelled here
         message = await self._receive()
         self.is_awaited = False
         if message["type"] == "http.request":
@@ -286,25 +286,25 @@ def _too_large(limit: int) -> Problem:
     return Problem(413, f"the body is larger than {limit:,} bytes", {"Connection": "close"})
 
 
-def _names(config: ServerConfig) -> frozenset[str] | None:
-    """Host names that a server without keys answers to; None where it may be reached under any.
+def _host_names(config: ServerConfig) -> frozenset[str] | None:
+    """Host names that a server without keys accepts; None for any.
 
-    A page that a person of this machine looks at could else ask the server in the person's place, under a name that it
-    lets point to 127.0.0.1.
+    This prevents DNS rebinding: a web page whose host name points to 127.0.0.1 could send requests as the local user.
     """
     return frozenset({"localhost", config.host, *config.hosts}) if config.is_local else None
 
 
-def _refuse_strangers(headers: dict[bytes, bytes], names: frozenset[str] | None, origins: tuple[str, ...]) -> None:
+def _check_origin(headers: dict[bytes, bytes], names: frozenset[str] | None, origins: tuple[str, ...]) -> None:
+    """Raise for requests from other machines or from pages of other origins."""
     host = headers.get(b"host", b"").decode("latin-1")
     name = _host(host)
     if names is not None and name not in names and not _is_loopback(name):
         raise Problem(
-            403, "without API keys only this machine is answered; name other hosts with --allow-host, or use keys"
+            403, "without API keys only this machine may connect; add other hosts with --allow-host, or use keys"
         )
     origin = headers.get(b"origin", b"").decode("latin-1")
     if origin and origin not in origins and _netloc(origin) != host:
-        raise Problem(403, "a page of another origin asks; allow it with --cors")
+        raise Problem(403, "the request comes from a page of another origin; allow it with --cors")
 
 
 def _host(netloc: str) -> str:

@@ -1,4 +1,4 @@
-"""What OpenAPI says beyond the routes themselves: bodies that are parsed by hand, and errors."""
+"""Additions to the OpenAPI document: request bodies that FastAPI does not parse, and error responses."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ BODIES = (RecommendRequest, BatchRequest, ItemsRequest, EventsRequest, SwapReque
 _MEANING = {
     400: "The request cannot be read.",
     401: "No API key, or an unknown one.",
-    403: "The key may read only, or a stranger asks a server without keys.",
-    404: "There is no such user, item or picture.",
+    403: "The key is read-only, or another machine sent a request to a server without keys.",
+    404: "There is no such user, item or image.",
     408: "The request took too long to arrive.",
-    409: "It contradicts what is there, or the model cannot do it.",
+    409: "It conflicts with the current state, or the model does not support it.",
     413: "The body is too large.",
-    415: "The body is of another type.",
-    422: "Something in the request does not fit.",
-    429: "Too many requests; Retry-After says when to come again.",
-    503: "Not ready, the store cannot be used, or it took too long; nothing was changed unless the sentence says so.",
+    415: "The body has another content type, or is compressed.",
+    422: "The request is not valid.",
+    429: "Too many requests; Retry-After gives the seconds to wait.",
+    503: "Not ready, the store cannot be used, or a time limit; nothing was changed unless the message says so.",
 }
 _ALWAYS = (401, 403, 408, 422, 429, 503)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Entries of `responses=`: those that every route can give, and more."""
+    """Entries of `responses=`: the errors of every route, and the given ones."""
     schema = {"$ref": REFERENCE.format(model=ProblemBody.__name__)}
     return {
         status: {"description": _MEANING[status], "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -42,34 +42,34 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def body(model: type[BaseModel], **others: dict[str, Any]) -> dict[str, Any]:
-    """`openapi_extra=` of a route that parses JSON itself; `others` are further media types → schema."""
+    """`openapi_extra=` of a route that parses JSON itself; `others` are further media types and their schemas."""
     schema = {"$ref": REFERENCE.format(model=model.__name__)}
-    content = {"application/json": {"schema": schema}} | {name: {"schema": one} for name, one in others.items()}
+    content = {"application/json": {"schema": schema}} | {name: {"schema": other} for name, other in others.items()}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def describe(app: FastAPI, config: ServerConfig) -> None:
-    """Put the schemas of bodies and errors, and what the server was told, into the application's OpenAPI."""
+    """Add the schemas of bodies and errors, limits and security to the OpenAPI document of the application."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-            _, own = models_json_schema(
+            document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            _, definitions = models_json_schema(
                 [(model, "validation") for model in (*BODIES, ProblemBody)], ref_template=REFERENCE
             )
-            schemas = made.setdefault("components", {}).setdefault("schemas", {})
-            schemas.update(own["$defs"])
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(definitions["$defs"])
             requests = schemas[BatchRequest.__name__]["properties"]["requests"]
             requests["maxItems"] = min(requests["maxItems"], config.max_batch)
             if config.keys is not None:
-                made["components"]["securitySchemes"] = {
+                document["components"]["securitySchemes"] = {
                     "bearer": {"type": "http", "scheme": "bearer"},
                     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 }
-                made["security"] = [{"bearer": []}, {"header": []}]
+                document["security"] = [{"bearer": []}, {"header": []}]
                 for path in ("/health", "/ready"):
-                    made["paths"][path]["get"]["security"] = []
-            app.openapi_schema = made
+                    document["paths"][path]["get"]["security"] = []
+            app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

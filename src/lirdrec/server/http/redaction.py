@@ -1,4 +1,4 @@
-"""Takes paths of this machine out of what is answered; the log gets the whole sentence."""
+"""Remove local paths from responses; the log keeps the complete message."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-# an absolute path of two parts or more, also behind the scheme of a URL; what a request may name begins otherwise
+# an absolute path of two parts or more, also after the scheme of a URL
 _PATH = re.compile(
     r"""(?<![\w.~-])(?:[A-Za-z]:[\\/]|~?[\\/])(?:[^\s'":;,()<>|\\/]*[\\/])+(?P<name>[^\s'":;,()<>|\\/]*)"""
 )
-_PLAIN = "/-/"  # stands for a folder with letters that the pattern does not expect
-_hidden: dict[str, str] = {}  # path → what stands for it
+_PLAIN = "/-/"  # replaces a folder whose characters the pattern may not match
+_hidden: dict[str, str] = {}  # path → replacement
 
 
-def hide(*paths: str | Path | None) -> None:
-    """Never answer with these paths, nor with the folders that they lie in, whatever letters they have."""
+def hide_paths(*paths: str | Path | None) -> None:
+    """Register paths that responses must not contain, nor their folders, whatever characters they have."""
     for path in paths:
         if path is None:
             continue
-        given = Path(os.path.abspath(path))
-        for one in (given, Path(os.path.realpath(given))):
-            _hidden[str(one)] = one.name
-            _hidden[f"{one}{os.sep}"] = _PLAIN
-            if one.parent != one.parent.parent:  # not the root
-                _hidden[f"{one.parent}{os.sep}"] = _PLAIN
+        absolute = Path(os.path.abspath(path))
+        for variant in (absolute, Path(os.path.realpath(absolute))):
+            _hidden[str(variant)] = variant.name
+            _hidden[f"{variant}{os.sep}"] = _PLAIN
+            if variant.parent != variant.parent.parent:  # not the root
+                _hidden[f"{variant.parent}{os.sep}"] = _PLAIN
 
 
-def scrubbed(sentence: str) -> str:
-    """The sentence with the last part of each path only."""
-    found = sentence
+def redact(message: str) -> str:
+    """The message with only the last part of each path."""
+    result = message
     for path in sorted(_hidden, key=len, reverse=True):
-        found = found.replace(path, _hidden[path])
-    found = _PATH.sub(lambda match: match["name"] or "a folder", found)
-    if found != sentence:
-        log.warning("answered without the path: %s", sentence)
-    return found
+        result = result.replace(path, _hidden[path])
+    result = _PATH.sub(lambda match: match["name"] or "a folder", result)
+    if result != message:
+        log.warning("answered without the path: %s", message)
+    return result

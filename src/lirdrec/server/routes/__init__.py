@@ -1,1 +1,1 @@
-"""The routes, a subject a file."""
+"""HTTP routes, one module for each topic."""

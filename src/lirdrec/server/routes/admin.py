@@ -1,4 +1,4 @@
-"""GET /health, /ready, /metrics and /model; POST /model."""
+"""Routes for operations: GET /health, /ready, /metrics and /model; POST /model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lirdrec.data.schema import ITEM
 from lirdrec.models.registry import model_type
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.openapi import body, errors
-from lirdrec.server.http.redaction import scrubbed
-from lirdrec.server.routes.common import RawRoute, answer, parsed, services
+from lirdrec.server.http.openapi import errors
+from lirdrec.server.http.redaction import redact
+from lirdrec.server.routes.common import get_services, json_response, parse_body, post
 from lirdrec.server.run_pointer import allowed_run
 from lirdrec.server.schemas import ModelAnswer, Status, SwapRequest
 from lirdrec.server.state import Snapshot
@@ -22,18 +22,18 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/health", responses={200: {"model": Status}, **errors()}, response_model=None)
 async def health(request: Request) -> Response:
-    """Whether the process lives; 503 if it could not start and should be started anew."""
-    failure = services(request).failure
+    """Whether the process is alive; 503 if it could not start and should be restarted."""
+    failure = get_services(request).failure
     if failure is not None:
-        raise Problem(503, f"the server cannot serve: {scrubbed(failure)}")
-    return answer({"status": "ok"})
+        raise Problem(503, f"the server cannot serve: {redact(failure)}")
+    return json_response({"status": "ok"})
 
 
 @router.get("/ready", responses={200: {"model": Status}, **errors()}, response_model=None)
 async def ready(request: Request) -> Response:
-    """Whether it can answer: the run is loaded, and the store answers and is followed."""
-    await services(request).current()
-    return answer({"status": "ready"})
+    """Whether it can answer requests: the run is loaded, and the store is reachable and up to date."""
+    await get_services(request).current()
+    return json_response({"status": "ready"})
 
 
 @router.get(
@@ -43,66 +43,56 @@ async def ready(request: Request) -> Response:
     response_class=Response,
 )
 async def metrics(request: Request) -> Response:
-    """Figures for Prometheus; those of all workers together."""
-    served = services(request)
-    live = served.live if served.is_open else None
-    return Response(await served.read(lambda: served.metrics.text(live)), media_type=CONTENT_TYPE_LATEST)
+    """Prometheus metrics of all workers."""
+    services = get_services(request)
+    live = services.live if services.is_open else None
+    return Response(await services.read(lambda: services.metrics.text(live)), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/model", responses={200: {"model": ModelAnswer}, **errors()}, response_model=None)
 async def model(request: Request) -> Response:
-    """What is being served: the run, its sizes, and what requests may name."""
-    served = services(request)
-    return answer(_facts(served, await served.current()))
+    """The served run: its model, its sizes, and its columns, features and parts."""
+    services = get_services(request)
+    return json_response(_describe(services, await services.current()))
 
 
+@post(router, "/model", SwapRequest, ModelAnswer, 404, 409)
 async def swap(request: Request) -> Response:
-    """Serve another run from now on, without dropping a request; other workers follow within a second or so."""
-    served = services(request)
-    asked = await parsed(request, SwapRequest)
-    folder = served.config.runs
+    """Serve another run from now on, without dropping a request; other workers follow within about a second."""
+    services = get_services(request)
+    name = (await parse_body(request, SwapRequest)).run
+    folder = services.config.runs
     if folder is None:
         raise Problem(409, "this server does not change its run: start it with --runs-dir FOLDER to allow that")
-    run = await served.read(lambda: allowed_run(asked.run, folder))
-    await served.swap(run)
-    return answer(_facts(served, await served.current()))
+    run = await services.read(lambda: allowed_run(name, folder))
+    await services.swap(run)
+    return json_response(_describe(services, await services.current()))
 
 
-router.add_api_route(
-    "/model",
-    swap,
-    methods=["POST"],
-    route_class_override=RawRoute,
-    response_model=None,
-    responses={200: {"model": ModelAnswer}, **errors(404, 409, 413, 415)},
-    openapi_extra=body(SwapRequest),
-)
-
-
-def _facts(served: Services, snapshot: Snapshot) -> dict[str, object]:
+def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:
     recommender = snapshot.recommender
     features = recommender.features
     trained = {} if features is None or features.trained is None else features.trained
-    able = None
+    capabilities = None
     if not recommender.is_slim and recommender.has_model:
-        able = model_type(recommender.info["model"]).capabilities
+        capabilities = model_type(recommender.info["model"]).capabilities
     return {
         "run": snapshot.run.name,
         "model": recommender.info.get("model"),
         "dataset": recommender.info.get("dataset"),
         "version": __version__,
         "users": recommender.n_users,
-        "items": len(snapshot.gone) - int(snapshot.gone.sum()),
+        "items": snapshot.n_available,
         "added": recommender.n_items - recommender.n_trained_items,
-        "removed": int(snapshot.gone.sum()),
+        "removed": len(snapshot.removed_rows),
         "change": snapshot.number,
         "user_ids": "integer" if recommender.users.is_integer else "text",
         "item_ids": "integer" if recommender.items.is_integer else "text",
         "parts": list(recommender.scorer.part_names),
         "features": {name: matrix.dims for name, matrix in trained.items()},
-        "encoders": {} if served.encoders is None else served.encoders.kinds,
-        "loading": served.encoders is None,
+        "encoders": {} if services.encoders is None else services.encoders.kinds,
+        "loading": services.encoders is None,
         "columns": {name: str(kind) for name, kind in recommender.item_table.schema.items() if name != ITEM},
-        "new_items": able is not None and able.cold_items,
-        "new_users": able is not None and able.new_users,
+        "new_items": capabilities is not None and capabilities.cold_items,
+        "new_users": capabilities is not None and capabilities.new_users,
     }

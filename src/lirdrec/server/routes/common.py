@@ -1,4 +1,4 @@
-"""What all routes share: the services, plain answers, parsed bodies, ids of a path."""
+"""Helpers of all routes: services, JSON responses, parsing of bodies, ids in paths."""
 
 from __future__ import annotations
 
@@ -13,45 +13,83 @@ from typing import Any, TypeVar
 
 import orjson
 import polars as pl
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lirdrec.data.ids import LARGEST, IdMap
 from lirdrec.errors import UnknownIdError
 from lirdrec.server.dependencies import Services
-from lirdrec.server.http.errors import KNOWN, Problem, response_to
+from lirdrec.server.http.errors import KNOWN, Problem, to_response
+from lirdrec.server.http.openapi import body, errors
 from lirdrec.server.schemas import Body
 from lirdrec.server.state import Id, Snapshot
 
 M = TypeVar("M", bound=Body)
+E = TypeVar("E", bound=Callable[..., Any])
 
-SMALL = 4096  # bytes of a body that is read at once
-OPENINGS = 5  # of lists and objects, for each key that there may be
-MAX_DIGITS = 400  # of a number; the time that a number takes grows with the square of its digits
+SMALL = 4096  # bytes of a body that is parsed at once
+OPENINGS = 5  # allowed lists and objects for each allowed key
+MAX_DIGITS = 400  # of a number; parsing time grows with the square of the digits
 _SPACE = b" \t\r\n"
 _DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
 _LONG_NUMBER = re.compile(rb"[\[,:\s]-?[0-9]{%d}" % (MAX_DIGITS + 1))
-_SEARCHED = 128 * 1024  # bytes at a time: others wait meanwhile
+_SEARCHED = 128 * 1024  # bytes searched at a time: other threads wait meanwhile
 
 
 class RawRoute(APIRoute):
-    """A route whose function takes the request and gives the answer; FastAPI only documents it."""
+    """A route whose function takes the request and returns the response; FastAPI only documents it."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
-        """The function itself."""
+        """The endpoint function itself."""
         return self.endpoint
 
 
+def post(
+    router: APIRouter,
+    path: str,
+    request: type[Body],
+    response: type[BaseModel],
+    *statuses: int,
+    success: int = 200,
+    **forms: dict[str, Any],
+) -> Callable[[E], E]:
+    """Decorator that adds a `RawRoute` for POST.
+
+    Args:
+        router, path: where to add it.
+        request, response: models of the bodies.
+        statuses: possible errors, besides those of all routes with a body.
+        success: status of the response.
+        forms: further media types of the request → schema.
+    """
+
+    def add(endpoint: E) -> E:
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            status_code=success,
+            route_class_override=RawRoute,
+            response_model=None,
+            responses={success: {"model": response}, **errors(413, 415, *statuses)},
+            openapi_extra=body(request, **forms),
+        )
+        return endpoint
+
+    return add
+
+
 class FastPath:
-    """Takes requests for plain routes without parameters straight to their functions, past routing and its layers."""
+    """Middleware that calls the functions of raw routes without parameters directly, bypassing the routing."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]):
         self.app = app
-        plain = [route for route in routes if isinstance(route, RawRoute)]
+        raw = [route for route in routes if isinstance(route, RawRoute)]
         self._routes: dict[tuple[Any, Any], RawRoute] = {
-            (method, route.path): route for route in plain for method in route.methods or ()
+            (method, route.path): route for route in raw for method in route.methods or ()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,21 +101,18 @@ class FastPath:
         try:
             response = await route.endpoint(Request(scope, receive))
         except KNOWN as error:
-            response = response_to(error, scope["method"])
+            response = to_response(error, scope["method"])
         await response(scope, receive, send)
 
 
-def services(request: Request) -> Services:
-    """What stands behind the routes."""
-    found: Services = request.app.state.services
-    return found
+def get_services(request: Request) -> Services:
+    """The services of the application."""
+    services: Services = request.app.state.services
+    return services
 
 
-def answer(value: Any, status: int = 200) -> Response:
-    """JSON, as fast as can be. What JSON does not know is written as text, a duration as seconds.
-
-    Integers beyond 64 bits, which few readers of JSON take, are texts, too.
-    """
+def json_response(value: Any, status: int = 200) -> Response:
+    """A JSON response. Durations become seconds; integers beyond 64 bits and other types become texts."""
     try:
         content = orjson.dumps(value, default=_plain)
     except TypeError:
@@ -85,49 +120,49 @@ def answer(value: Any, status: int = 200) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-async def parsed(request: Request, model: type[M]) -> M:
-    """The body as a checked model.
+async def parse_body(request: Request, model: type[M]) -> M:
+    """The request body as a validated model.
+
+    A body is checked against the limits of the model while it arrives. Large bodies are parsed in a thread, so that
+    other requests are answered meanwhile, one at a time; after each there is a pause as long as the parsing took.
 
     Raises:
-        Problem: it is not announced as JSON, or compressed (415), too large (413), holds too much, or has a key twice
-            (422; of a small body, since of two the last would count).
-        ValidationError: it does not fit.
-
-    What a body may hold is counted while it comes. A large one is read in a thread, so that others are answered
-    meanwhile; one is read at a time, and then as long a time is left for others as it took.
+        Problem: it is not declared as JSON, or compressed (415), too large (413), has too many values, or, if it is
+            small, has a key twice (422).
+        ValidationError: it does not fit the model.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise Problem(415, "the body must be JSON: send Content-Type: application/json")
-    packed = request.headers.get("content-encoding", "").strip().lower()
-    if packed not in ("", "identity"):
-        raise Problem(415, f"the body must not be compressed ({packed[:100]}): send it without Content-Encoding")
-    amount: Amount | None = None
-    pieces, size = [], 0
-    async for piece in request.stream():
-        pieces.append(piece)
-        size += len(piece)
-        if amount is not None:
-            amount.add(piece)
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Problem(415, f"the body must not be compressed ({encoding[:100]}): send it without Content-Encoding")
+    counter: BodyCounter | None = None
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size += len(chunk)
+        if counter is not None:
+            counter.add(chunk)
         elif size > SMALL:
-            amount = Amount(model)
-            amount.add(b"".join(pieces))
-    body = b"".join(pieces)
-    if amount is None:
-        _check_twice(body)
+            counter = BodyCounter(model)
+            counter.add(b"".join(chunks))
+    body = b"".join(chunks)
+    if counter is None:
+        _check_duplicate_keys(body)
         return model.model_validate_json(body)
-    served = services(request)
-    turn = served.reading
-    await turn.acquire()
+    services = get_services(request)
+    lock = services.reading
+    await lock.acquire()
     started = time.perf_counter()
     try:
-        return await served.read(lambda: amount.read(model, body))
+        return await services.read(lambda: counter.read(model, body))
     finally:
-        asyncio.get_running_loop().call_later(time.perf_counter() - started, turn.release)
+        asyncio.get_running_loop().call_later(time.perf_counter() - started, lock.release)
 
 
-def _check_twice(body: bytes) -> None:
-    """Refuse JSON in which an object has a key twice. What is no JSON is left to who reads it."""
+def _check_duplicate_keys(body: bytes) -> None:
+    """Raise for JSON in which an object has a key twice; invalid JSON is left to the parser."""
     if body.count(b":") > 1:
         with contextlib.suppress(ValueError, RecursionError):
             _READER.decode(body.decode())
@@ -145,11 +180,11 @@ def _distinct(pairs: list[tuple[str, Any]]) -> None:
 _READER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
-class Amount:
-    """What JSON can hold at most, counted before it is read: reading it may take long, and telling its faults longer.
+class BodyCounter:
+    """Upper bounds of the contents of JSON, counted before it is parsed: parsing and describing faults are slow.
 
     Args:
-        model: what the JSON shall be, with its limits.
+        model: model of the body, with its limits.
     """
 
     __slots__ = ("_model", "_openings", "_values")
@@ -157,70 +192,58 @@ class Amount:
     def __init__(self, model: type[Body]):
         self._model, self._values, self._openings = model, 0, 0
 
-    def add(self, piece: bytes) -> None:
-        """Count the next piece.
-
-        Raises:
-            Problem: there may be more values, or lists and objects, than the model allows.
-        """
+    def add(self, chunk: bytes) -> None:
+        """Count the next chunk; raises a Problem if there may be more values, lists or objects than allowed."""
         limit = self._model.max_values
-        self._values += piece.count(b",")
+        self._values += chunk.count(b",")
         if self._values > limit:
-            raise Problem(422, f"the body holds more than {limit:,} values")
+            raise Problem(422, f"the body has more than {limit:,} values")
         limit = OPENINGS * self._model.max_keys
-        self._openings += piece.count(b"[") + piece.count(b"{")
+        self._openings += chunk.count(b"[") + chunk.count(b"{")
         if self._openings > limit:
-            raise Problem(422, f"the body holds more than {limit:,} lists and objects")
+            raise Problem(422, f"the body has more than {limit:,} lists and objects")
 
     def read(self, model: type[M], body: bytes) -> M:
-        """The whole body as a checked model; Raises as `parsed`."""
+        """The complete body as a validated model; raises as `parsed`."""
         self.check_keys(body)
         self.check_numbers(body)
         return model.model_validate_json(body)
 
     def check_keys(self, body: bytes) -> None:
-        """Count the names in all objects.
-
-        Raises:
-            Problem: there may be more of them than the model allows.
-        """
+        """Raise a Problem if there may be more keys in all objects than the model allows."""
         limit = self._model.max_keys
         if body.count(b":") > limit and body.translate(None, _SPACE).count(b'":') > limit:
-            raise Problem(422, f"the body holds more than {limit:,} keys")
+            raise Problem(422, f"the body has more than {limit:,} keys")
 
     def check_numbers(self, body: bytes) -> None:
-        """Look for a number that is too long to be read in little time.
-
-        Raises:
-            Problem: there is one.
-        """
+        """Raise a Problem if there is a number of more than `MAX_DIGITS` digits."""
         longest = b"0" * (MAX_DIGITS + 1)
         for start in range(0, len(body), _SEARCHED):
-            piece = body[start : start + _SEARCHED + MAX_DIGITS + 2]  # with what a number that begins here may reach
-            if longest in piece.translate(_DIGITS_ONLY) and _LONG_NUMBER.search(piece):
-                raise Problem(422, f"the body holds a number of more than {MAX_DIGITS} digits")
+            window = body[start : start + _SEARCHED + MAX_DIGITS + 2]  # overlaps, so that no number is cut
+            if longest in window.translate(_DIGITS_ONLY) and _LONG_NUMBER.search(window):
+                raise Problem(422, f"the body has a number of more than {MAX_DIGITS} digits")
 
 
-def id_of(text: str, known: IdMap) -> Id:
-    """An id of a path or query, in the kind of ids that the run has.
+def parse_id(text: str, ids: IdMap) -> Id:
+    """An id in a path or query, as integer or text like the ids of the run.
 
     Raises:
-        UnknownIdError: it cannot be one.
+        UnknownIdError: the ids are integers, and this is not one.
     """
-    if not known.is_integer:
+    if not ids.is_integer:
         return text
     if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= LARGEST:
         return int(text)
-    raise UnknownIdError(f"no {known.what} has the id {text[:100]!r}: the {known.what} ids are integers")
+    raise UnknownIdError(f"no {ids.what} has the id {text[:100]!r}: the {ids.what} ids are integers")
 
 
-def known_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
-    """An item of a path, with its row.
+def find_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
+    """The id of an item in a path, and its row.
 
     Raises:
-        UnknownIdError: there is none that can be recommended.
+        UnknownIdError: there is no such item, or it was removed.
     """
-    item = id_of(text, snapshot.recommender.items)
+    item = parse_id(text, snapshot.recommender.items)
     row = snapshot.item_row(item)
     if row < 0:
         raise UnknownIdError(f"no item has the id {item!r}")
@@ -238,11 +261,11 @@ def _plain(value: Any) -> Any:
 
 
 def _without_large(value: Any) -> Any:
-    """The value with integers that do not fit into 64 bits as texts."""
+    """The value with integers beyond 64 bits as texts."""
     if isinstance(value, dict):
-        return {key: _without_large(one) for key, one in value.items()}
+        return {key: _without_large(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_large(one) for one in value]
+        return [_without_large(entry) for entry in value]
     if isinstance(value, pl.Series):
         return _without_large(value.to_list())
     if isinstance(value, int) and not -(2**63) <= value < 2**64:

@@ -1,4 +1,4 @@
-"""POST /items, GET and DELETE /items/{id}."""
+"""Routes to add, read and remove items: POST /items, GET and DELETE /items/{item}."""
 
 from __future__ import annotations
 
@@ -13,188 +13,176 @@ from starlette.datastructures import UploadFile
 
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import ConfigError, DataError, UnknownIdError
-from lirdrec.server.catalog.images import checked_picture
+from lirdrec.server.catalog.images import sanitized_image
 from lirdrec.server.catalog.item_encoding import Draft, Encoders
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.openapi import body, errors
-from lirdrec.server.routes.common import Amount, RawRoute, answer, id_of, known_item, parsed, services
+from lirdrec.server.http.openapi import errors
+from lirdrec.server.routes.common import BodyCounter, find_item, get_services, json_response, parse_body, parse_id, post
 from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
 from lirdrec.server.store import ConflictError, NewItem
 
 router = APIRouter(tags=["items"])
 
-_YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _FORM = {
     "type": "object",
     "required": ["id"],
     "properties": {
         "id": {"type": "string", "description": "The new item's id."},
         "picture": {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP."},
-        "features": {"type": "string", "description": "JSON: name → vector, for what the server shall not encode."},
+        "features": {"type": "string", "description": "JSON: name → vector; missing ones are encoded by the server."},
     },
     "additionalProperties": {"type": "string", "description": "A column of the item table."},
 }
 
 
+@post(router, "/items", ItemsRequest, Changed, 400, 409, success=201, **{"multipart/form-data": _FORM})
 async def add_items(request: Request) -> Response:
-    """Add items; they are durable when this answers, and recommended from the next call on.
+    """Add items; after the response they are stored durably and recommended from the next request on.
 
-    JSON brings several items with vectors. A form brings one with columns, a picture, or both. What the server has
-    encoders for need not be given as a vector.
+    JSON adds several items with vectors. A form adds one with columns, an image, or both. Vectors that the server has
+    encoders for can be omitted.
     """
-    served = services(request)
-    live = served.live
+    services = get_services(request)
+    live = services.live
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        item, picture = await _from_form(request, served)
-        asked, pictures = [item], [picture]
+        item, upload = await _from_form(request, services)
+        items, uploads = [item], [upload]
     else:
-        asked = (await parsed(request, ItemsRequest)).items
-        pictures = [None] * len(asked)
+        items = (await parse_body(request, ItemsRequest)).items
+        uploads = [None] * len(items)
 
     def add() -> dict[str, Any]:
-        small = [None if one is None else checked_picture(one, served.config.max_pixels) for one in pictures]
-        vectors, encoded = _with_vectors(served, asked, pictures)
-        snapshot = live.add_items(
-            [
-                NewItem(one.id, one.columns, features, picture)
-                for one, features, picture in zip(asked, vectors, small, strict=True)
-            ]
-        )
-        return {"change": snapshot.number, "items": [one.id for one in asked], "encoded": encoded}
+        max_pixels = services.config.max_pixels
+        images = [None if upload is None else sanitized_image(upload, max_pixels) for upload in uploads]
+        vectors, encoded = _with_vectors(services, items, uploads)
+        new = [
+            NewItem(item.id, item.columns, features, image)
+            for item, features, image in zip(items, vectors, images, strict=True)
+        ]
+        return {"change": live.add_items(new).number, "items": [item.id for item in items], "encoded": encoded}
 
-    return answer(await served.write(add), 201)
-
-
-router.add_api_route(
-    "/items",
-    add_items,
-    methods=["POST"],
-    status_code=201,
-    route_class_override=RawRoute,
-    response_model=None,
-    responses={201: {"model": Changed}, **errors(400, 409, 413, 415)},
-    openapi_extra=body(ItemsRequest, **{"multipart/form-data": _FORM}),
-)
+    return json_response(await services.write(add), 201)
 
 
 @router.delete("/items/{item:path}", responses={200: {"model": Changed}, **errors(404, 409)}, response_model=None)
 async def remove_item(request: Request, item: str) -> Response:
-    """Recommend an item no more, whether it was trained with or added."""
-    served = services(request)
-    live = served.live
-    id = id_of(item, live.snapshot.recommender.items)
+    """Stop recommending an item of the run, or an added one."""
+    services = get_services(request)
+    live = services.live
+    id = parse_id(item, live.snapshot.recommender.items)
     try:
-        snapshot = await served.write(lambda: live.remove_item(id))
+        snapshot = await services.write(lambda: live.remove_item(id))
     except ConflictError:
         raise UnknownIdError(f"no item has the id {id!r}") from None
-    return answer({"change": snapshot.number, "items": [id]})
+    return json_response({"change": snapshot.number, "items": [id]})
 
 
 @router.get("/items/{item:path}", responses={200: {"model": ItemAnswer}, **errors(404)}, response_model=None)
 async def one_item(request: Request, item: str) -> Response:
-    """What is known of an item."""
-    snapshot = await services(request).current()
+    """An item and its columns."""
+    snapshot = await get_services(request).current()
     recommender = snapshot.recommender
-    id, row = known_item(snapshot, item)
+    id, row = find_item(snapshot, item)
     columns = recommender.item_table.row(row, named=True)
     del columns[ITEM]
     added = row >= recommender.n_trained_items
-    return answer({"item": id, "title": recommender.title(row), "columns": columns, "added": added})
+    return json_response({"item": id, "title": recommender.title(row), "columns": columns, "added": added})
 
 
-async def _from_form(request: Request, served: Services) -> tuple[ItemIn, bytes | None]:
-    """The item of a form, and its picture."""
-    async with request.form(max_files=1, max_fields=MAX_COLUMNS, max_part_size=served.config.max_body_bytes) as form:
+async def _from_form(request: Request, services: Services) -> tuple[ItemIn, bytes | None]:
+    """The item of a form, and its image."""
+    async with request.form(max_files=1, max_fields=MAX_COLUMNS, max_part_size=services.config.max_body_bytes) as form:
         columns: dict[str, Any] = {}
-        picture: bytes | None = None
+        upload: bytes | None = None
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name != "picture":
                     raise Problem(422, f"the form's field '{name}' is a file; only 'picture' may be one")
-                picture = await value.read()
+                upload = await value.read()
             elif name in columns:
-                raise Problem(422, f"the form's field '{name}' comes twice")
+                raise Problem(422, f"the form's field '{name}' occurs twice")
             else:
                 columns[name] = value
     if "id" not in columns:
         raise Problem(422, "the form has no field 'id'")
     if "picture" in columns:
         raise Problem(422, "the form's field 'picture' must be a file")
-    recommender = served.live.snapshot.recommender
+    recommender = services.live.snapshot.recommender
     try:
-        id = id_of(columns.pop("id"), recommender.items)
+        id = parse_id(columns.pop("id"), recommender.items)
     except UnknownIdError:
-        raise Problem(422, "the form's field 'id' must be a whole number, as the item ids of this run are") from None
+        raise Problem(422, "the form's field 'id' must be an integer, as the item ids of this run are") from None
     features = columns.pop("features", None)
     if features is not None:
-        amount, content = Amount(ItemIn), features.encode()
-        amount.add(content)
-        amount.check_keys(content)
+        counter, content = BodyCounter(ItemIn), features.encode()
+        counter.add(content)
+        counter.check_keys(content)
     try:
         vectors = {} if features is None else orjson.loads(features)
     except orjson.JSONDecodeError:
         raise Problem(422, "the form's field 'features' is not JSON") from None
     schema = recommender.item_table.schema
     values = {name: _typed(text, schema.get(name), name) for name, text in columns.items()}
-    return ItemIn.model_validate({"id": id, "columns": values, "features": vectors}), picture
+    return ItemIn.model_validate({"id": id, "columns": values, "features": vectors}), upload
 
 
 def _typed(text: str, kind: pl.DataType | None, name: str) -> Any:
-    """A field of a form as a value of its column; numbers are read where the item is added."""
+    """A field of a form as a value of its column; numbers are parsed when the item is added."""
     if not text.strip():
         return None
     if kind == pl.Boolean:
-        if text.lower() not in _YES_NO:
+        if text.lower() not in _BOOLEANS:
             raise Problem(422, f"the form's field '{name}' must be true or false")
-        return _YES_NO[text.lower()]
+        return _BOOLEANS[text.lower()]
     if isinstance(kind, pl.List):
-        return [part.strip() for part in text.split(",")]
+        return [value.strip() for value in text.split(",")]
     return text
 
 
 def _with_vectors(
-    served: Services, asked: Sequence[ItemIn], pictures: Sequence[bytes | None]
+    services: Services, items: Sequence[ItemIn], uploads: Sequence[bytes | None]
 ) -> tuple[list[dict[str, np.ndarray]], list[str]]:
-    """The vectors of each item, those that the server can make included, and the names of what it made."""
-    if any(ITEM in one.columns for one in asked):
+    """The vectors of each item, sent or encoded by the server, and the names of the encoded features."""
+    if any(ITEM in item.columns for item in items):
         raise DataError(f"the column '{ITEM}' is the id; give it as 'id' only")
-    with np.errstate(over="ignore"):  # told below, with the item's id
-        given = [{name: np.asarray(row, dtype=np.float32) for name, row in one.features.items()} for one in asked]
-    for one, vectors in zip(asked, given, strict=True):
-        for name, row in vectors.items():
+    with np.errstate(over="ignore"):  # checked below, with the item's id
+        vectors = [{name: np.asarray(row, dtype=np.float32) for name, row in item.features.items()} for item in items]
+    for item, features in zip(items, vectors, strict=True):
+        for name, row in features.items():
             if not np.isfinite(row).all():
-                raise DataError(f"item {one.id!r}: '{name}' has a value that is too large")
+                raise DataError(f"item {item.id!r}: '{name}' has a value that is too large")
     encoded: list[str] = []
-    encoders = served.encoders
+    encoders = services.encoders
     if encoders is None:
-        if all(given):
-            return given, encoded
-        raise Problem(503, "the encoders are still being loaded; ask again in a moment", {"Retry-After": "5"})
-    drafts = [Draft(one.columns, picture) for one, picture in zip(asked, pictures, strict=True)]
+        if all(vectors):
+            return vectors, encoded
+        raise Problem(503, "the encoders are still being loaded; try again in a moment", {"Retry-After": "5"})
+    drafts = [Draft(item.columns, upload) for item, upload in zip(items, uploads, strict=True)]
     for name in encoders.kinds:
-        lacking = [place for place, vectors in enumerate(given) if name not in vectors]
-        made = encoders.encode(name, [drafts[place] for place in lacking]) if lacking else []
-        for place, vector in zip(lacking, made, strict=True):
+        missing = [index for index, features in enumerate(vectors) if name not in features]
+        rows = encoders.encode(name, [drafts[index] for index in missing]) if missing else []
+        for index, vector in zip(missing, rows, strict=True):
             if vector is not None:
-                given[place][name] = vector
-        if any(vector is not None for vector in made):
+                vectors[index][name] = vector
+        if any(vector is not None for vector in rows):
             encoded.append(name)
-    for one, vectors in zip(asked, given, strict=True):
-        if not vectors:
-            raise ConfigError(_nothing(served, encoders, one.id))
-    return given, encoded
+    for item, features in zip(items, vectors, strict=True):
+        if not features:
+            raise ConfigError(_without_vector(services, encoders, item.id))
+    return vectors, encoded
 
 
-def _nothing(served: Services, encoders: Encoders, id: Any) -> str:
-    """What to do about an item without any vector."""
-    features = served.live.snapshot.recommender.features
+def _without_vector(services: Services, encoders: Encoders, id: Any) -> str:
+    """The error message for an item without any vector."""
+    features = services.live.snapshot.recommender.features
     trained: Mapping[str, Any] = {} if features is None or features.trained is None else features.trained
-    wanted = ", ".join(f"'{name}' ({matrix.dims})" for name, matrix in trained.items()) or "none"
-    start = f"item {id!r} has no vector: send features ({wanted})"
+    names = ", ".join(f"'{name}' ({matrix.dims})" for name, matrix in trained.items()) or "none"
+    start = f"item {id!r} has no vector: send features ({names})"
     if encoders.kinds:
         kinds = ", ".join(f"{kind} for '{name}'" for name, kind in encoders.kinds.items())
         return f"{start}, or what the server can encode: {kinds}"
-    if not served.config.encoders:
+    if not services.config.encoders:
         return f"{start}, or start the server with --encoders, if the dataset's features were made by lirdrec"
-    return f"{start}; the server cannot encode: {'; '.join(encoders.reasons.values()) or 'the log tells why'}"
+    return f"{start}; the server cannot encode: {'; '.join(encoders.reasons.values()) or 'the log has the reason'}"

@@ -109,15 +109,15 @@ async function recommendation({ user, history, ...rest }, signal) {
 
 export const api = {
   model: async (signal) => (served = await json("model", { signal })),
-  columns: (signal) => json("columns", { signal }),
+  columns: (signal) => json("facets", { signal }),
   users: (query, signal) => json("users", { query, signal }),
   user: (id, query, signal) => json(`users/${at(id)}`, { query, signal }),
   items: (query, signal) => json("items", { query, signal }),
   item: (id, signal) => json(`items/${at(id)}`, { signal }),
   similar: (id, k, signal) => json(`similar/${at(id)}`, { query: { k }, signal }),
-  audience: (id, k, signal) => json(`audience/${at(id)}`, { query: { k }, signal }),
+  audience: (id, k, signal) => json(`items/${at(id)}/audience`, { query: { k }, signal }),
   explain: (user, item, signal) => json("explain", { query: { user, item }, signal }),
-  map: (column, signal) => json("map", { query: { column }, signal }),
+  map: (column, signal) => json("projection", { query: { column }, signal }),
   recommend: async (asked, signal) =>
     json("recommend", { method: "POST", body: await recommendation(asked, signal), signal }),
   add: (form) => json("items", { method: "POST", body: form }),
@@ -154,14 +154,14 @@ export function picture(id) {
     seen.observe(made);
   } else {
     made.loading = "lazy";
-    made.src = new URL(`pictures/${at(id)}`, ROOT);
+    made.src = new URL(`items/${at(id)}/image`, ROOT);
   }
   return made;
 }
 
 async function fetched(id) {
   if (!pictures.has(id)) {
-    const asked = ask(`pictures/${at(id)}`).then(async (answer) => URL.createObjectURL(await answer.blob()));
+    const asked = ask(`items/${at(id)}/image`).then(async (answer) => URL.createObjectURL(await answer.blob()));
     asked.catch(() => pictures.delete(id));
     pictures.set(id, asked);
     if (pictures.size > KEPT) pictures.delete(pictures.keys().next().value);

@@ -13,7 +13,7 @@ const HUES = ["--c0", "--c3", "--c1", "--c2", "--c5", "--c4"];
 
 let asked = null;
 
-/** The answers of /model and /columns, together. */
+/** The answers of /model and /facets, together. */
 export function catalogue() {
   asked ??= Promise.all([api.model(), api.columns()]).then(([model, columns]) => ({
     ...model,

@@ -10,7 +10,7 @@ export const HUES = ["--c0", "--c1", "--c3", "--c2", "--c5", "--c4", "--accent"]
 const STEPS = ["--s0", "--s1", "--s2", "--s3", "--s4"];
 
 /**
- * `points`: x, y, titles, and maybe kind, labels, codes, added, as from GET /map.
+ * `points`: x, y, titles, and maybe kind, labels, codes, added, as from GET /projection.
  * `options`: `fixed` (no pointer), `hovered(place | -1, x, y)`, `chosen(place)`, `moved()`.
  */
 export class Plane {
