@@ -109,11 +109,12 @@ class Table:
             cells.setdefault(place, {}).setdefault(heading, []).append(record[value])
         blocks = list(dict.fromkeys(place[0] for place in cells))
         groups = list(dict.fromkeys(heading[0] for heading in headings))
-        ordered = sorted(
-            headings, key=lambda h: (groups.index(h[0]) if len(h) > 1 else 0, rank_in(h[-1], column_order))
-        )
+
+        def order(heading: tuple[Any, ...]) -> tuple[int, int]:
+            return groups.index(heading[0]) if len(heading) > 1 else 0, rank_in(heading[-1], column_order)
+
         table_columns = [Column(row_key, labels(row_key), format="text") for row_key in row_keys]
-        for heading in sorted(headings, key=key):
+        for heading in sorted(headings, key=order):
             group = labels(heading[0]) if len(heading) > 1 else ""
             table_columns.append(Column(_key(heading), labels(heading[-1]), group, better, digits=digits))
         table_rows = []
