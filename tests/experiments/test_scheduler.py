@@ -189,7 +189,7 @@ def figures(output: Path) -> dict[str, object]:
             one.best_epoch,
             [{k: v for k, v in line.items() if k != "seconds"} for line in one.history],
         ]
-        for one in TrialStore(output).results()
+        for one in Results.load(TrialStore(output))
     }
 
 
@@ -255,7 +255,7 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
     after = stamps(output)
     assert len(after) == 4 and {name: after[name] for name in before} == before
     assert figures(output) == figures(never_stopped)
-    assert all(one.attempts == 1 for one in TrialStore(output).results())
+    assert all(one.attempts == 1 for one in Results.load(TrialStore(output)))
 
     again = here(data, output)
     assert done_before(again) == 4 and "[" not in again and stamps(output) == after
