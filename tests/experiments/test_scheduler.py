@@ -21,6 +21,7 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments import worker
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.experiment import Experiment
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.scheduler import compute, report
 from lirdrec.experiments.trial import TrialSpec, TrialStore
 from lirdrec.training.loop import Callback
@@ -237,7 +238,7 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
 
     store = TrialStore(output)
     (last,) = (
-        one.cell for one in TrialStore(never_stopped).results() if one.cell.final and one.cell.model == "lirdrec"
+        one.cell for one in Results.load(TrialStore(never_stopped)) if one.cell.final and one.cell.model == "lirdrec"
     )
     with store.claim(last) as mine:
         assert mine
@@ -336,11 +337,11 @@ def test_the_peak_memory_is_that_of_the_process(tmp_path):
 
 
 def test_a_model_that_needs_features_gets_those_of_the_cell(data, context, job):
-    from lirdrec.experiments.config import resolved
+    from lirdrec.experiments.config import resolve_options
 
     cell = TrialSpec("train", str(data), "lirdrec", modalities=("text",), training={"epochs": 1})
     given = job(cell, context())
-    assert resolved(given.cell)[0].modalities == ("text",)
+    assert resolve_options(given.cell)[0].modalities == ("text",)
     assert worker.compute(given)["options"]["model"]["modalities"] == ["text"]
     wrong = worker.compute(job(cell.with_(modalities=("sound",)), context()))
     assert wrong["status"] == "failed"

@@ -20,6 +20,7 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import worker
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialStore
 from lirdrec.experiments.tuning import base_cell, suggest
 from lirdrec.experiments.vault import SEALED, Preregistration, TestVault, declaration_name, seal

@@ -138,7 +138,7 @@ class Results:
         if not capped:
             return []
         return [
-            f"**{len(capped)} of {len(trained)} trainings reached the maximum of --epochs while still improving**: "
+            f"**{len(capped)} of {len(trained)} trainings were still improving when --epochs ended them**: "
             "their metrics are too low; increase --epochs before you compare models."
         ]
 

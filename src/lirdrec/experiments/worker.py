@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lirdrec.errors import ConfigError, DataError, LirdrecError
-from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, resolved
+from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, resolve_options
 from lirdrec.experiments.trial import TrialSpec, write_json
 from lirdrec.training.loop import Callback, StopTraining
 
@@ -131,7 +131,7 @@ class Job:
             if name not in found.features:
                 listed = ", ".join(found.features) or "none"
                 raise DataError(f"{found.name}: there are no features '{name}'; it has {listed}")
-        if "modalities" in {one.name for one in fields(resolved(self.cell)[0])}:
+        if "modalities" in {one.name for one in fields(resolve_options(self.cell)[0])}:
             return found  # the model chooses, so items that lack these modalities stay
         return replace(found, features={name: found.features[name] for name in wanted})
 
@@ -148,7 +148,7 @@ class Job:
         from lirdrec.experiments.worker import TrialCallback
         from lirdrec.recommender.fit import fit
 
-        config, training = resolved(self.cell)
+        config, training = resolve_options(self.cell)
         extra = self.cell.extra
         self.scribe = TrialCallback(training.metric, extra.get("stop_below", ()), extra.get("seconds"))
         found = fit(
@@ -177,7 +177,7 @@ class Job:
         if not len(data.valid):
             return {}
         candidates = self._candidates()
-        name, k = split_name(resolved(self.cell)[1].metric)
+        name, k = split_name(resolve_options(self.cell)[1].metric)
         names = tuple(dict.fromkeys((*FINAL_METRICS, name)))
         cutoffs = self._cutoffs(candidates, (*CUTOFFS, k))
         values = evaluate(recommender, data, "valid", k=cutoffs, metrics=names, candidates=candidates).values
@@ -258,7 +258,7 @@ def compute(job: Job) -> dict[str, Any]:
     found: dict[str, Any] = {"status": "done", "error": None, "data": None}
     try:
         if job.cell.model:
-            config, training = resolved(job.cell)
+            config, training = resolve_options(job.cell)
             found["options"] = {"model": to_dict(config), "training": to_dict(training)}
         found["data"] = work_of(job.cell.work)(job)
     except Exception as error:
