@@ -289,7 +289,7 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(data, context, j
         given.fit(callbacks=(Killer(4),))
     given = job(cell, settings)
     found = worker.compute(given)
-    assert given.scribe is not None and given.scribe.earlier > 0
+    assert given.callback is not None and given.callback.earlier > 0
     for name in ("figures", "best_epoch", "epochs", "options"):
         assert found[name] == whole[name]
     untimed = [[{**line, "seconds": 0} for line in one["history"]] for one in (found, whole)]
