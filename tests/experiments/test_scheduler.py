@@ -21,6 +21,7 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments import worker
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.experiment import Experiment
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.scheduler import compute, report
 from lirdrec.experiments.trial import TrialSpec, TrialStore
 from lirdrec.training.loop import Callback
@@ -189,7 +190,7 @@ def figures(output: Path) -> dict[str, object]:
             one.best_epoch,
             [{k: v for k, v in line.items() if k != "seconds"} for line in one.history],
         ]
-        for one in TrialStore(output).results()
+        for one in Results.load(TrialStore(output))
     }
 
 
@@ -237,7 +238,7 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
 
     store = TrialStore(output)
     (last,) = (
-        one.cell for one in TrialStore(never_stopped).results() if one.cell.final and one.cell.model == "lirdrec"
+        one.cell for one in Results.load(TrialStore(never_stopped)) if one.cell.final and one.cell.model == "lirdrec"
     )
     with store.claim(last) as mine:
         assert mine
@@ -255,7 +256,7 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
     after = stamps(output)
     assert len(after) == 4 and {name: after[name] for name in before} == before
     assert figures(output) == figures(never_stopped)
-    assert all(one.attempts == 1 for one in TrialStore(output).results())
+    assert all(one.attempts == 1 for one in Results.load(TrialStore(output)))
 
     again = here(data, output)
     assert done_before(again) == 4 and "[" not in again and stamps(output) == after
@@ -288,7 +289,7 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(data, context, j
         given.fit(callbacks=(Killer(4),))
     given = job(cell, settings)
     found = worker.compute(given)
-    assert given.scribe is not None and given.scribe.earlier > 0
+    assert given.callback is not None and given.callback.earlier > 0
     for name in ("figures", "best_epoch", "epochs", "options"):
         assert found[name] == whole[name]
     untimed = [[{**line, "seconds": 0} for line in one["history"]] for one in (found, whole)]
@@ -336,11 +337,11 @@ def test_the_peak_memory_is_that_of_the_process(tmp_path):
 
 
 def test_a_model_that_needs_features_gets_those_of_the_cell(data, context, job):
-    from lirdrec.experiments.config import resolved
+    from lirdrec.experiments.config import resolve_options
 
     cell = TrialSpec("train", str(data), "lirdrec", modalities=("text",), training={"epochs": 1})
     given = job(cell, context())
-    assert resolved(given.cell)[0].modalities == ("text",)
+    assert resolve_options(given.cell)[0].modalities == ("text",)
     assert worker.compute(given)["options"]["model"]["modalities"] == ["text"]
     wrong = worker.compute(job(cell.with_(modalities=("sound",)), context()))
     assert wrong["status"] == "failed"

@@ -82,7 +82,7 @@ def test_a_result_comes_back_from_its_file(data, tmp_path):
     assert store.result(cell) is None
     store.record(result)
     assert store.result(cell) == result == TrialStore(tmp_path).result(cell)
-    assert list(store.results()) == [result]
+    assert list(Results.load(store)) == [result]
     store.record(TrialResult(cell, "failed", "no", attempts=2))
     assert store.result(cell).attempts == 2  # type: ignore[union-attr]
     (tmp_path / "cells" / f"{cell.key}.json").write_text("{")
@@ -96,7 +96,7 @@ def test_a_figure_that_was_changed_in_a_result_is_noticed(data, tmp_path):
     path = tmp_path / "cells" / f"{cell.key}.json"
     whole = path.read_text()
     path.write_text(whole.replace("0.125", "0.135"))
-    for read in (lambda store: store.result(cell), lambda store: store.results()):
+    for read in (lambda store: store.result(cell), Results.load):
         with assert_error(RunFolderError, mentions=[path]):
             read(TrialStore(tmp_path))
     values = json.loads(whole)

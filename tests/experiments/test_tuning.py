@@ -192,7 +192,7 @@ def test_what_is_chosen_stays_when_a_trial_that_failed_succeeds_later(context, i
     store = TrialStore(settings.output)
     for one in results:
         store.record(TrialResult(one.cell, figures={"valid": {METRIC: 0.99}}, attempts=2))
-    assert found(settings, store.results()).chosen == before
+    assert found(settings, Results.load(store)).chosen == before
 
 
 def test_a_budget_in_minutes_ends_the_search_and_limits_each_trial(context, inline):

@@ -20,6 +20,7 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import worker
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialStore
 from lirdrec.experiments.tuning import base_cell, suggest
 from lirdrec.experiments.vault import SEALED, Preregistration, TestVault, declaration_name, seal
@@ -342,4 +343,4 @@ def test_a_finished_experiment_holds_each_score_once(data, context, inline):
     assert [json.loads(path.read_text())["seed"] for path in scores] == [0, 1]
     assert [json.loads(path.read_text())["figures"] for path in scores] == [one.figures["test"] for one in finals]
     assert not any("test" in one.figures for one in results.where(work="trial"))
-    assert len(TrialStore(settings.output).results()) == 4
+    assert len(Results.load(TrialStore(settings.output))) == 4

@@ -13,8 +13,8 @@ import pytest
 
 from lirdrec.errors import ConfigError
 from lirdrec.reporting import Column, Report, Row, Section, Table, bars, dots, drawn, heatmap, lines, points
-from lirdrec.reporting.charts.chart_data import summarised
-from lirdrec.reporting.charts.lines import apart
+from lirdrec.reporting.charts.chart_data import summarize
+from lirdrec.reporting.charts.lines import spread_apart
 from lirdrec.reporting.figure import RED, styles
 from lirdrec.reporting.html import drawing, inline, prose
 
@@ -154,7 +154,7 @@ def test_a_figure_draws_mean_and_spread(frame):
     mine = frame.filter((pl.col("dataset") == "baby") & (pl.col("model") == "freedom"))
     expected = [mine.filter(pl.col("epoch") == e)["value"].to_numpy() for e in range(1, 5)]
     (axes,) = figure.drawing.axes
-    line = next(one for one in axes.lines if one.get_color() == styles(["freedom"])["freedom"].colour)
+    line = next(one for one in axes.lines if one.get_color() == styles(["freedom"])["freedom"].color)
     assert line.get_ydata() == pytest.approx([v.mean() for v in expected])
     band = next(c for c in axes.collections if c.get_zorder() == 2 and c.get_facecolor()[0][2] > 0.6)  # blue
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(max(v.mean() + v.std(ddof=1) for v in expected))
@@ -167,11 +167,11 @@ def test_a_model_has_one_colour_in_every_figure(frame):
     crowd = ["x1", "lattice", "x2", "bm3", "lirdrec", "x3"]
     among = styles(crowd)
     assert among["bm3"] == alone
-    assert among["lirdrec"].colour == RED and all(among[name].colour != RED for name in crowd if name != "lirdrec")
+    assert among["lirdrec"].color == RED and all(among[name].color != RED for name in crowd if name != "lirdrec")
     assert len(set(among.values())) == len(crowd)
     many = styles([f"variant {n}" for n in range(21)])
     assert len(set(many.values())) == 21  # 7 colours × 3 dashes
-    assert styles(["a", "b"], accent="b")["b"].colour == RED
+    assert styles(["a", "b"], accent="b")["b"].color == RED
 
 
 def test_the_best_cell_of_a_heatmap_is_framed(frame):
@@ -189,9 +189,9 @@ def test_bars_begin_at_zero_and_dots_need_not(frame):
 
 
 def test_labels_are_moved_apart_but_no_farther():
-    assert apart([0, 5, 10], 1) == pytest.approx([0, 5, 10])
-    assert apart([1, 1, 1], 2) == pytest.approx([-1, 1, 3])
-    places = apart(sorted(np.random.default_rng(0).uniform(0, 5, 12)), 1)
+    assert spread_apart([0, 5, 10], 1) == pytest.approx([0, 5, 10])
+    assert spread_apart([1, 1, 1], 2) == pytest.approx([-1, 1, 3])
+    places = spread_apart(sorted(np.random.default_rng(0).uniform(0, 5, 12)), 1)
     assert np.diff(places) == pytest.approx(np.maximum(np.diff(places), 1))
 
 
@@ -199,7 +199,7 @@ def test_nothing_to_draw_is_said(frame):
     with assert_error(ConfigError, mentions=["loss", "epoch"]):
         lines(frame, "f", "epoch", "loss")
     with assert_error(ConfigError, mentions=["value"]):
-        summarised(frame.with_columns(value=float("nan")), ["model"], "value")
+        summarize(frame.with_columns(value=float("nan")), ["model"], "value")
 
 
 def test_two_of_a_name_are_refused(frame):

@@ -1,7 +1,4 @@
-"""What an experiment was asked to do: the same for every experiment, from the command line or from Python.
-
-The options of a cell as configs, and where what is set by hand belongs.
-"""
+"""Configuration of experiments, and the model and training configs of a trial."""
 
 from __future__ import annotations
 
@@ -26,28 +23,31 @@ class ExperimentConfig:
     """The settings of an experiment.
 
     Attributes:
-        datasets: folders, anything that `lirdrec.data.readers.read_any` reads.
-        output: the experiment's folder; the same folder goes on where it was.
-        tuned: folder of a `compare`, whose best trials give the settings; None: published defaults.
-        models: names of models; empty: the experiment's own choice.
+        datasets: paths of datasets, as read by `lirdrec.data.readers.read_any`.
+        output: the experiment's folder; an interrupted experiment resumes from it.
+        tuned: folder of a `compare` experiment; its best trials give the settings. None: published defaults.
+        models: names of models; empty: the experiment's defaults.
         seeds: number of final trainings of each chosen configuration, with seeds 0, 1, …
-        trials: configurations that tuning may try for each model; 0: no tuning, published defaults.
-        minutes: tuning time for each model instead of a number of trials (`trials` is then an upper bound if not None).
-        jobs: cells that run at once, each in a process of its own.
-        losses: ranking losses to tune over, for models that have the choice; empty: all.
-        feature_sets: label → names of feature matrices; empty: one set "" of all that a dataset has.
-        model_options: options set by hand, for every model that has them; they are not tuned.
-        training: fields of `TrainConfig` set by hand, for every training; they are not tuned.
+        trials: maximum number of tuning trials per model; 0: no tuning, published defaults.
+        minutes: tuning time per model; None: `trials` alone is the budget.
+        jobs: number of trials that run in parallel, each in its own process.
+        losses: ranking losses to tune over, for models with a choice; empty: all.
+        feature_sets: label → names of feature matrices; empty: one set "" with all features of a dataset.
+        model_options: fixed options, for every model that has them; not tuned.
+        training: fixed fields of `TrainConfig`, for every training; not tuned.
         settings: the experiment's own settings.
-        metric: validation metric that tuning and early stopping look at.
-        prune: stop trials early that lie below the median of those before.
-        sampler: "tpe" (Optuna's, seeded) or "grid".
+        metric: validation metric of tuning and early stopping.
+        prune: stop tuning trials early if they are below the median of earlier ones.
+        sampler: "tpe" (Optuna, seeded) or "grid".
         device: "auto", "cpu", "cuda" …
-        formats: of figures, among "svg", "png", "pdf".
+        formats: file formats of figures, among "svg", "png", "pdf".
         keep: keep the run folders of the final trainings.
-        cache: folder of neighbour graphs, given to `fit`; None: the user's.
+        cache: folder of neighbor graphs, passed to `fit`; None: the user's cache.
         quiet: show no progress.
-        command: how it was started, for the report.
+        command: command line, for the report.
+
+    Raises:
+        ConfigError: a value is out of range.
     """
 
     datasets: tuple[str, ...]
@@ -74,7 +74,7 @@ class ExperimentConfig:
     command: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "datasets", tuple(os.fspath(one) for one in self.datasets))
+        object.__setattr__(self, "datasets", tuple(map(os.fspath, self.datasets)))
         object.__setattr__(self, "output", Path(self.output))
         object.__setattr__(self, "tuned", None if self.tuned is None else Path(self.tuned))
         for name in ("models", "losses", "formats"):
@@ -88,8 +88,8 @@ class ExperimentConfig:
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"minutes is {self.minutes}; it must be more than 0")
         if self.trials is None and self.minutes is None:
-            raise ConfigError("tuning needs an end: give a number of trials or of minutes")
-        from lirdrec.evaluation.metrics import split_name  # here, since it needs torch, and not every worker does
+            raise ConfigError("tuning needs a budget: give a number of trials or of minutes")
+        from lirdrec.evaluation.metrics import split_name  # imports torch, which not every process needs
 
         split_name(self.metric)
         if self.sampler not in ("tpe", "grid"):
@@ -100,40 +100,38 @@ class ExperimentConfig:
 
     @property
     def sets(self) -> Mapping[str, tuple[str, ...] | None]:
-        """Label → modalities of each feature set; {"": None} where none was asked for."""
+        """Label → modalities of each feature set; {"": None} without feature sets."""
         return self.feature_sets or {"": None}
 
     def seeds_of(self, model: str) -> range:
-        """The seeds of a model's final trainings: one alone where chance plays no part."""
+        """The seeds of a model's final trainings; a single one for closed-form models, which are deterministic."""
         from lirdrec.models.registry import model_type
 
         return range(1 if model_type(model).capabilities.training == "closed_form" else self.seeds)
 
     def setting(self, name: str, default: Any) -> Any:
-        """One of the experiment's own settings."""
+        """Value of one of the experiment's own settings."""
         return self.settings.get(name, default)
 
     def options_of(self, model: str) -> dict[str, Any]:
-        """Those of `model_options` that the model has."""
-        from dataclasses import fields
-
+        """The entries of `model_options` that are options of the model."""
         from lirdrec.models.registry import config_type
 
-        names = {one.name for one in fields(config_type(model))}
+        names = {entry.name for entry in fields(config_type(model))}
         return {name: value for name, value in self.model_options.items() if name in names}
 
 
-def resolved(cell: TrialSpec) -> tuple[Any, TrainConfig]:
-    """The config of the cell's model and its `TrainConfig`; `modalities` and the seed are in them.
+def resolve_options(cell: TrialSpec) -> tuple[Any, TrainConfig]:
+    """The model config and the `TrainConfig` of a trial, including its `modalities` and seed.
 
     Raises:
-        ConfigError: an unknown option, or a value out of range.
+        ConfigError: unknown option, or value out of range.
     """
     from lirdrec.models.registry import config_type
 
     kind = config_type(cell.model)
     options = dict(cell.model_options)
-    if cell.modalities is not None and "modalities" in {one.name for one in fields(kind)}:
+    if cell.modalities is not None and "modalities" in {entry.name for entry in fields(kind)}:
         options["modalities"] = list(cell.modalities)
     training = {**cell.training, "seed": cell.seed}
     return make(kind, options, f"options of {cell.model}"), make(TrainConfig, training, "training options")
@@ -142,22 +140,22 @@ def resolved(cell: TrialSpec) -> tuple[Any, TrainConfig]:
 def sort_assignments(
     values: Mapping[str, Any], models: Sequence[str], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What is set by hand as options of models, of training, and settings of the experiment.
+    """Sort `--set` assignments into model options, training options and settings of the experiment.
 
     Args:
         values: name → value.
-        models: whose options are known; a value that a model has must be right for it.
+        models: models whose options may be set; values are checked for each.
         settings: names of the experiment's own settings.
 
     Raises:
-        ConfigError: a name that nothing has (the nearest is offered), or a wrong value.
+        ConfigError: unknown name (the message suggests the nearest), or invalid value.
     """
     from lirdrec.models.registry import config_type
 
-    training = {one.name for one in fields(TrainConfig)} - {"seed", "metric"}
-    of_models = {model: {one.name for one in fields(config_type(model))} for model in models}
-    known = {*settings, *training, *(name for names in of_models.values() for name in names)}
-    found: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+    training = {entry.name for entry in fields(TrainConfig)} - {"seed", "metric"}
+    by_model = {model: {entry.name for entry in fields(config_type(model))} for model in models}
+    known = {*settings, *training, *(name for names in by_model.values() for name in names)}
+    sorted_values: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
     for name, value in values.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -166,9 +164,9 @@ def sort_assignments(
             else:
                 hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
             raise ConfigError(f"--set {name}: no model of this experiment has such an option; {hint}")
-        place = 2 if name in settings else 1 if name in training else 0
-        found[place][name] = value
-    make(TrainConfig, found[1], "--set")
-    for model, names in of_models.items():
-        make(config_type(model), {k: v for k, v in found[0].items() if k in names}, f"--set, {model}")
-    return found
+        kind = 2 if name in settings else 1 if name in training else 0
+        sorted_values[kind][name] = value
+    make(TrainConfig, sorted_values[1], "--set")
+    for model, names in by_model.items():
+        make(config_type(model), {k: v for k, v in sorted_values[0].items() if k in names}, f"--set, {model}")
+    return sorted_values

@@ -1,19 +1,19 @@
-"""What an experiment is, and the list of them, by name, imported only when asked for.
+"""Registry of experiments by name; each is a module of `studies`, imported on first use.
 
-An experiment is a module of this package with two functions:
+A module of an experiment has two functions:
 
-    def plan(context: Context, results: Results) -> Iterable[Cell]
-        # the cells that can be known now; called again whenever cells have ended, until it names nothing new.
-        # `results` holds the results (failed ones too) of the cells that it named before. It must not depend on time,
-        # on chance, or on the order in which cells ended.
-    def report(context: Context, results: Results) -> Path
-        # writes tables and figures into context.output and gives the path of the page to look at
+    def plan(config: ExperimentConfig, results: Results) -> Iterable[TrialSpec]
+        # All trials that can be planned now; called again after trials have ended, until there are no new ones.
+        # `results` are the results (including failures) of the trials planned so far. The plan must be deterministic,
+        # whatever the order in which trials end.
+    def report(config: ExperimentConfig, results: Results) -> Path
+        # Writes tables and figures into config.output, and returns the path of the HTML page.
 
-and, if it likes,
+and optionally:
 
-    MODELS: tuple[str, ...]             # the models it takes where none are named
-    SETTINGS: Mapping[str, tuple]       # name → (default, "one line") of its own settings, for --set
-    def expected(context) -> Mapping[tuple[str, str], int]   # (dataset, model) → cells there will be, for the time left
+    MODELS: tuple[str, ...]             # default models
+    SETTINGS: Mapping[str, tuple]       # name → (default, "one line") of the experiment's own settings, for --set
+    def expected(config) -> Mapping[tuple[str, str], int]   # (dataset, model) → number of trials, to estimate the time
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialSpec
 
-# name, also of its module in `studies` → what it answers
+# name (of the module in `studies`) → question
 _EXPERIMENTS = {
-    "compare": "Which model recommends best? All tuned alike, test scored once.",
-    "ablation": "What does each part of LIRDRec bring? One changed at a time.",
-    "modality": "What does each modality bring? Each left out, each alone.",
-    "cold": "How well are items recommended that training has not seen?",
-    "startup": "Who is ahead in the first epochs, and after the same time?",
+    "compare": "Which model recommends best? Equal tuning budgets, test scored once.",
+    "ablation": "What does each part of LIRDRec contribute? One changed at a time.",
+    "modality": "What does each modality contribute? Each left out, each alone.",
+    "cold": "How well are items recommended that are not in the training data?",
+    "startup": "Which model leads in the first epochs, and after equal time?",
     "sensitivity": "How much do two settings matter? A grid, on validation.",
-    "layers": "How many layers over the user-item graph are best?",
+    "layers": "Which number of layers over the user-item graph is best?",
     "gradients": "Do item IDs learn more slowly than projected features?",
-    "splits": "Does the way the data are split decide who is best?",
-    "fusion": "Is a mix of models better than the best of them alone?",
+    "splits": "Does the data split change which model is best?",
+    "fusion": "Is a mix of models better than the best single model?",
 }
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A module's functions under its name."""
+    """An experiment: name, functions and settings of its module."""
 
     name: str
     summary: str
@@ -59,15 +59,15 @@ class Experiment:
 
 
 def experiment_names() -> dict[str, str]:
-    """Name → summary of every experiment; imports none of them."""
+    """Name → summary of all experiments, without importing them."""
     return dict(_EXPERIMENTS)
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment called `name`.
+    """The experiment `name`.
 
     Raises:
-        ConfigError: there is none; the nearest name is offered.
+        ConfigError: unknown name; the message suggests the nearest one.
     """
     if name not in _EXPERIMENTS:
         hint = nearest(name, _EXPERIMENTS, f"known experiments: {', '.join(_EXPERIMENTS)}")

@@ -1,4 +1,4 @@
-"""The results of an experiment as tidy frames."""
+"""Results of an experiment: lookup by trial, filters, and tidy frames."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 
 if TYPE_CHECKING:
     import polars as pl
@@ -16,18 +16,27 @@ IDENTITY = ("experiment", "key", "work", "dataset", "model", "variant", "feature
 
 
 class Results:
-    """Results of cells, in the order in which the plan named them.
+    """Results of trials, in the order of the plan.
 
     Args:
         results: the results.
         experiment: name of the experiment, for the frames.
-        folder: the experiment's folder, from which per-user values are read.
+        folder: the experiment's folder, for reading per-user values.
     """
 
     def __init__(self, results: Iterable[TrialResult] = (), experiment: str = "", folder: str | Path | None = None):
         self.experiment, self.folder = experiment, None if folder is None else Path(folder)
         self._results = list(results)
         self._by_cell = {result.cell: result for result in self._results}
+
+    @classmethod
+    def load(cls, store: TrialStore) -> Results:
+        """All results of a folder.
+
+        Raises:
+            RunFolderError: a file is damaged.
+        """
+        return cls(store, folder=store.folder)
 
     def __iter__(self) -> Iterator[TrialResult]:
         return iter(self._results)
@@ -36,29 +45,29 @@ class Results:
         return len(self._results)
 
     def get(self, cell: TrialSpec) -> TrialResult | None:
-        """The result of a cell, or None where there is none (yet)."""
+        """The result of a trial, or None if there is none yet."""
         return self._by_cell.get(cell)
 
     def where(self, condition: Callable[[TrialResult], bool] | None = None, **values: Any) -> Results:
-        """Those whose cell (or status, loss, dataset name) has these values: `where(model="mf", work="train")`.
+        """Filter results by the values of fields: `where(model="mf", work="train")`.
 
         Args:
             condition: a further condition on the result.
-            values: field of `Cell` → value, or a tuple, set or list of values. `dataset` is compared with the dataset's
-                name, `final` with `Cell.final`, `status` with the result's, `loss` with the loss trained with.
+            values: field of `TrialSpec` → value, or a tuple, set or list of values. `dataset` is the dataset's name,
+                `final` is `TrialSpec.final`, `status` the result's status, `loss` the ranking loss of the training.
         """
 
-        def fits(result: TrialResult) -> bool:
+        def matches(result: TrialResult) -> bool:
             for name, wanted in values.items():
-                found = _value(result, name)
-                if found not in wanted if isinstance(wanted, (tuple, set, list)) else found != wanted:
+                value = _value(result, name)
+                if value not in wanted if isinstance(wanted, (tuple, set, list)) else value != wanted:
                     return False
             return condition is None or condition(result)
 
-        return Results((one for one in self._results if fits(one)), self.experiment, self.folder)
+        return Results(filter(matches, self._results), self.experiment, self.folder)
 
     def frame(self) -> pl.DataFrame:
-        """One row per figure: the columns of `IDENTITY`, then stage (valid, test), metric, value."""
+        """One row per metric: the columns of `IDENTITY`, then stage (valid, test), metric, value."""
         rows = [
             {**self._identity(result), "stage": stage, "metric": metric, "value": value}
             for result in self._results
@@ -68,8 +77,8 @@ class Results:
         return _frame(rows, {"stage": str, "metric": str, "value": float})
 
     def runs(self) -> pl.DataFrame:
-        """One row per cell: the columns of `IDENTITY`, then final, status, error, seconds, peak_memory_mb,
-        peak_gpu_memory_mb, epochs, best_epoch, options (JSON of what differs from the defaults)."""
+        """One row per trial: the columns of `IDENTITY`, then final, status, error, seconds, peak_memory_mb,
+        peak_gpu_memory_mb, epochs, best_epoch, options (JSON of the non-default options)."""
         rows = [
             {
                 **self._identity(result),
@@ -90,7 +99,7 @@ class Results:
         return _frame(rows, {**texts, **numbers, "epochs": int, "best_epoch": int, "options": str})
 
     def histories(self) -> pl.DataFrame:
-        """One row per epoch and metric: the columns of `IDENTITY`, then epoch, seconds, metric ("loss" too), value."""
+        """One row per epoch and metric (with "loss"): the columns of `IDENTITY`, then epoch, seconds, metric, value."""
         rows = [
             {
                 **self._identity(result),
@@ -107,9 +116,9 @@ class Results:
         return _frame(rows, {"epoch": int, "seconds": float, "metric": str, "value": float})
 
     def per_user(self) -> pl.DataFrame:
-        """Per-user test values of all cells that have them: the columns of `IDENTITY`, then user and the metrics.
+        """Per-user test values of all trials that have them: the columns of `IDENTITY`, then user and the metrics.
 
-        `user` is text here, so that datasets with integer and with text ids fit into one frame.
+        `user` is cast to text, so that datasets with integer and text ids fit into one frame.
         """
         import polars as pl
 
@@ -123,19 +132,19 @@ class Results:
         return pl.concat(parts, how="diagonal") if parts else _frame([], {"user": str})
 
     def remarks(self) -> list[str]:
-        """What a reader must know before the figures are believed, a sentence each: trainings that were cut off."""
-        trained = [one for one in self._results if one.done and one.epochs]
-        capped = [one for one in trained if one.was_still_improving]
+        """Warnings for the reader of the metrics: trainings that were cut off by the maximum number of epochs."""
+        trained = [result for result in self._results if result.done and result.epochs]
+        capped = [result for result in trained if result.was_still_improving]
         if not capped:
             return []
         return [
             f"**{len(capped)} of {len(trained)} trainings were still improving when --epochs ended them**: "
-            "their figures are too low; give more epochs before models are compared."
+            "their metrics are too low; increase --epochs before you compare models."
         ]
 
     def _identity(self, result: TrialResult) -> dict[str, Any]:
-        named = {"experiment": self.experiment, "key": result.cell.key}
-        return named | {name: _value(result, name) for name in IDENTITY if name not in named}
+        identity = {"experiment": self.experiment, "key": result.cell.key}
+        return identity | {name: _value(result, name) for name in IDENTITY if name not in identity}
 
 
 def _value(result: TrialResult, name: str) -> Any:
@@ -147,7 +156,7 @@ def _value(result: TrialResult, name: str) -> Any:
 
 
 def loss_of(result: TrialResult) -> str:
-    """The ranking loss that the cell's model was trained with; "" for models that have no choice of it."""
+    """Ranking loss of the training; "" for models with a fixed loss."""
     options = result.options.get("model", result.cell.model_options)
     return str(options.get("loss") or "")
 

@@ -1,4 +1,4 @@
-"""Cells: one unit of work of an experiment each, told by plain JSON; and the folder that holds their results."""
+"""Trial specifications (JSON-serializable), their results, and the folder that stores the results."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.files.atomic import make_folder, write_errors, write_json
 from lirdrec.files.locks import lock_file, unlock_file
 from lirdrec.training.config import still_improving
 
-if TYPE_CHECKING:
-    from lirdrec.experiments.results import Results
-
-RESULTS_VERSION = 1  # part of every key: results of another version are computed anew
+RESULTS_VERSION = 1  # part of every key: results of another version are computed again
 CHECKSUM = "checksum"
-SAMPLED_BYTES = 64 << 20  # files beyond this are told apart by samples of their bytes
+SAMPLED_BYTES = 64 << 20  # larger files are hashed by samples of their bytes
 Status = Literal["done", "failed", "out of memory"]
 
 
 @dataclass(frozen=True, eq=False)
 class TrialSpec:
-    """One unit of work. Everything in it is JSON; two cells of the same content are equal and share their result.
+    """Specification of a trial, one unit of work of an experiment.
+
+    All fields are JSON values; specifications with equal content are equal and share their result.
 
     Attributes:
-        work: what to do: "train", "trial" (a training that tuning may stop early), or "MODULE:FUNCTION" inside
-            `lirdrec.experiments`, which is called with a `worker.Job` and returns the `data` of the result.
-        dataset: path of anything that `lirdrec.data.readers.read_any` reads.
-        model: name of a model; "" for work that needs none.
-        model_options: fields of the model's config that differ from its defaults.
-        training: fields of `TrainConfig` that differ from its defaults; without the seed.
-        seed: of the training.
+        work: "train", "trial" (a training that tuning may stop early), or "MODULE:FUNCTION" of a module in
+            `lirdrec.experiments.studies`; the function gets a `worker.Job` and returns the `data` of the result.
+        dataset: path of a dataset, as read by `lirdrec.data.readers.read_any`.
+        model: name of a model; "" for work without a model.
+        model_options: fields of the model's config that differ from the defaults.
+        training: fields of `TrainConfig` that differ from the defaults, without the seed.
+        seed: training seed.
         variant: label of the report's row or column, for instance "w/o PWC".
-        feature_set: label of the features that are used, for instance "mllm".
-        modalities: names of the feature matrices to keep; None: all.
-        split: another split of all pairs, as arguments of `Dataset.resplit`: {"split": "cold_items", "seed": 0}.
-        extra: what else the work needs to know. Known to "train": "final" (true: the sealed test is scored too),
+        feature_set: label of the features, for instance "mllm".
+        modalities: names of the feature matrices to use; None: all.
+        split: another split of all interactions, as arguments of `Dataset.resplit`:
+            {"split": "cold_items", "seed": 0}.
+        extra: further arguments of the work. For "train": "final" (true: score the sealed test),
             "candidates" ("cold": rank unseen items only), "keep" (true: save the run folder in runs/KEY/model).
     """
 
@@ -75,7 +75,7 @@ class TrialSpec:
 
     @cached_property
     def key(self) -> str:
-        """16 hexadecimal digits: the hash of the content, with the dataset's bytes in place of its path."""
+        """Hash of the content (16 hexadecimal digits), with the dataset's fingerprint instead of its path."""
         content = self.to_json() | {"dataset": fingerprint(self.dataset), "version": RESULTS_VERSION}
         return short_hash(content)
 
@@ -90,39 +90,39 @@ class TrialSpec:
         return bool(self.extra.get("final"))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, one entry per field."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        """All fields as JSON values."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return values | {"modalities": None if self.modalities is None else list(self.modalities)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrialSpec:
-        """What `to_json` gave."""
+        """The inverse of `to_json`."""
         return cls(**values)
 
     def with_(self, **changes: Any) -> TrialSpec:
-        """A copy with other values of some fields."""
+        """A copy with some fields replaced."""
         return replace(self, **changes)
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What came of a cell.
+    """Result of a trial.
 
     Attributes:
-        cell: what was asked.
+        cell: the trial's specification.
         status: "done", "failed" or "out of memory".
-        error: the last line of the error, or None.
-        figures: "valid" and "test" → metric → value, whichever there are.
-        seconds: wall-clock time, that of attempts that were killed and gone on with included.
-        peak_memory: bytes of main memory at most; peak_gpu_memory: bytes on the GPU at most, or None.
-        epochs, best_epoch: of a training by gradients, else 0.
-        history: one entry per epoch: "epoch", "seconds" (since the start, without validation), "loss" and the
-            validation metrics by name, where the epoch has them.
-        per_user: path of a Parquet file of per-user test values (a column `user`, one per metric), relative to the
+        error: last line of the error, or None.
+        figures: "valid" and "test" → metric → value, where scored.
+        seconds: wall-clock time, including earlier attempts that were interrupted and resumed.
+        peak_memory: peak main memory in bytes; peak_gpu_memory: peak GPU memory in bytes, or None.
+        epochs, best_epoch: of gradient training, else 0.
+        history: one entry per epoch: "epoch", "seconds" (since the start, without validation), "loss" and, after
+            validation, its metrics by name.
+        per_user: path of a Parquet file with per-user test values (columns `user` and one per metric), relative to the
             experiment's folder, or None.
-        data: whatever else the work found, as JSON.
-        options: "model" and "training": all options, defaults included.
-        attempts: how often the cell was begun until it came to this result, kills by the user not counted.
+        data: further JSON results of the work.
+        options: "model" and "training": all options, including defaults.
+        attempts: number of attempts until this result, without those interrupted by the user.
     """
 
     cell: TrialSpec
@@ -147,40 +147,40 @@ class TrialResult:
 
     @property
     def was_still_improving(self) -> bool:
-        """Whether the limit of epochs ended the training while validation was still improving."""
+        """Whether training reached the maximum number of epochs while validation was still improving."""
         ended = self.data.get("stopped") if isinstance(self.data, Mapping) else None
         early = self.data.get("stopped_early") if isinstance(self.data, Mapping) else False
         return ended == "epochs" and not early and still_improving(self.best_epoch, self.epochs)
 
     def figure(self, metric: str, stage: str = "valid") -> float | None:
-        """A figure, or None where there is none."""
+        """Value of a metric at a stage ("valid" or "test"), or None."""
         return self.figures.get(stage, {}).get(metric)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        """All fields as JSON values."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return values | {"cell": self.cell.to_json(), "history": list(self.history)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
-        """What `to_json` gave."""
+        """The inverse of `to_json`."""
         given = {**values, "cell": TrialSpec.from_json(values["cell"]), "history": tuple(values.get("history", ()))}
         return cls(**given)
 
 
 class TrialStore:
-    """The results of an experiment's folder: `cells/KEY.json`, each written whole or not at all.
+    """Trial results stored in an experiment's folder as `cells/KEY.json`, written atomically.
 
     Args:
-        folder: the experiment's folder; made when something is written.
+        folder: the experiment's folder; created by the first write.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._known: dict[str, tuple[int, TrialResult]] = {}
+        self._cache: dict[str, tuple[int, TrialResult]] = {}  # key → modification time, result
 
     def result(self, cell: TrialSpec) -> TrialResult | None:
-        """The result of a cell, or None where there is none yet.
+        """The result of a trial, or None if there is none yet.
 
         Raises:
             RunFolderError: the file is damaged.
@@ -188,38 +188,36 @@ class TrialStore:
         path = self._path(cell)
         try:
             stamp = path.stat().st_mtime_ns
-            if self._known.get(cell.key, (None,))[0] == stamp:
-                return self._known[cell.key][1]
-            found = _read_result(path)
+            if self._cache.get(cell.key, (None,))[0] == stamp:
+                return self._cache[cell.key][1]
+            result = replace(_read_result(path), cell=cell)  # with the dataset's current path
         except FileNotFoundError:
             return None
-        found = replace(found, cell=cell)  # the path of the dataset as it is called now
-        self._known[cell.key] = (stamp, found)
-        return found
+        self._cache[cell.key] = (stamp, result)
+        return result
+
+    def __iter__(self) -> Iterator[TrialResult]:
+        """All results in the folder, ordered by key.
+
+        Raises:
+            RunFolderError: a file is damaged.
+        """
+        return map(_read_result, sorted((self.folder / "cells").glob("*.json")))
 
     def record(self, result: TrialResult) -> None:
-        """Write the result of a cell, in place of an earlier one."""
+        """Write the result of a trial, replacing an earlier one."""
         path = self._path(result.cell)
         make_folder(path.parent)
         write_checked(path, result.to_json())
 
     @contextlib.contextmanager
     def claim(self, cell: TrialSpec) -> Iterator[bool]:
-        """Whether the cell is this process's to compute, until the block ends; False: another process has it.
+        """Context manager: reserve a trial for this process; gives False if another process has reserved it.
 
-        The lock is the operating system's on `locks/KEY`: that of a process that died is free at once.
+        An operating system lock on `locks/KEY`: it is released when the process dies.
         """
-        with locked(self.folder / "locks" / cell.key, wait=False) as mine:
-            yield mine
-
-    def results(self) -> Results:
-        """All results in the folder."""
-        from lirdrec.experiments.results import Results
-
-        found = []
-        for path in sorted((self.folder / "cells").glob("*.json")):
-            found.append(_read_result(path))
-        return Results(found, folder=self.folder)
+        with locked(self.folder / "locks" / cell.key, wait=False) as acquired:
+            yield acquired
 
     def _path(self, cell: TrialSpec) -> Path:
         return self.folder / "cells" / f"{cell.key}.json"
@@ -229,33 +227,33 @@ def _read_result(path: Path) -> TrialResult:
     try:
         return TrialResult.from_json(read_checked(path))
     except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path}: damaged ({error}); delete the file to compute the cell again") from None
+        raise RunFolderError(f"{path}: damaged ({error}); delete the file to compute the trial again") from None
 
 
 @contextlib.contextmanager
 def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock file, which is made where it is missing and stays; gives False where `wait` is off and it is held."""
+    """Hold a lock file, created if missing; gives False if `wait` is False and another process holds it."""
     path = Path(path)
     make_folder(path.parent)
     with write_errors(path):
         handle = path.open("a+b")
     try:
-        mine = lock_file(handle, wait)
-        if mine:
+        acquired = lock_file(handle, wait)
+        if acquired:
             handle.truncate(0)
             handle.write(str(os.getpid()).encode())
             handle.flush()
         try:
-            yield mine
+            yield acquired
         finally:
-            if mine:
+            if acquired:
                 unlock_file(handle)
     finally:
         handle.close()
 
 
 def canonical(value: Any) -> str:
-    """JSON that is the same text for the same content."""
+    """Canonical JSON: the same text for the same content."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -264,18 +262,24 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def write_checked(path: Path, values: Mapping[str, Any]) -> None:
-    """A JSON object with a checksum of its own, whole or not at all."""
-    plain = json.loads(json.dumps(values))  # tuples and keys as they will come back
+    """Write a JSON object with its checksum, atomically."""
+    plain = json.loads(json.dumps(values))  # tuples and keys as JSON gives them back
     write_json(path, plain | {CHECKSUM: short_hash(plain)})
 
 
 def read_checked(path: Path) -> dict[str, Any]:
-    """What `write_checked` wrote; files of earlier versions have no checksum.
+    """Read a file of `write_checked`; files of earlier versions have no checksum.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -289,10 +293,10 @@ def read_checked(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(dataset: str | Path) -> str:
-    """16 hexadecimal digits that tell the contents of a dataset's folder, wherever it lies.
+    """Hash of the contents of a dataset's folder (16 hexadecimal digits), independent of its path.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     return _fingerprint(os.path.abspath(dataset))
 
@@ -313,7 +317,7 @@ def _fingerprint(folder: str) -> str:
             if size <= SAMPLED_BYTES:
                 digest.update(opened.read())
             else:
-                for at in range(0, size, size // 64):
-                    opened.seek(at)
+                for offset in range(0, size, size // 64):
+                    opened.seek(offset)
                     digest.update(opened.read(1 << 16))
     return digest.hexdigest()[:16]

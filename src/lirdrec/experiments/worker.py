@@ -1,10 +1,8 @@
-"""Computes one cell in a process of its own: `python -m lirdrec.experiments.worker JOB.json RESULT.json`.
+"""Worker process that computes one trial: `python -m lirdrec.experiments.worker JOB.json RESULT.json`.
 
-The job names the development copy of the dataset, never the dataset itself; only a final cell is told where the sealed
-test lies. The result is written whole or not at all; a worker that is killed writes none and goes on from its
-checkpoint when it is begun again. It ends with the process that started it: its standard input closes then.
-
-What listens to a training of a cell: keeps its history and stops it at its limits.
+The job has the path of the development copy, never of the dataset itself; only final trials get the path of the sealed
+test. The result is written atomically; a killed worker writes none and resumes from its checkpoint when restarted. The
+worker ends with its parent process, which closes its standard input.
 """
 
 from __future__ import annotations
@@ -23,19 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lirdrec.errors import ConfigError, DataError, LirdrecError
-from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, resolved
-from lirdrec.experiments.trial import TrialSpec
-from lirdrec.files.atomic import write_json
+from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, resolve_options
+from lirdrec.experiments.trial import TrialSpec, write_json
 from lirdrec.training.loop import Callback, StopTraining
 
 
 class TrialCallback(Callback):
-    """Keeps the history, and stops a trial at its limits.
+    """Training callback that records a trial's history and enforces its time and pruning limits.
 
     Args:
         metric: validation metric.
-        stop_below: `[epoch, value]`, rising: from the epoch on, a best value so far below the value ends the training.
-        seconds: training with validation may take so long; None: as long as it takes.
+        stop_below: ascending `[epoch, value]` pairs: from the epoch on, training stops if its best metric so far is
+            below the value.
+        seconds: time limit of training with validation; None: no limit.
     """
 
     def __init__(self, metric: str, stop_below: Sequence[Sequence[float]] = (), seconds: float | None = None):
@@ -79,27 +77,27 @@ STARTED = time.perf_counter()
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
-    from lirdrec.experiments.worker import TrialCallback
     from lirdrec.recommender.recommender import Recommender
-    from lirdrec.training.loop import Callback
 
 Candidates = Literal["all", "cold"]
 
 
 @dataclass
 class Job:
-    """A cell to compute, with what is needed for it; functions named by `Cell.work` are called with one.
+    """A trial to compute with its environment; the argument of functions named by `TrialSpec.work`.
 
     Attributes:
-        cell: what to do; its dataset is the development copy.
+        cell: the trial; its dataset is the development copy.
         folder: the experiment's folder.
-        runs: a folder for this cell's checkpoints and whatever else it writes; taken away when the cell is done.
-        vault: of the sealed test; None unless the cell is final.
+        runs: folder for the trial's checkpoints and other files; removed when the trial is done.
+        vault: folder of the sealed test; None unless the trial is final.
         device, cache: as in `fit`.
-        figures: stage → metric → value; filled by `score_valid` and `score_test`, and by the function itself.
+        figures: stage → metric → value; filled by `score_valid`, `score_test` and the function itself.
         per_user: path of per-user test values, relative to `folder`.
-        scribe: the history of the last `fit`.
-        checkpoint_seconds: at most this much work is lost when a worker is killed.
+        callback: recorder of the last `fit`.
+        checkpoint_seconds: time between checkpoints.
+        best_epoch: best epoch of the last `fit`.
+        earlier: seconds of training before the worker was interrupted.
     """
 
     cell: TrialSpec
@@ -110,49 +108,48 @@ class Job:
     cache: str | None = None
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     per_user: str | None = None
-    scribe: TrialCallback | None = None
+    callback: TrialCallback | None = None
     checkpoint_seconds: float = 60.0
     best_epoch: int = 0
     earlier: float = 0.0
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The development copy: no test pairs.
+        """The development copy, without test interactions.
 
         Raises:
-            DataError: the cell names a feature matrix that it has not.
+            DataError: the trial has an unknown feature matrix.
         """
         from lirdrec.data.dataset import Dataset
 
-        found = Dataset.load(self.cell.dataset)
-        wanted = self.cell.modalities
-        if wanted is None:
-            return found
-        for name in wanted:
-            if name not in found.features:
-                listed = ", ".join(found.features) or "none"
-                raise DataError(f"{found.name}: there are no features '{name}'; it has {listed}")
-        if "modalities" in {one.name for one in fields(resolved(self.cell)[0])}:
-            return found  # the model chooses, so items that lack these modalities stay
-        return replace(found, features={name: found.features[name] for name in wanted})
+        data = load(self.cell.dataset)
+        modalities = self.cell.modalities
+        if modalities is None:
+            return data
+        for name in modalities:
+            if name not in data.features:
+                listed = ", ".join(data.features) or "none"
+                raise DataError(f"{data.name}: there are no features '{name}'; it has {listed}")
+        if "modalities" in {entry.name for entry in fields(resolve_options(self.cell)[0])}:
+            return data  # the model selects modalities itself, and keeps items without them
+        return replace(data, features={name: data.features[name] for name in modalities})
 
     def fit(
         self, dataset: Dataset | None = None, *, callbacks: tuple[Callback, ...] = (), part: str = ""
     ) -> Recommender:
-        """Train the cell's model with the cell's options, going on from the checkpoint of a worker that was killed.
+        """Train the trial's model with its options, resuming from the checkpoint of a killed worker.
 
         Args:
-            dataset: what to train on; None: `dataset`.
-            callbacks: told of every step and epoch.
-            part: name of the training, where a cell has several: each needs a checkpoint of its own.
+            dataset: training data; None: the trial's dataset.
+            callbacks: further training callbacks.
+            part: name of the training, for trials with several: each has its own checkpoint.
         """
-        from lirdrec.experiments.worker import TrialCallback
         from lirdrec.recommender.fit import fit
 
-        config, training = resolved(self.cell)
+        config, training = resolve_options(self.cell)
         extra = self.cell.extra
-        self.scribe = TrialCallback(training.metric, extra.get("stop_below", ()), extra.get("seconds"))
-        found = fit(
+        self.callback = TrialCallback(training.metric, extra.get("stop_below", ()), extra.get("seconds"))
+        recommender = fit(
             self.dataset if dataset is None else dataset,
             config,
             training,
@@ -161,16 +158,16 @@ class Job:
             cache=self.cache,
             checkpoint=self.runs / f"checkpoint{part}",
             checkpoint_seconds=self.checkpoint_seconds,
-            callbacks=(self.scribe, *callbacks),
+            callbacks=(self.callback, *callbacks),
         )
-        self.earlier += self.scribe.earlier
-        if found.info.get("stopped") == "interrupted":
+        self.earlier += self.callback.earlier
+        if recommender.info.get("stopped") == "interrupted":
             raise KeyboardInterrupt
-        self.best_epoch = int(found.info.get("metrics", {}).get("best_epoch", 0))
-        return found
+        self.best_epoch = int(recommender.info.get("metrics", {}).get("best_epoch", 0))
+        return recommender
 
     def score_valid(self, recommender: Recommender, dataset: Dataset | None = None) -> dict[str, float]:
-        """Validation figures, recall and NDCG at 10 and 20 and the metric of training; kept as stage "valid"."""
+        """Validation metrics: recall and NDCG at 10 and 20, and the training metric; stored as stage "valid"."""
         from lirdrec.evaluation.evaluator import evaluate
         from lirdrec.evaluation.metrics import split_name
 
@@ -178,7 +175,7 @@ class Job:
         if not len(data.valid):
             return {}
         candidates = self._candidates()
-        name, k = split_name(resolved(self.cell)[1].metric)
+        name, k = split_name(resolve_options(self.cell)[1].metric)
         names = tuple(dict.fromkeys((*FINAL_METRICS, name)))
         cutoffs = self._cutoffs(candidates, (*CUTOFFS, k))
         values = evaluate(recommender, data, "valid", k=cutoffs, metrics=names, candidates=candidates).values
@@ -188,20 +185,20 @@ class Job:
     def score_test(
         self, recommender: Recommender, *, candidates: Candidates | None = None, stage: str = "test"
     ) -> dict[str, float]:
-        """Figures of the sealed test, which the cell must be declared for; kept as `stage`, per-user values for "test".
+        """Test metrics of a declared trial, stored as `stage`; stage "test" also stores per-user values.
 
         Args:
-            recommender: what `fit` gave.
-            candidates: "all" or "cold"; None: as the cell's `extra` says, else all.
-            stage: under which name the figures are kept.
+            recommender: result of `fit`.
+            candidates: "all" or "cold"; None: as in the trial's `extra`, default "all".
+            stage: name under which the metrics are stored.
 
         Raises:
-            ConfigError: the cell is not final, or not what was declared.
+            ConfigError: the trial is not final, or differs from its declaration.
         """
         from lirdrec.experiments.vault import TestVault
 
         if self.vault is None:
-            raise ConfigError(f"{self.cell.model}: only a final cell may score the test")
+            raise ConfigError(f"{self.cell.model}: only a final trial may score the test")
         chosen = self._candidates() if candidates is None else candidates
         file = self.folder / "per_user" / f"{self.runs.name}.parquet" if stage == "test" else None
         values = TestVault(self.vault).score(
@@ -216,7 +213,7 @@ class Job:
         return cast(Candidates, self.cell.extra.get("candidates", "all"))
 
     def _cutoffs(self, candidates: Candidates, cutoffs: Sequence[int] = CUTOFFS) -> tuple[int, ...]:
-        """The cut-offs that there are items for."""
+        """The cut-offs that do not exceed the number of candidate items."""
         import numpy as np
 
         data = self.dataset
@@ -225,51 +222,51 @@ class Job:
 
 
 def train(job: Job) -> dict[str, Any]:
-    """Work "train" and "trial": fit, score validation and, for a final cell, the sealed test."""
+    """Work "train" and "trial": fit, score validation and, for final trials, the sealed test."""
     recommender = job.fit()
     job.score_valid(recommender)
     if job.cell.final:
         job.score_test(recommender)
     if job.cell.extra.get("keep"):
         recommender.save(job.runs / "model", overwrite=True)
-    assert job.scribe is not None
-    return {"stopped": recommender.info.get("stopped"), "stopped_early": job.scribe.stopped_early}
+    assert job.callback is not None
+    return {"stopped": recommender.info.get("stopped"), "stopped_early": job.callback.stopped_early}
 
 
-def work_of(name: str) -> Any:
-    """The function that a cell's `work` names; a module without a dot lies in `lirdrec.experiments.studies`.
+def find_work(name: str) -> Any:
+    """The function of a trial's `work`; modules without a dot are in `lirdrec.experiments.studies`.
 
     Raises:
-        ConfigError: there is no such function.
+        ConfigError: the function does not exist.
     """
     if name in ("train", "trial"):
         return train
     module, _, function = name.partition(":")
     try:
-        found = importlib.import_module(module if "." in module else f"lirdrec.experiments.studies.{module}")
-        return getattr(found, function)
+        path = module if "." in module else f"lirdrec.experiments.studies.{module}"
+        return getattr(importlib.import_module(path), function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"work '{name}': {error}") from None
 
 
 def compute(job: Job) -> dict[str, Any]:
-    """Compute the job's cell: the fields of its `Result` that come from here, as JSON."""
+    """Compute the job's trial; returns the fields of its `TrialResult` as JSON."""
     from lirdrec.config import to_dict
 
-    found: dict[str, Any] = {"status": "done", "error": None, "data": None}
+    values: dict[str, Any] = {"status": "done", "error": None, "data": None}
     try:
         if job.cell.model:
-            config, training = resolved(job.cell)
-            found["options"] = {"model": to_dict(config), "training": to_dict(training)}
-        found["data"] = work_of(job.cell.work)(job)
+            config, training = resolve_options(job.cell)
+            values["options"] = {"model": to_dict(config), "training": to_dict(training)}
+        values["data"] = find_work(job.cell.work)(job)
     except Exception as error:
         if not isinstance(error, LirdrecError):
             import traceback
 
             traceback.print_exc()
-        found |= {"status": "out of memory" if _is_memory(error) else "failed", "error": _in_words(error)}
-    lines = job.scribe.lines if job.scribe is not None else []
-    return found | {
+        values |= {"status": "out of memory" if _is_memory(error) else "failed", "error": _error_text(error)}
+    lines = job.callback.lines if job.callback is not None else []
+    return values | {
         "figures": job.figures,
         "seconds": round(time.perf_counter() - STARTED + job.earlier, 3),
         "peak_memory": peak_memory(),
@@ -282,9 +279,9 @@ def compute(job: Job) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Bytes of main memory that this process held at most."""
+    """Peak main memory of this process in bytes."""
     try:
-        # not getrusage: Linux lets its ru_maxrss begin with what the parent process held
+        # not getrusage: on Linux, ru_maxrss starts with the memory of the parent process
         with open("/proc/self/status", encoding="ascii") as file:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
@@ -308,7 +305,7 @@ def _is_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _in_words(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     text = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, LirdrecError):
         return text
@@ -316,14 +313,14 @@ def _in_words(error: BaseException) -> str:
 
 
 def job_of(spec: Mapping[str, Any]) -> Job:
-    """A job from its JSON."""
+    """The inverse of a job file."""
     vault = None if spec.get("vault") is None else Path(spec["vault"])
     folder, runs = Path(spec["folder"]), Path(spec["runs"])
     return Job(TrialSpec.from_json(spec["cell"]), folder, runs, vault, spec.get("device", "auto"), spec.get("cache"))
 
 
 def _end_with_parent() -> None:
-    """End this process when its standard input closes, which happens when the process that started it is gone."""
+    """End this process when its standard input closes, that is, when the parent process has ended."""
 
     def watch() -> None:
         while os.read(0, 1024):
@@ -336,7 +333,7 @@ def _end_with_parent() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compute the cell of a job file and write its result file."""
+    """Compute the trial of a job file and write its result file."""
     import logging
     import warnings
 

@@ -1,13 +1,14 @@
-"""Reports of experiments: tables, figures and one self-contained page.
+"""Reports of experiments: tables, charts and one self-contained HTML page.
 
-Report(
-    name="cold-start", title="Items that training has not seen", question="…", answer="…",
-    sections=[
-        Section("Recall by split", ["A paragraph.", Table.pivot(frame, "recall", rows="model", columns="metric")]),
-        Section("Over the epochs", [lines(frame, "curves", x="epoch", y="value", series="model", panel="dataset")]),
-    ],
-    settings={"epochs": 60}, commands=["lirdrec experiment cold data/tiktok"],
-).write(folder, results)
+Example:
+    Report(
+        name="cold-start", title="Recommending unseen items", question="…", answer="…",
+        sections=[
+            Section("Recall by split", ["A paragraph.", Table.pivot(frame, "recall", rows="model", columns="metric")]),
+            Section("Over the epochs", [lines(frame, "curves", x="epoch", y="value", series="model")]),
+        ],
+        settings={"epochs": 60}, commands=["lirdrec experiment cold data/tiktok"],
+    ).write(folder, results)
 """
 
 from __future__ import annotations

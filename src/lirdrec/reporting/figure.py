@@ -1,13 +1,8 @@
-"""A figure: a drawing with the numbers in it, written as SVG, PNG or PDF and as CSV, and figures drawn by hand.
+"""Figures (matplotlib drawings with their data), and the style shared by all charts.
 
-Figures of a usual kind are drawn by `chart_lines`, `chart_bars`, `chart_dots`, `chart_points` and `chart_heatmap`.
-
-The one look of all figures: white ground, few lines, one colour a model everywhere.
-
-Colours belong to names, not to places: FREEDOM is the same blue in every figure of every report, and what the report is
-about (`accent`, LIRDRec unless said otherwise) has the one warm red. More names than colours: lines get dashes, too.
-The colours are near Okabe and Ito's, distinguishable with any colour vision; `html` swaps them for lighter ones on a
-dark page.
+Each model has one color in all figures of all reports; the `accent` (default: LIRDRec) is red. With more names than
+colors, lines are dashed as well. The colors are close to Okabe and Ito's palette for color-blind readers; `html`
+replaces them by lighter ones on a dark page.
 """
 
 from __future__ import annotations
@@ -24,38 +19,38 @@ RED = "#c8401a"
 COLOURS = ("#0b6bb0", "#00805f", "#a3508a", "#b07400", "#3d9bd1", "#6c5bb5", "#7a8794")
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.6)), (0, (1.2, 1.4)))
 MARKERS = ("o", "s", "D")
-# place of known models among colours × dashes, the ones most often shown together first
+# known models in the order of colors × dashes: models often shown together come first
 PLACES = (
     *("freedom", "lattice", "bm3", "vbpr", "lightgcn", "lgmrec", "popularity"),
     *("slmrec", "micro", "grcn", "ease", "mf", "item_knn", "random", "content_knn", "cease", "add_ease"),
 )
-WIDTH = 7.2  # inches, of a whole figure
+WIDTH = 7.2  # of a figure, in inches
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a name is drawn."""
+    """Color, dash and marker of a series."""
 
-    colour: str
+    color: str
     dash: Any = "solid"
     marker: str = "o"
 
 
 def styles(names: Sequence[Any], accent: Any = ACCENT) -> dict[Any, Style]:
-    """A style for each name: `accent` red, known models their own, others what is left, in order."""
-    free = [Style(c, d, m) for d, m in zip(DASHES, MARKERS, strict=True) for c in COLOURS]
-    known = {name: free[place] for place, name in enumerate(PLACES)}
-    made = {name: Style(RED) if name == accent else known[name] for name in names if name == accent or name in known}
-    left = [one for one in free if one not in made.values()]
+    """A style for each name: red for `accent`, fixed styles for known models, the remaining ones for other names."""
+    palette = [Style(c, d, m) for d, m in zip(DASHES, MARKERS, strict=True) for c in COLOURS]
+    known = dict(zip(PLACES, palette, strict=False))
+    chosen = {name: Style(RED) if name == accent else known[name] for name in names if name == accent or name in known}
+    free = [candidate for candidate in palette if candidate not in chosen.values()]
     for name in names:
-        if name not in made:
-            made[name] = left.pop(0) if left else Style(GREY, "dotted")
-    return made
+        if name not in chosen:
+            chosen[name] = free.pop(0) if free else Style(GREY, "dotted")
+    return chosen
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The one look of all figures, for code that draws with matplotlib directly."""
+    """Context manager: the style of all figures, for code that draws with matplotlib directly."""
     import matplotlib
 
     settings: dict[str, Any] = {
@@ -87,13 +82,13 @@ def style() -> Iterator[None]:
         "xtick.major.size": 3,
         "ytick.major.size": 0,
         "legend.fontsize": 8.5,
-        "svg.fonttype": "none",  # letters stay letters: searchable, in the page's colours
+        "svg.fonttype": "none",  # keep text as text: searchable, in the colors of the page
         "svg.hashsalt": "lirdrec",
         "pdf.fonttype": 42,
     }
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's own style is
-        matplotlib.rcParams.update(settings)  # type: ignore[arg-type]  # its stubs know only literal names
+        matplotlib.rcdefaults()  # ignore the user's own style
+        matplotlib.rcParams.update(settings)  # type: ignore[arg-type]  # the stubs accept literal names only
         yield
 
 
@@ -104,14 +99,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A drawing with the numbers in it.
+    """A matplotlib drawing with its data and caption.
 
     Attributes:
         name: stem of its files.
         drawing: the matplotlib figure.
-        data: what is drawn, means and spreads; None: not written.
-        caption: one or two sentences below it.
-        alt: what it shows, for those who cannot see it; default the caption.
+        data: the values drawn (means and sds), written as CSV; None: no CSV.
+        caption: one or two sentences below the figure.
+        alt: alternative text for screen readers; default: the caption.
     """
 
     name: str
@@ -121,15 +116,15 @@ class Figure:
     alt: str = ""
 
     def image(self, kind: str = "svg") -> bytes:
-        """The drawing as "svg", "png" or "pdf"; the same drawing gives the same bytes."""
+        """The drawing as "svg", "png" or "pdf"; deterministic: the same drawing gives the same bytes."""
         buffer = io.BytesIO()
-        nothing: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+        no_date: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
         with style():
             if self.drawing.get_layout_engine() is not None:
-                # laid out once: every further draw would move things a little
+                # the layout runs once: each further draw would shift it slightly
                 self.drawing.draw_without_rendering()
                 self.drawing.set_layout_engine(None)
-            self.drawing.savefig(buffer, format=kind, metadata=nothing, dpi=200)
+            self.drawing.savefig(buffer, format=kind, metadata=no_date, dpi=200)
         return buffer.getvalue()
 
 
@@ -142,9 +137,9 @@ def drawn(
     caption: str = "",
     alt: str = "",
 ) -> Figure:
-    """A figure of your own in the style of the others: `draw` gets an empty matplotlib figure of `size` inches.
+    """A custom figure in the style of all charts: `draw` gets an empty matplotlib figure of `size` inches.
 
-    Use `styles`, `INK`, `GREY` and `RULE` of `style` for colours, and no pyplot.
+    Take colors from `styles`, `INK`, `GREY` and `RULE`, and do not use pyplot.
     """
     with style():
         drawing = empty(*size)
@@ -153,7 +148,7 @@ def drawn(
 
 
 def empty(width: float, height: float) -> Drawing:
-    """A matplotlib figure of so many inches with nothing in it."""
+    """An empty matplotlib figure; `width` and `height` in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -1,7 +1,4 @@
-"""How one figure of a table is printed: digits, spread, units, and what stands where there is none.
-
-How models, metrics and data sets are called in tables and figures.
-"""
+"""Formatting of table values (digits, units, missing values), and display names of models, metrics and datasets."""
 
 from __future__ import annotations
 
@@ -24,13 +21,13 @@ class Column:
     """A column of a table.
 
     Attributes:
-        key: of the rows' cells.
+        key: key of the rows' cells.
         title: heading.
-        group: heading over neighbouring columns of the same group.
-        better: ranks the figures: the best bold, the second underlined; None: nothing is ranked.
-        format: "number" has `digits` decimals, "percent" too, with a sign; "count" 12 345; "duration" takes seconds;
-            "memory" takes bytes; "p" is a p-value; "text" is set left.
-        digits: decimals.
+        group: heading over adjacent columns of the same group.
+        better: direction of the ranking (the best bold, the second underlined); None: no ranking.
+        format: "number" with `digits` decimals; "percent" too, with a sign; "count" as 12 345; "duration" from seconds;
+            "memory" from bytes; "p" for p-values; "text" is left-aligned.
+        digits: number of decimals.
     """
 
     key: str
@@ -42,7 +39,7 @@ class Column:
 
 
 def printed(value: Value, column: Column) -> tuple[str, str, str]:
-    """A cell in words: the figure, its spread ("" without one), its marks."""
+    """Text of a cell: the value, its standard deviation ("" without one), its marks."""
     if isinstance(value, Measure):
         spread = ""
         if value.sd is not None and column.format in ("number", "percent"):
@@ -52,19 +49,19 @@ def printed(value: Value, column: Column) -> tuple[str, str, str]:
 
 
 def duration(seconds: float) -> str:
-    """48 s, 3.2 min, 1.4 h."""
+    """Format seconds: 48 s, 3.2 min, 1.4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def memory(count: float) -> str:
-    """Bytes as 310 MB or 1.5 GB (powers of 1000)."""
+    """Format bytes: 310 MB, 1.5 GB (powers of 1000)."""
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def text_of(value: Measure | float | int | str, column: Column) -> str:
-    """A value in the column's format, without its spread; a text as it is, but for what a terminal would obey."""
+    """Format a value as its column says, without sd; in texts, terminal control characters are escaped."""
     if isinstance(value, Measure):
         value = value.mean
     if isinstance(value, str):
@@ -86,7 +83,7 @@ def text_of(value: Measure | float | int | str, column: Column) -> str:
     return f"{value:.{column.digits}f}".replace("-", "−")
 
 
-# in the order of tables: without learning, closed forms, learned, the newest last
+# display names in the order of tables: no training, closed form, trained by gradients from old to new
 MODELS = {
     "random": "Random",
     "popularity": "Popularity",
@@ -134,16 +131,16 @@ COLUMNS = {
 
 
 def label(name: object) -> str:
-    """What to print for a model, data set, metric or column; anything else is printed as it is."""
+    """Display name of a model, dataset, metric or column; other names are returned unchanged."""
     text = str(name)
-    for known in (MODELS, DATASETS, COLUMNS):
-        if text in known:
-            return known[text]
+    for names in (MODELS, DATASETS, COLUMNS):
+        if text in names:
+            return names[text]
     kind, at, k = text.partition("@")
     return f"{METRICS[kind]}@{k}" if at and kind in METRICS else text
 
 
 def model_order(model: str) -> tuple[int, str]:
-    """Sort key: known models in the order of `MODELS`, others by name just before the last."""
+    """Sort key: models in the order of `MODELS`; unknown ones by name, just before the last."""
     known = list(MODELS)
     return (2 * known.index(model) if model in known else 2 * len(known) - 3, model)

@@ -1,4 +1,4 @@
-"""A report: what was asked, the answer in a paragraph, tables and figures, and all that is needed to repeat it."""
+"""Reports of experiments: question, answer, tables, figures, and the commands and settings to reproduce them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Block = str | Table | Figure | Cards
 
 
 class SupportsFrame(Protocol):
-    """Results that give themselves as one tidy frame, and sentences that belong into the answer."""
+    """Results with a tidy frame, and with warnings to add to the answer."""
 
     def frame(self) -> pl.DataFrame: ...
 
@@ -35,7 +35,7 @@ class SupportsFrame(Protocol):
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and, in order, texts (`code`, **bold**, lists of "- " lines), tables, figures and cards below it."""
+    """A heading, and its blocks in order: texts (`code`, **bold**, "- " lists), tables, figures and cards."""
 
     title: str
     blocks: Sequence[Block]
@@ -43,18 +43,21 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What an experiment found.
+    """The report of an experiment.
 
     Attributes:
-        title: of the page.
-        question: what was asked, in a sentence.
-        answer: what came out, in a paragraph with its figures.
-        sections: tables and figures; their names must differ, they become file names.
-        settings: name → value, of what the experiment was run with.
-        commands: command lines that make the same results.
-        environment: versions and machine; default those of this process, without the time: the same content gives
-            the same bytes, so that two reports can be compared with diff.
-        name: what the report is called in messages.
+        title: title of the page.
+        question: the question in one sentence.
+        answer: a paragraph with the main results.
+        sections: tables and figures; their names must be unique, since they become file names.
+        settings: name → value of the experiment's settings.
+        commands: command lines that reproduce the results.
+        environment: versions and machine; default: those of this process, without the time, so that equal reports have
+            equal bytes and can be compared with diff.
+        name: name of the report in messages.
+
+    Raises:
+        ConfigError: a name is not a file name, or is used twice.
     """
 
     title: str
@@ -72,31 +75,26 @@ class Report:
             if isinstance(block, str) or (isinstance(block, Cards) and not block.name):
                 continue
             if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", block.name):
-                raise ConfigError(f"'{block.name}' is not a name for a file: use small letters, digits, - and _")
+                raise ConfigError(f"'{block.name}' is not a file name; use lowercase letters, digits, - and _")
             if (type(block), block.name) in seen:
                 kind = type(block).__name__.lower().removesuffix("s")
-                raise ConfigError(f"two {kind}s of the report are called '{block.name}'")
+                raise ConfigError(f"two {kind}s of the report are named '{block.name}'; give each its own name")
             seen.add((type(block), block.name))
 
     def blocks(self) -> Iterator[Block]:
-        """Everything in the sections, in order."""
+        """The blocks of all sections in order."""
         for section in self.sections:
             yield from section.blocks
 
     def to_html(self, alone: bool = False) -> str:
-        """The page: one file that needs no other; `alone`: nothing else is written."""
-        lead = f'<p class="question">{html.inline(self.question)}</p>'
-        lead += f'<div class="answer"><span class="word">Answer</span>{html.prose(self.answer)}</div>'
-        made, contents = [], []
-        for place, section in enumerate(self.sections, 1):
-            made.append(html.section(f"s{place}", section.title, [_block(block) for block in section.blocks]))
-            contents.append((f"s{place}", section.title))
-        made.append(html.section("repeat", "How to repeat this", self._repeat()))
-        contents.append(("repeat", "How to repeat this"))
-        foot = f"Written by lirdrec {__version__}."
-        if not alone:
-            foot += " The tables and figures lie beside this page, as data and for papers."
-        return html.page(self.title, lead, "\n".join(made), contents, foot)
+        """The page, one self-contained file; alone: no other files are written next to it."""
+        from lirdrec.provenance import environment
+
+        values = self.environment
+        if values is None:
+            values = {key: value for key, value in environment().items() if key != "written"}
+        values = {key.replace("_", " "): value for key, value in values.items() if value is not None}
+        return html.render(report=self, environment=values, version=__version__, alone=alone)
 
     def write(
         self,
@@ -104,20 +102,16 @@ class Report:
         results: SupportsFrame | pl.DataFrame | None = None,
         formats: Sequence[str] = ("svg", "png"),
     ) -> Path:
-        """Write `report.html`, the same as `report.md`, `figures/`, `tables/` and `results.parquet`; gives the page.
+        """Write `report.html`, `report.md`, `figures/`, `tables/` and `results.parquet`; returns the HTML page.
 
         Args:
-            folder: made where it is missing; files of the same names are replaced, others stay.
-            results: the tidy figures that the report was made from; what they remark is added to the answer.
-            formats: of the figures' files, among "svg", "png", "pdf".
+            folder: created if missing; files of the same names are replaced, others are kept.
+            results: the values behind the report; their remarks are added to the answer.
+            formats: file formats of the figures, among "svg", "png", "pdf".
         """
         folder = Path(folder)
         remarks = results.remarks() if results is not None and hasattr(results, "remarks") else []
-        if remarks:
-            return replace(self, answer="\n\n".join([self.answer, *remarks]))._written(folder, results, formats)
-        return self._written(folder, results, formats)
-
-    def _written(self, folder: Path, results: SupportsFrame | pl.DataFrame | None, formats: Sequence[str]) -> Path:
+        remarked = replace(self, answer="\n\n".join([self.answer, *remarks]))
         for inner in (folder / "figures", folder / "tables"):
             make_folder(inner)
         for block in self.blocks():
@@ -132,15 +126,15 @@ class Report:
                 _save(folder / "tables" / f"{block.name}.parquet", block.to_frame())
         if results is not None:
             _save(folder / RESULTS, results.frame() if hasattr(results, "frame") else results)
-        _write(folder / TEXT, self.to_markdown("svg" if "svg" in formats else "png").encode())
-        _write(folder / PAGE, self.to_html().encode())
+        _write(folder / TEXT, remarked.to_markdown("svg" if "svg" in formats else "png").encode())
+        _write(folder / PAGE, remarked.to_html().encode())
         return folder / PAGE
 
     def write_page(self, path: str | Path) -> Path:
-        """Write the page alone, as a file of any name; gives its path.
+        """Write only the HTML page, under any file name; returns its path.
 
         Raises:
-            RunFolderError: it cannot be written, or would lie in a prepared dataset or a run.
+            RunFolderError: it cannot be written, or would be inside a prepared dataset or a run.
         """
         path = Path(path)
         refuse_inside(path)
@@ -149,7 +143,7 @@ class Report:
         return path
 
     def to_markdown(self, kind: str = "svg") -> str:
-        """Answer, tables, and figures as links to `figures/NAME.KIND`; cards are only on the page."""
+        """Answer, tables, and figures as links to `figures/NAME.KIND`; cards are on the HTML page only."""
         parts = [f"# {self.title}", self.question, self.answer]
         for section in self.sections:
             parts.append(f"## {section.title}")
@@ -165,34 +159,13 @@ class Report:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_rich(self) -> RenderableType:
-        """Title, answer and tables for the terminal."""
+        """Title, answer and tables for a terminal."""
         from rich.console import Group
         from rich.text import Text
 
         parts: list[RenderableType] = [Text(self.title, style="bold"), Text(_plain(self.answer)), Text()]
         parts += [block.to_rich() for block in self.blocks() if isinstance(block, Table)]
         return Group(*parts)
-
-    def _repeat(self) -> list[str]:
-        from lirdrec.provenance import environment
-
-        found = dict(self.environment or {})
-        if self.environment is None:
-            found = environment()
-            del found["written"]
-        found = {key.replace("_", " "): value for key, value in found.items() if value is not None}
-        blocks = [html.commands(self.commands)] if self.commands else []
-        if self.settings:
-            blocks += ["<h3>Settings</h3>", html.pairs(self.settings)]
-        return [*blocks, "<h3>Environment</h3>", html.pairs(found)]
-
-
-def _block(block: Block) -> str:
-    if isinstance(block, Table):
-        return html.table(block)
-    if isinstance(block, Cards):
-        return html.cards(block)
-    return html.figure(block) if isinstance(block, Figure) else html.prose(block)
 
 
 def _plain(text: str) -> str:

@@ -1,11 +1,11 @@
-r"""Figures of several runs: mean and spread over seeds, paired tests over users, Holm's correction, gains in percent.
+r"""Statistics over runs: mean and sd over seeds, paired tests over users, Holm's correction, gains in percent.
 
-Seeds tell how a figure moves when training is repeated; users tell whether two models differ on this test set. The
-tests are paired over users: each user's value is averaged over the seeds first, then `d_u = ours_u - theirs_u` is
-tested against zero, two-sided, by Student's t (the mean of d) and by Wilcoxon's signed ranks (d = 0 is left out).
+The sd over seeds shows how a metric varies when training is repeated; tests over users show whether two models differ
+on this test set. Each user's value is averaged over the seeds first; then `d_u = ours_u - theirs_u` is tested against
+zero, two-sided, by Student's t-test and by Wilcoxon's signed-rank test (without d = 0).
 
-Holm (1979): of m p-values in rising order the i-th (from 0) becomes `max_{j ≤ i} min(1, (m - j) p_(j))`; rejecting
-those below α keeps the chance of any false rejection below α, whatever depends on what.
+Holm (1979): of m ascending p-values, the i-th (from 0) becomes `max_{j ≤ i} min(1, (m - j) p_(j))`; rejecting those
+below α keeps the probability of any false rejection below α, also for dependent tests.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 USER = "user"
 ALPHA = 0.01
-# values averaged over seeds in another order differ in their last bits; that is no difference between models
+# averages over seeds in another order differ in their last bits; rounding removes that
 DECIMALS = 12
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of one or more runs.
+    """Mean and standard deviation of a metric over one or more runs.
 
     Attributes:
         mean: over the runs.
         sd: standard deviation of the runs (n - 1 in the denominator), not of the mean; None for a single run.
-        n: runs.
-        marks: signs set behind the figure in a table, explained in the table's notes.
+        n: number of runs.
+        marks: symbols after the value in a table, explained in the table's notes.
     """
 
     mean: float
@@ -46,7 +46,7 @@ class Measure:
 
     @classmethod
     def of(cls, values: Iterable[float], marks: str = "") -> Measure | None:
-        """Mean and sd of `values`; NaN and None are left out; None when nothing is left."""
+        """Mean and sd of `values`, without NaN and None; None if no value remains."""
         kept = np.array([value for value in values if value is not None and not math.isnan(value)], dtype=np.float64)
         if not len(kept):
             return None
@@ -55,10 +55,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two models on the same users.
+    """Results of the paired tests of two models on the same users.
 
     Attributes:
-        n: users.
+        n: number of users.
         difference: mean of ours - theirs; `low`, `high`: its 95 % confidence interval (Student's t).
         t, t_p: paired t-test, two-sided.
         w, w_p: Wilcoxon's signed-rank test, two-sided.
@@ -76,7 +76,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One test of `ours` against `theirs`, with the p-values corrected over all tests made together."""
+    """Test of our model against `theirs` on one metric, with p-values corrected over all tests made together."""
 
     theirs: str
     metric: str
@@ -85,17 +85,17 @@ class Comparison:
     w_p_holm: float
 
     def significant(self, alpha: float = ALPHA) -> int:
-        """1: ours is better by both tests, -1: theirs is, 0: neither is shown."""
+        """1: ours is better by both tests; -1: theirs is better; 0: no significant difference."""
         if self.t_p_holm < alpha and self.w_p_holm < alpha:
             return 1 if self.test.difference > 0 else -1
         return 0
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
-    """Paired t-test and Wilcoxon's signed-rank test of `(n,)` values a user each.
+    """Paired t-test and Wilcoxon signed-rank test of two `(n,)` arrays with one value per user.
 
     Raises:
-        DataError: the two are of different length, or there are fewer than two users.
+        DataError: the lengths differ, or there are fewer than two users.
     """
     from scipy import stats
 
@@ -106,7 +106,7 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
     if not d.any():
         return PairedTest(n, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
     error = float(d.std(ddof=1)) / math.sqrt(n)
-    if np.all(d == d[0]):  # the same gain for every user: no spread to test against
+    if np.all(d == d[0]):  # the same gain for every user: the variance is 0
         error, t, t_p = 0.0, math.copysign(math.inf, mean), 0.0
     else:
         t = mean / error
@@ -117,17 +117,17 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected by Holm's step-down procedure, in the order given."""
+    """p-values corrected by Holm's step-down procedure, in the given order."""
     corrected = [1.0] * len(p_values)
     largest = 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = largest
     return corrected
 
 
 def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Per-user values averaged over runs: frames with `user` and a column a metric become one, in order of users.
+    """Average per-user values over runs: frames with `user` and one column per metric become one, sorted by user.
 
     Raises:
         DataError: the runs were not evaluated on the same users.
@@ -143,43 +143,43 @@ def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
 def compare(
     ours: pl.DataFrame, others: Mapping[str, pl.DataFrame], metrics: Sequence[str] | None = None
 ) -> list[Comparison]:
-    """Test one model against each of the others on each metric; Holm over all of these tests, each kind by itself.
+    """Test one model against each other model on each metric, with Holm's correction over all tests of each kind.
 
     Args:
-        ours: `user` and a column a metric, averaged over seeds (`over_seeds`).
-        others: the same for each other model, by name.
-        metrics: which columns; default all of `ours`.
+        ours: `user` and one column per metric, averaged over seeds (`over_seeds`).
+        others: model name → the same of the other models.
+        metrics: names of columns; default: all of `ours`.
 
     Raises:
         DataError: a model was evaluated on other users.
     """
     ours = ours.sort(USER)
     metrics = [name for name in ours.columns if name != USER] if metrics is None else metrics
-    found = []
+    comparisons = []
     for name, frame in others.items():
         theirs = frame.sort(USER)
         if not ours[USER].equals(theirs[USER]):
             raise DataError(f"{name} was evaluated on other users; a paired test needs the same test set")
         for metric in metrics:
             test = paired(ours[metric].to_numpy(), theirs[metric].to_numpy())
-            found.append(Comparison(name, metric, test, 1.0, 1.0))
-    return corrected(found)
+            comparisons.append(Comparison(name, metric, test, 1.0, 1.0))
+    return corrected(comparisons)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with Holm's correction over all of them: for a family of tests gathered from several calls."""
+    """The comparisons with Holm's correction over all of them; for tests collected from several calls."""
     by_t = holm([comparison.test.t_p for comparison in comparisons])
     by_w = holm([comparison.test.w_p for comparison in comparisons])
     return [replace(c, t_p_holm=t, w_p_holm=w) for c, t, w in zip(comparisons, by_t, by_w, strict=True)]
 
 
 def gain(ours: float, theirs: float) -> float:
-    """By how many percent `ours` is above `theirs`; NaN when theirs is zero."""
+    """Gain of `ours` over `theirs` in percent; NaN if theirs is zero."""
     return 100.0 * (ours - theirs) / theirs if theirs else math.nan
 
 
 def average_gain(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
-    """Mean of the gains in percent over the figures that both have (the paper's average improvement); NaN if none."""
-    gains = [gain(ours[key], theirs[key]) for key in ours if key in theirs]
+    """Mean gain in percent over the metrics that both have (the paper's average improvement); NaN if none."""
+    gains = [gain(ours[metric], theirs[metric]) for metric in ours if metric in theirs]
     gains = [value for value in gains if not math.isnan(value)]
     return float(np.mean(gains)) if gains else math.nan

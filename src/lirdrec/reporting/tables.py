@@ -1,7 +1,7 @@
-r"""A table that knows what its figures mean: best bold, second underlined, spread beside the mean.
+r"""Result tables: best value bold, second underlined, standard deviation beside the mean.
 
-One `Table` is written as HTML, LaTeX (booktabs), Markdown, text for the terminal (rich) and data (CSV, Parquet). Values
-are ranked at the printed precision: what reads the same is a tie, and both are best.
+A `Table` is written as HTML, LaTeX (booktabs), Markdown, terminal text (rich) and data (CSV, Parquet). Values are
+ranked at the printed precision: values that print the same are tied, and all of them are best.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
+from lirdrec.reporting.charts.chart_data import rank_in
 from lirdrec.reporting.formatting import NARROW, Better, Column, Value, label, printed, text_of
 from lirdrec.reporting.statistics import Measure
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table as RichTable
 
-LONG = 40  # letters: a column with longer texts is broken into lines
+LONG = 40  # characters: columns with longer texts wrap
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Row:
     """A row of a table.
 
     Attributes:
-        cells: column key → value. A text in a column of figures ("out of memory") is printed as it is.
-        block: heading over neighbouring rows of the same block; figures are ranked within a block.
-        accent: the model that the report is about.
-        muted: set apart, as figures published by others; not ranked.
+        cells: column key → value. A text in a column of numbers ("out of memory") is printed unchanged.
+        block: heading over adjacent rows of the same block; values are ranked within a block.
+        accent: highlight the row, for the model that the report is about.
+        muted: gray and not ranked, for values published by others.
     """
 
     cells: Mapping[str, Value]
@@ -47,8 +48,8 @@ class Table:
     """Columns and rows; `name` is the stem of its files.
 
     Attributes:
-        caption: one sentence above the table (a LaTeX caption, too).
-        notes: lines below it, such as what the marks mean.
+        caption: one sentence above the table, also the LaTeX caption.
+        notes: lines below the table, such as the meaning of marks.
     """
 
     name: str
@@ -82,18 +83,18 @@ class Table:
         caption: str = "",
         notes: Sequence[str] = (),
     ) -> Table:
-        """Mean ± sd of a tidy frame: all rows of the frame with the same row and column keys are runs of one cell.
+        """Table of mean ± sd from a tidy frame: rows with the same row and column keys are the runs of one cell.
 
         Args:
-            frame: such as `results.where(stage="test").frame()`.
-            rows: columns of the frame that name a row; each becomes a text column.
-            columns: one column of the frame (the headings), or two (group, heading).
-            value: the column with the figures.
-            block: a column of the frame whose values head blocks of rows, each ranked by itself.
-            better, digits: of every column.
-            accent: rows with this value in one of `rows` are the report's own.
-            row_order, column_order: values of the first of `rows` and the last of `columns` in the order to print;
-                values that are not named come after, as they appear in the frame.
+            frame: tidy rows, such as `results.frame()`.
+            rows: columns of the frame with the row names; each becomes a text column.
+            columns: column of the frame with the headings, or two columns: (group, heading).
+            value: column with the values.
+            block: column of the frame with the headings of blocks of rows, each ranked separately.
+            better, digits: of every column, see `Column`.
+            accent: highlight rows with this value in one of `rows`.
+            row_order, column_order: order of the values of the first of `rows` and the last of `columns`; other values
+                follow in order of appearance.
             labels: how to print names (`reporting.formatting.label`).
             caption, notes: see Table.
         """
@@ -102,30 +103,30 @@ class Table:
         cells: dict[tuple[Any, ...], dict[tuple[Any, ...], list[float]]] = {}
         headings: dict[tuple[Any, ...], None] = {}
         for record in frame.iter_rows(named=True):
-            at = ((record[block] if block else ""), *(record[key] for key in row_keys))
+            place = ((record[block] if block else ""), *(record[key] for key in row_keys))
             heading = tuple(record[key] for key in column_keys)
             headings.setdefault(heading)
-            cells.setdefault(at, {}).setdefault(heading, []).append(record[value])
-        blocks = list(dict.fromkeys(at[0] for at in cells))
-        first_groups = list(dict.fromkeys(heading[0] for heading in headings))
-        ordered = sorted(
-            headings, key=lambda h: (first_groups.index(h[0]) if len(h) > 1 else 0, _at(h[-1], column_order))
-        )
-        made = [Column(key, labels(key), format="text") for key in row_keys]
-        for heading in ordered:
-            group = labels(heading[0]) if len(heading) > 1 else ""
-            made.append(Column(_key(heading), labels(heading[-1]), group, better, digits=digits))
-        lines = []
-        for at in sorted(cells, key=lambda at: (blocks.index(at[0]), _at(at[1], row_order))):
-            texts: dict[str, Value] = {key: labels(name) for key, name in zip(row_keys, at[1:], strict=True)}
-            figures = {_key(heading): Measure.of(values) for heading, values in cells[at].items()}
-            lines.append(Row({**texts, **figures}, labels(at[0]) if block else "", accent=accent in at[1:]))
-        return cls(name, made, lines, caption, notes)
+            cells.setdefault(place, {}).setdefault(heading, []).append(record[value])
+        blocks = list(dict.fromkeys(place[0] for place in cells))
+        groups = list(dict.fromkeys(heading[0] for heading in headings))
 
-    # ------------------------------------------------------------------------------------------------------- formats
+        def order(heading: tuple[Any, ...]) -> tuple[int, int]:
+            return groups.index(heading[0]) if len(heading) > 1 else 0, rank_in(heading[-1], column_order)
+
+        table_columns = [Column(row_key, labels(row_key), format="text") for row_key in row_keys]
+        for heading in sorted(headings, key=order):
+            group = labels(heading[0]) if len(heading) > 1 else ""
+            table_columns.append(Column(_key(heading), labels(heading[-1]), group, better, digits=digits))
+        table_rows = []
+        for place in sorted(cells, key=lambda place: (blocks.index(place[0]), rank_in(place[1], row_order))):
+            block_name, *names = place
+            texts: dict[str, Value] = {key: labels(part) for key, part in zip(row_keys, names, strict=True)}
+            measures = {_key(heading): Measure.of(values) for heading, values in cells[place].items()}
+            table_rows.append(Row({**texts, **measures}, labels(block_name) if block else "", accent=accent in names))
+        return cls(name, table_columns, table_rows, caption, notes)
 
     def to_html(self) -> str:
-        """A `<table>` of its own, styled by the report's page."""
+        """A `<table>` element, styled by the report's page."""
         lines = ["<table>"]
         if self.caption:
             lines.append(f"<caption><span>{html.escape(self.caption)}</span></caption>")
@@ -155,8 +156,8 @@ class Table:
 
     def to_latex(self) -> str:
         r"""A `table` with booktabs rules; needs `\usepackage{booktabs}`."""
-        texts = {True: r"p{0.3\linewidth}", False: "l"}
-        spec = "".join(texts[self._is_long(column)] if column.format == "text" else "r" for column in self.columns)
+        text_specs = {True: r"p{0.3\linewidth}", False: "l"}
+        spec = "".join(text_specs[self._is_long(column)] if column.format == "text" else "r" for column in self.columns)
         lines = [r"\begin{table}", r"\centering"]
         if self.caption:
             lines.append(rf"\caption{{{latex_escape(self.caption)}}}")
@@ -185,7 +186,7 @@ class Table:
         return "\n".join([*lines, r"\end{table}", ""])
 
     def to_markdown(self) -> str:
-        """A pipe table: the best bold, the second in italics (Markdown does not underline)."""
+        """A pipe table: best value bold, second in italics (Markdown has no underline)."""
         heads = [f"{column.group} {column.title}".strip() for column in self.columns]
         lines = [f"**{_markdown(self.caption)}**", ""] if self.caption else []
         lines += [_pipes(heads), _pipes(["---" if c.format == "text" else "---:" for c in self.columns])]
@@ -203,7 +204,7 @@ class Table:
         return "\n".join([*lines, ""])
 
     def to_frame(self) -> pl.DataFrame:
-        """The figures at full precision: a column for each of the table's; `… sd` and `… note` where there are any."""
+        """The values at full precision: one column per table column, plus `… sd` and `… note` columns where needed."""
         import polars as pl
 
         series: list[pl.Series] = []
@@ -234,13 +235,13 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        made = RichTable(box=box.SIMPLE_HEAD, title=self.caption or None, title_justify="left", title_style="bold")
+        table = RichTable(box=box.SIMPLE_HEAD, title=self.caption or None, title_justify="left", title_style="bold")
         for column in self.columns:
             heading = f"{column.group}\n{column.title}" if column.group else column.title
-            made.add_column(heading, justify="left" if column.format == "text" else "right", no_wrap=True)
+            table.add_column(heading, justify="left" if column.format == "text" else "right", no_wrap=True)
         for block, rows in self._blocks():
             if block:
-                made.add_row(Text(block, style="italic"))
+                table.add_row(Text(block, style="italic"))
             for row, rank in zip(rows, self._ranks(rows), strict=True):
                 cells = []
                 for column in self.columns:
@@ -249,19 +250,17 @@ class Table:
                     cell = Text(main, style=style)
                     cell.append(f" ± {spread}" if spread else "", style="dim not bold not underline")
                     cells.append(cell.append(marks))
-                made.add_row(*cells, style="dim" if row.muted else "")
-            made.add_section()
-        made.caption, made.caption_justify = "\n".join(self.notes).replace("**", "") or None, "left"
-        return made
-
-    # ------------------------------------------------------------------------------------------------------- pieces
+                table.add_row(*cells, style="dim" if row.muted else "")
+            table.add_section()
+        table.caption, table.caption_justify = "\n".join(self.notes).replace("**", "") or None, "left"
+        return table
 
     def _groups(self) -> list[tuple[str, int]]:
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, key=lambda c: c.group)]
 
     def _is_long(self, column: Column) -> bool:
-        """Whether it is a column of texts that have to be broken into lines."""
-        return column.format == "text" and any(len(str(one.cells.get(column.key) or "")) > LONG for one in self.rows)
+        """Whether the column has texts so long that they wrap."""
+        return column.format == "text" and any(len(str(row.cells.get(column.key) or "")) > LONG for row in self.rows)
 
     def _blocks(self) -> Iterator[tuple[str, list[Row]]]:
         for block, rows in groupby(self.rows, key=lambda row: row.block):
@@ -277,14 +276,14 @@ class Table:
             rounded = [None if v is None or math.isnan(v) else round(v, column.digits) for v in values]
             present = sorted({v for v in rounded if v is not None}, reverse=column.better == "higher")
             if len([v for v in rounded if v is not None]) < 2:
-                continue  # one figure alone is not the best of anything
+                continue  # a single value is not ranked
             for rank, value in zip(ranks, rounded, strict=True):
                 if value is not None and value in present[:2]:
                     rank[column.key] = present.index(value) + 1
         return ranks
 
     def _spans(self, row: Row) -> Iterator[tuple[Column, int]]:
-        """The row's columns and how many each cell takes: the same words in neighbouring columns of figures are one."""
+        """The row's cells as (column, width): equal words in adjacent columns of numbers share one cell."""
 
         def words(column: Column) -> str | int:
             value = row.cells.get(column.key)
@@ -297,8 +296,7 @@ class Table:
     def _html_cell(self, column: Column, width: int, row: Row, rank: Mapping[str, int]) -> str:
         value = row.cells.get(column.key)
         main, spread, marks = (html.escape(part) for part in printed(value, column))
-        place = rank.get(column.key, 0)
-        main = f"<b>{main}</b>" if place == 1 else f"<u>{main}</u>" if place == 2 else main
+        main = {1: f"<b>{main}</b>", 2: f"<u>{main}</u>"}.get(rank.get(column.key, 0), main)
         if spread:
             main += f" <small>±{NARROW}{spread}</small>"
         if marks:
@@ -318,16 +316,15 @@ class Table:
             return rf"\multicolumn{{{width}}}{{c}}{{\textit{{{latex_escape(main)}}}}}"
         if value is None or isinstance(value, str) or column.format not in ("number", "percent"):
             return latex_escape(main)
-        place = rank.get(column.key, 0)
         main = main.replace("−", "-").replace(NARROW, "").replace("%", r"\%")
-        main = rf"\mathbf{{{main}}}" if place == 1 else rf"\underline{{{main}}}" if place == 2 else main
+        main = {1: rf"\mathbf{{{main}}}", 2: rf"\underline{{{main}}}"}.get(rank.get(column.key, 0), main)
         main += rf"{{\scriptstyle\,\pm\,{spread}}}" if spread else ""
-        # the mark takes no width, so that digits stay below each other
+        # the mark has zero width, so that digits stay aligned
         return f"${main}$" + (rf"\rlap{{$^{{{_latex_marks(marks)}}}$}}" if marks else "")
 
 
 def latex_escape(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
+    """Escape a text for LaTeX."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
@@ -376,15 +373,11 @@ def _key(heading: Sequence[Any]) -> str:
     return " ".join(str(part) for part in heading)
 
 
-def _at(name: Any, order: Sequence[Any]) -> int:
-    return list(order).index(name) if name in order else len(order)
-
-
 def _unique(series: Sequence[pl.Series]) -> list[pl.Series]:
-    """The columns with a number behind the names that were there before."""
-    seen: dict[str, int] = {}
-    made = []
+    """The columns with a number appended to repeated names."""
+    counts: dict[str, int] = {}
+    unique = []
     for column in series:
-        seen[column.name] = seen.get(column.name, 0) + 1
-        made.append(column if seen[column.name] == 1 else column.alias(f"{column.name} {seen[column.name]}"))
-    return made
+        counts[column.name] = number = counts.get(column.name, 0) + 1
+        unique.append(column if number == 1 else column.alias(f"{column.name} {number}"))
+    return unique

@@ -1,7 +1,7 @@
-"""Compare models (Table II of the paper): each is tuned with the same budget, its best is declared, then scored once.
+"""Experiment "compare" (Table II of the paper): models tuned with the same budget, declared, and scored once.
 
-For every dataset, model and feature set: the trials of `tuning.search`; then the best configuration, trained with each
-of S seeds, its sealed test scored.
+For each dataset, model and feature set: the tuning trials of `tuning.suggest`; then the best configuration is trained
+with each seed, and its sealed test is scored.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies import compare_report
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.experiments.tuning import base_cell, n_trials, suggest
 from lirdrec.models.registry import model_names, model_type
@@ -20,7 +21,7 @@ SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}
 
 
 def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """The trials of every search; the finals of those that are finished."""
+    """The trials of all searches, and the final trainings of finished ones."""
     for base in searches(context):
         found = suggest(context, results, base)
         yield from found.cells
@@ -30,17 +31,17 @@ def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def expected(context: ExperimentConfig) -> dict[tuple[str, str], int]:
-    """(dataset, model) → cells."""
+    """(dataset, model) → number of trials."""
     numbers: dict[tuple[str, str], int] = {}
     for base in searches(context):
         model = base.model
-        place = (base.dataset, model)
-        numbers[place] = numbers.get(place, 0) + n_trials(context, base) + len(context.seeds_of(model))
+        key = (base.dataset, model)
+        numbers[key] = numbers.get(key, 0) + n_trials(context, base) + len(context.seeds_of(model))
     return numbers
 
 
 def searches(context: ExperimentConfig) -> Iterator[TrialSpec]:
-    """What is tuned: one base cell for each dataset, model, and feature set that the model makes a difference of."""
+    """Base trials of the searches: one for each dataset, model and, for models with features, feature set."""
     for dataset in context.datasets:
         for model in context.models or model_names():
             for label in context.sets if uses_features(model) else ("",):
@@ -48,13 +49,11 @@ def searches(context: ExperimentConfig) -> Iterator[TrialSpec]:
 
 
 def uses_features(model: str) -> bool:
-    """Whether features make a difference to the model."""
+    """Whether the model uses features."""
     kind = model_type(model)
     return kind.capabilities.needs_features or "modalities" in {one.name for one in fields(kind.Config)}
 
 
 def report(context: ExperimentConfig, results: Results) -> Path:
-    """Test figures, tests over users, what was chosen, cost, published figures."""
-    from lirdrec.experiments.studies.compare_report import write
-
-    return write(context, results, [suggest(context, results, base) for base in searches(context)])
+    """Test metrics, tests over users, chosen settings, cost, published results."""
+    return compare_report.write(context, results, [suggest(context, results, base) for base in searches(context)])

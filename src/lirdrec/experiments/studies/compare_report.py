@@ -1,6 +1,6 @@
-"""The report of `compare`: test figures of all models with their spread, tests over users, cost, settings, landmarks.
+"""Report of `compare`: test metrics of all models, significance tests, cost, chosen settings, published results.
 
-`compare_rows` says what is compared with what; the tables of figures are made in `compare_tables`.
+`compare_rows` collects the results; `compare_tables` makes the tables of metrics.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results, loss_of
-from lirdrec.experiments.studies.compare_rows import Rows, answer, gather, panel, plain
-from lirdrec.experiments.studies.compare_tables import figure_tables, landmark_tables
+from lirdrec.experiments.studies.compare_rows import Entry, Rows, answer, gather, panel, plain
+from lirdrec.experiments.studies.compare_tables import metric_tables, published_tables
 from lirdrec.experiments.studies.sentences import count, listed
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, lines, points
@@ -23,41 +23,41 @@ from lirdrec.reporting.statistics import ALPHA
 if TYPE_CHECKING:
     from lirdrec.experiments.tuning import TuningState
 
-HIDDEN = ("metric", "device")  # options that say nothing about the model
+HIDDEN = ("metric", "device")  # options that are not settings of the model
 
 
 def write(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Path:
-    """Write `report` into the experiment's folder; gives the path of the page."""
+    """Write `report` into the experiment's folder; returns the path of the HTML page."""
     return report(context, results, searches).write(context.output, results, context.formats)
 
 
 def report(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Report:
-    """The report of a comparison, also of one that is not finished.
+    """The report of a comparison, finished or not.
 
     Args:
-        context: as for the plan. Its setting "ours" names the model that the others are compared with; without it that
-            is LIRDRec, or, where it takes no part, the first of the context's models.
-        results: of the trials and of the final trainings.
-        searches: where the tunings stand: a model that has no result at all gets its row from here.
+        context: as for the plan. Its setting "ours" names the model that the others are compared with; default:
+            LIRDRec or, if it is not among the models, the first of them.
+        results: results of the tuning trials and of the final trainings.
+        searches: states of the tunings; they give the rows of models without any result.
     """
     found = gather(context, results, searches)
     sections = []
     if found.main:
-        sections.append(Section("Test figures", figure_tables(found)))
-        sections.append(Section("How sure is it?", _differences(found)))
+        sections.append(Section("Test metrics", metric_tables(found)))
+        sections.append(Section("Tests over users", _differences(found)))
         sections.append(Section("Accuracy and cost", _cost(found)))
     sections.append(Section("Tuning", _tuning(context, found)))
-    sections.append(Section("Beside published figures", landmark_tables(found, context.datasets)))
-    troubles = [
+    sections.append(Section("Published results", published_tables(found, context.datasets)))
+    problems = [
         f"- **{e.title} on {label(e.dataset)}**: {e.problem}. {e.error}".rstrip() for e in found.entries if e.problem
     ]
-    if troubles:
-        sections.append(Section("What did not finish", ["\n".join(troubles)]))
+    if problems:
+        sections.append(Section("Unfinished and failed trainings", ["\n".join(problems)]))
     models = len({entry.model for entry in found.entries})
     names = listed([label(name) for name in found.datasets])
     return Report(
         f"{count(models, 'model')} on {names}",
-        "Which model recommends best when all are tuned with the same budget and the test set is scored once?",
+        "Which model recommends best if all have the same tuning budget and the test set is scored once?",
         answer(found),
         [section for section in sections if section.blocks],
         settings=_settings(context),
@@ -67,7 +67,7 @@ def report(context: ExperimentConfig, results: Results, searches: Sequence[Tunin
 
 
 def _differences(found: Rows) -> list[Any]:
-    """Tests over users: a figure of the differences, a table of the p-values."""
+    """Paired tests over users: a figure of the differences and a table of the p-values."""
     import polars as pl
 
     main, ours = found.main, found.ours
@@ -100,8 +100,8 @@ def _differences(found: Rows) -> list[Any]:
         accent=None,
         sort=True,
         x_label=f"{label(main)} of {label(ours)} − {label(main)} of the model",
-        caption=f"How much {label(ours)} is above each model in {label(main)}: mean over users and its 95 % confidence "
-        "interval. Intervals that cross the line show no difference.",
+        caption=f"Difference in {label(main)} between {label(ours)} and each model: mean over users with its 95 % "
+        "confidence interval. Intervals that cross the line show no difference.",
     )
     rows = []
     for entry, one in shown:
@@ -115,28 +115,29 @@ def _differences(found: Rows) -> list[Any]:
         Column("d", "Difference"),
         Column("t", "p, t-test", format="p"),
         Column("w", "p, Wilcoxon", format="p"),
-        Column("verdict", "Shown", format="text"),
+        Column("verdict", "Result", format="text"),
     ]
     notes = [
-        "Each user's value is averaged over the seeds; the tests are paired over users and two-sided. p is corrected "
-        f"by Holm's procedure over the {n} tests of this report (all metrics); shown means p < {ALPHA:g} by both.",
+        "Values of each user are averaged over the seeds; the tests are paired over users and two-sided. p-values are "
+        f"corrected by Holm's procedure over the {n} tests of this report (all metrics); a difference is shown by "
+        f"p < {ALPHA:g} in both tests.",
     ]
     table = Table("tests", columns, rows, f"{label(ours)} against each model: {label(main)}", notes)
     return [figure, table]
 
 
 def _cost(found: Rows) -> list[Any]:
-    """Figures of the accuracy, and of the accuracy over the minutes of a training."""
+    """Figures of accuracy, and of accuracy against training time."""
     import polars as pl
 
     main, ours = found.main, found.ours
-    with_figures = [entry for entry in found.entries if entry.finals and entry.measure(main)]
-    if len(with_figures) < 2:
+    scored = [entry for entry in found.entries if entry.finals and entry.measure(main)]
+    if len(scored) < 2:
         return []
     frame = pl.DataFrame(
         [
             {"panel": heading, "model": entry.model, "value": value, "minutes": max(one.seconds, 0.06) / 60}
-            for entry in with_figures
+            for entry in scored
             for heading in found.panels(entry)
             for one in entry.finals
             if (value := one.figure(main, "test")) is not None
@@ -150,7 +151,7 @@ def _cost(found: Rows) -> list[Any]:
         panel=several,
         accent=ours,
         x_label=f"test {label(main)}",
-        caption=f"Test {label(main)}, mean ± one standard deviation of the seeds.",
+        caption=f"Test {label(main)}, mean ± one standard deviation over the seeds.",
     )
     cost = points(
         frame,
@@ -163,45 +164,18 @@ def _cost(found: Rows) -> list[Any]:
         log_x=True,
         x_label="minutes of one final training (logarithmic)",
         y_label=f"test {label(main)}",
-        caption="What accuracy costs: up and to the left is better. Minutes of one training with the chosen settings, "
-        "validation included, tuning not.",
+        caption="Accuracy against cost; the upper left is best. Minutes of one training with the chosen settings, "
+        "including validation, without tuning.",
     )
     return [recall, cost]
 
 
-def _tuning(context: ExperimentConfig, found: Rows) -> list[Any]:
-    """A table of the chosen settings, a figure of what the trials brought."""
-    import polars as pl
-
-    rows, trials, numbers = [], [], []
-    for entry in found.entries:
-        chosen = entry.finals[0] if entry.finals else None
-        cells: dict[str, Value] = {"model": entry.title, "trials": len(entry.trials)}
-        cells["tuned"] = sum(one.seconds for one in entry.trials) if entry.trials else None
-        if chosen is not None:
-            trained = model_type(entry.model).capabilities.training == "gradient"
-            options = {**chosen.cell.model_options, **(chosen.cell.training if trained else {})}
-            cells["loss"] = loss_of(chosen) or MISSING
-            cells["rate"] = plain(options.pop("learning_rate", MISSING))
-            cells["batch"] = plain(options.pop("batch_size", MISSING))
-            by_hand = {*context.training, *context.model_options}  # the same for all, and told below
-            left = [f"{k} {plain(v)}" for k, v in sorted(options.items()) if k not in (*HIDDEN, "loss", *by_hand)]
-            cells["options"] = ", ".join(left) or "defaults"
-            cells["epoch"] = Measure.of([one.best_epoch for one in entry.finals if one.best_epoch])
-            cells["valid"] = entry.measure(context.metric, "valid")
-        else:
-            cells["options"] = entry.problem
-        best = -math.inf
-        for number, one in enumerate(entry.trials, 1):
-            value = one.figure(context.metric) if one.done else None
-            best = max(best, -math.inf if value is None else value)
-            if best > -math.inf:
-                numbers.append(number)
-                trials += [
-                    {"panel": heading, "model": entry.model, "trial": number, "value": best}
-                    for heading in found.panels(entry)
-                ]
-        rows.append(Row(cells, block=label(entry.dataset), accent=entry.model == found.ours))
+def _tuning(context: ExperimentConfig, comparison: Rows) -> list[Any]:
+    """A table of the chosen settings, and a figure of the best validation metric after each trial."""
+    rows = [
+        Row(_chosen_cells(context, entry), block=label(entry.dataset), accent=entry.model == comparison.ours)
+        for entry in comparison.entries
+    ]
     columns = [
         Column("model", "Model", format="text"),
         Column("valid", f"Valid {label(context.metric)}"),
@@ -213,24 +187,61 @@ def _tuning(context: ExperimentConfig, found: Rows) -> list[Any]:
         Column("tuned", "Tuned in", format="duration"),
         Column("options", "Other options", format="text"),
     ]
-    note = f"Chosen by validation {label(context.metric)}; the test set played no part. Options left out: defaults."
-    blocks: list[Any] = [Table("settings", columns, rows, "Chosen settings", [note])]
-    if any(number > 1 for number in numbers):
-        frame = pl.DataFrame(trials)
-        blocks.append(
-            lines(
-                frame,
-                "tuning",
-                "trial",
-                series="model",
-                panel="panel" if frame["panel"].n_unique() > 1 else None,
-                accent=found.ours,
-                x_label="trial",
-                y_label=f"best validation {label(context.metric)}",
-                caption="What tuning brought: the best validation figure after each trial.",
-            )
+    note = f"Chosen by validation {label(context.metric)}, without the test set. Options not listed: defaults."
+    return [Table("settings", columns, rows, "Chosen settings", [note]), *_tuning_curves(context, comparison)]
+
+
+def _chosen_cells(context: ExperimentConfig, entry: Entry) -> dict[str, Value]:
+    """The cells of the table of chosen settings for a row of the comparison."""
+    cells: dict[str, Value] = {"model": entry.title, "trials": len(entry.trials)}
+    cells["tuned"] = sum(trial.seconds for trial in entry.trials) if entry.trials else None
+    if not entry.finals:
+        return cells | {"options": entry.problem}
+    chosen = entry.finals[0]
+    trained = model_type(entry.model).capabilities.training == "gradient"
+    options = {**chosen.cell.model_options, **(chosen.cell.training if trained else {})}
+    cells["loss"] = loss_of(chosen) or MISSING
+    cells["rate"] = plain(options.pop("learning_rate", MISSING))
+    cells["batch"] = plain(options.pop("batch_size", MISSING))
+    hidden = {*HIDDEN, "loss", *context.training, *context.model_options}  # options set by hand are listed below
+    others = [f"{name} {plain(value)}" for name, value in sorted(options.items()) if name not in hidden]
+    cells["options"] = ", ".join(others) or "defaults"
+    cells["epoch"] = Measure.of([final.best_epoch for final in entry.finals if final.best_epoch])
+    cells["valid"] = entry.measure(context.metric, "valid")
+    return cells
+
+
+def _tuning_curves(context: ExperimentConfig, comparison: Rows) -> list[Any]:
+    """A figure of the best validation metric after each trial; [] if no model has two trials."""
+    import polars as pl
+
+    points = []
+    for entry in comparison.entries:
+        best = -math.inf
+        for number, trial in enumerate(entry.trials, 1):
+            value = trial.figure(context.metric) if trial.done else None
+            best = max(best, -math.inf if value is None else value)
+            if best > -math.inf:
+                points += [
+                    {"panel": heading, "model": entry.model, "trial": number, "value": best}
+                    for heading in comparison.panels(entry)
+                ]
+    if not any(point["trial"] > 1 for point in points):
+        return []
+    frame = pl.DataFrame(points)
+    return [
+        lines(
+            frame,
+            "tuning",
+            "trial",
+            series="model",
+            panel="panel" if frame["panel"].n_unique() > 1 else None,
+            accent=comparison.ours,
+            x_label="trial",
+            y_label=f"best validation {label(context.metric)}",
+            caption="Progress of tuning: the best validation metric after each trial.",
         )
-    return blocks
+    ]
 
 
 def _settings(context: ExperimentConfig) -> dict[str, Any]:

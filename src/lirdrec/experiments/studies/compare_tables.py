@@ -22,7 +22,7 @@ WORSE, BETTER = "*", "†"  # marks of models that ours is shown better, or wors
 BLANK = ("features", "gain", "seconds", "memory", "gpu")  # columns that the last row of a table leaves empty
 
 
-def figure_tables(found: Rows) -> list[Table]:
+def metric_tables(found: Rows) -> list[Table]:
     """The test figures of each dataset, after those of all where there are several."""
     overview = [_overview(found)] if len(found.datasets) > 1 else []
     return overview + [_table(found, dataset) for dataset in found.datasets]
@@ -104,7 +104,7 @@ def _over_best(mine: Sequence[Entry], metrics: Sequence[str], ours: str) -> dict
     return cells or None
 
 
-def landmark_tables(found: Rows, paths: Sequence[str]) -> list[Table]:
+def published_tables(found: Rows, paths: Sequence[str]) -> list[Table]:
     """For each dataset that others published figures of: theirs beside ours."""
     blocks = []
     for path in paths:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.experiments.config import ExperimentConfig
+from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import parts, space_of
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint
 from lirdrec.experiments.tuning import base_cell, feature_names
@@ -84,7 +85,7 @@ def _best_trial(context: ExperimentConfig, base: TrialSpec, loss: str | None) ->
 @lru_cache(maxsize=8)
 def _trials(folder: Path) -> tuple[TrialResult, ...]:
     """The trials in a folder; read once, since they are of an experiment before this one."""
-    return tuple(TrialStore(folder).results().where(work="trial", status="done"))
+    return tuple(Results.load(TrialStore(folder)).where(work="trial", status="done"))
 
 
 def _is_same(one: str, other: str) -> bool:

@@ -1,8 +1,8 @@
-"""Do models together recommend better than the best of them? A mix with weights that validation chooses.
+"""Experiment "fusion": a weighted mix of models, with weights chosen on validation, against the best single model.
 
-Each model is trained with each seed and kept. Every mix of a grid over the simplex is tried on validation, for scores
-and for ranks made comparable (`fused`); the mix with the best mean over the seeds is declared, then scored on the test,
-once for each seed. The models alone are declared and scored, too.
+Each model is trained with each seed and kept. All mixes of a grid over the simplex are evaluated on validation, for
+normalized scores and normalized ranks (`fusion_scorer`); the mix with the best mean over the seeds is declared, then
+scored on the test once per seed. The single models are declared and scored, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
 from lirdrec.experiments.trial import RESULTS_VERSION, TrialResult, TrialSpec, fingerprint, short_hash
-from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label
+from lirdrec.reporting import Column, Figure, Measure, Report, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, PairedTest, over_seeds, paired
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MIX = "mix"
 
 
 def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """The models; then, for each seed, the grid on validation; then the chosen mix."""
+    """The models; then the grid of mixes on validation for each seed; then the chosen mix."""
     for members, trials in _groups(context):
         for cells in members.values():
             yield from cells
@@ -44,7 +44,7 @@ def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def try_mixes(job: Job) -> list[dict[str, Any]]:
-    """Work: the validation figures of every mix of the grid."""
+    """Work: validation metrics of all mixes of the grid."""
     from lirdrec.experiments.studies import fusion_scorer
 
     recommenders = _members(job)
@@ -63,13 +63,13 @@ def try_mixes(job: Job) -> list[dict[str, Any]]:
 
 
 def score_mix(job: Job) -> dict[str, Any]:
-    """Work: validation and test figures of the declared mix."""
+    """Work: validation and test metrics of the declared mix."""
     from lirdrec.experiments.studies.fusion_scorer import FusedScorer
 
     recommenders = _members(job)
     extra = job.cell.extra
     names = [member["name"] for member in extra["members"]]
-    mixed = recommenders[0]  # of the users and items that all members share; only its scores are replaced
+    mixed = recommenders[0]  # all members have the same users and items; only the scores differ
     mixed.scorer = FusedScorer([one.scorer for one in recommenders], names, extra["weights"], extra["how"])
     job.score_valid(mixed)
     job.score_test(mixed)
@@ -77,77 +77,49 @@ def score_mix(job: Job) -> dict[str, Any]:
 
 
 def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any] | None:
-    """The mix with the best mean of `metric` over the seeds; ties go to the earlier; None before all are done."""
-    known = [one for one in results if one is not None and one.done]
-    if not known or len(known) < len(results):
+    """The mix with the best mean of `metric` over the seeds, the first of tied ones; None until all are done."""
+    done = [result for result in results if result is not None and result.done]
+    if not done or len(done) < len(results):
         return None
-    means = [
-        sum(one.data[place]["figures"][metric] for one in known) / len(known) for place in range(len(known[0].data))
-    ]
-    best = max(range(len(means)), key=lambda place: (round(means[place], 12), -place))
-    entry = known[0].data[best]
+    means = [sum(result.data[n]["figures"][metric] for result in done) / len(done) for n in range(len(done[0].data))]
+    best = max(range(len(means)), key=lambda n: (round(means[n], 12), -n))
+    entry = done[0].data[best]
     return {"weights": entry["weights"], "how": entry["how"], "value": means[best]}
 
 
 def report(context: ExperimentConfig, results: Results) -> Path:
-    """Each model alone and the mix; the figure over the weights; whether the mix is shown to be better."""
-    import polars as pl
-
+    """Metrics of single models and of the mix, the best weights, and whether the mix is better."""
     stage = sentences.stage_of(results)
     have = sentences.metrics_of(results, stage, (context.metric,))
     metrics = tuple(name for name in sentences.SHOWN if name in have) or have
     many = len(context.datasets) > 1
-    rows: list[Row] = []
-    tidy: list[dict[str, Any]] = []
-    grids: list[Row] = []
-    answers = []
+    rows, grid_rows, answers = [], [], []
+    scored: dict[tuple[str, str], list[TrialResult]] = {}
     for members, trials in _groups(context):
         dataset = trials[0].dataset_name
         block = label(dataset) if many else ""
         chosen = choose([results.get(cell) for cell in trials], context.metric)
-        of: dict[str, list[TrialResult]] = {}
-        for name, cells in members.items():
-            of[name] = [one for one in map(results.get, cells) if one is not None and one.done]
+        by_model = {name: _done(results, cells) for name, cells in members.items()}
         if chosen is not None:
-            of[MIX] = [one for one in map(results.get, _finals(trials, chosen)) if one is not None and one.done]
-        for name, some in of.items():
-            cells_of: dict[str, Any] = {"model": _called(members, chosen) if name == MIX else label(name)}
-            cells_of["valid"] = sentences.measured(some, context.metric, "valid")
-            cells_of |= {metric: sentences.measured(some, metric, stage) for metric in metrics}
-            rows.append(Row(cells_of, block, accent=name == MIX))
-            tidy += [
-                {"dataset": dataset, "model": name, "value": one.figures[stage][context.metric]}
-                for one in some
-                if context.metric in one.figures.get(stage, {})
-            ]
-        grids += _grid_rows(list(members), [results.get(cell) for cell in trials], context.metric, block)
-        answers.append(_answer(context, results, dataset, members, of, chosen, stage))
+            by_model[MIX] = _done(results, _finals(trials, chosen))
+        for name, some in by_model.items():
+            cells: dict[str, Any] = {"model": _mix_title(members, chosen) if name == MIX else label(name)}
+            cells["valid"] = sentences.measured(some, context.metric, "valid")
+            cells |= {metric: sentences.measured(some, metric, stage) for metric in metrics}
+            rows.append(Row(cells, block, accent=name == MIX))
+            scored[dataset, name] = some
+        grid_rows += _grid_rows(list(members), [results.get(cell) for cell in trials], context.metric, block)
+        answers.append(_answer(context, results, dataset, members, by_model, chosen, stage))
     columns = [Column("model", "Model", format="text"), Column("valid", label(context.metric), "Valid", "higher")]
     columns += [Column(name, label(name), stage.capitalize(), "higher") for name in metrics]
+    table = Table("fusion", columns, rows, "Single models, and the mix chosen on validation.")
     names = list(dict.fromkeys(name for members, _ in _groups(context) for name in members))
-    grid_columns = [Column("how", "Made comparable by", format="text")]
-    grid_columns += [Column(name, label(name), "Weight", digits=2) for name in names]
-    grid_columns.append(Column("value", label(context.metric), "Valid", "higher"))
-    blocks: list[Any] = [Table("fusion", columns, rows, "Models alone and the mix that validation chose.")]
-    if tidy:
-        drawn = dots(
-            pl.DataFrame(tidy),
-            "fusion",
-            rows="model",
-            panel="dataset" if many else None,
-            accent=MIX,
-            x_label=f"{stage} {context.metric}",
-            caption=f"{stage.capitalize()} {context.metric} of each model alone and of the mix,"
-            f" {sentences.over(context.seeds)}.",
-        )
-        blocks.insert(0, drawn)
-    sections = [Section("The mix", blocks)]
-    if grids:
-        table = Table("fusion-grid", grid_columns, grids, "The best mixes on validation, and each model alone.")
-        sections.append(Section("Weights", [table]))
+    sections = [Section("The mix", [*_figure(context, scored, stage), table])]
+    if grid_rows:
+        sections.append(Section("Weights", [_grid_table(names, context.metric, grid_rows)]))
     return Report(
-        title="Models together",
-        question=f"Is a mix of {sentences.listed(map(label, names))} better than the best of them alone?",
+        title="Mix of models",
+        question=f"Is a mix of {sentences.listed(map(label, names))} better than the best single model?",
         answer=" ".join(answers),
         sections=[*sections, *sentences.failures(results)],
         settings=sentences.settings(context),
@@ -156,37 +128,68 @@ def report(context: ExperimentConfig, results: Results) -> Path:
     ).write(context.output, results, context.formats)
 
 
+def _done(results: Results, cells: Sequence[TrialSpec]) -> list[TrialResult]:
+    return [result for result in map(results.get, cells) if result is not None and result.done]
+
+
+def _figure(context: ExperimentConfig, scored: Mapping[tuple[str, str], list[TrialResult]], stage: str) -> list[Figure]:
+    """Dots of (dataset, model) → results; [] without any metric."""
+    import polars as pl
+
+    rows = [
+        {"dataset": dataset, "model": name, "value": result.figures[stage][context.metric]}
+        for (dataset, name), some in scored.items()
+        for result in some
+        if context.metric in result.figures.get(stage, {})
+    ]
+    if not rows:
+        return []
+    caption = f"{stage.capitalize()} {context.metric} of single models and of the mix, {sentences.over(context.seeds)}."
+    panel = "dataset" if len(context.datasets) > 1 else None
+    frame, x_label = pl.DataFrame(rows), f"{stage} {context.metric}"
+    return [dots(frame, "fusion", rows="model", panel=panel, accent=MIX, x_label=x_label, caption=caption)]
+
+
+def _grid_table(names: Sequence[str], metric: str, rows: Sequence[Row]) -> Table:
+    columns = [Column("how", "Normalization", format="text")]
+    columns += [Column(name, label(name), "Weight", digits=2) for name in names]
+    columns.append(Column("value", label(metric), "Valid", "higher"))
+    return Table("fusion-grid", columns, rows, "The best mixes on validation, and the single models.")
+
+
 def _answer(
     context: ExperimentConfig,
     results: Results,
     dataset: str,
     members: Mapping[str, Sequence[TrialSpec]],
-    of: Mapping[str, list[TrialResult]],
+    by_model: Mapping[str, list[TrialResult]],
     chosen: Mapping[str, Any] | None,
     stage: str,
 ) -> str:
     where = f"On {label(dataset)}"
-    if chosen is None or not of.get(MIX):
+    if chosen is None or not by_model.get(MIX):
         return f"{where} there is no mix yet."
-    figures = {name: sentences.measured(some, context.metric, stage) for name, some in of.items()}
+    figures = {name: sentences.measured(some, context.metric, stage) for name, some in by_model.items()}
     known = {name: measure for name, measure in figures.items() if measure is not None}
     alone = {name: measure for name, measure in known.items() if name != MIX}
     if MIX not in known or not alone:
-        return f"{where} there is no figure."
+        return f"{where} there are no results."
     best = max(alone, key=lambda name: alone[name].mean)
     weights = sentences.listed(f"{label(n)} {w:g}" for n, w in zip(members, chosen["weights"], strict=True))
     text = (
-        f"{where}, validation chooses the weights {weights}, over {chosen['how']}s. The mix reaches a {stage} "
-        f"{context.metric} of **{sentences.format_mean_sd(known[MIX])}**, the best model alone, {label(best)}, "
+        f"{where}, the weights chosen on validation are {weights}, over {chosen['how']}s. The mix has a {stage} "
+        f"{context.metric} of **{sentences.format_mean_sd(known[MIX])}**, the best single model, {label(best)}, "
         f"{sentences.format_mean_sd(alone[best])}: {sentences.format_gain(known[MIX].mean, alone[best].mean)}."
     )
-    test = _tested(context, results, of[MIX], of[best])
+    test = _tested(context, results, by_model[MIX], by_model[best])
     if test is not None:
         p = max(test.t_p, test.w_p)
-        sure = "is shown by" if p < ALPHA else "is not shown by"
-        text += f" A difference {sure} paired tests over {test.n} users (p = {p:.2g}, the larger of the two tests)."
+        verdict = "is" if p < ALPHA else "is not"
+        text += (
+            f" A difference {verdict} shown by paired tests over {test.n} users (larger of the two p-values: {p:.2g})."
+        )
     if sum(weight > 0 for weight in chosen["weights"]) == 1:
-        text += " The chosen mix is one model alone: nothing is gained by mixing here."
+        text += " The chosen mix is a single model: mixing does not help here."
     return text
 
 
@@ -211,7 +214,7 @@ def _per_user(results: Results, found: list[TrialResult]) -> pl.DataFrame | None
 
 
 def _grid_rows(names: Sequence[str], results: Sequence[TrialResult | None], metric: str, block: str) -> list[Row]:
-    """The five best mixes and each model alone, by the mean over the seeds."""
+    """Rows of the five best mixes and of the single models, by the mean over the seeds."""
     known = [one for one in results if one is not None and one.done]
     if not known:
         return []
@@ -225,21 +228,21 @@ def _grid_rows(names: Sequence[str], results: Sequence[TrialResult | None], metr
     return [Row({"how": how, **dict(zip(names, weights, strict=True)), "value": m}, block) for weights, how, m in kept]
 
 
-def _called(members: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> str:
+def _mix_title(members: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> str:
     weights = chosen["weights"] if chosen is not None else []
     return "Mix: " + " + ".join(f"{w:g} {label(n)}" for n, w in zip(members, weights, strict=False) if w > 0)
 
 
 def _groups(context: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec]], list[TrialSpec]]]:
-    """For each dataset: the models' cells by name, and the cells that try the mixes."""
+    """For each dataset: model → trials of the model, and the trials that evaluate mixes on validation."""
     models = context.models or MODELS
     if len(models) < 2:
         raise ConfigError("a mix needs two models or more: name them with --models, for instance lirdrec,freedom")
     steps = context.setting("steps", SETTINGS["steps"][0])
     if not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"steps is {steps!r}; give a whole number of 1 or more")
+        raise ConfigError(f"steps is {steps!r}; give an integer of 1 or more")
     for dataset in context.datasets:
-        # the same seeds for all, also for models without chance: a mix has a member of each
+        # the same seeds for all models, deterministic ones too: each mix has one member per model
         bases = {model: settled(context, dataset, model, next(iter(context.sets))) for model in models}
         extra = {"final": True, "keep": True}
         members = {
@@ -267,12 +270,12 @@ def _finals(trials: Sequence[TrialSpec], chosen: Mapping[str, Any]) -> list[Tria
 
 
 def _members(job: Job) -> list[Any]:
-    """The trained models of the job's seed, from the run folders that their cells kept."""
+    """The trained models with the job's seed, loaded from the kept run folders."""
     from lirdrec.recommender.recommender import Recommender
 
     found = []
     for member in job.cell.extra["members"]:
-        # the key of the member's cell with this seed, as `Cell.key` makes it
+        # the key of the member's trial with this seed, as in `TrialSpec.key`
         key = short_hash({**member["cell"], "seed": job.cell.seed, "version": RESULTS_VERSION})
         found.append(Recommender.load(job.folder / "runs" / key / "model"))
     return found

@@ -59,12 +59,12 @@ def measure(job: Job) -> list[dict[str, float]]:
     from lirdrec.data.verification import verify_features
     from lirdrec.devices import resolve_device
     from lirdrec.evaluation.evaluator import GroundTruth
-    from lirdrec.experiments.config import resolved
+    from lirdrec.experiments.config import resolve_options
     from lirdrec.experiments.studies.gradient_probe import random_features, watch
     from lirdrec.models.registry import model_type
     from lirdrec.recommender.inputs import make_model_inputs
 
-    config, training = resolved(job.cell)
+    config, training = resolve_options(job.cell)
     data = random_features(job.dataset, job.cell.seed) if job.cell.extra.get("random") else job.dataset
     device = resolve_device(job.device)
     verify_features(data)

@@ -1,4 +1,4 @@
-"""How many layers over the user-item graph (Fig. 6 of the paper)."""
+"""Experiment "layers" (Fig. 6 of the paper): number of layers over the user-item graph."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ OPTION = "n_layers"
 
 
 def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Every number of layers with every seed."""
+    """All numbers of layers with all seeds."""
     yield from variants.planned(_groups(context))
 
 
 def report(context: ExperimentConfig, results: Results) -> Path:
-    """The figure over the number of layers, a table, and which number is best."""
+    """A figure of the metric over the number of layers, a table, and the best number."""
     import polars as pl
 
     study = Study(_groups(context), results, context.metric)
     names = listed(dict.fromkeys(label(group.model) for group in study.found))
-    table = study.table("layers", "Layers", f"{names} with more and fewer layers.")
+    table = study.table("layers", "Layers", f"{names} by number of layers.")
     frame = study.frame().filter(pl.col("metric") == study.metric)
     frame = frame.with_columns(pl.col("variant").cast(pl.Int64).alias("layers"))
     drawn = []
@@ -54,7 +54,7 @@ def report(context: ExperimentConfig, results: Results) -> Path:
         context,
         results,
         study,
-        title="How many layers",
+        title="Number of layers",
         question="How many layers of propagation over the user-item graph are best, and does the number matter?",
         answer=" ".join(_answer(study, group) for group in study.found),
         sections=[Section("Layers", [*drawn, table])],
@@ -65,7 +65,7 @@ def _answer(study: Study, group: Group) -> str:
     known = {one: study.measure(group, one) for one in group.cells}
     figures = {one: measure for one, measure in known.items() if measure is not None}
     if not figures:
-        return f"On {label(group.dataset)} there is no figure."
+        return f"On {label(group.dataset)} there are no results."
     best, worst = (pick(figures, key=lambda one: figures[one].mean) for pick in (max, min))
     where = f"On {label(group.dataset)}" + (f" ({group.name})" if len(study.found) > 1 else "")
     text = f"{where}, **{count(int(best), 'layer')}** reach{'es' if best == '1' else ''} the best {study.stage} "
@@ -75,7 +75,7 @@ def _answer(study: Study, group: Group) -> str:
         text += (
             f"; {count(int(worst), 'layer')} the worst, {format_mean_sd(figures[worst])}, which is {share:.1f} % less"
         )
-    # validation may choose, the test may not: say whether it would have chosen the same
+    # the number of layers must be chosen on validation, so report that choice, too
     if study.stage == "test":
         valid = {one: study.measure(group, one, stage="valid") for one in group.cells}
         seen = {one: measure.mean for one, measure in valid.items() if measure is not None}
@@ -89,7 +89,7 @@ def _groups(context: ExperimentConfig) -> list[Group]:
     given = context.setting("layers", SETTINGS["layers"][0])
     numbers = [given] if isinstance(given, int) else list(given)
     if not numbers or not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
-        raise ConfigError(f"layers is {given!r}; give whole numbers, for instance --set layers=[1,2,3]")
+        raise ConfigError(f"layers is {given!r}; give integers, for instance --set layers=[1,2,3]")
     models = context.models or MODELS
     for model in models:
         if OPTION not in {one.name for one in fields(config_type(model))}:

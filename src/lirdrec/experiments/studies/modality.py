@@ -1,4 +1,4 @@
-"""What each modality brings (Table IV of the paper): each left out, each alone, all together."""
+"""Experiment "modality" (Table IV of the paper): each modality removed, each alone, all together."""
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ ALL = "all modalities"
 
 
 def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Every set of modalities with every seed."""
+    """All sets of modalities with all seeds."""
     yield from variants.planned(_groups(context))
 
 
 def report(context: ExperimentConfig, results: Results) -> Path:
-    """One table, one figure, and which modality is missed most."""
+    """A table, a figure, and the most important modality."""
     study = Study(_groups(context), results, context.metric)
     names = listed(dict.fromkeys(label(group.model) for group in study.found))
-    table = study.table("modality", "Modalities", f"{names} with some of the modalities.")
-    drawn = study.picture(
-        "modality", f"{study.stage.capitalize()} {study.metric} by modalities, {over(context.seeds)}."
-    )
+    table = study.table("modality", "Modalities", f"{names} with subsets of the modalities.")
+    drawn = study.figure("modality", f"{study.stage.capitalize()} {study.metric} by modalities, {over(context.seeds)}.")
     return variants.write(
         context,
         results,
         study,
-        title="What each modality brings",
+        title="Contribution of each modality",
         question="How good are the recommendations without one modality, and with one alone?",
         answer=" ".join(_answer(study, group) for group in study.found),
         sections=[Section("Modalities", [table, *drawn])],
@@ -44,7 +42,7 @@ def report(context: ExperimentConfig, results: Results) -> Path:
 
 
 def sets_of(modalities: Sequence[str]) -> list[Variant]:
-    """All, all but one, one alone; of two modalities, leaving one out is having the other alone.
+    """Variants: all modalities, all but one, single ones; with two modalities, the last two kinds are the same.
 
     Raises:
         DataError: fewer than two modalities.
@@ -52,7 +50,7 @@ def sets_of(modalities: Sequence[str]) -> list[Variant]:
     names = tuple(modalities)
     if len(names) < 2:
         have = f"only {names[0]!r}" if names else "no features"
-        raise DataError(f"the experiment leaves modalities out, and there is {have}; two or more are needed")
+        raise DataError(f"the experiment compares subsets of modalities, and there is {have}; it needs two or more")
     found = [Variant(ALL)]
     if len(names) > 2:
         found += [Variant(f"w/o {one}", modalities=tuple(n for n in names if n != one)) for one in names]
@@ -60,8 +58,8 @@ def sets_of(modalities: Sequence[str]) -> list[Variant]:
 
 
 def _answer(study: Study, group: Group) -> str:
-    text = study.sentences(group)
-    # without which modality is it worst? of two, that is where the other is alone
+    text = study.describe(group)
+    # of two modalities, the variant without one is the variant with the other alone
     single = {one.removesuffix(" only"): one for one in group.cells if one.endswith(" only")}
     without = {one.removeprefix("w/o "): one for one in group.cells if one.startswith("w/o ")}
     if len(single) == 2:
@@ -74,10 +72,10 @@ def _answer(study: Study, group: Group) -> str:
         return text
     missed = min(figures, key=lambda one: figures[one].mean)
     if figures[missed].mean < base.mean:
-        text += f" **{missed}** is missed most: without it {format_mean_sd(figures[missed])} remain."
+        text += f" **{missed}** matters most: without it, the metric is {format_mean_sd(figures[missed])}."
     useless = [one for one, measure in figures.items() if measure.mean >= base.mean]
     if useless:
-        text += f" Leaving out {listed(useless)} costs nothing here."
+        text += f" Removing {listed(useless)} does not lower it."
     return text
 
 

@@ -1,4 +1,4 @@
-"""Figures in sentences: the pieces of which experiments make the answer of their report."""
+"""Helpers that turn metrics into the sentences of a report's answer, and common parts of reports."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
 
 def format_mean_sd(measure: Measure | None, digits: int = 4) -> str:
-    """0.0983 ± 0.0012, or 0.0983 for a single run."""
+    """Format mean ± sd: 0.0983 ± 0.0012, or 0.0983 for a single run."""
     if measure is None:
-        return "no figure"
+        return "no result"
     spread = f"{NARROW}±{NARROW}{measure.sd:.{digits}f}" if measure.sd is not None else ""
     return f"{measure.mean:.{digits}f}{spread}"
 
 
 def format_gain(ours: float, theirs: float) -> str:
-    """By how many percent `ours` differs from `theirs`, with a sign."""
+    """Format the signed difference of `ours` from `theirs` in percent."""
     from lirdrec.reporting.statistics import gain
 
     percent = gain(ours, theirs)
@@ -32,30 +32,33 @@ def format_gain(ours: float, theirs: float) -> str:
 
 
 def listed(parts: Iterable[object]) -> str:
-    """a, b and c."""
+    """Join texts: a, b and c."""
     words = [str(part) for part in parts]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "nothing"
 
 
-def count(n: int, what: str) -> str:
-    """1 seed, 3 seeds."""
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+def count(n: int, noun: str) -> str:
+    """Format a count: 1 seed, 3 seeds."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def over(seeds: int) -> str:
-    """What a figure stands for: a mean over 3 seeds, ± one sd; or one seed."""
+    """Text for captions: "mean over 3 seeds, ± one sd", or "one seed"."""
     return f"mean over {count(seeds, 'seed')}, ± one sd" if seeds > 1 else "one seed"
 
 
 def settings(context: ExperimentConfig) -> dict[str, Any]:
-    """What the experiment was run with, without what is at its default."""
-    plain = asdict(context)
-    start = asdict(ExperimentConfig(datasets=("-",), output=Path(".")))
-    kept: dict[str, Any] = {"datasets": ", ".join(Path(one).name for one in context.datasets), "metric": context.metric}
+    """The experiment's non-default settings."""
+    values = asdict(context)
+    defaults = asdict(ExperimentConfig(datasets=("-",), output=Path(".")))
+    kept: dict[str, Any] = {
+        "datasets": ", ".join(Path(dataset).name for dataset in context.datasets),
+        "metric": context.metric,
+    }
     kept |= {"seeds": context.seeds}
     skipped = {"datasets", "output", "command", "quiet", "formats", "cache", "keep", "jobs", "tuned"}
-    for name, value in plain.items():
-        if name in kept or name in skipped or value == start[name] or not value:
+    for name, value in values.items():
+        if name in kept or name in skipped or value == defaults[name] or not value:
             continue
         if isinstance(value, dict):
             kept |= {str(key): inner for key, inner in value.items()}
@@ -68,35 +71,35 @@ def settings(context: ExperimentConfig) -> dict[str, Any]:
 
 
 def commands(context: ExperimentConfig) -> tuple[str, ...]:
-    """The command line, if there was one."""
+    """The command line, if there is one."""
     return (context.command,) if context.command else ()
 
 
 def failures(results: Results) -> list[Section]:
-    """A section on the cells that gave no result; none if all did."""
+    """A section that lists failed trials; [] without failures."""
     lines = []
     for result in results:
         if not result.done:
             cell = result.cell
-            which = ", ".join(filter(None, [cell.dataset_name, label(cell.model), cell.variant, cell.feature_set]))
-            why = f": {result.error}" if result.error else ""
-            lines.append(f"- {which}, seed {cell.seed}: {result.status}{why}")
-    return [Section("What did not work", ["\n".join(lines)])] if lines else []
+            title = ", ".join(filter(None, [cell.dataset_name, label(cell.model), cell.variant, cell.feature_set]))
+            reason = f": {result.error}" if result.error else ""
+            lines.append(f"- {title}, seed {cell.seed}: {result.status}{reason}")
+    return [Section("Failed trials", ["\n".join(lines)])] if lines else []
 
 
 def measured(results: Iterable[Any], metric: str, stage: str) -> Measure | None:
-    """Mean and spread of a figure over results; those that lack it are left out."""
-    values = [one.figure(metric, stage) for one in results if one is not None and one.done]
+    """Mean and sd of a metric over results; those without it are skipped."""
+    values = [result.figure(metric, stage) for result in results if result is not None and result.done]
     return Measure.of([value for value in values if value is not None])
 
 
 def stage_of(results: Results) -> str:
-    """What the results were scored on last: "test" if any result has test figures, else "valid"."""
+    """Stage of the reported metrics: "test" if any result has test metrics, else "valid"."""
     return "test" if any("test" in result.figures for result in results) else "valid"
 
 
 def metrics_of(results: Results, stage: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
-    """Which of the usual metrics the results have at a stage, `wanted` first; few items mean other cut-offs."""
+    """The usual metrics that the results have at a stage, `wanted` first; all metrics if there are none of these."""
     have = list(dict.fromkeys(name for result in results for name in result.figures.get(stage, {})))
     first = [name for name in dict.fromkeys((*wanted, *SHOWN)) if name in have]
     return tuple(first or have)

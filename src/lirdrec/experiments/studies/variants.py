@@ -1,7 +1,7 @@
-"""Studies that change one thing at a time: variants of a model, trained alike with several seeds, against one of them.
+"""Common part of the studies that change one thing at a time (ablation, modality, layers): groups of variants.
 
-Ablation, modalities and layers are such studies. A `Group` is what stands together in the tables: one dataset, model,
-feature set and loss; its variants are compared with the first of them, user by user.
+A `Group` has the variants of one dataset, model, feature set and loss, trained with the same seeds; each variant is
+compared with the first one by paired tests over users.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lirdrec.errors import DataError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import sentences as telling
+from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import losses_of, settled
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.reporting import Column, Measure, Row, Section, Table, dots, label
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     import polars as pl
 
 NOTES = (
-    "Valid is the figure that chooses the epoch. The test was scored once for each variant and seed.",
-    f"† differs from the first row at the level {ALPHA:g}: paired t-test and Wilcoxon's signed ranks over users, both "
-    "with Holm's correction over all tests of this page; users' values are means over the seeds.",
+    "Valid: validation metric of the chosen epoch. The test was scored once for each variant and seed.",
+    f"† differs from the first row at level {ALPHA:g}: paired t-test and Wilcoxon signed-rank test over users, both "
+    "with Holm's correction over all tests of this page; values of users are means over the seeds.",
 )
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to change the model.
+    """A changed model.
 
     Attributes:
-        label: of the row.
-        options: fields of the model's config.
-        modalities: feature matrices to keep; None: those of the feature set.
+        label: label of the row.
+        options: changed fields of the model's config.
+        modalities: feature matrices to use; None: those of the feature set.
         note: one line below the table.
     """
 
@@ -52,9 +52,9 @@ class Group:
     """Variants that are compared with each other.
 
     Attributes:
-        name: heading over its rows, "" where there is only one group.
-        dataset: what to call the dataset; model: the model's name.
-        cells: label of the variant → its cells, a seed each; the first variant is the one to compare with.
+        name: heading over the rows; "" if there is only one group.
+        dataset: name of the dataset; model: name of the model.
+        cells: label of the variant → its trials, one per seed; the first variant is the reference.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Group:
 
     @property
     def reference(self) -> str:
-        """Label of the variant that the others are compared with."""
+        """Label of the reference variant."""
         return next(iter(self.cells))
 
 
@@ -74,11 +74,11 @@ def groups(
     variants: Callable[[str, str, tuple[str, ...]], Sequence[Variant]],
     final: bool = True,
 ) -> list[Group]:
-    """A group for each dataset, model, feature set and loss.
+    """One group for each dataset, model, feature set and loss.
 
     Args:
-        context: of the experiment.
-        models: names.
+        context: the experiment's configuration.
+        models: names of models.
         variants: `(dataset, model, modalities) -> list of Variant`, the reference first.
         final: score the sealed test.
     """
@@ -97,13 +97,13 @@ def groups(
                     }
                     name = [base.dataset_name, model, feature_set, loss or ""]
                     found.append((name, Group("", base.dataset_name, model, cells)))
-    # only what tells the groups apart is said
-    differs = [len({name[at] for name, _ in found}) > 1 for at in range(4)]
-    made = []
+    # the names of groups contain only the parts in which groups differ
+    differs = [len({name[part] for name, _ in found}) > 1 for part in range(4)]
+    named = []
     for name, group in found:
-        said = [label(part) for part, there in zip(name, differs, strict=True) if there and part]
-        made.append(Group(" · ".join(said), group.dataset, group.model, group.cells))
-    return made
+        parts = [label(part) for part, shown in zip(name, differs, strict=True) if shown and part]
+        named.append(Group(" · ".join(parts), group.dataset, group.model, group.cells))
+    return named
 
 
 def _cells(
@@ -113,11 +113,11 @@ def _cells(
     modalities = base.modalities
     if variant.modalities is not None:
         modalities = variant.modalities
-        options.pop("modalities", None)  # the cell's own say which there are
+        options.pop("modalities", None)  # `modalities` of the trial replaces them
         if isinstance(options.get("modality_weights"), Mapping):
             kept = {name: options["modality_weights"].get(name, 0.0) for name in modalities}
             options["modality_weights"] = kept if sum(kept.values()) > 0 else None
-    # a declaration is named by its variant, so variants of two losses need two names
+    # declarations are named by variant, so each loss needs its own variant name
     name = variant.label if loss is None or len(context.losses) < 2 else f"{variant.label}, {loss}"
     for seed in context.seeds_of(base.model):
         extra = {**base.extra, "final": True} if final else base.extra
@@ -125,7 +125,7 @@ def _cells(
 
 
 def planned(found: Iterable[Group]) -> Iterator[TrialSpec]:
-    """The cells of all groups."""
+    """The trials of all groups."""
     for group in found:
         for cells in group.cells.values():
             yield from cells
@@ -137,8 +137,8 @@ class Study:
 
     Args:
         found: the groups.
-        results: of their cells, as far as there are any.
-        metric: what the answer looks at.
+        results: results of their trials so far.
+        metric: metric of the answer.
     """
 
     found: Sequence[Group]
@@ -146,30 +146,30 @@ class Study:
     metric: str
 
     def __post_init__(self) -> None:
-        self.stage = telling.stage_of(self.results)
-        have = telling.metrics_of(self.results, self.stage, (self.metric,))
+        self.stage = sentences.stage_of(self.results)
+        have = sentences.metrics_of(self.results, self.stage, (self.metric,))
         self.metric = self.metric if self.metric in have or not have else have[0]
-        self.metrics = tuple(name for name in telling.SHOWN if name in have) or have
+        self.metrics = tuple(name for name in sentences.SHOWN if name in have) or have
         self.tests = self._tests()
 
     def of(self, group: Group, variant: str) -> list[TrialResult]:
-        """The results of a variant, those that failed too."""
-        found = (self.results.get(cell) for cell in group.cells[variant])
-        return [one for one in found if one is not None]
+        """The results of a variant, including failures."""
+        return [result for result in map(self.results.get, group.cells[variant]) if result is not None]
 
     def measure(self, group: Group, variant: str, metric: str = "", stage: str = "") -> Measure | None:
-        """A figure of a variant over its seeds."""
-        return telling.measured(self.of(group, variant), metric or self.metric, stage or self.stage)
+        """Mean and sd of a metric over the seeds of a variant."""
+        return sentences.measured(self.of(group, variant), metric or self.metric, stage or self.stage)
 
     def status(self, group: Group, variant: str) -> str:
-        """ "" where there is a figure, else why not."""
+        """ "" if the variant has a metric, else the reason why not."""
         if self.measure(group, variant) is not None:
             return ""
-        return next((one.status for one in self.of(group, variant) if not one.done), "not computed")
+        return next((result.status for result in self.of(group, variant) if not result.done), "not computed")
 
     def _tests(self) -> dict[tuple[str, str], dict[str, Comparison]]:
         """(group, variant) → metric → paired test against the reference, with Holm's correction over all of them."""
-        places, made = [], []
+        keys: list[tuple[str, str]] = []
+        comparisons: list[Comparison] = []
         for group in self.found:
             reference = self._per_user(group, group.reference)
             for variant in list(group.cells)[1:]:
@@ -179,12 +179,12 @@ class Study:
                 try:
                     tests = compare(theirs, {group.reference: reference}, self.metrics)
                 except DataError:
-                    continue  # evaluated on other users: nothing can be paired
-                places += [(group.name, variant, test.metric) for test in tests]
-                made += tests
+                    continue  # evaluated on other users, so tests cannot be paired
+                keys += [(group.name, variant)] * len(tests)
+                comparisons += tests
         found: dict[tuple[str, str], dict[str, Comparison]] = {}
-        for (name, variant, metric), test in zip(places, corrected(made), strict=True):
-            found.setdefault((name, variant), {})[metric] = test
+        for key, test in zip(keys, corrected(comparisons), strict=True):
+            found.setdefault(key, {})[test.metric] = test
         return found
 
     def _per_user(self, group: Group, variant: str) -> pl.DataFrame | None:
@@ -197,14 +197,14 @@ class Study:
         return over_seeds(frames).select("user", *self.metrics) if frames else None
 
     def differs(self, group: Group, variant: str, metric: str = "") -> int:
-        """1 or -1 where the variant is shown to be better or worse than the reference, else 0."""
+        """1 or -1 if the variant is shown to be better or worse than the reference, else 0."""
         test = self.tests.get((group.name, variant), {}).get(metric or self.metric)
         return 0 if test is None else test.significant()
 
     # ---------------------------------------------------------------------------------------------------- for reports
 
     def table(self, name: str, heading: str, caption: str, notes: Sequence[str] = ()) -> Table:
-        """A row a variant: validation, test, and by how much it differs from the reference."""
+        """Table with one row per variant: validation, test, and the change from the reference."""
         columns = [Column("variant", heading, format="text")]
         if self.stage == "test":
             columns.append(Column("valid", label(self.metric), "Valid", "higher"))
@@ -216,8 +216,8 @@ class Study:
             base = self.measure(group, group.reference)
             for variant in group.cells:
                 cells: dict[str, Any] = {"variant": variant}
-                if said := self.status(group, variant):
-                    cells[self.metrics[0] if self.metrics else "change"] = said
+                if status := self.status(group, variant):
+                    cells[self.metrics[0] if self.metrics else "change"] = status
                 else:
                     if self.stage == "test":
                         cells["valid"] = self.measure(group, variant, stage="valid")
@@ -225,9 +225,9 @@ class Study:
                         one = self.measure(group, variant, metric)
                         marks = "†" if self.differs(group, variant, metric) else ""
                         cells[metric] = one and Measure(one.mean, one.sd, one.n, marks)
-                    own = self.measure(group, variant)
-                    if own and base and base.mean and variant != group.reference:
-                        cells["change"] = 100 * (own.mean - base.mean) / base.mean
+                    changed = self.measure(group, variant)
+                    if changed and base and base.mean and variant != group.reference:
+                        cells["change"] = 100 * (changed.mean - base.mean) / base.mean
                 rows.append(Row(cells, group.name, accent=variant == group.reference))
         general = NOTES if self.tests else NOTES[:1] if self.stage == "test" else ()
         return Table(name, columns, rows, caption, [*general, *notes])
@@ -247,8 +247,8 @@ class Study:
         kinds = {"group": pl.String, "variant": pl.String, "seed": pl.Int64, "metric": pl.String, "value": pl.Float64}
         return pl.DataFrame(rows, schema=kinds)
 
-    def picture(self, name: str, caption: str) -> list[Any]:
-        """A dot a variant, in the order of the table; [] where there is nothing to draw."""
+    def figure(self, name: str, caption: str) -> list[Any]:
+        """Figure with one dot per variant, in the order of the table; [] without results."""
         import polars as pl
 
         frame = self.frame().filter(pl.col("metric") == self.metric)
@@ -268,36 +268,36 @@ class Study:
         )
         return [drawn]
 
-    def sentences(self, group: Group, described: Mapping[str, str] | None = None) -> str:
-        """What came of a group: the reference's figure, then each variant's, the largest loss first."""
+    def describe(self, group: Group, described: Mapping[str, str] | None = None) -> str:
+        """Sentence on a group: the metric of the reference, then of each variant, the largest loss first."""
         base = self.measure(group, group.reference)
         where = f"On {label(group.dataset)}" + (f" ({group.name})" if len(self.found) > 1 else "")
         if base is None:
-            return f"{where}, there is no figure of {group.reference}: {self.status(group, group.reference)}."
+            return f"{where}, there is no result of {group.reference}: {self.status(group, group.reference)}."
         reached = (
-            f"a {self.stage} {self.metric} of **{telling.format_mean_sd(base)}** ({telling.count(base.n, 'seed')})"
+            f"a {self.stage} {self.metric} of **{sentences.format_mean_sd(base)}** ({sentences.count(base.n, 'seed')})"
         )
         text = f"{where}, {(described or {}).get(group.reference, f'**{group.reference}**')} reaches {reached}."
-        said = []
+        parts = []
         for variant in list(group.cells)[1:]:
-            own = self.measure(group, variant)
+            changed = self.measure(group, variant)
             name = (described or {}).get(variant, variant)
-            if own is None:
-                said.append((float("inf"), f"{name}: {self.status(group, variant)}"))
+            if changed is None:
+                parts.append((float("inf"), f"{name}: {self.status(group, variant)}"))
                 continue
-            against = telling.format_gain(own.mean, base.mean) + self._shown(group, variant)
-            said.append((own.mean, f"{name} {telling.format_mean_sd(own)} ({against})"))
-        said.sort(key=lambda one: one[0])
-        rest = "; ".join(part for _, part in said)
-        return f"{text} {rest[:1].upper()}{rest[1:]}." if said else text
+            gain = sentences.format_gain(changed.mean, base.mean) + self._significance(group, variant)
+            parts.append((changed.mean, f"{name} {sentences.format_mean_sd(changed)} ({gain})"))
+        parts.sort(key=lambda part: part[0])
+        rest = "; ".join(sentence for _, sentence in parts)
+        return f"{text} {rest[:1].upper()}{rest[1:]}." if parts else text
 
-    def _shown(self, group: Group, variant: str) -> str:
+    def _significance(self, group: Group, variant: str) -> str:
         test = self.tests.get((group.name, variant), {}).get(self.metric)
         if test is None:
             return ""
         p = max(test.t_p_holm, test.w_p_holm)
         measures = [self.measure(group, one) for one in (group.reference, variant)]
-        if min(0 if one is None else one.n for one in measures) < 2:  # nothing is known of how trainings differ
+        if min(0 if one is None else one.n for one in measures) < 2:  # the variation between trainings is unknown
             return f", p = {p:.2f} over the users of one seed"
         return ", significant over users" if test.significant() else f", not significant: p = {p:.2f}"
 
@@ -312,15 +312,15 @@ def write(
     answer: str,
     sections: Sequence[Section],
 ) -> Path:
-    """Write the report of a study into the context's folder; gives the page."""
+    """Write the report of a study into the experiment's folder; returns the HTML page."""
     from lirdrec.reporting import Report
 
     return Report(
         title=title,
         question=question,
         answer=answer,
-        sections=[*sections, *telling.failures(results)],
-        settings=telling.settings(context),
-        commands=telling.commands(context),
+        sections=[*sections, *sentences.failures(results)],
+        settings=sentences.settings(context),
+        commands=sentences.commands(context),
         name=results.experiment,
     ).write(context.output, results, context.formats)

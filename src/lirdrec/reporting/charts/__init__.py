@@ -1,1 +1,1 @@
-"""Charts, one kind in a module."""
+"""Charts, one module per chart type."""

@@ -1,7 +1,7 @@
-"""What charts draw of a tidy frame: means over its runs, and the names in its columns in the order to show them.
+"""Data preparation for charts: means over runs, and ordered names of a tidy frame.
 
-Rows that agree in all that is drawn (x, series, panel …) are runs: their mean is drawn, with a band or whisker of one
-standard deviation where there are two or more.
+Rows that agree in all keys of a chart (x, series, panel …) are runs: charts show their mean and, for two or more runs,
+their standard deviation.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 MEAN, SD, RUNS = "mean", "sd", "runs"
 
 
-def summarised(frame: pl.DataFrame, keys: Sequence[str | None], value: str, also: Sequence[str] = ()) -> pl.DataFrame:
+def summarize(frame: pl.DataFrame, keys: Sequence[str | None], value: str, also: Sequence[str] = ()) -> pl.DataFrame:
     """Mean, sd and number of the runs for each combination of the keys, in order of appearance.
 
     Raises:
-        ConfigError: the frame lacks a column, or has no figure at all.
+        ConfigError: the frame lacks a column, or has no values.
     """
     import polars as pl
 
@@ -31,29 +31,28 @@ def summarised(frame: pl.DataFrame, keys: Sequence[str | None], value: str, also
             raise ConfigError(f"nothing to draw: the frame has no column '{name}'; it has {', '.join(frame.columns)}")
     kept = frame.filter(pl.col(value).is_not_null() & pl.col(value).cast(pl.Float64).is_finite())
     if not kept.height:
-        raise ConfigError(f"nothing to draw: the column '{value}' holds no figures")
-    one = pl.col(value).cast(pl.Float64)
+        raise ConfigError(f"nothing to draw: the column '{value}' has no values")
+    number = pl.col(value).cast(pl.Float64)
     return kept.group_by(names, maintain_order=True).agg(
-        one.mean().alias(MEAN), one.std().alias(SD), pl.len().alias(RUNS), *(pl.col(name).mean() for name in also)
+        number.mean().alias(MEAN), number.std().alias(SD), pl.len().alias(RUNS), *(pl.col(name).mean() for name in also)
     )
 
 
 def names_of(data: pl.DataFrame, column: str | None, order: Sequence[Any] = ()) -> list[Any]:
-    """Values of a column: those of `order` first, then as they appear."""
+    """Values of a column: those of `order` first, then in order of appearance."""
     if column is None:
         return [None]
-    found = data[column].unique(maintain_order=True).to_list()
-    listed = list(order)
-    return sorted(found, key=lambda one: place_of(one, listed))
+    values = data[column].unique(maintain_order=True).to_list()
+    return sorted(values, key=lambda value: rank_in(value, order))
 
 
-def place_of(name: Any, order: Sequence[Any]) -> int:
-    """Where a name stands in `order`; behind all where it does not."""
+def rank_in(name: Any, order: Sequence[Any]) -> int:
+    """Position of a name in `order`; `len(order)` where it is missing."""
     return list(order).index(name) if name in order else len(order)
 
 
-def where(column: str, value: Any) -> pl.Expr:
-    """The rows with this value in a column; None: the rows with none."""
+def equals(column: str, value: Any) -> pl.Expr:
+    """Filter for the rows with this value in a column; None: the rows with null."""
     import polars as pl
 
     return pl.col(column).is_null() if value is None else pl.col(column) == value

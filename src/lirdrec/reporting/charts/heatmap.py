@@ -1,11 +1,11 @@
-"""A grid of two settings, shaded."""
+"""Heat maps: values over a grid of two settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.reporting.charts.chart_data import MEAN, names_of, summarised
+from lirdrec.reporting.charts.chart_data import MEAN, names_of, summarize
 from lirdrec.reporting.charts.panels import Panels
 from lirdrec.reporting.figure import GROUND, RED, Figure, style
 from lirdrec.reporting.formatting import label
@@ -33,52 +33,31 @@ def heatmap(
     caption: str = "",
     alt: str = "",
 ) -> Figure:
-    """A grid of two settings, each cell its mean in words and shade; the best cell of a panel is framed.
+    """Heat map over a grid of two settings: each cell shows its mean; the best cell of a panel is framed.
 
     Args:
-        frame, name, panel, labels, caption, alt: as in `chart_lines.lines`.
-        x, y: columns of the grid's columns and rows; value: column of the figures.
-        x_order, y_order: default rising for numbers, as they appear for texts; y from the top.
-        better: "higher", "lower" or None: whether the most or the least is the best, and the darkest.
+        frame, name, panel, labels, caption, alt: as in `lines`.
+        x, y: columns of the grid's columns and rows; value: column of the values.
+        x_order, y_order: default: numbers ascending, texts in order of appearance; y from the top.
+        better: "higher", "lower" or None: which values are best, and darkest.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    data = summarised(frame, [panel, y, x], value)
+    data = summarize(frame, [panel, y, x], value)
     with style():
         shades = LinearSegmentedColormap.from_list("shades", ["#f3f7fa", "#a9cbe4", "#4c93c7", "#0b5a96", "#083a63"])
         across, down = _grid(data, x, x_order), _grid(data, y, y_order)
         height = 0.36 * len(down) + 0.85
         panels = Panels.of(data, panel, labels, row_height=height, columns=1 if len(across) > 6 else 2, grid=False)
         for axes, part in panels:
-            cells = {(record[y], record[x]): record[MEAN] for record in part.iter_rows(named=True)}
-            present = list(cells.values())
-            least, most = min(present), max(present)
-            best = {"higher": most, "lower": least}.get(better or "")
-            for row, a in enumerate(down):
-                for column, b in enumerate(across):
-                    figure = cells.get((a, b))
-                    if figure is None:
-                        continue
-                    share = (figure - least) / (most - least) if most > least else 0.5
-                    share = 1 - share if better == "lower" else share
-                    _cell(axes, column, row, shades(share), 1)
-                    axes.text(
-                        column,
-                        row,
-                        f"{figure:.{digits}f}",
-                        ha="center",
-                        va="center",
-                        fontsize=8,
-                        color="#fefefe" if share > 0.5 else "#10202e",
-                        fontweight="bold" if figure == best else "normal",
-                    )
-            for (a, b), figure in cells.items():
-                if figure == best and len(present) > 1:
-                    _cell(axes, across.index(b), down.index(a), "none", 2, RED)
+            cells = {
+                (down.index(record[y]), across.index(record[x])): record[MEAN] for record in part.iter_rows(named=True)
+            }
+            _draw_cells(axes, cells, shades, better, digits)
             axes.set_xlim(-0.5, len(across) - 0.5)
             axes.set_ylim(len(down) - 0.5, -0.5)
-            axes.set_xticks(range(len(across)), [_short(one, labels) for one in across])
-            axes.set_yticks(range(len(down)), [_short(one, labels) for one in down])
+            axes.set_xticks(range(len(across)), [_short(value, labels) for value in across])
+            axes.set_yticks(range(len(down)), [_short(value, labels) for value in down])
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
         panels.name_x(x, x_label)
@@ -86,7 +65,32 @@ def heatmap(
     return Figure(name, panels.drawing, data, caption, alt)
 
 
-def _cell(axes: Axes, column: float, row: float, colour: Any, order: int, edge: str = GROUND) -> None:
+def _draw_cells(
+    axes: Axes, cells: Mapping[tuple[int, int], float], shades: Callable[[float], Any], better: str | None, digits: int
+) -> None:
+    """Shade and label the cells of a panel, (row, column) → value; frame the best."""
+    least, most = min(cells.values()), max(cells.values())
+    best = {"higher": most, "lower": least}.get(better or "")
+    for (row, column), value in sorted(cells.items()):
+        share = (value - least) / (most - least) if most > least else 0.5
+        share = 1 - share if better == "lower" else share
+        _cell(axes, column, row, shades(share), 1)
+        axes.text(
+            column,
+            row,
+            f"{value:.{digits}f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="#fefefe" if share > 0.5 else "#10202e",
+            fontweight="bold" if value == best else "normal",
+        )
+    for (row, column), value in cells.items():
+        if value == best and len(cells) > 1:
+            _cell(axes, column, row, "none", 2, RED)
+
+
+def _cell(axes: Axes, column: float, row: float, color: Any, order: int, edge: str = GROUND) -> None:
     from matplotlib.patches import Rectangle
 
     inset = 0.02 if order == 1 else 0.035
@@ -95,7 +99,7 @@ def _cell(axes: Axes, column: float, row: float, colour: Any, order: int, edge: 
             (column - 0.5 + inset, row - 0.5 + inset),
             1 - 2 * inset,
             1 - 2 * inset,
-            facecolor=colour,
+            facecolor=color,
             edgecolor="none" if order == 1 else edge,
             linewidth=0 if order == 1 else 1.8,
             zorder=order,

@@ -1,4 +1,4 @@
-"""The frame of every chart: an axes for each value of `panel`, small multiples that share their axes' meaning."""
+"""Panel layout of charts (small multiples): one matplotlib axes per value of the `panel` column."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.reporting.charts.chart_data import names_of, where
+from lirdrec.reporting.charts.chart_data import equals, names_of
 from lirdrec.reporting.figure import WIDTH, empty
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panels:
-    """An empty figure with axes for each value of the column `panel`, and the rows that belong there.
+    """A figure with an empty axes for each value of the column `panel`, and the rows to draw there.
 
     Attributes:
         drawing: the matplotlib figure.
         parts: axes and rows of each panel.
-        columns: panels side by side.
+        columns: number of panels side by side.
         labels: how to print names.
     """
 
@@ -55,58 +55,59 @@ class Panels:
         """Lay out the panels.
 
         Args:
-            data: the rows of all panels; panel: the column that tells them apart, None: one panel.
+            data: the rows of all panels.
+            panel: column with a panel for each value; None: one panel.
             labels: how to print names.
-            share_y: the same y-axis in all panels.
-            names_right: names to be written one below the other at the right.
-            row_height: in inches, of a row of panels.
-            columns: at most so many panels side by side.
-            names_left: the y-axis holds names: no lines across, and a single panel is narrower.
-            grid: draw lines across.
+            share_y: use the same y-axis in all panels.
+            names_right: number of names written below each other at the right.
+            row_height: height of a row of panels in inches.
+            columns: maximum number of panels side by side.
+            names_left: the y-axis shows names: draw no horizontal lines, and make a single panel narrower.
+            grid: draw horizontal lines.
         """
-        parts = [(None, data)] if panel is None else [(v, data.filter(where(panel, v))) for v in names_of(data, panel)]
+        parts = [(None, data)] if panel is None else [(v, data.filter(equals(panel, v))) for v in names_of(data, panel)]
         columns = min(2 if names_right else columns, len(parts))
         rows = math.ceil(len(parts) / columns)
         height = row_height or max(3.1 if columns == 1 else 2.7, 0.8 + 0.15 * names_right)
         drawing = empty(WIDTH if columns > 1 or not names_left else 5.4, height * rows)
-        made = []
+        panels = []
         shared = None
-        for place, (one, part) in enumerate(parts):
-            axes = drawing.add_subplot(rows, columns, place + 1, sharey=shared)
+        for number, (value, part) in enumerate(parts, 1):
+            axes = drawing.add_subplot(rows, columns, number, sharey=shared)
             shared = axes if share_y else None
-            if one is not None:
-                axes.set_title(labels(one))
+            if value is not None:
+                axes.set_title(labels(value))
             if grid and not names_left:
                 axes.grid(True, axis="y")
                 axes.spines["left"].set_visible(False)
-            made.append((axes, part))
-        return cls(drawing, made, columns, labels)
+            panels.append((axes, part))
+        return cls(drawing, panels, columns, labels)
 
     def left(self) -> list[Axes]:
         """The first panel of each row."""
         return [axes for axes, _ in self.parts[:: self.columns]]
 
     def name_x(self, column: str, text: str | None) -> None:
-        """Name the x-axis of each panel: `text`, or the column that it shows."""
+        """Label the x-axis of each panel with `text`; None: the column's name."""
         for axes, _ in self:
             axes.set_xlabel(self.labels(column) if text is None else text)
 
     def name_y(self, column: str, text: str | None) -> None:
-        """Name the y-axis once a row of panels: `text`, or the column that it shows."""
+        """Label the y-axis of the first panel of each row with `text`; None: the column's name."""
         text = self.labels(column) if text is None else text
         for axes in self.left():
             axes.set_ylabel(text)
-            if len(text) < 3:  # a symbol stands upright
+            if len(text) < 3:  # symbols are not rotated
                 axes.yaxis.label.set(rotation=0, verticalalignment="center")
 
     def legend(self, names: int) -> None:
-        """Explain the colours of so many names above the panels."""
+        """Draw the legend of so many names above the panels."""
         handles, texts = self.parts[0][0].get_legend_handles_labels()
         self.drawing.legend(handles, texts, loc="outside upper left", ncols=min(names, 6), frameon=False)
 
 
-def write_right(axes: Axes, height: float, text: str, gap: float, colour: str, bold: bool) -> None:
-    """A text right of the axes at a height of the y-axis, `gap` points away."""
+def write_right(axes: Axes, height: float, text: str, gap: float, color: str, bold: bool) -> None:
+    """Write a text `gap` points to the right of the axes, at a height of the y-axis."""
     axes.annotate(
         text,
         (1.0, height),
@@ -115,7 +116,7 @@ def write_right(axes: Axes, height: float, text: str, gap: float, colour: str, b
         textcoords="offset points",
         va="center",
         fontsize=8,
-        color=colour,
+        color=color,
         fontweight="bold" if bold else "normal",
         annotation_clip=False,
     )

@@ -1,11 +1,11 @@
-"""Two figures against each other: points with their names beside them."""
+"""Scatter plots with a name beside each point."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from lirdrec.reporting.charts.chart_data import MEAN, RUNS, SD, names_of, summarised
+from lirdrec.reporting.charts.chart_data import MEAN, RUNS, SD, names_of, summarize
 from lirdrec.reporting.charts.panels import Panels
 from lirdrec.reporting.figure import ACCENT, Figure, Style, style, styles
 from lirdrec.reporting.formatting import label
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Side = Literal["left", "right", "center"]
-# where a name may stand beside its point, the most wanted first: alignment, and lines of type upwards
+# positions of a name beside its point, the preferred first: alignment, and lines of text upwards
 SIDES: tuple[tuple[Side, float], ...] = (
     *(("left", 0), ("right", 0), ("center", 1.1), ("center", -1.1)),
     *(("left", 0.8), ("right", 0.8), ("left", -0.8), ("right", -0.8)),
     *(("left", 1.6), ("right", 1.6), ("left", -1.6), ("right", -1.6)),
 )
-GAPS: dict[Side, float] = {"left": 6, "right": -6, "center": 0}  # points between a point and its name
+GAPS: dict[Side, float] = {"left": 6, "right": -6, "center": 0}  # distance of the name in points
 
 
 def points(
@@ -40,25 +40,25 @@ def points(
     caption: str = "",
     alt: str = "",
 ) -> Figure:
-    """Two figures against each other, a named point each, at the means over the runs: such as accuracy against cost.
+    """Scatter plot of two values, one named point per series at the means over the runs: accuracy against cost.
 
     Args:
-        frame, name, panel, accent, labels, caption, alt: as in `chart_lines.lines`.
-        x, y: columns of the figures; series: column of the names.
-        x_label, y_label: default the columns' names.
+        frame, name, panel, accent, labels, caption, alt: as in `lines`.
+        x, y: columns of the values; series: column of the names.
+        x_label, y_label: default: the columns' names.
         log_x: logarithmic x-axis.
     """
     from matplotlib.ticker import LogLocator, NullLocator
 
-    across = summarised(frame, [panel, series], x).rename({MEAN: x, SD: f"{x} sd", RUNS: RUNS})
-    up = summarised(frame, [panel, series], y).rename({MEAN: y, SD: f"{y} sd"}).drop(RUNS)
+    across = summarize(frame, [panel, series], x).rename({MEAN: x, SD: f"{x} sd", RUNS: RUNS})
+    up = summarize(frame, [panel, series], y).rename({MEAN: y, SD: f"{y} sd"}).drop(RUNS)
     on = [key for key in (panel, series) if key]
     data = across.join(up, on=on, how="inner", maintain_order="left")
     with style():
         names = names_of(data, series)
-        crowd = len(names) > 8
-        panels = Panels.of(data, panel, labels, columns=1 if crowd else 2, row_height=3.4 if crowd else None)
-        looks = styles(names, accent)
+        crowded = len(names) > 8
+        panels = Panels.of(data, panel, labels, columns=1 if crowded else 2, row_height=3.4 if crowded else None)
+        point_styles = styles(names, accent)
         for axes, part in panels:
             if log_x:
                 axes.set_xscale("log")
@@ -69,13 +69,20 @@ def points(
             axes.grid(True, axis="x")
             axes.margins(x=0.12, y=0.12)
             for record in part.iter_rows(named=True):
-                look, main = looks[record[series]], record[series] == accent
-                axes.plot(record[x], record[y], look.marker, color=look.colour, markersize=7 if main else 6, zorder=3)
+                point_style, main = point_styles[record[series]], record[series] == accent
+                axes.plot(
+                    record[x],
+                    record[y],
+                    point_style.marker,
+                    color=point_style.color,
+                    markersize=7 if main else 6,
+                    zorder=3,
+                )
         panels.name_x(x, x_label)
         panels.name_y(y, y_label)
-        panels.drawing.draw_without_rendering()  # places are known from here on
+        panels.drawing.draw_without_rendering()  # fixes the positions of the points
         for axes, part in panels:
-            _name_points(axes, part, x, y, series, looks, accent, labels)
+            _name_points(axes, part, x, y, series, point_styles, accent, labels)
     return Figure(name, panels.drawing, data, caption, alt)
 
 
@@ -85,30 +92,30 @@ def _name_points(
     x: str,
     y: str,
     series: str,
-    looks: dict[Any, Style],
+    point_styles: dict[Any, Style],
     accent: Any,
     labels: Callable[[Any], str],
 ) -> None:
-    """Names beside points: each where it hides the least of the other names and points, the accent first."""
+    """Write names beside points: each where it covers the least of other names and points, the accent first."""
     inch = axes.figure.dpi
     tall, wide, gap = 10 / 72 * inch, 5.2 / 72 * inch, 6 / 72 * inch
     records = sorted(part.iter_rows(named=True), key=lambda record: record[series] != accent)
-    at = [axes.transData.transform((record[x], record[y])) for record in records]
+    positions = [axes.transData.transform((record[x], record[y])) for record in records]
     frame = axes.get_window_extent()
-    taken: list[tuple[float, ...]] = [(a - gap / 2, b - gap / 2, a + gap / 2, b + gap / 2) for a, b in at]
-    for record, (a, b) in zip(records, at, strict=True):
+    occupied: list[tuple[float, ...]] = [(a - gap / 2, b - gap / 2, a + gap / 2, b + gap / 2) for a, b in positions]
+    for record, (a, b) in zip(records, positions, strict=True):
         text = labels(record[series])
         width = wide * len(text)
         spots: list[tuple[float, tuple[float, ...], Side, float]] = []
         for rank, (side, up) in enumerate(SIDES):
             left = {"left": a + gap, "right": a - gap - width, "center": a - width / 2}[side]
             box = (left, b + up * tall - tall / 2, left + width, b + up * tall + tall / 2)
-            hidden = sum(_overlap(box, other) for other in taken)
+            hidden = sum(_overlap(box, other) for other in occupied)
             outside = max(0.0, frame.x0 - box[0]) + max(0.0, box[2] - frame.x1 - 0.2 * inch)
             outside += max(0.0, frame.y0 - box[1]) + max(0.0, box[3] - frame.y1)
             spots.append((hidden + outside * tall + rank * 0.01 * tall * wide, box, side, up))
         _, chosen, aligned, above = min(spots, key=lambda spot: spot[0])
-        taken.append(chosen)
+        occupied.append(chosen)
         axes.annotate(
             text,
             (record[x], record[y]),
@@ -117,7 +124,7 @@ def _name_points(
             ha=aligned,
             va="center",
             fontsize=8,
-            color=looks[record[series]].colour,
+            color=point_styles[record[series]].color,
             fontweight="bold" if record[series] == accent else "normal",
         )
 
