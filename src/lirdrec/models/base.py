@@ -19,7 +19,7 @@ class Capabilities:
 
     Attributes:
         needs_features: cannot be built without at least one feature matrix.
-        cold_items: `grow` gives scores to items that were not there in training.
+        cold_items: `add_items` gives scores to items that were not there in training.
         new_users: `fold_in` gives queries for users known only by a list of liked items.
         training: "gradient" models have `loss`, "closed_form" models have `solve`.
     """
@@ -106,7 +106,9 @@ class Model(nn.Module):
         """Compute the parameters of a closed-form model."""
         raise CapabilityError(f"{self.name} has no closed form")
 
-    def grow(self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]) -> Scorer:
+    def add_items(
+        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> Scorer:
         """The scorer with the new items' rows appended; nothing that exists changes.
 
         Args:

@@ -46,6 +46,8 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 class BM3Config:
     """Hyper-parameters of BM3; it has no ranking loss to choose, for it sees no negatives."""
 
+    model: ClassVar[str] = "bm3"
+
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(1, "L, user-item propagation layers")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
@@ -66,7 +68,7 @@ class BM3Config:
 class BM3(Model):
     """BM3; see the file's docstring for the formulas."""
 
-    name = "bm3"
+    name = BM3Config.model
     Config = BM3Config
     capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="gradient")
     grid: ClassVar = {"n_layers": (1, 2), "dropout": (0.3, 0.5), "regularization": (0.1, 0.01)}

@@ -35,6 +35,8 @@ from lirdrec.row_buffers import append_rows
 class ContentKNNConfig:
     """Hyper-parameters of content kNN."""
 
+    model: ClassVar[str] = "content_knn"
+
     n_neighbours: int | None = option(100, "k, similar liked items that count for each item; none: all")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
@@ -51,7 +53,7 @@ class ContentKNNConfig:
 class ContentKNN(Model):
     """Content kNN; see the file's docstring for the formulas. `I×I` never stands in memory."""
 
-    name = "content_knn"
+    name = ContentKNNConfig.model
     Config = ContentKNNConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="closed_form")
     grid: ClassVar = {"n_neighbours": (20, 100, 200, 500, 1000)}
@@ -91,7 +93,7 @@ class ContentKNN(Model):
         items = fused_features(self.inputs.features, self.weights)
         return VectorScorer(torch.sparse.mm(history, items), items)
 
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer | ItemWeightScorer:
         """A new item's nearest liked items, as for those of training; it is nobody's neighbour itself."""

@@ -51,6 +51,8 @@ ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration
 class EASEConfig:
     """Hyper-parameters of EASE."""
 
+    model: ClassVar[str] = "ease"
+
     regularization: float = option(250.0, "λ of the ridge regression, in counts of users")
     rank: int | None = option(None, "r of the low-rank form; none: the dense solution")
 
@@ -80,6 +82,8 @@ class _FeatureOptions(EASEConfig):
 class CEASEConfig(_FeatureOptions):
     """Hyper-parameters of collective EASE."""
 
+    model: ClassVar[str] = "cease"
+
     feature_weight: float = option(1.0, "α, the features' rows are multiplied by it")
 
     def __post_init__(self) -> None:
@@ -92,6 +96,8 @@ class CEASEConfig(_FeatureOptions):
 @checked
 class AddEASEConfig(_FeatureOptions):
     """Hyper-parameters of additive EASE."""
+
+    model: ClassVar[str] = "add_ease"
 
     feature_share: float = option(0.5, "α, share of the features' regression in the weights")
     feature_regularization: float | None = option(10.0, "λ of the features' regression; none: the same")
@@ -107,7 +113,7 @@ class AddEASEConfig(_FeatureOptions):
 class EASE(Model):
     """EASE; see the file's docstring for the formulas."""
 
-    name = "ease"
+    name = EASEConfig.model
     Config = EASEConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
     # the published 50 … 1000, and less for data of fewer users
@@ -186,7 +192,7 @@ class _WithFeatures(EASE):
 class CEASE(_WithFeatures):
     """Collective EASE: features are further rows of the interactions."""
 
-    name = "cease"
+    name = CEASEConfig.model
     Config = CEASEConfig
     capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
     grid: ClassVar = EASE.grid | {"feature_weight": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)}
@@ -199,7 +205,7 @@ class CEASE(_WithFeatures):
 class AddEASE(_WithFeatures):
     """Additive EASE: a mix of the weights that interactions give and those that features give."""
 
-    name = "add_ease"
+    name = AddEASEConfig.model
     Config = AddEASEConfig
     capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
     grid: ClassVar = EASE.grid | {

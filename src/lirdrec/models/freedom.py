@@ -54,6 +54,8 @@ from lirdrec.row_buffers import append_rows
 class FREEDOMConfig(RankingOptions):
     """Hyper-parameters of FREEDOM."""
 
+    model: ClassVar[str] = "freedom"
+
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(2, "L, user-item propagation layers")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
@@ -79,7 +81,7 @@ class FREEDOMConfig(RankingOptions):
 class FREEDOM(Model):
     """FREEDOM; see the file's docstring for the formulas."""
 
-    name = "freedom"
+    name = FREEDOMConfig.model
     Config = FREEDOMConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {"edge_dropout": (0.8, 0.9), "regularization": (0.0, 1e-5, 1e-4, 1e-3)}
@@ -157,7 +159,7 @@ class FREEDOM(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters over all edges, with what `grow` and `fold_in` need."""
+        """Vectors of the current parameters over all edges, with what `add_items` and `fold_in` need."""
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
         degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
         # clones: with one layer these are the parameters themselves, which training goes on to change
@@ -166,11 +168,11 @@ class FREEDOM(Model):
         for layer in range(self.config.n_item_layers):
             memory[f"item_smoothed_{layer}"] = level
             level = product(self.item_item.csr, level)
-        users, items = (self.ranking.scored(vectors) for vectors in self())
+        users, items = (self.ranking.transform_for_scoring(vectors) for vectors in self())
         return VectorScorer(users, items, memory=memory)
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by their rows of the item graph: `V_n = (S^Lm Q)_n` with `Q_n = 0`."""
@@ -190,7 +192,7 @@ class FREEDOM(Model):
             level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        items = append_rows(scorer.item_vectors, self.ranking.scored(smoothed))
+        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(smoothed))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 
     @torch.no_grad()
@@ -198,4 +200,4 @@ class FREEDOM(Model):
         """User vectors `(B, e)` from liked items: the new node's part of a propagation in which `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
-        return self.ranking.scored(received / (self.config.n_layers + 1))
+        return self.ranking.transform_for_scoring(received / (self.config.n_layers + 1))

@@ -55,6 +55,8 @@ from lirdrec.row_buffers import append_rows
 class GRCNConfig(RankingOptions):
     """Hyper-parameters of GRCN."""
 
+    model: ClassVar[str] = "grcn"
+
     embedding_size: int = option(64, "e, columns of the ID part and of each modality's part")
     n_routings: int = option(3, "steps in which users' preferences move towards their items; 0: as the released code")
     regularization: float = option(1e-3, "λ of the batch's ID vectors and preferences")
@@ -70,7 +72,7 @@ class GRCNConfig(RankingOptions):
 class GRCN(Model):
     """GRCN as a module; see the file's docstring for the formulas."""
 
-    name = "grcn"
+    name = GRCNConfig.model
     Config = GRCNConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {"regularization": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5), "n_routings": (0, 3)}
@@ -187,11 +189,11 @@ class GRCN(Model):
         memory = {f"item_content_{m}": content for m, content in contents.items()}
         memory["item_confidence"] = self.item_confidence.clone()
         memory["item_states"] = sent
-        users, items = self.ranking.scored(users), self.ranking.scored(items)
+        users, items = self.ranking.transform_for_scoring(users), self.ranking.transform_for_scoring(items)
         return VectorScorer(users, items, ("id", *self.modalities), memory=memory)
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by their content; without interactions they have no ID part and send none."""
@@ -204,7 +206,7 @@ class GRCN(Model):
         memory["item_states"] = append_rows(memory["item_states"], nothing)
         confidence = memory["item_confidence"]
         memory["item_confidence"] = append_rows(confidence, confidence.new_zeros(len(nothing), confidence.shape[1]))
-        own = self.ranking.scored(torch.cat([nothing, *contents], 1))
+        own = self.ranking.transform_for_scoring(torch.cat([nothing, *contents], 1))
         return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, own), scorer.part_names, None, memory)
 
     @torch.no_grad()
@@ -225,7 +227,7 @@ class GRCN(Model):
             weights.append(edges.softmax(scores, "row"))
             parts.append(p + edges.matmul(weights[-1], content))
         weight = _refined(weights, memory["item_confidence"], edges.columns)
-        return self.ranking.scored(torch.cat([edges.matmul(weight, states), *parts], 1))
+        return self.ranking.transform_for_scoring(torch.cat([edges.matmul(weight, states), *parts], 1))
 
 
 def _refined(attention: Sequence[Tensor], confidence: Tensor, senders: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 class ItemKNNConfig:
     """Hyper-parameters of item-kNN."""
 
+    model: ClassVar[str] = "item_knn"
+
     n_neighbours: int = option(100, "k, similar items kept for each item")
     shrinkage: float = option(10.0, "added to the denominator: trust similarities of rare items less")
 
@@ -36,7 +38,7 @@ class ItemKNNConfig:
 class ItemKNN(Model):
     """Item-kNN by cosine of the interaction columns. `I×I` never stands in memory: blocks of items at a time."""
 
-    name = "item_knn"
+    name = ItemKNNConfig.model
     Config = ItemKNNConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
     # within the ranges of Ferrari Dacrema et al., RecSys 2019

@@ -200,7 +200,7 @@ class LatentGraphModel(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters with graphs built anew, and what `grow` and `fold_in` need."""
+        """Vectors of the current parameters with graphs built anew, and what `add_items` and `fold_in` need."""
         graphs, degrees = self.item_graphs()
         memory = {f"item_degree_{name}": degree for name, degree in degrees.items()}
         states = self.user_item.layers(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
@@ -211,10 +211,14 @@ class LatentGraphModel(Model):
             for layer in range(1, self.config.n_item_layers):
                 level = memory[f"item_smoothed_{number}_{layer}"] = graph.matmul(level)
         user_vectors, item_vectors, _, _ = self(graphs)
-        return VectorScorer(self.ranking.scored(user_vectors), self.ranking.scored(item_vectors), memory=memory)
+        return VectorScorer(
+            self.ranking.transform_for_scoring(user_vectors),
+            self.ranking.transform_for_scoring(item_vectors),
+            memory=memory,
+        )
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by their rows of the item graphs applied to the ID table: `V_n = h_n / ‖h_n‖`, `Q_n = 0`."""
@@ -250,7 +254,7 @@ class LatentGraphModel(Model):
                 x = rows.matmul(level)
             smoothed.append(x)
         items = normalize(self.fused(smoothed, fresh))
-        items = append_rows(scorer.item_vectors, self.ranking.scored(items))
+        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(items))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 
     @torch.no_grad()
@@ -258,4 +262,4 @@ class LatentGraphModel(Model):
         """User vectors `(B, e)` from liked items: `X_users` of a new node with `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         states = [scorer.memory[f"item_state_{layer}"] for layer in range(self.config.n_layers)]
-        return self.ranking.scored(row_folded(histories, states) / (self.config.n_layers + 1))
+        return self.ranking.transform_for_scoring(row_folded(histories, states) / (self.config.n_layers + 1))

@@ -38,11 +38,13 @@ from lirdrec.models.latent_graphs import Degrees, LatentGraphModel, LatentGraphO
 class LATTICEConfig(LatentGraphOptions):
     """Hyper-parameters of LATTICE."""
 
+    model: ClassVar[str] = "lattice"
+
 
 class LATTICE(LatentGraphModel):
     """LATTICE; see the docstrings of this file and of `latent_graphs.py` for the formulas."""
 
-    name = "lattice"
+    name = LATTICEConfig.model
     Config = LATTICEConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {"regularization": (0.0, 1e-5, 1e-4, 1e-3)}

@@ -54,6 +54,8 @@ from lirdrec.row_buffers import append_rows
 class LGMRecConfig(PenaltyOptions):
     """Hyper-parameters of LGMRec."""
 
+    model: ClassVar[str] = "lgmrec"
+
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(2, "L, propagation layers of the ID vectors")
     n_modality_layers: int = option(2, "Lm, propagation layers of the features")
@@ -88,7 +90,7 @@ class Hypergraph:
 class LGMRec(Model):
     """LGMRec as a module; see the file's docstring for the formulas."""
 
-    name = "lgmrec"
+    name = LGMRecConfig.model
     Config = LGMRecConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {
@@ -253,7 +255,7 @@ class LGMRec(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters without noise, with what `grow` and `fold_in` need."""
+        """Vectors of the current parameters without noise, with what `add_items` and `fold_in` need."""
         c, n_items = self.config, self.inputs.n_items
         users, items, hypergraphs = self()
         states = torch.zeros_like(self.item_embedding)
@@ -267,10 +269,12 @@ class LGMRec(Model):
             memory[f"item_degrees_{name}"] = _degrees(pairs_with(self.inputs, name)[1], n_items, states)
             memory[f"item_logits_{name}"] = logits.contiguous()
             memory[f"hyperedges_{name}"] = hypergraphs[row].edges
-        return VectorScorer(self.ranking.scored(users), self.ranking.scored(items), memory=memory)
+        return VectorScorer(
+            self.ranking.transform_for_scoring(users), self.ranking.transform_for_scoring(items), memory=memory
+        )
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by the hyperedges that their features belong to; without edges they have no local part."""
@@ -294,7 +298,7 @@ class LGMRec(Model):
         vectors = _sum([c.global_weight * normalize(_sum(parts)), *local])
         memory["item_states"] = append_rows(memory["item_states"], torch.zeros_like(vectors))
         memory["item_degrees"] = append_rows(memory["item_degrees"], vectors.new_zeros(len(vectors)))
-        items = append_rows(scorer.item_vectors, self.ranking.scored(vectors))
+        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(vectors))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 
     @torch.no_grad()
@@ -315,7 +319,7 @@ class LGMRec(Model):
             users = users + normalize(local)
             logits = torch.stack([memory[f"item_logits_{name}"][h].sum(0) for h in liked])
             parts.append(self.assigned(logits, None) @ memory[f"hyperedges_{name}"])
-        return self.ranking.scored(users + c.global_weight * normalize(_sum(parts)))
+        return self.ranking.transform_for_scoring(users + c.global_weight * normalize(_sum(parts)))
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:

@@ -49,6 +49,8 @@ from lirdrec.row_buffers import append_rows
 class LIRDRecConfig(RankingOptions):
     """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid."""
 
+    model: ClassVar[str] = "lirdrec"
+
     embedding_size: int = option(64, "e, width of each branch; user and item vectors have K·e columns")
     n_layers: int = option(3, "L, user-item propagation layers (grid of the paper: 2, 3, 4)")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
@@ -91,7 +93,7 @@ class LIRDRecConfig(RankingOptions):
 class LIRDRec(Model):
     """LIRDRec as a module; see the file's docstring for the formulas. Shapes are in the comments of the code."""
 
-    name = "lirdrec"
+    name = LIRDRecConfig.model
     Config = LIRDRecConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
 
@@ -303,7 +305,7 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters over the whole graph, with what `grow` and `fold_in` need."""
+        """Vectors of the current parameters over the whole graph, with what `add_items` and `fold_in` need."""
         mixed = self._mixed if self.config.dct == "matrix" else None
         ego_items = self.item_branches(self.features, mixed).flatten(1)
         ego_users = normalize(self.user_embedding).flatten(1)
@@ -326,11 +328,14 @@ class LIRDRec(Model):
             smoothed = product(self.item_item.csr, smoothed)
         if self._learns_weights:
             memory["mean_theta"] = self.theta.mean(0, keepdim=True)
-        vectors, items = self.ranking.scored(vectors), self.ranking.scored(items + smoothed)
+        vectors, items = (
+            self.ranking.transform_for_scoring(vectors),
+            self.ranking.transform_for_scoring(items + smoothed),
+        )
         return VectorScorer(vectors, items, self.branches, alpha, memory)
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items from their features alone (§8): as a full forward in which they are present without interactions.
@@ -359,7 +364,7 @@ class LIRDRec(Model):
             level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        items = append_rows(scorer.item_vectors, self.ranking.scored(own + smoothed))
+        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(own + smoothed))
         return VectorScorer(scorer.user_vectors, items, scorer.part_names, scorer.weights, memory)
 
     @torch.no_grad()
@@ -371,4 +376,4 @@ class LIRDRec(Model):
         assert isinstance(scorer, VectorScorer)
         chunks = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
         theta = scorer.memory["mean_theta"].expand(len(histories), -1) if self._learns_weights else None
-        return self.ranking.scored(self._weigh(chunks, theta)[0])
+        return self.ranking.transform_for_scoring(self._weigh(chunks, theta)[0])

@@ -43,6 +43,8 @@ from lirdrec.nn.losses import info_nce
 class MICROConfig(LatentGraphOptions):
     """Hyper-parameters of MICRO."""
 
+    model: ClassVar[str] = "micro"
+
     contrast_weight: float = option(0.03, "γ of the contrast between modalities and their fusion")
     contrast_temperature: float = option(0.5, "τ of that contrast")
     n_contrasted: int | None = option(None, "items of each modality that ask in the contrast of a step; none: all")
@@ -60,7 +62,7 @@ class MICROConfig(LatentGraphOptions):
 class MICRO(LatentGraphModel):
     """MICRO; see the docstrings of this file and of `latent_graphs.py` for the formulas."""
 
-    name = "micro"
+    name = MICROConfig.model
     Config = MICROConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     # its code searches nothing; the values are those of LATTICE

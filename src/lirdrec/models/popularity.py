@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -17,11 +18,13 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 class PopularityConfig:
     """Popularity has no hyper-parameters."""
 
+    model: ClassVar[str] = "popularity"
+
 
 class Popularity(Model):
     """Score of an item = its number of training users, as vectors of one column (user 1, item count)."""
 
-    name = "popularity"
+    name = PopularityConfig.model
     Config = PopularityConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
 

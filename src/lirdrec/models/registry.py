@@ -61,10 +61,9 @@ def model_for_config(config: Any) -> type[Model]:
     Raises:
         ConfigError: it is something else.
     """
-    for name in _MODELS:
-        found = model_type(name)
-        if type(config) is found.Config:
-            return found
+    name = getattr(type(config), "model", None)
+    if name in _MODELS and type(config) is config_type(name):
+        return model_type(name)
     given = config.__name__ if isinstance(config, type) else type(config).__name__
     raise ConfigError(
         f'{given} is not the configuration of a model; give a model\'s name, such as "ease", or its configuration,'

@@ -66,6 +66,8 @@ Parts = list[tuple[Tensor, Tensor]]  # users and items of each channel
 class SLMRecConfig:
     """Hyper-parameters of SLMRec; its ranking loss is part of the model."""
 
+    model: ClassVar[str] = "slmrec"
+
     embedding_size: int = option(64, "e, columns of each channel and of the fused vectors")
     n_layers: int = option(3, "L, user-item propagation layers")
     temperature: float = option(0.2, "τ of the ranking loss")
@@ -93,7 +95,7 @@ class SLMRecConfig:
 class SLMRec(Model):
     """SLMRec as a module; see the file's docstring for the formulas."""
 
-    name = "slmrec"
+    name = SLMRecConfig.model
     Config = SLMRecConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {
@@ -252,12 +254,12 @@ class SLMRec(Model):
 
     # Serving
 
-    def _scored(self, vectors: Tensor) -> Tensor:
+    def _transform_for_scoring(self, vectors: Tensor) -> Tensor:
         return normalize(vectors) if self.config.scoring == "cosine" else vectors
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters, with what `grow` and `fold_in` need."""
+        """Vectors of the current parameters, with what `add_items` and `fold_in` need."""
         n_items, memory = self.inputs.n_items, {}
         for channel, (name, ego) in enumerate(zip(("id", *self.modalities), self.ego_items(), strict=True)):
             states = torch.zeros_like(ego)
@@ -272,11 +274,11 @@ class SLMRec(Model):
             memory[f"item_states_{name}"] = states.detach().clone()
             memory[f"item_degrees_{name}"] = torch.bincount(pairs, minlength=n_items).to(ego.dtype)
             memory[f"item_present_{name}"] = present.clone()
-        users, items = (self._scored(vectors) for vectors in self())
+        users, items = (self._transform_for_scoring(vectors) for vectors in self())
         return VectorScorer(users, items, memory=memory)
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items from their features: nodes without edges and without a row of Q."""
@@ -294,7 +296,9 @@ class SLMRec(Model):
             for what, rows in additions.items():
                 memory[f"item_{what}_{name}"] = append_rows(memory[f"item_{what}_{name}"], rows)
         vectors = self.fused_items([own / (self.config.n_layers + 1) for own in [nothing, *ego]])
-        return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, self._scored(vectors)), memory=memory)
+        return VectorScorer(
+            scorer.user_vectors, append_rows(scorer.item_vectors, self._transform_for_scoring(vectors)), memory=memory
+        )
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
@@ -306,7 +310,7 @@ class SLMRec(Model):
             liked = [h[present[h]] for h in histories]
             received = folded(liked, memory[f"item_states_{name}"], memory[f"item_degrees_{name}"])
             parts.append(received / (self.config.n_layers + 1))
-        return self._scored(self.fused_users(parts))
+        return self._transform_for_scoring(self.fused_users(parts))
 
 
 def _inverse_norms(values: Tensor) -> Tensor:

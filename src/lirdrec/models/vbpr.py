@@ -41,6 +41,8 @@ from lirdrec.row_buffers import append_rows
 class VBPRConfig(PenaltyOptions):
     """Hyper-parameters of VBPR."""
 
+    model: ClassVar[str] = "vbpr"
+
     embedding_size: int = option(64, "e, columns of each half of a vector: learned, and projected from features")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     regularization: float = option(1e-2, "λ of the penalty on the vectors of a batch")
@@ -54,7 +56,7 @@ class VBPRConfig(PenaltyOptions):
 class VBPR(Model):
     """VBPR; see the file's docstring for the formulas."""
 
-    name = "vbpr"
+    name = VBPRConfig.model
     Config = VBPRConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=False, training="gradient")
     grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
@@ -112,15 +114,18 @@ class VBPR(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        users, items = self.ranking.scored(self.user_embedding), self.ranking.scored(self.item_vectors())
+        users, items = (
+            self.ranking.transform_for_scoring(self.user_embedding),
+            self.ranking.transform_for_scoring(self.item_vectors()),
+        )
         return VectorScorer(users.detach().clone(), items, ("id", "features"))
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items from their features alone: `q = [0 | W f + b]`."""
         assert isinstance(scorer, VectorScorer)
         own = self.projected([new[m].values for m in self.modalities])
-        vectors = self.ranking.scored(torch.cat([torch.zeros_like(own), own], dim=1))
+        vectors = self.ranking.transform_for_scoring(torch.cat([torch.zeros_like(own), own], dim=1))
         return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, vectors), scorer.part_names)

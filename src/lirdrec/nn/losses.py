@@ -107,7 +107,7 @@ class RankingLoss:
         queries = normalize(user_vectors.index_select(0, once))
         return full_softmax(queries, items, self.place[positives], temperature, rows=rows)
 
-    def scored(self, vectors: Tensor) -> Tensor:
+    def transform_for_scoring(self, vectors: Tensor) -> Tensor:
         """User or item vectors `(n, D)` as the scorer compares them: of length 1 for cosines, else unchanged."""
         return normalize(vectors) if self.options.scoring == "cosine" else vectors
 

@@ -103,7 +103,7 @@ class VectorScorer(Scorer):
         items: `(I, D)` float.
         part_names: names of the `len(part_names)` equal chunks of the `D` columns.
         weights: `(U, n_parts)` weights that each user gives to the parts, if the model has them.
-        memory: further tensors that the model itself needs to add items or fold in users (`Model.grow`,
+        memory: further tensors that the model itself needs to add items or fold in users (`Model.add_items`,
             `Model.fold_in`); one row per item where the name starts with `item_`.
     """
 

@@ -342,7 +342,7 @@ class Recommender:
         new = new_features(IdMap(table[ITEM], self.items.what), features, known[0])
         catalogue = [self._trained_features(model, known[0])]
         catalogue += [{name: self._features(matrix) for name, matrix in block.items()} for block in known[1:]]
-        grown = model.grow(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
+        grown = model.add_items(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
         check_grown(grown, self.n_items, table[ITEM])
         ids = self.items.extended(table[ITEM])
         whole, store = append_frame(self.item_table, table), self.features.with_added(new)
