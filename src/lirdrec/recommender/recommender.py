@@ -13,12 +13,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import FrameKind, append_frame, from_polars
 from lirdrec.data.ids import IdMap, as_list, count, known_rows
 from lirdrec.data.schema import ITEM, SCORE, USER
-from lirdrec.data.titles import as_title, title_column
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
 from lirdrec.ranking.histories import Histories
@@ -28,6 +28,7 @@ from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
+from lirdrec.recommender.io import read_run, write_metrics, write_run
 from lirdrec.recommender.new_items import check_grown, new_features, new_table
 from lirdrec.recommender.queries import (
     SimilarityScorer,
@@ -41,6 +42,7 @@ from lirdrec.recommender.queries import (
     popular,
 )
 from lirdrec.recommender.rebuild import rebuild
+from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +60,12 @@ class Recommender:
         scorer: the scores of the current parameters.
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
-        train: training pairs as rows, or None in a slim run.
-        info: JSON-able: "dataset", "dataset_folder" (where it lay), "model", "model_config", "training", "seed",
-            "metrics" … whatever is known.
-        frames: kind of the frames that come out.
-        n_trained_items: number of items known in training; later rows came by `add_items`.
+        train: training interactions as rows, or None in a slim run.
+        features: the items' feature matrices, or None.
+        info: JSON-able facts: "dataset", "dataset_folder", "model", "model_config", "training", "seed", "metrics" …
+        frames: kind of the frames that are returned.
+        n_trained_items: number of items known in training; later rows were added by `add_items`.
+        device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
     """
 
@@ -74,13 +77,14 @@ class Recommender:
         item_table: pl.DataFrame | None = None,
         train: Interactions | None = None,
         *,
-        model: Model | Callable[[Recommender], Model] | None = None,
+        model: Model | None = None,
         weights: Mapping[str, Tensor] | None = None,
         features: FeatureStore | None = None,
         frames: FrameKind = "polars",
         info: Mapping[str, Any] | None = None,
         n_trained_items: int | None = None,
         device: torch.device | str = "cpu",
+        histories: Histories | None = None,
     ):
         self.scorer, self.users, self.items = scorer, users, items
         self.item_table = item_table if item_table is not None else pl.DataFrame({ITEM: items.series})
@@ -90,11 +94,51 @@ class Recommender:
         self.info = dict(info or {})
         self.n_trained_items = len(items) if n_trained_items is None else n_trained_items
         self.folder: Path | None = None
-        self.saved: tuple[object, ...] | None = None  # the stamp of the folder's manifest, as it was loaded or saved
+        self.saved: Stamp | None = None  # of the folder's manifest, as it was loaded or saved
         self.device = torch.device(device)
         self._model = model
         self._weights = weights
-        self._history = None if train is None else _histories(train, len(users)).to(device)
+        self._histories = histories if histories is not None else make_histories(train, len(users), device)
+
+    @classmethod
+    def from_state(cls, state: RunState) -> Recommender:
+        """The recommender of a run."""
+        recommender = cls(
+            state.scorer,
+            state.users,
+            state.items,
+            state.item_table,
+            state.train,
+            weights=state.weights,
+            features=state.features,
+            frames=state.frames,
+            info=state.info,
+            n_trained_items=state.n_trained_items,
+            device=state.device,
+            histories=state.histories,
+        )
+        recommender.folder, recommender.saved = state.folder, state.saved
+        return recommender
+
+    @property
+    def state(self) -> RunState:
+        """The run as it is now."""
+        return RunState(
+            scorer=self.scorer,
+            users=self.users,
+            items=self.items,
+            item_table=self.item_table,
+            train=self.train,
+            histories=self._histories,
+            features=self.features,
+            weights=self._weights if self._model is None else self._model.state_dict(),
+            frames=self.frames,
+            info=self.info,
+            n_trained_items=self.n_trained_items,
+            device=self.device,
+            folder=self.folder,
+            saved=self.saved,
+        )
 
     @classmethod
     def from_training(
@@ -108,8 +152,6 @@ class Recommender:
             scorer: `model.scorer()` where the caller has it already.
             info: JSON-able facts of the training ("training", "seed", "metrics" …).
         """
-        from lirdrec.config import to_dict
-
         facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
         if dataset.folder is not None:
             facts["dataset_folder"] = str(dataset.folder.resolve())
@@ -148,7 +190,7 @@ class Recommender:
     @property
     def has_model(self) -> bool:
         """Whether there is a model behind the scores, which new items and new users need."""
-        return self._model is not None
+        return self._model is not None or self._weights is not None
 
     @property
     def histories(self) -> Histories:
@@ -157,11 +199,11 @@ class Recommender:
         Raises:
             CapabilityError: a slim run keeps none.
         """
-        return self._full_history("tell what users liked")
+        return self._full_histories("tell what users liked")
 
     def liked_rows(self, user_row: int) -> np.ndarray:
         """Item rows `(n,)` int64 of the user's training items."""
-        return self._full_history("tell what a user liked").of(user_row).cpu().numpy()
+        return self._full_histories("tell what a user liked").of(user_row).cpu().numpy()
 
     def liked(self, user: Any) -> list[Any]:
         """Ids of the items that the user liked in training."""
@@ -169,17 +211,16 @@ class Recommender:
 
     def title(self, item_row: int) -> str | None:
         """The item's title where the item table has such a column (`lirdrec.data.titles.named_title`), else None."""
-        column = title_column(self.item_table)
-        return None if column is None else as_title(self.item_table[column].slice(item_row, 1)).item()
+        return item_title(self.item_table, item_row)
 
     def to(self, device: torch.device | str) -> Recommender:
         """Move everything to `device` (in place) and return the recommender."""
         self.scorer = self.scorer.to(device)
         self.device = torch.device(device)
-        self._history = None if self._history is None else self._history.to(device)
-        if isinstance(self._model, Model):
+        self._histories = None if self._histories is None else self._histories.to(device)
+        if self._model is not None:
             self._weights = {name: tensor.to(device) for name, tensor in self._model.state_dict().items()}
-            self._model = rebuild
+            self._model = None
         return self
 
     # ------------------------------------------------------------ recommending
@@ -226,13 +267,13 @@ class Recommender:
                 asked = [one for one, bad in zip(asked, strange, strict=True) if not bad]
                 rows, strange = rows[~strange], strange[~strange]
         if exclude_seen and not strange.all():
-            self._full_history("leave out what a user has seen (exclude_seen)")
+            self._full_histories("leave out what a user has seen (exclude_seen)")
         scores = np.full((len(rows), k), -np.inf)
         items = np.full((len(rows), k), -1)
         if (~strange).any():
             scores[~strange], items[~strange] = self._rank_users(rows[~strange], k, exclude_seen, chosen)
         if strange.any():
-            history = self._full_history("tell what is popular")
+            history = self._full_histories("tell what is popular")
             scores[strange], items[strange] = popular(history, self.n_items, k, chosen)
         names = pl.Series(USER, asked, dtype=self.users.series.dtype)
         return self._frame(long_frame(USER, names, items, scores, self.items))
@@ -310,7 +351,7 @@ class Recommender:
             UnknownIdError: the user or the item is unknown.
             CapabilityError: a slim run keeps no liked items.
         """
-        return explanation.explain(self, user, item, n_liked)
+        return explanation.explain(self.state, user, item, n_liked)
 
     # ------------------------------------------------------------ new items
 
@@ -353,34 +394,32 @@ class Recommender:
     # ------------------------------------------------------------ saving
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the run folder, all of it or nothing.
+        """Write the run folder, completely or not at all.
 
         Raises:
-            RunFolderError: the folder holds something else, or a finished run while `overwrite` is false, or the
+            RunFolderError: the folder is not a run folder, or holds a finished run while `overwrite` is false, or the
                 disk is full.
         """
-        from lirdrec.recommender.io import save
-
-        return save(self, folder, overwrite=overwrite)
+        self.saved = write_run(self.state, folder, overwrite=overwrite)
+        self.folder = Path(folder)
+        return self.folder
 
     def slim(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write vectors and ids only: a small run that recommends to known users and finds similar items.
 
         It cannot leave out seen items, add items, serve new users, explain, or tell what is popular.
         """
-        from lirdrec.recommender.io import save
-
-        return save(self, folder, slim=True, overwrite=overwrite)
+        write_run(self.state, folder, slim=True, overwrite=overwrite)
+        return Path(folder)
 
     def record_metrics(self, split: str, values: Mapping[str, float]) -> None:
-        """Keep figures of an evaluation in `info["metrics"][split]` and, if there is one, in the run folder.
+        """Keep the metrics of an evaluation in `info["metrics"][split]` and, if there is one, in the run folder.
 
         Raises:
             RunFolderError: the run folder cannot be written.
         """
-        from lirdrec.recommender.io import record_metrics
-
-        record_metrics(self, split, values)
+        self.info["metrics"] = {**self.info.get("metrics", {}), split: dict(values)}
+        self.saved = write_metrics(self.state)
 
     @classmethod
     def load(
@@ -402,9 +441,7 @@ class Recommender:
         Raises:
             RunFolderError: no such folder, not finished, damaged, or written by a newer lirdrec.
         """
-        from lirdrec.recommender.io import load
-
-        return load(folder, verify=verify, device=device, features=features)
+        return cls.from_state(read_run(folder, verify=verify, device=device, features=features))
 
     def model(self, purpose: str = "do this") -> Model:
         """The trained model, rebuilt from the saved weights when it is first needed.
@@ -412,18 +449,16 @@ class Recommender:
         Raises:
             CapabilityError: a slim run has no model.
         """
-        self._need_full(purpose)
-        if self._model is None:
+        check_full(self.train, purpose)
+        if not self.has_model:
             raise CapabilityError(f"this recommender holds no model, so it cannot {purpose}")
-        if not isinstance(self._model, Model):
-            self._model = self._model(self)
+        if self._model is None:
+            self._model = rebuild(self.state)
         return self._model
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters of the model, by name, on the CPU."""
-        if isinstance(self._model, Model):
-            return {name: tensor.detach().cpu() for name, tensor in self._model.state_dict().items()}
-        return {name: tensor.cpu() for name, tensor in (self._weights or {}).items()}
+        return {name: tensor.detach().cpu() for name, tensor in (self.state.weights or {}).items()}
 
     def __repr__(self) -> str:
         what = f"{self.info.get('model', 'scorer')} of {self.info.get('dataset', 'unnamed data')}"
@@ -432,14 +467,10 @@ class Recommender:
 
     # ------------------------------------------------------------ inside
 
-    def _need_full(self, purpose: str) -> None:
-        if self.is_slim:
-            raise CapabilityError(f"a slim run holds vectors and ids only, so it cannot {purpose}; use the full run")
-
-    def _full_history(self, purpose: str) -> Histories:
-        self._need_full(purpose)
-        assert self._history is not None
-        return self._history
+    def _full_histories(self, purpose: str) -> Histories:
+        check_full(self.train, purpose)
+        assert self._histories is not None
+        return self._histories
 
     def _rows(self, rows: np.ndarray) -> Tensor:
         return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written
@@ -468,7 +499,7 @@ class Recommender:
     def _rank_users(
         self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        seen = self._history if exclude_seen else None
+        seen = self._histories if exclude_seen else None
         found = list(rank_users(self.scorer, self._rows(rows), k, seen=seen, candidates=candidates))
         scores, items = (torch.cat([block[part] for block in found]).cpu().numpy() for part in (1, 2))
         return scores, items
@@ -485,7 +516,3 @@ class Recommender:
 
     def _frame(self, frame: pl.DataFrame) -> Any:
         return from_polars(frame, self.frames)
-
-
-def _histories(train: Interactions, n_users: int) -> Histories:
-    return Histories(torch.tensor(train.users), torch.tensor(train.items), n_users)

@@ -13,8 +13,8 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.schema import SPLITS
 from lirdrec.errors import RunFolderError
 from lirdrec.models.registry import config_type
+from lirdrec.recommender.io import read_run
 from lirdrec.recommender.presets import preset
-from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 
 
@@ -24,7 +24,7 @@ def settings_of(run: str | Path) -> tuple[Any, TrainConfig]:
     Raises:
         RunFolderError: there is no such run, or it was trained without validation, so that no epoch was chosen.
     """
-    info = Recommender.load(run).info
+    info = read_run(run).info
     kind = config_type(str(info.get("model")))
     config: Any = make(kind, dict(info.get("model_config") or {}), f"{run}")
     if info.get("training") is None:  # a closed form has no epochs

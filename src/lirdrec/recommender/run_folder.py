@@ -63,7 +63,7 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
 # ---------------------------------------------------------------- writing
 
 
-def write_run(folder: str | Path, writers: Mapping[str, Writer]) -> None:
+def write_files(folder: str | Path, writers: Mapping[str, Writer]) -> None:
     """Write all files (name inside the folder → function that writes it to a path) and the manifest, or nothing.
 
     A run that was there stays complete until the new one is on the disk and replaces it in one step.

@@ -28,7 +28,7 @@ def explained(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanati
         weights = recommender.scorer.user_weights(torch.tensor([snapshot.user_rows[user]]))
     liked = snapshot.liked_rows(user)
     liked = liked[~snapshot.gone[liked]]
-    return explanation.explained(recommender, user, row, vector[None], weights, liked.numpy(), n_liked)
+    return explanation.explained(recommender.state, user, row, vector[None], weights, liked.numpy(), n_liked)
 
 
 def vector_of(snapshot: Snapshot, user: Id) -> Tensor:
