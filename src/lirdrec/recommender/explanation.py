@@ -17,12 +17,12 @@ from lirdrec.recommender.state import RunState
 
 @dataclass(frozen=True)
 class LikedItem:
-    """One item that the user liked.
+    """An item of the user's history.
 
     Attributes:
-        item, title: which one.
+        item, title: its id and title.
         similarity: to the recommended item (`Recommender.similar_items`).
-        part: what it adds to the score, where the score is a sum over liked items (EASE, item-kNN …); else None.
+        part: its contribution to the score, where the score is a sum over liked items (EASE, item-kNN …); else None.
     """
 
     item: Any
@@ -33,16 +33,16 @@ class LikedItem:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one item suits one user.
+    """The explanation of one user's score of one item.
 
     Attributes:
-        user, item: the ids asked for.
+        user, item: their ids.
         title: the item's title, where the item table has one.
         score: the score that `recommend` ranks by.
         parts: branch → its part; `sum(parts.values()) == score` exactly.
         weights: branch → the weight α that this user gives it, or None where the model has no such weights.
-        liked: the user's training items nearest to the item, nearest first; where the score is a sum over liked items,
-            those with the largest parts of it.
+        liked: the user's training items most similar to the item; where the score is a sum over liked items, those with
+            the largest contributions.
     """
 
     user: Any

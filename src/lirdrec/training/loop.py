@@ -70,17 +70,15 @@ def train(
     """Train `model` in place until the validation metric stops rising; it ends with its best parameters.
 
     Args:
-        model: built from its inputs.
-        config: options.
-        validate: validation metrics of a scorer, `config.metric` among them; None: no validation, the last epoch is
-            the best.
-        store: where checkpoints are written; None: nowhere.
-        resume: continue from the store's checkpoint if there is one. The result is bit-identical to an uninterrupted
-            training (on the CPU with the same number of threads).
+        model: built from its inputs; config: options.
+        validate: metrics of a scorer, with `config.metric`; None: no validation, the last epoch is the best.
+        store: where checkpoints are written, or None.
+        resume: continue from the store's checkpoint if there is one; bit-identical to an uninterrupted training (on the
+            CPU with the same number of threads).
         callbacks: called at the start, after every step and after every epoch.
 
     Raises:
-        TrainingError: the loss is not finite; checkpoints written before are kept.
+        TrainingError: the loss is not finite (earlier checkpoints are kept), or there is nothing to train on.
         ConfigError: `config.metric` is not among the metrics of `validate`.
         RunFolderError: the checkpoint is damaged or of another training, or the disk is full.
     """
@@ -94,13 +92,12 @@ def train(
     result = training.result
     n_steps = math.ceil(len(sampler) / config.batch_size)
     stop_requested = any([_stops(callback.on_train_begin, result.history, n_steps) for callback in callbacks])
-
     with _interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
             if stop_requested:
                 result.stopped = "watcher"
                 break
-            if _epochs_without_gain(result) > config.patience:
+            if _validations_without_gain(result) > config.patience:
                 result.stopped = "patience"
                 break
             started, is_last = time.perf_counter(), epoch == config.epochs
@@ -111,7 +108,7 @@ def train(
             result.history.append(line)
             stop_requested = any([_stops(callback.on_epoch_end, line) for callback in callbacks])  # calls all of them
             is_interrupted = interrupted()
-            is_last |= is_interrupted or stop_requested or _epochs_without_gain(result) > config.patience
+            is_last |= is_interrupted or stop_requested or _validations_without_gain(result) > config.patience
             if store is not None and (epoch % config.checkpoint_every == 0 or is_last):
                 store.save(training.checkpoint())
             if is_interrupted:
@@ -230,7 +227,7 @@ def _learning_rate(config: TrainConfig, epoch: int) -> float:
     return rate
 
 
-def _epochs_without_gain(result: TrainResult) -> int:
+def _validations_without_gain(result: TrainResult) -> int:
     """Validations in a row without a better metric."""
     return sum("valid" in line and line["epoch"] > result.best_epoch for line in result.history)
 
