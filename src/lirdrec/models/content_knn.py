@@ -1,4 +1,4 @@
-r"""Content kNN: items whose features resemble those of the items that the user liked; a closed form.
+r"""Content kNN: recommend items with features similar to those of the user's items, in closed form.
 
 With `z_i` the fused features of item `i` (`models/modalities.py`: each modality's row to length 1, times `√w_m`, side
 by side, to length 1 again):
@@ -6,9 +6,9 @@ by side, to length 1 again):
     sim(i, j) = ⟨z_i, z_j⟩ = Σ_m w_m cos(f_im, f_jm)       if both items have all modalities
     score(u, j) = Σ_{i ∈ H_u} W[i, j]
 
-`W` keeps, for each `j`, the `k` most similar `i` with `i ≠ j`, `sim > 0` and a training pair: an item that nobody has
-liked cannot add to a score. With `n_neighbours=None` it keeps everything, and the score is the inner product of
-`Σ_{i ∈ H_u} z_i` and `z_j`; what a user has seen then counts for itself, but is never recommended.
+`W` keeps, for each `j`, the `k` most similar `i` with `i ≠ j`, `sim > 0` and a training pair: items without one are in
+no history. With `n_neighbours=None` it keeps everything, and the score is the inner product of
+`Σ_{i ∈ H_u} z_i` and `z_j`; a seen item then contributes to its own score, but is never recommended.
 The idea is that of item-based collaborative filtering (Sarwar et al., WWW 2001) with features in place of users.
 """
 
@@ -51,7 +51,7 @@ class ContentKNNConfig:
 
 
 class ContentKNN(Model):
-    """Content kNN; see the file's docstring for the formulas. `I×I` never stands in memory."""
+    """Content kNN; see the file's docstring for the formulas. Computed in blocks, without an `I×I` matrix."""
 
     name = ContentKNNConfig.model
     Config = ContentKNNConfig
@@ -96,14 +96,14 @@ class ContentKNN(Model):
     def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer | ItemWeightScorer:
-        """A new item's nearest liked items, as for those of training; it is nobody's neighbour itself."""
+        """New items by their nearest liked items, as in training; new items are no item's neighbors."""
         items = fused_features(new, self.weights)
         if isinstance(scorer, VectorScorer):
             return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, items), scorer.part_names)
         assert isinstance(scorer, ItemWeightScorer) and self.config.n_neighbours is not None
-        known = torch.cat([fused_features(block, self.weights) for block in catalogue])
-        liked = torch.bincount(scorer.history.col_indices().long(), minlength=len(known)) > 0
-        return scorer.with_items(*_nearest(items, known, liked, self.config.n_neighbours, first=len(known)))
+        existing = torch.cat([fused_features(block, self.weights) for block in catalogue])
+        liked = torch.bincount(scorer.history.col_indices().long(), minlength=len(existing)) > 0
+        return scorer.with_items(*_nearest(items, existing, liked, self.config.n_neighbours, first=len(existing)))
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """The histories themselves: as 0/1 rows `(B, I)`, or their sums of item vectors `(B, Σ d_m)`."""

@@ -156,10 +156,10 @@ class EASE(Model):
                 self.weights.add_(dense_weights(gram.dense(), regularization), alpha=share)
             return
         width = min(self.config.rank, self.inputs.n_items)
-        for part, (share, gram, regularization) in enumerate(self.regressions()):
+        for number, (share, gram, regularization) in enumerate(self.regressions()):
             generator = torch.Generator().manual_seed(self.inputs.seed)
             sources, targets = low_rank_weights(gram, regularization, width, generator)
-            columns = slice(part * width, part * width + sources.shape[1])
+            columns = slice(number * width, number * width + sources.shape[1])
             self.sources[:, columns] = sources
             self.targets[:, columns] = share * targets
 
@@ -217,10 +217,10 @@ class AddEASE(_WithFeatures):
 
     def regressions(self) -> list[tuple[float, Gram, float]]:
         c = self.config
-        own = c.regularization if c.feature_regularization is None else c.feature_regularization
+        regularization = c.regularization if c.feature_regularization is None else c.feature_regularization
         return [
             (1 - c.feature_share, Gram(self._history(), None), c.regularization),
-            (c.feature_share, Gram(None, self.fused()), own),
+            (c.feature_share, Gram(None, self.fused()), regularization),
         ]
 
 
@@ -235,29 +235,29 @@ class Gram:
     def _factors(self) -> tuple[Tensor, Tensor] | None:
         if self.history is None:
             return None
-        wide = self.history.to(torch.float64)
-        return wide, wide.to_sparse_coo().t().coalesce().to_sparse_csr()
+        by_user = self.history.to(torch.float64)
+        return by_user, by_user.to_sparse_coo().t().coalesce().to_sparse_csr()
 
     def diagonal(self) -> Tensor:
         """`(I,)` float64."""
-        found = None
+        diagonal = None
         if self.history is not None:
-            found = torch.bincount(self.history.col_indices().long(), minlength=self.history.shape[1]).double()
+            diagonal = torch.bincount(self.history.col_indices().long(), minlength=self.history.shape[1]).double()
         if self.features is not None:
             squares = self.features.square().sum(1).double()
-            found = squares if found is None else found + squares
-        assert found is not None
-        return found
+            diagonal = squares if diagonal is None else diagonal + squares
+        assert diagonal is not None
+        return diagonal
 
     def times(self, x: Tensor) -> Tensor:
         """`G x` `(I, r)` of `x` `(I, r)` float64; features are multiplied in their own precision."""
-        found = torch.zeros_like(x)
+        result = torch.zeros_like(x)
         if self._factors is not None:
             by_user, by_item = self._factors
-            found += torch.sparse.mm(by_item, torch.sparse.mm(by_user, x))
+            result += torch.sparse.mm(by_item, torch.sparse.mm(by_user, x))
         if self.features is not None:
-            found += self.features @ (self.features.T @ x.to(self.features.dtype))
-        return found
+            result += self.features @ (self.features.T @ x.to(self.features.dtype))
+        return result
 
     def dense(self) -> Tensor:
         """`G` `(I, I)` float64, made in blocks of rows."""

@@ -36,7 +36,7 @@ class ItemKNNConfig:
 
 
 class ItemKNN(Model):
-    """Item-kNN by cosine of the interaction columns. `I×I` never stands in memory: blocks of items at a time."""
+    """Item-kNN by cosine of the interaction columns, computed in blocks of items, without an `I×I` matrix."""
 
     name = ItemKNNConfig.model
     Config = ItemKNNConfig
@@ -68,8 +68,8 @@ class ItemKNN(Model):
         for start in range(0, n_items, step):
             rows = torch.arange(start, min(start + step, n_items), device=degree.device)
             columns = torch.zeros(self.inputs.n_users, len(rows), device=degree.device)
-            mine = (self.inputs.items >= start) & (self.inputs.items < start + len(rows))
-            columns[self.inputs.users[mine], self.inputs.items[mine] - start] = 1
+            in_block = (self.inputs.items >= start) & (self.inputs.items < start + len(rows))
+            columns[self.inputs.users[in_block], self.inputs.items[in_block] - start] = 1
             common = (by_item @ columns).T  # (b, I)
             sim = common / ((degree[rows, None] * degree).sqrt() + self.config.shrinkage).clamp(min=1e-12)
             sim[rows - start, rows] = 0

@@ -1,4 +1,4 @@
-r"""What LATTICE and MICRO share: item graphs learned from projected features, beside frozen ones from the raw features.
+r"""Base of LATTICE and MICRO: item graphs learned from projected features, mixed with frozen ones of raw features.
 
 With ID tables `P` `(U, e)`, `Q` `(I, e)` and, for each modality m, `z_m = W_m F_m + b_m` `(I, e)`:
 
@@ -15,7 +15,7 @@ entries are 0, this is the dense computation of the public code, in O(I·k + I·
 and products and gradients are computed at the entries alone (`graphs/edges.py`).
 
 **Epochs.** The first batch of an epoch builds the graphs with their gradient; the other batches use them as constants,
-and the projections get no gradient there. `scorer()` builds them anew from the current parameters.
+and the projections get no gradient there. `scorer()` builds them from the current parameters.
 
 **New items** have no ID row (`Q_n = 0`) and no edge: `V_n = h_n / ‖h_n‖`. Their rows of the graphs are made as above
 from their k nearest among all items, old and new, under the degrees that the old items have; rows of old items stay.
@@ -57,7 +57,7 @@ Degrees = Callable[[str, Links], Tensor]
 @dataclass(frozen=True)
 @checked
 class LatentGraphOptions(RankingOptions):
-    """Hyper-parameters that LATTICE and MICRO share."""
+    """Hyper-parameters of both LATTICE and MICRO."""
 
     embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")
     n_layers: int = option(2, "L, user-item propagation layers")
@@ -77,7 +77,7 @@ class LatentGraphOptions(RankingOptions):
 
 
 class LatentGraphModel(Model):
-    """The parts of LATTICE and MICRO that are the same; see the file's docstring for the formulas."""
+    """Base class of LATTICE and MICRO; see the file's docstring for the formulas."""
 
     config: LatentGraphOptions
 
@@ -93,7 +93,7 @@ class LatentGraphModel(Model):
         self.item_embedding = self._table(inputs.n_items, e)  # Q
         self.projection_weight = nn.ParameterList([self._table(e, d) for d in dims])  # W_m
         self.projection_bias = nn.ParameterList([self._table(e) for _ in dims])
-        self.initial = torch.Generator().manual_seed(inputs.seed)  # of the first values, here and in the derived class
+        self.initial = torch.Generator().manual_seed(inputs.seed)  # of the initialization, also in derived classes
         xavier_uniform_(self.user_embedding, self.initial, inputs.n_users, e)
         xavier_uniform_(self.item_embedding, self.initial, inputs.n_items, e)
         for weight, bias, d in zip(self.projection_weight, self.projection_bias, dims, strict=True):
@@ -119,7 +119,7 @@ class LatentGraphModel(Model):
         """`h` `(n, e)` of items with these features, from `G^Lm Q` `(n, e)` of each graph."""
 
     def further_terms(self, smoothed: Sequence[Tensor], fused: Tensor) -> dict[str, Tensor]:
-        """Terms that the loss has besides, weighted."""
+        """Further weighted terms of the loss."""
         return {}
 
     # Graphs
@@ -132,12 +132,12 @@ class LatentGraphModel(Model):
     @cached_property
     def frozen(self) -> list[Links]:
         """`K(F_m)` of each modality."""
-        found = []
+        graphs = []
         for name, feature in zip(self.modalities, self.features, strict=True):
             rows, columns = pairs(self.inputs.neighbours(name, self.config.n_neighbours))
             values = cosines(feature.values, [feature.values], rows, columns)
-            found.append(Links(rows, columns, values.to(self.user_embedding.dtype)))
-        return found
+            graphs.append(Links(rows, columns, values.to(self.user_embedding.dtype)))
+        return graphs
 
     def projected(self, row: int, values: Tensor) -> Tensor:
         """`z_m / ‖z_m‖` `(n, e)` of features `(n, d)` of the modality `row`."""
@@ -174,7 +174,7 @@ class LatentGraphModel(Model):
         return users, items + normalize(h), smoothed, h
 
     def start_epoch(self, epoch: int) -> None:
-        """The epoch's first batch will build the graphs."""
+        """Discard the graphs; the epoch's first batch builds new ones."""
         super().start_epoch(epoch)
         self._epoch_graphs = None
 
@@ -200,11 +200,11 @@ class LatentGraphModel(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters with graphs built anew, and what `add_items` and `fold_in` need."""
+        """Vectors of the current parameters with new graphs, and what `add_items` and `fold_in` need."""
         graphs, degrees = self.item_graphs()
         memory = {f"item_degree_{name}": degree for name, degree in degrees.items()}
         states = self.user_item.layers(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
-        for layer, (_, items) in enumerate(states):  # layer 0 is Q itself, which training goes on to change
+        for layer, (_, items) in enumerate(states):  # clones: layer 0 is Q itself, which further training changes
             memory[f"item_state_{layer}"] = items.detach().clone()
         for number, graph in enumerate(graphs):
             level: Tensor = memory["item_state_0"]
@@ -224,14 +224,14 @@ class LatentGraphModel(Model):
         """New items by their rows of the item graphs applied to the ID table: `V_n = h_n / ‖h_n‖`, `Q_n = 0`."""
         assert isinstance(scorer, VectorScorer)
         k, memory, old = self.config.n_neighbours, dict(scorer.memory), scorer.n_items
-        fresh = [new[m] for m in self.modalities]
-        n, dtype = len(fresh[0].values), self.user_embedding.dtype
+        new_features = [new[m] for m in self.modalities]
+        n, dtype = len(new_features[0].values), self.user_embedding.dtype
         learned, frozen = [], []
         for row, m in enumerate(self.modalities):
             blocks = [(block[m].values, block[m].present) for block in [*catalogue, new]]
             projected = [(self.projected(row, values), present) for values, present in blocks]
-            learned.append(nearest_links(projected[-1][0], fresh[row].present, projected, k))
-            raw = nearest_links(fresh[row].values, fresh[row].present, blocks, k)
+            learned.append(nearest_links(projected[-1][0], new_features[row].present, projected, k))
+            raw = nearest_links(new_features[row].values, new_features[row].present, blocks, k)
             frozen.append(Links(raw.rows, raw.columns, raw.values.to(dtype)))
 
         def sums(name: str, links: Links) -> Tensor:
@@ -241,9 +241,9 @@ class LatentGraphModel(Model):
             memory[f"item_degree_{name}"] = degrees
             return degrees
 
-        nothing = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
+        zeros = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
         for layer in range(self.config.n_layers):
-            memory[f"item_state_{layer}"] = append_rows(memory[f"item_state_{layer}"], nothing)
+            memory[f"item_state_{layer}"] = append_rows(memory[f"item_state_{layer}"], zeros)
         smoothed = []
         for number, links in enumerate(self.blended(learned, frozen, sums)):
             rows = links.matrix((n, old + n), first_row=old)
@@ -253,7 +253,7 @@ class LatentGraphModel(Model):
                 memory[f"item_smoothed_{number}_{layer}"] = level
                 x = rows.matmul(level)
             smoothed.append(x)
-        items = normalize(self.fused(smoothed, fresh))
+        items = normalize(self.fused(smoothed, new_features))
         items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(items))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 

@@ -133,22 +133,22 @@ class LGMRec(Model):
     @cached_property
     def modality_graphs(self) -> list[UserItemGraph]:
         """The user-item graph of the items that have each modality."""
-        i, found = self.inputs, []
+        i, graphs = self.inputs, []
         for name, feature in zip(self.modalities, self.features, strict=True):
             complete = bool(feature.present.all())
             graph = UserItemGraph(*pairs_with(i, name), i.n_users, i.n_items, self.user_embedding.dtype)
-            found.append(self.user_item if complete else graph)
-        return found
+            graphs.append(self.user_item if complete else graph)
+        return graphs
 
     @cached_property
     def histories(self) -> list[SparseMatrix]:
         """`R` `(U, I)` of ones, of the items that have each modality."""
-        i, found = self.inputs, []
+        i, histories = self.inputs, []
         for name in self.modalities:
             users, items = pairs_with(i, name)
             ones = torch.ones(len(users), dtype=self.user_embedding.dtype, device=i.device)
-            found.append(SparseMatrix(users, items, ones, (i.n_users, i.n_items)))
-        return found
+            histories.append(SparseMatrix(users, items, ones, (i.n_users, i.n_items)))
+        return histories
 
     # Forward
 
@@ -230,26 +230,28 @@ class LGMRec(Model):
         total = hypergraphs[0].edges.new_zeros(())
         for (row, a), (other, b) in combinations(enumerate(hypergraphs), 2):
             both = self.features[row].present & self.features[other].present
-            everyone = torch.ones(self.inputs.n_users, dtype=torch.bool, device=both.device)
-            for first, second, rows, there in (
-                (a.users, b.users, users, everyone),
+            all_users = torch.ones(self.inputs.n_users, dtype=torch.bool, device=both.device)
+            for first, second, rows, present in (
+                (a.users, b.users, users, all_users),
                 (a.items, b.items, items, both),
             ):
-                total = total + self._ask(first, a.edges, second, b.edges, rows, there)
+                total = total + self._info_nce(first, a.edges, second, b.edges, rows, present)
         return total
 
-    def _ask(self, a: Tensor, a_edges: Tensor, b: Tensor, b_edges: Tensor, rows: Tensor, there: Tensor) -> Tensor:
-        """Summed InfoNCE of the vectors `a @ a_edges` of `rows` against all `b @ b_edges`, among those `there`."""
-        if not bool(there.all()):
-            kept = there.nonzero().squeeze(1)
-            place = torch.zeros_like(there, dtype=torch.int64).index_copy_(0, kept, torch.arange(len(kept)).to(rows))
-            a, b, rows = a.index_select(0, kept), b.index_select(0, kept), place[rows[there[rows]]]
+    def _info_nce(
+        self, a: Tensor, a_edges: Tensor, b: Tensor, b_edges: Tensor, rows: Tensor, present: Tensor
+    ) -> Tensor:
+        """Summed InfoNCE of the vectors `a @ a_edges` of `rows` against all `b @ b_edges`, among those `present`."""
+        if not bool(present.all()):
+            kept = present.nonzero().squeeze(1)
+            index = torch.zeros_like(present, dtype=torch.int64).index_copy_(0, kept, torch.arange(len(kept)).to(rows))
+            a, b, rows = a.index_select(0, kept), b.index_select(0, kept), index[rows[present[rows]]]
         if len(rows) == 0:
             return a.new_zeros(())
-        asking = a.index_select(0, rows)
-        queries = asking @ (a_edges @ b_edges.T) / _length(asking @ a_edges)  # (B, h)
-        answers = b / _length(b @ b_edges)  # (n, h)
-        return full_softmax(queries, answers, rows, self.config.hyper_temperature) * len(rows)
+        batch = a.index_select(0, rows)
+        queries = batch @ (a_edges @ b_edges.T) / _length(batch @ a_edges)  # (B, h)
+        keys = b / _length(b @ b_edges)  # (n, h)
+        return full_softmax(queries, keys, rows, self.config.hyper_temperature) * len(rows)
 
     # Serving
 
@@ -293,8 +295,8 @@ class LGMRec(Model):
                 "degrees": own.new_zeros(len(own)),
                 "logits": logits,
             }
-            for what, rows in additions.items():
-                memory[f"item_{what}_{name}"] = append_rows(memory[f"item_{what}_{name}"], rows)
+            for table, rows in additions.items():
+                memory[f"item_{table}_{name}"] = append_rows(memory[f"item_{table}_{name}"], rows)
         vectors = _sum([c.global_weight * normalize(_sum(parts)), *local])
         memory["item_states"] = append_rows(memory["item_states"], torch.zeros_like(vectors))
         memory["item_degrees"] = append_rows(memory["item_degrees"], vectors.new_zeros(len(vectors)))

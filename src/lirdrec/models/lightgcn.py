@@ -95,7 +95,7 @@ class LightGCN(Model):
         users, items = (self.ranking.transform_for_scoring(vectors) for vectors in self())
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
         degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
-        # with one layer the states are the parameters themselves, which training goes on to change
+        # clones: with one layer the states are the parameters themselves, which further training changes
         memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
         return VectorScorer(users, items, memory=memory)
 

@@ -274,7 +274,7 @@ class LIRDRec(Model):
     # Training
 
     def start_epoch(self, epoch: int) -> None:
-        """Copy the weights into θ, take one step of the schedule (Eq. 19), draw the epoch's edges."""
+        """Copy the weights into θ, take one step of the schedule (Eq. 19), sample the epoch's edges."""
         super().start_epoch(epoch)
         if self._learns_weights:
             with torch.no_grad():
@@ -293,7 +293,7 @@ class LIRDRec(Model):
         return UserItemGraph(i.users[kept], i.items[kept], i.n_users, i.n_items, self.user_embedding.dtype)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss with the squared-mean regulariser of §6; a training forward, which PWC remembers."""
+        """Ranking loss with the squared-mean regularizer of §6; stores the weights that PWC copies next epoch."""
         user_vectors, item_vectors, alpha, logits = self(self._epoch_graph)
         if self._learns_weights:
             self.copied.copy_((alpha if self.config.pwc == "released" else logits).detach())

@@ -1,4 +1,4 @@
-"""Popularity: every user gets the items with the most training users. The yardstick beside every result."""
+"""Popularity baseline: recommends the items with the most training users to every user."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ class Popularity(Model):
         return VectorScorer(users, counts[:, None], ("popularity",))
 
     def fold_in(self, scorer: Scorer, histories: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Everyone gets the same query `(B, 1)`, whatever they liked."""
+        """The same query `(B, 1)` for all users."""
         return torch.ones(len(histories), 1, device=self.inputs.device)

@@ -142,11 +142,11 @@ class SLMRec(Model):
     def graphs(self) -> list[UserItemGraph]:
         """The user-item graph of each channel: of the items that have it."""
         i, dtype = self.inputs, self.user_embedding.dtype
-        found = [UserItemGraph(i.users, i.items, i.n_users, i.n_items, dtype)]
+        graphs = [UserItemGraph(i.users, i.items, i.n_users, i.n_items, dtype)]
         for name, feature in zip(self.modalities, self.features, strict=True):
             complete = bool(feature.present.all())
-            found.append(found[0] if complete else UserItemGraph(*pairs_with(i, name), i.n_users, i.n_items, dtype))
-        return found
+            graphs.append(graphs[0] if complete else UserItemGraph(*pairs_with(i, name), i.n_users, i.n_items, dtype))
+        return graphs
 
     @cached_property
     def _scales(self) -> list[Tensor]:
@@ -225,17 +225,17 @@ class SLMRec(Model):
         total = x.new_zeros(())
         for step, (_, propagated) in enumerate(parts[1:]):
             x = F.linear(x, self.step_weight[step], self.step_bias[step])
-            there = self.features[step].present[items].nonzero().squeeze(1)
-            if len(there) == 0:
+            kept = self.features[step].present[items].nonzero().squeeze(1)
+            if len(kept) == 0:
                 continue
-            own = propagated.index_select(0, items[there])
-            found = F.linear(own, self.aligned_weight[step], self.aligned_bias[step])
-            asking, targets = x.index_select(0, there), torch.arange(len(there), device=items.device)
-            total = total + full_softmax(asking, found, targets, self.config.contrast_temperature)
+            channel = propagated.index_select(0, items[kept])
+            keys = F.linear(channel, self.aligned_weight[step], self.aligned_bias[step])
+            queries, targets = x.index_select(0, kept), torch.arange(len(kept), device=items.device)
+            total = total + full_softmax(queries, keys, targets, self.config.contrast_temperature)
         return total
 
     def contrast(self, parts: Parts, ego: Sequence[Tensor], users: Tensor, items: Tensor) -> Tensor:
-        """fd and fm: two views of the batch's users and items find each other."""
+        """fd and fm: InfoNCE between two views of the batch's users and items."""
         p = self.config.dropout if "fd" in self.config.task else 0.0
         masked = (
             torch.randperm(len(ego), generator=self.generator)[:2].tolist() if "fm" in self.config.task else [-1, -1]
@@ -293,8 +293,8 @@ class SLMRec(Model):
                 "degrees": nothing[:, 0],
                 "present": present,
             }
-            for what, rows in additions.items():
-                memory[f"item_{what}_{name}"] = append_rows(memory[f"item_{what}_{name}"], rows)
+            for table, rows in additions.items():
+                memory[f"item_{table}_{name}"] = append_rows(memory[f"item_{table}_{name}"], rows)
         vectors = self.fused_items([own / (self.config.n_layers + 1) for own in [nothing, *ego]])
         return VectorScorer(
             scorer.user_vectors, append_rows(scorer.item_vectors, self._transform_for_scoring(vectors)), memory=memory

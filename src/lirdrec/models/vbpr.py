@@ -87,10 +87,10 @@ class VBPR(Model):
 
     def projected(self, features: Sequence[Tensor]) -> Tensor:
         """`W f + b`, `(n, e)`, of items given by one `(n, d_m)` matrix a modality, in the model's order."""
-        found: Tensor = self.bias
+        projected: Tensor = self.bias
         for values, weight in zip(features, self.projection, strict=True):
-            found = found + F.linear(values, weight)
-        return found
+            projected = projected + F.linear(values, weight)
+        return projected
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
         """`[ID | W f + b]`, `(n, 2e)`, of the items `rows` `(n,)`; None: of all."""
@@ -104,9 +104,9 @@ class VBPR(Model):
         if self.config.loss == "softmax" and self.config.n_negatives is None:
             item_vectors = self.item_vectors()
         else:  # only the batch's items are projected: features are wide, and most items are in no batch
-            rows, where = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
+            rows, inverse = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
             item_vectors = self.item_vectors(rows)
-            positives, negatives = where.split(len(users))
+            positives, negatives = inverse.split(len(users))
         ranking = self.ranking(self.user_embedding, item_vectors, users, positives, negatives)
         gathered = batch_rows(self.user_embedding, item_vectors, users, positives, negatives)
         penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)

@@ -18,13 +18,12 @@ from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER
 from lirdrec.errors import DataError, RunFolderError, reason, unreadable
 from lirdrec.files.atomic import share
-from lirdrec.files.manifest import resolve_path, stamp
+from lirdrec.files.manifest import MANIFEST, resolve_path, stamp
 from lirdrec.files.transaction import read_stable
 from lirdrec.provenance import environment
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.run_folder import (
-    MANIFEST,
     REMEDY,
     VECTORS,
     Writer,
