@@ -24,7 +24,7 @@ def nearest_items(
     """The `k` nearest items of each item by cosine of the raw features, the item itself included.
 
     Args:
-        values: `(I, d)` float; rows need not be normalised.
+        values: `(I, d)` float; rows need not be normalized.
         present: `(I,)` bool; an absent item has no neighbors and is no item's neighbor.
         k: neighbors per item; fewer where fewer items are present.
         memory_limit: bytes for one block of similarities.

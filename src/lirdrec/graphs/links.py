@@ -43,7 +43,7 @@ class Links:
         """Row sums `(n,)`."""
         return self.values.new_zeros(n).index_add(0, self.rows, self.values)
 
-    def normalised(self, degrees: Tensor) -> Links:
+    def normalized(self, degrees: Tensor) -> Links:
         """`D^-½ A D^-½` with `degrees` `(n,)` on both sides; a degree that is not positive counts as infinite."""
         is_positive = degrees > 0
         # the inner where keeps the root and its gradient finite in entries that the outer where discards
@@ -76,13 +76,13 @@ class LinkMatrix:
 
 
 def pairs(neighbours: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns, `(n,)` int64 each, of the entries of a neighbour table `(I, k)`; -1 is no entry."""
+    """Rows and columns, `(n,)` int64 each, of the entries of a neighbor table `(I, k)`; -1 is no entry."""
     rows, slots = (neighbours >= 0).nonzero(as_tuple=True)
     return rows, neighbours[rows, slots]
 
 
 def own_cosines(unit: Tensor, neighbours: Tensor) -> Links:
-    """Links of a neighbour table `(I, k)` among rows `(I, D)` of length 1, valued by cosine; differentiable."""
+    """Links of a neighbor table `(I, k)` among rows `(I, D)` of length 1, valued by cosine; differentiable."""
     edges = Edges(*pairs(neighbours), (len(unit), len(unit)))
     return Links(edges.rows, edges.columns, edges.dots(unit, unit))
 

@@ -77,7 +77,7 @@ class ContentKNN(Model):
         return history_matrix(i.users, i.items, i.n_users, i.n_items)
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)`; without a limit of neighbours there is nothing to solve."""
+        """Fill `neighbours` and `similarity`, `(I, k)`; without a limit of neighbors there is nothing to solve."""
         if self.config.n_neighbours is None:
             return
         items = fused_features(self.inputs.features, self.weights)
@@ -117,7 +117,7 @@ def _nearest(queries: Tensor, items: Tensor, liked: Tensor, k: int, first: int) 
     """The `k` rows of `items` `(I, D)` with the largest positive inner products, in blocks of queries.
 
     Args:
-        queries: `(n, D)`, the rows `first`, `first + 1`, … of the catalogue; a row is not its own neighbour.
+        queries: `(n, D)`, the rows `first`, `first + 1`, … of the catalogue; a row is not its own neighbor.
         items: `(I, D)`.
         liked: `(I,)` bool, the rows to choose from.
 

@@ -8,7 +8,7 @@ With ID tables `P` `(U, e)` and `Q` `(I, e)`, `Â` of `graphs/user_item.py` and 
     V = X_items + S^Lm Q                                                    item vectors
     loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ Σ_m -mean log σ(⟨u, W_m (F_m,i - F_m,j)⟩)
 
-Training uses an `Â` of `int(E(1-p))` edges, sampled for each epoch with probability ∝ `1/√(d_u d_i)` and normalised
+Training uses an `Â` of `int(E(1-p))` edges, sampled for each epoch with probability ∝ `1/√(d_u d_i)` and normalized
 by the degrees that are left; scores use all edges. The features are fixed, as in the paper; the public code trains a
 copy of them, which occurs in the last term only. A bias of `W_m` would cancel in the difference, so there is none. The
 last term is BPR whatever `loss` says.

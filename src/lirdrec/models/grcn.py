@@ -1,6 +1,6 @@
 r"""GRCN: the interaction graph refined by content, then ID vectors convolved over it (Wei et al., MM 2020).
 
-For each modality m, preferences `p` `(U, e)` are free parameters, `f = leaky_relu(F_m W_m + b_m)`, rows normalised:
+For each modality m, preferences `p` `(U, e)` are free parameters, `f = leaky_relu(F_m W_m + b_m)`, rows normalized:
 
     routing, n times:   p ← normalize(p + Σ_{i∈N(u)} α_ui f_i),   α_u = softmax over the user's items of ⟨p_u, f_i⟩
     content:            c_u = p_u + Σ_i α_ui f_i,   c_i = f_i + Σ_u α_iu p_u,   α_i = softmax over the item's users
@@ -130,7 +130,7 @@ class GRCN(Model):
 
         Args:
             edges: between users (rows) and items.
-            preference: `(rows, e)` normalised; content: `(I, e)`.
+            preference: `(rows, e)` normalized; content: `(I, e)`.
             lacking: `(E,)` bool, the edges to items without this modality: score -inf; None: there are none.
         """
 

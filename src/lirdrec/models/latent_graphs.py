@@ -11,7 +11,7 @@ With ID tables `P` `(U, e)`, `Q` `(I, e)` and, for each modality m, `z_m = W_m F
     loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + ρ (‖u‖² + ‖V_i‖² + ‖V_j‖²) / 2B + further terms
 
 The choice of the k nearest has no gradient; the cosines of the chosen pairs and the row sums have one. Since all other
-entries are 0, this is the dense computation of the public code, in O(I·k + I·e) memory: neighbours are found in blocks,
+entries are 0, this is the dense computation of the public code, in O(I·k + I·e) memory: neighbors are found in blocks,
 and products and gradients are computed at the entries alone (`graphs/edges.py`).
 
 **Epochs.** The first batch of an epoch builds the graphs with their gradient; the other batches use them as constants,
@@ -22,7 +22,7 @@ from their k nearest among all items, old and new, under the degrees that the ol
 **New users** have `P = 0` and get the layers of `R` from the states of their items (`row_folded` in
 `graphs/user_item.py`).
 
-As in the public codes, and unlike the papers: `R` has self-loops and is normalised by rows only. As in the papers, and
+As in the public codes, and unlike the papers: `R` has self-loops and is normalized by rows only. As in the papers, and
 unlike the codes: the features are fixed (the codes train a copy, from which only the learned graph is made). An item
 that lacks a modality has no entry in its graphs.
 """
@@ -62,7 +62,7 @@ class LatentGraphOptions(RankingOptions):
     embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")
     n_layers: int = option(2, "L, user-item propagation layers")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
-    n_neighbours: int = option(10, "k, neighbours per item and modality in the item graphs, itself included")
+    n_neighbours: int = option(10, "k, neighbors per item and modality in the item graphs, itself included")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     frozen_weight: float = option(0.9, "λ, weight of the frozen graphs; the learned ones have 1 - λ")
     regularization: float = option(1e-5, "ρ of the squared vectors of a batch")
@@ -110,7 +110,7 @@ class LatentGraphModel(Model):
         """The model's graphs G.
 
         Args:
-            learned, frozen: `K(z_m)` and `K(F_m)` of each modality, not normalised.
+            learned, frozen: `K(z_m)` and `K(F_m)` of each modality, not normalized.
             degrees: `(name, links) -> (n,)` row sums of `links`, which the model calls `name`.
         """
 

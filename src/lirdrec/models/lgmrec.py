@@ -5,7 +5,7 @@ r"""LGMRec: local user-item graphs and a global hypergraph of item attributes (G
     collaborative   C = 1/(L+1) Σ_{l=0..L} Â^l [P ; Q]                          free parameters P (U×e), Q (I×e)
     modality m      M_m = Â^Lm [D_u^-1 R F_m W_m ; F_m W_m]                     the last layer only
     hyperedges      H_i = softmax((F_m V_m + g)/τ),  H_u = softmax((R F_m V_m + g)/τ)      rows over h, g Gumbel noise
-    global          x = C_items;  n times: ℓ = H_iᵀ x, x = H_i ℓ;   G_m = [H_u ℓ ; x]      H with dropout, drawn anew
+    global          x = C_items;  n times: ℓ = H_iᵀ x, x = H_i ℓ;   G_m = [H_u ℓ ; x]      H with dropout, resampled
     vectors         X = C + Σ_m normalize(M_m) + α normalize(Σ_m G_m),   score = ⟨X_u, X_i⟩
     loss = BPR + γ Σ_{m<n} (contrast of users + contrast of items) + λ · penalty(X_u, X_i, X_j)
 
@@ -166,7 +166,7 @@ class LGMRec(Model):
         return ((logits if noise is None else logits + noise) / self.config.hyper_temperature).softmax(1)
 
     def local(self, row: int, projected: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
-        """Users and items of layer `n_layers` of modality `row`, before normalisation."""
+        """Users and items of layer `n_layers` of modality `row`, before normalization."""
         graph, history = self.modality_graphs[row], self.histories[row]
         users = history.matmul(projected) / (history.row_sums() + 1e-7)[:, None]
         return graph.last(users, projected, n_layers)

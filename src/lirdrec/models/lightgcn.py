@@ -1,4 +1,4 @@
-r"""LightGCN: matrix factorisation smoothed over the user-item graph (He et al., SIGIR 2020).
+r"""LightGCN: matrix factorization smoothed over the user-item graph (He et al., SIGIR 2020).
 
 With `e = embedding_size`, free parameters `X0 = [P ; Q]`, `(U+I) × e`, and `Â` of `graphs/user_item.py`:
 

@@ -70,7 +70,7 @@ class LIRDRecConfig(RankingOptions):
     )
     pwc_weight: float = option(0.9, "w, weight of the learned logits in the first epoch (grid: .9, .95, .99)")
     pwc_base: float = option(0.9, "base of the decay of w1 (Eq. 19)")
-    init: Literal["torch", "xavier"] = option("torch", "initialisation of the linear layers")
+    init: Literal["torch", "xavier"] = option("torch", "initialization of the linear layers")
     edge_dropout: float = option(0.0, "share of training edges left out of the graph in each epoch")
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ class LIRDRec(Model):
     # Forward
 
     def item_branches(self, features: Sequence[Features], mixed: Sequence[Tensor] | None = None) -> Tensor:
-        """Normalised branch outputs `z` `(n, K, e)` of `n` items from the features of each modality (§3, Eqs. 11-13).
+        """Normalized branch outputs `z` `(n, K, e)` of `n` items from the features of each modality (§3, Eqs. 11-13).
 
         Args:
             features: one entry per modality of the model, in its order.

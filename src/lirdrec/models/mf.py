@@ -1,4 +1,4 @@
-r"""MF-BPR: matrix factorisation trained to rank (Rendle et al., UAI 2009).
+r"""MF-BPR: matrix factorization trained to rank (Rendle et al., UAI 2009).
 
 With `e = embedding_size`, user vectors `p_u` and item vectors `q_i` are free parameters `(U, e)`, `(I, e)`:
 
@@ -46,7 +46,7 @@ class MFConfig(PenaltyOptions):
 
 
 class MF(Model):
-    """Matrix factorisation; see the file's docstring for the formulas."""
+    """Matrix factorization; see the file's docstring for the formulas."""
 
     name = MFConfig.model
     Config = MFConfig

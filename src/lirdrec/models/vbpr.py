@@ -1,4 +1,4 @@
-r"""VBPR: matrix factorisation whose item vectors are half learned, half projected features (He & McAuley, AAAI 2016).
+r"""VBPR: matrix factorization whose item vectors are half learned, half projected features (He & McAuley, AAAI 2016).
 
 With `e = embedding_size` and `f_i = [f_i1 | … | f_iM]` the raw features of all modalities, side by side:
 

@@ -113,7 +113,7 @@ class RankingLoss:
 
 
 def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-    r"""Bayesian personalised ranking, `-mean log σ(⟨u, i⟩ - ⟨u, j⟩)` (Rendle et al., UAI 2009).
+    r"""Bayesian personalized ranking, `-mean log σ(⟨u, i⟩ - ⟨u, j⟩)` (Rendle et al., UAI 2009).
 
     MMRec's MF, LightGCN and VBPR have `-mean log(γ + σ(x))` with `γ = 1e-10`, which keeps the logarithm from zero. It
     is not needed here (`softplus(-x)` is exact), and it bounds the loss at 23 and takes the gradient from pairs ranked

@@ -33,7 +33,7 @@ class TrainConfig:
     evaluate_every: int = option(1, "epochs between validations")
     checkpoint_every: int = option(1, "epochs between checkpoints, where there is a run folder")
     precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16: autocast of the dense products")
-    seed: int = option(0, "of the initialisation, the shuffling and the negatives")
+    seed: int = option(0, "of the initialization, the shuffling and the negatives")
     tensorboard: bool = option(False, "also write TensorBoard events (needs lirdrec[tensorboard])")
 
     def __post_init__(self) -> None:
