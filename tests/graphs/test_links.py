@@ -44,7 +44,7 @@ def test_joined_normalised_links_and_their_gradients_are_dense_ones():
 
     def ours(values, others, x):
         both = Links.joined([Links(rows, columns, values).scaled(0.3), Links(*more, others)])
-        return both.normalised(both.degrees(5)).matrix((5, 5)).matmul(x)
+        return both.normalized(both.degrees(5)).matrix((5, 5)).matmul(x)
 
     def dense(values, others, x):
         empty = torch.zeros(5, 5, dtype=torch.float64)

@@ -199,8 +199,8 @@ def test_content_knn_takes_new_items_as_if_they_had_been_there(k):
 
     small = solved(ContentKNN, config, inputs(rows(0, 15), x[:, :15]))
     blocks = [inputs(rows(*between), np.zeros((1, 1))).features for between in ((0, 15), (15, 16), (16, 18))]
-    grown = small.grow(small.scorer(), blocks[:1], blocks[1])
-    grown = small.grow(grown, blocks[:2], blocks[2])
+    grown = small.add_items(small.scorer(), blocks[:1], blocks[1])
+    grown = small.add_items(grown, blocks[:2], blocks[2])
     everyone = torch.arange(N_USERS)
     np.testing.assert_allclose(grown.scores(grown.queries(everyone)), all_scores(whole), atol=1e-6)
     assert grown.n_items == N_ITEMS

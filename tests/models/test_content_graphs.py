@@ -356,7 +356,7 @@ class TestEveryOne:
         model.item_embedding[6] = 0
         scorer = scorer_of(model)
         new = {m: Features(f.values[6:], f.present[6:]) for m, f in given.features.items()}
-        grown = model.grow(scorer, [given.features], new)
+        grown = model.add_items(scorer, [given.features], new)
         same(grown.item_vectors[-1], scorer.item_vectors[6])
         assert torch.equal(grown.item_vectors[:-1], scorer.item_vectors)
         # in a history it counts as item 6 does, which has no ID either

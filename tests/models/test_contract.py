@@ -209,9 +209,9 @@ class TestEveryModel:
         catalogue = [make_model_inputs(dataset, cache=False).features]
         if not model.capabilities.cold_items:
             with assert_error(CapabilityError, mentions=[name, "items"]):
-                model.grow(scorer, catalogue, new_features(3))
+                model.add_items(scorer, catalogue, new_features(3))
             return
-        grown = model.grow(scorer, catalogue, new_features(3))
+        grown = model.add_items(scorer, catalogue, new_features(3))
         assert grown.n_items == dataset.n_items + 3
         before, after = (s.scores(s.queries(torch.arange(9))) for s in (scorer, grown))
         torch.testing.assert_close(after[:, :-3], before)

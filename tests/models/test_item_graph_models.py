@@ -150,7 +150,7 @@ def test_grown_items_equal_the_dense_formula(name, batches, n_item_layers):
     scorer, catalogue, stops = before, [features(N_OLD)], [N_OLD] * N_OLD
     for size in batches:
         new = features(len(stops) + size, len(stops))
-        scorer = model.grow(scorer, catalogue, new)
+        scorer = model.add_items(scorer, catalogue, new)
         catalogue.append(new)
         stops += [len(stops) + size] * size
     users, items = dense_vectors(model, stops)

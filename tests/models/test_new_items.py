@@ -1,4 +1,4 @@
-"""New items by `grow` and new users by `fold_in`, against dense formulas written out here."""
+"""New items by `add_items` and new users by `fold_in`, against dense formulas written out here."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_grown_items_equal_a_full_forward_in_which_they_were_present(batches, n_
     scorer, catalogue, stop = before, [features(N_OLD)], N_OLD
     for size in batches:
         new = features(stop + size, stop)
-        scorer = model.grow(scorer, catalogue, new)
+        scorer = model.add_items(scorer, catalogue, new)
         catalogue.append(new)
         stop += size
     expected = present_from_the_start(model, batches).scorer()
@@ -116,7 +116,7 @@ def test_growing_leaves_the_scorer_that_it_was_given_alone():
     model = trained()
     scorer = model.scorer()
     before = {name: tensor.clone() for name, tensor in scorer.tensors().items()}
-    model.grow(scorer, [features(N_OLD)], features(N_OLD + N_NEW, N_OLD))
+    model.add_items(scorer, [features(N_OLD)], features(N_OLD + N_NEW, N_OLD))
     assert scorer.n_items == N_OLD
     assert all(torch.equal(tensor, before[name]) for name, tensor in scorer.tensors().items())
 
@@ -126,13 +126,13 @@ def test_a_copy_of_a_trained_item_without_interactions_gets_the_same_part_of_the
     where it lacks the modality."""
     model = trained(replace(CONFIG, n_item_layers=0))
     twin = {name: Features(f.values[11:12], f.present[11:12]) for name, f in features(N_OLD).items()}
-    scorer = model.grow(model.scorer(), [features(N_OLD)], twin)
+    scorer = model.add_items(model.scorer(), [features(N_OLD)], twin)
     torch.testing.assert_close(scorer.item_vectors[-1], scorer.item_vectors[11], rtol=0, atol=1e-14)
     without_image = {
         "image": Features(torch.zeros(1, 5).double(), torch.zeros(1, dtype=torch.bool)),
         "text": twin["text"],
     }
-    grown = model.grow(model.scorer(), [features(N_OLD)], without_image)
+    grown = model.add_items(model.scorer(), [features(N_OLD)], without_image)
     image, text, shared = grown.item_vectors[-1].unflatten(0, (3, -1))
     assert (image == 0).all()
     torch.testing.assert_close(text, scorer.item_vectors[-1].unflatten(0, (3, -1))[1])
@@ -142,7 +142,7 @@ def test_a_copy_of_a_trained_item_without_interactions_gets_the_same_part_of_the
 def test_dct_of_the_matrix_takes_no_new_items():
     model = trained(replace(CONFIG, dct="matrix"))
     with assert_error(CapabilityError, mentions=['dct="matrix"', 'dct="features"']):
-        model.grow(model.scorer(), [features(N_OLD)], features(N_OLD + N_NEW, N_OLD))
+        model.add_items(model.scorer(), [features(N_OLD)], features(N_OLD + N_NEW, N_OLD))
 
 
 def item_states(model: LIRDRec) -> torch.Tensor:
@@ -192,7 +192,7 @@ def test_a_folded_in_history_may_hold_an_added_item():
     """An item without an edge in training counts as one with a single edge; its state is its own ego vector."""
     model = trained()
     new = features(N_OLD + N_NEW, N_OLD)
-    scorer = model.grow(model.scorer(), [features(N_OLD)], new)
+    scorer = model.add_items(model.scorer(), [features(N_OLD)], new)
     ego = model.item_branches([new["image"], new["text"]]).flatten(1)[2]
     alone = model.fold_in(scorer, [torch.tensor([N_OLD + 2])])
     expected, _, _ = model._weigh(ego[None], scorer.memory["mean_theta"])

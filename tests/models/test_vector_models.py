@@ -75,7 +75,7 @@ def test_vbpr_scores_a_new_item_as_a_known_one_without_id(loss):
         model.bias.fill_(0.1)
     scorer = model.scorer()
     new = {name: Features(f.values[[6, 2]], f.present[[6, 2]]) for name, f in model.inputs.features.items()}
-    grown = model.grow(scorer, [model.inputs.features], new)
+    grown = model.add_items(scorer, [model.inputs.features], new)
     torch.testing.assert_close(grown.item_vectors[-2], scorer.item_vectors[6])
     assert torch.isfinite(grown.item_vectors).all()
     assert torch.equal(grown.item_vectors[:N_ITEMS], scorer.item_vectors)

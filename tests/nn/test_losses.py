@@ -124,7 +124,7 @@ def test_shared_negatives_are_the_first_of_the_batch_and_never_the_own_positive(
 def test_length_counts_unless_cosines_are_asked_for():
     vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
     scored = {
-        how: RankingLoss(RankingOptions(scoring=how), torch.arange(2), 2).scored(vectors)
+        how: RankingLoss(RankingOptions(scoring=how), torch.arange(2), 2).transform_for_scoring(vectors)
         for how in ("product", "cosine")
     }
     assert scored["product"] is vectors

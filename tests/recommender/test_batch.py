@@ -1,5 +1,7 @@
 """Every user's list in a file, whatever happens on the way."""
 
+# ruff: noqa: F811
+
 from __future__ import annotations
 
 import os
@@ -19,6 +21,7 @@ from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.files.locks import folder_lock
 from lirdrec.recommender.batch import recommend_all
 
+from ..export.conftest import data, made, recommender, shop  # noqa: F401  # fixtures
 from ..helpers import assert_error
 
 READERS = {
@@ -86,7 +89,7 @@ def test_stopped_at_every_rename_the_bytes_are_the_same(recommender, tmp_path, e
 CHILD = """
 import os, signal, sys
 import torch
-from lirdrec.recommender.batch import recommend_everyone
+from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.recommender import Recommender
 rename, renames = os.replace, iter(range(1000))
 def kill_at_fifth(*names):
@@ -94,7 +97,7 @@ def kill_at_fifth(*names):
         os.kill(os.getpid(), signal.SIGKILL)
     rename(*names)
 os.replace = kill_at_fifth
-recommend_everyone(Recommender.load(sys.argv[1]), sys.argv[2], 7, shard_users=10)
+recommend_all(Recommender.load(sys.argv[1]), sys.argv[2], 7, shard_users=10)
 """
 
 

@@ -19,7 +19,7 @@ from polars.testing import assert_frame_equal
 from lirdrec.errors import CapabilityError, RunFolderError
 from lirdrec.recommender import run_folder
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.run_folder import check_new, open_run, run_lock, write_run
+from lirdrec.recommender.run_folder import check_new, open_run, run_lock, write_files
 
 from ..helpers import assert_error, assert_mentions
 from .conftest import hand_made
@@ -234,7 +234,7 @@ def test_errors_of_the_program_are_not_hidden(tmp_path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        write_run(tmp_path / "run", {"a": broken})
+        write_files(tmp_path / "run", {"a": broken})
     assert not (tmp_path / "run").exists()
 
 

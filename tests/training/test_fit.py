@@ -207,7 +207,7 @@ def test_stopped_and_resumed_while_the_learning_rate_falls(dataset, tmp_path):
 
 def test_a_config_alone_gets_the_training_that_suits_its_loss(dataset, monkeypatch):
     seen = []
-    monkeypatch.setattr("lirdrec.recommender.fit._fitted", lambda model, data, training, *a, **k: seen.append(training))
+    monkeypatch.setattr("lirdrec.recommender.fit._train", lambda job, *a, **k: seen.append(job.training))
     for loss in ("bpr", "softmax"):
         fit(dataset, replace(CONFIG, loss=loss), **QUIET)
     assert [one.learning_rate for one in seen] == [2e-4, 2e-3]

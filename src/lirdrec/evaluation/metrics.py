@@ -1,4 +1,4 @@
-"""Ranking metrics as formulas on a hit matrix, vectorised on its device."""
+"""Ranking metrics computed from a hit matrix, on its device."""
 
 from __future__ import annotations
 
@@ -57,38 +57,38 @@ def per_user_metrics(hits: Tensor, relevant: Tensor, names: Sequence[str], cutof
     hits = hits.double()
     n = hits.shape[1]
     ranks = torch.arange(1, n + 1, dtype=torch.float64, device=hits.device)
-    found = hits.cumsum(1)
+    n_hits = hits.cumsum(1)
     discount = 1 / (ranks + 1).log2()
     values: dict[str, Tensor] = {}
     gain = (hits * discount).cumsum(1) if "ndcg" in names else None
-    precisions = (hits * found / ranks).cumsum(1) if "map" in names else None
+    precisions = (hits * n_hits / ranks).cumsum(1) if "map" in names else None
     best_gain = torch.cat([discount.new_zeros(1), discount.cumsum(0)])
     for k in cutoffs:
-        got = found[:, k - 1]
+        hits_at_k = n_hits[:, k - 1]
         ideal = relevant.clamp(max=k)
         if "recall" in names:
-            values[f"recall@{k}"] = got / relevant
+            values[f"recall@{k}"] = hits_at_k / relevant
         if gain is not None:
             values[f"ndcg@{k}"] = gain[:, k - 1] / best_gain[ideal]
         if "precision" in names:
-            values[f"precision@{k}"] = got / k
+            values[f"precision@{k}"] = hits_at_k / k
         if precisions is not None:
             values[f"map@{k}"] = precisions[:, k - 1] / ideal
         if "mrr" in names:
             values[f"mrr@{k}"] = (hits[:, :k] / ranks[:k]).max(dim=1).values
         if "hit" in names:
-            values[f"hit@{k}"] = (got > 0).double()
+            values[f"hit@{k}"] = (hits_at_k > 0).double()
     return values
 
 
 def list_metrics(counts: Tensor, popularity: Tensor, name: str) -> float:
-    """A figure of all recommended lists together.
+    """A metric of all recommended lists together.
 
     Args:
-        counts: `(c,)` int64, how often each candidate item was recommended.
+        counts: `(c,)` int64, number of times each candidate item was recommended.
         popularity: `(c,)` number of training users of each candidate.
         name: "coverage": share of the candidates recommended to anyone; "popularity": mean training users of a
-            recommended item; "gini": 0 if all are recommended equally often, near 1 if a few get everything.
+            recommended item; "gini": 0 if all are recommended equally often, near 1 if only a few are recommended.
     """
     counts = counts.double()
     total = counts.sum().clamp(min=1)

@@ -5,7 +5,7 @@ that lacks it is a row of zeros:
 
 - `item_branches.onnx` is the network alone: `branches` `(n, K, e)`, the normalised `z` of each modality and of the
   shared branch, whose DCT is inside its weights.
-- `item_vector.onnx` is all of `Model.grow` for items that are added one by one: besides the network it holds the
+- `item_vector.onnx` is all of `Model.add_items` for items that are added one by one: besides the network it holds the
   catalogue's features and what its items pass on (`item_smoothed_l`), finds each new item's nearest items, and gives
   `vector` `(n, K·e)`, which scores by inner products with the users' vectors, and `branches`. The items of one call do
   not see each other, while `add_items` takes those of one call as each other's neighbours.
@@ -160,7 +160,7 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
 
 
 class _Encoder:
-    """Adds the formulas of `LIRDRec.item_branches` and `LIRDRec.grow` to a graph; results are names in it."""
+    """Adds the formulas of `LIRDRec.item_branches` and `LIRDRec.add_items` to a graph; results are names in it."""
 
     def __init__(self, model: LIRDRec, graph: Graph):
         self.model, self.graph = model, graph

@@ -1,6 +1,6 @@
-"""A disk cache of neighbour tables, keyed by a hash of the features and of the settings that made them.
+"""Disk cache of nearest-neighbor tables, keyed by a hash of the features and settings.
 
-A file is the table as NumPy writes it, followed by the 32 bytes of its SHA-256.
+A file is the table in NumPy's format, followed by the 32 bytes of its SHA-256.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch import Tensor
 from lirdrec.graphs.item_item import nearest_items
 
 log = logging.getLogger(__name__)
-VERSION = 3  # raise when `nearest_items` changes what it returns, or the files their form
+VERSION = 3  # increase when the result of `nearest_items` or the format of the files changes
 DIGEST_BYTES = 32
 
 
 class NeighbourSource:
-    """`(modality, k) -> (I, k)` neighbour tables; kept in memory, and in `folder` if one is given.
+    """`(modality, k) -> (I, k)` nearest-neighbor tables; cached in memory, and in `folder` if one is given.
 
     Args:
         features: modality → (`values` `(I, d)`, `present` `(I,)`) tensors.
-        folder: where tables are cached, or None. A damaged or foreign file is replaced, with a warning.
+        folder: where tables are cached, or None. A damaged file is replaced, with a warning.
         progress: `(modality) -> callback(done, total)` for long builds.
     """
 
@@ -44,19 +44,19 @@ class NeighbourSource:
         self._tables: dict[tuple[str, int], Tensor] = {}
 
     def __call__(self, name: str, k: int) -> Tensor:
-        """The table of modality `name` with `k` neighbours per item, `(I, k)` int64 on the features' device."""
+        """The table of modality `name` with `k` neighbors per item, `(I, k)` int64 on the features' device."""
         if (name, k) not in self._tables:
-            self._tables[name, k] = self._find(name, k)
+            self._tables[name, k] = self._load_or_compute(name, k)
         return self._tables[name, k]
 
-    def _find(self, name: str, k: int) -> Tensor:
+    def _load_or_compute(self, name: str, k: int) -> Tensor:
         values, present = self._features[name]
         path = None
         if self._folder is not None:
             path = self._folder / f"neighbours-{_key(values, present, k)}.npy"
-            kept = _read(path, (len(values), k))
-            if kept is not None:
-                return torch.from_numpy(kept).to(values.device)
+            cached = _read(path, (len(values), k))
+            if cached is not None:
+                return torch.from_numpy(cached).to(values.device)
         progress = self._progress(name) if self._progress else None
         table = nearest_items(values, present, k, progress=progress)
         if path is not None:
@@ -73,13 +73,13 @@ def _key(values: Tensor, present: Tensor, k: int) -> str:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The table in a file; None where there is no file, or, with a warning, where it is not what was written."""
+    """The table in a file; None where there is no file, or, with a warning, where the file is damaged."""
     try:
         content = memoryview(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return None  # what is wrong with the folder, the writer says
+        return None  # `_write` reports an unusable folder
     except (OSError, MemoryError) as error:
-        log.warning("%s: the cached neighbours cannot be read (%s); they are computed again", path, error)
+        log.warning("%s: the cached neighbors cannot be read (%s); they are computed again", path, error)
         return None
     table_bytes, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     if hashlib.sha256(table_bytes).digest() == digest:
@@ -87,7 +87,7 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
             table = np.lib.format.read_array(io.BytesIO(table_bytes), allow_pickle=False)
             if table.shape == shape and table.dtype == np.int64:
                 return table
-    log.warning("%s: the cached neighbours are damaged (wrong checksum); they are computed again", path)
+    log.warning("%s: the cached neighbors are damaged (wrong checksum); they are computed again", path)
     return None
 
 
@@ -103,6 +103,6 @@ def _write(path: Path, table: np.ndarray) -> None:
                 file.write(hashlib.sha256(content.getbuffer()).digest())
             os.replace(temporary, path)
         finally:
-            Path(temporary).unlink(missing_ok=True)  # what a full disk cut short
-    except OSError as error:  # a cache that cannot be written costs time, nothing else
-        log.warning("the neighbour cache cannot be written (%s); the graph is kept in memory only", error)
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:  # without a cache, tables are only computed again
+        log.warning("the neighbor cache cannot be written (%s); the graph is kept in memory only", error)

@@ -1,6 +1,6 @@
-"""A fixed set of edges whose weights are computed anew in every step, with gradients (attention on a graph).
+"""A fixed set of edges whose weights are recomputed in every step, with gradients (attention on a graph).
 
-Three operations, each the backward of another, so that no matrix with a row per edge and a column per dimension exists:
+Three operations, each the backward of another, so that no `(edges, dimensions)` matrix is stored:
 
     dots(a, b)[e]   = ⟨a[row of e], b[column of e]⟩           sampled dense product
     matmul(w, x)    = Σ_e w[e] · x[column of e]  into rows      and matmul_t into columns
@@ -27,8 +27,8 @@ class Edges:
         shape: `(number of rows, number of columns)`.
 
     Attributes:
-        rows, columns: `(E,)` int64 in the order that all weights and scores below have.
-        order: `(E,)` int64, where each of these edges was among the edges given.
+        rows, columns: `(E,)` int64 in the order of all weights and scores below.
+        order: `(E,)` int64, index of each of these edges among the given edges.
     """
 
     def __init__(self, rows: Tensor, columns: Tensor, shape: tuple[int, int]):
@@ -63,7 +63,7 @@ class Edges:
     def softmax(self, scores: Tensor, over: Literal["row", "column"]) -> Tensor:
         """`softmax` of scores `(E,)` over the edges of each row (or column); differentiable.
 
-        An edge with score `-inf` gets 0, also where all edges of its row have it.
+        An edge with score `-inf` gets 0, even if all edges of its row have this score.
         """
         groups, n = (self.rows, self.shape[0]) if over == "row" else (self.columns, self.shape[1])
         result: Tensor = _Softmax.apply(scores, groups, n)
@@ -71,8 +71,8 @@ class Edges:
 
     def _product(self, weights: Tensor, x: Tensor, transposed: bool) -> Tensor:
         if transposed:
-            parts = self._crow_t, self._column_t, weights.index_select(0, self._order_t)
-            return product(_csr(*parts, (self.shape[1], self.shape[0]), x), x)
+            transposed_weights, shape_t = weights.index_select(0, self._order_t), (self.shape[1], self.shape[0])
+            return product(_csr(self._crow_t, self._column_t, transposed_weights, shape_t, x), x)
         return product(_csr(self._crow, self._column, weights, self.shape, x), x)
 
     def _dots(self, a: Tensor, b: Tensor) -> Tensor:

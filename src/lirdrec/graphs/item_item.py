@@ -1,6 +1,6 @@
-"""The frozen item-item graph: exact nearest neighbours by cosine, in blocks, and their weighted fusion.
+"""The frozen item-item graph: exact nearest neighbors by cosine, and their weighted fusion.
 
-Never an `I×I` matrix: memory is the features plus one block of similarities.
+Computed in blocks: memory is the features plus one block of similarities, never an `I×I` matrix.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def nearest_items(
     """The `k` nearest items of each item by cosine of the raw features, the item itself included.
 
     Args:
-        values: `(I, d)` float; rows need not be normalised.
-        present: `(I,)` bool; an absent item has no neighbours and is nobody's neighbour.
-        k: neighbours per item; fewer where fewer items are present.
+        values: `(I, d)` float; rows need not be normalized.
+        present: `(I,)` bool; an absent item has no neighbors and is no item's neighbor.
+        k: neighbors per item; fewer where fewer items are present.
         memory_limit: bytes for one block of similarities.
         progress: called with (rows done, rows in all) after each block.
 
@@ -55,14 +55,14 @@ def nearest_among(
         progress = _silent
     n = len(queries)
     result = torch.full((n, k), -1, dtype=torch.int64, device=queries.device)
-    asking = queries_present.nonzero().squeeze(1)
+    query_rows = queries_present.nonzero().squeeze(1)
     offsets = [0]
     for values, _ in blocks:
         offsets.append(offsets[-1] + len(values))
     scales = [_inverse_norms(values) for values, _ in blocks]
     step = max(1, memory_limit // (queries.element_size() * max(1, max(len(v) for v, _ in blocks)) * 2))
-    first_own, done = offsets[-1] - n, 0
-    for rows in asking.split(step):
+    first_query, done = offsets[-1] - n, 0
+    for rows in query_rows.split(step):
         block = queries[rows]
         best_values = block.new_empty(len(rows), 0)
         best_items = torch.empty(len(rows), 0, dtype=torch.int64, device=queries.device)
@@ -71,18 +71,18 @@ def nearest_among(
             cosine *= scale
             if not bool(present.all()):
                 cosine[:, ~present] = -torch.inf
-            own = rows + first_own - offset
-            here = (own >= 0) & (own < len(values))
-            cosine[here.nonzero().squeeze(1), own[here]] = torch.inf  # itself first, also among exact copies
+            itself = rows + first_query - offset
+            in_block = (itself >= 0) & (itself < len(values))
+            cosine[in_block.nonzero().squeeze(1), itself[in_block]] = torch.inf  # first, even among exact copies
             top = cosine.topk(min(k, len(values)), dim=1)
             best_values = torch.cat([best_values, top.values], dim=1)
             best_items = torch.cat([best_items, top.indices + offset], dim=1)
         order = best_values.argsort(dim=1, descending=True, stable=True)[:, :k]
-        found = best_items.gather(1, order)
-        found[best_values.gather(1, order) == -torch.inf] = -1
-        result[rows, : found.shape[1]] = found
+        nearest = best_items.gather(1, order)
+        nearest[best_values.gather(1, order) == -torch.inf] = -1
+        result[rows, : nearest.shape[1]] = nearest
         done += len(rows)
-        progress(done, len(asking))
+        progress(done, len(query_rows))
     return result
 
 
@@ -108,19 +108,19 @@ def fuse(
     for name, table in neighbours.items():
         total += weights[name] * (table[:, 0] >= 0).double()
     rows, columns, values = [], [], []
-    whole = sum(weights.values())
+    sum_of_weights = sum(weights.values())
     for name, table in neighbours.items():
         row, slot = (table >= 0).nonzero(as_tuple=True)
         count = (table >= 0).sum(1)
         rows.append(row)
         columns.append(table[row, slot])
-        if weights[name] > 0:  # where it is 0, `total` of an item that has nothing else is 0 too
-            values.append(weights[name] * whole / total[row] / count[row])
+        if weights[name] > 0:  # else `total` may be 0 too, for an item with no other modality
+            values.append(weights[name] * sum_of_weights / total[row] / count[row])
         else:
             values.append(total.new_zeros(len(row)))
     key = torch.cat(rows) * n_items + torch.cat(columns)
-    unique, where = torch.unique(key, return_inverse=True)
-    summed = torch.zeros(len(unique), dtype=torch.float64, device=device).index_add_(0, where, torch.cat(values))
+    unique, inverse = torch.unique(key, return_inverse=True)
+    summed = torch.zeros(len(unique), dtype=torch.float64, device=device).index_add_(0, inverse, torch.cat(values))
     return SparseMatrix(unique // n_items, unique % n_items, summed.to(dtype), (n, n_items))
 
 
@@ -129,5 +129,5 @@ def _inverse_norms(values: Tensor) -> Tensor:
     return 1 / norms.clamp(min=1e-12)
 
 
-def _silent(done: int, of: int) -> None:
-    """No progress shown."""
+def _silent(done: int, total: int) -> None:
+    """Show no progress."""

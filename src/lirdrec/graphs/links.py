@@ -1,6 +1,6 @@
-"""Item graphs with real values: nearest items with their cosines, normalised and added up (LATTICE, MICRO).
+"""Weighted item graphs: nearest items with their cosines, normalized and summed (LATTICE, MICRO).
 
-Everything is kept at the places of the entries, `k` for each item and modality: memory is O(I·k), also for gradients.
+Only entries are stored, `k` for each item and modality: memory is O(I·k), also for gradients.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BLOCK_BYTES = 32 * 2**20  # of feature rows gathered at once on either side
 
 @dataclass(frozen=True)
 class Links:
-    """Entries of an item-item matrix: `values[n]` at `(rows[n], columns[n])`; entries of the same place add up.
+    """Entries of an item-item matrix: `values[n]` at `(rows[n], columns[n])`; entries at the same position add up.
 
     Attributes:
         rows, columns: `(n,)` int64 items.
@@ -31,9 +31,9 @@ class Links:
     values: Tensor
 
     @classmethod
-    def joined(cls, parts: Sequence[Links]) -> Links:
+    def joined(cls, matrices: Sequence[Links]) -> Links:
         """The sum of several matrices."""
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "columns", "values")))
+        return cls(*(torch.cat([getattr(m, name) for m in matrices]) for name in ("rows", "columns", "values")))
 
     def scaled(self, factor: float | Tensor) -> Links:
         """The matrix times a number."""
@@ -43,19 +43,19 @@ class Links:
         """Row sums `(n,)`."""
         return self.values.new_zeros(n).index_add(0, self.rows, self.values)
 
-    def normalised(self, degrees: Tensor) -> Links:
+    def normalized(self, degrees: Tensor) -> Links:
         """`D^-½ A D^-½` with `degrees` `(n,)` on both sides; a degree that is not positive counts as infinite."""
-        there = degrees > 0
-        # the inner where keeps the root, and its gradient, finite where the outer one discards it
-        scale = torch.where(there, torch.where(there, degrees, 1.0).rsqrt(), 0.0)
+        is_positive = degrees > 0
+        # the inner where keeps the root and its gradient finite in entries that the outer where discards
+        scale = torch.where(is_positive, torch.where(is_positive, degrees, 1.0).rsqrt(), 0.0)
         both = scale.index_select(0, self.rows) * scale.index_select(0, self.columns)
         return Links(self.rows, self.columns, self.values * both)
 
     def matrix(self, shape: tuple[int, int], first_row: int = 0) -> LinkMatrix:
-        """As a sparse matrix, whose row 0 is `first_row` here."""
+        """As a sparse matrix whose row 0 is the row `first_row` of this one."""
         keys = (self.rows - first_row) * shape[1] + self.columns
-        unique, where = torch.unique(keys, return_inverse=True)  # sorted: the order that `Edges` keeps
-        summed = self.values.new_zeros(len(unique)).index_add(0, where, self.values)
+        unique, inverse = torch.unique(keys, return_inverse=True)  # sorted, as `Edges` sorts
+        summed = self.values.new_zeros(len(unique)).index_add(0, inverse, self.values)
         return LinkMatrix(Edges(unique // shape[1], unique % shape[1], shape), summed)
 
 
@@ -76,13 +76,13 @@ class LinkMatrix:
 
 
 def pairs(neighbours: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns, `(n,)` int64 each, of the entries of a neighbour table `(I, k)`; -1 is no entry."""
+    """Rows and columns, `(n,)` int64 each, of the entries of a neighbor table `(I, k)`; -1 is no entry."""
     rows, slots = (neighbours >= 0).nonzero(as_tuple=True)
     return rows, neighbours[rows, slots]
 
 
 def own_cosines(unit: Tensor, neighbours: Tensor) -> Links:
-    """Links of a neighbour table `(I, k)` among rows `(I, D)` of length 1, valued by cosine; differentiable."""
+    """Links of a neighbor table `(I, k)` among rows `(I, D)` of length 1, valued by cosine; differentiable."""
     edges = Edges(*pairs(neighbours), (len(unit), len(unit)))
     return Links(edges.rows, edges.columns, edges.dots(unit, unit))
 
@@ -92,17 +92,17 @@ def cosines(queries: Tensor, blocks: Sequence[Tensor], rows: Tensor, columns: Te
     """Cosines `(n,)` of the rows `queries[rows]` and those of the stacked `blocks` at `columns`; no gradient.
 
     Args:
-        queries: `(m, d)` float; blocks: `(_, d)` each. They need not be normalised, and are never copied whole.
+        queries: `(m, d)` float; blocks: `(_, d)` each. They need not be normalized, and are not copied.
         rows, columns: `(n,)` int64.
     """
     result, first = queries.new_zeros(len(rows)), 0
     step = max(1, BLOCK_BYTES // (queries.element_size() * max(1, queries.shape[1])))
     for block in blocks:
         inside = ((columns >= first) & (columns < first + len(block))).nonzero().squeeze(1)
-        for part in inside.split(step):
-            a, b = queries[rows[part]], block[columns[part] - first]
+        for chunk in inside.split(step):
+            a, b = queries[rows[chunk]], block[columns[chunk] - first]
             scale = a.norm(dim=1) * b.norm(dim=1)
-            result[part] = torch.linalg.vecdot(a, b) / scale.clamp(min=1e-12)
+            result[chunk] = torch.linalg.vecdot(a, b) / scale.clamp(min=1e-12)
         first += len(block)
     return result
 

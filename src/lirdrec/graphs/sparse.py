@@ -1,7 +1,7 @@
-"""Sparse matrices with the transpose kept for the backward pass.
+"""Constant sparse matrices with a stored transpose for the backward pass.
 
-torch's own sparse backward builds the transpose anew at every step; keeping both orientations in CSR makes forward and
-backward one plain product each. Indices are int32, which is what the CPU kernels take without a conversion.
+torch's own sparse backward builds the transpose at every step; with both orientations in CSR, forward and backward are
+one product each. Indices are int32, which the CPU kernels use without conversion.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-torch.sparse.check_sparse_tensor_invariants.disable()  # ours are sorted and in range by construction
+torch.sparse.check_sparse_tensor_invariants.disable()  # sorted and in range by construction
 
 
 class SparseMatrix:
@@ -49,7 +50,7 @@ class SparseMatrix:
         return product(self.csr, self.csr.values().new_ones(self.shape[1], 1)).squeeze(1)
 
     def dense(self) -> Tensor:
-        """The whole matrix `(rows, columns)`; for tests and small graphs only."""
+        """The matrix `(rows, columns)` as a dense tensor; for tests and small graphs only."""
         return self.csr.to_dense()
 
     def __repr__(self) -> str:
@@ -59,7 +60,7 @@ class SparseMatrix:
 def product(csr: Tensor, x: Tensor, plus: Tensor | None = None) -> Tensor:
     """`csr @ x (+ plus)` without autograd. On MPS, which has no sparse kernels, the product runs on the CPU."""
     if x.device.type == "mps":
-        _say_fallback_once()
+        _warn_of_fallback()
         result = csr @ x.cpu()
         return result.to(x.device) if plus is None else plus + result.to(x.device)
     with torch.autocast(x.device.type, enabled=False):  # there are no sparse kernels in bfloat16
@@ -90,11 +91,7 @@ def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) 
     return torch.sparse_csr_tensor(crow, columns[order].to(torch.int32), values[order], shape)
 
 
-_said = False
-
-
-def _say_fallback_once() -> None:
-    global _said
-    if not _said:
-        log.warning("MPS has no sparse products: they run on the CPU, the rest stays on the device")
-        _said = True
+@lru_cache
+def _warn_of_fallback() -> None:
+    """Warn once in a process."""
+    log.warning("MPS has no sparse products: they run on the CPU, everything else on the device")

@@ -1,4 +1,4 @@
-"""The user-item graph: symmetric normalisation, propagation, and edge dropout."""
+"""The user-item graph: normalization, propagation, edge dropout, and fold-in of new users."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class _Propagate(torch.autograd.Function):
 
 
 class RowGraph:
-    r"""`P = D^-1 (A + I)`: a step gives each node the mean of itself and its neighbours; `D` counts the node itself.
+    r"""`P = D^-1 (A + I)`: a step gives each node the mean of itself and its neighbors; `D` counts the node itself.
 
     Args:
         users, items: `(E,)` int64 rows of the distinct training pairs.
@@ -92,18 +92,18 @@ class RowGraph:
 
     def layers(self, users: Tensor, items: Tensor, n_layers: int) -> list[tuple[Tensor, Tensor]]:
         """The rows `(U, D)` and `(I, D)` of `P^l X0` for l = 0 … n_layers; differentiable."""
-        found = [(users, items)]
+        layers = [(users, items)]
         for _ in range(n_layers):
             users, items = (
                 (users + self.to_users.matmul(items)) * self.user_scale,
                 (items + self.to_items.matmul(users)) * self.item_scale,
             )
-            found.append((users, items))
-        return found
+            layers.append((users, items))
+        return layers
 
 
 def row_folded(histories: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
-    r"""What a new user with liked items `H` gets in a `RowGraph`, all layers summed, with all item states as trained.
+    r"""The vector of a new user with liked items `H` in a `RowGraph`, summed over layers, with item states as trained.
 
     `u^0 = 0`, `u^(l+1) = (u^l + Σ_{i∈H} x_i^l) / (|H| + 1)`, result `Σ_l u^l`.
 
@@ -146,9 +146,9 @@ def drop_edges(
 
 
 def folded(histories: Sequence[Tensor], states: Tensor, degrees: Tensor) -> Tensor:
-    r"""What a new user with liked items `H` receives: `Σ_{i∈H} Y_i / √(|H|·deg_i)`, with all item states as trained.
+    r"""The vector of a new user with liked items `H`: `Σ_{i∈H} Y_i / √(|H|·deg_i)`, with item states as trained.
 
-    An item without an edge in training counts as one with a single edge: the one that this history would give it.
+    An item without an edge in training counts as an item with one edge: the one to this user.
 
     Args:
         histories: liked item rows, one int64 tensor a user.

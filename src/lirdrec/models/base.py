@@ -1,4 +1,4 @@
-"""The contract that every model fulfils and that training, evaluation and serving rely on (docs/architecture.md)."""
+"""`Model`: the interface of all models that training, evaluation and serving rely on (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lirdrec.ranking.scorers import Scorer
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model needs and can do; the rest of the library asks these, never the model's name.
+    """What a model needs and supports; the rest of the library checks these, never the model's name.
 
     Attributes:
         needs_features: cannot be built without at least one feature matrix.
-        cold_items: `grow` gives scores to items that were not there in training.
+        cold_items: `add_items` gives scores to items that were not in training.
         new_users: `fold_in` gives queries for users known only by a list of liked items.
         training: "gradient" models have `loss`, "closed_form" models have `solve`.
     """
@@ -43,15 +43,15 @@ class Features:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """All that a model is built from, besides its config. Rows, not ids; tensors on one device.
+    """Everything a model is built from, besides its config. Rows, not ids; tensors on one device.
 
     Attributes:
         n_users, n_items: sizes; users and items without a training pair are counted too.
         users, items: `(E,)` int64 each, the distinct training pairs.
-        features: name → modality; may be empty for models that need none. The order is the order of branches.
+        features: name → modality, in the order of branches; may be empty for models that need none.
         neighbours: `(name, k) -> (I, k)` int64: each item's k nearest items by cosine in that modality, itself
-            included, nearest first, -1 where there are none (see `graphs.item_item.nearest_items`).
-        seed: seed of the parameter initialisation.
+            included, nearest first, -1 where there is none (see `graphs.item_item.nearest_items`).
+        seed: seed of the parameter initialization.
     """
 
     n_users: int
@@ -68,14 +68,14 @@ class ModelInputs:
 
 
 class Model(nn.Module):
-    """Base of all models. Parameters and persistent buffers are all there is to save (`state_dict`)."""
+    """Base class of all models. Parameters and persistent buffers are the complete state (`state_dict`)."""
 
     name: ClassVar[str]
     Config: ClassVar[type]
     capabilities: ClassVar[Capabilities]
-    # values of its options that its paper or its released code searched; tuning starts from these
+    # option → values that the paper or its released code searched; tuning starts from these
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    # options of training (fields of TrainConfig) as its paper or its released code has them: preset="paper"
+    # training options (fields of TrainConfig) of the paper or its released code, for preset="paper"
     published: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, inputs: ModelInputs, config: Any):
@@ -86,12 +86,12 @@ class Model(nn.Module):
                 " or take a model that needs none (ease, lightgcn …)"
             )
         self.inputs, self.config = inputs, config
-        # all that a model draws in training comes from here (on the CPU, so that devices agree); start_epoch renews it,
-        # so a resumed training draws what one never stopped would have drawn
+        # the only source of randomness in training, on the CPU so that all devices agree; start_epoch replaces it, so
+        # that a resumed training uses the same random numbers as an uninterrupted one
         self.generator = epoch_generator(inputs.seed, 0)
 
     def scorer(self) -> Scorer:
-        """The scorer of the current parameters. Takes no gradient and changes no state."""
+        """The scorer of the current parameters, without gradients; changes no state."""
         raise CapabilityError(f"{self.name} gives no scorer")
 
     def start_epoch(self, epoch: int) -> None:
@@ -99,28 +99,30 @@ class Model(nn.Module):
         self.generator = epoch_generator(self.inputs.seed, epoch)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch of `(B,)` int64 rows; "loss" is minimised, other keys are terms to show."""
+        """Loss of a batch of `(B,)` int64 rows; "loss" is minimized, other keys are terms to log."""
         raise CapabilityError(f"{self.name} is not trained by gradients")
 
     def solve(self) -> None:
         """Compute the parameters of a closed-form model."""
         raise CapabilityError(f"{self.name} has no closed form")
 
-    def grow(self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]) -> Scorer:
-        """The scorer with the new items' rows appended; nothing that exists changes.
+    def add_items(
+        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> Scorer:
+        """The scorer with the new items' rows appended; existing rows do not change.
 
         Args:
-            scorer: a scorer of this model, possibly grown before.
+            scorer: a scorer of this model, possibly with added items.
             catalogue: the features of the items that the scorer has now, in blocks of rows in order.
             new: the features of the `n` new items, one entry per modality of the model.
         """
         raise CapabilityError(f"{self.name} cannot score items that it was not trained with")
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Queries `(B, D)` for users who are known only by the item rows that they liked."""
+        """Queries `(B, D)` of new users, given the rows of the items that they liked."""
         raise CapabilityError(f"{self.name} cannot serve users that it was not trained with")
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A CPU generator for everything random within one epoch; epoch 0 is the initialisation."""
+    """A CPU generator for all randomness of one epoch; epoch 0 is the initialization."""
     return torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)

@@ -11,11 +11,11 @@ Zhou et al., "Bootstrap Latent Representations for Multi-modal Recommendation", 
 
 `‖·‖` is the Frobenius norm of all vectors (not squared, as the public code has it). A modality's terms are means over
 the pairs whose item has it. The features are fixed, as in the paper; the public code trains a copy of them. Dropout is
-drawn once for each user and item of a batch. A new user has `P = 0`, as in LightGCN; a new item has no vector, since it
-has no row of `Q`.
+sampled once for each user and item of a batch. A new user has `P = 0`, as in LightGCN; a new item has no vector, since
+it has no row of `Q`.
 
-**Differs from public code** (the authors' and MMRec's): fixed features, see above; dropout is drawn for the batch's
-rows only, where the public code draws it for the whole tables and then gathers: the same distribution, fewer numbers.
+**Differs from public code** (the authors' and MMRec's): fixed features, see above; dropout is sampled for the batch's
+rows only, the public code samples it for all rows and then gathers: the same distribution, fewer numbers.
 
 **Published training**: github.com/enoche/BM3, `src/configs/overall.yaml` (the grid: `model/BM3.yaml`); MMRec's are the
 same.
@@ -44,13 +44,15 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 @dataclass(frozen=True)
 @checked
 class BM3Config:
-    """Hyper-parameters of BM3; it has no ranking loss to choose, for it sees no negatives."""
+    """Hyper-parameters of BM3; it has no option for the ranking loss since it uses no negatives."""
+
+    model: ClassVar[str] = "bm3"
 
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(1, "L, user-item propagation layers")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     dropout: float = option(0.3, "share of a target vector's entries that are dropped")
-    contrast_weight: float = option(2.0, "γ of the terms that hold projected features and item vectors together")
+    contrast_weight: float = option(2.0, "γ of the terms that align projected features and item vectors")
     regularization: float = option(0.1, "λ of the lengths of all user and item vectors")
 
     def __post_init__(self) -> None:
@@ -66,7 +68,7 @@ class BM3Config:
 class BM3(Model):
     """BM3; see the file's docstring for the formulas."""
 
-    name = "bm3"
+    name = BM3Config.model
     Config = BM3Config
     capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="gradient")
     grid: ClassVar = {"n_layers": (1, 2), "dropout": (0.3, 0.5), "regularization": (0.1, 0.01)}
@@ -123,26 +125,26 @@ class BM3(Model):
         """Each of a pair predicts the other, features predict the item and themselves; `negatives` are not used."""
         all_users, all_items = self()
         # every user and item of the batch once: a repeated one has the same dropout
-        asked_users, user_at = users.unique(return_inverse=True)
-        asked_items, item_at = positives.unique(return_inverse=True)
-        user, item = all_users.index_select(0, asked_users), all_items.index_select(0, asked_items)
-        user_target = self._target(user).index_select(0, user_at)
-        item_target = self._target(item).index_select(0, item_at)
-        everything = torch.ones_like(users, dtype=torch.bool)
+        batch_users, user_index = users.unique(return_inverse=True)
+        batch_items, item_index = positives.unique(return_inverse=True)
+        user, item = all_users.index_select(0, batch_users), all_items.index_select(0, batch_items)
+        user_target = self._target(user).index_select(0, user_index)
+        item_target = self._target(item).index_select(0, item_index)
+        all_pairs = torch.ones_like(users, dtype=torch.bool)
 
-        def apart(vectors: Tensor, at: Tensor, target: Tensor, counted: Tensor = everything) -> Tensor:
-            online = self.predicted(vectors).index_select(0, at)
+        def distance_to(target: Tensor, vectors: Tensor, index: Tensor, counted: Tensor = all_pairs) -> Tensor:
+            online = self.predicted(vectors).index_select(0, index)
             distance = 1 - F.cosine_similarity(online, target, dim=-1)
             return (distance * counted).sum() / counted.sum().clamp(min=1)
 
-        pairs = apart(user, user_at, item_target) + apart(item, item_at, user_target)
+        pairs = distance_to(item_target, user, user_index) + distance_to(user_target, item, item_index)
         contrast = pairs.new_zeros(())
         for feature, weight, bias in zip(self.features, self.projection_weight, self.projection_bias, strict=True):
-            projected = F.linear(feature.values.index_select(0, asked_items), weight, bias)
-            there = feature.present[positives]
-            own_target = self._target(projected).index_select(0, item_at)
-            contrast = contrast + apart(projected, item_at, item_target, there)
-            contrast = contrast + apart(projected, item_at, own_target, there)
+            projected = F.linear(feature.values.index_select(0, batch_items), weight, bias)
+            present = feature.present[positives]
+            projected_target = self._target(projected).index_select(0, item_index)
+            contrast = contrast + distance_to(item_target, projected, item_index, present)
+            contrast = contrast + distance_to(projected_target, projected, item_index, present)
         contrast = self.config.contrast_weight * contrast
         penalty = self.config.regularization * (all_users.norm() + all_items.norm()) / len(all_items)
         return {
@@ -158,7 +160,7 @@ class BM3(Model):
         users, items = self()
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
         degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
-        # with one layer the states are the parameters themselves, which training goes on to change
+        # clones: with one layer the states are the parameters themselves, which further training changes
         memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
         return VectorScorer(self.predicted(users), self.predicted(items), memory=memory)
 

@@ -1,4 +1,4 @@
-r"""Content kNN: items whose features resemble those of the items that the user liked; a closed form.
+r"""Content kNN: recommend items with features similar to those of the user's items, in closed form.
 
 With `z_i` the fused features of item `i` (`models/modalities.py`: each modality's row to length 1, times `√w_m`, side
 by side, to length 1 again):
@@ -6,9 +6,9 @@ by side, to length 1 again):
     sim(i, j) = ⟨z_i, z_j⟩ = Σ_m w_m cos(f_im, f_jm)       if both items have all modalities
     score(u, j) = Σ_{i ∈ H_u} W[i, j]
 
-`W` keeps, for each `j`, the `k` most similar `i` with `i ≠ j`, `sim > 0` and a training pair: an item that nobody has
-liked cannot add to a score. With `n_neighbours=None` it keeps everything, and the score is the inner product of
-`Σ_{i ∈ H_u} z_i` and `z_j`; what a user has seen then counts for itself, but is never recommended.
+`W` keeps, for each `j`, the `k` most similar `i` with `i ≠ j`, `sim > 0` and a training pair: items without one are in
+no history. With `n_neighbours=None` it keeps everything, and the score is the inner product of
+`Σ_{i ∈ H_u} z_i` and `z_j`; a seen item then contributes to its own score, but is never recommended.
 The idea is that of item-based collaborative filtering (Sarwar et al., WWW 2001) with features in place of users.
 """
 
@@ -35,6 +35,8 @@ from lirdrec.row_buffers import append_rows
 class ContentKNNConfig:
     """Hyper-parameters of content kNN."""
 
+    model: ClassVar[str] = "content_knn"
+
     n_neighbours: int | None = option(100, "k, similar liked items that count for each item; none: all")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
@@ -49,9 +51,9 @@ class ContentKNNConfig:
 
 
 class ContentKNN(Model):
-    """Content kNN; see the file's docstring for the formulas. `I×I` never stands in memory."""
+    """Content kNN; see the file's docstring for the formulas. Computed in blocks, without an `I×I` matrix."""
 
-    name = "content_knn"
+    name = ContentKNNConfig.model
     Config = ContentKNNConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="closed_form")
     grid: ClassVar = {"n_neighbours": (20, 100, 200, 500, 1000)}
@@ -75,7 +77,7 @@ class ContentKNN(Model):
         return history_matrix(i.users, i.items, i.n_users, i.n_items)
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)`; without a limit of neighbours there is nothing to solve."""
+        """Fill `neighbours` and `similarity`, `(I, k)`; without a limit of neighbors there is nothing to solve."""
         if self.config.n_neighbours is None:
             return
         items = fused_features(self.inputs.features, self.weights)
@@ -91,17 +93,17 @@ class ContentKNN(Model):
         items = fused_features(self.inputs.features, self.weights)
         return VectorScorer(torch.sparse.mm(history, items), items)
 
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer | ItemWeightScorer:
-        """A new item's nearest liked items, as for those of training; it is nobody's neighbour itself."""
+        """New items by their nearest liked items, as in training; new items are no item's neighbors."""
         items = fused_features(new, self.weights)
         if isinstance(scorer, VectorScorer):
             return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, items), scorer.part_names)
         assert isinstance(scorer, ItemWeightScorer) and self.config.n_neighbours is not None
-        known = torch.cat([fused_features(block, self.weights) for block in catalogue])
-        liked = torch.bincount(scorer.history.col_indices().long(), minlength=len(known)) > 0
-        return scorer.with_items(*_nearest(items, known, liked, self.config.n_neighbours, first=len(known)))
+        existing = torch.cat([fused_features(block, self.weights) for block in catalogue])
+        liked = torch.bincount(scorer.history.col_indices().long(), minlength=len(existing)) > 0
+        return scorer.with_items(*_nearest(items, existing, liked, self.config.n_neighbours, first=len(existing)))
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """The histories themselves: as 0/1 rows `(B, I)`, or their sums of item vectors `(B, Σ d_m)`."""
@@ -115,7 +117,7 @@ def _nearest(queries: Tensor, items: Tensor, liked: Tensor, k: int, first: int) 
     """The `k` rows of `items` `(I, D)` with the largest positive inner products, in blocks of queries.
 
     Args:
-        queries: `(n, D)`, the rows `first`, `first + 1`, … of the catalogue; a row is not its own neighbour.
+        queries: `(n, D)`, the rows `first`, `first + 1`, … of the catalogue; a row is not its own neighbor.
         items: `(I, D)`.
         liked: `(I,)` bool, the rows to choose from.
 

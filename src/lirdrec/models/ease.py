@@ -51,6 +51,8 @@ ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration
 class EASEConfig:
     """Hyper-parameters of EASE."""
 
+    model: ClassVar[str] = "ease"
+
     regularization: float = option(250.0, "λ of the ridge regression, in counts of users")
     rank: int | None = option(None, "r of the low-rank form; none: the dense solution")
 
@@ -80,6 +82,8 @@ class _FeatureOptions(EASEConfig):
 class CEASEConfig(_FeatureOptions):
     """Hyper-parameters of collective EASE."""
 
+    model: ClassVar[str] = "cease"
+
     feature_weight: float = option(1.0, "α, the features' rows are multiplied by it")
 
     def __post_init__(self) -> None:
@@ -92,6 +96,8 @@ class CEASEConfig(_FeatureOptions):
 @checked
 class AddEASEConfig(_FeatureOptions):
     """Hyper-parameters of additive EASE."""
+
+    model: ClassVar[str] = "add_ease"
 
     feature_share: float = option(0.5, "α, share of the features' regression in the weights")
     feature_regularization: float | None = option(10.0, "λ of the features' regression; none: the same")
@@ -107,7 +113,7 @@ class AddEASEConfig(_FeatureOptions):
 class EASE(Model):
     """EASE; see the file's docstring for the formulas."""
 
-    name = "ease"
+    name = EASEConfig.model
     Config = EASEConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
     # the published 50 … 1000, and less for data of fewer users
@@ -150,10 +156,10 @@ class EASE(Model):
                 self.weights.add_(dense_weights(gram.dense(), regularization), alpha=share)
             return
         width = min(self.config.rank, self.inputs.n_items)
-        for part, (share, gram, regularization) in enumerate(self.regressions()):
+        for number, (share, gram, regularization) in enumerate(self.regressions()):
             generator = torch.Generator().manual_seed(self.inputs.seed)
             sources, targets = low_rank_weights(gram, regularization, width, generator)
-            columns = slice(part * width, part * width + sources.shape[1])
+            columns = slice(number * width, number * width + sources.shape[1])
             self.sources[:, columns] = sources
             self.targets[:, columns] = share * targets
 
@@ -186,7 +192,7 @@ class _WithFeatures(EASE):
 class CEASE(_WithFeatures):
     """Collective EASE: features are further rows of the interactions."""
 
-    name = "cease"
+    name = CEASEConfig.model
     Config = CEASEConfig
     capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
     grid: ClassVar = EASE.grid | {"feature_weight": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)}
@@ -199,7 +205,7 @@ class CEASE(_WithFeatures):
 class AddEASE(_WithFeatures):
     """Additive EASE: a mix of the weights that interactions give and those that features give."""
 
-    name = "add_ease"
+    name = AddEASEConfig.model
     Config = AddEASEConfig
     capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
     grid: ClassVar = EASE.grid | {
@@ -211,10 +217,10 @@ class AddEASE(_WithFeatures):
 
     def regressions(self) -> list[tuple[float, Gram, float]]:
         c = self.config
-        own = c.regularization if c.feature_regularization is None else c.feature_regularization
+        regularization = c.regularization if c.feature_regularization is None else c.feature_regularization
         return [
             (1 - c.feature_share, Gram(self._history(), None), c.regularization),
-            (c.feature_share, Gram(None, self.fused()), own),
+            (c.feature_share, Gram(None, self.fused()), regularization),
         ]
 
 
@@ -229,29 +235,29 @@ class Gram:
     def _factors(self) -> tuple[Tensor, Tensor] | None:
         if self.history is None:
             return None
-        wide = self.history.to(torch.float64)
-        return wide, wide.to_sparse_coo().t().coalesce().to_sparse_csr()
+        by_user = self.history.to(torch.float64)
+        return by_user, by_user.to_sparse_coo().t().coalesce().to_sparse_csr()
 
     def diagonal(self) -> Tensor:
         """`(I,)` float64."""
-        found = None
+        diagonal = None
         if self.history is not None:
-            found = torch.bincount(self.history.col_indices().long(), minlength=self.history.shape[1]).double()
+            diagonal = torch.bincount(self.history.col_indices().long(), minlength=self.history.shape[1]).double()
         if self.features is not None:
             squares = self.features.square().sum(1).double()
-            found = squares if found is None else found + squares
-        assert found is not None
-        return found
+            diagonal = squares if diagonal is None else diagonal + squares
+        assert diagonal is not None
+        return diagonal
 
     def times(self, x: Tensor) -> Tensor:
         """`G x` `(I, r)` of `x` `(I, r)` float64; features are multiplied in their own precision."""
-        found = torch.zeros_like(x)
+        result = torch.zeros_like(x)
         if self._factors is not None:
             by_user, by_item = self._factors
-            found += torch.sparse.mm(by_item, torch.sparse.mm(by_user, x))
+            result += torch.sparse.mm(by_item, torch.sparse.mm(by_user, x))
         if self.features is not None:
-            found += self.features @ (self.features.T @ x.to(self.features.dtype))
-        return found
+            result += self.features @ (self.features.T @ x.to(self.features.dtype))
+        return result
 
     def dense(self) -> Tensor:
         """`G` `(I, I)` float64, made in blocks of rows."""

@@ -1,4 +1,4 @@
-r"""FREEDOM: a frozen item-item graph beside a user-item graph that loses edges in each epoch.
+r"""FREEDOM: a frozen item-item graph and a user-item graph with edge dropout in each epoch.
 
 Zhou & Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation", MM 2023.
 With ID tables `P` `(U, e)` and `Q` `(I, e)`, `Â` of `graphs/user_item.py` and `S = Σ_m w_m S_m` of
@@ -8,7 +8,7 @@ With ID tables `P` `(U, e)` and `Q` `(I, e)`, `Â` of `graphs/user_item.py` and 
     V = X_items + S^Lm Q                                                    item vectors
     loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ Σ_m -mean log σ(⟨u, W_m (F_m,i - F_m,j)⟩)
 
-Training uses an `Â` of `int(E(1-p))` edges, drawn anew for each epoch with probability ∝ `1/√(d_u d_i)` and normalised
+Training uses an `Â` of `int(E(1-p))` edges, sampled for each epoch with probability ∝ `1/√(d_u d_i)` and normalized
 by the degrees that are left; scores use all edges. The features are fixed, as in the paper; the public code trains a
 copy of them, which occurs in the last term only. A bias of `W_m` would cancel in the difference, so there is none. The
 last term is BPR whatever `loss` says.
@@ -54,6 +54,8 @@ from lirdrec.row_buffers import append_rows
 class FREEDOMConfig(RankingOptions):
     """Hyper-parameters of FREEDOM."""
 
+    model: ClassVar[str] = "freedom"
+
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(2, "L, user-item propagation layers")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
@@ -79,7 +81,7 @@ class FREEDOMConfig(RankingOptions):
 class FREEDOM(Model):
     """FREEDOM; see the file's docstring for the formulas."""
 
-    name = "freedom"
+    name = FREEDOMConfig.model
     Config = FREEDOMConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {"edge_dropout": (0.8, 0.9), "regularization": (0.0, 1e-5, 1e-4, 1e-3)}
@@ -102,7 +104,7 @@ class FREEDOM(Model):
         self.item_embedding = table(inputs.n_items, e)  # Q
         xavier_uniform_(self.user_embedding, generator, inputs.n_users, e)
         xavier_uniform_(self.item_embedding, generator, inputs.n_items, e)
-        # W_m; with λ = 0 nothing would ever reach them
+        # W_m; with λ = 0 they would get no gradient
         used = self.features if config.regularization > 0 else []
         self.projection_weight = nn.ParameterList([table(e, f.values.shape[1]) for f in used])
         for weight in self.projection_weight:
@@ -128,7 +130,7 @@ class FREEDOM(Model):
         return users / (layers + 1), items / (layers + 1) + smoothed
 
     def start_epoch(self, epoch: int) -> None:
-        """Draw the epoch's edges."""
+        """Sample the epoch's edges."""
         super().start_epoch(epoch)
         self._epoch_graph = None
         if self.config.edge_dropout > 0:
@@ -145,11 +147,11 @@ class FREEDOM(Model):
         user_vectors, item_vectors = self(self._epoch_graph)
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
         content = ranking.new_zeros(())
-        asking = user_vectors.index_select(0, users)
+        batch_users = user_vectors.index_select(0, users)
         for feature, weight in zip(self.features, self.projection_weight, strict=False):
             # only the batch's rows are projected, and a pair counts if both of its items have the modality
             difference = feature.values.index_select(0, positives) - feature.values.index_select(0, negatives)
-            margin = (asking * F.linear(difference, weight)).sum(1)
+            margin = (batch_users * F.linear(difference, weight)).sum(1)
             both = feature.present[positives] & feature.present[negatives]
             content = content + (F.softplus(-margin) * both).sum() / len(users)
         content = self.config.regularization * content
@@ -157,20 +159,20 @@ class FREEDOM(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters over all edges, with what `grow` and `fold_in` need."""
+        """Vectors of the current parameters over all edges, with what `add_items` and `fold_in` need."""
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
         degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
-        # clones: with one layer these are the parameters themselves, which training goes on to change
+        # clones: with one layer these are the parameters themselves, which further training changes
         memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
         level = self.item_embedding.detach().clone()
         for layer in range(self.config.n_item_layers):
             memory[f"item_smoothed_{layer}"] = level
             level = product(self.item_item.csr, level)
-        users, items = (self.ranking.scored(vectors) for vectors in self())
+        users, items = (self.ranking.transform_for_scoring(vectors) for vectors in self())
         return VectorScorer(users, items, memory=memory)
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by their rows of the item graph: `V_n = (S^Lm Q)_n` with `Q_n = 0`."""
@@ -181,16 +183,16 @@ class FREEDOM(Model):
             tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbours)
         n = len(next(iter(tables.values())))
         rows = fuse(tables, self.weights, scorer.n_items + n, scorer.item_vectors.dtype)
-        nothing = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
+        zeros = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
         memory = dict(scorer.memory)
-        memory["item_states"] = append_rows(memory["item_states"], nothing)
-        memory["item_degrees"] = append_rows(memory["item_degrees"], nothing.new_zeros(n))
-        smoothed = nothing
+        memory["item_states"] = append_rows(memory["item_states"], zeros)
+        memory["item_degrees"] = append_rows(memory["item_degrees"], zeros.new_zeros(n))
+        smoothed = zeros
         for layer in range(self.config.n_item_layers):
             level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        items = append_rows(scorer.item_vectors, self.ranking.scored(smoothed))
+        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(smoothed))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 
     @torch.no_grad()
@@ -198,4 +200,4 @@ class FREEDOM(Model):
         """User vectors `(B, e)` from liked items: the new node's part of a propagation in which `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
-        return self.ranking.scored(received / (self.config.n_layers + 1))
+        return self.ranking.transform_for_scoring(received / (self.config.n_layers + 1))

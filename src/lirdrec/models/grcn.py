@@ -1,18 +1,18 @@
 r"""GRCN: the interaction graph refined by content, then ID vectors convolved over it (Wei et al., MM 2020).
 
-For each modality m, preferences `p` `(U, e)` are free parameters, `f = leaky_relu(F_m W_m + b_m)`, rows normalised:
+For each modality m, preferences `p` `(U, e)` are free parameters, `f = leaky_relu(F_m W_m + b_m)`, rows normalized:
 
     routing, n times:   p ← normalize(p + Σ_{i∈N(u)} α_ui f_i),   α_u = softmax over the user's items of ⟨p_u, f_i⟩
     content:            c_u = p_u + Σ_i α_ui f_i,   c_i = f_i + Σ_u α_iu p_u,   α_i = softmax over the item's users
 
-An edge weighs as much as its most convincing modality; negative confidences prune it. `t` receives, `s` sends:
+The weight of an edge is that of its most confident modality; negative confidences prune it. `t` receives, `s` sends:
 
     w_ts = relu(max_m α^m_ts · confidence[s, m])
     ID part:  x = normalize(id),   x' = W x,   x'' = W x',   x + x' + x''
     score = ⟨[ID part | content of each m]_u, […]_i⟩
     loss = BPR + λ (mean(id_u²) + (mean(id_i²) + mean(id_j²))/2 + Σ_m mean(p_u²)),   means over the batch
 
-In the authors' code (and MMRec's) messages of the routing reach items only, so that routing does nothing: that is
+In the authors' code (and MMRec's) messages of the routing reach items only, so routing has no effect, as with
 `n_routings=0`. MMRec also adds `λ · mean(p²)` over all users for images alone; the authors do not, nor does this file.
 
 An item that lacks a modality has no edge in it: it takes no part in the softmax and its content there is zero. A new
@@ -55,8 +55,10 @@ from lirdrec.row_buffers import append_rows
 class GRCNConfig(RankingOptions):
     """Hyper-parameters of GRCN."""
 
+    model: ClassVar[str] = "grcn"
+
     embedding_size: int = option(64, "e, columns of the ID part and of each modality's part")
-    n_routings: int = option(3, "steps in which users' preferences move towards their items; 0: as the released code")
+    n_routings: int = option(3, "steps of the routing of users' preferences; 0: as the released code")
     regularization: float = option(1e-3, "λ of the batch's ID vectors and preferences")
     modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in this order; none: all")
 
@@ -70,7 +72,7 @@ class GRCNConfig(RankingOptions):
 class GRCN(Model):
     """GRCN as a module; see the file's docstring for the formulas."""
 
-    name = "grcn"
+    name = GRCNConfig.model
     Config = GRCNConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {"regularization": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5), "n_routings": (0, 3)}
@@ -95,15 +97,15 @@ class GRCN(Model):
         self.user_confidence = table(inputs.n_users, n_modalities)
         self.item_confidence = table(inputs.n_items, n_modalities)
         generator = torch.Generator().manual_seed(inputs.seed)
-        nodes = inputs.n_users + inputs.n_items  # both halves of a table are drawn as the one table that they are
-        for part in (self.user_embedding, self.item_embedding):
-            xavier_normal_(part, generator, nodes, e)
+        nodes = inputs.n_users + inputs.n_items  # as for one table of users and items
+        for embedding in (self.user_embedding, self.item_embedding):
+            xavier_normal_(embedding, generator, nodes, e)
         for row, feature in enumerate(self.features):
             xavier_normal_(self.preference[row], generator, inputs.n_users, e)
             xavier_normal_(self.feature_weight[row], generator, feature.values.shape[1], e)
             torch_linear_(self.feature_bias[row], generator, feature.values.shape[1])
-        for part in (self.user_confidence, self.item_confidence):
-            xavier_normal_(part, generator, nodes, n_modalities)
+        for confidence in (self.user_confidence, self.item_confidence):
+            xavier_normal_(confidence, generator, nodes, n_modalities)
 
     @cached_property
     def edges(self) -> Edges:
@@ -113,28 +115,28 @@ class GRCN(Model):
     # Forward
 
     def item_content(self, features: Sequence[Features]) -> list[Tensor]:
-        """`f` `(n, e)` of each modality: normalised projections, zero where an item lacks it."""
-        found = []
+        """`f` `(n, e)` of each modality: normalized projections, zero where an item lacks it."""
+        contents = []
         for row, feature in enumerate(features):
             projected = F.leaky_relu(F.linear(feature.values, self.feature_weight[row], self.feature_bias[row]))
             projected = projected.to(self.user_embedding.dtype)
             if not bool(feature.present.all()):
                 projected = projected * feature.present[:, None]
-            found.append(normalize(projected))
-        return found
+            contents.append(normalize(projected))
+        return contents
 
     def route(self, edges: Edges, preference: Tensor, content: Tensor, lacking: Tensor | None) -> tuple[Tensor, Tensor]:
         """Preferences `(rows, e)` after the routing, and the scores `⟨p_u, f_i⟩` `(E,)` that they give to their items.
 
         Args:
             edges: between users (rows) and items.
-            preference: `(rows, e)` normalised; content: `(I, e)`.
+            preference: `(rows, e)` normalized; content: `(I, e)`.
             lacking: `(E,)` bool, the edges to items without this modality: score -inf; None: there are none.
         """
 
         def scores() -> Tensor:
-            found = edges.dots(preference, content)
-            return found if lacking is None else found.masked_fill(lacking, -torch.inf)
+            products = edges.dots(preference, content)
+            return products if lacking is None else products.masked_fill(lacking, -torch.inf)
 
         for _ in range(self.config.n_routings):
             preference = normalize(preference + edges.matmul(edges.softmax(scores(), "row"), content))
@@ -187,25 +189,26 @@ class GRCN(Model):
         memory = {f"item_content_{m}": content for m, content in contents.items()}
         memory["item_confidence"] = self.item_confidence.clone()
         memory["item_states"] = sent
-        users, items = self.ranking.scored(users), self.ranking.scored(items)
+        users, items = self.ranking.transform_for_scoring(users), self.ranking.transform_for_scoring(items)
         return VectorScorer(users, items, ("id", *self.modalities), memory=memory)
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by their content; without interactions they have no ID part and send none."""
         assert isinstance(scorer, VectorScorer)
         contents = self.item_content([new[m] for m in self.modalities])
-        nothing = torch.zeros_like(contents[0])
+        zeros = torch.zeros_like(contents[0])
         memory = dict(scorer.memory)
         for m, content in zip(self.modalities, contents, strict=True):
             memory[f"item_content_{m}"] = append_rows(memory[f"item_content_{m}"], content)
-        memory["item_states"] = append_rows(memory["item_states"], nothing)
+        memory["item_states"] = append_rows(memory["item_states"], zeros)
         confidence = memory["item_confidence"]
-        memory["item_confidence"] = append_rows(confidence, confidence.new_zeros(len(nothing), confidence.shape[1]))
-        own = self.ranking.scored(torch.cat([nothing, *contents], 1))
-        return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, own), scorer.part_names, None, memory)
+        memory["item_confidence"] = append_rows(confidence, confidence.new_zeros(len(zeros), confidence.shape[1]))
+        new_vectors = self.ranking.transform_for_scoring(torch.cat([zeros, *contents], 1))
+        item_vectors = append_rows(scorer.item_vectors, new_vectors)
+        return VectorScorer(scorer.user_vectors, item_vectors, scorer.part_names, None, memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
@@ -225,7 +228,7 @@ class GRCN(Model):
             weights.append(edges.softmax(scores, "row"))
             parts.append(p + edges.matmul(weights[-1], content))
         weight = _refined(weights, memory["item_confidence"], edges.columns)
-        return self.ranking.scored(torch.cat([edges.matmul(weight, states), *parts], 1))
+        return self.ranking.transform_for_scoring(torch.cat([edges.matmul(weight, states), *parts], 1))
 
 
 def _refined(attention: Sequence[Tensor], confidence: Tensor, senders: Tensor) -> Tensor:

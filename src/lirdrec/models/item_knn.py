@@ -25,6 +25,8 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 class ItemKNNConfig:
     """Hyper-parameters of item-kNN."""
 
+    model: ClassVar[str] = "item_knn"
+
     n_neighbours: int = option(100, "k, similar items kept for each item")
     shrinkage: float = option(10.0, "added to the denominator: trust similarities of rare items less")
 
@@ -34,9 +36,9 @@ class ItemKNNConfig:
 
 
 class ItemKNN(Model):
-    """Item-kNN by cosine of the interaction columns. `I×I` never stands in memory: blocks of items at a time."""
+    """Item-kNN by cosine of the interaction columns, computed in blocks of items, without an `I×I` matrix."""
 
-    name = "item_knn"
+    name = ItemKNNConfig.model
     Config = ItemKNNConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
     # within the ranges of Ferrari Dacrema et al., RecSys 2019
@@ -66,8 +68,8 @@ class ItemKNN(Model):
         for start in range(0, n_items, step):
             rows = torch.arange(start, min(start + step, n_items), device=degree.device)
             columns = torch.zeros(self.inputs.n_users, len(rows), device=degree.device)
-            mine = (self.inputs.items >= start) & (self.inputs.items < start + len(rows))
-            columns[self.inputs.users[mine], self.inputs.items[mine] - start] = 1
+            in_block = (self.inputs.items >= start) & (self.inputs.items < start + len(rows))
+            columns[self.inputs.users[in_block], self.inputs.items[in_block] - start] = 1
             common = (by_item @ columns).T  # (b, I)
             sim = common / ((degree[rows, None] * degree).sqrt() + self.config.shrinkage).clamp(min=1e-12)
             sim[rows - start, rows] = 0

@@ -1,4 +1,4 @@
-r"""What LATTICE and MICRO share: item graphs learned from projected features, beside frozen ones from the raw features.
+r"""Base of LATTICE and MICRO: item graphs learned from projected features, mixed with frozen ones of raw features.
 
 With ID tables `P` `(U, e)`, `Q` `(I, e)` and, for each modality m, `z_m = W_m F_m + b_m` `(I, e)`:
 
@@ -11,18 +11,18 @@ With ID tables `P` `(U, e)`, `Q` `(I, e)` and, for each modality m, `z_m = W_m F
     loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + ρ (‖u‖² + ‖V_i‖² + ‖V_j‖²) / 2B + further terms
 
 The choice of the k nearest has no gradient; the cosines of the chosen pairs and the row sums have one. Since all other
-entries are 0, this is the dense computation of the public code, in O(I·k + I·e) memory: neighbours are found in blocks,
+entries are 0, this is the dense computation of the public code, in O(I·k + I·e) memory: neighbors are found in blocks,
 and products and gradients are computed at the entries alone (`graphs/edges.py`).
 
 **Epochs.** The first batch of an epoch builds the graphs with their gradient; the other batches use them as constants,
-and the projections get no gradient there. `scorer()` builds them anew from the current parameters.
+and the projections get no gradient there. `scorer()` builds them from the current parameters.
 
 **New items** have no ID row (`Q_n = 0`) and no edge: `V_n = h_n / ‖h_n‖`. Their rows of the graphs are made as above
 from their k nearest among all items, old and new, under the degrees that the old items have; rows of old items stay.
 **New users** have `P = 0` and get the layers of `R` from the states of their items (`row_folded` in
 `graphs/user_item.py`).
 
-As in the public codes, and unlike the papers: `R` has self-loops and is normalised by rows only. As in the papers, and
+As in the public codes, and unlike the papers: `R` has self-loops and is normalized by rows only. As in the papers, and
 unlike the codes: the features are fixed (the codes train a copy, from which only the learned graph is made). An item
 that lacks a modality has no entry in its graphs.
 """
@@ -57,12 +57,12 @@ Degrees = Callable[[str, Links], Tensor]
 @dataclass(frozen=True)
 @checked
 class LatentGraphOptions(RankingOptions):
-    """Hyper-parameters that LATTICE and MICRO share."""
+    """Hyper-parameters of both LATTICE and MICRO."""
 
     embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")
     n_layers: int = option(2, "L, user-item propagation layers")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
-    n_neighbours: int = option(10, "k, neighbours per item and modality in the item graphs, itself included")
+    n_neighbours: int = option(10, "k, neighbors per item and modality in the item graphs, itself included")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     frozen_weight: float = option(0.9, "λ, weight of the frozen graphs; the learned ones have 1 - λ")
     regularization: float = option(1e-5, "ρ of the squared vectors of a batch")
@@ -77,7 +77,7 @@ class LatentGraphOptions(RankingOptions):
 
 
 class LatentGraphModel(Model):
-    """The parts of LATTICE and MICRO that are the same; see the file's docstring for the formulas."""
+    """Base class of LATTICE and MICRO; see the file's docstring for the formulas."""
 
     config: LatentGraphOptions
 
@@ -93,7 +93,7 @@ class LatentGraphModel(Model):
         self.item_embedding = self._table(inputs.n_items, e)  # Q
         self.projection_weight = nn.ParameterList([self._table(e, d) for d in dims])  # W_m
         self.projection_bias = nn.ParameterList([self._table(e) for _ in dims])
-        self.initial = torch.Generator().manual_seed(inputs.seed)  # of the first values, here and in the derived class
+        self.initial = torch.Generator().manual_seed(inputs.seed)  # of the initialization, also in derived classes
         xavier_uniform_(self.user_embedding, self.initial, inputs.n_users, e)
         xavier_uniform_(self.item_embedding, self.initial, inputs.n_items, e)
         for weight, bias, d in zip(self.projection_weight, self.projection_bias, dims, strict=True):
@@ -110,7 +110,7 @@ class LatentGraphModel(Model):
         """The model's graphs G.
 
         Args:
-            learned, frozen: `K(z_m)` and `K(F_m)` of each modality, not normalised.
+            learned, frozen: `K(z_m)` and `K(F_m)` of each modality, not normalized.
             degrees: `(name, links) -> (n,)` row sums of `links`, which the model calls `name`.
         """
 
@@ -119,7 +119,7 @@ class LatentGraphModel(Model):
         """`h` `(n, e)` of items with these features, from `G^Lm Q` `(n, e)` of each graph."""
 
     def further_terms(self, smoothed: Sequence[Tensor], fused: Tensor) -> dict[str, Tensor]:
-        """Terms that the loss has besides, weighted."""
+        """Further weighted terms of the loss."""
         return {}
 
     # Graphs
@@ -132,12 +132,12 @@ class LatentGraphModel(Model):
     @cached_property
     def frozen(self) -> list[Links]:
         """`K(F_m)` of each modality."""
-        found = []
+        graphs = []
         for name, feature in zip(self.modalities, self.features, strict=True):
             rows, columns = pairs(self.inputs.neighbours(name, self.config.n_neighbours))
             values = cosines(feature.values, [feature.values], rows, columns)
-            found.append(Links(rows, columns, values.to(self.user_embedding.dtype)))
-        return found
+            graphs.append(Links(rows, columns, values.to(self.user_embedding.dtype)))
+        return graphs
 
     def projected(self, row: int, values: Tensor) -> Tensor:
         """`z_m / ‖z_m‖` `(n, e)` of features `(n, d)` of the modality `row`."""
@@ -174,7 +174,7 @@ class LatentGraphModel(Model):
         return users, items + normalize(h), smoothed, h
 
     def start_epoch(self, epoch: int) -> None:
-        """The epoch's first batch will build the graphs."""
+        """Discard the graphs; the epoch's first batch builds new ones."""
         super().start_epoch(epoch)
         self._epoch_graphs = None
 
@@ -200,34 +200,38 @@ class LatentGraphModel(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters with graphs built anew, and what `grow` and `fold_in` need."""
+        """Vectors of the current parameters with new graphs, and what `add_items` and `fold_in` need."""
         graphs, degrees = self.item_graphs()
         memory = {f"item_degree_{name}": degree for name, degree in degrees.items()}
         states = self.user_item.layers(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
-        for layer, (_, items) in enumerate(states):  # layer 0 is Q itself, which training goes on to change
+        for layer, (_, items) in enumerate(states):  # clones: layer 0 is Q itself, which further training changes
             memory[f"item_state_{layer}"] = items.detach().clone()
         for number, graph in enumerate(graphs):
             level: Tensor = memory["item_state_0"]
             for layer in range(1, self.config.n_item_layers):
                 level = memory[f"item_smoothed_{number}_{layer}"] = graph.matmul(level)
         user_vectors, item_vectors, _, _ = self(graphs)
-        return VectorScorer(self.ranking.scored(user_vectors), self.ranking.scored(item_vectors), memory=memory)
+        return VectorScorer(
+            self.ranking.transform_for_scoring(user_vectors),
+            self.ranking.transform_for_scoring(item_vectors),
+            memory=memory,
+        )
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by their rows of the item graphs applied to the ID table: `V_n = h_n / ‖h_n‖`, `Q_n = 0`."""
         assert isinstance(scorer, VectorScorer)
         k, memory, old = self.config.n_neighbours, dict(scorer.memory), scorer.n_items
-        fresh = [new[m] for m in self.modalities]
-        n, dtype = len(fresh[0].values), self.user_embedding.dtype
+        new_features = [new[m] for m in self.modalities]
+        n, dtype = len(new_features[0].values), self.user_embedding.dtype
         learned, frozen = [], []
         for row, m in enumerate(self.modalities):
             blocks = [(block[m].values, block[m].present) for block in [*catalogue, new]]
             projected = [(self.projected(row, values), present) for values, present in blocks]
-            learned.append(nearest_links(projected[-1][0], fresh[row].present, projected, k))
-            raw = nearest_links(fresh[row].values, fresh[row].present, blocks, k)
+            learned.append(nearest_links(projected[-1][0], new_features[row].present, projected, k))
+            raw = nearest_links(new_features[row].values, new_features[row].present, blocks, k)
             frozen.append(Links(raw.rows, raw.columns, raw.values.to(dtype)))
 
         def sums(name: str, links: Links) -> Tensor:
@@ -237,9 +241,9 @@ class LatentGraphModel(Model):
             memory[f"item_degree_{name}"] = degrees
             return degrees
 
-        nothing = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
+        zeros = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
         for layer in range(self.config.n_layers):
-            memory[f"item_state_{layer}"] = append_rows(memory[f"item_state_{layer}"], nothing)
+            memory[f"item_state_{layer}"] = append_rows(memory[f"item_state_{layer}"], zeros)
         smoothed = []
         for number, links in enumerate(self.blended(learned, frozen, sums)):
             rows = links.matrix((n, old + n), first_row=old)
@@ -249,8 +253,8 @@ class LatentGraphModel(Model):
                 memory[f"item_smoothed_{number}_{layer}"] = level
                 x = rows.matmul(level)
             smoothed.append(x)
-        items = normalize(self.fused(smoothed, fresh))
-        items = append_rows(scorer.item_vectors, self.ranking.scored(items))
+        items = normalize(self.fused(smoothed, new_features))
+        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(items))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 
     @torch.no_grad()
@@ -258,4 +262,4 @@ class LatentGraphModel(Model):
         """User vectors `(B, e)` from liked items: `X_users` of a new node with `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         states = [scorer.memory[f"item_state_{layer}"] for layer in range(self.config.n_layers)]
-        return self.ranking.scored(row_folded(histories, states) / (self.config.n_layers + 1))
+        return self.ranking.transform_for_scoring(row_folded(histories, states) / (self.config.n_layers + 1))

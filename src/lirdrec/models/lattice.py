@@ -6,7 +6,7 @@ which holds everything but the two lines here, with `w = softmax(modality_logits
     G = (1-λ) N(Σ_m w_m K(z_m)) + λ Σ_m w_m N(K(F_m))
     h = G^Lm Q
 
-As in the public code. The paper normalises each modality's learned graph before the modalities are added.
+As in the public code. The paper normalizes each modality's learned graph before the modalities are added.
 
 **Differs from public code** (the authors' github.com/CRIPAC-DIG/LATTICE and MMRec's): fixed features (see
 `latent_graphs.py`). The penalty is divided by the pairs of the batch, theirs by the configured batch size: the last
@@ -38,11 +38,13 @@ from lirdrec.models.latent_graphs import Degrees, LatentGraphModel, LatentGraphO
 class LATTICEConfig(LatentGraphOptions):
     """Hyper-parameters of LATTICE."""
 
+    model: ClassVar[str] = "lattice"
+
 
 class LATTICE(LatentGraphModel):
     """LATTICE; see the docstrings of this file and of `latent_graphs.py` for the formulas."""
 
-    name = "lattice"
+    name = LATTICEConfig.model
     Config = LATTICEConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {"regularization": (0.0, 1e-5, 1e-4, 1e-3)}
@@ -68,9 +70,9 @@ class LATTICE(LatentGraphModel):
         single = len(learned) == 1
         w = (learned[0].values.new_ones(()),) if single else self.modality_logits.softmax(0).unbind()
         mixed = Links.joined([links.scaled(share) for links, share in zip(learned, w, strict=True)])
-        parts = [mixed.normalised(degrees("learned", mixed)).scaled(1 - self.config.frozen_weight)]
+        parts = [mixed.normalized(degrees("learned", mixed)).scaled(1 - self.config.frozen_weight)]
         for name, links, share in zip(self.modalities, frozen, w, strict=True):
-            parts.append(links.normalised(degrees(name, links)).scaled(self.config.frozen_weight * share))
+            parts.append(links.normalized(degrees(name, links)).scaled(self.config.frozen_weight * share))
         return [Links.joined(parts)]
 
     def fused(self, smoothed: Sequence[Tensor], features: Sequence[Features]) -> Tensor:

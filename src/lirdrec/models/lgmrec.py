@@ -5,7 +5,7 @@ r"""LGMRec: local user-item graphs and a global hypergraph of item attributes (G
     collaborative   C = 1/(L+1) Σ_{l=0..L} Â^l [P ; Q]                          free parameters P (U×e), Q (I×e)
     modality m      M_m = Â^Lm [D_u^-1 R F_m W_m ; F_m W_m]                     the last layer only
     hyperedges      H_i = softmax((F_m V_m + g)/τ),  H_u = softmax((R F_m V_m + g)/τ)      rows over h, g Gumbel noise
-    global          x = C_items;  n times: ℓ = H_iᵀ x, x = H_i ℓ;   G_m = [H_u ℓ ; x]      H with dropout, drawn anew
+    global          x = C_items;  n times: ℓ = H_iᵀ x, x = H_i ℓ;   G_m = [H_u ℓ ; x]      H with dropout, resampled
     vectors         X = C + Σ_m normalize(M_m) + α normalize(Σ_m G_m),   score = ⟨X_u, X_i⟩
     loss = BPR + γ Σ_{m<n} (contrast of users + contrast of items) + λ · penalty(X_u, X_i, X_j)
 
@@ -54,6 +54,8 @@ from lirdrec.row_buffers import append_rows
 class LGMRecConfig(PenaltyOptions):
     """Hyper-parameters of LGMRec."""
 
+    model: ClassVar[str] = "lgmrec"
+
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(2, "L, propagation layers of the ID vectors")
     n_modality_layers: int = option(2, "Lm, propagation layers of the features")
@@ -88,7 +90,7 @@ class Hypergraph:
 class LGMRec(Model):
     """LGMRec as a module; see the file's docstring for the formulas."""
 
-    name = "lgmrec"
+    name = LGMRecConfig.model
     Config = LGMRecConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {
@@ -131,22 +133,22 @@ class LGMRec(Model):
     @cached_property
     def modality_graphs(self) -> list[UserItemGraph]:
         """The user-item graph of the items that have each modality."""
-        i, found = self.inputs, []
+        i, graphs = self.inputs, []
         for name, feature in zip(self.modalities, self.features, strict=True):
             complete = bool(feature.present.all())
             graph = UserItemGraph(*pairs_with(i, name), i.n_users, i.n_items, self.user_embedding.dtype)
-            found.append(self.user_item if complete else graph)
-        return found
+            graphs.append(self.user_item if complete else graph)
+        return graphs
 
     @cached_property
     def histories(self) -> list[SparseMatrix]:
         """`R` `(U, I)` of ones, of the items that have each modality."""
-        i, found = self.inputs, []
+        i, histories = self.inputs, []
         for name in self.modalities:
             users, items = pairs_with(i, name)
             ones = torch.ones(len(users), dtype=self.user_embedding.dtype, device=i.device)
-            found.append(SparseMatrix(users, items, ones, (i.n_users, i.n_items)))
-        return found
+            histories.append(SparseMatrix(users, items, ones, (i.n_users, i.n_items)))
+        return histories
 
     # Forward
 
@@ -164,7 +166,7 @@ class LGMRec(Model):
         return ((logits if noise is None else logits + noise) / self.config.hyper_temperature).softmax(1)
 
     def local(self, row: int, projected: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
-        """Users and items of layer `n_layers` of modality `row`, before normalisation."""
+        """Users and items of layer `n_layers` of modality `row`, before normalization."""
         graph, history = self.modality_graphs[row], self.histories[row]
         users = history.matmul(projected) / (history.row_sums() + 1e-7)[:, None]
         return graph.last(users, projected, n_layers)
@@ -228,32 +230,34 @@ class LGMRec(Model):
         total = hypergraphs[0].edges.new_zeros(())
         for (row, a), (other, b) in combinations(enumerate(hypergraphs), 2):
             both = self.features[row].present & self.features[other].present
-            everyone = torch.ones(self.inputs.n_users, dtype=torch.bool, device=both.device)
-            for first, second, rows, there in (
-                (a.users, b.users, users, everyone),
+            all_users = torch.ones(self.inputs.n_users, dtype=torch.bool, device=both.device)
+            for first, second, rows, present in (
+                (a.users, b.users, users, all_users),
                 (a.items, b.items, items, both),
             ):
-                total = total + self._ask(first, a.edges, second, b.edges, rows, there)
+                total = total + self._info_nce(first, a.edges, second, b.edges, rows, present)
         return total
 
-    def _ask(self, a: Tensor, a_edges: Tensor, b: Tensor, b_edges: Tensor, rows: Tensor, there: Tensor) -> Tensor:
-        """Summed InfoNCE of the vectors `a @ a_edges` of `rows` against all `b @ b_edges`, among those `there`."""
-        if not bool(there.all()):
-            kept = there.nonzero().squeeze(1)
-            place = torch.zeros_like(there, dtype=torch.int64).index_copy_(0, kept, torch.arange(len(kept)).to(rows))
-            a, b, rows = a.index_select(0, kept), b.index_select(0, kept), place[rows[there[rows]]]
+    def _info_nce(
+        self, a: Tensor, a_edges: Tensor, b: Tensor, b_edges: Tensor, rows: Tensor, present: Tensor
+    ) -> Tensor:
+        """Summed InfoNCE of the vectors `a @ a_edges` of `rows` against all `b @ b_edges`, among those `present`."""
+        if not bool(present.all()):
+            kept = present.nonzero().squeeze(1)
+            index = torch.zeros_like(present, dtype=torch.int64).index_copy_(0, kept, torch.arange(len(kept)).to(rows))
+            a, b, rows = a.index_select(0, kept), b.index_select(0, kept), index[rows[present[rows]]]
         if len(rows) == 0:
             return a.new_zeros(())
-        asking = a.index_select(0, rows)
-        queries = asking @ (a_edges @ b_edges.T) / _length(asking @ a_edges)  # (B, h)
-        answers = b / _length(b @ b_edges)  # (n, h)
-        return full_softmax(queries, answers, rows, self.config.hyper_temperature) * len(rows)
+        batch = a.index_select(0, rows)
+        queries = batch @ (a_edges @ b_edges.T) / _length(batch @ a_edges)  # (B, h)
+        keys = b / _length(b @ b_edges)  # (n, h)
+        return full_softmax(queries, keys, rows, self.config.hyper_temperature) * len(rows)
 
     # Serving
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters without noise, with what `grow` and `fold_in` need."""
+        """Vectors of the current parameters without noise, with what `add_items` and `fold_in` need."""
         c, n_items = self.config, self.inputs.n_items
         users, items, hypergraphs = self()
         states = torch.zeros_like(self.item_embedding)
@@ -267,10 +271,12 @@ class LGMRec(Model):
             memory[f"item_degrees_{name}"] = _degrees(pairs_with(self.inputs, name)[1], n_items, states)
             memory[f"item_logits_{name}"] = logits.contiguous()
             memory[f"hyperedges_{name}"] = hypergraphs[row].edges
-        return VectorScorer(self.ranking.scored(users), self.ranking.scored(items), memory=memory)
+        return VectorScorer(
+            self.ranking.transform_for_scoring(users), self.ranking.transform_for_scoring(items), memory=memory
+        )
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by the hyperedges that their features belong to; without edges they have no local part."""
@@ -289,12 +295,12 @@ class LGMRec(Model):
                 "degrees": own.new_zeros(len(own)),
                 "logits": logits,
             }
-            for what, rows in additions.items():
-                memory[f"item_{what}_{name}"] = append_rows(memory[f"item_{what}_{name}"], rows)
+            for table, rows in additions.items():
+                memory[f"item_{table}_{name}"] = append_rows(memory[f"item_{table}_{name}"], rows)
         vectors = _sum([c.global_weight * normalize(_sum(parts)), *local])
         memory["item_states"] = append_rows(memory["item_states"], torch.zeros_like(vectors))
         memory["item_degrees"] = append_rows(memory["item_degrees"], vectors.new_zeros(len(vectors)))
-        items = append_rows(scorer.item_vectors, self.ranking.scored(vectors))
+        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(vectors))
         return VectorScorer(scorer.user_vectors, items, memory=memory)
 
     @torch.no_grad()
@@ -315,7 +321,7 @@ class LGMRec(Model):
             users = users + normalize(local)
             logits = torch.stack([memory[f"item_logits_{name}"][h].sum(0) for h in liked])
             parts.append(self.assigned(logits, None) @ memory[f"hyperedges_{name}"])
-        return self.ranking.scored(users + c.global_weight * normalize(_sum(parts)))
+        return self.ranking.transform_for_scoring(users + c.global_weight * normalize(_sum(parts)))
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:

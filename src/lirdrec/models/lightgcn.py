@@ -1,4 +1,4 @@
-r"""LightGCN: matrix factorisation smoothed over the user-item graph (He et al., SIGIR 2020).
+r"""LightGCN: matrix factorization smoothed over the user-item graph (He et al., SIGIR 2020).
 
 With `e = embedding_size`, free parameters `X0 = [P ; Q]`, `(U+I) × e`, and `Â` of `graphs/user_item.py`:
 
@@ -39,6 +39,8 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 class LightGCNConfig(PenaltyOptions):
     """Hyper-parameters of LightGCN."""
 
+    model: ClassVar[str] = "lightgcn"
+
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(3, "L, user-item propagation layers")
     regularization: float = option(1e-4, "λ of the penalty on the parameters of a batch")
@@ -51,7 +53,7 @@ class LightGCNConfig(PenaltyOptions):
 class LightGCN(Model):
     """LightGCN with the mean of its layers; see the file's docstring for the formulas."""
 
-    name = "lightgcn"
+    name = LightGCNConfig.model
     Config = LightGCNConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="gradient")
     grid: ClassVar = {"n_layers": (1, 2, 3, 4), "regularization": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)}
@@ -90,10 +92,10 @@ class LightGCN(Model):
     @torch.no_grad()
     def scorer(self) -> Scorer:
         """Vectors of the current parameters, with what `fold_in` needs."""
-        users, items = (self.ranking.scored(vectors) for vectors in self())
+        users, items = (self.ranking.transform_for_scoring(vectors) for vectors in self())
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
         degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
-        # with one layer the states are the parameters themselves, which training goes on to change
+        # clones: with one layer the states are the parameters themselves, which further training changes
         memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
         return VectorScorer(users, items, memory=memory)
 
@@ -102,4 +104,4 @@ class LightGCN(Model):
         """User vectors `(B, e)` from liked items: the new node's part of a propagation in which `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
-        return self.ranking.scored(received / (self.config.n_layers + 1))
+        return self.ranking.transform_for_scoring(received / (self.config.n_layers + 1))

@@ -49,6 +49,8 @@ from lirdrec.row_buffers import append_rows
 class LIRDRecConfig(RankingOptions):
     """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid."""
 
+    model: ClassVar[str] = "lirdrec"
+
     embedding_size: int = option(64, "e, width of each branch; user and item vectors have K·e columns")
     n_layers: int = option(3, "L, user-item propagation layers (grid of the paper: 2, 3, 4)")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
@@ -68,7 +70,7 @@ class LIRDRecConfig(RankingOptions):
     )
     pwc_weight: float = option(0.9, "w, weight of the learned logits in the first epoch (grid: .9, .95, .99)")
     pwc_base: float = option(0.9, "base of the decay of w1 (Eq. 19)")
-    init: Literal["torch", "xavier"] = option("torch", "initialisation of the linear layers")
+    init: Literal["torch", "xavier"] = option("torch", "initialization of the linear layers")
     edge_dropout: float = option(0.0, "share of training edges left out of the graph in each epoch")
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ class LIRDRecConfig(RankingOptions):
 class LIRDRec(Model):
     """LIRDRec as a module; see the file's docstring for the formulas. Shapes are in the comments of the code."""
 
-    name = "lirdrec"
+    name = LIRDRecConfig.model
     Config = LIRDRecConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
 
@@ -199,7 +201,7 @@ class LIRDRec(Model):
     # Forward
 
     def item_branches(self, features: Sequence[Features], mixed: Sequence[Tensor] | None = None) -> Tensor:
-        """Normalised branch outputs `z` `(n, K, e)` of `n` items from the features of each modality (§3, Eqs. 11-13).
+        """Normalized branch outputs `z` `(n, K, e)` of `n` items from the features of each modality (§3, Eqs. 11-13).
 
         Args:
             features: one entry per modality of the model, in its order.
@@ -272,7 +274,7 @@ class LIRDRec(Model):
     # Training
 
     def start_epoch(self, epoch: int) -> None:
-        """Copy the weights into θ, take one step of the schedule (Eq. 19), draw the epoch's edges."""
+        """Copy the weights into θ, take one step of the schedule (Eq. 19), sample the epoch's edges."""
         super().start_epoch(epoch)
         if self._learns_weights:
             with torch.no_grad():
@@ -291,7 +293,7 @@ class LIRDRec(Model):
         return UserItemGraph(i.users[kept], i.items[kept], i.n_users, i.n_items, self.user_embedding.dtype)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss with the squared-mean regulariser of §6; a training forward, which PWC remembers."""
+        """Ranking loss with the squared-mean regularizer of §6; stores the weights that PWC copies next epoch."""
         user_vectors, item_vectors, alpha, logits = self(self._epoch_graph)
         if self._learns_weights:
             self.copied.copy_((alpha if self.config.pwc == "released" else logits).detach())
@@ -303,7 +305,7 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters over the whole graph, with what `grow` and `fold_in` need."""
+        """Vectors of the current parameters over the whole graph, with what `add_items` and `fold_in` need."""
         mixed = self._mixed if self.config.dct == "matrix" else None
         ego_items = self.item_branches(self.features, mixed).flatten(1)
         ego_users = normalize(self.user_embedding).flatten(1)
@@ -326,11 +328,14 @@ class LIRDRec(Model):
             smoothed = product(self.item_item.csr, smoothed)
         if self._learns_weights:
             memory["mean_theta"] = self.theta.mean(0, keepdim=True)
-        vectors, items = self.ranking.scored(vectors), self.ranking.scored(items + smoothed)
+        vectors, items = (
+            self.ranking.transform_for_scoring(vectors),
+            self.ranking.transform_for_scoring(items + smoothed),
+        )
         return VectorScorer(vectors, items, self.branches, alpha, memory)
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items from their features alone (§8): as a full forward in which they are present without interactions.
@@ -359,7 +364,7 @@ class LIRDRec(Model):
             level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        items = append_rows(scorer.item_vectors, self.ranking.scored(own + smoothed))
+        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(own + smoothed))
         return VectorScorer(scorer.user_vectors, items, scorer.part_names, scorer.weights, memory)
 
     @torch.no_grad()
@@ -371,4 +376,4 @@ class LIRDRec(Model):
         assert isinstance(scorer, VectorScorer)
         chunks = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
         theta = scorer.memory["mean_theta"].expand(len(histories), -1) if self._learns_weights else None
-        return self.ranking.scored(self._weigh(chunks, theta)[0])
+        return self.ranking.transform_for_scoring(self._weigh(chunks, theta)[0])

@@ -1,4 +1,4 @@
-r"""MF-BPR: matrix factorisation trained to rank (Rendle et al., UAI 2009).
+r"""MF-BPR: matrix factorization trained to rank (Rendle et al., UAI 2009).
 
 With `e = embedding_size`, user vectors `p_u` and item vectors `q_i` are free parameters `(U, e)`, `(I, e)`:
 
@@ -34,6 +34,8 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 class MFConfig(PenaltyOptions):
     """Hyper-parameters of MF-BPR."""
 
+    model: ClassVar[str] = "mf"
+
     embedding_size: int = option(64, "e, columns of user and item vectors")
     regularization: float = option(1e-2, "λ of the penalty on the vectors of a batch")
 
@@ -44,9 +46,9 @@ class MFConfig(PenaltyOptions):
 
 
 class MF(Model):
-    """Matrix factorisation; see the file's docstring for the formulas."""
+    """Matrix factorization; see the file's docstring for the formulas."""
 
-    name = "mf"
+    name = MFConfig.model
     Config = MFConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=False, training="gradient")
     grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
@@ -72,5 +74,8 @@ class MF(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        users, items = self.ranking.scored(self.user_embedding), self.ranking.scored(self.item_embedding)
+        users, items = (
+            self.ranking.transform_for_scoring(self.user_embedding),
+            self.ranking.transform_for_scoring(self.item_embedding),
+        )
         return VectorScorer(users.detach().clone(), items.detach().clone())

@@ -9,7 +9,7 @@ the notation of `latent_graphs.py`, which holds what LATTICE has too:
     C_m = -mean_i log( s(h_m,i, h_i) / (Σ_j s(h_m,i, h_j) + Σ_{j≠i} s(h_m,i, h_m,j)) )
 
 The contrast compares all items with all at every step, in blocks: `2·M·I²·e` multiplications, and twice as many for the
-gradient. `n_contrasted` lets a sample of the items ask instead, drawn anew at each step: the same in expectation.
+gradient. `n_contrasted` lets a sample of the items ask instead, resampled at each step: the same in expectation.
 
 **Differs from public code** (the authors' github.com/CRIPAC-DIG/MICRO; MMRec has no MICRO): fixed features (see
 `latent_graphs.py`). Training shuffles all pairs; theirs draws distinct users and one of each user's items. The penalty
@@ -43,6 +43,8 @@ from lirdrec.nn.losses import info_nce
 class MICROConfig(LatentGraphOptions):
     """Hyper-parameters of MICRO."""
 
+    model: ClassVar[str] = "micro"
+
     contrast_weight: float = option(0.03, "γ of the contrast between modalities and their fusion")
     contrast_temperature: float = option(0.5, "τ of that contrast")
     n_contrasted: int | None = option(None, "items of each modality that ask in the contrast of a step; none: all")
@@ -60,7 +62,7 @@ class MICROConfig(LatentGraphOptions):
 class MICRO(LatentGraphModel):
     """MICRO; see the docstrings of this file and of `latent_graphs.py` for the formulas."""
 
-    name = "micro"
+    name = MICROConfig.model
     Config = MICROConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     # its code searches nothing; the values are those of LATTICE
@@ -92,8 +94,8 @@ class MICRO(LatentGraphModel):
         share, graphs = self.config.frozen_weight, []
         for name, own, raw in zip(self.modalities, learned, frozen, strict=True):
             parts = [
-                own.normalised(degrees(f"learned_{name}", own)).scaled(1 - share),
-                raw.normalised(degrees(name, raw)).scaled(share),
+                own.normalized(degrees(f"learned_{name}", own)).scaled(1 - share),
+                raw.normalized(degrees(name, raw)).scaled(share),
             ]
             graphs.append(Links.joined(parts))
         return graphs

@@ -1,4 +1,4 @@
-"""Which feature matrices a model uses, and with what weights: the same options and sentences in every model."""
+"""Modalities of a model: which feature matrices it uses, their weights, and their fusion into one row per item."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def chosen_modalities(
     Args:
         inputs: of the model.
         names: the option `modalities`.
-        reserved: names that the model gives to parts of its own.
-        at_least: how many modalities the model needs; `model` names it in the sentence.
+        reserved: names that the model uses for other parts of its score.
+        at_least: number of modalities that the model needs; `model` is its name for the error message.
 
     Raises:
-        ConfigError: a name that is not there, is given twice or is reserved.
+        ConfigError: a name that is unknown, repeated or reserved.
         CapabilityError: fewer than `at_least`.
     """
-    found = tuple(names) if names is not None else tuple(inputs.features)
-    for name in found:
+    modalities = tuple(names) if names is not None else tuple(inputs.features)
+    for name in modalities:
         if name not in inputs.features:
             raise ConfigError(f"modalities: no feature matrix '{name}'; the dataset has {', '.join(inputs.features)}")
-    if not found or len(set(found)) < len(found) or set(found) & set(reserved):
+    if not modalities or len(set(modalities)) < len(modalities) or set(modalities) & set(reserved):
         also = f", and none can be called {' or '.join(map(repr, reserved))}" if reserved else ""
         raise ConfigError(f"modalities must name at least one feature matrix, none twice{also}")
-    if len(found) < at_least:
-        raise CapabilityError(f"{model} needs {at_least} modalities or more, and there is only '{found[0]}'")
-    return found
+    if len(modalities) < at_least:
+        raise CapabilityError(f"{model} needs {at_least} modalities or more, and there is only '{modalities[0]}'")
+    return modalities
 
 
 def pairs_with(inputs: ModelInputs, name: str) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ def pairs_with(inputs: ModelInputs, name: str) -> tuple[Tensor, Tensor]:
 
 
 def modality_weights(modalities: Sequence[str], given: Mapping[str, float] | None) -> dict[str, float]:
-    """Weight of each modality's item-item graph: as given, else image .1 and text .9 for exactly these two, else 1/M.
+    """Weight of each modality's item-item graph: the given ones, else image .1 and text .9 for these two, else 1/M.
 
     Raises:
         ConfigError: a modality has no weight, a weight is negative, or all are 0.

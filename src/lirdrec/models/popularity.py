@@ -1,9 +1,10 @@
-"""Popularity: every user gets the items with the most training users. The yardstick beside every result."""
+"""Popularity baseline: recommends the items with the most training users to every user."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -17,11 +18,13 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 class PopularityConfig:
     """Popularity has no hyper-parameters."""
 
+    model: ClassVar[str] = "popularity"
+
 
 class Popularity(Model):
     """Score of an item = its number of training users, as vectors of one column (user 1, item count)."""
 
-    name = "popularity"
+    name = PopularityConfig.model
     Config = PopularityConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
 
@@ -34,5 +37,5 @@ class Popularity(Model):
         return VectorScorer(users, counts[:, None], ("popularity",))
 
     def fold_in(self, scorer: Scorer, histories: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Everyone gets the same query `(B, 1)`, whatever they liked."""
+        """The same query `(B, 1)` for all users."""
         return torch.ones(len(histories), 1, device=self.inputs.device)

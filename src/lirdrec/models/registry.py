@@ -1,4 +1,4 @@
-"""The models by name. A new model is one file and one line here; files are imported only when asked for."""
+"""Registry of models by name; their modules are imported at first use. To add a model, add a file and a line here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MODELS = {
 
 
 def model_names() -> list[str]:
-    """Names that `model_type` knows."""
+    """Names of all models."""
     return list(_MODELS)
 
 
@@ -39,15 +39,15 @@ def model_type(name: str) -> type[Model]:
     """The model class called `name`.
 
     Raises:
-        ConfigError: there is none; the nearest name is offered.
+        ConfigError: unknown name; the message suggests the nearest one.
     """
     if name not in _MODELS:
         name = str(name)
         hint = nearest(name.lower(), _MODELS, f"known models: {', '.join(_MODELS)}")
         raise ConfigError(f"unknown model '{name}'; {hint}")
     module, attribute = _MODELS[name]
-    found: type[Model] = getattr(importlib.import_module(module), attribute)
-    return found
+    model_class: type[Model] = getattr(importlib.import_module(module), attribute)
+    return model_class
 
 
 def config_type(name: str) -> type:
@@ -59,12 +59,11 @@ def model_for_config(config: Any) -> type[Model]:
     """The model class that `config` (an instance of some model's `Config`) belongs to.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: it is not the config of a model.
     """
-    for name in _MODELS:
-        found = model_type(name)
-        if type(config) is found.Config:
-            return found
+    name = getattr(type(config), "model", None)
+    if name in _MODELS and type(config) is config_type(name):
+        return model_type(name)
     given = config.__name__ if isinstance(config, type) else type(config).__name__
     raise ConfigError(
         f'{given} is not the configuration of a model; give a model\'s name, such as "ease", or its configuration,'

@@ -66,6 +66,8 @@ Parts = list[tuple[Tensor, Tensor]]  # users and items of each channel
 class SLMRecConfig:
     """Hyper-parameters of SLMRec; its ranking loss is part of the model."""
 
+    model: ClassVar[str] = "slmrec"
+
     embedding_size: int = option(64, "e, columns of each channel and of the fused vectors")
     n_layers: int = option(3, "L, user-item propagation layers")
     temperature: float = option(0.2, "τ of the ranking loss")
@@ -93,7 +95,7 @@ class SLMRecConfig:
 class SLMRec(Model):
     """SLMRec as a module; see the file's docstring for the formulas."""
 
-    name = "slmrec"
+    name = SLMRecConfig.model
     Config = SLMRecConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
     grid: ClassVar = {
@@ -140,11 +142,11 @@ class SLMRec(Model):
     def graphs(self) -> list[UserItemGraph]:
         """The user-item graph of each channel: of the items that have it."""
         i, dtype = self.inputs, self.user_embedding.dtype
-        found = [UserItemGraph(i.users, i.items, i.n_users, i.n_items, dtype)]
+        graphs = [UserItemGraph(i.users, i.items, i.n_users, i.n_items, dtype)]
         for name, feature in zip(self.modalities, self.features, strict=True):
             complete = bool(feature.present.all())
-            found.append(found[0] if complete else UserItemGraph(*pairs_with(i, name), i.n_users, i.n_items, dtype))
-        return found
+            graphs.append(graphs[0] if complete else UserItemGraph(*pairs_with(i, name), i.n_users, i.n_items, dtype))
+        return graphs
 
     @cached_property
     def _scales(self) -> list[Tensor]:
@@ -223,17 +225,17 @@ class SLMRec(Model):
         total = x.new_zeros(())
         for step, (_, propagated) in enumerate(parts[1:]):
             x = F.linear(x, self.step_weight[step], self.step_bias[step])
-            there = self.features[step].present[items].nonzero().squeeze(1)
-            if len(there) == 0:
+            kept = self.features[step].present[items].nonzero().squeeze(1)
+            if len(kept) == 0:
                 continue
-            own = propagated.index_select(0, items[there])
-            found = F.linear(own, self.aligned_weight[step], self.aligned_bias[step])
-            asking, targets = x.index_select(0, there), torch.arange(len(there), device=items.device)
-            total = total + full_softmax(asking, found, targets, self.config.contrast_temperature)
+            channel = propagated.index_select(0, items[kept])
+            keys = F.linear(channel, self.aligned_weight[step], self.aligned_bias[step])
+            queries, targets = x.index_select(0, kept), torch.arange(len(kept), device=items.device)
+            total = total + full_softmax(queries, keys, targets, self.config.contrast_temperature)
         return total
 
     def contrast(self, parts: Parts, ego: Sequence[Tensor], users: Tensor, items: Tensor) -> Tensor:
-        """fd and fm: two views of the batch's users and items find each other."""
+        """fd and fm: InfoNCE between two views of the batch's users and items."""
         p = self.config.dropout if "fd" in self.config.task else 0.0
         masked = (
             torch.randperm(len(ego), generator=self.generator)[:2].tolist() if "fm" in self.config.task else [-1, -1]
@@ -252,12 +254,12 @@ class SLMRec(Model):
 
     # Serving
 
-    def _scored(self, vectors: Tensor) -> Tensor:
+    def _transform_for_scoring(self, vectors: Tensor) -> Tensor:
         return normalize(vectors) if self.config.scoring == "cosine" else vectors
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters, with what `grow` and `fold_in` need."""
+        """Vectors of the current parameters, with what `add_items` and `fold_in` need."""
         n_items, memory = self.inputs.n_items, {}
         for channel, (name, ego) in enumerate(zip(("id", *self.modalities), self.ego_items(), strict=True)):
             states = torch.zeros_like(ego)
@@ -272,11 +274,11 @@ class SLMRec(Model):
             memory[f"item_states_{name}"] = states.detach().clone()
             memory[f"item_degrees_{name}"] = torch.bincount(pairs, minlength=n_items).to(ego.dtype)
             memory[f"item_present_{name}"] = present.clone()
-        users, items = (self._scored(vectors) for vectors in self())
+        users, items = (self._transform_for_scoring(vectors) for vectors in self())
         return VectorScorer(users, items, memory=memory)
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items from their features: nodes without edges and without a row of Q."""
@@ -291,10 +293,12 @@ class SLMRec(Model):
                 "degrees": nothing[:, 0],
                 "present": present,
             }
-            for what, rows in additions.items():
-                memory[f"item_{what}_{name}"] = append_rows(memory[f"item_{what}_{name}"], rows)
+            for table, rows in additions.items():
+                memory[f"item_{table}_{name}"] = append_rows(memory[f"item_{table}_{name}"], rows)
         vectors = self.fused_items([own / (self.config.n_layers + 1) for own in [nothing, *ego]])
-        return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, self._scored(vectors)), memory=memory)
+        return VectorScorer(
+            scorer.user_vectors, append_rows(scorer.item_vectors, self._transform_for_scoring(vectors)), memory=memory
+        )
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
@@ -306,7 +310,7 @@ class SLMRec(Model):
             liked = [h[present[h]] for h in histories]
             received = folded(liked, memory[f"item_states_{name}"], memory[f"item_degrees_{name}"])
             parts.append(received / (self.config.n_layers + 1))
-        return self._scored(self.fused_users(parts))
+        return self._transform_for_scoring(self.fused_users(parts))
 
 
 def _inverse_norms(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-r"""VBPR: matrix factorisation whose item vectors are half learned, half projected features (He & McAuley, AAAI 2016).
+r"""VBPR: matrix factorization whose item vectors are half learned, half projected features (He & McAuley, AAAI 2016).
 
 With `e = embedding_size` and `f_i = [f_i1 | … | f_iM]` the raw features of all modalities, side by side:
 
@@ -41,6 +41,8 @@ from lirdrec.row_buffers import append_rows
 class VBPRConfig(PenaltyOptions):
     """Hyper-parameters of VBPR."""
 
+    model: ClassVar[str] = "vbpr"
+
     embedding_size: int = option(64, "e, columns of each half of a vector: learned, and projected from features")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     regularization: float = option(1e-2, "λ of the penalty on the vectors of a batch")
@@ -54,7 +56,7 @@ class VBPRConfig(PenaltyOptions):
 class VBPR(Model):
     """VBPR; see the file's docstring for the formulas."""
 
-    name = "vbpr"
+    name = VBPRConfig.model
     Config = VBPRConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=False, training="gradient")
     grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
@@ -85,10 +87,10 @@ class VBPR(Model):
 
     def projected(self, features: Sequence[Tensor]) -> Tensor:
         """`W f + b`, `(n, e)`, of items given by one `(n, d_m)` matrix a modality, in the model's order."""
-        found: Tensor = self.bias
+        projected: Tensor = self.bias
         for values, weight in zip(features, self.projection, strict=True):
-            found = found + F.linear(values, weight)
-        return found
+            projected = projected + F.linear(values, weight)
+        return projected
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
         """`[ID | W f + b]`, `(n, 2e)`, of the items `rows` `(n,)`; None: of all."""
@@ -102,9 +104,9 @@ class VBPR(Model):
         if self.config.loss == "softmax" and self.config.n_negatives is None:
             item_vectors = self.item_vectors()
         else:  # only the batch's items are projected: features are wide, and most items are in no batch
-            rows, where = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
+            rows, inverse = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
             item_vectors = self.item_vectors(rows)
-            positives, negatives = where.split(len(users))
+            positives, negatives = inverse.split(len(users))
         ranking = self.ranking(self.user_embedding, item_vectors, users, positives, negatives)
         gathered = batch_rows(self.user_embedding, item_vectors, users, positives, negatives)
         penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
@@ -112,15 +114,18 @@ class VBPR(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        users, items = self.ranking.scored(self.user_embedding), self.ranking.scored(self.item_vectors())
+        users, items = (
+            self.ranking.transform_for_scoring(self.user_embedding),
+            self.ranking.transform_for_scoring(self.item_vectors()),
+        )
         return VectorScorer(users.detach().clone(), items, ("id", "features"))
 
     @torch.no_grad()
-    def grow(
+    def add_items(
         self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items from their features alone: `q = [0 | W f + b]`."""
         assert isinstance(scorer, VectorScorer)
         own = self.projected([new[m].values for m in self.modalities])
-        vectors = self.ranking.scored(torch.cat([torch.zeros_like(own), own], dim=1))
+        vectors = self.ranking.transform_for_scoring(torch.cat([torch.zeros_like(own), own], dim=1))
         return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, vectors), scorer.part_names)

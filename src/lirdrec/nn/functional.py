@@ -1,7 +1,7 @@
-"""Row-wise operators with a backward that reads and writes each large matrix as seldom as possible.
+"""Row-wise operators with a custom backward that makes few passes over large matrices.
 
-Each equals the plain torch expression in its docstring; autograd's own backward of those makes three to six passes over
-matrices of the size of all users, which cost as much as the propagation.
+Each equals the plain torch expression in its docstring. Autograd's backward of these makes three to six passes over
+matrices with a row for every user, which cost as much as the propagation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def mean_square(x: Tensor) -> Tensor:
 
 
 def dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """`x` with each entry zeroed with probability `p` and the others divided by `1 - p`, drawn from `generator`."""
+    """`x` with each entry zeroed with probability `p` and the others divided by `1 - p`, from `generator`."""
     if p == 0:
         return x
     kept = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - p, generator=generator)
@@ -47,7 +47,7 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
         y, scale, clamped = ctx.saved_tensors
-        # a row shorter than ε is divided by ε, a constant: its length then has no part in the gradient
+        # a row shorter than ε is divided by the constant ε, so its norm does not enter the gradient
         along = torch.linalg.vecdot(gradient, y).unsqueeze(-1).masked_fill_(clamped, 0)
         return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
 

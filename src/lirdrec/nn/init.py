@@ -1,4 +1,4 @@
-"""First values of parameters, drawn in float64 on the CPU so that every device and dtype starts alike."""
+"""Parameter initialization, sampled in float64 on the CPU so that it is the same on every device and dtype."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def xavier_uniform_(parameter: Tensor, generator: torch.Generator, fan_in: int, 
 
 
 def torch_linear_(parameter: Tensor, generator: torch.Generator, fan_in: int) -> None:
-    """Uniform in `±1/√fan_in`: what torch gives to weights and biases of a linear layer."""
+    """Uniform in `±1/√fan_in`: torch's default for weights and biases of a linear layer."""
     uniform_(parameter, generator, fan_in**-0.5)
 
 

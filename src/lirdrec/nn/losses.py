@@ -1,8 +1,8 @@
-r"""Losses that several models share, and the choice between two ranking losses.
+r"""Losses of several models: BPR, full and sampled softmax, InfoNCE, penalties, and `RankingLoss`, which selects one.
 
-A model trained on pairs has a config derived from `RankingOptions` and a `RankingLoss` made of it. Softmax compares
-cosines in training. When scoring, inner products (Wu et al. 2022) use what the graph tells by an item's length: how
-many people took it. Which is better depends on the model and its layers (docs/which_model.md).
+A model trained on pairs has a config derived from `RankingOptions` and a `RankingLoss` made from it. Softmax compares
+cosines in training. When scoring, inner products (Wu et al. 2022) also use the norm of an item vector, which reflects
+the item's popularity. Which is better depends on the model and its layers (docs/which_model.md).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from lirdrec.config import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.nn.functional import normalize
 
-BLOCK_BYTES = 8 * 2**20  # of logits that exist at once; what stays in the cache is twice as fast as 64 MiB
+BLOCK_BYTES = 8 * 2**20  # of the logits of a block; blocks that fit the CPU cache are twice as fast as 64 MiB
 
 
 @dataclass(frozen=True)
 @checked
 class RankingOptions:
-    """The ranking loss; the configs of all models trained on pairs begin with these fields."""
+    """Options of the ranking loss, the first fields of the configs of all models trained on pairs."""
 
     loss: Literal["bpr", "softmax"] = option(
         "bpr", "bpr: one negative a pair, inner products; softmax: cross-entropy over many items, on cosines"
@@ -36,7 +36,7 @@ class RankingOptions:
     )
 
     scoring: Literal["product", "cosine"] = option(
-        "product", "how a trained model compares vectors; cosine gives items without a past an equal chance"
+        "product", "how a trained model compares vectors; cosine treats items without interactions equally"
     )
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class RankingOptions:
 @dataclass(frozen=True)
 @checked
 class PenaltyOptions(RankingOptions):
-    """The options of models that hold the vectors of each batch near zero: `batch_penalty`, weighted."""
+    """Options of models that penalize the vectors of each batch with a weighted `batch_penalty`."""
 
     regularization: float = option(1e-4, "λ of the penalty on the vectors of a batch")
     penalty: Literal["norm", "squared"] = option(
@@ -63,7 +63,7 @@ class PenaltyOptions(RankingOptions):
 
 
 class RankingLoss:
-    """The loss that `options` choose, as a function of vectors.
+    """The ranking loss selected by `options`, as a function of vectors.
 
     Args:
         options: a model's config.
@@ -75,8 +75,8 @@ class RankingLoss:
         self.options = options
         occurring = items.unique()
         self.pool = None if len(occurring) == n_items else occurring
-        self.place = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
-        self.place[occurring] = torch.arange(len(occurring), device=items.device)
+        self.index_in_pool = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
+        self.index_in_pool[occurring] = torch.arange(len(occurring), device=items.device)
 
     def __call__(
         self, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
@@ -90,7 +90,7 @@ class RankingLoss:
         if self.options.loss == "bpr":
             return bpr(user_vectors, item_vectors, users, positives, negatives)
         temperature, n = self.options.temperature, self.options.n_negatives
-        # vectors are normalised after they were gathered: a batch has fewer users than there are
+        # gather first, then normalize: a batch has few of the users
         if n is not None:
             queries = normalize(user_vectors.index_select(0, users))
             shared = negatives[:n]
@@ -105,15 +105,15 @@ class RankingLoss:
         items = normalize(item_vectors if self.pool is None else item_vectors.index_select(0, self.pool))
         once, rows = users.unique(return_inverse=True)
         queries = normalize(user_vectors.index_select(0, once))
-        return full_softmax(queries, items, self.place[positives], temperature, rows=rows)
+        return full_softmax(queries, items, self.index_in_pool[positives], temperature, rows=rows)
 
-    def scored(self, vectors: Tensor) -> Tensor:
-        """User or item vectors `(n, D)` as the scorer compares them: of length 1 for cosines, else unchanged."""
+    def transform_for_scoring(self, vectors: Tensor) -> Tensor:
+        """User or item vectors `(n, D)` as the scorer compares them: normalized for cosines, else unchanged."""
         return normalize(vectors) if self.options.scoring == "cosine" else vectors
 
 
 def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-    r"""Bayesian personalised ranking, `-mean log σ(⟨u, i⟩ - ⟨u, j⟩)` (Rendle et al., UAI 2009).
+    r"""Bayesian personalized ranking, `-mean log σ(⟨u, i⟩ - ⟨u, j⟩)` (Rendle et al., UAI 2009).
 
     MMRec's MF, LightGCN and VBPR have `-mean log(γ + σ(x))` with `γ = 1e-10`, which keeps the logarithm from zero. It
     is not needed here (`softplus(-x)` is exact), and it bounds the loss at 23 and takes the gradient from pairs ranked
@@ -123,7 +123,7 @@ def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Te
         user_vectors: `(U, D)`; item_vectors: `(I, D)`.
         users, positives, negatives: `(B,)` int64 rows.
     """
-    # index_select has a deterministic backward on the CPU, which indexing with [] has not
+    # index_select has a deterministic backward on the CPU, unlike indexing with []
     u = user_vectors.index_select(0, users)
     difference = item_vectors.index_select(0, positives) - item_vectors.index_select(0, negatives)
     return F.softplus(-(u * difference).sum(1)).mean()
@@ -156,18 +156,18 @@ def sampled_softmax(
 ) -> Tensor:
     r"""`-mean log( e^{⟨q,p⟩/τ} / (e^{⟨q,p⟩/τ} + Σ_j e^{⟨q,n_j⟩/τ}) )` (Wu et al., 2022, arXiv 2201.02327).
 
-    Uniformly drawn negatives need no correction: it would be the same constant for each.
+    Uniformly sampled negatives need no correction: it would be the same constant for each.
 
     Args:
         queries, positives: `(B, D)`; negatives: `(N, D)`, shared by the batch.
         temperature: τ.
-        excluded: `(B, N)` bool, negatives that a query does not see because they are its positive.
+        excluded: `(B, N)` bool, negatives that are left out for a query because they are its positive.
     """
-    own = (queries * positives).sum(1) / temperature
-    others = queries @ negatives.T / temperature
+    positive_logits = (queries * positives).sum(1) / temperature
+    logits = queries @ negatives.T / temperature
     if excluded is not None:
-        others = others.masked_fill(excluded, -torch.inf)
-    return (torch.logaddexp(own, others.logsumexp(1)) - own).mean()
+        logits = logits.masked_fill(excluded, -torch.inf)
+    return (torch.logaddexp(positive_logits, logits.logsumexp(1)) - positive_logits).mean()
 
 
 def full_softmax(
@@ -186,25 +186,25 @@ def full_softmax(
     Args:
         queries: `(Q, D)`; items: `(I, D)`; targets: `(B,)` int64 rows of `items`.
         temperature: τ.
-        excluded: `(Q,)` int64, the one row of `items` that a query does not see, or None.
-        rows: `(B,)` int64, the query of each target; None: the first target is of the first query, and so on.
+        excluded: `(Q,)` int64, the one row of `items` that is left out for each query, or None.
+        rows: `(B,)` int64, the query of each target; None: target b belongs to query b.
     """
     full = torch.promote_types(torch.promote_types(queries.dtype, items.dtype), torch.float32)  # autocast mixes them
     queries, items = queries.to(full), items.to(full)
     times = None if rows is None else torch.bincount(rows, minlength=len(queries)).to(full)
-    asked = queries if rows is None else queries.index_select(0, rows)
-    own = (asked * items.index_select(0, targets)).sum(1) / temperature
-    everything: Tensor = _LogSumExp.apply(queries, items, times, temperature, excluded)
-    return everything / len(targets) - own.mean()
+    target_queries = queries if rows is None else queries.index_select(0, rows)
+    target_logits = (target_queries * items.index_select(0, targets)).sum(1) / temperature
+    log_partition: Tensor = _LogSumExp.apply(queries, items, times, temperature, excluded)
+    return log_partition / len(targets) - target_logits.mean()
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = None, within: bool = False) -> Tensor:
     r"""`-mean_i log( e^{cos(a_i,b_i)/τ} / Σ_j e^{cos(a_i,b_j)/τ} )`: row i of `a` finds row i of `b` among all.
 
     Args:
-        a, b: `(n, D)` two views of the same things; they need not be normalised.
+        a, b: `(n, D)` two views of the same entities; they need not be normalized.
         temperature: τ.
-        rows: `(m,)` int64, the things to ask for; None: all. The candidates are all `n` rows of `b` either way.
+        rows: `(m,)` int64, rows of `a` that are queries; None: all. The candidates are all `n` rows of `b` either way.
         within: the other rows of `a` are candidates too (Zhu et al., 2020, arXiv 2006.04131).
     """
     queries = normalize(a if rows is None else a.index_select(0, rows))
@@ -240,11 +240,11 @@ class _LogSumExp(torch.autograd.Function):
                 largest = logits.amax(1, keepdim=True)
                 p = logits.sub_(largest).exp_()
                 mass = p.sum(1, keepdim=True)
-                found = mass.log() + largest
+                log_sum = mass.log() + largest
                 if times is not None:
-                    found *= times[rows, None]
+                    log_sum *= times[rows, None]
                     mass /= times[rows, None]
-                total += found.sum(dtype=torch.float64)
+                total += log_sum.sum(dtype=torch.float64)
                 if g_queries is not None and g_items is not None:
                     p = p.div_(mass).to(low)
                     g_queries[rows] = p @ short_items

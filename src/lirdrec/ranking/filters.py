@@ -1,4 +1,4 @@
-"""Which items a request wants: conditions on columns of the item table, as one mask."""
+"""Filters on columns of the item table, evaluated as a mask over the items."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _COMPARISONS: dict[str, Callable[[pl.Series, Any], pl.Series]] = {
     "contains": lambda column, value: _contains(column, value),
 }
 MAX_VALUES = 10_000  # of one "in"
-HASHED = 100  # values at a time
+HASH_CHUNK = 100  # values that are hashed at a time
 _AS_JSON = json.JSONEncoder(ensure_ascii=False)
-_SUITABLE = {  # kind of column → comparisons
+_COMPARISONS_OF_KIND = {  # kind of column → comparisons
     "number": ("eq", "ne", "lt", "le", "gt", "ge", "in"),
     "truth": ("eq", "ne", "in"),
     "text": ("eq", "ne", "lt", "le", "gt", "ge", "in", "contains"),
@@ -41,7 +41,7 @@ _SUITABLE = {  # kind of column → comparisons
     "list": ("contains",),
     "numbers": ("contains",),
 }
-_WANTED = {
+_EXAMPLES = {
     "number": "a number",
     "truth": "true or false",
     "text": "a text",
@@ -54,16 +54,15 @@ _WANTED = {
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions that must all hold; a missing value (null, or a number that is none) never satisfies one.
+    """Conditions that must all hold; a missing value (null or NaN) never satisfies one.
 
     `{"price": {"lt": 30}, "in_stock": true, "category": {"in": ["tents", "lamps"]}, "title": {"contains": "red"}}`.
-    A bare value means `eq`. Comparisons: eq, ne, lt, le, gt, ge, in, contains; in a column of lists, `contains` asks
-    for one of the list. A duration is compared with seconds. To `contains`, capitals and small letters are the same, as
-    to people who type them; the others compare texts byte by byte.
+    A bare value means `eq`. Comparisons: eq, ne, lt, le, gt, ge, in, contains; in a column of lists, `contains` looks
+    for one element. A duration is compared in seconds. `contains` ignores case; the others compare texts byte by byte.
 
     Attributes:
-        conditions: column → what is asked of it; nobody changes them.
-        key: a hash of the conditions, which names the mask in a cache: the conditions may be megabytes.
+        conditions: column → condition; must not be mutated.
+        key: a hash of the conditions, the key of the mask in a cache, since the conditions may be megabytes.
     """
 
     conditions: Mapping[str, Any] = field(compare=False, repr=False)
@@ -76,8 +75,8 @@ class Filter:
         Raises:
             ConfigError: an unknown comparison, or a value that does not suit it.
         """
-        for column, asked in conditions.items():
-            for name, value in _comparisons(asked).items():
+        for column, condition in conditions.items():
+            for name, value in _comparisons(condition).items():
                 if name not in _COMPARISONS:
                     hint = nearest(name, _COMPARISONS, f"choose {', '.join(_COMPARISONS)}")
                     raise ConfigError(f"filter on '{column}': no comparison '{name}'; {hint}")
@@ -87,59 +86,56 @@ class Filter:
                     )
                 if isinstance(value, list) and len(value) > MAX_VALUES:
                     raise ConfigError(f"filter on '{column}': a list may have {MAX_VALUES:,} values at most")
-                for one in value if isinstance(value, list) else [value]:
-                    if not isinstance(one, (bool, int, float, str)) or (isinstance(one, float) and not _finite(one)):
+                for scalar in value if isinstance(value, list) else [value]:
+                    is_plain = isinstance(scalar, (bool, int, float, str))
+                    if not is_plain or (isinstance(scalar, float) and not math.isfinite(scalar)):
                         raise ConfigError(f"filter on '{column}': '{name}' compares with numbers, texts, true or false")
         return cls(conditions, _key(conditions))
 
     def mask(self, items: pl.DataFrame) -> Tensor:
-        """Which rows of the item table it holds for, `(I,)` bool.
+        """The rows of the item table that satisfy the filter, `(I,)` bool.
 
         Raises:
-            ConfigError: a column is unknown, or of a type that cannot be compared so.
+            ConfigError: a column is unknown, or its type does not support the comparison.
         """
-        together = torch.ones(items.height, dtype=torch.bool)
-        for name, asked in self.conditions.items():
+        mask = torch.ones(items.height, dtype=torch.bool)
+        for name, condition in self.conditions.items():
             if name not in items.columns:
                 known = ", ".join(items.columns)
                 raise ConfigError(f"filter: no column '{name}'; {nearest(name, items.columns, f'it has {known}')}")
             column = items[name]
             column, kind = _readable(as_texts(column) if is_title(name) and column.dtype == pl.List else column)
-            for comparison, value in _comparisons(asked).items():
-                if comparison not in _SUITABLE.get(kind, ()):
+            for comparison, value in _comparisons(condition).items():
+                if comparison not in _COMPARISONS_OF_KIND.get(kind, ()):
                     raise ConfigError(
-                        f"filter on '{name}': '{comparison}' cannot be asked of a column of type {items.schema[name]}"
+                        f"filter on '{name}': '{comparison}' does not apply to a column of type {items.schema[name]}"
                     )
                 if kind == "empty":
-                    together &= False
+                    mask &= False
                     continue
-                many = value if isinstance(value, list) else [value]
-                values = [_value(one, column.dtype, kind, name) for one in many]
-                holds = _held(column, comparison, values)
-                together &= torch.tensor(holds.fill_null(False).to_numpy())
-        return together
+                given = value if isinstance(value, list) else [value]
+                values = [_value(scalar, column.dtype, kind, name) for scalar in given]
+                satisfied = _compare(column, comparison, values)
+                mask &= torch.tensor(satisfied.fill_null(False).to_numpy())
+        return mask
 
 
 def _key(conditions: Mapping[str, Any]) -> bytes:
-    """A hash of conditions; some values at a time, so that other threads need not wait for megabytes."""
+    """A hash of conditions, in chunks of values, so that large lists do not block other threads."""
     digest = hashlib.blake2b(digest_size=16)
     for column in sorted(conditions):
         comparisons = _comparisons(conditions[column])
         for name in sorted(comparisons):
             value = comparisons[name]
             values = value if isinstance(value, list) else [value]
-            for start in range(0, max(1, len(values)), HASHED):  # of an empty list, too: nothing satisfies it
-                some = _AS_JSON.encode([column, name, values[start : start + HASHED]])
-                digest.update(some.encode("utf-8", "surrogatepass"))
+            for start in range(0, max(1, len(values)), HASH_CHUNK):  # once for an empty list too
+                text = _AS_JSON.encode([column, name, values[start : start + HASH_CHUNK]])
+                digest.update(text.encode("utf-8", "surrogatepass"))
     return digest.digest()
 
 
-def _comparisons(asked: Any) -> Mapping[str, Any]:
-    return asked if isinstance(asked, Mapping) else {"eq": asked}
-
-
-def _finite(value: float) -> bool:
-    return math.isfinite(value)
+def _comparisons(condition: Any) -> Mapping[str, Any]:
+    return condition if isinstance(condition, Mapping) else {"eq": condition}
 
 
 def _readable(column: pl.Series) -> tuple[pl.Series, str]:
@@ -171,43 +167,38 @@ def _readable(column: pl.Series) -> tuple[pl.Series, str]:
 
 def _value(given: Any, dtype: Any, kind: str, name: str) -> Any:
     """The value in the column's type."""
-    suits = {
+    is_valid = {
         "number": isinstance(given, (int, float)) and not isinstance(given, bool),
         "truth": isinstance(given, bool),
     }.get("number" if kind == "numbers" else kind, isinstance(given, str))
-    if suits and kind not in ("time", "clock"):
+    if is_valid and kind not in ("time", "clock"):
         return given
-    if suits:
+    if is_valid:
         try:
             if kind == "clock":
                 return time.fromisoformat(given).replace(tzinfo=None)
             return date.fromisoformat(given) if dtype == pl.Date else datetime.fromisoformat(given).replace(tzinfo=None)
         except ValueError:
             pass
-    raise ConfigError(f"filter on '{name}': {given!r} cannot be compared with it; give {_WANTED[kind]}")
+    raise ConfigError(f"filter on '{name}': {given!r} cannot be compared with it; give {_EXAMPLES[kind]}")
 
 
 def _contains(column: pl.Series, value: Any) -> pl.Series:
     if not isinstance(value, str):  # a list of numbers
         return column.list.eval(pl.element().cast(pl.Float64) == float(value)).list.any()
-    sought = pl.Series([value]).str.to_lowercase()[0]  # by the same rules as the column
+    lower = pl.Series([value]).str.to_lowercase()[0]  # by the same rules as the column
     if column.dtype == pl.List:
-        return column.list.eval(pl.element().str.to_lowercase()).list.contains(sought)
-    return column.str.to_lowercase().str.contains(sought, literal=True)
+        return column.list.eval(pl.element().str.to_lowercase()).list.contains(lower)
+    return column.str.to_lowercase().str.contains(lower, literal=True)
 
 
-def _held(column: pl.Series, comparison: str, values: list[Any]) -> pl.Series:
+def _compare(column: pl.Series, comparison: str, values: list[Any]) -> pl.Series:
     if column.dtype in (pl.Int64, pl.Int128):
         bound = 2**63 if column.dtype == pl.Int64 else 2**127
-        if any(isinstance(one, float) or abs(one) >= bound for one in values):
-            column, values = column.cast(pl.Float64), [float(one) for one in values]
+        if any(isinstance(value, float) or abs(value) >= bound for value in values):
+            column, values = column.cast(pl.Float64), [float(value) for value in values]
     if comparison == "in":
         return column.is_in(pl.Series([values], dtype=pl.List(column.dtype)))
-    if column.dtype in (
-        pl.Date,
-        pl.Datetime,
-        pl.Time,
-        pl.Int128,
-    ):  # a series is not compared with one such value, but with a column of them
+    if column.dtype in (pl.Date, pl.Datetime, pl.Time, pl.Int128):  # polars compares these with a series only
         return _COMPARISONS[comparison](column, pl.Series(values, dtype=column.dtype))
     return _COMPARISONS[comparison](column, values[0])

@@ -1,11 +1,11 @@
-"""Which items each user has, as one CSR table of rows."""
+"""`Histories`: the item rows of each user, as one CSR table."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-torch.sparse.check_sparse_tensor_invariants.disable()  # ours are in range by construction; files are checked explicitly
+torch.sparse.check_sparse_tensor_invariants.disable()  # in range by construction; files are checked explicitly
 
 
 class Histories:
@@ -32,8 +32,8 @@ class Histories:
 
     def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """For the users `(B,)`: position `b` of the user and item row, `(n,)` int64 each."""
-        owner, at = expand(self.start, users)
-        return owner, self.items[at]
+        owner, entry = expand(self.start, users)
+        return owner, self.items[entry]
 
     def to(self, device: torch.device | str) -> Histories:
         moved = object.__new__(Histories)

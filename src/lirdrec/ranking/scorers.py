@@ -1,8 +1,7 @@
-"""What a trained model is to the rest of the world: something that scores every item for a block of queries.
+"""Scorers: the result of training, from which all items are scored for a block of queries.
 
-A *query* is one row of a dense tensor that stands for a user: the user's vector (`VectorScorer`) or the user's
-history as a 0/1 row over items (`ItemWeightScorer`). Known users, users folded in from a history and users of a batch
-job are all served by `scores(queries)`.
+A *query* is one row of a dense tensor that represents a user: the user's vector (`VectorScorer`) or the user's
+history as a 0/1 row over items (`ItemWeightScorer`). `scores(queries)` serves known users, new users and batch jobs.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from lirdrec.row_buffers import append_rows
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
-LARGEST = 1e12  # of a number in the vector of a new item: products with the largest weights and users stay finite
+LARGEST = 1e12  # largest number in the vector of a new item: products with weights and user vectors stay finite
 LARGEST_QUERY = 1e18
 
 
 class Scorer(abc.ABC):
-    """Scores for blocks of users. Row numbers, not ids; tensors on one device; never a gradient."""
+    """Base class of scorers. They take row numbers, not ids; tensors are on one device and without gradients."""
 
     kind: str
     n_users: int
@@ -35,7 +34,7 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def queries(self, users: Tensor) -> Tensor:
-        """Rows `(B, D)` that stand for the known users `users` (`(B,)`, int64)."""
+        """Rows `(B, D)` that represent the known users `users` (`(B,)`, int64)."""
 
     @abc.abstractmethod
     def scores(self, queries: Tensor) -> Tensor:
@@ -46,7 +45,7 @@ class Scorer(abc.ABC):
         """Terms `(B, n_parts)` whose row sums are the scores of the pairs `(queries[b], items[b])`."""
 
     def contributions(self, queries: Tensor, items: Tensor) -> Tensor | None:
-        """What each item of a history adds to the scores of the pairs, `(B, I)`; None where a score is no such sum."""
+        """Contribution of each history item to the scores of the pairs, `(B, I)`; None if scores are no such sums."""
         return None
 
     @abc.abstractmethod
@@ -76,7 +75,7 @@ class Scorer(abc.ABC):
     def sound_items(self, first: int) -> Tensor:
         """Which of the items from row `first` on can be ranked, `(I - first,)` bool.
 
-        Of the others, a number that decides scores of theirs, or of who likes them, is not finite or beyond `LARGEST`.
+        The others have a number that is not finite or beyond `LARGEST` in a row that determines scores.
         """
         return torch.ones(self.n_items - first, dtype=torch.bool)
 
@@ -103,7 +102,7 @@ class VectorScorer(Scorer):
         items: `(I, D)` float.
         part_names: names of the `len(part_names)` equal chunks of the `D` columns.
         weights: `(U, n_parts)` weights that each user gives to the parts, if the model has them.
-        memory: further tensors that the model itself needs to add items or fold in users (`Model.grow`,
+        memory: further tensors that the model itself needs to add items or fold in users (`Model.add_items`,
             `Model.fold_in`); one row per item where the name starts with `item_`.
     """
 
@@ -143,11 +142,14 @@ class VectorScorer(Scorer):
         return None if self.weights is None else self.weights[users]
 
     def sound_items(self, first: int) -> Tensor:
-        memory = [one for name, one in self.memory.items() if name.startswith("item_") and one.is_floating_point()]
-        sound = torch.ones(self.n_items - first, dtype=torch.bool, device=self.item_vectors.device)
-        for tensor in (self.item_vectors, *memory):
-            sound &= sound_rows(tensor[first:], LARGEST)
-        return sound
+        memory = [
+            table for name, table in self.memory.items() if name.startswith("item_") and table.is_floating_point()
+        ]
+        is_sound = torch.ones(self.n_items - first, dtype=torch.bool, device=self.item_vectors.device)
+        for table in (self.item_vectors, *memory):
+            if table.is_floating_point():
+                is_sound &= sound_rows(table[first:], LARGEST)
+        return is_sound
 
     def tensors(self) -> dict[str, Tensor]:
         named = {"users": self.user_vectors, "items": self.item_vectors}
@@ -181,12 +183,12 @@ class ItemWeightScorer(Scorer):
         self._sparse = weights.layout == torch.sparse_csr
         self._weights: Tensor | None = weights
         self._weights_t = _transposed(weights) if self._sparse else weights.T
-        self._parts: tuple[Tensor, Tensor, Tensor] | None = None  # of `_weights_t`, where it grew
+        self._parts: tuple[Tensor, Tensor, Tensor] | None = None  # of `_weights_t`, where items were added
         self.n_users, self.n_items = history.shape
 
     @property
     def weights(self) -> Tensor:
-        """`(I, I)`, dense or CSR; made when it is asked for where the scorer grew."""
+        """`(I, I)`, dense or CSR; computed at first use where items were added."""
         if self._weights is None:
             self._weights = _transposed(self._weights_t)
         return self._weights
@@ -200,16 +202,16 @@ class ItemWeightScorer(Scorer):
             neighbours: `(I, k)` int64, the liked items that count for each scored item; -1 where there is none.
             similarity: `(I, k)` float, their weights.
         """
-        at, values = _nearest_entries(neighbours, similarity)
+        indices, values = _nearest_entries(neighbours, similarity)
         n = history.shape[1]
-        return cls(history, torch.sparse_coo_tensor(at, values, (n, n)).coalesce().to_sparse_csr())
+        return cls(history, torch.sparse_coo_tensor(indices, values, (n, n)).coalesce().to_sparse_csr())
 
     def with_items(self, neighbours: Tensor, similarity: Tensor) -> ItemWeightScorer:
         """A scorer with `n` more items, whose columns are given as in `of_nearest`; needs sparse weights.
 
-        Nobody has the new items in the history yet, and existing scores stay as they are.
+        No history contains the new items, and existing scores do not change.
         """
-        # rows of the transposed weights, in which the entries lie in order of the liked item
+        # rows of the transposed weights, with entries sorted by the liked item
         neighbours, order = neighbours.sort(dim=1)
         (liked, owner), values = _nearest_entries(neighbours, similarity.gather(1, order))
         total, w = self.n_items + len(neighbours), self._weights_t
@@ -217,7 +219,7 @@ class ItemWeightScorer(Scorer):
         ends = torch.bincount(owner, minlength=len(neighbours)).cumsum(0) + crow[-1]
         parts = append_rows(crow, ends), append_rows(col, liked), append_rows(value, values)
         grown, h = object.__new__(ItemWeightScorer), self.history
-        # unchecked, since checks read everything: the old entries are in range, and the new ones were found among them
+        # unchecked, since checks read all entries: old and new indices are in range
         grown.history = torch.sparse_csr_tensor(h.crow_indices(), h.col_indices(), h.values(), (self.n_users, total))
         grown._sparse, grown._weights, grown._parts = True, None, parts
         grown._weights_t = torch.sparse_csr_tensor(*parts, (total, total))
@@ -228,7 +230,7 @@ class ItemWeightScorer(Scorer):
         return _dense_rows(self.history, users)
 
     def queries_of(self, histories: Sequence[Tensor]) -> Tensor:
-        """Rows `(B, I)` that stand for users known by lists of liked items."""
+        """Rows `(B, I)` that represent users known by lists of liked items."""
         rows = self.history.values().new_zeros(len(histories), self.n_items)
         for row, liked in enumerate(histories):
             rows[row, liked] = 1
@@ -257,8 +259,8 @@ class ItemWeightScorer(Scorer):
         rows = torch.arange(first, self.n_items, device=self._weights_t.device)
         if not self._sparse:
             return sound_rows(self._weights_t[first:], LARGEST)
-        owner, at = expand(self._weights_t.crow_indices(), rows)
-        bad = ~sound_rows(self._weights_t.values()[at], LARGEST)
+        owner, entry = expand(self._weights_t.crow_indices(), rows)
+        bad = ~sound_rows(self._weights_t.values()[entry], LARGEST)
         return torch.bincount(owner[bad], minlength=len(rows)) == 0
 
     def tensors(self) -> dict[str, Tensor]:
@@ -286,7 +288,7 @@ def all_finite(tensor: Tensor) -> bool:
     """Whether no number is NaN or infinite; without a copy of a large tensor."""
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
-    return all(bool(torch.isfinite(one)) for one in torch.aminmax(tensor))  # NaN is passed on
+    return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor))  # NaN if any number is NaN
 
 
 def sound_rows(table: Tensor, largest: float) -> Tensor:
@@ -308,9 +310,9 @@ def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     """Rows `(B, n_columns)` of a matrix in CSR or dense, as a new dense tensor."""
     if matrix.layout != torch.sparse_csr:
         return matrix.index_select(0, rows)
-    owner, at = expand(matrix.crow_indices(), rows)
+    owner, entry = expand(matrix.crow_indices(), rows)
     dense = matrix.values().new_zeros(len(rows), matrix.shape[1])
-    dense[owner, matrix.col_indices()[at]] = matrix.values()[at]
+    dense[owner, matrix.col_indices()[entry]] = matrix.values()[entry]
     return dense
 
 
@@ -336,7 +338,7 @@ def _csr_whole(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int])
     crow, col, value = (tensors[f"{name}.{part}"] for part in ("crow", "col", "value"))
     try:
         return _csr(crow, col, value, shape)
-    except RuntimeError as error:  # unchecked, a damaged file could make the products read foreign memory
+    except RuntimeError as error:  # without this check, products of a damaged file could read beyond its memory
         raise DataError(
             f"'{name}' is not a sparse matrix of {shape[0]}×{shape[1]}: {str(error).splitlines()[0]}"
         ) from None

@@ -1,4 +1,4 @@
-"""The one ranker: the best k items of each query, exactly, in blocks under a memory limit."""
+"""Exact top-k ranking of all items for blocks of queries, under a memory limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def top_k(
     Args:
         scorer: scores the queries.
         queries: `(B, D)`, from `Scorer.queries` or `Model.fold_in`.
-        k: how many; more than there are candidates is allowed and padded.
+        k: number of items; padded if there are fewer candidates.
         seen: (query position, item row) pairs to leave out, `(n,)` int64 each.
         candidates: `(c,)` int64 item rows to choose from; None: all.
         memory_limit: bytes for one block of scores.
@@ -63,18 +63,17 @@ def rank_users(
     for block in users.split(block_rows(scorer.n_items, 4, memory_limit)):
         pairs = seen.pairs(block) if seen is not None else None
         queries = scorer.queries(block)
-        found = top_k(scorer, queries, k, seen=pairs, candidates=candidates, memory_limit=memory_limit)
-        yield block, *found
+        yield block, *top_k(scorer, queries, k, seen=pairs, candidates=candidates, memory_limit=memory_limit)
 
 
 def top_k_dense(scores: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`top_k` of a block of scores `(b, I)`, in which what is left out is `-inf`, as is what is NaN or `+inf`."""
+    """`top_k` of a block of scores `(b, I)`; scores of `-inf`, NaN and `+inf` are left out."""
     if candidates is not None:
         candidates = candidates.sort().values
         scores = scores[:, candidates]
     n = scores.shape[1]
     kept = min(k, n)
-    # one more than asked for shows whether equal scores straddle the cut
+    # one more than k shows whether equal scores straddle the cut
     values, columns = scores.topk(min(kept + 1, n), dim=1)
     if not_numbers(values):
         scores = cleaned(scores)
@@ -100,12 +99,12 @@ def top_k_dense(scores: Tensor, k: int, candidates: Tensor | None = None) -> tup
 
 
 def not_numbers(values: Tensor) -> bool:
-    """Whether NaN or `+inf` is among the largest scores; both are sorted before all others."""
+    """Whether NaN or `+inf` is among the largest scores; both sort before all others."""
     return not bool((values < torch.inf).all())
 
 
 def cleaned(scores: Tensor) -> Tensor:
-    """Scores in which NaN and `+inf` are left out as well: no item shall be first because its score overflowed."""
+    """Scores with NaN and `+inf` replaced by `-inf`, so that no item is first because its score overflowed."""
     return scores.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 

@@ -1,4 +1,4 @@
-"""The best items of every user, in a file: memory stays bounded, and a kill at any moment costs one shard of users."""
+"""Write the best items of every user to a file, in bounded memory; an interrupted call loses at most one shard."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ SHARD_USERS = 4096
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What was written.
+    """What `recommend_all` wrote.
 
     Attributes:
-        rows: of the file.
-        users: how many were ranked in this call.
-        resumed: how many an earlier call had ranked already.
-        seconds: that the ranking took in this call.
+        rows: number of rows in the file.
+        users: number of users ranked in this call.
+        resumed: number of users that an earlier call had ranked already.
+        seconds: time that the ranking took in this call.
     """
 
     rows: int
@@ -62,120 +62,143 @@ def recommend_all(
 ) -> BatchResult:
     """Write the k best items of every user, in the order of the users, as columns user, item, rank, score.
 
-    The users are cut into shards. What a shard found is sealed in the folder `OUTPUT.parts`; when all are, the file
-    is written from them, shard by shard (a row group each, in Parquet), appears by a rename, and the folder goes.
-    Stopped at any moment, the same call goes on where it was, and the file has the bytes of a call that was never
-    stopped (with the same number of threads: with another one, the last digit of a score may differ).
+    Finished shards of users are kept in the folder `OUTPUT.parts`. When all are finished, the file is written from them
+    (in Parquet a row group each), renamed into place, and the folder removed. If interrupted, the same call resumes,
+    and the file is byte-identical to that of an uninterrupted call with the same number of threads.
 
     Args:
         recommender: a run, slim only where `exclude_seen` is off.
-        output: .parquet, .csv, .tsv or .json; a file of this name is replaced when the new one is whole.
+        output: .parquet, .csv, .tsv or .json; an existing file is replaced when the new one is complete.
         k, exclude_seen, candidates: as in `Recommender.recommend`.
-        restart: forget unfinished work.
+        restart: discard unfinished work.
         progress: show a bar on the error stream.
         shard_users: users of a shard.
         csv_safe: in .csv and .tsv, an apostrophe before ids that spreadsheets would take for formulas.
 
     Raises:
-        ConfigError: an ending of no known format, a bad k, unfinished work of other settings or of another run.
+        ConfigError: an unknown file ending, a bad k, unfinished work of other settings or of another run.
         UnknownIdError: an unknown candidate.
         CapabilityError: a slim run cannot leave out seen items.
-        RunFolderError: another process writes this file, it would lie in a run, or it cannot be written.
+        RunFolderError: another process writes this file, it would be in a run folder, or it cannot be written.
     """
     output = Path(output)
-    ending = output.suffix.lower()
-    if ending not in ENDINGS:
+    if output.suffix.lower() not in ENDINGS:
         raise ConfigError(f"{output}: choose a name that ends in {', '.join(ENDINGS)}")
     refuse_inside(output)
-    users = recommender.users.series
-    # one user first: whatever cannot be done is told before anything is written
-    recommender.recommend(users[:1], k, exclude_seen=exclude_seen, candidates=candidates)
-    chosen = None if candidates is None else np.unique(known_rows(as_list(candidates), recommender.items))
-    plan = {
-        "run": _identity(recommender, exclude_seen),
-        "k": k,
-        "exclude_seen": exclude_seen,
+    # one user first: all errors are raised before anything is written
+    recommender.recommend(recommender.users.series[:1], k, exclude_seen=exclude_seen, candidates=candidates)
+    rows = None if candidates is None else np.unique(known_rows(as_list(candidates), recommender.items))
+    request = _Request(k, exclude_seen, rows)
+    with folder_lock(output.with_name(output.name + ".parts"), lambda who: f"{output}: is being written{who}") as parts:
+        _check_own_folder(parts)
+        if restart:
+            _discard(parts)
+        shards = Shards(parts, _plan(recommender, request), recommender.n_users, shard_users)
+        started = time.perf_counter()
+        resumed = _rank_shards(recommender, shards, request, output.name, progress)
+        seconds = time.perf_counter() - started
+        n_rows = _join(recommender, shards, output, csv_safe)
+        shards.discard()
+    return BatchResult(n_rows, recommender.n_users - resumed, resumed, seconds)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Options of the ranking; `candidates` are item rows, or None for all."""
+
+    k: int
+    exclude_seen: bool
+    candidates: np.ndarray | None
+
+
+def _plan(recommender: Recommender, request: _Request) -> dict[str, Any]:
+    """What must be the same for finished shards to be used again."""
+    chosen = request.candidates
+    return {
+        "run": _identity(recommender, request.exclude_seen),
+        "k": request.k,
+        "exclude_seen": request.exclude_seen,
         "candidates": None if chosen is None else hashlib.sha256(chosen.tobytes()).hexdigest(),
     }
-    with folder_lock(output.with_name(output.name + ".parts"), lambda who: f"{output}: is being written{who}") as parts:
-        _refuse_strange(parts)
-        if restart:
-            for path in sorted(parts.iterdir(), key=lambda path: path.name == PLAN):  # the plan last: see below
-                if path.name != LOCK:
-                    path.unlink()
-        shards = Shards(parts, plan, len(users), shard_users)
-        started, pending = time.perf_counter(), shards.pending()
-        resumed = len(users) - sum(len(shards.rows(index)) for index in pending)
-        with progress_bar(output.name, len(users), resumed, progress, unit="users") as advance:
-            for index in pending:
-                scores, items = [], []
-                for block in _ranked(recommender, shards.rows(index), k, exclude_seen, chosen):
-                    scores.append(block[0])
-                    items.append(block[1])
-                    advance(len(block[0]))
-                shards.seal(index, {"scores": np.concatenate(scores), "items": np.concatenate(items)}, {})
-        seconds = time.perf_counter() - started
-        rows = _join(recommender, shards, output, ending, csv_safe)
-        shards.discard()
-    return BatchResult(rows, len(users) - resumed, resumed, seconds)
 
 
-def _ranked(
-    recommender: Recommender, rows: range, k: int, exclude_seen: bool, chosen: np.ndarray | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _rank_shards(recommender: Recommender, shards: Shards, request: _Request, name: str, progress: bool) -> int:
+    """Rank the users of all unfinished shards; returns the number of users in the finished ones."""
+    n_users, pending = recommender.n_users, shards.pending()
+    resumed = n_users - sum(len(shards.rows(index)) for index in pending)
+    with progress_bar(name, n_users, resumed, progress, unit="users") as advance:
+        for index in pending:
+            scores, items = [], []
+            for block_scores, block_items in _ranked(recommender, shards.rows(index), request):
+                scores.append(block_scores)
+                items.append(block_items)
+                advance(len(block_scores))
+            shards.seal(index, {"scores": np.concatenate(scores), "items": np.concatenate(items)}, {})
+    return resumed
+
+
+def _ranked(recommender: Recommender, user_rows: range, request: _Request) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Blocks of scores and item rows `(b, k)`."""
     device, train = recommender.device, recommender.train
     seen = None
-    if exclude_seen and train is not None:
-        here = (train.users >= rows.start) & (train.users < rows.stop)
-        pairs = torch.tensor(train.users[here]), torch.tensor(train.items[here])
+    if request.exclude_seen and train is not None:
+        in_shard = (train.users >= user_rows.start) & (train.users < user_rows.stop)
+        pairs = torch.tensor(train.users[in_shard]), torch.tensor(train.items[in_shard])
         seen = Histories(*pairs, recommender.n_users).to(device)
-    candidates = None if chosen is None else torch.tensor(chosen, device=device)
-    asked = torch.arange(rows.start, rows.stop, device=device)
-    for _, scores, items in rank_users(recommender.scorer, asked, k, seen=seen, candidates=candidates):
+    candidates = None if request.candidates is None else torch.tensor(request.candidates, device=device)
+    users = torch.arange(user_rows.start, user_rows.stop, device=device)
+    for _, scores, items in rank_users(recommender.scorer, users, request.k, seen=seen, candidates=candidates):
         yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
 
-def _join(recommender: Recommender, shards: Shards, output: Path, ending: str, csv_safe: bool) -> int:
+def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool) -> int:
+    """Write the file from the finished shards; returns the number of rows."""
     users, n_rows = recommender.users.series, 0
 
     def frame(rows: range, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
         return long_frame(USER, users[rows.start : rows.stop], items, scores, recommender.items)
 
-    nothing = frame(range(0), np.empty((0, 1), np.int32), np.empty((0, 1)))
-    whole = shards.folder / "whole"  # not beside the output, where a kill would leave it for ever
+    empty = frame(range(0), np.empty((0, 1), np.int32), np.empty((0, 1)))
+    merged = shards.folder / "whole"  # not beside the output, where a kill would leave it for ever
     try:
         with write_errors(output):
-            with table_writer(whole, ending, nothing, csv_safe) as write:
+            with table_writer(merged, output.suffix.lower(), empty, csv_safe) as write:
                 for index in range(len(shards)):
-                    found = shards.read(index).arrays
-                    part = frame(shards.rows(index), found["items"], found["scores"])
-                    n_rows += part.height
-                    write(part)
-            flush(whole)
-            os.replace(whole, output)
+                    arrays = shards.read(index).arrays
+                    rows = frame(shards.rows(index), arrays["items"], arrays["scores"])
+                    n_rows += rows.height
+                    write(rows)
+            flush(merged)
+            os.replace(merged, output)
             flush(output.absolute().parent)
     finally:
-        whole.unlink(missing_ok=True)
+        merged.unlink(missing_ok=True)
     return n_rows
 
 
 def _identity(recommender: Recommender, exclude_seen: bool) -> str:
-    """A hash of all in a run that decides its recommendations."""
+    """A hash of everything in a run that determines its recommendations."""
     digest = hashlib.sha256()
     for name, tensor in sorted(recommender.scorer.tensors().items()):
-        if not name.startswith("memory."):  # of no use but to growing
+        if not name.startswith("memory."):  # used only to add items and users
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
-    for known in (recommender.users, recommender.items):
-        digest.update("\n".join(map(str, known.series)).encode())
+    for ids in (recommender.users, recommender.items):
+        digest.update("\n".join(map(str, ids.series)).encode())
     if exclude_seen and recommender.train is not None:
         for rows in (recommender.train.users, recommender.train.items):
             digest.update(np.ascontiguousarray(rows).tobytes())
     return digest.hexdigest()
 
 
-def _refuse_strange(parts: Path) -> None:
-    """Keep someone else's folder: at the end, this one is removed with all that it holds."""
+def _check_own_folder(parts: Path) -> None:
+    """Refuse a folder that was not made by `recommend_all`: it would be removed with all its files at the end."""
     if not (parts / PLAN).is_file() and any(path.name != LOCK and not is_leftover(path) for path in parts.iterdir()):
-        raise ConfigError(f"{parts}: holds something else, and parts of the file would go there; choose another name")
+        raise ConfigError(f"{parts}: is not a folder of unfinished work of this file; choose another name")
+
+
+def _discard(parts: Path) -> None:
+    """Remove unfinished work; the plan last, so that a kill leaves a folder that `_check_own_folder` accepts."""
+    for path in sorted(parts.iterdir(), key=lambda path: path.name == PLAN):
+        if path.name != LOCK:
+            path.unlink()

@@ -1,10 +1,10 @@
-"""Why an item was recommended: exact parts of its score, the user's branch weights, the liked items nearest to it."""
+"""Explain a score: its exact parts, the user's branch weights, and the most similar items of the user's history."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +12,17 @@ from torch import Tensor
 
 from lirdrec.data.ids import known_rows
 from lirdrec.errors import CapabilityError, ConfigError
-
-if TYPE_CHECKING:
-    from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.state import RunState
 
 
 @dataclass(frozen=True)
 class LikedItem:
-    """One item that the user liked.
+    """An item of the user's history.
 
     Attributes:
-        item, title: which one.
+        item, title: its id and title.
         similarity: to the recommended item (`Recommender.similar_items`).
-        part: what it adds to the score, where the score is a sum over liked items (EASE, item-kNN …); else None.
+        part: its contribution to the score, where the score is a sum over liked items (EASE, item-kNN …); else None.
     """
 
     item: Any
@@ -35,16 +33,16 @@ class LikedItem:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one item suits one user.
+    """The explanation of one user's score of one item.
 
     Attributes:
-        user, item: the ids asked for.
+        user, item: their ids.
         title: the item's title, where the item table has one.
         score: the score that `recommend` ranks by.
         parts: branch → its part; `sum(parts.values()) == score` exactly.
         weights: branch → the weight α that this user gives it, or None where the model has no such weights.
-        liked: the user's training items nearest to the item, nearest first; where the score is a sum over liked items,
-            those with the largest parts of it.
+        liked: the user's training items most similar to the item; where the score is a sum over liked items, those with
+            the largest contributions.
     """
 
     user: Any
@@ -64,73 +62,73 @@ class Explanation:
             "score": self.score,
             "parts": dict(self.parts),
             "weights": None if self.weights is None else dict(self.weights),
-            "liked": [vars(one) for one in self.liked],
+            "liked": [vars(item) for item in self.liked],
         }
 
     def __str__(self) -> str:
         if self.liked and self.liked[0].part is not None:
-            sums = ", ".join(f"{one.title or one.item} {one.part:+.4f}" for one in self.liked)
+            sums = ", ".join(f"{item.title or item.item} {item.part:+.4f}" for item in self.liked)
             return f"{self.title or self.item} for user {self.user}: {self.score:.4f}, of what they liked: {sums}"
         parts = " ".join(f"{'+' if part >= 0 else '-'} {name} {abs(part):.4f}" for name, part in self.parts.items())
-        near = ", ".join(str(one.title or one.item) for one in self.liked)
+        near = ", ".join(str(item.title or item.item) for item in self.liked)
         text = f"{self.title or self.item} for user {self.user}: {self.score:.4f} = {parts.removeprefix('+ ')}"
         return f"{text}; near what they liked: {near}" if near else text
 
 
-def explain(recommender: Recommender, user: Any, item: Any, n_liked: int = 5) -> Explanation:
-    """See `Recommender.explain`."""
-    if recommender.is_slim:
+def explain(state: RunState, user: Any, item: Any, n_liked: int = 5) -> Explanation:
+    """Explain the score of a known user and item; see `Recommender.explain`."""
+    if state.histories is None:
         raise CapabilityError("a slim run cannot explain: it keeps no liked items; explain with the full run")
     if n_liked < 0:
         raise ConfigError(f"n_liked is {n_liked}; it must be 0 or more")
-    scorer = recommender.scorer
-    user_row, item_row = int(known_rows([user], recommender.users)[0]), int(known_rows([item], recommender.items)[0])
-    users = torch.tensor([user_row], device=recommender.device)
-    queries, weights = scorer.queries(users), scorer.user_weights(users)
-    return explained(recommender, user, item_row, queries, weights, recommender.liked_rows(user_row), n_liked)
+    user_row, item_row = int(known_rows([user], state.users)[0]), int(known_rows([item], state.items)[0])
+    users = torch.tensor([user_row], device=state.device)
+    query, weights = state.scorer.queries(users), state.scorer.user_weights(users)
+    history = state.histories.of(user_row).cpu().numpy()
+    return explained(state, user, item_row, query, weights, history, n_liked)
 
 
 def explained(
-    recommender: Recommender,
+    state: RunState,
     user: Any,
     item_row: int,
     query: Tensor,
     weights: Tensor | None,
-    liked_rows: np.ndarray,
+    history: np.ndarray,
     n_liked: int,
 ) -> Explanation:
-    """The explanation of a score, whatever vector stands for the user.
+    """Explain the score of an item for any user vector.
 
     Args:
-        recommender: whose items are scored.
-        user: the id to tell.
+        state: the run whose items are scored.
+        user: the user id to show.
         item_row: the item's row.
         query: `(1, D)`, the user's vector; weights: `(1, K)`, its α, or None.
-        liked_rows: `(n,)` int64, what the user liked; the item itself is left out of it.
-        n_liked: how many of these to tell.
+        history: `(n,)` int64 rows of the user's items; the explained item itself is left out.
+        n_liked: how many of these to show.
     """
-    scorer, items = recommender.scorer, torch.tensor([item_row], device=query.device)
-    names, ids = scorer.part_names, recommender.items.series
+    scorer, items = state.scorer, torch.tensor([item_row], device=query.device)
+    names, ids = scorer.part_names, state.items.series
     parts = dict(zip(names, scorer.parts(query, items)[0].double().tolist(), strict=True))
-    liked_rows = liked_rows[liked_rows != item_row]
-    similarity = scorer.similar_items(items)[0].cpu().numpy()[liked_rows]
-    added = scorer.contributions(query, items)
-    sums = None if added is None else added[0].double().cpu().numpy()[liked_rows]
-    nearest = np.argsort(-(similarity if sums is None else sums), kind="stable")[:n_liked]
+    history = history[history != item_row]
+    similarity = scorer.similar_items(items)[0].cpu().numpy()[history]
+    contributions = scorer.contributions(query, items)
+    summands = None if contributions is None else contributions[0].double().cpu().numpy()[history]
+    nearest = np.argsort(-(similarity if summands is None else summands), kind="stable")[:n_liked]
     return Explanation(
         user=user,
         item=ids[item_row],
-        title=recommender.title(item_row),
+        title=state.title(item_row),
         score=sum(parts.values()),
         parts=parts,
         weights=None if weights is None else dict(zip(names, weights[0].double().tolist(), strict=True)),
         liked=tuple(
             LikedItem(
                 ids[row],
-                recommender.title(row),
-                float(similarity[place]),
-                None if sums is None else float(sums[place]),
+                state.title(row),
+                float(similarity[index]),
+                None if summands is None else float(summands[index]),
             )
-            for place, row in zip(nearest, liked_rows[nearest].tolist(), strict=True)
+            for index, row in zip(nearest, history[nearest].tolist(), strict=True)
         ),
     )

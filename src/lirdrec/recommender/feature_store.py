@@ -1,7 +1,7 @@
-"""Where a recommender finds the features of its catalogue when items are added: memory, its run folder, or a dataset.
+"""The item features of a run, which are needed when items are added: in memory, or read from disk when first used.
 
-The features of the items known in training are either a reference to a prepared dataset folder (with checksums) or a
-copy in the run folder. Items added later keep their features in the run folder.
+Features of the trained items are a reference to a prepared dataset folder (with checksums) or a copy in the run
+folder. Features of items that were added later are in the run folder.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.features import FeatureMatrix, open_array
 from lirdrec.errors import RunFolderError, unreadable
 from lirdrec.files.manifest import MANIFEST, file_entry, is_relative_name, resolve_path
 from lirdrec.recommender.run_folder import REMEDY, Writer, check_file, read_json, write_json
 from lirdrec.row_buffers import append_rows
 
-if TYPE_CHECKING:
-    from lirdrec.data.dataset import Dataset
-    from lirdrec.data.features import FeatureMatrix
-
 DESCRIPTION = "features.json"
-Blocks = list[dict[str, "FeatureMatrix"]]
+Blocks = list[dict[str, FeatureMatrix]]
 
 
 @dataclass
@@ -33,10 +31,10 @@ class FeatureStore:
 
     Attributes:
         trained: name → matrix of the items known in training, or None until `blocks` reads it.
-        added: of the items that were added, in order; nobody changes the list or its matrices.
-        folder: the prepared dataset that `trained` lies in, if it lies in one.
+        added: of the items that were added, in order; must not be mutated.
+        folder: the prepared dataset that contains `trained`, if there is one.
         files: "NAME.values" / "NAME.mask" → {"file", "bytes", "sha256"} inside `folder`.
-        missing: why `trained` cannot be read, if it cannot; told only to who needs it.
+        missing: why `trained` cannot be read, or None; becomes an error only when `trained` is needed.
     """
 
     trained: dict[str, FeatureMatrix] | None
@@ -57,20 +55,20 @@ class FeatureStore:
         """All blocks in row order: trained items first.
 
         Raises:
-            RunFolderError: the referenced dataset is gone or has changed.
+            RunFolderError: the referenced dataset is missing or has changed.
         """
         if self.trained is None:
             raise RunFolderError(self.missing or "this run has no features")
         return [self.trained, *self.added]
 
     def with_added(self, new: Mapping[str, FeatureMatrix]) -> FeatureStore:
-        """With the features of more items. All that were added become one block: thousands would be slow to read."""
-        whole = dict(new)
+        """With the features of more items. All added items become one block: many blocks would be slow to read."""
+        merged = dict(new)
         for name, matrix in new.items():
-            own = [block[name] for block in self.added]
-            if own:
-                whole[name] = _appended(own[0], [*own[1:], matrix])
-        return replace(self, added=[whole])
+            added = [block[name] for block in self.added]
+            if added:
+                merged[name] = _appended(added[0], [*added[1:], matrix])
+        return replace(self, added=[merged])
 
     def names(self) -> list[str]:
         """Names of the modalities, in the order of the model's branches."""
@@ -107,8 +105,8 @@ class FeatureStore:
 
         Args:
             run: the run folder.
-            elsewhere: where the prepared dataset lies now, if it was moved.
-            verify: read the whole feature files of the dataset and compare checksums.
+            elsewhere: the prepared dataset's folder, if it was moved.
+            verify: compare the checksums of the dataset's feature files.
             manifest: of the run, where it is known.
 
         Raises:
@@ -136,7 +134,7 @@ class FeatureStore:
                 trained = {n: _read_matrix(folder, prepared, prefix[n], n) for n in names}
             except RunFolderError as error:
                 return cls(
-                    None, added, folder, files, f"the features that this run was trained with are not whole: {error}"
+                    None, added, folder, files, f"the features that this run was trained with are damaged: {error}"
                 )
             return cls(trained, added, folder, files)
         return cls(
@@ -150,13 +148,11 @@ class FeatureStore:
 
 
 def _appended(first: FeatureMatrix, more: Sequence[FeatureMatrix]) -> FeatureMatrix:
-    from lirdrec.data.features import FeatureMatrix
-
     values, present = first.values, first.present
-    kind = np.result_type(values, *(one.values for one in more))
-    values = values if values.dtype == kind else values.astype(kind)
-    for one in more:
-        values, present = append_rows(values, one.values), append_rows(present, one.present)
+    dtype = np.result_type(values, *(matrix.values for matrix in more))
+    values = values if values.dtype == dtype else values.astype(dtype)
+    for matrix in more:
+        values, present = append_rows(values, matrix.values), append_rows(present, matrix.present)
     return FeatureMatrix.known_good(values, present)
 
 
@@ -165,9 +161,9 @@ def _prepared_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]
     recorded = manifest.get("files", {})
     entries = {}
     for name in names:
-        for part, ending in (("values", ".npy"), ("mask", ".mask.npy")):
+        for array, ending in (("values", ".npy"), ("mask", ".mask.npy")):
             file = f"features/{name}{ending}"
-            entries[f"{name}.{part}"] = {"file": file} | (
+            entries[f"{name}.{array}"] = {"file": file} | (
                 recorded.get(file) or file_entry(resolve_path(folder, manifest, file))
             )
     return entries
@@ -180,30 +176,32 @@ def _check(description: Any, path: Path) -> None:
         RunFolderError: names the entry that is wrong.
     """
 
-    def refuse(what: str) -> RunFolderError:
-        return RunFolderError(f"{path}: is damaged: {what}; {REMEDY}")
+    def damage(fault: str) -> RunFolderError:
+        return RunFolderError(f"{path}: is damaged: {fault}; {REMEDY}")
 
     def all_inside(values: Any) -> bool:
-        return isinstance(values, list) and all(is_relative_name(one) for one in values)
+        return isinstance(values, list) and all(is_relative_name(value) for value in values)
 
     if not isinstance(description, dict):
-        raise refuse("it is not a JSON object")
+        raise damage("it is not a JSON object")
     for key in ("names", "added_blocks"):
         if not all_inside(description.get(key)):
-            raise refuse(f"its entry '{key}' is no list of names inside the folder")
+            raise damage(f"its entry '{key}' is not a list of names inside the folder")
     reference = description.get("dataset")
     if reference is None:
         return
     if not isinstance(reference, dict) or not all(isinstance(reference.get(k), str) for k in ("folder", "relative")):
-        raise refuse("its entry 'dataset' does not say where the dataset is")
+        raise damage("its entry 'dataset' does not say where the dataset is")
     files = reference.get("files")
-    wanted = {f"{name}.{part}" for name in description["names"] for part in ("values", "mask")}
-    if not isinstance(files, dict) or not wanted <= set(files):
-        raise refuse("its entry 'dataset' does not list the files of all features")
+    required = {f"{name}.{array}" for name in description["names"] for array in ("values", "mask")}
+    if not isinstance(files, dict) or not required <= set(files):
+        raise damage("its entry 'dataset' does not list the files of all features")
     for name, entry in files.items():
-        good = isinstance(entry, dict) and is_relative_name(entry.get("file")) and isinstance(entry.get("sha256"), str)
-        if not good or not isinstance(entry.get("bytes"), int):
-            raise refuse(f"its entry of the file {name!r} is wrong")
+        is_valid = (
+            isinstance(entry, dict) and is_relative_name(entry.get("file")) and isinstance(entry.get("sha256"), str)
+        )
+        if not is_valid or not isinstance(entry.get("bytes"), int):
+            raise damage(f"its entry of the file {name!r} is wrong")
 
 
 def _matrix_writers(prefix: str, block: Mapping[str, FeatureMatrix]) -> dict[str, Writer]:
@@ -219,8 +217,6 @@ def _array_writer(array: np.ndarray) -> Writer:
 
 
 def _read_matrix(folder: Path, manifest: Mapping[str, Any], prefix: str, name: str) -> FeatureMatrix:
-    from lirdrec.data.features import FeatureMatrix, open_array
-
     arrays = []
     for ending in (".npy", ".mask.npy"):
         path = resolve_path(folder, manifest, f"{prefix}/{name}{ending}")
@@ -230,7 +226,7 @@ def _read_matrix(folder: Path, manifest: Mapping[str, Any], prefix: str, name: s
             raise RunFolderError(f"{path}: {unreadable(error, 'restore it')}") from None
     values, present = arrays
     if values.ndim != 2 or values.dtype.kind != "f" or present.dtype != np.bool_ or present.shape != values.shape[:1]:
-        raise RunFolderError(f"{folder}: the features '{name}' are no matrix with its mask; restore them")
+        raise RunFolderError(f"{folder}: the features '{name}' are not a matrix with its mask; restore them")
     return FeatureMatrix.known_good(values, np.asarray(present))
 
 

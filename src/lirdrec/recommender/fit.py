@@ -1,11 +1,11 @@
-"""`fit`: from a dataset to a recommender, for every model."""
+"""`fit`: train any model on a dataset and return its recommender."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,10 +30,31 @@ from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.training.callbacks import EpochLines, HistoryLogger, ProgressBar, epoch_progress
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig, still_improving
-from lirdrec.training.loop import Callback, TrainResult, train
+from lirdrec.training.loop import Callback, train
 
 log = logging.getLogger(__name__)
 WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one call of `fit` trains, and with which settings.
+
+    Attributes:
+        dataset, config, training: data, model config and training options.
+        validate: validation metrics of a scorer; None: no validation.
+        refit: the earlier run whose settings are used, or None.
+        progress: whether to show it.
+        callbacks: those of the caller.
+    """
+
+    dataset: Dataset
+    config: Any
+    training: TrainConfig
+    validate: Callable[[Scorer], dict[str, float]] | None
+    refit: str | Path | None
+    progress: bool
+    callbacks: tuple[Callback, ...]
 
 
 def fit(
@@ -54,79 +75,68 @@ def fit(
     checkpoint_seconds: float = 60.0,
     callbacks: tuple[Callback, ...] = (),
 ) -> Recommender:
-    """Train a model on a dataset; validation chooses the best epoch, test is not touched.
+    """Train a model on a dataset. Validation chooses the best epoch; test is not used.
 
     Args:
         dataset: what to learn from.
-        config: the model's configuration, for instance `LIRDRecConfig(n_layers=2)`; its type says which model.
-            A name, `"ease"`, is that model as the preset has it. None: LIRDRec as the preset has it.
-        training: options of the training loop; None: as the preset has them for the config's model and loss.
+        config: the model's config, for instance `LIRDRecConfig(n_layers=2)`, or a model's name. None: LIRDRec.
+        training: options of the training loop; None: the preset's for the model and its loss.
         model: the model's name, where `config` is not given: `fit(dataset, model="ease")`.
         preset: "fast" or "paper".
-        run: a folder to keep checkpoints, history and the trained model in; None: only in memory.
-        resume: go on with a training that was stopped in `run`.
+        run: folder for checkpoints, history and the trained model; None: only in memory.
+        resume: continue a training that was stopped in `run`.
         overwrite: replace a finished run in `run`.
-        refit: an earlier run, whose settings are taken: train on all interactions, validation and test included, for
-            as many epochs as were best there. Nothing is left to measure: it is for serving.
+        refit: an earlier run: train with its settings and best number of epochs on all interactions, validation and
+            test included. Nothing is left to measure: it is for serving.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
-        progress: show a progress bar on stderr; where that is no terminal, a line per epoch.
-        cache: folder for neighbour graphs; None: the user's cache folder (`LIRDREC_CACHE` or `~/.cache/lirdrec`);
-            False: no cache.
-        checkpoint: without `run`: a folder for checkpoints alone, from which the same training goes on when it is
-            begun again; written at most every `checkpoint_seconds`.
-        callbacks: told of every step and epoch; they may stop the training.
-
-    Returns:
-        The recommender with the best parameters.
+        progress: show a progress bar on stderr, or a line per epoch where stderr is not a terminal.
+        cache: folder for neighbor graphs; None: `LIRDREC_CACHE` or `~/.cache/lirdrec`; False: no cache.
+        checkpoint: without `run`: folder for checkpoints, written at most every `checkpoint_seconds`, from which the
+            same call resumes.
+        callbacks: called after every step and epoch; they may stop the training.
 
     Raises:
-        ConfigError, CapabilityError: an option or a device that is not there; a model that needs features; `refit`
-            beside `config` or `training`.
-        RunFolderError: `refit` is no run, or was trained without validation; the run folder holds a finished run, is in
-            use, or its checkpoint is of another training; or a feature file of the prepared dataset is not what was
-            written.
-        TrainingError: the loss is not a number any more.
+        ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` with `config`.
+        RunFolderError: `refit` or `run` cannot be used, or a feature file of the dataset has changed.
+        TrainingError: the loss is not finite.
     """
+    job = _make_job(dataset, config, training, model, preset, refit, progress, callbacks)
+    torch_device, may_exist = resolve_device(device), overwrite or resume
+    if run is not None:
+        check_new(run, may_exist)
+    built = _build_model(job, torch_device, cache)  # before the folder is touched: a bad option must change nothing
+    if run is not None:
+        return _train_in_folder(job, built, Path(run), resume, may_exist)
+    store = None if checkpoint is None else CheckpointStore(Path(checkpoint), _fingerprint(job), checkpoint_seconds)
+    return _train(job, built, store, resume=True)
+
+
+def _make_job(
+    dataset: Dataset,
+    config: Any,
+    training: Any,
+    model: str | None,
+    preset: str,
+    refit: str | Path | None,
+    progress: bool,
+    callbacks: tuple[Callback, ...],
+) -> _Job:
     if refit is not None:
         if config is not None or training is not None or model is not None:
             raise ConfigError("refit takes the settings of the earlier run; leave out config, model and training")
         config, training = settings_of(refit)
         dataset = merge_splits(dataset)
-    config, training = _chosen(config, model, training, preset)
+    config, training = _resolve_configs(config, model, training, preset)
     metric = fitting_metric(dataset, training.metric)
     if metric != training.metric:
         log.warning("%s has few items: training looks at %s instead of %s", dataset.name, metric, training.metric)
         training = replace(training, metric=metric)
     validate = None if refit is not None else _validation(dataset, metric)
-    chosen = resolve_device(device)
-
-    if run is not None:
-        check_new(run, overwrite or resume)
-    check_size(dataset, config, chosen)
-    kind = model_for_config(config)
-    if kind.capabilities.needs_features:  # they are read whole in any case
-        verify_features(dataset, getattr(config, "modalities", None))
-    inputs = make_model_inputs(dataset, chosen, cache, training.seed, progress)
-    built = kind(inputs, config)  # before the folder is touched: a bad option must leave nothing behind
-    if run is None:
-        chest = None
-        if checkpoint is not None:
-            chest = CheckpointStore(Path(checkpoint), _fingerprint(dataset, config, training), checkpoint_seconds)
-        return _fitted(built, dataset, training, validate, None, chest, True, progress, callbacks, refit)
-    folder = Path(run)
-    with run_lock(folder):
-        check_new(run, overwrite or resume)  # another process may have written it since
-        leave_out(folder, WRITTEN_WHILE_TRAINING)
-        store = CheckpointStore(folder / "checkpoint", _fingerprint(dataset, config, training))
-        if not resume:
-            _forget(store)
-        recommender = _fitted(built, dataset, training, validate, folder, store, resume, progress, callbacks, refit)
-        recommender.save(folder, overwrite=True)
-    return recommender
+    return _Job(dataset, config, training, validate, refit, progress, callbacks)
 
 
-def _chosen(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
-    """The configurations of model and training, from a model's name where it is given instead of its configuration."""
+def _resolve_configs(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
+    """The configs of model and training; what is not given comes from the preset."""
     if isinstance(config, str):
         if model not in (None, config):
             raise ConfigError(f"fit: the model is '{config}' and model='{model}'; give one of them")
@@ -146,57 +156,68 @@ def _chosen(config: Any, model: str | None, training: Any, preset: str) -> tuple
     return (base_config if config is None else config), (base_training if training is None else training)
 
 
-def _fitted(
-    model: Model,
-    dataset: Dataset,
-    training: TrainConfig,
-    validate: Callable[[Scorer], dict[str, float]] | None,
-    folder: Path | None = None,
-    store: CheckpointStore | None = None,
-    resume: bool = False,
-    progress: bool = False,
-    others: tuple[Callback, ...] = (),
-    refit: str | Path | None = None,
+def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[False] | None) -> Model:
+    check_size(job.dataset, job.config, device)
+    model = model_for_config(job.config)
+    if model.capabilities.needs_features:  # the model reads them completely in any case
+        verify_features(job.dataset, getattr(job.config, "modalities", None))
+    return model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
+
+
+def _train_in_folder(job: _Job, model: Model, folder: Path, resume: bool, may_exist: bool) -> Recommender:
+    with run_lock(folder):
+        check_new(folder, may_exist)  # another process may have written it since
+        leave_out(folder, WRITTEN_WHILE_TRAINING)
+        store = CheckpointStore(folder / "checkpoint", _fingerprint(job))
+        if not resume:
+            for file in store.folder.glob("*.safetensors"):
+                file.unlink()
+        recommender = _train(job, model, store, resume, folder)
+        recommender.save(folder, overwrite=True)
+    return recommender
+
+
+def _train(
+    job: _Job, model: Model, store: CheckpointStore | None, resume: bool, folder: Path | None = None
 ) -> Recommender:
+    training, validate = job.training, job.validate
     info: dict[str, Any] = {"seed": training.seed}
-    if refit is not None:
-        info["refit"] = str(refit)
+    if job.refit is not None:
+        info["refit"] = str(job.refit)
     if model.capabilities.training == "closed_form":
         model.solve()
         if validate is not None:
             info["metrics"] = {"valid": validate(model.scorer())}
-        return Recommender.from_training(model, dataset, info=info)
-    callbacks: list[Callback] = list(others)
+        return Recommender.from_training(model, job.dataset, info=info)
+    callbacks: list[Callback] = list(job.callbacks)
     if folder is not None:
         callbacks.append(HistoryLogger(folder, training.metric, training.tensorboard))
-    if progress:
+    if job.progress:
         callbacks.append(epoch_progress(training.metric, training.epochs))
     try:
-        found = train(model, training, validate, store=store, resume=resume, callbacks=tuple(callbacks))
+        result = train(model, training, validate, store=store, resume=resume, callbacks=tuple(callbacks))
     finally:
         for callback in callbacks:
             if isinstance(callback, (ProgressBar, EpochLines, HistoryLogger)):
                 callback.stop()
-    if validate is not None and found.stopped == "epochs" and still_improving(found.best_epoch, len(found.history)):
+    n_epochs = len(result.history)
+    if validate is not None and result.stopped == "epochs" and still_improving(result.best_epoch, n_epochs):
         log.warning(
             "the training was still improving when epochs=%d ended it (best in epoch %d): give it more epochs",
             training.epochs,
-            found.best_epoch,
+            result.best_epoch,
         )
-    info |= {"training": to_dict(training), "stopped": found.stopped, "metrics": _best_line(found)}
-    return Recommender.from_training(model, dataset, info=info)
-
-
-def _best_line(found: TrainResult) -> dict[str, Any]:
-    best = next((line for line in found.history if line["epoch"] == found.best_epoch), {})
-    return {"best_epoch": found.best_epoch, "epochs": len(found.history), "valid": best.get("valid", {})}
+    best = next((line for line in result.history if line["epoch"] == result.best_epoch), {})
+    metrics = {"best_epoch": result.best_epoch, "epochs": n_epochs, "valid": best.get("valid", {})}
+    info |= {"training": to_dict(training), "stopped": result.stopped, "metrics": metrics}
+    return Recommender.from_training(model, job.dataset, info=info)
 
 
 def fitting_metric(dataset: Dataset, metric: str) -> str:
-    """The metric, or the same with a cut-off of half of the items where these are fewer than its own.
+    """The metric; where its cut-off exceeds the number of ranked items, the same metric at half of these items.
 
     Raises:
-        ConfigError: no known metric with a cut-off.
+        ConfigError: not a known metric with a cut-off.
     """
     name, k = split_name(metric)
     n_ranked = dataset.n_items
@@ -207,15 +228,16 @@ def fitting_metric(dataset: Dataset, metric: str) -> str:
 
 
 def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, float]] | None:
+    """A function from a scorer to its validation metrics; None (and a warning) where there is nothing to validate."""
     name, k = split_name(metric)
     train_pairs, valid_pairs = (
-        (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
-        for part in (dataset.train, dataset.valid)
+        (torch.from_numpy(np.array(split.users)), torch.from_numpy(np.array(split.items)))
+        for split in (dataset.train, dataset.valid)
     )
     cold = np.setdiff1d(dataset.valid.items, dataset.train.items)
     candidates = None
     if len(dataset.valid.items) and len(cold) == len(np.unique(dataset.valid.items)):
-        # a cold-start split: only unseen items are held out, so only they are ranked
+        # a cold-start split: only items without training are held out, so only they are ranked
         candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
     truth = GroundTruth.of(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
     if not len(truth.users):
@@ -226,22 +248,20 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
         )
         return None
     names = tuple(dict.fromkeys((name, "recall", "ndcg")))
-    places: dict[torch.device, GroundTruth] = {}
+    truth_on: dict[torch.device, GroundTruth] = {}
 
     def validate(scorer: Scorer) -> dict[str, float]:
         device = next(iter(scorer.tensors().values())).device
-        if device not in places:
-            chosen = None if candidates is None else candidates.to(device)
-            places[device] = GroundTruth(
-                truth.users.to(device), truth.relevant.to(device), truth.seen.to(device), chosen
-            )
-        return evaluate_scorer(scorer, places[device], names, (k,)).values
+        if device not in truth_on:
+            truth_on[device] = truth.to(device)
+        return evaluate_scorer(scorer, truth_on[device], names, (k,)).values
 
     return validate
 
 
-def _fingerprint(dataset: Dataset, config: Any, training: TrainConfig) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be gone on with; more epochs or patience may be asked for."""
+def _fingerprint(job: _Job) -> dict[str, Any]:
+    """What must be the same to resume from a checkpoint; epochs and patience may change."""
+    dataset, training = job.dataset, job.training
     digest = hashlib.sha256()
     for array in (dataset.train.users, dataset.train.items, dataset.valid.users, dataset.valid.items):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -255,10 +275,5 @@ def _fingerprint(dataset: Dataset, config: Any, training: TrainConfig) -> dict[s
         options["training.epochs"] = training.epochs
     if training.schedule != "exponential":  # then they have no effect
         del options["training.decay"], options["training.decay_epochs"]
-    model = {f"model.{key}": value for key, value in to_dict(config).items()}
-    return {"model": model_for_config(config).name, **model, **options, "dataset": digest.hexdigest()[:16]}
-
-
-def _forget(store: CheckpointStore) -> None:
-    for file in store.folder.glob("*.safetensors"):
-        file.unlink()
+    model = {f"model.{key}": value for key, value in to_dict(job.config).items()}
+    return {"model": model_for_config(job.config).name, **model, **options, "dataset": digest.hexdigest()[:16]}

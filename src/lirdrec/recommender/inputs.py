@@ -1,8 +1,9 @@
-"""A dataset as the tensors that models are built from."""
+"""Make `ModelInputs`, the tensors that models are built from, of a dataset; check their size against the memory."""
 
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,23 +21,22 @@ from lirdrec.models.base import Features, ModelInputs
 def check_size(dataset: Dataset, config: Any, device: torch.device) -> None:
     """Refuse vectors that the machine's memory cannot hold, before anything is allocated.
 
-    Counted is what every model with vectors needs in training, in float32: user vectors with their gradient and Adam's
-    two moments, and the vectors of all users and items with their gradient; for LIRDRec also the weights of its hidden
-    layers. Real trainings take more.
+    A lower bound, in float32: user vectors with their gradient and Adam's two moments, and the vectors of all users
+    and items with their gradient; for LIRDRec also the weights of its hidden layers.
 
     Raises:
-        ConfigError: more than there is; names the option, and both figures.
+        ConfigError: they need more than there is; names the option and both sizes.
     """
     size = getattr(config, "embedding_size", None)
     if size is None or device.type != "cpu":
         return
     numbers = size * (4 * dataset.n_users + 2 * (dataset.n_users + dataset.n_items))
-    asked = f"embedding_size {size}"
+    options = f"embedding_size {size}"
     multiplier = getattr(config, "hidden_multiplier", None)
     if multiplier is not None:
         numbers += 4 * size * multiplier * sum(matrix.dims for matrix in dataset.features.values())
-        asked += f" with hidden_multiplier {multiplier}"
-    check_memory(4 * numbers, f"{asked}: training on {dataset.name}")
+        options += f" with hidden_multiplier {multiplier}"
+    check_memory(4 * numbers, f"{options}: training on {dataset.name}")
 
 
 def make_model_inputs(
@@ -46,7 +46,7 @@ def make_model_inputs(
     seed: int = 0,
     progress: bool = False,
 ) -> ModelInputs:
-    """A dataset as tensors on `device`: training pairs, features in float32, and the cached source of neighbours."""
+    """Tensors on `device`: training pairs, features in float32, and a cached source of nearest neighbors."""
     features = {}
     for name in sorted(dataset.features):  # one order everywhere: image before text
         matrix = dataset.features[name]
@@ -62,7 +62,7 @@ def make_model_inputs(
         neighbours=NeighbourSource(
             {name: (f.values, f.present) for name, f in features.items()},
             _cache_folder(cache),
-            _neighbour_progress if progress else None,
+            _neighbor_progress if progress else None,
         ),
         seed=seed,
     )
@@ -78,7 +78,7 @@ def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
 
 
 def as_tensor(values: np.ndarray) -> torch.Tensor:
-    """Features as float32; a memory map of that type is used as it is, so that its pages are not held twice."""
+    """Features as float32; a memory map of that type is not copied."""
     if values.dtype != np.float32 or not values.flags.c_contiguous:
         values = np.array(values, dtype=np.float32)
     with warnings.catch_warnings():
@@ -86,10 +86,8 @@ def as_tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values)  # no model writes to its features
 
 
-def _neighbour_progress(name: str) -> Callable[[int, int], None]:
-    """A bar for building a neighbour table, shown only if it takes more than two seconds."""
-    import time
-
+def _neighbor_progress(name: str) -> Callable[[int, int], None]:
+    """A progress bar for building a neighbor table, shown only if it takes more than two seconds."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -97,11 +95,11 @@ def _neighbour_progress(name: str) -> Callable[[int, int], None]:
     bar = Progress(console=Console(stderr=True), transient=True)
     task = bar.add_task(f"nearest items by {name}", total=None)
 
-    def show(done: int, of: int) -> None:
+    def show(done: int, total: int) -> None:
         if time.monotonic() - started > 2 and not bar.live.is_started:
             bar.start()
-        bar.update(task, completed=done, total=of)
-        if done >= of:
+        bar.update(task, completed=done, total=total)
+        if done >= total:
             bar.stop()
 
     return show

@@ -1,9 +1,10 @@
-"""Which files a `Recommender` is kept in, and how it comes back from them (docs/architecture.md, "What is written")."""
+"""Write a `RunState` to the files of a run folder and read it back (docs/architecture.md, "What is written")."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,12 @@ from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER
 from lirdrec.errors import DataError, RunFolderError, reason, unreadable
 from lirdrec.files.atomic import share
-from lirdrec.files.manifest import resolve_path, stamp
+from lirdrec.files.manifest import MANIFEST, resolve_path, stamp
 from lirdrec.files.transaction import read_stable
 from lirdrec.provenance import environment
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.feature_store import FeatureStore
-from lirdrec.recommender.rebuild import rebuild
-from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import (
-    MANIFEST,
     REMEDY,
     VECTORS,
     Writer,
@@ -35,11 +33,12 @@ from lirdrec.recommender.run_folder import (
     read_json,
     rewrite,
     run_lock,
+    write_files,
     write_json,
-    write_run,
 )
+from lirdrec.recommender.state import RunState, Stamp, make_histories
 
-# what the readers of our own files raise where the files are not what was written
+# raised by the readers of our files where these are damaged
 DAMAGE = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError),
     *(DataError, pl.exceptions.PolarsError),
@@ -50,106 +49,115 @@ WEIGHTS = "weights.safetensors"
 COMPANIONS = ("history.jsonl", "curves.png", METRICS, "environment.json")  # not needed to load
 
 
-def save(recommender: Recommender, folder: str | Path, *, slim: bool = False, overwrite: bool = False) -> Path:
-    """Write `recommender` to `folder`; see `Recommender.save` and `Recommender.slim`."""
+def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwrite: bool = False) -> Stamp | None:
+    """Write a run folder, completely or not at all; returns the stamp of its manifest.
+
+    Args:
+        state: the run.
+        folder: where to write it.
+        slim: write vectors and ids only.
+        overwrite: replace a finished run.
+
+    Raises:
+        RunFolderError: the folder is not a run folder, holds a finished run while `overwrite` is false, was changed by
+            another process since `state` was loaded from it, or the disk is full.
+    """
     folder = Path(folder)
     check_new(folder, overwrite)
     with run_lock(folder):
         check_new(folder, overwrite)  # another process may have written it since
-        if recommender.folder is not None and recommender.folder.resolve() == folder.resolve():
-            _refuse_changed(recommender, folder)
-        write_run(folder, _writers(recommender, folder, slim))
-        if not slim:
-            recommender.folder, recommender.saved = folder, stamp(folder)
-    return folder
+        if state.folder is not None and state.folder.resolve() == folder.resolve():
+            _check_unchanged(state, folder)
+        write_files(folder, _writers(state, folder, slim))
+        return stamp(folder)
 
 
-def _refuse_changed(recommender: Recommender, folder: Path) -> None:
-    """Refuse to write over what another process has changed in the run since it was loaded."""
-    if recommender.saved is not None and stamp(folder) not in (recommender.saved, None):
+def _check_unchanged(state: RunState, folder: Path) -> None:
+    """Refuse to overwrite what another process has changed in the run since it was loaded."""
+    if state.saved is not None and stamp(folder) not in (state.saved, None):
         raise RunFolderError(
             f"{folder}: another process has changed this run since it was loaded; load it again and repeat the change,"
             " or save to another folder"
         )
 
 
-def record_metrics(recommender: Recommender, split: str, values: Mapping[str, float]) -> None:
-    """Keep figures with the recommender; see `Recommender.record_metrics`."""
-    metrics = {**recommender.info.get("metrics", {}), split: dict(values)}
-    recommender.info["metrics"] = metrics
-    folder = recommender.folder
+def write_metrics(state: RunState) -> Stamp | None:
+    """Write `state.info`, whose "metrics" were updated, to the run folder; returns the stamp of its manifest."""
+    folder = state.folder
     if folder is None:
-        return
+        return state.saved
     with run_lock(folder):
-        _refuse_changed(recommender, folder)
+        _check_unchanged(state, folder)
         config = read_json(resolve_path(folder, open_run(folder), CONFIG))
-        config["info"] = recommender.info
+        config["info"] = state.info
         rewrite(
             folder,
-            {CONFIG: lambda path: write_json(path, config), METRICS: lambda path: write_json(path, metrics)},
+            {
+                CONFIG: lambda path: write_json(path, config),
+                METRICS: lambda path: write_json(path, state.info["metrics"]),
+            },
         )
-        recommender.saved = stamp(folder)
+        return stamp(folder)
 
 
-def load(
+def read_run(
     folder: str | Path, verify: bool = False, device: torch.device | str = "cpu", features: str | Path | None = None
-) -> Recommender:
-    """Read what `save` wrote; see `Recommender.load`."""
+) -> RunState:
+    """Read what `write_run` wrote; arguments and errors as of `Recommender.load`."""
     folder = Path(folder)
 
-    def read() -> Recommender:
+    def read() -> RunState:
         before = stamp(folder)
-        loaded = _load(folder, verify, device, features)
-        loaded.folder, loaded.saved = folder, before
-        return loaded
+        return replace(_read(folder, verify, device, features), folder=folder, saved=before)
 
     return read_stable(folder, read)
 
 
-def _load(folder: Path, verify: bool, device: torch.device | str, features: str | Path | None) -> Recommender:
+def _read(folder: Path, verify: bool, device: torch.device | str, features: str | Path | None) -> RunState:
     manifest = open_run(folder, verify)
     listed = manifest["files"]
 
-    def at(name: str) -> Path:
+    def path_of(name: str) -> Path:
         return resolve_path(folder, manifest, name)
 
     for name in (CONFIG, VECTORS, "users.parquet", "items.parquet"):
         if name not in listed:
             raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {name}; train again")
-    config = _config(at(CONFIG))
-    slim = bool(config.get("slim"))
-    items = _read_table(at("items.parquet"))
-    train = None if slim else _read_pairs(at("interactions.parquet"))
+    config = _read_config(path_of(CONFIG))
+    items = _read_table(path_of("items.parquet"))
+    train = None if config.get("slim") else _read_interactions(path_of("interactions.parquet"))
     try:
-        scorer = Scorer.from_tensors(_read_tensors(at(VECTORS), device), config["scorer"])
-        made = Recommender(
+        scorer = Scorer.from_tensors(_read_tensors(path_of(VECTORS), device), config["scorer"])
+        users = IdMap(_read_table(path_of("users.parquet"))[USER], "user")
+        state = RunState(
             scorer,
-            IdMap(_read_table(at("users.parquet"))[USER], "user"),
+            users,
             IdMap(items[ITEM], "item"),
             items,
             train,
-            model=rebuild if WEIGHTS in listed else None,
-            weights=_read_tensors(at(WEIGHTS), "cpu") if WEIGHTS in listed else None,
+            make_histories(train, len(users), device),
             features=FeatureStore.read(folder, features, verify, manifest) if "features.json" in listed else None,
+            weights=_read_tensors(path_of(WEIGHTS), "cpu") if WEIGHTS in listed else None,
             frames=config["frames"],
             info=config["info"],
             n_trained_items=config["n_trained_items"],
-            device=device,
+            device=torch.device(device),
         )
     except RunFolderError:
         raise
     except DAMAGE as error:
         raise RunFolderError(f"{folder}: is damaged: {reason(error)}; {REMEDY}") from None
-    if (scorer.n_users, scorer.n_items) != (made.n_users, made.n_items):
+    n_users, n_items = len(state.users), len(state.items)
+    if (scorer.n_users, scorer.n_items) != (n_users, n_items):
         raise RunFolderError(
             f"{folder}: is damaged: vectors of {scorer.n_users:,} users and {scorer.n_items:,} items, "
-            f"but ids of {made.n_users:,} and {made.n_items:,}; {REMEDY}"
+            f"but ids of {n_users:,} and {n_items:,}; {REMEDY}"
         )
-    return made
+    return state
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """The run's settings, after a look at their types."""
+def _read_config(path: Path) -> dict[str, Any]:
+    """The run's settings, with their types checked."""
     config = read_json(path)
     types = {"scorer": dict, "frames": str, "info": dict, "n_trained_items": int}
     for key, kind in types.items() if isinstance(config, dict) else (("settings", dict),):
@@ -158,51 +166,50 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _writers(recommender: Recommender, folder: Path, slim: bool) -> dict[str, Writer]:
-    scorer = recommender.scorer
-    vectors = scorer.tensors()
-    if slim:  # what only the model needs is named "memory." by the scorer
+def _writers(state: RunState, folder: Path, slim: bool) -> dict[str, Writer]:
+    vectors = state.scorer.tensors()
+    if slim:  # tensors that only the model needs are named "memory." by the scorer
         vectors = {name: tensor for name, tensor in vectors.items() if not name.startswith("memory.")}
     config = {
         "slim": slim,
-        "scorer": scorer.settings(),
-        "n_trained_items": recommender.n_trained_items,
-        "frames": recommender.frames,
-        "info": recommender.info,
+        "scorer": state.scorer.settings(),
+        "n_trained_items": state.n_trained_items,
+        "frames": state.frames,
+        "info": state.info,
     }
-    table = recommender.item_table.select(ITEM) if slim else recommender.item_table
+    table = state.item_table.select(ITEM) if slim else state.item_table
     files: dict[str, Writer] = {
         CONFIG: lambda path: write_json(path, config),
         VECTORS: _tensor_writer(vectors),
-        "users.parquet": _table_writer(pl.DataFrame({USER: recommender.users.series})),
+        "users.parquet": _table_writer(pl.DataFrame({USER: state.users.series})),
         "items.parquet": _table_writer(table),
     }
     if not slim:
-        assert recommender.train is not None
-        if recommender.has_model:
-            files[WEIGHTS] = _tensor_writer(recommender.weights())
-        files["interactions.parquet"] = _table_writer(_pairs_table(recommender.train))
-        if recommender.features is not None:
-            files |= recommender.features.writers(folder)
-    return files | _companions(recommender, folder)
+        assert state.train is not None
+        if state.weights is not None:
+            files[WEIGHTS] = _tensor_writer(state.weights)
+        files["interactions.parquet"] = _table_writer(_interactions_table(state.train))
+        if state.features is not None:
+            files |= state.features.writers(folder)
+    return files | _companions(state, folder)
 
 
-def _companions(recommender: Recommender, folder: Path) -> dict[str, Writer]:
-    """Files about the training: those of the folder that the recommender came from, or made from what is known."""
+def _companions(state: RunState, folder: Path) -> dict[str, Writer]:
+    """Files about the training: copied from the run's former folder, or made from what is known."""
     files: dict[str, Writer] = {}
-    source = recommender.folder
+    source = state.folder
     for name in COMPANIONS:
         if source is not None and source.resolve() != folder.resolve() and (source / name).is_file():
             files[name] = _copy_writer(source / name)
     if "environment.json" not in files and not (folder / "environment.json").is_file():
-        files["environment.json"] = lambda path: write_json(path, environment(recommender.info.get("seed")))
-    metrics = recommender.info.get("metrics")
+        files["environment.json"] = lambda path: write_json(path, environment(state.info.get("seed")))
+    metrics = state.info.get("metrics")
     if metrics:
         files[METRICS] = lambda path: write_json(path, metrics)
     return files
 
 
-def _tensor_writer(tensors: dict[str, Tensor]) -> Writer:
+def _tensor_writer(tensors: Mapping[str, Tensor]) -> Writer:
     def write(path: Path) -> None:
         # safetensors refuses tensors that share memory or are not laid out row by row
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
@@ -222,14 +229,14 @@ def _copy_writer(source: Path) -> Writer:
     return write
 
 
-def _pairs_table(pairs: Interactions) -> pl.DataFrame:
-    columns: dict[str, Any] = {USER: pairs.users, ITEM: pairs.items}
-    if pairs.timestamps is not None:
-        columns[TIMESTAMP] = pairs.timestamps
+def _interactions_table(train: Interactions) -> pl.DataFrame:
+    columns: dict[str, Any] = {USER: train.users, ITEM: train.items}
+    if train.timestamps is not None:
+        columns[TIMESTAMP] = train.timestamps
     return pl.DataFrame(columns)
 
 
-def _read_pairs(path: Path) -> Interactions:
+def _read_interactions(path: Path) -> Interactions:
     table = _read_table(path)
     times = table[TIMESTAMP].to_numpy() if TIMESTAMP in table.columns else None
     try:

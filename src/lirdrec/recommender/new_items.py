@@ -1,4 +1,4 @@
-"""Checks of items that are added without retraining: ids, table rows, features. Nothing here changes a recommender."""
+"""Check the ids, table rows and features of items that are added without retraining."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from lirdrec.ranking.scorers import Scorer
 log = logging.getLogger(__name__)
 
 CODE = r"^[+-]?0[0-9]"  # digits that begin with 0: an article number, a postal code
-LARGEST_FEATURE = 1e15  # products of wide rows with such values are finite numbers of single precision
+LARGEST_FEATURE = 1e15  # inner products of rows with such values are finite in float32
 
 
-def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
-    """The new items' rows of the item table, in the order given; columns that are not given are null.
+def new_table(items: Any, catalogue: IdMap, table: pl.DataFrame) -> pl.DataFrame:
+    """The new items' rows of the item table, in the given order; missing columns are null.
 
     Args:
         items: one id, ids, or a frame with a column "item" and any columns of the item table.
-        known: ids of the catalogue.
-        table: the catalogue's item table.
+        catalogue: ids of the existing items; table: their item table.
 
     Raises:
         DataError: no ids, an id that is repeated or known already, a column of another type.
@@ -43,19 +42,19 @@ def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
     if rows.height == 0:
         raise DataError("there are no new items to add: the list is empty")
     given = rows[ITEM]
-    if given.dtype != pl.String:  # texts are taken as they are: a server answers for the very id that was sent
-        given = read_ids(given, f"the {known.what} ids", known.what)
-    ids = IdMap(given, known.what)  # refuses ids that are missing, negative, repeated
-    if ids.is_integer is not known.is_integer:
-        kinds = ("integers", "strings") if known.is_integer else ("strings", "integers")
+    if given.dtype != pl.String:  # strings are kept: a server answers with exactly the id that was sent
+        given = read_ids(given, f"the {catalogue.what} ids", catalogue.what)
+    ids = IdMap(given, catalogue.what)  # refuses ids that are missing, negative, repeated
+    if ids.is_integer is not catalogue.is_integer:
+        kinds = ("integers", "strings") if catalogue.is_integer else ("strings", "integers")
         raise DataError(f"the ids of the catalogue are {kinds[0]}, those of the new items are {kinds[1]}")
-    there = known.rows(ids.series) >= 0
-    if there.any():
+    exists = catalogue.rows(ids.series) >= 0
+    if exists.any():
         raise DataError(
-            f"{count(int(there.sum()), 'new item')} in the catalogue already: "
-            f"{describe_ids(ids.series.filter(pl.Series(there)).to_list())}; add only items that are new"
+            f"{count(int(exists.sum()), 'new item')} in the catalogue already: "
+            f"{describe_ids(ids.series.filter(pl.Series(exists)).to_list())}; add only items that are new"
         )
-    _warn_of_zeros(ids, known)
+    _warn_of_zeros(ids, catalogue)
     columns = {ITEM: ids.series.alias(ITEM)}
     for name in [*table.columns, *(c for c in rows.columns if c not in table.columns)]:
         if name == ITEM:
@@ -64,35 +63,34 @@ def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
         if name not in rows.columns:
             columns[name] = pl.Series(name, [None] * rows.height, dtype=kind)
             continue
-        columns[name] = _as_kind(rows[name], kind, name)
+        columns[name] = _cast(rows[name], kind, name)
     return pl.DataFrame(columns)
 
 
-def _warn_of_zeros(new: IdMap, known: IdMap) -> None:
-    """Warn of new ids that differ from ids of the catalogue only by zeros at their front."""
-    if known.is_integer:
+def _warn_of_zeros(new: IdMap, catalogue: IdMap) -> None:
+    """Warn of new ids that differ from ids of the catalogue only by leading zeros."""
+    if catalogue.is_integer:
         return
     digits = new.series.filter(new.series.str.contains(r"^[0-9]+$"))
     if not len(digits):
         return
-    there = pl.DataFrame({"known": known.series, "plain": known.series.str.strip_chars_start("0")})
-    asked = pl.DataFrame({"new": digits, "plain": digits.str.strip_chars_start("0")})
-    twins = asked.join(there, on="plain", maintain_order="left")
+    existing = pl.DataFrame({"old": catalogue.series, "plain": catalogue.series.str.strip_chars_start("0")})
+    added = pl.DataFrame({"new": digits, "plain": digits.str.strip_chars_start("0")})
+    twins = added.join(existing, on="plain", maintain_order="left")
     if twins.height:
         pairs = ", ".join(f"{new!r} and {old!r}" for new, _, old in twins.head(3).iter_rows())
         more = f" and {twins.height - 3} more" if twins.height > 3 else ""
         log.warning(
-            "new items and items of the catalogue whose ids differ only by zeros at their front: %s%s; they are two"
-            " items each",
+            "ids of new items differ from ids of the catalogue only by leading zeros: %s%s; they are two items each",
             *(pairs, more),
         )
 
 
-def _as_kind(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
-    """Values of a column as the item table has it; nothing of them may be lost.
+def _cast(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
+    """A column cast to its type in the item table, without loss.
 
     Raises:
-        DataError: they do not fit: words among numbers, digits that begin with 0, fractions where there are integers.
+        DataError: the values do not fit: words among numbers, digits that begin with 0, fractions among integers.
     """
     where = f"the new items' column {name!r} does not fit the item table"
     if kind.is_numeric() and values.dtype == pl.String and (codes := values.str.contains(CODE)).any():
@@ -111,41 +109,41 @@ def _as_kind(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
 def new_features(
     ids: IdMap, features: Mapping[str, Any] | None, trained: Mapping[str, FeatureMatrix]
 ) -> dict[str, FeatureMatrix]:
-    """One matrix for every modality of the model, with absent rows zero and marked in the mask.
+    """One matrix for each modality of the model; missing rows are zero and marked in the mask.
 
     Args:
         ids: the new items, in the order of the rows.
-        features: name → `(n, d)` matrix, a list of rows in which None stands for an item that lacks the modality,
-            whatever `Dataset.from_frames` takes (`(ids, matrix)`, a frame, a file), or None where all lack it.
-        trained: the matrices that the model was trained with (their widths count).
+        features: name → `(n, d)` matrix, a list of rows with None for an item that lacks the modality, any input of
+            `Dataset.from_frames` (`(ids, matrix)`, a frame, a file), or None where all items lack it.
+        trained: the matrices that the model was trained with, for their names and widths.
 
     Raises:
-        DataError: an unknown modality, a wrong shape, NaN or infinite values (which items), an item with nothing.
+        DataError: an unknown modality, a wrong shape, NaN or infinite values, an item without any modality.
     """
     given = dict(features or {})
     for name in given:
         if name not in trained:
             raise DataError(f"the model knows no modality {name!r}; it was trained with {', '.join(trained)}")
     matrices = {name: _matrix(name, given.get(name), ids, matrix.dims) for name, matrix in trained.items()}
-    nothing = ~np.any([matrix.present for matrix in matrices.values()], axis=0)
-    if nothing.any():
+    is_empty = ~np.any([matrix.present for matrix in matrices.values()], axis=0)
+    if is_empty.any():
         raise DataError(
-            f"no features in any modality ({', '.join(trained)}) for {count(int(nothing.sum()), 'new item')}: "
-            f"{describe_ids(ids.ids[nothing])}; give each at least one ({argument('features', 'NAME=FILE')}), or let a"
+            f"no features in any modality ({', '.join(trained)}) for {count(int(is_empty.sum()), 'new item')}: "
+            f"{describe_ids(ids.ids[is_empty])}; give each at least one ({argument('features', 'NAME=FILE')}), or let a"
             " server make them of texts and images (lirdrec serve --encoders)"
         )
     return matrices
 
 
-def check_grown(grown: Scorer, first: int, ids: pl.Series) -> None:
-    """Refuse new items, in rows from `first` on, that could not be ranked.
+def check_added_items(scorer: Scorer, first: int, ids: pl.Series) -> None:
+    """Check that the new items, in rows from `first` on, can be ranked.
 
     Raises:
         DataError: the features of an item give no finite vector.
     """
-    sound = grown.sound_items(first).cpu().numpy()
-    if not sound.all():
-        bad = ids.filter(pl.Series(~sound)).to_list()
+    is_finite = scorer.sound_items(first).cpu().numpy()
+    if not is_finite.all():
+        bad = ids.filter(pl.Series(~is_finite)).to_list()
         raise DataError(f"{_items(bad)}: the features give no finite item vector; look for values that are too large")
 
 
@@ -166,11 +164,11 @@ def _matrix(name: str, given: Any, ids: IdMap, width: int) -> FeatureMatrix:
             f"{where}: the matrix of the new items is {rows} × {columns}, not {len(ids)} × {width} "
             "(a row per new item, as wide as in training)"
         )
-    if file.ids is None:  # now a message can name the item
+    if file.ids is None:  # so that messages can name the item
         file = FeatureFile(file.values, ids.series, where)
     matrix = align(file, ids, where).take(np.ones(len(ids), dtype=bool))
     large = (np.abs(matrix.values) > LARGEST_FEATURE).any(axis=1)
-    if large.any():  # their squares overflow, and they would be nearest to everything
+    if large.any():  # their squares overflow
         raise DataError(
             f"{where} of {_items(ids.series.filter(pl.Series(large)).to_list())}: values beyond {LARGEST_FEATURE:g} "
             "give no finite item vector"

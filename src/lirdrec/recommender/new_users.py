@@ -1,4 +1,4 @@
-"""Every user as if new: known only by a list of liked items. What `Model.fold_in` loses is measured with it."""
+"""A recommender in which every user is treated as a new user, to measure what `Model.fold_in` loses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.queries import check_queries
 from lirdrec.recommender.recommender import Recommender
 
-USERS = 1024  # folded in at once
+BATCH_USERS = 1024  # folded in at once
 
 
 @torch.no_grad()
 def as_new_users(recommender: Recommender) -> Recommender:
-    """The same recommender with users' vectors folded in from their training items.
+    """The same recommender with user vectors folded in from the users' training items.
 
-    Users without any keep their trained vector. A model without vectors knows users by what they liked anyway.
+    Users without training items keep their trained vector. A model without vectors is returned as it is: it represents
+    users by their histories anyway.
 
     Raises:
         CapabilityError: the model cannot serve new users, or it is a slim run.
@@ -30,8 +31,8 @@ def as_new_users(recommender: Recommender) -> Recommender:
     if not isinstance(scorer, VectorScorer):
         return recommender
     vectors = scorer.user_vectors.clone()
-    known = recommender.histories.counts().nonzero().squeeze(1)
-    for users in known.split(USERS):
+    with_history = recommender.histories.counts().nonzero().squeeze(1)
+    for users in with_history.split(BATCH_USERS):
         folded_in = model.fold_in(scorer, [recommender.histories.of(user) for user in users.tolist()])
         check_queries(folded_in)
         vectors[users] = folded_in

@@ -1,4 +1,4 @@
-"""Named settings: what `fit` and `lirdrec train` use where nothing else is said."""
+"""Presets: the default settings of `fit` and `lirdrec train` for each model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lirdrec.models.registry import model_type
 from lirdrec.training.config import TrainConfig
 
 PRESETS = ("fast", "paper")
-# learning rates at batches of 2,048, from which the fast preset's and the first of a tuning come
+# learning rates at batches of 2,048, from which those of the fast preset and of the first tuning trial are derived
 PUBLISHED_RATES = {"lirdrec": 1e-4}
 COMMON_RATE = 1e-3  # of all other models in MMRec, where it is not searched
 FAST_BATCH = 8192
@@ -26,31 +26,30 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
 
     Args:
         model: name of a model.
-        name: "fast" (the default everywhere): softmax where the model has the choice, large batches and a learning rate
-            to match: better figures in a fraction of the time (docs/performance.md); "paper": the exact setting of
-            the LIRDRec paper, for other models that of public code (`published` of the model, sources in its file).
-        loss: another ranking loss than the preset's; batch and learning rate are then those that suit it.
+        name: "fast" (the default): softmax loss where the model offers it, large batches and a matching learning rate,
+            for better metrics in a fraction of the time (docs/performance.md); "paper": the exact setting of the
+            LIRDRec paper, for other models that of public code (`Model.published`).
+        loss: a ranking loss other than the preset's; batch size and learning rate are then those for this loss.
 
     Raises:
-        ConfigError: an unknown model or preset, or a loss that the model has not.
+        ConfigError: an unknown model or preset, or a loss that the model does not offer.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")
-    found = model_type(model)
-    kind = found.Config
-    chooses = "loss" in {field.name for field in fields(kind)}
-    if loss is None and chooses:
+    model_class = model_type(model)
+    offers_losses = "loss" in {field.name for field in fields(model_class.Config)}
+    if loss is None and offers_losses:
         loss = "softmax" if name == "fast" else "bpr"
     options = {} if loss is None else {"loss": loss}
     if loss == "softmax":
         options |= SOFTMAX_OPTIONS.get(model, {})
-    config: Any = make(kind, options, "the preset")
+    config: Any = make(model_class.Config, options, "the preset")
     rate = PUBLISHED_RATES.get(model, COMMON_RATE)
     if name == "paper" and loss != "softmax":
-        return config, make(TrainConfig, dict(found.published), "the preset")
+        return config, make(TrainConfig, dict(model_class.published), "the preset")
     if loss == "softmax":
         return config, TrainConfig(batch_size=FAST_BATCH, order="users", learning_rate=SOFTMAX_RATE)
-    if not chooses:  # a loss within the batch changes its meaning with the batch
+    if not offers_losses:  # an in-batch loss depends on the batch size, so this stays as published
         return config, TrainConfig(learning_rate=rate)
-    # four times the batch, twice the rate: the root of the ratio
+    # the learning rate grows with the square root of the batch size: four times the batch, twice the rate
     return config, TrainConfig(batch_size=FAST_BATCH, learning_rate=2 * rate)

@@ -1,7 +1,4 @@
-"""From what a caller writes (one id, many ids, pairs, histories) to rows, with one sentence where an id is unknown.
-
-Rankings of blocks of users, items or histories, and the long frames that they become.
-"""
+"""Helpers of `Recommender` queries: check arguments, turn ids and histories into rows, and results into frames."""
 
 from __future__ import annotations
 
@@ -21,11 +18,12 @@ from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import LARGEST_QUERY, sound_rows
 from lirdrec.ranking.top_k import top_k_dense
 
-QUERY_BYTES = 128 << 20  # queries held at once; the ranker has its own limit for scores
+QUERY_BYTES = 128 << 20  # of the queries of one block; the ranker has its own limit for scores
+MODES = ("raise", "skip", "popular")  # what to do with unknown users
 
 
 class SimilarityScorer:
-    """Lets the one ranker rank similarities: a query is the row of the item or user itself, as a float."""
+    """Makes `top_k` rank similarities: a query is the row of the item or user itself, as a float."""
 
     def __init__(self, n_items: int, similarity: Callable[[Tensor], Tensor]):
         self.n_items, self.similarity = n_items, similarity
@@ -35,7 +33,7 @@ class SimilarityScorer:
 
 
 def blocks(n: int, width: int) -> Sequence[slice]:
-    """`n` queries of `width` numbers, cut so that one block stays small."""
+    """Slices of `n` queries of `width` numbers, each of at most `QUERY_BYTES`."""
     step = max(1, QUERY_BYTES // (4 * max(1, width)))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
@@ -50,44 +48,41 @@ def popular(
 
 
 def long_frame(
-    column: str, ids: pl.Series, rows: np.ndarray, scores: np.ndarray, known: IdMap, found: str = ITEM
+    column: str, ids: pl.Series, rows: np.ndarray, scores: np.ndarray, id_map: IdMap, result_column: str = ITEM
 ) -> pl.DataFrame:
-    """Best rows `(B, k)`, -1 where there is none, as a frame `column`, `found`, rank, score."""
-    real = rows >= 0
-    owner, place = np.nonzero(real)
+    """Top rows `(B, k)` of `id_map`, -1 where there is none, as a frame `column`, `result_column`, rank, score."""
+    exists = rows >= 0
+    query, rank = np.nonzero(exists)
     return pl.DataFrame(
         {
-            column: ids.gather(owner),
-            found: known.series.gather(rows[real]),
-            RANK: pl.Series(place + 1, dtype=pl.Int64),
-            SCORE: pl.Series(scores[real], dtype=pl.Float64),
+            column: ids.gather(query),
+            result_column: id_map.series.gather(rows[exists]),
+            RANK: pl.Series(rank + 1, dtype=pl.Int64),
+            SCORE: pl.Series(scores[exists], dtype=pl.Float64),
         }
     )
 
 
-MODES = ("raise", "skip", "popular")  # what unknown users get
-
-
 def pair_rows(pairs: Any, users: IdMap, items: IdMap) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-    """A frame with columns user and item, or pairs of ids, as a frame and the rows of both.
+    """Pairs of ids, or a frame with columns user and item, as a frame, user rows and item rows.
 
     Raises:
         DataError: the columns are missing, or something is not a pair.
         UnknownIdError: an id is unknown.
     """
     if isinstance(pairs, (list, tuple)):
-        if len(pairs) == 2 and all(isinstance(one, (str, int, np.integer)) for one in pairs):
+        if len(pairs) == 2 and all(isinstance(value, (str, int, np.integer)) for value in pairs):
             pairs = [pairs]
         if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
             raise DataError("score takes pairs (user, item), or a frame with the columns 'user' and 'item'")
-        asked_users, asked_items = [u for u, _ in pairs], [i for _, i in pairs]
+        user_ids, item_ids = [u for u, _ in pairs], [i for _, i in pairs]
     else:
         frame, _ = to_polars(pairs)
         for column in (USER, ITEM):
             if column not in frame.columns:
                 raise DataError(f"the pairs have no column {column!r}; their columns are {', '.join(frame.columns)}")
-        asked_users, asked_items = frame[USER].to_list(), frame[ITEM].to_list()
-    user_rows, item_rows = known_rows(asked_users, users), known_rows(asked_items, items)
+        user_ids, item_ids = frame[USER].to_list(), frame[ITEM].to_list()
+    user_rows, item_rows = known_rows(user_ids, users), known_rows(item_ids, items)
     return (
         pl.DataFrame({USER: users.series.gather(user_rows), ITEM: items.series.gather(item_rows)}),
         user_rows,
@@ -95,8 +90,8 @@ def pair_rows(pairs: Any, users: IdMap, items: IdMap) -> tuple[pl.DataFrame, np.
     )
 
 
-def histories(items_or_lists: Any) -> list[list[Any]]:
-    """One list of liked items, or many lists, as a list of lists. An array with two dimensions has a list in each row.
+def as_histories(items_or_lists: Any) -> list[list[Any]]:
+    """One list of liked items, or many lists, as a list of lists; a two-dimensional array has a list in each row.
 
     Raises:
         DataError: a list is empty, or an array has more dimensions.
@@ -106,49 +101,49 @@ def histories(items_or_lists: Any) -> list[list[Any]]:
     if isinstance(items_or_lists, np.ndarray) and items_or_lists.ndim > 1:
         if items_or_lists.ndim > 2:
             raise DataError(
-                f"histories of shape {items_or_lists.shape}: give a list of liked items for each person, or an array"
+                f"histories of shape {items_or_lists.shape}: give a list of liked items for each user, or an array"
                 " with a row for each"
             )
         items_or_lists = items_or_lists.tolist()
     outer = as_list(items_or_lists)
     nested = bool(outer) and not isinstance(outer[0], (str, int, np.integer))
-    lists = [as_list(one) for one in outer] if nested else [outer]
-    for number, one in enumerate(lists):
-        if not one:
-            where = f"history {number}" if nested else "the history"
-            raise DataError(f"{where} is empty: give at least one item that the user liked")
+    lists = [as_list(inner) for inner in outer] if nested else [outer]
+    for number, history in enumerate(lists):
+        if not history:
+            name = f"history {number}" if nested else "the history"
+            raise DataError(f"{name} is empty: give at least one item that the user liked")
     return lists
 
 
 def check_unknown(unknown: str) -> None:
-    """Refuse a word that does not say what unknown users get.
+    """Check the option `unknown`.
 
     Raises:
-        ConfigError: it is none of `MODES`.
+        ConfigError: it is not one of `MODES`.
     """
     if unknown not in MODES:
         raise ConfigError(f"unknown is {unknown!r}; choose one of {', '.join(map(repr, MODES))}")
 
 
-def check_k(k: int, n: int | None = None, what: str = "items") -> None:
-    """Refuse a k that cannot be served; without `n`, a k that no run could serve.
+def check_k(k: int, n: int | None = None, entities: str = "items") -> None:
+    """Check that k is an integer from 1 to `n` (None: no upper limit).
 
     Raises:
-        ConfigError: k is below 1 or above the number of items.
+        ConfigError: it is not.
     """
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise ConfigError(f"k is {k!r}; it must be a whole number of 1 or more")
+        raise ConfigError(f"k is {k!r}; it must be an integer of 1 or more")
     if n is not None and k > n:
-        raise ConfigError(f"k is {k:,}, but there are only {n:,} {what}; choose a k of at most {n:,}")
+        raise ConfigError(f"k is {k:,}, but there are only {n:,} {entities}; choose a k of at most {n:,}")
 
 
 def check_queries(queries: Tensor, first: int = 0) -> None:
-    """Refuse vectors `(B, D)` of histories `first`, `first + 1`, … by which nothing could be ranked.
+    """Check the vectors `(B, D)` of the histories `first`, `first + 1`, ….
 
     Raises:
-        DataError: numbers that are not finite, or so large that scores would not be.
+        DataError: numbers that are not finite, or so large that scores would not be finite.
     """
-    sound = sound_rows(queries, LARGEST_QUERY)
-    if not bool(sound.all()):
-        number = first + int((~sound).nonzero()[0])
-        raise DataError(f"history {number}: what was liked gives no finite vector to rank by")
+    is_finite = sound_rows(queries, LARGEST_QUERY)
+    if not bool(is_finite.all()):
+        number = first + int((~is_finite).nonzero()[0])
+        raise DataError(f"history {number}: the liked items give no finite vector to rank by")

@@ -1,8 +1,6 @@
-"""The model of a loaded run, built again when new items or new users need it."""
+"""Build the model of a saved run again, from its inputs, its config and its saved weights."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,29 +10,26 @@ from lirdrec.data.ids import IdMap
 from lirdrec.models.base import Model
 from lirdrec.models.registry import build, config_type, model_type
 from lirdrec.recommender.inputs import make_model_inputs
-
-if TYPE_CHECKING:
-    from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.state import RunState
 
 _NO_PAIRS = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-def rebuild(recommender: Recommender) -> Model:
-    """The model of a loaded run: its inputs and config again, and the saved weights."""
-    assert recommender.train is not None and recommender.features is not None
-    n = recommender.n_trained_items
-    name = recommender.info["model"]
+def rebuild(state: RunState) -> Model:
+    """The trained model of a run, on the run's device, in evaluation mode."""
+    assert state.train is not None and state.features is not None and state.weights is not None
+    n, name = state.n_trained_items, state.info["model"]
     dataset = Dataset(
-        name=recommender.info.get("dataset", "run"),
-        users=recommender.users,
-        items=IdMap(recommender.items.series.head(n), recommender.items.what),
-        train=recommender.train,
+        name=state.info.get("dataset", "run"),
+        users=state.users,
+        items=IdMap(state.items.series.head(n), state.items.what),
+        train=state.train,
         valid=_NO_PAIRS,
         test=_NO_PAIRS,
-        features=recommender.features.blocks()[0] if model_type(name).capabilities.needs_features else {},
-        item_table=recommender.item_table.head(n),
+        features=state.features.blocks()[0] if model_type(name).capabilities.needs_features else {},
+        item_table=state.item_table.head(n),
     )
-    inputs = make_model_inputs(dataset, recommender.device)
-    model = build(name, inputs, make(config_type(name), recommender.info["model_config"], f"the run of {name}"))
-    model.load_state_dict(recommender.weights())
-    return model.to(recommender.device).eval()
+    inputs = make_model_inputs(dataset, state.device)
+    model = build(name, inputs, make(config_type(name), state.info["model_config"], f"the run of {name}"))
+    model.load_state_dict(dict(state.weights))
+    return model.to(state.device).eval()

@@ -1,4 +1,4 @@
-"""`Recommender`: what a trained model is for a person: ids in, frames out, new items and users, reasons."""
+"""`Recommender`: the public interface of a trained model: recommend, score, explain, add items, save and load."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import FrameKind, append_frame, from_polars
 from lirdrec.data.ids import IdMap, as_list, count, known_rows
 from lirdrec.data.schema import ITEM, SCORE, USER
-from lirdrec.data.titles import as_title, title_column
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
 from lirdrec.ranking.histories import Histories
@@ -28,24 +28,26 @@ from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
-from lirdrec.recommender.new_items import check_grown, new_features, new_table
+from lirdrec.recommender.io import read_run, write_metrics, write_run
+from lirdrec.recommender.new_items import check_added_items, new_features, new_table
 from lirdrec.recommender.queries import (
     SimilarityScorer,
+    as_histories,
     blocks,
     check_k,
     check_queries,
     check_unknown,
-    histories,
     long_frame,
     pair_rows,
     popular,
 )
 from lirdrec.recommender.rebuild import rebuild
+from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories
 
 log = logging.getLogger(__name__)
 
 HISTORY = "history"
-NEIGHBOUR = "neighbour"
+NEIGHBOR = "neighbour"  # the column's name
 
 
 class Recommender:
@@ -58,11 +60,12 @@ class Recommender:
         scorer: the scores of the current parameters.
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
-        train: training pairs as rows, or None in a slim run.
-        info: JSON-able: "dataset", "dataset_folder" (where it lay), "model", "model_config", "training", "seed",
-            "metrics" … whatever is known.
-        frames: kind of the frames that come out.
-        n_trained_items: number of items known in training; later rows came by `add_items`.
+        train: training interactions as rows, or None in a slim run.
+        features: the items' feature matrices, or None.
+        info: JSON-able facts: "dataset", "dataset_folder", "model", "model_config", "training", "seed", "metrics" …
+        frames: kind of the frames that are returned.
+        n_trained_items: number of items known in training; later rows were added by `add_items`.
+        device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
     """
 
@@ -74,13 +77,14 @@ class Recommender:
         item_table: pl.DataFrame | None = None,
         train: Interactions | None = None,
         *,
-        model: Model | Callable[[Recommender], Model] | None = None,
+        model: Model | None = None,
         weights: Mapping[str, Tensor] | None = None,
         features: FeatureStore | None = None,
         frames: FrameKind = "polars",
         info: Mapping[str, Any] | None = None,
         n_trained_items: int | None = None,
         device: torch.device | str = "cpu",
+        histories: Histories | None = None,
     ):
         self.scorer, self.users, self.items = scorer, users, items
         self.item_table = item_table if item_table is not None else pl.DataFrame({ITEM: items.series})
@@ -90,11 +94,51 @@ class Recommender:
         self.info = dict(info or {})
         self.n_trained_items = len(items) if n_trained_items is None else n_trained_items
         self.folder: Path | None = None
-        self.saved: tuple[object, ...] | None = None  # the stamp of the folder's manifest, as it was loaded or saved
+        self.saved: Stamp | None = None  # of the folder's manifest, as it was loaded or saved
         self.device = torch.device(device)
         self._model = model
         self._weights = weights
-        self._history = None if train is None else _histories(train, len(users)).to(device)
+        self._histories = histories if histories is not None else make_histories(train, len(users), device)
+
+    @classmethod
+    def from_state(cls, state: RunState) -> Recommender:
+        """The recommender of a run."""
+        recommender = cls(
+            state.scorer,
+            state.users,
+            state.items,
+            state.item_table,
+            state.train,
+            weights=state.weights,
+            features=state.features,
+            frames=state.frames,
+            info=state.info,
+            n_trained_items=state.n_trained_items,
+            device=state.device,
+            histories=state.histories,
+        )
+        recommender.folder, recommender.saved = state.folder, state.saved
+        return recommender
+
+    @property
+    def state(self) -> RunState:
+        """The run as it is now."""
+        return RunState(
+            scorer=self.scorer,
+            users=self.users,
+            items=self.items,
+            item_table=self.item_table,
+            train=self.train,
+            histories=self._histories,
+            features=self.features,
+            weights=self._weights if self._model is None else self._model.state_dict(),
+            frames=self.frames,
+            info=self.info,
+            n_trained_items=self.n_trained_items,
+            device=self.device,
+            folder=self.folder,
+            saved=self.saved,
+        )
 
     @classmethod
     def from_training(
@@ -108,8 +152,6 @@ class Recommender:
             scorer: `model.scorer()` where the caller has it already.
             info: JSON-able facts of the training ("training", "seed", "metrics" …).
         """
-        from lirdrec.config import to_dict
-
         facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
         if dataset.folder is not None:
             facts["dataset_folder"] = str(dataset.folder.resolve())
@@ -148,7 +190,7 @@ class Recommender:
     @property
     def has_model(self) -> bool:
         """Whether there is a model behind the scores, which new items and new users need."""
-        return self._model is not None
+        return self._model is not None or self._weights is not None
 
     @property
     def histories(self) -> Histories:
@@ -157,11 +199,11 @@ class Recommender:
         Raises:
             CapabilityError: a slim run keeps none.
         """
-        return self._full_history("tell what users liked")
+        return self._full_histories("tell what users liked")
 
     def liked_rows(self, user_row: int) -> np.ndarray:
         """Item rows `(n,)` int64 of the user's training items."""
-        return self._full_history("tell what a user liked").of(user_row).cpu().numpy()
+        return self._full_histories("tell what a user liked").of(user_row).cpu().numpy()
 
     def liked(self, user: Any) -> list[Any]:
         """Ids of the items that the user liked in training."""
@@ -169,17 +211,16 @@ class Recommender:
 
     def title(self, item_row: int) -> str | None:
         """The item's title where the item table has such a column (`lirdrec.data.titles.named_title`), else None."""
-        column = title_column(self.item_table)
-        return None if column is None else as_title(self.item_table[column].slice(item_row, 1)).item()
+        return item_title(self.item_table, item_row)
 
     def to(self, device: torch.device | str) -> Recommender:
         """Move everything to `device` (in place) and return the recommender."""
         self.scorer = self.scorer.to(device)
         self.device = torch.device(device)
-        self._history = None if self._history is None else self._history.to(device)
-        if isinstance(self._model, Model):
+        self._histories = None if self._histories is None else self._histories.to(device)
+        if self._model is not None:
             self._weights = {name: tensor.to(device) for name, tensor in self._model.state_dict().items()}
-            self._model = rebuild
+            self._model = None
         return self
 
     # ------------------------------------------------------------ recommending
@@ -200,8 +241,8 @@ class Recommender:
             k: items per user; fewer rows come where fewer candidates remain.
             exclude_seen: leave out the user's training items.
             candidates: item ids to choose from; None for the whole catalogue.
-            unknown: what to do with user ids that are not known: "raise", "skip", or "popular": give them the items
-                with the most training users, that number being the score.
+            unknown: what to do with unknown user ids: "raise", "skip", or "popular": recommend the items with the most
+                training users, with that number as the score.
 
         Returns:
             A frame user, item, rank, score: users in the order given, best item first.
@@ -213,34 +254,35 @@ class Recommender:
         """
         check_unknown(unknown)
         check_k(k, self.n_items)
-        asked = self.users.series.to_list() if users is None else as_list(users)
-        rows = np.arange(self.n_users) if users is None else self.users.rows(asked)
-        chosen = self._candidates(candidates)
-        strange = rows < 0
-        if strange.any():
-            ids = [one for one, bad in zip(asked, strange, strict=True) if bad]
-            other_type = [one for one in ids if isinstance(one, str) is self.users.is_integer]
-            if unknown == "raise" or (unknown == "popular" and other_type):
-                known_rows(other_type if unknown == "popular" else asked, self.users)
+        ids = self.users.series.to_list() if users is None else as_list(users)
+        rows = np.arange(self.n_users) if users is None else self.users.rows(ids)
+        candidate_rows = self._candidates(candidates)
+        is_unknown = rows < 0
+        if is_unknown.any():
+            unknown_ids = list(itertools.compress(ids, is_unknown))
+            of_other_type = [id for id in unknown_ids if isinstance(id, str) is self.users.is_integer]
+            if unknown == "raise" or (unknown == "popular" and of_other_type):
+                known_rows(of_other_type if unknown == "popular" else ids, self.users)  # raises
             if unknown == "skip":
-                asked = [one for one, bad in zip(asked, strange, strict=True) if not bad]
-                rows, strange = rows[~strange], strange[~strange]
-        if exclude_seen and not strange.all():
-            self._full_history("leave out what a user has seen (exclude_seen)")
+                ids = list(itertools.compress(ids, ~is_unknown))
+                rows, is_unknown = rows[~is_unknown], is_unknown[~is_unknown]
+        if exclude_seen and not is_unknown.all():
+            self._full_histories("leave out what a user has seen (exclude_seen)")
         scores = np.full((len(rows), k), -np.inf)
         items = np.full((len(rows), k), -1)
-        if (~strange).any():
-            scores[~strange], items[~strange] = self._rank_users(rows[~strange], k, exclude_seen, chosen)
-        if strange.any():
-            history = self._full_history("tell what is popular")
-            scores[strange], items[strange] = popular(history, self.n_items, k, chosen)
-        names = pl.Series(USER, asked, dtype=self.users.series.dtype)
-        return self._frame(long_frame(USER, names, items, scores, self.items))
+        if not is_unknown.all():
+            known = rows[~is_unknown]
+            scores[~is_unknown], items[~is_unknown] = self._rank_users(known, k, exclude_seen, candidate_rows)
+        if is_unknown.any():
+            histories = self._full_histories("tell what is popular")
+            scores[is_unknown], items[is_unknown] = popular(histories, self.n_items, k, candidate_rows)
+        series = pl.Series(USER, ids, dtype=self.users.series.dtype)
+        return self._frame(long_frame(USER, series, items, scores, self.items))
 
     def recommend_for_history(
         self, items_or_lists: Any, k: int = 10, *, exclude_seen: bool = True, candidates: Any = None
     ) -> Any:
-        """The k best items for people who are known only by items that they liked.
+        """The k best items for new users, given the items that they liked.
 
         Args:
             items_or_lists: one list of item ids (known or added), or a list of such lists, or an array with a history
@@ -256,22 +298,22 @@ class Recommender:
             UnknownIdError, DataError, ConfigError: unknown items, an empty list, a bad k.
         """
         check_k(k, self.n_items)
-        lists = histories(items_or_lists)
-        flat = known_rows([one for liked in lists for one in liked], self.items)
+        lists = as_histories(items_or_lists)
+        flat = known_rows([item for history in lists for item in history], self.items)
         bounds = np.cumsum([0, *map(len, lists)])
-        unique = [np.unique(flat[start:stop]) for start, stop in itertools.pairwise(bounds)]
-        chosen = self._candidates(candidates)
+        histories = [np.unique(flat[start:stop]) for start, stop in itertools.pairwise(bounds)]
+        candidate_rows = self._candidates(candidates)
         model = self.model("serve new users")
-        found = []
-        for block in blocks(len(unique), self._query_width()):
-            liked = unique[block]
-            queries = model.fold_in(self.scorer, [self._rows(one) for one in liked])
+        results = []
+        for block in blocks(len(histories), self._query_width()):
+            rows = histories[block]
+            queries = model.fold_in(self.scorer, [self._rows(history) for history in rows])
             check_queries(queries, block.start)
-            owner = np.repeat(np.arange(len(liked)), [len(one) for one in liked])
-            seen = (self._rows(owner), self._rows(np.concatenate(liked))) if exclude_seen else None
-            found.append(top_k(self.scorer, queries, k, seen=seen, candidates=chosen))
-        scores, items = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
-        numbers = pl.Series(HISTORY, range(len(unique)), dtype=pl.Int64)
+            owner = np.repeat(np.arange(len(rows)), [len(history) for history in rows])
+            seen = (self._rows(owner), self._rows(np.concatenate(rows))) if exclude_seen else None
+            results.append(top_k(self.scorer, queries, k, seen=seen, candidates=candidate_rows))
+        scores, items = (torch.cat(columns).cpu().numpy() for columns in zip(*results, strict=True))
+        numbers = pl.Series(HISTORY, range(len(histories)), dtype=pl.Int64)
         return self._frame(long_frame(HISTORY, numbers, items, scores, self.items))
 
     def score(self, pairs: Any) -> Any:
@@ -304,83 +346,81 @@ class Recommender:
         return self._similar(self.users, rows, k, self.scorer.similar_users, None)
 
     def explain(self, user: Any, item: Any, n_liked: int = 5) -> Explanation:
-        """Why the item suits the user: exact parts of the score, α, and the `n_liked` liked items nearest to it.
+        """Explain a score: its exact parts, α, and the `n_liked` most similar items of the user's history.
 
         Raises:
             UnknownIdError: the user or the item is unknown.
             CapabilityError: a slim run keeps no liked items.
         """
-        return explanation.explain(self, user, item, n_liked)
+        return explanation.explain(self.state, user, item, n_liked)
 
     # ------------------------------------------------------------ new items
 
     def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:
-        """Add items that were not there in training; they are ranked from now on. Changes this recommender.
+        """Add items that were not in the training data; changes this recommender.
 
-        An item that nobody took is ranked well among such items (`candidates`), but among all items it rarely comes
-        high: its vector has no part from people. docs/results.md has the figures.
+        Items without interactions are ranked well among each other (`candidates`), but rarely rank high among all
+        items: their vectors have no collaborative part. docs/results.md has the metrics.
 
-        All of the items are added or, if anything is wrong, none. Vectors of other items and of users stay as they
-        are. `save` keeps the added items and their features.
+        On an error no item is added. Vectors of users and of other items do not change. `save` keeps the added items
+        and their features.
 
         Args:
             items: one id, ids, or a frame with a column "item" and columns of the item table.
-            features: name → `(n, d)` matrix with a row per new item. A list of rows may have None for an item that
-                lacks the modality; a modality left out (or None) is lacking for all.
+            features: name → `(n, d)` matrix with a row per new item, or a list of rows, with None for an item that
+                lacks the modality; a modality that is left out (or None) is missing for all.
 
         Raises:
             CapabilityError: the model cannot take new items, or the run is slim.
-            DataError: ids that are known already or repeated; features of the wrong shape, with NaN, or none at all;
-                features that give no finite vector.
+            DataError: ids that are known already or repeated; features of the wrong shape, with NaN, or missing in all
+                modalities; features that give no finite vector.
         """
         model = self.model("take new items")
         if not model.capabilities.cold_items:
             raise CapabilityError(f"{model.name} cannot score items that it was not trained with")
         assert self.features is not None
-        known = self.features.blocks()
+        blocks = self.features.blocks()
         table = new_table(items, self.items, self.item_table)
-        new = new_features(IdMap(table[ITEM], self.items.what), features, known[0])
-        catalogue = [self._trained_features(model, known[0])]
-        catalogue += [{name: self._features(matrix) for name, matrix in block.items()} for block in known[1:]]
-        grown = model.grow(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
-        check_grown(grown, self.n_items, table[ITEM])
+        new = new_features(IdMap(table[ITEM], self.items.what), features, blocks[0])
+        catalogue = [self._trained_features(model, blocks[0])]
+        catalogue += [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks[1:]]
+        scorer = model.add_items(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
+        check_added_items(scorer, self.n_items, table[ITEM])
         ids = self.items.extended(table[ITEM])
-        whole, store = append_frame(self.item_table, table), self.features.with_added(new)
+        merged, store = append_frame(self.item_table, table), self.features.with_added(new)
         # nothing can fail from here on
-        self.scorer, self.items, self.item_table, self.features = grown, ids, whole, store
+        self.scorer, self.items, self.item_table, self.features = scorer, ids, merged, store
         log.info("added %s; the catalogue has %d now", count(table.height, "item"), len(ids))
 
     # ------------------------------------------------------------ saving
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the run folder, all of it or nothing.
+        """Write the run folder, completely or not at all.
 
         Raises:
-            RunFolderError: the folder holds something else, or a finished run while `overwrite` is false, or the
+            RunFolderError: the folder is not a run folder, or holds a finished run while `overwrite` is false, or the
                 disk is full.
         """
-        from lirdrec.recommender.io import save
-
-        return save(self, folder, overwrite=overwrite)
+        self.saved = write_run(self.state, folder, overwrite=overwrite)
+        self.folder = Path(folder)
+        return self.folder
 
     def slim(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write vectors and ids only: a small run that recommends to known users and finds similar items.
 
         It cannot leave out seen items, add items, serve new users, explain, or tell what is popular.
         """
-        from lirdrec.recommender.io import save
-
-        return save(self, folder, slim=True, overwrite=overwrite)
+        write_run(self.state, folder, slim=True, overwrite=overwrite)
+        return Path(folder)
 
     def record_metrics(self, split: str, values: Mapping[str, float]) -> None:
-        """Keep figures of an evaluation in `info["metrics"][split]` and, if there is one, in the run folder.
+        """Keep the metrics of an evaluation in `info["metrics"][split]` and, if there is one, in the run folder.
 
         Raises:
             RunFolderError: the run folder cannot be written.
         """
-        from lirdrec.recommender.io import record_metrics
-
-        record_metrics(self, split, values)
+        self.info["metrics"] = {**self.info.get("metrics", {}), split: dict(values)}
+        self.saved = write_metrics(self.state)
 
     @classmethod
     def load(
@@ -397,14 +437,12 @@ class Recommender:
             folder: what `save`, `slim` or `fit(run=…)` wrote.
             verify: compare the checksums of big files too.
             device: where to put the vectors.
-            features: the prepared dataset, if it has moved since training.
+            features: the prepared dataset, if it was moved since training.
 
         Raises:
             RunFolderError: no such folder, not finished, damaged, or written by a newer lirdrec.
         """
-        from lirdrec.recommender.io import load
-
-        return load(folder, verify=verify, device=device, features=features)
+        return cls.from_state(read_run(folder, verify=verify, device=device, features=features))
 
     def model(self, purpose: str = "do this") -> Model:
         """The trained model, rebuilt from the saved weights when it is first needed.
@@ -412,34 +450,28 @@ class Recommender:
         Raises:
             CapabilityError: a slim run has no model.
         """
-        self._need_full(purpose)
-        if self._model is None:
+        check_full(self.train, purpose)
+        if not self.has_model:
             raise CapabilityError(f"this recommender holds no model, so it cannot {purpose}")
-        if not isinstance(self._model, Model):
-            self._model = self._model(self)
+        if self._model is None:
+            self._model = rebuild(self.state)
         return self._model
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters of the model, by name, on the CPU."""
-        if isinstance(self._model, Model):
-            return {name: tensor.detach().cpu() for name, tensor in self._model.state_dict().items()}
-        return {name: tensor.cpu() for name, tensor in (self._weights or {}).items()}
+        return {name: tensor.detach().cpu() for name, tensor in (self.state.weights or {}).items()}
 
     def __repr__(self) -> str:
-        what = f"{self.info.get('model', 'scorer')} of {self.info.get('dataset', 'unnamed data')}"
+        run = f"{self.info.get('model', 'scorer')} of {self.info.get('dataset', 'unnamed data')}"
         slim = ", slim" if self.is_slim else ""
-        return f"Recommender({what}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')}{slim})"
+        return f"Recommender({run}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')}{slim})"
 
     # ------------------------------------------------------------ inside
 
-    def _need_full(self, purpose: str) -> None:
-        if self.is_slim:
-            raise CapabilityError(f"a slim run holds vectors and ids only, so it cannot {purpose}; use the full run")
-
-    def _full_history(self, purpose: str) -> Histories:
-        self._need_full(purpose)
-        assert self._history is not None
-        return self._history
+    def _full_histories(self, purpose: str) -> Histories:
+        check_full(self.train, purpose)
+        assert self._histories is not None
+        return self._histories
 
     def _rows(self, rows: np.ndarray) -> Tensor:
         return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written
@@ -448,9 +480,9 @@ class Recommender:
         return Features(as_tensor(matrix.values), torch.from_numpy(np.array(matrix.present))).to(self.device)
 
     def _trained_features(self, model: Model, trained: Mapping[str, FeatureMatrix]) -> dict[str, Features]:
-        """The features of the items known in training: the model's own where it holds them, since they may be large."""
-        own = model.inputs.features
-        return {name: own[name] if name in own else self._features(matrix) for name, matrix in trained.items()}
+        """The features of the trained items; those that the model holds are not copied, since they may be large."""
+        held = model.inputs.features
+        return {name: held[name] if name in held else self._features(matrix) for name, matrix in trained.items()}
 
     def _candidates(self, candidates: Any) -> Tensor | None:
         if candidates is None:
@@ -468,24 +500,21 @@ class Recommender:
     def _rank_users(
         self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        seen = self._history if exclude_seen else None
-        found = list(rank_users(self.scorer, self._rows(rows), k, seen=seen, candidates=candidates))
-        scores, items = (torch.cat([block[part] for block in found]).cpu().numpy() for part in (1, 2))
+        seen = self._histories if exclude_seen else None
+        blocks = rank_users(self.scorer, self._rows(rows), k, seen=seen, candidates=candidates)
+        _, scores, items = (torch.cat(columns).cpu().numpy() for columns in zip(*blocks, strict=True))
         return scores, items
 
     def _similar(
-        self, known: IdMap, rows: np.ndarray, k: int, similarity: Callable[[Tensor], Tensor], candidates: Tensor | None
+        self, id_map: IdMap, rows: np.ndarray, k: int, similarity: Callable[[Tensor], Tensor], candidates: Tensor | None
     ) -> Any:
-        chosen = self._rows(rows)
-        itself = (torch.arange(len(rows), device=self.device), chosen)
-        scorer: Any = SimilarityScorer(len(known), similarity)
-        scores, found = top_k(scorer, chosen[:, None].float(), k, seen=itself, candidates=candidates)
-        ids = known.series.gather(rows)
-        return self._frame(long_frame(known.what, ids, found.cpu().numpy(), scores.cpu().numpy(), known, NEIGHBOUR))
+        queries = self._rows(rows)
+        itself = (torch.arange(len(rows), device=self.device), queries)
+        scorer: Any = SimilarityScorer(len(id_map), similarity)
+        scores, nearest = top_k(scorer, queries[:, None].float(), k, seen=itself, candidates=candidates)
+        nearest_rows, scores = nearest.cpu().numpy(), scores.cpu().numpy()
+        ids = id_map.series.gather(rows)
+        return self._frame(long_frame(id_map.what, ids, nearest_rows, scores, id_map, NEIGHBOR))
 
     def _frame(self, frame: pl.DataFrame) -> Any:
         return from_polars(frame, self.frames)
-
-
-def _histories(train: Interactions, n_users: int) -> Histories:
-    return Histories(torch.tensor(train.users), torch.tensor(train.items), n_users)

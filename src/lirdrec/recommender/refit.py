@@ -1,4 +1,4 @@
-"""Training on all interactions, validation and test included, for as many epochs as validation chose before."""
+"""Settings and data to refit a run: train on all interactions for the number of epochs that validation chose before."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.schema import SPLITS
 from lirdrec.errors import RunFolderError
 from lirdrec.models.registry import config_type
+from lirdrec.recommender.io import read_run
 from lirdrec.recommender.presets import preset
-from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 
 
 def settings_of(run: str | Path) -> tuple[Any, TrainConfig]:
-    """The model's configuration of an earlier run, and the training's with its best epoch as the number of epochs.
+    """The model config and the training config of an earlier run, with its best epoch as the number of epochs.
 
     Raises:
-        RunFolderError: there is no such run, or it was trained without validation, so that no epoch was chosen.
+        RunFolderError: there is no such run, or it was trained without validation.
     """
-    info = Recommender.load(run).info
+    info = read_run(run).info
     kind = config_type(str(info.get("model")))
     config: Any = make(kind, dict(info.get("model_config") or {}), f"{run}")
     if info.get("training") is None:  # a closed form has no epochs
         return config, preset(str(info.get("model")))[1]
-    found = info.get("metrics", {})
-    if not found.get("valid") or not found.get("best_epoch"):
+    metrics = info.get("metrics", {})
+    if not metrics.get("valid") or not metrics.get("best_epoch"):
         raise RunFolderError(
             f"{run}: was trained without validation, so no number of epochs was chosen; name a run that had one"
         )
     training = make(TrainConfig, dict(info["training"]), f"{run}")
-    return config, replace(training, epochs=int(found["best_epoch"]))
+    return config, replace(training, epochs=int(metrics["best_epoch"]))
 
 
 def merge_splits(dataset: Dataset) -> Dataset:
-    """The dataset with all of its interactions in train; nothing is left for validation and test."""
-    parts = [dataset.split(name) for name in SPLITS]
-    users, items = (np.concatenate([getattr(part, what) for part in parts]) for what in ("users", "items"))
-    times = [part.timestamps for part in parts if part.timestamps is not None]
-    none = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
+    """The dataset with all of its interactions in train; validation and test are empty."""
+    splits = [dataset.split(name) for name in SPLITS]
+    users, items = (np.concatenate([getattr(split, side) for split in splits]) for side in ("users", "items"))
+    times = [split.timestamps for split in splits if split.timestamps is not None]
+    empty = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
     return replace(
         dataset,
-        train=Interactions(users, items, np.concatenate(times) if len(times) == len(parts) else None),
-        valid=none,
-        test=none,
+        train=Interactions(users, items, np.concatenate(times) if len(times) == len(splits) else None),
+        valid=empty,
+        test=empty,
         info={**dataset.info, "split": {"method": "none"}},
     )

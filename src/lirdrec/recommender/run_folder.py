@@ -1,6 +1,6 @@
-"""The run folder on disk: a lock, files written all together, checksums, and errors in one sentence.
+"""The run folder on disk: its lock, its manifest with checksums, and atomic writes of all files together.
 
-This module knows files, not recommenders; `saving.py` says which files a recommender needs.
+This module handles files only; `io.py` decides which files a run consists of.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
 VECTORS = "vectors.safetensors"
 NAMES = {"lirdrec-dataset": "prepared dataset", "lirdrec-export": "export"}
-# what a run folder may hold beside the files of its manifest
+# files of a run folder that may exist beside those of its manifest
 TRAINING_FILES = ("checkpoint", "history.jsonl", "curves.png", "metrics.json", "environment.json", "tensorboard")
-# what a training that was killed while it wrote the run, by an earlier version, may have left beside its checkpoint
+# files that an earlier version of lirdrec, killed while it wrote the run, may have left beside the checkpoint
 WRITTEN = (
     *("config.json", "users.parquet", "items.parquet", "interactions.parquet", "features.json", "features"),
     *(VECTORS, "weights.safetensors"),
@@ -42,10 +42,10 @@ Writer = Callable[[Path], None]
 
 @contextlib.contextmanager
 def run_lock(folder: str | Path) -> Iterator[Path]:
-    """Hold the run folder for this process alone; the folder is made where it is missing.
+    """Lock the run folder for this process; a missing folder is created.
 
-    Whoever changes a run holds it from before the run is read until it is written, so that no change of another
-    process is lost. The lock belongs to the operating system, so a killed process leaves none behind.
+    A change of a run holds the lock from before the run is read until it is written, so that no change of another
+    process is lost. The operating system releases the lock of a killed process.
 
     Raises:
         RunFolderError: another process holds the folder, or it cannot be made.
@@ -57,17 +57,17 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
             "wait until it ends or choose another folder"
         ),
         nested=True,
-    ) as held:
-        yield held
+    ) as locked:
+        yield locked
 
 
 # ---------------------------------------------------------------- writing
 
 
-def write_run(folder: str | Path, writers: Mapping[str, Writer]) -> None:
+def write_files(folder: str | Path, writers: Mapping[str, Writer]) -> None:
     """Write all files (name inside the folder → function that writes it to a path) and the manifest, or nothing.
 
-    A run that was there stays complete until the new one is on the disk and replaces it in one step.
+    An existing run stays complete until the new one is on disk and replaces it in one step.
 
     Raises:
         RunFolderError: another process holds the folder, the disk is full, or the folder cannot be written.
@@ -101,7 +101,7 @@ def _write(folder: Path, writers: Mapping[str, Writer], keep: bool) -> None:
 
 
 def leave_out(folder: str | Path, names: tuple[str, ...]) -> None:
-    """Take files out of a run's manifest, where it lists them, because a new training is about to write to them."""
+    """Remove files from a run's manifest because a new training is about to write to them."""
     folder = Path(folder)
     with run_lock(folder), write_errors(folder):
         recover_folder(folder)
@@ -115,15 +115,15 @@ def leave_out(folder: str | Path, names: tuple[str, ...]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file of a run; values that JSON does not know are written as strings."""
-    atomic.write_json(path, value, indent=2, default=str)
+    """Write indented JSON, with keys in the given order and a newline at the end."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
 def check_new(folder: str | Path, overwrite: bool = False) -> None:
-    """Refuse a folder that holds something else than a run, or a finished or stopped run unless `overwrite`.
+    """Refuse a folder that is not a run folder, or holds a finished or stopped run unless `overwrite`.
 
     Raises:
-        RunFolderError: writing there would destroy something.
+        RunFolderError: writing there would destroy other files.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -140,8 +140,7 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
         raise RunFolderError(f"{folder}: is not a run folder (it holds {foreign[0]}); choose another folder")
     if not overwrite and any((folder / "checkpoint").glob("*")):
         raise RunFolderError(
-            f"{folder}: holds a training that was stopped; go on with it (--resume), choose another folder "
-            "or overwrite it"
+            f"{folder}: holds a training that was stopped; resume it (--resume), choose another folder or overwrite it"
         )
 
 
@@ -149,7 +148,7 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether `folder` holds a run, be it finished, unfinished or damaged."""
+    """Whether `folder` holds a run: finished, unfinished or damaged."""
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
         return manifest_format(folder) == FORMAT
@@ -157,9 +156,9 @@ def is_run(folder: str | Path) -> bool:
 
 
 def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
-    """The manifest of a complete run folder, after checking that its files are whole.
+    """The manifest of a finished run folder, after checking its files.
 
-    Sizes of all files and checksums of small ones are checked always, checksums of big ones with `verify`.
+    Sizes of all files and checksums of small files are always checked, checksums of large files with `verify`.
 
     Raises:
         RunFolderError: no such folder, no finished run in it, a newer format, a missing or damaged file.
@@ -169,7 +168,7 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
         raise RunFolderError(f"{folder}: no such run folder")
     if not (folder / MANIFEST).is_file():
         if (folder / "checkpoint").exists():
-            raise RunFolderError(f"{folder}: its training has not ended; go on with it: lirdrec train … --resume")
+            raise RunFolderError(f"{folder}: its training has not ended; resume it: lirdrec train … --resume")
         raise RunFolderError(f"{folder}: is not a run folder ({MANIFEST} is missing)")
     manifest = _manifest(folder)
     if manifest.get("format") != FORMAT:
@@ -182,10 +181,10 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
 
 
 def check_vectors(folder: str | Path) -> None:
-    """Look into the vectors of a run, of which `open_run` sees the size only.
+    """Check that the vectors of a run can be opened; `open_run` checks their size only.
 
     Raises:
-        RunFolderError: they may not be read, or are something else.
+        RunFolderError: the file cannot be read or is not a safetensors file.
     """
     path = resolve_path(Path(folder), _manifest(Path(folder)), VECTORS)
     with read_errors(path), safe_open(path, framework="np") as file:
@@ -194,9 +193,9 @@ def check_vectors(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turn what is wrong with a tensor file inside the block into one sentence."""
+    """Raise errors of reading a tensor file inside the block as a RunFolderError of one sentence."""
     try:
-        with path.open("rb"):  # safetensors would call a file that may not be read a missing one
+        with path.open("rb"):  # safetensors reports a file without read permission as missing
             pass
         yield
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
@@ -204,8 +203,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small: int = SMALL_FILE_BYTES) -> None:
-    """Compare a file with its recorded size and, where it is small or `verify` is set, its checksum.
-    `small` is the size up to which a checksum costs nothing worth mentioning.
+    """Compare a file with its recorded size and, where `verify` is set or it has at most `small` bytes, its checksum.
 
     Raises:
         RunFolderError: it is missing or differs.
@@ -241,7 +239,7 @@ def read_json(path: Path) -> Any:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; that of a run is checked."""
+    """The manifest of a folder; checked if it is that of a run."""
     manifest = read_manifest(folder, REMEDY)
     if manifest["format"] != FORMAT:
         return manifest

@@ -1,4 +1,4 @@
-"""What is in a run folder: the model's size, what a training step costs, and what it was trained on."""
+"""Summarize a run folder: model size, cost of a training step, and training data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def summarise_run(folder: str | Path, device: str = "cpu", verify: bool = False,
         folder: of a finished run that is not slim.
         device: where a step is measured.
         verify: compare the checksums of all files.
-        repeats: steps to time.
+        repeats: number of timed steps.
 
     Returns:
         "model", "dataset", "users", "items", "pairs", "metrics", "parameters", "parameters_by_name" and "step": what

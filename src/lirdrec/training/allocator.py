@@ -1,4 +1,4 @@
-"""Keep freed memory in the process, so that large blocks are reused instead of being faulted in page by page."""
+"""Keep freed memory in the process, so that large blocks are reused instead of requested from the system again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to reuse large freed blocks instead of returning them to the system at once.
+    """Make glibc's allocator reuse large freed blocks instead of returning them to the system.
 
-    A training step frees and allocates the same few hundred megabytes again and again. Affects the whole process from
-    here on. Does nothing, and returns False, where there is no glibc.
+    A training step frees and allocates the same few hundred megabytes repeatedly. Affects the whole process from
+    now on. Returns False, and does nothing, where there is no glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

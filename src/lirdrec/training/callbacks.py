@@ -1,7 +1,4 @@
-"""What happened in each epoch: JSON lines, a picture, TensorBoard.
-
-Watchers for people and files: the live progress bar or a line per epoch, the history file, TensorBoard.
-"""
+"""Callbacks that report each epoch: progress bar, line per epoch, history file, plot of the curves, TensorBoard."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ class HistoryFile:
 
     Args:
         path: the file.
-        past: epochs to start with (those of the checkpoint); whatever else the file held is dropped.
+        past: epochs to start with (those of the checkpoint); other content of an existing file is dropped.
     """
 
     def __init__(self, path: Path, past: Sequence[dict[str, Any]] = ()):
@@ -36,7 +33,7 @@ class HistoryFile:
             temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in past), encoding="utf-8")
 
     def append(self, epoch: dict[str, Any]) -> None:
-        """Add an epoch's line; on return it is on the disk."""
+        """Append an epoch's line and flush it to disk."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(epoch) + "\n")
         flush(self.path)
@@ -53,10 +50,10 @@ def plot_curves(history: Sequence[dict[str, Any]], metric: str, path: Path) -> N
     epochs = [epoch["epoch"] for epoch in history]
     left.plot(epochs, [epoch["loss"] for epoch in history], color="#3b6ea5")
     left.set(title="training loss", xlabel="epoch")
-    measured = [(epoch["epoch"], epoch["valid"][metric]) for epoch in history if metric in epoch.get("valid", {})]
-    if measured:
-        right.plot(*zip(*measured, strict=True), color="#c8553d")
-        best = max(measured, key=lambda point: point[1])
+    points = [(epoch["epoch"], epoch["valid"][metric]) for epoch in history if metric in epoch.get("valid", {})]
+    if points:
+        right.plot(*zip(*points, strict=True), color="#c8553d")
+        best = max(points, key=lambda point: point[1])
         right.plot(*best, "o", color="#c8553d")
         right.annotate(
             f"{best[1]:.4f} in epoch {best[0]}",
@@ -89,19 +86,17 @@ def tensorboard_writer(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
-PLOT_SECONDS = 20.0  # the curves are drawn anew at most this often
-
-
-NARROW = 100  # columns of a terminal, below which the loss gives way to the time left
+PLOT_SECONDS = 20.0  # minimum time between two plots of the curves
+NARROW = 100  # below this terminal width, the loss and the elapsed time are not shown
 
 
 def epoch_progress(metric: str, epochs: int) -> ProgressBar | EpochLines:
-    """A bar on a terminal or in a notebook, a line per epoch elsewhere."""
+    """A progress bar on a terminal or in a notebook, else a line per epoch."""
     return ProgressBar(metric, epochs) if draws_bars() else EpochLines(metric, epochs)
 
 
 class EpochLines(Callback):
-    """A line per epoch on the error stream, for logs: loss, validation metric, the best so far, time left at most."""
+    """A line per epoch on stderr, for logs: loss, validation metric, best value, upper bound of the time left."""
 
     def __init__(self, metric: str, epochs: int):
         self.metric, self.epochs = metric, epochs
@@ -115,17 +110,17 @@ class EpochLines(Callback):
     def on_epoch_end(self, line: dict[str, Any]) -> None:
         self._read(line)
         epoch = line["epoch"]
-        parts = [f"epoch {epoch}/{self.epochs}", f"loss {line['loss']:.4f}"]
+        fields = [f"epoch {epoch}/{self.epochs}", f"loss {line['loss']:.4f}"]
         if self.metric in line.get("valid", {}):
-            parts.append(
+            fields.append(
                 f"{self.metric} {line['valid'][self.metric]:.4f} (best {self.best:.4f}, epoch {self.best_epoch})"
             )
         self.seconds += line.get("seconds_with_validation", line["seconds"])
         left = self.seconds / (epoch - self.past) * (self.epochs - epoch)
-        parts.append(duration(self.seconds))
+        fields.append(duration(self.seconds))
         if left:
-            parts.append(f"at most {duration(left)} left")
-        print("  ".join(parts), file=sys.stderr, flush=True)
+            fields.append(f"at most {duration(left)} left")
+        print("  ".join(fields), file=sys.stderr, flush=True)
 
     def _read(self, line: dict[str, Any]) -> None:
         value = line.get("valid", {}).get(self.metric)
@@ -133,11 +128,11 @@ class EpochLines(Callback):
             self.best, self.best_epoch = value, line["epoch"]
 
     def stop(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to close."""
 
 
 class ProgressBar(Callback):
-    """A bar over all steps with the loss, the validation metric, the best one so far and the time left at most."""
+    """A bar over all steps with loss, validation metric, best value so far and an upper bound of the time left."""
 
     def __init__(self, metric: str, epochs: int):
         from rich.console import Console
@@ -149,7 +144,7 @@ class ProgressBar(Callback):
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=6 if self.is_narrow else 24),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             *(() if self.is_narrow else (TimeElapsedColumn(),)),
             TextColumn("at most"),
             TimeRemainingColumn(),
@@ -158,12 +153,12 @@ class ProgressBar(Callback):
             refresh_per_second=4,
         )
         self.best = float("-inf")
-        self.figures = ""
+        self.metrics = ""
 
     def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
         self.n_steps = n_steps
         self.task = self.bar.add_task(
-            "training", total=self.epochs * n_steps, completed=len(history) * n_steps, figures=""
+            "training", total=self.epochs * n_steps, completed=len(history) * n_steps, metrics=""
         )
         for line in history:
             self._read(line)
@@ -174,29 +169,29 @@ class ProgressBar(Callback):
             self.task,
             completed=(epoch - 1) * self.n_steps + step,
             description=f"epoch {epoch}/{self.epochs}",
-            figures=self.figures,
+            metrics=self.metrics,
         )
 
     def on_epoch_end(self, line: dict[str, Any]) -> None:
         self._read(line)
-        self.bar.update(self.task, figures=self.figures)
+        self.bar.update(self.task, metrics=self.metrics)
 
     def _read(self, line: dict[str, Any]) -> None:
         loss = f"loss {line['loss']:.4f}"
-        self.figures = loss
+        self.metrics = loss
         if self.metric in line.get("valid", {}):
             value = line["valid"][self.metric]
             self.best = max(self.best, value)
-            figures = f"{self.metric} {value:.4f} (best {self.best:.4f})"
-            self.figures = figures if self.is_narrow else f"{loss}  {figures}"
+            metrics = f"{self.metric} {value:.4f} (best {self.best:.4f})"
+            self.metrics = metrics if self.is_narrow else f"{loss}  {metrics}"
 
     def stop(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar."""
         self.bar.stop()
 
 
 class HistoryLogger(Callback):
-    """Writes `history.jsonl` and `curves.png` into the run folder, and TensorBoard events if asked to."""
+    """Writes `history.jsonl` and `curves.png` into the run folder, and TensorBoard events if requested."""
 
     def __init__(self, folder: Path, metric: str, tensorboard: bool):
         self.folder, self.metric = folder, metric
@@ -219,7 +214,7 @@ class HistoryLogger(Callback):
             self.stop()
 
     def stop(self) -> None:
-        """Draw the curves and flush."""
+        """Plot the curves and flush the TensorBoard events."""
         if self.history:
             plot_curves(self.history, self.metric, self.folder / "curves.png")
         if self.events is not None:

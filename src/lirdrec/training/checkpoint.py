@@ -1,4 +1,4 @@
-"""Checkpoints: all that training needs to go on as if it had never stopped, in safetensors, never pickled."""
+"""Checkpoints: everything needed to resume a training bit-identically, in safetensors files (no pickle)."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Checkpoint:
 class CheckpointStore:
     """Two files in a folder: `last.safetensors`, and the best parameters in `best-EPOCH.safetensors`.
 
-    The best are written only when they change. Each file appears whole or not at all, and the old best goes only when
-    a `last` that names the new one is in place: a kill at any moment leaves a pair that fits together.
+    The best are written only when they change. Files are written atomically, and the former best is removed only after
+    `last`, which names the new best, is written: after a kill at any moment the two files match.
 
     Args:
         folder: made at the first `save`.
-        fingerprint: what the training is of (data, model, options); a checkpoint of something else is refused.
-        seconds: `save` does nothing within so many seconds of the last one (or of the start).
+        fingerprint: identifies data, model and options; a checkpoint with another fingerprint is refused.
+        seconds: minimum time between two saves (and from the start to the first); `save` does nothing before.
     """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], seconds: float = 0.0):
@@ -58,8 +58,8 @@ class CheckpointStore:
         if time.monotonic() - self._saved < self.seconds:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        for torn in self.folder.glob(".*"):  # what a killed training was writing, under our or safetensors' own names
-            torn.unlink(missing_ok=True)
+        for temporary in self.folder.glob(".*"):  # left by a killed training
+            temporary.unlink(missing_ok=True)
         best = self._best_file(checkpoint.facts["best_epoch"])
         if checkpoint.facts["best_epoch"] != self._best:
             _write(best, checkpoint.best, {})
@@ -77,11 +77,11 @@ class CheckpointStore:
         if not path.exists():
             return None
         tensors, facts = _read(path, {"fingerprint", "best_epoch", "best_value", "history"})
-        theirs = facts.pop("fingerprint")
+        stored = facts.pop("fingerprint")
         for key in self.fingerprint:
-            if theirs.get(key) != self.fingerprint[key]:
+            if stored.get(key) != self.fingerprint[key]:
                 raise RunFolderError(
-                    f"{self.folder}: the checkpoint was made with {key} = {theirs.get(key)!r}, not "
+                    f"{self.folder}: the checkpoint was made with {key} = {stored.get(key)!r}, not "
                     f"{self.fingerprint[key]!r}; resume with the same, or train in another folder"
                 )
         best, _ = _read(self._best_file(facts["best_epoch"]))
@@ -100,17 +100,17 @@ class CheckpointStore:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts)
     with atomic_write(path) as temporary:
-        save_file(whole, temporary, metadata={"facts": text, "crc32": _checksum(whole, text)})
+        save_file(on_cpu, temporary, metadata={"facts": text, "crc32": _checksum(on_cpu, text)})
         share(temporary)
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
     """CRC-32 of the facts and of all tensors, on the CPU, with their names, types and shapes.
 
-    It is there for damage, not for forgery, and four times as fast as a SHA-256: a checkpoint is written every epoch.
+    It detects damage, not forgery, and is four times as fast as SHA-256; a checkpoint is written every epoch.
     """
     value = zlib.crc32(facts.encode())
     for name in sorted(tensors):
@@ -151,7 +151,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Restore the optimizer's state from `optimizer_tensors`."""
     for parameter, name in names.items():
         prefix = f"{name}."
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""How a model is trained; the same options for every model trained by gradients."""
+"""`TrainConfig`: the options of the training loop, the same for all models trained by gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TrainConfig:
     epochs: int = option(1000, "at most this many passes over the training pairs")
     batch_size: int = option(2048, "training pairs per step; a step costs the whole graph whatever the batch")
     order: Literal["pairs", "users"] = option(
-        "pairs", "what is shuffled; users: all pairs of a user in one batch, for softmax, which then asks once for each"
+        "pairs", "what is shuffled; users: all pairs of a user in one batch; softmax then scores each user once"
     )
     learning_rate: float = option(1e-4, "of Adam, at the end of the warm-up")
     schedule: Literal["constant", "cosine", "exponential"] = option(
@@ -33,7 +33,7 @@ class TrainConfig:
     evaluate_every: int = option(1, "epochs between validations")
     checkpoint_every: int = option(1, "epochs between checkpoints, where there is a run folder")
     precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16: autocast of the dense products")
-    seed: int = option(0, "of the initialisation, the shuffling and the negatives")
+    seed: int = option(0, "of the initialization, the shuffling and the negatives")
     tensorboard: bool = option(False, "also write TensorBoard events (needs lirdrec[tensorboard])")
 
     def __post_init__(self) -> None:
@@ -48,5 +48,5 @@ class TrainConfig:
 
 
 def still_improving(best_epoch: int, epochs: int) -> bool:
-    """Whether the best of so many epochs is among the last tenth of them, so that more epochs may give a better one."""
+    """Whether the best epoch is among the last tenth of the epochs, so that more epochs may give a better one."""
     return best_epoch > epochs - math.ceil(epochs / 10)

@@ -1,10 +1,12 @@
-"""The training loop: one, explicit, for every model trained by gradients."""
+"""The training loop of all models that are trained by gradients."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,29 +33,29 @@ class StopTraining(Exception):
 
 
 class Callback:
-    """Told of what happens; the base class does nothing. Progress bars and history files are callbacks.
+    """Base class of training callbacks; every hook does nothing.
 
     `on_train_begin` and `on_epoch_end` may raise `StopTraining`: training ends there, with the best parameters so far.
     """
 
     def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
-        """Training begins, or goes on after `history`; an epoch has `n_steps` steps."""
+        """Training begins, or resumes after `history`; an epoch has `n_steps` steps."""
 
     def on_step_end(self, epoch: int, step: int) -> None:
         """Step `step` (from 1) of an epoch has ended."""
 
     def on_epoch_end(self, line: dict[str, Any]) -> None:
-        """An epoch has ended with this line of history."""
+        """An epoch has ended; `line` is its entry in the history."""
 
 
 @dataclass
 class TrainResult:
-    """What `train` found. The model holds the best parameters."""
+    """The outcome of `train`; the model itself holds the best parameters."""
 
     best_epoch: int
     best_value: float
     history: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = "epochs"  # "epochs", "patience", "watcher" or "interrupted"
+    stopped: str = "epochs"  # "epochs", "patience", "watcher" (a callback) or "interrupted"
 
 
 def train(
@@ -68,184 +70,189 @@ def train(
     """Train `model` in place until the validation metric stops rising; it ends with its best parameters.
 
     Args:
-        model: built from its inputs.
-        config: options.
-        validate: figures of a scorer on validation, `config.metric` among them; None: no validation, last is best.
-        store: where checkpoints go; None: nowhere.
-        resume: go on from the store's checkpoint if there is one. The result has the bits of a run never stopped
-            (on the CPU with the same number of threads).
-        callbacks: told of every step and epoch.
+        model: built from its inputs; config: options.
+        validate: metrics of a scorer, with `config.metric`; None: no validation, the last epoch is the best.
+        store: where checkpoints are written, or None.
+        resume: continue from the store's checkpoint if there is one; bit-identical to an uninterrupted training (on the
+            CPU with the same number of threads).
+        callbacks: called at the start, after every step and after every epoch.
 
     Raises:
-        TrainingError: the loss is not a number any more; checkpoints written before stay.
-        ConfigError: `config.metric` is not among the figures of `validate`.
+        TrainingError: the loss is not finite (earlier checkpoints are kept), or there is nothing to train on.
+        ConfigError: `config.metric` is not among the metrics of `validate`.
         RunFolderError: the checkpoint is damaged or of another training, or the disk is full.
     """
     keep_freed_memory()
     sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed, config.order)
     if len(sampler) == 0:
         raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    optimizer = torch.optim.Adam(names, lr=config.learning_rate, fused=model.inputs.device.type in ("cpu", "cuda"))
-    result = TrainResult(0, -math.inf)
-    best: dict[str, Tensor] = {}
-    found = store.load() if store is not None and resume else None
-    if found is not None:
-        try:
-            model.load_state_dict(_part(found.tensors, "model."))
-        except RuntimeError:
-            assert store is not None
-            raise RunFolderError(
-                f"{store.folder}: the checkpoint does not fit this model; it may come from another version of lirdrec: "
-                "train anew"
-            ) from None
-        restore_optimizer(optimizer, names, _part(found.tensors, "optimizer."))
-        best, result = found.best, TrainResult(**{k: found.facts[k] for k in ("best_epoch", "best_value", "history")})
-        log.info("resumed after epoch %d", len(result.history))
+    training = _Training(model, config)
+    if store is not None and resume:
+        training.restore(store)
+    result = training.result
     n_steps = math.ceil(len(sampler) / config.batch_size)
-    enough = any([_stops(callback.on_train_begin, result.history, n_steps) for callback in callbacks])
-
+    stop_requested = any([_stops(callback.on_train_begin, result.history, n_steps) for callback in callbacks])
     with _interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
-            if enough:
+            if stop_requested:
                 result.stopped = "watcher"
                 break
-            if _waited(result) > config.patience:
+            if _validations_without_gain(result) > config.patience:
                 result.stopped = "patience"
                 break
-            started = time.perf_counter()
-            _set_learning_rate(optimizer, config, epoch)
-            terms = _run_epoch(model, optimizer, sampler, config, epoch, callbacks)
-            line: dict[str, Any] = {"epoch": epoch, **terms, "seconds": round(time.perf_counter() - started, 4)}
-            if not math.isfinite(terms["loss"]):
-                raise TrainingError(
-                    f"the loss is not a number any more in epoch {epoch}: lower learning_rate "
-                    f"(now {config.learning_rate:g}) or set gradient_clip, for instance to 1"
-                )
-            last = epoch == config.epochs
-            if validate is None or epoch % config.evaluate_every == 0 or last:
-                line["valid"] = validate(model.scorer()) if validate is not None else {}
-                value = _value(line["valid"], config.metric) if validate is not None else float(epoch)
-                if value > result.best_value:
-                    result.best_epoch, result.best_value = epoch, value
-                    best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            started, is_last = time.perf_counter(), epoch == config.epochs
+            line = training.run_epoch(sampler, epoch, callbacks)
+            if validate is None or epoch % config.evaluate_every == 0 or is_last:
+                training.validate(validate, line)
                 line["seconds_with_validation"] = round(time.perf_counter() - started, 4)
             result.history.append(line)
-            enough = any([_stops(callback.on_epoch_end, line) for callback in callbacks])  # all of them are told
-            asked = interrupted()
-            stopping = asked or enough or last or _waited(result) > config.patience
-            if store is not None and (epoch % config.checkpoint_every == 0 or stopping):
-                store.save(_checkpoint(model, optimizer, names, result, best))
-            if asked:
+            stop_requested = any([_stops(callback.on_epoch_end, line) for callback in callbacks])  # calls all of them
+            is_interrupted = interrupted()
+            is_last |= is_interrupted or stop_requested or _validations_without_gain(result) > config.patience
+            if store is not None and (epoch % config.checkpoint_every == 0 or is_last):
+                store.save(training.checkpoint())
+            if is_interrupted:
                 result.stopped = "interrupted"
                 break
-    if best:
-        model.load_state_dict(best)
+    if training.best:
+        model.load_state_dict(training.best)
     log.info("best %s %.4f in epoch %d of %d", config.metric, result.best_value, result.best_epoch, len(result.history))
     return result
 
 
-def _stops(tell: Callable[..., None], *what: Any) -> bool:
+def _stops(hook: Callable[..., None], *arguments: Any) -> bool:
+    """Call a callback's hook; whether it asked to stop."""
     try:
-        tell(*what)
+        hook(*arguments)
     except StopTraining:
         return True
     return False
 
 
-def _run_epoch(
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    sampler: TripleSampler,
-    config: TrainConfig,
-    epoch: int,
-    callbacks: tuple[Callback, ...],
-) -> dict[str, float]:
-    """One pass over the training pairs; the mean of each term of the loss over the pairs."""
-    device = model.inputs.device
-    model.train()
-    model.start_epoch(epoch)
-    triples = [part.to(device) for part in sampler.epoch(epoch)]
-    totals: dict[str, Tensor] = {}
-    batches = zip(*(part.split(config.batch_size) for part in triples), strict=True)
-    for step, (users, positives, negatives) in enumerate(batches, start=1):
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            terms = model.loss(users, positives, negatives)
-        optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        if config.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-        optimizer.step()
-        for name, term in terms.items():
-            weighted = term.detach().double() * len(users)
-            totals[name] = totals[name] + weighted if name in totals else weighted
-        for callback in callbacks:
-            callback.on_step_end(epoch, step)
-    model.eval()
-    return {name: total.item() / len(sampler) for name, total in totals.items()}
+class _Training:
+    """Model, optimizer, result and best parameters of one training."""
+
+    def __init__(self, model: Model, config: TrainConfig):
+        self.model, self.config = model, config
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        is_fused = model.inputs.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(self.names, lr=config.learning_rate, fused=is_fused)
+        self.result = TrainResult(0, -math.inf)
+        self.best: dict[str, Tensor] = {}
+
+    def restore(self, store: CheckpointStore) -> None:
+        """Continue from the store's checkpoint, if it has one."""
+        checkpoint = store.load()
+        if checkpoint is None:
+            return
+        try:
+            self.model.load_state_dict(_without_prefix(checkpoint.tensors, "model."))
+        except RuntimeError:
+            raise RunFolderError(
+                f"{store.folder}: the checkpoint does not fit this model; it may come from another version of lirdrec: "
+                "train again from the start"
+            ) from None
+        restore_optimizer(self.optimizer, self.names, _without_prefix(checkpoint.tensors, "optimizer."))
+        self.best = checkpoint.best
+        self.result = TrainResult(**{key: checkpoint.facts[key] for key in ("best_epoch", "best_value", "history")})
+        log.info("resumed after epoch %d", len(self.result.history))
+
+    def checkpoint(self) -> Checkpoint:
+        result = self.result
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        optimizer = optimizer_tensors(self.optimizer, self.names)
+        tensors |= {f"optimizer.{key}": value for key, value in optimizer.items()}
+        facts = {"best_epoch": result.best_epoch, "best_value": result.best_value, "history": result.history}
+        return Checkpoint(tensors, facts, self.best)
+
+    def run_epoch(self, sampler: TripleSampler, epoch: int, callbacks: tuple[Callback, ...]) -> dict[str, Any]:
+        """Train for one epoch; its line of history: the mean of each loss term over the pairs, and the seconds."""
+        started, config = time.perf_counter(), self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = _learning_rate(config, epoch)
+        terms = self._run_steps(sampler, epoch, callbacks)
+        line: dict[str, Any] = {"epoch": epoch, **terms, "seconds": round(time.perf_counter() - started, 4)}
+        if not math.isfinite(terms["loss"]):
+            raise TrainingError(
+                f"the loss became NaN or infinite in epoch {epoch}: lower learning_rate "
+                f"(now {config.learning_rate:g}) or set gradient_clip, for instance to 1"
+            )
+        return line
+
+    def _run_steps(self, sampler: TripleSampler, epoch: int, callbacks: tuple[Callback, ...]) -> dict[str, float]:
+        model, config, device = self.model, self.config, self.model.inputs.device
+        model.train()
+        model.start_epoch(epoch)
+        triples = [column.to(device) for column in sampler.epoch(epoch)]
+        totals: dict[str, Tensor] = {}
+        batches = zip(*(column.split(config.batch_size) for column in triples), strict=True)
+        for step, (users, positives, negatives) in enumerate(batches, start=1):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                terms = model.loss(users, positives, negatives)
+            self.optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            if config.gradient_clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            self.optimizer.step()
+            for name, term in terms.items():
+                weighted = term.detach().double() * len(users)
+                totals[name] = totals[name] + weighted if name in totals else weighted
+            for callback in callbacks:
+                callback.on_step_end(epoch, step)
+        model.eval()
+        return {name: total.item() / len(sampler) for name, total in totals.items()}
+
+    def validate(self, validate: Validate | None, line: dict[str, Any]) -> None:
+        """Add the validation metrics to the epoch's line, and keep the parameters if they are the best so far."""
+        epoch, metric = line["epoch"], self.config.metric
+        metrics = line["valid"] = validate(self.model.scorer()) if validate is not None else {}
+        if validate is not None and metric not in metrics:
+            raise ConfigError(f"metric '{metric}' is not among the validation metrics: {', '.join(metrics)}")
+        value = metrics[metric] if validate is not None else float(epoch)
+        if value > self.result.best_value:
+            self.result.best_epoch, self.result.best_value = epoch, value
+            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: int) -> None:
-    rate = config.learning_rate
-    if epoch <= config.warmup_epochs:
-        rate *= epoch / (config.warmup_epochs + 1)
-    elif config.schedule == "cosine":
-        done = (epoch - 1 - config.warmup_epochs) / max(1, config.epochs - config.warmup_epochs)
-        rate *= 0.5 * (1 + math.cos(math.pi * done))
-    elif config.schedule == "exponential":
-        rate *= config.decay ** ((epoch - 1 - config.warmup_epochs) / config.decay_epochs)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def _learning_rate(config: TrainConfig, epoch: int) -> float:
+    """The learning rate of an epoch: linear warm-up, then the schedule."""
+    rate, warmup = config.learning_rate, config.warmup_epochs
+    if epoch <= warmup:
+        return rate * (epoch / (warmup + 1))
+    if config.schedule == "cosine":
+        progress = (epoch - 1 - warmup) / max(1, config.epochs - warmup)
+        return rate * (0.5 * (1 + math.cos(math.pi * progress)))
+    if config.schedule == "exponential":
+        return rate * config.decay ** ((epoch - 1 - warmup) / config.decay_epochs)
+    return rate
 
 
-def _waited(result: TrainResult) -> int:
+def _validations_without_gain(result: TrainResult) -> int:
     """Validations in a row without a better metric."""
     return sum("valid" in line and line["epoch"] > result.best_epoch for line in result.history)
 
 
-def _value(figures: dict[str, float], metric: str) -> float:
-    if metric not in figures:
-        raise ConfigError(f"metric '{metric}' is not among the validation figures: {', '.join(figures)}")
-    return figures[metric]
-
-
-def _checkpoint(
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    names: dict[Tensor, str],
-    result: TrainResult,
-    best: dict[str, Tensor],
-) -> Checkpoint:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"optimizer.{key}": value for key, value in optimizer_tensors(optimizer, names).items()}
-    facts = {"best_epoch": result.best_epoch, "best_value": result.best_value, "history": result.history}
-    return Checkpoint(tensors, facts, best)
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C only asks the loop to stop after the epoch; a second one is the usual KeyboardInterrupt."""
-    import signal
-    import threading
-
+    """The first Ctrl-C stops the loop after the epoch; a second one is the usual KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    asked = False
+    requested = False
 
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
+    def handle(number: int, frame: Any) -> None:
+        nonlocal requested
+        if requested:
             raise KeyboardInterrupt
-        asked = True
+        requested = True
         log.warning("stopping after this epoch with the best model so far; press Ctrl-C again to stop at once")
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda: asked
+        yield lambda: requested
     finally:
         signal.signal(signal.SIGINT, before)

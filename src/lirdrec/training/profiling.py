@@ -1,13 +1,13 @@
-r"""What a training step costs: the multiply-adds of its products, and its measured time.
+r"""The cost of a training step: its multiply-adds, counted, and its time, measured.
 
-The count is of products alone, which are nearly all of a step's arithmetic (the paper's §III-E counts the same):
+Only products are counted; they are nearly all of a step's arithmetic (the paper's §III-E counts the same):
 
     dense    (m×k)(k×n): m·k·n           every product of matrices, batched ones included
     sparse   entries × columns           a sparse matrix times a dense one, or a dense product taken at its entries
 
 For LIRDRec's forward these are `Σ_m I·d_m·2h + K·I·h·e` for the branches of all items, `K·U·e·g` for the users' weights
 (g = e/4), and `(2L·|E| + Lm·|S|) × K·e` for the two graphs (a pair is an edge in both directions, `|S| ≤ M·k·I`). Fast
-Fourier transforms and element-wise work are not counted. Products are seen as they run, so any model can be counted.
+Fourier transforms and element-wise work are not counted. Products are counted as they run, for any model.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Product:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What one training step of a model costs.
+    """The cost of one training step of a model.
 
     Attributes:
         batch_size: rows of the step.
-        products: shape → how often it is in a step.
-        seconds: median time of a step, its optimiser step included.
+        products: shape → number of times in a step.
+        seconds: median time of a step, including the optimizer.
     """
 
     batch_size: int
@@ -70,8 +70,8 @@ class Complexity:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values; products are listed from the costliest."""
-        products = sorted(self.products.items(), key=lambda one: -one[0].operations * one[1])
+        """As JSON-able values; the most expensive product first."""
+        products = sorted(self.products.items(), key=lambda item: -item[0].operations * item[1])
         return {
             "batch_size": self.batch_size,
             "operations": {
@@ -87,17 +87,17 @@ class Complexity:
 
 
 def measure_step(model: Model, config: TrainConfig, repeats: int = 5) -> Complexity:
-    """Count and time a training step of `model`; its parameters and buffers are as before afterwards.
+    """Count and time a training step of `model`; its parameters and buffers are restored afterwards.
 
-    The step is not the first of its epoch, so what a model builds once an epoch is not in it.
+    The step is not the first of its epoch, so what a model builds once per epoch is not included.
 
     Args:
         model: built from its inputs.
         config: batch size, learning rate, seed and precision are used.
-        repeats: how many steps are timed, at least 1.
+        repeats: number of timed steps, at least 1.
 
     Raises:
-        CapabilityError: the model is not trained by steps.
+        CapabilityError: the model is not trained in steps.
         TrainingError: there is no training pair.
     """
     if model.capabilities.training == "closed_form":
@@ -107,7 +107,7 @@ def measure_step(model: Model, config: TrainConfig, repeats: int = 5) -> Complex
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     was_training, device = model.training, model.inputs.device
     sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed, config.order)
-    batch = [part[: config.batch_size].to(device) for part in sampler.epoch(1)]
+    batch = [column[: config.batch_size].to(device) for column in sampler.epoch(1)]
     if not len(batch[0]):
         raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=device.type in ("cpu", "cuda"))
@@ -148,7 +148,7 @@ def measure_step(model: Model, config: TrainConfig, repeats: int = 5) -> Complex
 
 
 class ProductCounter(TorchDispatchMode):
-    """Counts the products that run while it is entered; `products[shape]` is how often."""
+    """A context manager that counts the products that run inside; `products[shape]` is their number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class ProductCounter(TorchDispatchMode):
         self.products[Product(kind, self.phase, rows, inner, columns, entries)] += times
 
 
-# where the two factors stand among the arguments of each product; those of higher level are made of these
+# index of the first factor among the arguments of each product; higher-level products call these
 _FACTORS = {
     "mm": 0,
     "bmm": 0,

@@ -27,8 +27,8 @@ def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation
     if state is None or not state.is_folded:
         weights = recommender.scorer.user_weights(torch.tensor([snapshot.user_rows[user]]))
     liked = snapshot.liked_rows(user)
-    liked = liked[~snapshot.removed[liked]]
-    return explanation.explained(recommender, user, row, vector[None], weights, liked.numpy(), n_liked)
+    liked = liked[~snapshot.gone[liked]]
+    return explanation.explained(recommender.state, user, row, vector[None], weights, liked.numpy(), n_liked)
 
 
 def _user_vector(snapshot: Snapshot, user: Id) -> Tensor:

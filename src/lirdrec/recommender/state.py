@@ -1,0 +1,86 @@
+"""`RunState`: everything that a trained run consists of, as one immutable value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from lirdrec.data.dataset import Interactions
+from lirdrec.data.frames import FrameKind
+from lirdrec.data.ids import IdMap
+from lirdrec.data.titles import as_title, title_column
+from lirdrec.errors import CapabilityError
+from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.scorers import Scorer
+from lirdrec.recommender.feature_store import FeatureStore
+
+Stamp = tuple[object, ...]  # identifies the manifest of a run folder as it was loaded or saved
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A trained run: what `read_run` returns, `write_run` writes and `Recommender` serves.
+
+    Attributes:
+        scorer: the scores of the trained parameters.
+        users, items: external ids ↔ rows of the scorer.
+        item_table: one row per item; the first column is "item".
+        train: training interactions as rows, or None in a slim run.
+        histories: `train` as the items of each user, on `device`; None in a slim run.
+        features: feature matrices of the items, or None in a slim run.
+        weights: the model's parameters by name, from which `rebuild` builds it again; None where there is no model.
+        frames: kind of the frames that users get.
+        info: JSON-able facts: "dataset", "model", "model_config", "training", "metrics" …
+        n_trained_items: number of items known in training; later rows were added by `add_items`.
+        device: where vectors and model are.
+        folder: the run folder that it was loaded from or last saved to, or None.
+        saved: the folder's stamp at that time.
+    """
+
+    scorer: Scorer
+    users: IdMap
+    items: IdMap
+    item_table: pl.DataFrame
+    train: Interactions | None
+    histories: Histories | None
+    features: FeatureStore | None
+    weights: Mapping[str, Tensor] | None
+    frames: FrameKind
+    info: dict[str, Any]
+    n_trained_items: int
+    device: torch.device
+    folder: Path | None = None
+    saved: Stamp | None = None
+
+    def title(self, item_row: int) -> str | None:
+        """See `item_title`."""
+        return item_title(self.item_table, item_row)
+
+
+def item_title(table: pl.DataFrame, row: int) -> str | None:
+    """The item's title where the item table has such a column (`lirdrec.data.titles.named_title`), else None."""
+    column = title_column(table)
+    return None if column is None else as_title(table[column].slice(row, 1)).item()
+
+
+def check_full(train: Interactions | None, purpose: str) -> None:
+    """Refuse `purpose` in a slim run, which has no training interactions.
+
+    Raises:
+        CapabilityError: the run is slim.
+    """
+    if train is None:
+        raise CapabilityError(f"a slim run holds vectors and ids only, so it cannot {purpose}; use the full run")
+
+
+def make_histories(train: Interactions | None, n_users: int, device: torch.device | str) -> Histories | None:
+    """The training items of each user on `device`; None without `train`."""
+    if train is None:
+        return None
+    return Histories(torch.tensor(train.users), torch.tensor(train.items), n_users).to(device)
