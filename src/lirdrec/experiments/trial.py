@@ -262,12 +262,6 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def write_checked(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON object with its checksum, atomically."""
     plain = json.loads(json.dumps(values))  # tuples and keys as JSON gives them back

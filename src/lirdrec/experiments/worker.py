@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lirdrec.errors import ConfigError, DataError, LirdrecError
 from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, resolve_options
-from lirdrec.experiments.trial import TrialSpec, write_json
+from lirdrec.experiments.trial import TrialSpec
+from lirdrec.files.atomic import write_json
 from lirdrec.training.loop import Callback, StopTraining
 
 
@@ -122,7 +123,7 @@ class Job:
         """
         from lirdrec.data.dataset import Dataset
 
-        data = load(self.cell.dataset)
+        data = Dataset.load(self.cell.dataset)
         modalities = self.cell.modalities
         if modalities is None:
             return data

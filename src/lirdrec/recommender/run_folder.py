@@ -115,8 +115,8 @@ def leave_out(folder: str | Path, names: tuple[str, ...]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON, with keys in the given order and a newline at the end."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    """Write a JSON file of a run; values that JSON does not know are written as strings."""
+    atomic.write_json(path, value, indent=2, default=str)
 
 
 def check_new(folder: str | Path, overwrite: bool = False) -> None:

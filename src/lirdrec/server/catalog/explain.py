@@ -27,7 +27,7 @@ def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation
     if state is None or not state.is_folded:
         weights = recommender.scorer.user_weights(torch.tensor([snapshot.user_rows[user]]))
     liked = snapshot.liked_rows(user)
-    liked = liked[~snapshot.gone[liked]]
+    liked = liked[~snapshot.removed[liked]]
     return explanation.explained(recommender.state, user, row, vector[None], weights, liked.numpy(), n_liked)
 
 
