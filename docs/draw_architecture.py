@@ -126,7 +126,7 @@ def draw() -> str:
             text(
                 460,
                 844,
-                "a folder may import all below it; all folders may import errors, config, files, devices and provenance",
+                "a folder may import those below it; every folder may import errors, config, files and devices",
                 13,
                 GREY,
             ),
