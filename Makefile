@@ -16,7 +16,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: $(READY) ## train on real films, show figures, recommendations and their reasons
+demo: $(READY) ## train on real films, show metrics, recommendations and explanations
 	@$(BIN)/lirdrec demo $(ARGS)
 
 test: $(READY) ## run the tests (all but the slow ones)
@@ -36,8 +36,9 @@ format: $(READY) ## format the code and sort the imports
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-docs: $(DOCS_READY) ## build the API reference into site/
-	$(BIN)/python docs/build.py
+docs: $(DOCS_READY) ## build the documentation site into site/
+	$(BIN)/python docs/draw_architecture.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 notebook: $(DOCS_READY) ## run docs/quickstart.ipynb again and keep its outputs
 	$(BIN)/python docs/execute_notebook.py

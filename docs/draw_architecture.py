@@ -10,10 +10,10 @@ INK, GREY, LINE = "#1f2933", "#52606d", "#7b8794"
 # folder: x, y, width, height, fill, edge, what it holds
 BOXES = {
     "cli": (300, 168, 320, 58, "#eef1f4", "#9aa5b1", "the lirdrec command: parsing and tables"),
-    "experiments": (80, 264, 250, 58, "#e3f4f4", "#2f8f93", "studies of many runs, sealed test"),
+    "experiments": (80, 264, 250, 58, "#e3f4f4", "#2f8f93", "trials, tuning, locked test"),
     "server": (350, 264, 190, 58, "#e3f4f4", "#2f8f93", "HTTP, live items, page"),
-    "exporting": (560, 264, 130, 58, "#e3f4f4", "#2f8f93", "files for others"),
-    "sharing": (710, 264, 130, 58, "#e3f4f4", "#2f8f93", "a model hub"),
+    "export": (560, 264, 130, 58, "#e3f4f4", "#2f8f93", "files for others"),
+    "hub": (710, 264, 130, 58, "#e3f4f4", "#2f8f93", "a model hub"),
     "recommender": (
         80,
         358,
@@ -25,22 +25,22 @@ BOXES = {
     ),
     "training": (80, 460, 240, 62, "#e8f0fc", "#4a7fcb", "sampling · the loop · checkpoints"),
     "evaluation": (345, 460, 230, 62, "#fbe9f0", "#c9588a", "all-ranking metrics"),
-    "features": (600, 460, 240, 62, "#eaf6e0", "#6a9a35", "encoders · captions · the run"),
+    "features": (600, 460, 240, 62, "#eaf6e0", "#6a9a35", "encoders · jobs · captions"),
     "models": (80, 562, 205, 62, "#efeafb", "#7c5cc4", "one model a file, its config"),
     "graphs": (80, 660, 160, 58, "#efeafb", "#7c5cc4", "sparse products"),
     "ranking": (260, 754, 200, 58, "#fdf6dc", "#c9a227", "Scorer · top-K ranker"),
     "data": (480, 754, 170, 58, "#e5f5ec", "#3f9b6b", "Dataset · readers"),
-    "reporting": (670, 754, 170, 58, "#e5f5ec", "#3f9b6b", "tables · figures · pages"),
+    "reporting": (670, 754, 170, 58, "#e5f5ec", "#3f9b6b", "tables · charts · pages"),
 }
 # from, to, x of a straight arrow downwards
 IMPORTS = [
     ("cli", "experiments", 315),
     ("cli", "server", 445),
-    ("cli", "exporting", 600),
+    ("cli", "export", 600),
     ("experiments", "recommender", 205),
     ("server", "recommender", 445),
-    ("exporting", "recommender", 625),
-    ("sharing", "recommender", 775),
+    ("export", "recommender", 625),
+    ("hub", "recommender", 775),
     ("recommender", "training", 200),
     ("recommender", "evaluation", 460),
     ("recommender", "features", 720),
@@ -53,7 +53,7 @@ IMPORTS = [
     ("models", "graphs", 160),
     ("models", "ranking", 272),
 ]
-# the stations of the data, with the folder whose colour they wear
+# the stations of the data, with the folder that gives their color
 STATIONS = [
     ("files, frames", None),
     ("Dataset", "data"),
@@ -126,7 +126,7 @@ def draw() -> str:
             text(
                 460,
                 844,
-                "a folder may import all below it; errors, configuration, atomic, locks, environment: everyone may",
+                "a folder may import those below it; every folder may import errors, config, files and devices",
                 13,
                 GREY,
             ),

@@ -95,7 +95,8 @@ class ServerConfig:
         if self.keys is None and not self.is_local and not self.insecure:
             raise ConfigError(
                 f"host {self.host} opens the server to other machines, and there are no API keys: create some (lirdrec "
-                "keys add keys.json --name shop --role write) and pass the file with --keys; or pass --allow-unauthenticated"
+                "keys add keys.json --name shop --role write) and pass the file with --keys; or pass "
+                "--allow-unauthenticated"
             )
         if self.runs is not None and Path(self.run).is_dir() and not Path(self.run).is_symlink():
             raise ConfigError(

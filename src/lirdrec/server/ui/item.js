@@ -4,7 +4,7 @@ import { api, picture } from "./api.js";
 import { bar, card, grid, legend, scaleOf, userLink } from "./cards.js";
 import { called, catalogue, changed, shown, titleColumn } from "./catalogue.js";
 import { counted, el, say, told } from "./dom.js";
-import { Plane } from "./plane.js";
+import { ScatterPlot } from "./scatter.js";
 
 const NEIGHBOURS = 12;
 
@@ -152,7 +152,7 @@ async function locality(one, near, place, signal) {
     });
     place.replaceChildren(el("h2", {}, "Where it lies"), el("div", { class: "chart small" }, canvas));
     const around = near.neighbours.map((other) => points.items.indexOf(other.item)).filter((other) => other >= 0);
-    const plane = new Plane(canvas, points, { fixed: true });
+    const plane = new ScatterPlot(canvas, points, { fixed: true });
     plane.mark(at, around.slice(0, 6));
     plane.fit([at, ...around.slice(0, 4)], 0.3);
     signal.addEventListener("abort", () => plane.stop());

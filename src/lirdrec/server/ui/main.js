@@ -1,16 +1,16 @@
 // Which view the address asks for; the key; the colours.
 
-import { adding } from "./adding.js";
+import { addItem } from "./add_item.js";
 import { key, setKey } from "./api.js";
 import { catalogue, changed } from "./catalogue.js";
 import { el, say } from "./dom.js";
 import { home } from "./home.js";
 import { item } from "./item.js";
 import { map } from "./map.js";
-import { person } from "./person.js";
+import { user } from "./user.js";
 import { search } from "./search.js";
 
-const VIEWS = { "": home, user: person, item, map, add: adding };
+const VIEWS = { "": home, user, item, map, add: addItem };
 const root = document.getElementById("main");
 let leaving = new AbortController();
 let first = true;

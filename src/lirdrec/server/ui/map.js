@@ -4,7 +4,7 @@ import { api, picture } from "./api.js";
 import { itemLink } from "./cards.js";
 import { catalogue } from "./catalogue.js";
 import { counted, debounced, el, icon, say, told } from "./dom.js";
-import { HUES, Plane } from "./plane.js";
+import { HUES, ScatterPlot } from "./scatter.js";
 
 const LISTED = 40;
 
@@ -68,7 +68,7 @@ export async function map(root, _, signal) {
     if (places.length > LISTED)
       list.append(el("li", { class: "quiet rest" }, `and ${told(places.length - LISTED)} more; zoom in to see them`));
   }, 140);
-  const plane = new Plane(canvas, points, {
+  const plane = new ScatterPlot(canvas, points, {
     moved: listing,
     chosen: (at) => (location.hash = itemLink(points.items[at])),
     hovered: (at, x, y) => point(at, x, y),

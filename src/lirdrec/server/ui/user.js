@@ -11,7 +11,7 @@ const STEP = 24; // recommendations, and as many again
 const MOST = 240;
 let kept = null; // the controls stay as they are from person to person
 
-export async function person(root, id, signal) {
+export async function user(root, id, signal) {
   const model = await catalogue();
   const who = await api.user(id, { limit: SHOWN }, signal);
   if (kept?.parts !== model.parts.join()) kept = { parts: model.parts.join(), state: untouched(model) };

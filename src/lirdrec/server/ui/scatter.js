@@ -13,7 +13,7 @@ const STEPS = ["--s0", "--s1", "--s2", "--s3", "--s4"];
  * `points`: x, y, titles, and maybe kind, labels, codes, added, as from GET /projection.
  * `options`: `fixed` (no pointer), `hovered(place | -1, x, y)`, `chosen(place)`, `moved()`.
  */
-export class Plane {
+export class ScatterPlot {
   constructor(canvas, points, options = {}) {
     this.canvas = canvas;
     this.points = points;

@@ -8,7 +8,7 @@ import { sessionNews } from "./item.js";
 
 const TYPES = ["image/jpeg", "image/png", "image/webp"];
 
-export async function adding(root) {
+export async function addItem(root) {
   changed(); // encoders may have been loaded since
   const model = await catalogue();
   const head = el(
