@@ -388,7 +388,8 @@ def _with_likes(snapshot: Snapshot, new_likes: Mapping[Id, Sequence[int]]) -> Sn
     recommender = snapshot.recommender
     if not new_likes:
         return snapshot
-    is_folded = not recommender.is_slim and recommender.model().capabilities.new_users
+    has_model = recommender.has_model and not recommender.is_slim
+    is_folded = has_model and recommender.model().capabilities.new_users
     states: dict[Id, UserState] = {}
     for user, rows in new_likes.items():
         before = snapshot.liked_rows(user)
