@@ -1,4 +1,4 @@
-"""LIRDRec: recommend items by their texts, pictures and sounds; new items without retraining; and say why.
+"""LIRDRec: recommend items by their texts, images and audio; add new items without retraining; explain scores.
 
     dataset = lirdrec.Dataset.load("sample/movielens")
     recommender = lirdrec.fit(dataset)

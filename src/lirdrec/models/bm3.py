@@ -61,8 +61,7 @@ class BM3Config:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
         if not self.contrast_weight > 0:
             raise ConfigError(f"contrast_weight is {self.contrast_weight}; it must be more than 0")
-        if not self.regularization >= 0:
-            raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
+        at_least(self, 0, "regularization")
 
 
 class BM3(Model):

@@ -24,7 +24,7 @@ from torch import Tensor
 from lirdrec.config import checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.modalities import chosen_modalities, fused_features, modality_weights
+from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
@@ -46,8 +46,7 @@ class ContentKNNConfig:
     def __post_init__(self) -> None:
         if self.n_neighbours is not None and self.n_neighbours < 1:
             raise ConfigError(f"n_neighbours is {self.n_neighbours}; it must be 1 or more, or none for all")
-        if self.modality_weights is not None and not all(w >= 0 for w in self.modality_weights.values()):
-            raise ConfigError("modality_weights must be 0 or more")
+        check_modality_weights(self.modality_weights)
 
 
 class ContentKNN(Model):

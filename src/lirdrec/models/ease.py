@@ -38,7 +38,7 @@ from torch import Tensor
 from lirdrec.config import checked, option
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
-from lirdrec.models.modalities import chosen_modalities, fused_features, modality_weights
+from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 
@@ -73,8 +73,7 @@ class _FeatureOptions(EASEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.modality_weights is not None and not all(w >= 0 for w in self.modality_weights.values()):
-            raise ConfigError("modality_weights must be 0 or more")
+        check_modality_weights(self.modality_weights)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.modalities import chosen_modalities, modality_weights
+from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions
 from lirdrec.ranking.scorers import Scorer, VectorScorer
@@ -70,12 +70,10 @@ class FREEDOMConfig(RankingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbours")
-        if not self.regularization >= 0:
-            raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
+        at_least(self, 0, "regularization")
         if not 0 <= self.edge_dropout < 1:
             raise ConfigError(f"edge_dropout is {self.edge_dropout}; it must be at least 0 and less than 1")
-        if self.modality_weights is not None and not all(w >= 0 for w in self.modality_weights.values()):
-            raise ConfigError("modality_weights must be 0 or more")
+        check_modality_weights(self.modality_weights)
 
 
 class FREEDOM(Model):

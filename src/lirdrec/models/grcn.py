@@ -39,7 +39,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.config import at_least, checked, option
-from lirdrec.errors import ConfigError
 from lirdrec.graphs.edges import Edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.modalities import chosen_modalities
@@ -64,8 +63,7 @@ class GRCNConfig(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.embedding_size < 1:
-            raise ConfigError(f"embedding_size is {self.embedding_size}; it must be 1 or more")
+        at_least(self, 1, "embedding_size")
         at_least(self, 0, "n_routings", "regularization")
 
 

@@ -72,8 +72,7 @@ class LatentGraphOptions(RankingOptions):
         at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbours")
         if not 0 <= self.frozen_weight < 1:
             raise ConfigError(f"frozen_weight is {self.frozen_weight}; it must be at least 0 and less than 1")
-        if not self.regularization >= 0:
-            raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
+        at_least(self, 0, "regularization")
 
 
 class LatentGraphModel(Model):

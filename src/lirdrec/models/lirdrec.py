@@ -35,7 +35,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.modalities import chosen_modalities, modality_weights
+from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.dct import dct, idct
 from lirdrec.nn.functional import mean_square, normalize
 from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
@@ -86,8 +86,7 @@ class LIRDRecConfig(RankingOptions):
         for name in ("pwc_weight", "pwc_base"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0 and at most 1")
-        if self.modality_weights is not None and not all(w >= 0 for w in self.modality_weights.values()):
-            raise ConfigError("modality_weights must be 0 or more")
+        check_modality_weights(self.modality_weights)
 
 
 class LIRDRec(Model):

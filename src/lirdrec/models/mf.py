@@ -21,8 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.config import checked, option
-from lirdrec.errors import ConfigError
+from lirdrec.config import at_least, checked, option
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.nn.init import xavier_normal_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
@@ -41,8 +40,7 @@ class MFConfig(PenaltyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.embedding_size < 1:
-            raise ConfigError(f"embedding_size is {self.embedding_size}; it must be 1 or more")
+        at_least(self, 1, "embedding_size")
 
 
 class MF(Model):

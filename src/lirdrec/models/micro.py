@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec.config import checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
@@ -51,8 +51,7 @@ class MICROConfig(LatentGraphOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.contrast_weight >= 0:
-            raise ConfigError(f"contrast_weight is {self.contrast_weight}; it must be 0 or more")
+        at_least(self, 0, "contrast_weight")
         if not self.contrast_temperature > 0:
             raise ConfigError(f"contrast_temperature is {self.contrast_temperature}; it must be more than 0")
         if self.n_contrasted is not None and self.n_contrasted < 1:

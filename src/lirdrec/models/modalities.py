@@ -53,6 +53,16 @@ def pairs_with(inputs: ModelInputs, name: str) -> tuple[Tensor, Tensor]:
     return inputs.users[kept], inputs.items[kept]
 
 
+def check_modality_weights(weights: Mapping[str, float] | None) -> None:
+    """Check the option `modality_weights`.
+
+    Raises:
+        ConfigError: a weight is negative or NaN.
+    """
+    if weights is not None and not all(weight >= 0 for weight in weights.values()):
+        raise ConfigError("modality_weights must be 0 or more")
+
+
 def modality_weights(modalities: Sequence[str], given: Mapping[str, float] | None) -> dict[str, float]:
     """Weight of each modality's item-item graph: the given ones, else image .1 and text .9 for these two, else 1/M.
 

@@ -82,8 +82,7 @@ class SLMRecConfig:
     modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in the order of fac; none: all")
 
     def __post_init__(self) -> None:
-        if self.embedding_size < 2:
-            raise ConfigError(f"embedding_size is {self.embedding_size}; it must be 2 or more")
+        at_least(self, 2, "embedding_size")
         at_least(self, 0, "n_layers", "contrast_weight", "regularization")
         for name in ("temperature", "contrast_temperature"):
             if not getattr(self, name) > 0:

@@ -26,8 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import checked, option
-from lirdrec.errors import ConfigError
+from lirdrec.config import at_least, checked, option
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.init import uniform_, xavier_normal_, xavier_uniform_
@@ -49,8 +48,7 @@ class VBPRConfig(PenaltyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.embedding_size < 1:
-            raise ConfigError(f"embedding_size is {self.embedding_size}; it must be 1 or more")
+        at_least(self, 1, "embedding_size")
 
 
 class VBPR(Model):

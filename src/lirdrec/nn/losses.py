@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec.config import checked, option
+from lirdrec.config import at_least, checked, option
 from lirdrec.errors import ConfigError
 from lirdrec.nn.functional import normalize
 
@@ -58,8 +58,7 @@ class PenaltyOptions(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.regularization >= 0:
-            raise ConfigError(f"regularization is {self.regularization}; it must be 0 or more")
+        at_least(self, 0, "regularization")
 
 
 class RankingLoss:

@@ -512,9 +512,8 @@ class Recommender:
         itself = (torch.arange(len(rows), device=self.device), queries)
         scorer: Any = SimilarityScorer(len(id_map), similarity)
         scores, nearest = top_k(scorer, queries[:, None].float(), k, seen=itself, candidates=candidates)
-        nearest_rows, scores = nearest.cpu().numpy(), scores.cpu().numpy()
         ids = id_map.series.gather(rows)
-        return self._frame(long_frame(id_map.what, ids, nearest_rows, scores, id_map, NEIGHBOR))
+        return self._frame(long_frame(id_map.what, ids, nearest.cpu().numpy(), scores.cpu().numpy(), id_map, NEIGHBOR))
 
     def _frame(self, frame: pl.DataFrame) -> Any:
         return from_polars(frame, self.frames)
