@@ -1,135 +1,63 @@
-"""`Dataset`: interactions as rows, features with masks, the item table and the ids; it cannot be built wrong."""
+"""`Dataset`: interactions as rows, features with masks, the item table and the ids; see `Dataset.from_frames`."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from lirdrec.data.features import FeatureMatrix, check_name
-from lirdrec.data.frames import FrameKind, from_polars, to_polars
-from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data import preprocessing, storage
+from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING, DatasetParts, Interactions
+from lirdrec.data.frames import from_polars
+from lirdrec.data.ids import count
 from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER
-from lirdrec.errors import DataError
+from lirdrec.data.verification import verify_features
 
-logger = logging.getLogger(__name__)
-
-USERS_MAY_LACK_TRAINING = ("label", "cold_items", "global_time")
+__all__ = ["USERS_MAY_LACK_TRAINING", "Dataset", "Interactions"]
 
 
-@dataclass(frozen=True, eq=False)
-class Interactions:
-    """Pairs of user and item rows.
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset(DatasetParts):
+    """Users, items, their interactions and features; `DatasetParts` describes the attributes.
 
-    Attributes:
-        users, items: `(E,)` int64 rows.
-        timestamps: `(E,)` int64 in the unit of the source (microseconds for dates), or None.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-    timestamps: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("users", "items", "timestamps"):
-            values = getattr(self, name)
-            if values is None and name == "timestamps":
-                continue
-            array = np.asarray(values)
-            if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-                raise DataError(f"interactions: '{name}' must be a list of integers, not {array.dtype} {array.shape}")
-            if len(array) != len(self.users):
-                raise DataError(f"interactions: {len(self.users)} users but {len(array)} {name}")
-            object.__setattr__(self, name, array.astype(np.int64, copy=False))
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Everything that is known about users, items and who liked what.
-
-    Attributes:
-        name: what to call it.
-        users, items: external ids ↔ rows.
-        train, valid, test: the interactions, as rows. No pair occurs twice, within a split or across splits.
-        features: name → `FeatureMatrix` with one row per item. With features, every item has at least one.
-        item_table: one row per item in row order; the first column, `item`, is the id.
-        info: JSON-able: how it was made (source, licence, preparation, split, seed …).
-        folder: the prepared folder that it was loaded from, else None.
-        frame_kind: the kind of frame that `frame` returns.
+    Example:
+        >>> dataset = Dataset.from_frames({"user": [1, 1, 2], "item": [7, 8, 7]}, split="none")
+        >>> dataset.n_users, len(dataset.train)
+        (2, 3)
 
     Raises:
-        DataError: the parts contradict each other; says what and where.
+        DataError: the parts contradict each other; names the part and the position.
     """
 
-    name: str
-    users: IdMap
-    items: IdMap
-    train: Interactions
-    valid: Interactions
-    test: Interactions
-    features: Mapping[str, FeatureMatrix] = field(default_factory=dict)
-    item_table: pl.DataFrame = None  # type: ignore[assignment]  # filled in __post_init__
-    info: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path | None = None
-    frame_kind: FrameKind = "polars"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "features", dict(self.features))
-        object.__setattr__(self, "info", dict(self.info))
-        if self.item_table is None:
-            object.__setattr__(self, "item_table", pl.DataFrame({ITEM: self.items.series}))
-        if not len(self.train):
-            raise DataError(f"dataset '{self.name}': there is no training interaction")
-        self._check_table()
-        for name in SPLITS:
-            self._check_range(name)
-        self._check_repeats()
-        self._check_features()
-        self._check_users()
-
-    @property
-    def n_users(self) -> int:
-        """Number of users, those without an interaction included."""
-        return len(self.users)
-
-    @property
-    def n_items(self) -> int:
-        """Number of items, those without an interaction included."""
-        return len(self.items)
+    @classmethod
+    def from_parts(cls, parts: DatasetParts) -> Dataset:
+        """The dataset of parts, which are not validated a second time."""
+        dataset = object.__new__(cls)
+        dataset.__dict__.update({field.name: getattr(parts, field.name) for field in fields(parts)})
+        return dataset
 
     @property
     def cold_items(self) -> np.ndarray:
-        """`(I,)` bool: items that occur in valid or test and in no training pair."""
+        """`(I,)` bool: items with interactions in valid or test and none in train."""
         cold = np.zeros(self.n_items, dtype=bool)
         cold[self.valid.items] = True
         cold[self.test.items] = True
         cold[self.train.items] = False
         return cold
 
-    def split(self, name: str) -> Interactions:
-        """The interactions of "train", "valid" or "test".
-
-        Raises:
-            DataError: another name.
-        """
-        if name not in SPLITS:
-            raise DataError(f"there is no split '{name}'; choose one of {', '.join(SPLITS)}")
-        return getattr(self, name)
-
     def frame(self, split: str = "train") -> Any:
-        """A split with external ids (user, item and, if known, timestamp), as the kind of frame that came in."""
-        pairs = self.split(split)
-        columns = {USER: self.users.series.gather(pairs.users), ITEM: self.items.series.gather(pairs.items)}
-        if pairs.timestamps is not None:
-            columns[TIMESTAMP] = pl.Series(pairs.timestamps)
+        """A split with external ids (user, item and, if known, timestamp), as a frame of `frame_kind`."""
+        interactions = self.split(split)
+        columns = {
+            USER: self.users.series.gather(interactions.users),
+            ITEM: self.items.series.gather(interactions.items),
+        }
+        if interactions.timestamps is not None:
+            columns[TIMESTAMP] = pl.Series(interactions.timestamps)
         return from_polars(pl.DataFrame(columns), self.frame_kind)
 
     @classmethod
@@ -165,43 +93,36 @@ class Dataset:
 
         Args:
             interactions: a frame with a row per interaction.
-            items: a frame with a row per item and whatever columns there are; its order becomes the order of rows.
-                Without it the items are those of the interactions, sorted.
-            features: name → `(ids, matrix)`; or a frame with the column of item ids and either one column of vectors or
-                a column for each number; or the path of a feature file; or, with `items`, a matrix with a row per row
-                of `items`. Items that are not named lack the modality.
-            name: of the dataset.
-            info: what else to record, JSON-able (source, licence …).
-            user: column of user ids.
-            item: column of item ids, in the interactions, the item table and frames of features.
-            items_id: column of item ids in the item table, where it is called otherwise.
-            title: column of the item table with the titles, called `title` from then on. None: the one that is called
-                title, name, product_name or the like.
-            rating: column of ratings, needed with `min_rating`.
-            min_rating: keep only rows rated at least this much.
-            timestamp: column of times: whole numbers, dates or ISO texts.
+            items: a frame with a row per item, in the order of the rows. None: the items of the interactions, sorted.
+            features: name → `(ids, matrix)`, a frame with item ids and vectors, the path of a feature file, or, with
+                `items`, a matrix with a row per row of `items`. Items without a row lack the modality.
+            name, info: name of the dataset; further metadata, JSON-able (source, license …).
+            user, item, items_id: columns of the user ids, of the item ids, and of the item ids in `items`.
+            title: column of `items` with the titles, renamed to `title`. None: the column named title, name or similar.
+            rating, min_rating: column of ratings; keep only rows rated at least `min_rating`.
+            timestamp, time_format: column of times (integers, dates or ISO texts); strptime format of other texts.
             only: column → value or values: keep only rows that have one of them.
-            time_format: how other times are written, as strptime names it: "%d/%m/%Y %H:%M".
-            bad_rows: what to do with rows that lack an id, a rating or a time: "error", or "skip".
-            string_ids: make all ids strings, integers too.
-            unknown_items: what to do with interactions of items that `items` lacks: "error"; "drop" them; or "keep" the
-                items, whose rows of the item table are then empty.
-            without_features: what to do with items that no feature matrix covers: "raise", or "drop".
-            unknown_features: what to do with feature rows of ids that are no items: "error", or "drop".
-            k_core: remove users and items with fewer than k pairs, again and again; 0 or 1 keeps all.
-            keep_all_items: keep items without a pair; None: if there is an item table and no k-core.
+            bad_rows: rows without an id, a rating or a time: "error", or "skip".
+            string_ids: convert all ids to strings, integers too.
+            unknown_items: interactions of items that `items` lacks: "error", "drop", or "keep" (with empty columns).
+            without_features: items that no feature matrix covers: "raise", or "drop".
+            unknown_features: feature rows of unknown item ids: "error", or "drop".
+            k_core: remove users and items with fewer than k interactions until none is left; 0 or 1 keeps all.
+            keep_all_items: keep items without interactions; None: if `items` is given and there is no k-core.
             split: "random", "cold_items", "temporal", "global_time", "leave_last_out", "none", or a column of labels.
-            held_out: share held out by the split, half of it for valid.
-            seed: of the split.
+            held_out, seed: share held out by the split, half of it for validation; seed of the split.
 
         Raises:
             DataError: something is wrong with the data; says what, where and what to do.
             ConfigError: an argument of a wrong type or out of range.
         """
-        from lirdrec.data.preprocessing import from_frames
+        options = {key: value for key, value in locals().items() if key not in ("cls", "interactions")}
+        return cls.from_parts(preprocessing.from_frames(interactions, **options))
 
-        given = {key: value for key, value in locals().items() if key not in ("cls", "interactions", "from_frames")}
-        return from_frames(interactions, **given)
+    @classmethod
+    def from_tables(cls, *args: Any, **options: Any) -> Dataset:
+        """A dataset from tables as the readers return them; arguments are those of `preprocessing.build`."""
+        return cls.from_parts(preprocessing.build(*args, **options))
 
     @classmethod
     def from_sparse(
@@ -215,62 +136,51 @@ class Dataset:
         min_rating: float | None = None,
         **options: Any,
     ) -> Dataset:
-        """A dataset from a matrix of users and items, a SciPy sparse one or a NumPy array, of which zeros are no pairs.
+        """A dataset from a user-item matrix: SciPy sparse, or a NumPy array whose zeros are no interactions.
 
         Args:
             matrix: `(U, I)`; entries are ratings or ones.
-            user_ids: ids of the rows; None: the numbers of the rows.
-            item_ids: ids of the columns; None: the numbers of the columns.
+            user_ids, item_ids: ids of the rows and of the columns; None: their numbers.
             features: as in `from_frames`; a matrix without ids has a row per column of `matrix`.
-            items: a frame that describes the items, with the column `item`; None: nothing is known about them, and all
-                columns of `matrix` are items, in their order.
+            items: item table with the column `item`; None: all columns of `matrix` are items, in their order.
             min_rating: keep only entries of at least this.
             options: other arguments of `from_frames`.
 
         Raises:
-            DataError: it is no matrix, or ids do not fit its shape.
+            DataError: not a matrix, or ids do not fit its shape.
             ConfigError: an option is unknown, or of a wrong type or out of range.
         """
-        from lirdrec.data.preprocessing import from_sparse
-
-        return from_sparse(matrix, user_ids, item_ids, features=features, items=items, min_rating=min_rating, **options)
+        options |= {"features": features, "items": items, "min_rating": min_rating}
+        return cls.from_parts(preprocessing.from_sparse(matrix, user_ids, item_ids, **options))
 
     def resplit(self, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
-        """The same pairs, items and features under another split.
+        """The same interactions, items and features under another split.
 
         Args:
             split: "random", "cold_items", "temporal", "global_time", "leave_last_out" or "none".
-            seed: of the split.
-            held_out: share held out, half of it for valid.
+            seed: seed of the split.
+            held_out: share held out, half of it for validation.
 
         Raises:
             DataError: an unknown split, or one that needs times that the dataset lacks.
             RunFolderError: a feature file of the folder that the dataset was loaded from is damaged.
         """
-        from lirdrec.data.preprocessing import resplit
-        from lirdrec.data.verification import verify_features
-
-        verify_features(self)  # the new dataset does not know the folder, and so not the checksums
-        return resplit(self, split, seed, held_out)
+        verify_features(self)  # the new dataset has no folder, so its features cannot be verified later
+        return Dataset.from_parts(preprocessing.resplit(self, split, seed, held_out))
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write a prepared folder, whole or not at all; see `lirdrec.data.storage.save`.
+        """Write a prepared folder, completely or not at all; see `lirdrec.data.storage.write`.
 
         Raises:
             RunFolderError: also where a feature file of the folder that the dataset was loaded from is damaged.
         """
-        from lirdrec.data.storage import save
-        from lirdrec.data.verification import verify_features
-
-        verify_features(self)  # the copy gets checksums of its own, which would hide the damage
-        return save(self, folder, overwrite=overwrite)
+        verify_features(self)  # the copy gets new checksums, which would hide the damage
+        return storage.write(self, folder, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = False) -> Dataset:
-        """Read a prepared folder, features memory-mapped; see `lirdrec.data.storage.load`."""
-        from lirdrec.data.storage import load
-
-        return load(folder, verify=verify)
+        """Read a prepared folder, features memory-mapped; see `lirdrec.data.storage.read`."""
+        return cls.from_parts(storage.read(folder, verify=verify))
 
     def __repr__(self) -> str:
         sizes = " + ".join(f"{len(self.split(name)):,}" for name in SPLITS)
@@ -278,72 +188,4 @@ class Dataset:
         return (
             f"Dataset({self.name!r}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')}, {sizes} pairs,"
             f" {modalities})"
-        )
-
-    def _check_table(self) -> None:
-        table, _ = to_polars(self.item_table)
-        object.__setattr__(self, "item_table", table)
-        if table.height != self.n_items:
-            raise DataError(f"the item table has {count(table.height, 'row')} for {count(self.n_items, 'item')}")
-        if table.columns[:1] != [ITEM] or not table[ITEM].equals(self.items.series, check_dtypes=True):
-            raise DataError("the first column of the item table must be 'item' and hold the item ids in row order")
-
-    def _check_range(self, name: str) -> None:
-        pairs = self.split(name)
-        for what, rows, size in (("user", pairs.users, self.n_users), ("item", pairs.items, self.n_items)):
-            if len(rows) and (rows.min() < 0 or rows.max() >= size):
-                at = int(np.flatnonzero((rows < 0) | (rows >= size))[0])
-                raise DataError(f"{name} pair {at} has {what} row {rows[at]}; there are {size} {what}s")
-
-    def _check_repeats(self) -> None:
-        keys = np.concatenate([self.split(name).users * self.n_items + self.split(name).items for name in SPLITS])
-        order = np.argsort(keys, kind="stable")
-        same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-        if len(same):
-            bounds = np.cumsum([len(self.split(name)) for name in SPLITS])
-            first, second = (SPLITS[np.searchsorted(bounds, order[at], side="right")] for at in (same[0], same[0] + 1))
-            user, item = divmod(int(keys[order[same[0]]]), self.n_items)
-            raise DataError(
-                f"the pair of user {self.users.ids[user]} and item {self.items.ids[item]} occurs twice"
-                f" (in {first} and in {second}); each pair may occur once"
-            )
-
-    def _check_features(self) -> None:
-        for name, matrix in self.features.items():
-            check_name(name)
-            if len(matrix) != self.n_items:
-                raise DataError(
-                    f"features '{name}': {count(len(matrix), 'row')} for {count(self.n_items, 'item')};"
-                    " there must be one row each"
-                )
-        if self.features:
-            without = ~np.any([matrix.present for matrix in self.features.values()], axis=0)
-            if without.any():
-                listed = describe_ids(self.items.ids[without], 10)
-                raise DataError(
-                    f"no features in any modality for {int(without.sum())} of {count(self.n_items, 'item')}: {listed};"
-                    " give them features, or drop them (without_features='drop')"
-                )
-
-    def _check_users(self) -> None:
-        trained = np.zeros(self.n_users, dtype=bool)
-        trained[self.train.users] = True
-        held = np.zeros(self.n_users, dtype=bool)
-        held[self.valid.users] = True
-        held[self.test.users] = True
-        lacking = held & ~trained
-        number = int(lacking.sum())
-        split = self.info.get("split")
-        method = split.get("method") if isinstance(split, Mapping) else None
-        if not number:
-            return
-        if method not in USERS_MAY_LACK_TRAINING:
-            listed = describe_ids(self.users.ids[lacking], 10)
-            raise DataError(
-                f"no training item for {count(number, 'user')} of valid or test: {listed};"
-                " move one of their items to train, leave them out, or say with info['split']['method'] = 'label'"
-                " that the split was given so"
-            )
-        logger.warning(
-            "%s: no training item for %s of valid or test; evaluation leaves them out", self.name, count(number, "user")
         )

@@ -1,13 +1,11 @@
-"""From raw tables to a `Dataset`: ids, rating threshold, repeated pairs, k-core, features in item order, split.
-
-What is done to raw pairs before they are split: repeated pairs, k-core.
-"""
+"""From raw tables to `DatasetParts`: ids, rating threshold, repeated pairs, k-core, features in item order, split."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ import polars as pl
 from lirdrec.config import nearest
 from lirdrec.data.alignment import Aligned, FeatureFile, align, as_feature_file, same_type
 from lirdrec.data.column_matching import column_of_ids
-from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.event_filters import in_words, keep_only, left_out
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
@@ -24,11 +22,13 @@ from lirdrec.data.ids import IdMap, count, describe_ids
 from lirdrec.data.parsing import described_items, moments, numbers, without_bad_rows
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.schema import ITEM, RATING, SPLITS, TITLE, USER, unused_name
+from lirdrec.data.schema import ITEM, RATING, SPLITS, TIMESTAMP, TITLE, USER, unused_name
 from lirdrec.data.splits import METHODS, given_labels, split_labels
 from lirdrec.data.tables import Table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import argument, called
+
+logger = logging.getLogger(__name__)
 
 
 def distinct_pairs(
@@ -52,9 +52,9 @@ def distinct_pairs(
 
 
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """Which pairs `(E,)` bool are left when users and items with fewer than `k` pairs are removed again and again.
+    """The k-core of distinct pairs as a mask `(E,)` bool; it may be empty.
 
-    The pairs must be distinct. The result is the largest subset in which everyone has at least `k`; it may be empty.
+    It is the largest subset in which each user and each item has at least `k` pairs.
     """
     keep = np.ones(len(users), dtype=bool)
     if k <= 1 or not len(users):
@@ -63,13 +63,10 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     while True:
         enough_users = np.bincount(users[keep], minlength=n_users) >= k
         enough_items = np.bincount(items[keep], minlength=n_items) >= k
-        left = keep & enough_users[users] & enough_items[items]
-        if left.sum() == keep.sum():
-            return left
-        keep = left
-
-
-logger = logging.getLogger(__name__)
+        remaining = keep & enough_users[users] & enough_items[items]
+        if remaining.sum() == keep.sum():
+            return remaining
+        keep = remaining
 
 
 def from_frames(
@@ -80,18 +77,18 @@ def from_frames(
     name: str = "dataset",
     info: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Dataset:
+) -> DatasetParts:
     """A dataset from frames in memory; `Dataset.from_frames` describes the arguments.
 
     Raises:
         DataError: something is wrong with the data; says what, where and what to do.
         ConfigError: an unknown option, or one out of range.
     """
-    recipe = make_preprocessing_config(options, "from_frames")
+    config = make_preprocessing_config(options, "from_frames")
     frame, kind = to_polars(interactions)
     item_table = None if items is None else Table(to_polars(items)[0], "the item table")
-    files = {key: as_feature_file(value, f"features '{key}'", recipe.item) for key, value in (features or {}).items()}
-    return build(Table(frame, "the interactions"), item_table, files, recipe, name, info or {}, kind)
+    files = {key: as_feature_file(value, f"features '{key}'", config.item) for key, value in (features or {}).items()}
+    return build(Table(frame, "the interactions"), item_table, files, config, name, info or {}, kind)
 
 
 def from_sparse(
@@ -102,20 +99,38 @@ def from_sparse(
     items: Any = None,
     min_rating: float | None = None,
     **options: Any,
-) -> Dataset:
+) -> DatasetParts:
     """A dataset from a matrix of users and items; `Dataset.from_sparse` describes the arguments.
 
     Raises:
         DataError: it is no matrix of numbers, or ids do not fit its shape.
     """
+    for column in (USER, ITEM, RATING, TIMESTAMP):
+        if column in options:
+            raise ConfigError(f"from_sparse: a matrix has no column '{column}'; leave the option out")
+    rows, columns, values, shape = _entries(matrix)
+    ids = {}
+    for entity, given, size in ((USER, user_ids, shape[0]), (ITEM, item_ids, shape[1])):
+        ids[entity] = read_ids(np.arange(size) if given is None else given, f"{entity}_ids", entity)
+        if len(ids[entity]) != size:
+            side = "rows" if entity == USER else "columns"
+            raise DataError(f"{entity}_ids: {count(len(ids[entity]), 'id')}, but the matrix has {size:,} {side}")
+        IdMap(ids[entity], entity)  # raises if an id is repeated
+    frame = pl.DataFrame({USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values})
+    if min_rating is not None:
+        options |= {"rating": RATING, "min_rating": min_rating}
+    return from_frames(frame, items=pl.DataFrame({ITEM: ids[ITEM]}) if items is None else items, **options)
+
+
+def _entries(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Rows, columns and values `(E,)` of the nonzero entries of a matrix, and its shape."""
     if isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "biuf":
-        (rows, columns), shape = np.nonzero(matrix), matrix.shape
+        rows, columns = np.nonzero(matrix)
         values = matrix[rows, columns].astype(np.float64)
     elif hasattr(matrix, "tocsr") and len(matrix.shape) == 2:
-        entries = matrix.tocsr().tocoo()  # which adds up entries that are stored twice
-        stored = entries.data != 0
-        rows, columns, values = entries.row[stored], entries.col[stored], entries.data[stored].astype(np.float64)
-        shape = matrix.shape
+        entries = matrix.tocsr().tocoo()  # sums duplicate entries
+        nonzero = entries.data != 0
+        rows, columns, values = entries.row[nonzero], entries.col[nonzero], entries.data[nonzero].astype(np.float64)
     else:
         raise DataError(
             f"the matrix is of type {type(matrix).__name__}; give a SciPy sparse matrix or a NumPy array with a row per"
@@ -123,33 +138,131 @@ def from_sparse(
         )
     if not np.isfinite(values).all():
         raise DataError("the matrix has NaN or infinite entries; entries are numbers, and 0 where there is no pair")
-    ids = {}
-    for what, given, size in ((USER, user_ids, shape[0]), (ITEM, item_ids, shape[1])):
-        ids[what] = read_ids(np.arange(size) if given is None else given, f"{what}_ids", what)
-        if len(ids[what]) != size:
-            side = "rows" if what == USER else "columns"
-            raise DataError(f"{what}_ids: {count(len(ids[what]), 'id')}, but the matrix has {size:,} {side}")
-        IdMap(ids[what], what)  # each id once
-    pairs = {USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values}
-    given = {} if min_rating is None else {"rating": RATING, "min_rating": min_rating}
-    for taken in (USER, ITEM, RATING, "timestamp"):
-        if taken in options:
-            raise ConfigError(f"from_sparse: a matrix has no column '{taken}'; leave the option out")
-    table = pl.DataFrame({ITEM: ids[ITEM]}) if items is None else items
-    return from_frames(pl.DataFrame(pairs), items=table, **given, **options)
+    return rows, columns, values, matrix.shape
+
+
+@dataclass(frozen=True)
+class _Events:
+    """Interactions with their external ids, in the order of the source.
+
+    Attributes:
+        user_ids, item_ids: `(N,)`.
+        times: `(N,)` int64, or None.
+        labels: `(N,)` int8 split labels, or None.
+        keep: `(N,)` bool, the rows that are rated high enough.
+    """
+
+    user_ids: pl.Series
+    item_ids: pl.Series
+    times: np.ndarray | None
+    labels: np.ndarray | None
+    keep: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Distinct interactions as rows of users and items: each `(E,)`, or None."""
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray | None
+    labels: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> _Pairs:
+        """The pairs at `rows`, a mask or positions."""
+        times, labels = (None if values is None else values[rows] for values in (self.times, self.labels))
+        return _Pairs(self.users[rows], self.items[rows], times, labels)
+
+    def split(self, codes: np.ndarray) -> dict[str, Interactions]:
+        """The interactions of each split by their label: 0 train, 1 valid, 2 test."""
+        groups = [self.take(codes == code) for code in range(len(SPLITS))]
+        return {
+            name: Interactions(group.users, group.items, group.times)
+            for name, group in zip(SPLITS, groups, strict=True)
+        }
 
 
 def build(
     table: Table,
     items: Table | None,
     features: Mapping[str, FeatureFile],
-    recipe: PreprocessingConfig,
+    config: PreprocessingConfig,
     name: str,
     info: Mapping[str, Any],
     kind: FrameKind = "polars",
-) -> Dataset:
-    """Follow the recipe. `table`, `items` and `features` are what was read; see `from_frames` for the errors."""
-    label_column = recipe.split if recipe.split not in METHODS else None
+) -> DatasetParts:
+    """The dataset of tables and features as they were read; `Dataset.from_frames` lists the errors."""
+    _check_columns(table, items, config)
+    counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
+    table = _valid_rows(table, config, counts)
+    events = _read_events(table, config, counts)
+    if items is not None:
+        _need_ids(items, config.items_column, events.item_ids)
+        items, skipped = described_items(items, config)
+        if skipped := skipped + items.skipped:
+            counts["bad_item_rows_skipped"] = skipped
+    catalog, item_table = _catalog(table, items, events.item_ids, config)
+    users = IdMap(events.user_ids.unique().sort(), USER)
+    pairs = _distinct(events, users, catalog, table.where, counts)
+
+    aligned = _aligned(features, catalog, config, items)
+    kept_items = np.ones(len(catalog), dtype=bool)
+    if aligned and config.without_features == "drop":
+        kept_items = np.any([matrix.present for matrix in aligned.values()], axis=0)
+        counts["items_without_features_dropped"] = int((~kept_items).sum())
+    pairs = _core(pairs.take(kept_items[pairs.items]), config, counts)
+    if not len(pairs.users):
+        raise DataError(f"{table.where}: {_nothing_left(counts)}")
+    keep_all = config.keep_all_items
+    if not (config.k_core <= 1 and items is not None if keep_all is None else keep_all):
+        kept_items = kept_items & (np.bincount(pairs.items, minlength=len(catalog)) > 0)
+    if items is not None and (n_undescribed := int(kept_items[items.frame.height :].sum())):  # unknown_items="keep"
+        counts["unknown_items_kept"] = n_undescribed
+
+    users, user_rows = _renumber(users, pairs.users)
+    pairs = dataclasses.replace(pairs, users=user_rows, items=(np.cumsum(kept_items) - 1)[pairs.items])
+    splits, split_info = _split(pairs, config)
+    logger.info("%s: %s", name, _words(counts))
+    return DatasetParts(
+        name,
+        users,
+        IdMap(catalog.series.filter(pl.Series(kept_items)), ITEM),
+        **splits,
+        features={key: matrix.take(kept_items) for key, matrix in aligned.items()},
+        item_table=item_table.filter(pl.Series(kept_items)),
+        info={**info, "preparation": counts, "split": split_info},
+        frame_kind=kind,
+    )
+
+
+def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 0.2) -> DatasetParts:
+    """The same interactions, items and features under another split.
+
+    Args:
+        dataset: any dataset; its three splits are concatenated.
+        split: one of `lirdrec.data.splits.METHODS`.
+        seed: seed of the split.
+        held_out: the share to hold out, half of it for validation.
+
+    Raises:
+        DataError: an unknown method, or one that needs timestamps that the dataset lacks.
+    """
+    old = [dataset.split(name) for name in SPLITS]
+    users, items = (np.concatenate([getattr(part, key) for part in old]) for key in ("users", "items"))
+    timestamps = [part.timestamps for part in old if part.timestamps is not None]
+    times = np.concatenate(timestamps) if len(timestamps) == len(old) else None
+    pairs = _Pairs(*distinct_pairs(users, items, times)[:3])
+    splits, split_info = _split_by(pairs, split, seed, held_out)
+    return dataclasses.replace(dataset, **splits, info={**dataset.info, "split": split_info}, folder=None)
+
+
+def _label_column(config: PreprocessingConfig) -> str | None:
+    return config.split if config.split not in METHODS else None
+
+
+def _check_columns(table: Table, items: Table | None, config: PreprocessingConfig) -> None:
+    """Raise unless the columns and tables that the configuration names are there, and there is a row."""
+    label_column = _label_column(config)
     if label_column is not None and label_column not in table.frame.columns:
         columns = table.frame.columns
         choice = f"choose one of {', '.join(METHODS)}, or a column of labels; it has {', '.join(columns)}"
@@ -157,154 +270,102 @@ def build(
             f"{table.where}: '{label_column}' is neither a way to split nor a column;"
             f" {nearest(label_column, [*METHODS, *columns], choice)}"
         )
-    needed = [recipe.user, recipe.item, recipe.timestamp, recipe.rating, label_column]
+    needed = [config.user, config.item, config.timestamp, config.rating, label_column]
     table.need([column for column in needed if column is not None])
-    if recipe.title is not None and items is None:
+    if config.title is not None and items is None:
         raise ConfigError(
-            f"{called('title')} names the column '{recipe.title}', and there is no item table; give one"
+            f"{called('title')} names the column '{config.title}', and there is no item table; give one"
             f" ({argument('items', 'FILE')})"
         )
     if table.frame.height == 0:
         raise DataError(f"{table.where}: there are no rows")
-    counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
-    if recipe.only:
-        everything, table = table, keep_only(table, recipe.only)
-        logger.info("%s", left_out(everything, table, recipe.only))
-        counts |= {"only": in_words(recipe.only), "other_rows": everything.frame.height - table.frame.height}
-    table, skipped = without_bad_rows(table, recipe)
+
+
+def _valid_rows(table: Table, config: PreprocessingConfig, counts: dict[str, Any]) -> Table:
+    """The rows that `only` selects, without bad ones; updates `counts`."""
+    if config.only:
+        all_rows, table = table, keep_only(table, config.only)
+        logger.info("%s", left_out(all_rows, table, config.only))
+        counts |= {"only": in_words(config.only), "other_rows": all_rows.frame.height - table.frame.height}
+    table, skipped = without_bad_rows(table, config)
     if skipped := skipped + table.skipped:
         counts["bad_rows_skipped"] = skipped
-    if recipe.min_rating is not None and recipe.rating is not None:
-        # rows are numbered before any is left out, so that messages name the line in the file
-        enough = numbers(table, recipe.rating) >= recipe.min_rating
-        counts |= {"rating": recipe.rating, "min_rating": recipe.min_rating, "below_min_rating": int((~enough).sum())}
+    return table
+
+
+def _read_events(table: Table, config: PreprocessingConfig, counts: dict[str, Any]) -> _Events:
+    """The columns of the interactions, checked; updates `counts`."""
+    if config.min_rating is not None and config.rating is not None:
+        # rows with low ratings are removed later, so that messages name the line in the file
+        keep = numbers(table, config.rating) >= config.min_rating
+        counts |= {"rating": config.rating, "min_rating": config.min_rating, "below_min_rating": int((~keep).sum())}
     else:
-        enough = np.ones(table.frame.height, dtype=bool)
-    user_ids = _ids(table, recipe.user, USER, recipe.string_ids)
-    item_ids = _ids(table, recipe.item, ITEM, recipe.string_ids)
-    times = None if recipe.timestamp is None else moments(table, recipe.timestamp, recipe.time_format)
-    labels = None
-    if label_column is not None:
-        labels = given_labels(table.frame[label_column], table.where, table.place)
-
-    if items is not None:
-        _need_ids(items, recipe.items_column, item_ids)
-        items, skipped = described_items(items, recipe)
-        if skipped := skipped + items.skipped:
-            counts["bad_item_rows_skipped"] = skipped
-    catalogue, described = _catalogue(table, items, item_ids, recipe)
-    all_users = IdMap(user_ids.unique().sort(), USER)
-    users, rows = all_users.rows(user_ids), catalogue.rows(same_type(item_ids, catalogue.series.dtype))
-    if not (listed := rows >= 0).all():  # only where the recipe says so
-        counts["rows_of_unknown_items_dropped"] = int((~listed & enough).sum())
-        enough &= listed
-    users, rows = users[enough], rows[enough]
-    if labels is not None:
-        labels = labels[enough]
-        _check_labels(users, rows, labels, all_users, catalogue, table.where)
-    users, rows, times, kept = distinct_pairs(users, rows, None if times is None else times[enough])
-    counts["repeated_pairs"] = int(enough.sum()) - len(users)
-
-    aligned = _aligned(features, catalogue, recipe, items)
-    stays = np.ones(len(catalogue), dtype=bool)
-    if aligned and recipe.without_features == "drop":
-        stays = np.any([one.present for one in aligned.values()], axis=0)
-        counts["items_without_features_dropped"] = int((~stays).sum())
-    keep = stays[rows]
-    if recipe.k_core > 1:
-        core = np.zeros(len(keep), dtype=bool)
-        core[keep] = k_core(users[keep], rows[keep], recipe.k_core)
-        counts |= {"k_core": recipe.k_core, "removed_by_k_core": int((keep & ~core).sum())}
-        keep = core
-    if not keep.any():
-        raise DataError(f"{table.where}: {_nothing_left(counts)}")
-    users, rows = users[keep], rows[keep]
-    times = None if times is None else times[keep]
-    keep_all = recipe.keep_all_items
-    if not (recipe.k_core <= 1 and items is not None if keep_all is None else keep_all):
-        seen = np.zeros(len(catalogue), dtype=bool)
-        seen[rows] = True
-        stays = stays & seen
-    if items is not None and (bare := int(stays[items.frame.height :].sum())):  # only where the recipe says so
-        counts["unknown_items_kept"] = bare
-
-    user_map, users = _renumber(all_users, users)
-    item_map = IdMap(catalogue.series.filter(pl.Series(stays)), ITEM)
-    rows = (np.cumsum(stays) - 1)[rows]
-    split: dict[str, Any]
-    if labels is not None:
-        codes, split = labels[kept][keep], {"method": "label", "column": recipe.split}
-    else:
-        method = recipe.split or "none"
-        codes = split_labels(method, users, rows, times, recipe.seed, recipe.held_out)
-        split = {"method": method, "seed": recipe.seed, "held_out": recipe.held_out}
-    parts = [
-        Interactions(users[codes == code], rows[codes == code], None if times is None else times[codes == code])
-        for code in range(3)
-    ]
-    split["users_without_training"] = len(np.setdiff1d(users, parts[0].users))
-    logger.info("%s: %s", name, _words(counts))
-    return Dataset(
-        name,
-        user_map,
-        item_map,
-        parts[0],
-        parts[1],
-        parts[2],
-        features={key: one.take(stays) for key, one in aligned.items()},
-        item_table=described.filter(pl.Series(stays)),
-        info={**info, "preparation": counts, "split": split},
-        frame_kind=kind,
-    )
+        keep = np.ones(table.frame.height, dtype=bool)
+    user_ids = _ids(table, config.user, USER, config.string_ids)
+    item_ids = _ids(table, config.item, ITEM, config.string_ids)
+    times = None if config.timestamp is None else moments(table, config.timestamp, config.time_format)
+    column = _label_column(config)
+    labels = None if column is None else given_labels(table.frame[column], table.where, table.place)
+    return _Events(user_ids, item_ids, times, labels, keep)
 
 
-def resplit(dataset: Dataset, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
-    """The same pairs, items and features under another split.
-
-    Args:
-        dataset: any dataset; its three splits are taken together.
-        split: one of `lirdrec.data.splits.METHODS`.
-        seed: of the split.
-        held_out: the share to hold out, half of it for valid.
-
-    Raises:
-        DataError: an unknown method, or one that needs timestamps that the dataset lacks.
-    """
-    parts = [dataset.split(name) for name in SPLITS]
-    users, rows = (np.concatenate([getattr(part, what) for part in parts]) for what in ("users", "items"))
-    known = [part.timestamps for part in parts if part.timestamps is not None]
-    users, rows, times, _ = distinct_pairs(users, rows, np.concatenate(known) if len(known) == len(parts) else None)
-    codes = split_labels(split, users, rows, times, seed, held_out)
-    new = [
-        Interactions(users[codes == code], rows[codes == code], None if times is None else times[codes == code])
-        for code in range(3)
-    ]
-    record = {
-        "method": split,
-        "seed": seed,
-        "held_out": held_out,
-        "users_without_training": len(np.setdiff1d(users, new[0].users)),
-    }
-    return dataclasses.replace(
-        dataset, train=new[0], valid=new[1], test=new[2], info={**dataset.info, "split": record}, folder=None
-    )
+def _distinct(events: _Events, users: IdMap, catalog: IdMap, where: str, counts: dict[str, Any]) -> _Pairs:
+    """The distinct pairs of known items, as rows; updates `counts`."""
+    user_rows = users.rows(events.user_ids)
+    item_rows = catalog.rows(same_type(events.item_ids, catalog.series.dtype))
+    keep, in_catalog = events.keep, item_rows >= 0
+    if not in_catalog.all():  # unknown_items="drop"
+        counts["rows_of_unknown_items_dropped"] = int((~in_catalog & keep).sum())
+        keep = keep & in_catalog
+    pairs = _Pairs(user_rows, item_rows, events.times, events.labels).take(keep)
+    if pairs.labels is not None:
+        _check_labels(pairs.users, pairs.items, pairs.labels, users, catalog, where)
+    distinct = pairs.take(distinct_pairs(pairs.users, pairs.items, pairs.times)[3])
+    counts["repeated_pairs"] = len(pairs.users) - len(distinct.users)
+    return distinct
 
 
-def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
+def _core(pairs: _Pairs, config: PreprocessingConfig, counts: dict[str, Any]) -> _Pairs:
+    """The k-core of the pairs; updates `counts`."""
+    if config.k_core <= 1:
+        return pairs
+    core = k_core(pairs.users, pairs.items, config.k_core)
+    counts |= {"k_core": config.k_core, "removed_by_k_core": int((~core).sum())}
+    return pairs.take(core)
+
+
+def _split(pairs: _Pairs, config: PreprocessingConfig) -> tuple[dict[str, Interactions], dict[str, Any]]:
+    """The splits by name, and the metadata of the split."""
+    if pairs.labels is None:
+        return _split_by(pairs, config.split or "none", config.seed, config.held_out)
+    splits = pairs.split(pairs.labels)
+    return splits, {"method": "label", "column": config.split} | _untrained(pairs, splits)
+
+
+def _split_by(pairs: _Pairs, method: str, seed: int, held_out: float) -> tuple[dict[str, Interactions], dict[str, Any]]:
+    splits = pairs.split(split_labels(method, pairs.users, pairs.items, pairs.times, seed, held_out))
+    return splits, {"method": method, "seed": seed, "held_out": held_out} | _untrained(pairs, splits)
+
+
+def _untrained(pairs: _Pairs, splits: Mapping[str, Interactions]) -> dict[str, int]:
+    return {"users_without_training": len(np.setdiff1d(pairs.users, splits["train"].users))}
+
+
+def _ids(table: Table, column: str, entity: str, string_ids: bool) -> pl.Series:
     where = f"{table.where}, column '{column}'"
     series = table.frame[column]
-    return read_ids(series, where, what, table.place, text=table.text, string_ids=string_ids)
+    return read_ids(series, where, entity, table.place, text=table.text, string_ids=string_ids)
 
 
-def _catalogue(
-    table: Table, items: Table | None, item_ids: pl.Series, recipe: PreprocessingConfig
+def _catalog(
+    table: Table, items: Table | None, item_ids: pl.Series, config: PreprocessingConfig
 ) -> tuple[IdMap, pl.DataFrame]:
     """All items before any is left out, and the item table with `item` first."""
     if items is None:
         ids = IdMap(item_ids.unique().sort(), ITEM)
         return ids, pl.DataFrame({ITEM: ids.series})
-    column = recipe.items_column
-    series = _ids(items, column, ITEM, recipe.string_ids)
+    column = config.items_column
+    series = _ids(items, column, ITEM, config.string_ids)
     if series.dtype != item_ids.dtype:
         if not (items.text or table.text):
             raise DataError(
@@ -317,67 +378,67 @@ def _catalogue(
             f"{items.where}: item id {series[repeated.arg_true()[0]]!r} occurs more than once (first in"
             f" {items.at(repeated)}); keep one row per item"
         )
-    rest = _with_title(items, recipe)
+    rest = _with_title(items, config)
     rest = rest.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN says: no value
     if ITEM in rest.columns:
         rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
     described = pl.DataFrame([series.alias(ITEM), *rest.get_columns()])
     ids = IdMap(series, ITEM)
-    asked = same_type(item_ids, series.dtype)
-    unknown = pl.Series(ids.rows(asked) < 0)
+    requested = same_type(item_ids, series.dtype)
+    unknown = pl.Series(ids.rows(requested) < 0)
     if unknown.any():
-        missing = asked.filter(unknown).unique().sort()
-        told = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
-        if recipe.unknown_items == "error":
+        missing = requested.filter(unknown).unique().sort()
+        message = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
+        if config.unknown_items == "error":
             raise DataError(
-                f"{told}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
+                f"{message}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
                 f" or keep them without a description ({argument('unknown_items', 'keep')})"
             )
-        if recipe.unknown_items == "drop":
-            logger.warning("%s; %s left out", told, count(int(unknown.sum()), "interaction"))
+        if config.unknown_items == "drop":
+            logger.warning("%s; %s left out", message, count(int(unknown.sum()), "interaction"))
         else:
-            logger.warning("%s; kept, and nothing is known about them", told)
+            logger.warning("%s; kept, and their columns are empty", message)
             ids = ids.extended(missing)
             described = pl.concat([described, pl.DataFrame({ITEM: missing})], how="diagonal")
     return ids, described
 
 
-def _with_title(items: Table, recipe: PreprocessingConfig) -> pl.DataFrame:
-    """The item table with the column of titles called `title`, where the recipe names one; another `title` is renamed.
+def _with_title(items: Table, config: PreprocessingConfig) -> pl.DataFrame:
+    """The item table with the configured column of titles renamed to `title`; another `title` is renamed too.
 
     Raises:
         DataError: there is no such column, or it is that of the ids.
     """
-    if recipe.title is None or recipe.title == TITLE:
-        items.need([] if recipe.title is None else [TITLE])
+    if config.title is None or config.title == TITLE:
+        items.need([] if config.title is None else [TITLE])
         return items.frame
-    items.need([recipe.title])
-    if recipe.title == recipe.items_column:
+    items.need([config.title])
+    if config.title == config.items_column:
         raise DataError(
-            f"{items.where}: column '{recipe.title}' holds the item ids, so it cannot be that of the titles; leave"
+            f"{items.where}: column '{config.title}' holds the item ids, so it cannot be that of the titles; leave"
             f" {called('title')} out: without titles, ids are shown"
         )
-    taken = {TITLE: unused_name(TITLE, items.frame.columns)} if TITLE in items.frame.columns else {}
-    return items.frame.rename({**taken, recipe.title: TITLE})
+    renamed = {TITLE: unused_name(TITLE, items.frame.columns)} if TITLE in items.frame.columns else {}
+    return items.frame.rename({**renamed, config.title: TITLE})
 
 
 def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
-    """Raise a DataError if the item table lacks its column of ids; names the column whose values are the log's."""
+    """Raise a DataError, with the likely column, if the item table lacks its column of ids."""
     if column in items.frame.columns:
         return
-    held = ", ".join(items.frame.columns)
-    if (found := column_of_ids(items.frame, item_ids)) is None:
+    columns = ", ".join(items.frame.columns)
+    if (match := column_of_ids(items.frame, item_ids)) is None:
         hint = f"none of them holds these ids, so name the right one ({argument('items_id', 'COLUMN')})"
     else:
         ids = count(item_ids.n_unique(), "item id")
-        hint = f"'{found[0]}' holds {found[1]:,} of the {ids}: name it ({argument('items_id', found[0])})"
-    raise DataError(f"{items.where}: no column '{column}'; it has {held}; {hint}")
+        hint = f"'{match[0]}' holds {match[1]:,} of the {ids}: name it ({argument('items_id', match[0])})"
+    raise DataError(f"{items.where}: no column '{column}'; it has {columns}; {hint}")
 
 
 def _aligned(
-    features: Mapping[str, FeatureFile], catalogue: IdMap, recipe: PreprocessingConfig, items: Table | None
+    features: Mapping[str, FeatureFile], catalog: IdMap, config: PreprocessingConfig, items: Table | None
 ) -> dict[str, Aligned]:
-    """The features in the order of the catalogue; without ids only where a table says what the order is."""
+    """The features in the order of the catalog; without ids only where a table says what the order is."""
     aligned = {}
     for key, file in features.items():
         where = f"features '{key}'"
@@ -391,7 +452,7 @@ def _aligned(
                 " numpy.savez(FILE, ids=ids, vectors=matrix)"
             )
         order, listed = (items.where, items.frame.height) if items is not None else ("", None)
-        aligned[key] = align(file, catalogue, where, recipe.unknown_features == "drop", order, listed)
+        aligned[key] = align(file, catalog, where, config.unknown_features == "drop", order, listed)
     return aligned
 
 
@@ -401,11 +462,11 @@ def _check_labels(
     """A pair that is repeated under two labels would leak the test into training."""
     order = np.lexsort((labels, items, users))
     u, i, s = users[order], items[order], labels[order]
-    twice = np.flatnonzero((u[1:] == u[:-1]) & (i[1:] == i[:-1]) & (s[1:] != s[:-1]))
-    if len(twice):
-        at = twice[0]
+    conflicts = np.flatnonzero((u[1:] == u[:-1]) & (i[1:] == i[:-1]) & (s[1:] != s[:-1]))
+    if len(conflicts):
+        at = conflicts[0]
         raise DataError(
-            f"{where}: {count(len(twice), 'pair')} in two splits, for instance user {user_map.ids[u[at]]} and item"
+            f"{where}: {count(len(conflicts), 'pair')} in two splits, for instance user {user_map.ids[u[at]]} and item"
             f" {item_map.ids[i[at]]}; keep each pair in one"
         )
 
@@ -414,11 +475,11 @@ def _renumber(ids: IdMap, rows: np.ndarray) -> tuple[IdMap, np.ndarray]:
     """Keep only the ids that occur in `rows`, in order."""
     present = np.zeros(len(ids), dtype=bool)
     present[rows] = True
-    return IdMap(ids.series.filter(pl.Series(present)), ids.what), (np.cumsum(present) - 1)[rows]
+    return IdMap(ids.series.filter(pl.Series(present)), ids.entity), (np.cumsum(present) - 1)[rows]
 
 
 def _nothing_left(counts: Mapping[str, Any]) -> str:
-    """What took all rows away, and what to do, as the end of a sentence."""
+    """Which steps removed all rows, and what to do, as the end of a sentence."""
     steps = {
         "other_rows": ("with other values", "only"),
         "bad_rows_skipped": ("bad", "bad_rows"),
@@ -427,10 +488,10 @@ def _nothing_left(counts: Mapping[str, Any]) -> str:
         "repeated_pairs": ("repeated", None),
         "removed_by_k_core": ("of users or items with too few others", "k_core"),
     }
-    gone = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
-    by = [called(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
-    said = f"no interaction is left of {count(counts['rows'], 'row')}"
-    said += f" ({', '.join(gone)})" if gone else ""
+    removed = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
+    options = [called(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
+    message = f"no interaction is left of {count(counts['rows'], 'row')}"
+    message += f" ({', '.join(removed)})" if removed else ""
     hints = []
     if counts.get("removed_by_k_core"):
         hints.append(f"lower {called('k_core')}, which is {counts['k_core']}")
@@ -438,7 +499,7 @@ def _nothing_left(counts: Mapping[str, Any]) -> str:
         hints.append(f"lower {called('min_rating')}, which is {counts['min_rating']:g}")
     if counts.get("items_without_features_dropped"):
         hints.append(f"give features to more items (without any: {counts['items_without_features_dropped']:,})")
-    return f"{said}; {' or '.join(hints) or 'look at ' + ', '.join(by)}"
+    return f"{message}; {' or '.join(hints) or 'look at ' + ', '.join(options)}"
 
 
 def _words(counts: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.features import FeatureMatrix, open_array, row_blocks
 from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
@@ -20,7 +20,7 @@ from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, resolve
 from lirdrec.files.manifest import read_manifest as read_any_manifest
 from lirdrec.files.transaction import atomic_folder, manifest_text, read_stable
 
-__all__ = ["MANIFEST", "file_entry", "load", "read_manifest", "resolve_path", "save"]
+__all__ = ["MANIFEST", "file_entry", "read", "read_manifest", "resolve_path", "write"]
 
 FORMAT = "lirdrec-dataset"
 FORMAT_VERSION = 1
@@ -39,12 +39,12 @@ DAMAGE = (
 ITEM_ROWS = 8192  # of a row group of the item table, which whoever reads it in ranges holds in memory
 
 
-def save(dataset: Dataset, folder: str | Path, overwrite: bool = False) -> Path:
-    """Write a prepared folder, whole or not at all.
+def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> Path:
+    """Write a prepared folder, completely or not at all.
 
     Args:
-        dataset: what to write.
-        folder: where; parents are created.
+        dataset: a `Dataset` or its parts.
+        folder: target; parents are created.
         overwrite: replace a folder that holds a prepared dataset already, and nothing else.
 
     Raises:
@@ -56,11 +56,11 @@ def save(dataset: Dataset, folder: str | Path, overwrite: bool = False) -> Path:
     return Path(folder)
 
 
-def load(folder: str | Path, verify: bool = False) -> Dataset:
+def read(folder: str | Path, verify: bool = False) -> DatasetParts:
     """Read a prepared folder; the features stay on disk, memory-mapped.
 
     Args:
-        folder: what `save` wrote, from whatever machine.
+        folder: written by `write`, on any machine.
         verify: check the checksums of the feature matrices too (all their bytes are read); those of the other files
             are always checked, and so are all sizes.
 
@@ -68,10 +68,10 @@ def load(folder: str | Path, verify: bool = False) -> Dataset:
         RunFolderError: a file is missing, damaged, or from a newer version of the format.
     """
     folder = Path(folder)
-    return read_stable(folder, lambda: _load(folder, verify))
+    return read_stable(folder, lambda: _read(folder, verify))
 
 
-def _load(folder: Path, verify: bool) -> Dataset:
+def _read(folder: Path, verify: bool) -> DatasetParts:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify)
     try:
@@ -88,7 +88,7 @@ def _load(folder: Path, verify: bool) -> Dataset:
             part = pairs.filter(pl.col(SPLIT) == name)
             times = part[TIMESTAMP].to_numpy() if TIMESTAMP in part.columns else None
             splits[name] = Interactions(part[USER].to_numpy(), part[ITEM].to_numpy(), times)
-        return Dataset(
+        return DatasetParts(
             manifest["name"],
             users,
             IdMap(table[ITEM], ITEM),
@@ -183,7 +183,7 @@ def _is_big(name: str) -> bool:
     return name.startswith("features/") and not name.endswith(".mask.npy")
 
 
-def _write(dataset: Dataset, folder: Path) -> None:
+def _write(dataset: DatasetParts, folder: Path) -> None:
     pl.DataFrame({USER: dataset.users.series}).write_parquet(folder / USERS)
     write_item_table(dataset.item_table, folder / ITEMS)
     interactions(dataset).write_parquet(folder / INTERACTIONS)
@@ -226,7 +226,7 @@ def write_item_table(table: pl.DataFrame, path: Path) -> None:
         raise DataError(f"the item table cannot be written as Parquet: {error}") from error
 
 
-def interactions(dataset: Dataset) -> pl.DataFrame:
+def interactions(dataset: DatasetParts) -> pl.DataFrame:
     """All pairs as rows: user row, item row, split, and timestamps where every split has them."""
     parts = []
     timed = all(dataset.split(name).timestamps is not None for name in SPLITS)

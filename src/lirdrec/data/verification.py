@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset_parts import DatasetParts
 from lirdrec.data.storage import check_files, read_manifest, resolve_path
 from lirdrec.files.transaction import read_stable
 
 _verified: set[tuple[object, ...]] = set()  # states of the files that this process has compared
 
 
-def verify_features(dataset: Dataset, names: Collection[str] | None = None) -> None:
+def verify_features(dataset: DatasetParts, names: Collection[str] | None = None) -> None:
     """Compare the feature files of a dataset that was loaded from a prepared folder with their checksums.
 
     Each file is read once in a process, unless it has changed since. Features in memory are not looked at.

@@ -121,9 +121,9 @@ class Job:
         Raises:
             DataError: the cell names a feature matrix that it has not.
         """
-        from lirdrec.data.storage import load
+        from lirdrec.data.dataset import Dataset
 
-        found = load(self.cell.dataset)
+        found = Dataset.load(self.cell.dataset)
         wanted = self.cell.modalities
         if wanted is None:
             return found

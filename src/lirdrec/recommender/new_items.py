@@ -44,8 +44,8 @@ def new_table(items: Any, known: IdMap, table: pl.DataFrame) -> pl.DataFrame:
         raise DataError("there are no new items to add: the list is empty")
     given = rows[ITEM]
     if given.dtype != pl.String:  # texts are taken as they are: a server answers for the very id that was sent
-        given = read_ids(given, f"the {known.what} ids", known.what)
-    ids = IdMap(given, known.what)  # refuses ids that are missing, negative, repeated
+        given = read_ids(given, f"the {known.entity} ids", known.entity)
+    ids = IdMap(given, known.entity)  # refuses ids that are missing, negative, repeated
     if ids.is_integer is not known.is_integer:
         kinds = ("integers", "strings") if known.is_integer else ("strings", "integers")
         raise DataError(f"the ids of the catalogue are {kinds[0]}, those of the new items are {kinds[1]}")

@@ -27,7 +27,7 @@ def rebuild(recommender: Recommender) -> Model:
     dataset = Dataset(
         name=recommender.info.get("dataset", "run"),
         users=recommender.users,
-        items=IdMap(recommender.items.series.head(n), recommender.items.what),
+        items=IdMap(recommender.items.series.head(n), recommender.items.entity),
         train=recommender.train,
         valid=_NO_PAIRS,
         test=_NO_PAIRS,

@@ -339,7 +339,7 @@ class Recommender:
         assert self.features is not None
         known = self.features.blocks()
         table = new_table(items, self.items, self.item_table)
-        new = new_features(IdMap(table[ITEM], self.items.what), features, known[0])
+        new = new_features(IdMap(table[ITEM], self.items.entity), features, known[0])
         catalogue = [self._trained_features(model, known[0])]
         catalogue += [{name: self._features(matrix) for name, matrix in block.items()} for block in known[1:]]
         grown = model.grow(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
@@ -481,7 +481,7 @@ class Recommender:
         scorer: Any = SimilarityScorer(len(known), similarity)
         scores, found = top_k(scorer, chosen[:, None].float(), k, seen=itself, candidates=candidates)
         ids = known.series.gather(rows)
-        return self._frame(long_frame(known.what, ids, found.cpu().numpy(), scores.cpu().numpy(), known, NEIGHBOUR))
+        return self._frame(long_frame(known.entity, ids, found.cpu().numpy(), scores.cpu().numpy(), known, NEIGHBOUR))
 
     def _frame(self, frame: pl.DataFrame) -> Any:
         return from_polars(frame, self.frames)

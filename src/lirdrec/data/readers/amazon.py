@@ -16,7 +16,6 @@ from lirdrec.data.alignment import align
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.ids import count
 from lirdrec.data.json_lines import BadLines, Policy
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.amazon_images import read_image_features
 from lirdrec.data.readers.amazon_metadata import read_metadata
@@ -92,7 +91,7 @@ def read_amazon(
     source: dict[str, Any] = {"format": "amazon", "year": form.year, "files": files, "bad_lines": bad.count}
     name = name or _category(reviews)
     table = Table(frame, str(reviews), skipped=bad.count)
-    dataset = build(table, None, {}, recipe, name, {"source": source, **(info or {})})
+    dataset = Dataset.from_tables(table, None, {}, recipe, name, {"source": source, **(info or {})})
     del table
     del frame
     if metadata is not None:
@@ -193,7 +192,7 @@ def _pictured(dataset: Dataset, path: Path, recipe: PreprocessingConfig) -> Data
         return dataclasses.replace(dataset, features={IMAGE: aligned.take(everything)})
     before = dict(dataset.info["preparation"])
     pairs = pl.concat([dataset.frame(split) for split in SPLITS])
-    again = build(
+    again = Dataset.from_tables(
         Table(pairs, str(path)),
         Table(dataset.item_table, str(path)),
         {IMAGE: file},

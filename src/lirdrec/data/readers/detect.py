@@ -27,7 +27,7 @@ from lirdrec.data.readers.sparse_matrices import looks_like_matrix, read_matrice
 from lirdrec.data.readers.split_files import find_split_files, read_split_files, read_split_folder
 from lirdrec.data.readers.tabular import read_interactions
 from lirdrec.data.schema import ITEM, USER
-from lirdrec.data.storage import MANIFEST, load
+from lirdrec.data.storage import MANIFEST
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files.checks import check_file, is_folder, status
 from lirdrec.option_names import argument
@@ -180,7 +180,7 @@ def read_raw(
     if kind == "prepared":
         if options:
             raise ConfigError(f"{path}: is prepared already, so options do nothing; prepare the raw files again")
-        dataset = load(path)
+        dataset = Dataset.load(path)
     else:
         dataset = READERS[kind](path, **options)
     if kind == "prepared" and images is None and image_column is None:

@@ -15,7 +15,6 @@ from lirdrec.data.delimited import BadRows
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.ids import LARGEST
 from lirdrec.data.json_lines import BadLines
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.raw_text import text_lines
 from lirdrec.data.schema import ITEM, USER
@@ -93,7 +92,7 @@ def read_lightgcn(
             raise DataError(f"{folder}: no {names[0]}")
     joined = join_tables(parts, [USER, ITEM, LABEL], str(folder))
     files = [Path(part.where).name for part in parts]
-    return build(
+    return Dataset.from_tables(
         joined,
         _item_table(folder, joined),
         {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},

@@ -13,7 +13,6 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids, whole_texts
 from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
@@ -85,7 +84,7 @@ def read_microlens(
         "category": _one(folder, (CATEGORIES,)),
     }
     files = {column: path for column, path in texts.items() if path is not None}
-    dataset = build(
+    dataset = Dataset.from_tables(
         pairs,
         _items(pairs, recipe, files),
         {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},

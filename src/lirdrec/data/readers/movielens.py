@@ -14,7 +14,6 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.raw_text import id_columns, read_numbers, text_lines, unquoted
 from lirdrec.data.tables import Table
@@ -95,7 +94,7 @@ def read_movielens(
     for one in bad.values():
         one.report()
     items = Table(films.rename({FILM: recipe.items_column}), str(files[1]), text=True, skipped=bad[files[1]].count)
-    dataset = build(
+    dataset = Dataset.from_tables(
         id_columns(_ratings(files[0], recipe), recipe, recipe.user, recipe.item),
         items,
         {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},

@@ -12,7 +12,6 @@ import polars as pl
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features, vectors_of_frame
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.schema import SPLITS
 from lirdrec.data.tables import Table, join_tables, read_table
@@ -77,7 +76,7 @@ def read_recbole(
         raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
     _say_unread(folder, items, recipe.items_column)
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
-    return build(table, items, sources, recipe, name or stem, info)
+    return Dataset.from_tables(table, items, sources, recipe, name or stem, info)
 
 
 def _say_unread(folder: Path, items: Table | None, item: str) -> None:

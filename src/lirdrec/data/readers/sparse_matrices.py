@@ -15,7 +15,6 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import UNREADABLE, read_features
 from lirdrec.data.frames import first_line
 from lirdrec.data.ids import count
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.schema import RATING, USER
 from lirdrec.data.tables import Table, join_tables, read_table
@@ -115,7 +114,7 @@ def read_matrices(
         item_table = read_table(items, text=recipe.items_column)
     first = Path(train) if isinstance(train, (str, Path)) else None
     default = "matrix" if first is None else first.resolve().parent.name if splits else first.stem
-    return build(
+    return Dataset.from_tables(
         table,
         item_table,
         {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},

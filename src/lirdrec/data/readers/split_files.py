@@ -13,7 +13,6 @@ from lirdrec.data.compression import open_bytes
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.json_lines import BadLines
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.tabular import needed_columns
@@ -139,7 +138,7 @@ def read_split_files(
     if items is not None:
         item_table = read_table(items, recipe.items_column, header=items_columns is None, columns=items_columns, **both)
         names.append(Path(items).name)
-    return build(
+    return Dataset.from_tables(
         joined,
         item_table,
         {key: read_features(path, item_column=recipe.item) for key, path in (features or {}).items()},

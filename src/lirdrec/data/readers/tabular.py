@@ -9,7 +9,6 @@ from typing import Any
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.file_parts import PACKED_ENDINGS
-from lirdrec.data.preprocessing import build
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.splits import METHODS
 from lirdrec.data.tables import read_table
@@ -63,7 +62,7 @@ def read_interactions(
     files = {key: read_features(file, item_column=recipe.item) for key, file in (features or {}).items()}
     sources = [*_several(path), *(() if items is None else _several(items)), *(features or {}).values()]
     names = [Path(file).name for file in sources]
-    return build(
+    return Dataset.from_tables(
         table,
         item_table,
         files,

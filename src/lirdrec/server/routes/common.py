@@ -211,7 +211,7 @@ def id_of(text: str, known: IdMap) -> Id:
         return text
     if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= LARGEST:
         return int(text)
-    raise UnknownIdError(f"no {known.what} has the id {text[:100]!r}: the {known.what} ids are integers")
+    raise UnknownIdError(f"no {known.entity} has the id {text[:100]!r}: the {known.entity} ids are integers")
 
 
 def known_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:

@@ -1,0 +1,184 @@
+"""`DatasetParts`: the validated contents of a dataset, as preprocessing and storage return them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lirdrec.data.features import FeatureMatrix, check_name
+from lirdrec.data.frames import FrameKind, to_polars
+from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data.schema import ITEM, SPLITS
+from lirdrec.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+USERS_MAY_LACK_TRAINING = ("label", "cold_items", "global_time")
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Pairs of user and item rows.
+
+    Attributes:
+        users, items: `(E,)` int64 rows.
+        timestamps: `(E,)` int64 in the unit of the source (microseconds for dates), or None.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("users", "items", "timestamps"):
+            values = getattr(self, name)
+            if values is None and name == "timestamps":
+                continue
+            array = np.asarray(values)
+            if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+                raise DataError(f"interactions: '{name}' must be a list of integers, not {array.dtype} {array.shape}")
+            if len(array) != len(self.users):
+                raise DataError(f"interactions: {len(self.users)} users but {len(array)} {name}")
+            object.__setattr__(self, name, array.astype(np.int64, copy=False))
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetParts:
+    """The contents of a dataset; the constructor validates all of it.
+
+    Attributes:
+        name: name of the dataset.
+        users, items: external ids ↔ rows.
+        train, valid, test: the interactions, as rows. No pair occurs twice, within a split or across splits.
+        features: name → `FeatureMatrix` with one row per item. With features, every item has at least one.
+        item_table: one row per item in row order; the first column, `item`, is the id.
+        info: JSON-able metadata: source, license, preparation, split, seed …
+        folder: the prepared folder that it was loaded from, else None.
+        frame_kind: the kind of frame that `Dataset.frame` returns.
+
+    Raises:
+        DataError: the parts contradict each other; names the part and the position.
+    """
+
+    name: str
+    users: IdMap
+    items: IdMap
+    train: Interactions
+    valid: Interactions
+    test: Interactions
+    features: Mapping[str, FeatureMatrix] = field(default_factory=dict)
+    item_table: pl.DataFrame = None  # type: ignore[assignment]  # filled in __post_init__
+    info: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    frame_kind: FrameKind = "polars"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", dict(self.features))
+        object.__setattr__(self, "info", dict(self.info))
+        if self.item_table is None:
+            object.__setattr__(self, "item_table", pl.DataFrame({ITEM: self.items.series}))
+        if not len(self.train):
+            raise DataError(f"dataset '{self.name}': there is no training interaction")
+        self._check_table()
+        for name in SPLITS:
+            self._check_range(name)
+        self._check_repeats()
+        self._check_features()
+        self._check_users()
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, those without an interaction included."""
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, those without an interaction included."""
+        return len(self.items)
+
+    def split(self, name: str) -> Interactions:
+        """The interactions of "train", "valid" or "test".
+
+        Raises:
+            DataError: another name.
+        """
+        if name not in SPLITS:
+            raise DataError(f"there is no split '{name}'; choose one of {', '.join(SPLITS)}")
+        return getattr(self, name)
+
+    def _check_table(self) -> None:
+        table, _ = to_polars(self.item_table)
+        object.__setattr__(self, "item_table", table)
+        if table.height != self.n_items:
+            raise DataError(f"the item table has {count(table.height, 'row')} for {count(self.n_items, 'item')}")
+        if table.columns[:1] != [ITEM] or not table[ITEM].equals(self.items.series, check_dtypes=True):
+            raise DataError("the first column of the item table must be 'item' and hold the item ids in row order")
+
+    def _check_range(self, name: str) -> None:
+        pairs = self.split(name)
+        for what, rows, size in (("user", pairs.users, self.n_users), ("item", pairs.items, self.n_items)):
+            if len(rows) and (rows.min() < 0 or rows.max() >= size):
+                at = int(np.flatnonzero((rows < 0) | (rows >= size))[0])
+                raise DataError(f"{name} pair {at} has {what} row {rows[at]}; there are {size} {what}s")
+
+    def _check_repeats(self) -> None:
+        keys = np.concatenate([self.split(name).users * self.n_items + self.split(name).items for name in SPLITS])
+        order = np.argsort(keys, kind="stable")
+        same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+        if len(same):
+            bounds = np.cumsum([len(self.split(name)) for name in SPLITS])
+            first, second = (SPLITS[np.searchsorted(bounds, order[at], side="right")] for at in (same[0], same[0] + 1))
+            user, item = divmod(int(keys[order[same[0]]]), self.n_items)
+            raise DataError(
+                f"the pair of user {self.users.ids[user]} and item {self.items.ids[item]} occurs twice"
+                f" (in {first} and in {second}); each pair may occur once"
+            )
+
+    def _check_features(self) -> None:
+        for name, matrix in self.features.items():
+            check_name(name)
+            if len(matrix) != self.n_items:
+                raise DataError(
+                    f"features '{name}': {count(len(matrix), 'row')} for {count(self.n_items, 'item')};"
+                    " there must be one row each"
+                )
+        if self.features:
+            without = ~np.any([matrix.present for matrix in self.features.values()], axis=0)
+            if without.any():
+                listed = describe_ids(self.items.ids[without], 10)
+                raise DataError(
+                    f"no features in any modality for {int(without.sum())} of {count(self.n_items, 'item')}: {listed};"
+                    " give them features, or drop them (without_features='drop')"
+                )
+
+    def _check_users(self) -> None:
+        trained = np.zeros(self.n_users, dtype=bool)
+        trained[self.train.users] = True
+        held = np.zeros(self.n_users, dtype=bool)
+        held[self.valid.users] = True
+        held[self.test.users] = True
+        lacking = held & ~trained
+        number = int(lacking.sum())
+        split = self.info.get("split")
+        method = split.get("method") if isinstance(split, Mapping) else None
+        if not number:
+            return
+        if method not in USERS_MAY_LACK_TRAINING:
+            listed = describe_ids(self.users.ids[lacking], 10)
+            raise DataError(
+                f"no training item for {count(number, 'user')} of valid or test: {listed};"
+                " move one of their items to train, leave them out, or say with info['split']['method'] = 'label'"
+                " that the split was given so"
+            )
+        logger.warning(
+            "%s: no training item for %s of valid or test; evaluation leaves them out", self.name, count(number, "user")
+        )
