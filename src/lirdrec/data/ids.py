@@ -1,4 +1,4 @@
-"""External ids ↔ rows. This is the only module that turns the ids people use into row numbers."""
+"""`IdMap`: maps external ids to row numbers and back."""
 
 from __future__ import annotations
 
