@@ -281,7 +281,9 @@ def ids(texts: list[str], known: IdMap) -> list[Any]:
     found = []
     for text in texts:
         if (whole := WHOLE.fullmatch(text)) is None:
-            raise UnknownIdError(f"no {known.entity} has the id {text!r}: the {known.entity} ids are integers below 2^63")
+            raise UnknownIdError(
+                f"no {known.entity} has the id {text!r}: the {known.entity} ids are integers below 2^63"
+            )
         found.append(int(whole[1]))
     return found
 
