@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from lirdrec.data import Dataset, FeatureMatrix
-from lirdrec.data.storage import load, read_manifest, save
+from lirdrec.data.storage import read_manifest
 from lirdrec.errors import DataError, LirdrecError, RunFolderError
 from lirdrec.files import atomic
 from lirdrec.files.atomic import atomic_write, sha256
@@ -79,7 +79,7 @@ def test_any_dataset_survives_the_disk(tmp_path_factory, cells, strings, split, 
         info={"a": [1, None]},
     )
     folder = tmp_path_factory.mktemp("saved") / "it"
-    assert_same(one, load(save(one, folder)))
+    assert_same(one, Dataset.load(one.save(folder)))
 
 
 def test_the_folder_can_be_moved(dataset, tmp_path):

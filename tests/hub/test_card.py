@@ -8,7 +8,7 @@ import pytest
 
 from lirdrec.errors import ConfigError
 from lirdrec.hub import push
-from lirdrec.hub.licenses import KNOWN, Licence, find_licence
+from lirdrec.hub.licenses import KNOWN, License, find_license
 from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_error
@@ -83,18 +83,18 @@ def code(content: str) -> list[str]:
 @pytest.mark.parametrize(
     ("named", "known", "licence"),
     [
-        ("MIT", None, Licence("mit", "mit")),
-        ("other", None, Licence("other", "other")),
-        ("Only for my friends", None, Licence("other", "Only for my friends")),
-        (None, "cc-by-4.0", Licence("cc-by-4.0", "cc-by-4.0")),
-        ("cc-by-4.0", "cc-by-4.0", Licence("cc-by-4.0", "cc-by-4.0")),
-        (None, MOVIELENS, Licence("other", MOVIELENS)),
-        ("other", MOVIELENS, Licence("other", MOVIELENS)),
+        ("MIT", None, License("mit", "mit")),
+        ("other", None, License("other", "other")),
+        ("Only for my friends", None, License("other", "Only for my friends")),
+        (None, "cc-by-4.0", License("cc-by-4.0", "cc-by-4.0")),
+        ("cc-by-4.0", "cc-by-4.0", License("cc-by-4.0", "cc-by-4.0")),
+        (None, MOVIELENS, License("other", MOVIELENS)),
+        ("other", MOVIELENS, License("other", MOVIELENS)),
     ],
 )
 def test_licences(named, known, licence):
-    assert find_licence(named, {"licence": known}, "x") == licence
-    assert find_licence(named, {"license": known}, "x") == licence
+    assert find_license(named, {"licence": known}, "x") == licence
+    assert find_license(named, {"license": known}, "x") == licence
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_licences(named, known, licence):
 )
 def test_licences_that_are_refused(named, known, facts):
     with assert_error(ConfigError, mentions=facts):
-        find_licence(named, {"licence": known}, "x")
+        find_license(named, {"licence": known}, "x")
 
 
 def test_headers():
-    assert Licence("mit", "mit").header() == {"license": "mit"}
-    assert Licence("other", "Mine: see https://example.org/terms.").header() == {
+    assert License("mit", "mit").header() == {"license": "mit"}
+    assert License("other", "Mine: see https://example.org/terms.").header() == {
         "license": "other",
         "license_name": "mine",
         "license_link": "https://example.org/terms.",

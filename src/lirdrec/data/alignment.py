@@ -1,4 +1,4 @@
-"""Feature rows put into the order of the items, by id or by position."""
+"""Align feature rows to the order of the items, by id or by position."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def align(
 
     Args:
         file: the features; without ids its row i is that of the item in row i.
-        items: the catalogue.
+        items: the catalog.
         where: what messages begin with.
         drop_unknown: leave out, and count in a warning, rows whose id is no item.
         order: what the rows of features without ids are in the order of, for the line that says so.
-        listed: the number of items that `order` lists, the first of the catalogue; by default all.
+        listed: the number of items that `order` lists, the first of the catalog; by default all.
 
     Raises:
         DataError: NaN or infinite values, ids that are repeated or not among the items, or, without ids, a number of

@@ -1,4 +1,4 @@
-"""The published datasets of the paper: how each is made of its source, and the counts it must have."""
+"""Recipes for the paper's benchmark datasets, with expected counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CORE = 5
 
 @dataclass(frozen=True)
 class BenchmarkDataset:
-    """How a published dataset is made, and what must come out.
+    """How a benchmark dataset is prepared, and its expected counts.
 
     Attributes:
         name: what to ask for.
@@ -30,7 +30,7 @@ class BenchmarkDataset:
         source: the format of the source: "amazon" or "microlens".
         files: what the files are called where they are published.
         users, items, interactions: exact counts after preparation, all splits together.
-        options: of the reader (fields of `lirdrec.data.preprocessing_config.Recipe`).
+        options: of the reader (fields of `lirdrec.data.preprocessing_config.PreprocessingConfig`).
         remark: what else is known.
     """
 
@@ -77,7 +77,7 @@ def recipe(name: str) -> BenchmarkDataset:
     """The recipe of a published dataset.
 
     The split that it asks for is the paper's rule (per user, 8:1:1, at random), but another draw: the public files of
-    the paper hold a split whose seed nobody knows. Figures differ from the printed ones by that much.
+    the paper hold a split whose seed is unknown. Metrics differ from the printed ones by that much.
 
     Args:
         name: baby, sports, clothing, electronics or microlens, in any case.
@@ -131,7 +131,7 @@ def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
 
 
 def _reason(dataset: Dataset, expected: BenchmarkDataset, found: Mapping[str, int]) -> str:
-    """What most likely made the difference, from what the preparation noted and from the counts."""
+    """The likely reason of a difference, from the preparation's record and the counts."""
     preparation = dataset.info.get("preparation") or {}
     source = dataset.info.get("source") or {}
     if not isinstance(preparation, Mapping) or not isinstance(source, Mapping):

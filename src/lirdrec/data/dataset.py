@@ -24,7 +24,7 @@ class Dataset(DatasetParts):
     """Everything that is known about users, items and their interactions; attributes: see `DatasetParts`.
 
     Raises:
-        DataError: the parts contradict each other; says what and where.
+        DataError: the parts contradict each other; names the part and the position.
     """
 
     @classmethod
@@ -105,20 +105,18 @@ class Dataset(DatasetParts):
         min_rating: float | None = None,
         **options: Any,
     ) -> Dataset:
-        """A dataset from a matrix of users and items, a SciPy sparse one or a NumPy array, of which zeros are no pairs.
+        """A dataset from a user-item matrix: SciPy sparse, or a NumPy array whose zeros are no interactions.
 
         Args:
             matrix: `(U, I)`; entries are ratings or ones.
-            user_ids: ids of the rows; None: the numbers of the rows.
-            item_ids: ids of the columns; None: the numbers of the columns.
+            user_ids, item_ids: ids of the rows and of the columns; None: their numbers.
             features: as in `from_frames`; a matrix without ids has a row per column of `matrix`.
-            items: a frame that describes the items, with the column `item`; None: nothing is known about them, and all
-                columns of `matrix` are items, in their order.
+            items: item table with the column `item`; None: all columns of `matrix` are items, in their order.
             min_rating: keep only entries of at least this.
             options: other arguments of `from_frames`.
 
         Raises:
-            DataError: it is no matrix, or ids do not fit its shape.
+            DataError: not a matrix, or ids do not fit its shape.
             ConfigError: an option is unknown, or of a wrong type or out of range.
         """
         parts = preprocessing.from_sparse(
@@ -127,12 +125,12 @@ class Dataset(DatasetParts):
         return cls.from_parts(parts)
 
     def resplit(self, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
-        """The same pairs, items and features under another split.
+        """The same interactions, items and features under another split.
 
         Args:
             split: "random", "cold_items", "temporal", "global_time", "leave_last_out" or "none".
-            seed: of the split.
-            held_out: share held out, half of it for valid.
+            seed: seed of the split.
+            held_out: share held out, half of it for validation.
 
         Raises:
             DataError: an unknown split, or one that needs times that the dataset lacks.

@@ -43,7 +43,7 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
     rest = Dataset(
         dataset.name,
         dataset.users,
-        IdMap(dataset.items.series.filter(pl.Series(stays)), dataset.items.what),
+        IdMap(dataset.items.series.filter(pl.Series(stays)), dataset.items.entity),
         kept(dataset.train),
         kept(dataset.valid),
         kept(dataset.test),

@@ -1,4 +1,4 @@
-"""External ids ↔ rows. This is the only module that turns the ids people use into row numbers."""
+"""`IdMap`: maps external ids to row numbers and back."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class IdMap:
     """
 
     def __init__(self, ids: Any, what: str = "id"):
-        self.what = what
+        self.entity = what
         self.series = clean_ids(ids, f"the {what} ids" if what != "id" else "the ids", what)
         repeated = self.series.is_duplicated()
         if repeated.any():
             row = repeated.arg_true()[0]
             raise DataError(
-                f"{self.what} id {self.series[row]!r} occurs more than once (first in row {row}, counted from 0)"
+                f"{self.entity} id {self.series[row]!r} occurs more than once (first in row {row}, counted from 0)"
             )
         self.ids: np.ndarray = self.series.to_numpy()
         self._table: pl.DataFrame | None = None
@@ -86,14 +86,14 @@ class IdMap:
         Raises:
             DataError: as for a new map.
         """
-        more = IdMap(ids, self.what)
+        more = IdMap(ids, self.entity)
         if more.is_integer is not self.is_integer:
             kind = "integers" if self.is_integer else "strings"
-            raise DataError(f"the {self.what} ids are {kind}, and {more.series[0]!r} is not")
+            raise DataError(f"the {self.entity} ids are {kind}, and {more.series[0]!r} is not")
         if (self.rows(more.series) >= 0).any():
-            return IdMap(pl.concat([self.series, more.series]), self.what)  # which says what occurs more than once
+            return IdMap(pl.concat([self.series, more.series]), self.entity)  # which says what occurs more than once
         grown = object.__new__(IdMap)
-        grown.what, grown._table = self.what, None
+        grown.entity, grown._table = self.entity, None
         grown.series = append_frame(self.series.to_frame("id"), more.series.to_frame("id"))["id"].rename(
             self.series.name
         )
@@ -127,7 +127,7 @@ class IdMap:
             hint = (
                 f"; did you mean {alike!r}?" if alike is not None else f" ({len(self)} are known; their ids are {kind})"
             )
-            raise UnknownIdError(f"no {self.what} has the id {id!r}{hint}")
+            raise UnknownIdError(f"no {self.entity} has the id {id!r}{hint}")
         return row
 
     def _row_or_none(self, id: Any) -> int:
@@ -335,20 +335,20 @@ def unknown_sentence(unknown: list[Any], known: IdMap) -> str:
     """What to tell a person who asked for ids that are not there."""
     kind = "integers" if known.is_integer else "strings"
     if len(unknown) > 1:
-        told = f"{len(unknown)} of the {known.what} ids are unknown: {describe_ids(unknown)}"
+        told = f"{len(unknown)} of the {known.entity} ids are unknown: {describe_ids(unknown)}"
         alike = [one for one in map(known.alike, unknown[:N_NAMED]) if one is not None]
         return f"{told}; did you mean {', '.join(map(repr, alike))}?" if alike else told
     one = unknown[0]
     twin = known.alike(one)
     if isinstance(one, str) is known.is_integer:
         hint = f"for instance {_first(known)}" if twin is None else f"did you mean {twin!r}?"
-        return f"no {known.what} has the id {one!r}: the {known.what} ids are {kind}, {hint}"
+        return f"no {known.entity} has the id {one!r}: the {known.entity} ids are {kind}, {hint}"
     if twin is not None:
-        return f"no {known.what} has the id {one!r}; did you mean {twin!r}?"
+        return f"no {known.entity} has the id {one!r}; did you mean {twin!r}?"
     near = _nearest(one, known)
     if near:
-        return f"no {known.what} has the id {one!r}; the nearest are {', '.join(near)}"
-    return f"no {known.what} has the id {one!r}; {len(known):,} are known, for instance {_first(known)}"
+        return f"no {known.entity} has the id {one!r}; the nearest are {', '.join(near)}"
+    return f"no {known.entity} has the id {one!r}; {len(known):,} are known, for instance {_first(known)}"
 
 
 def _nearest(one: Any, known: IdMap) -> list[str]:

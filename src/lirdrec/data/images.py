@@ -1,4 +1,4 @@
-"""The picture of each item: files of a folder, by item id or by a column of paths, become the column `image`."""
+"""Item images: find the files by item id or by a column of paths, and record them in the column `image`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Splits into train, valid and test: each takes pairs and gives a label 0, 1 or 2 for every one of them.
+"""Split methods: each maps interactions to labels 0 (train), 1 (valid) or 2 (test).
 
-Pairs come sorted by user and item (`preparation.distinct_pairs`), so a split depends on the set of interactions and on
-the seed, never on the order of lines in a file.
+Pairs come sorted by user and item (`preprocessing.distinct_pairs`), so a split depends on the set of interactions and
+on the seed, never on the order of lines in a file.
 """
 
 from __future__ import annotations

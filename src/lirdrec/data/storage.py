@@ -20,7 +20,7 @@ from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, resolve
 from lirdrec.files.manifest import read_manifest as read_any_manifest
 from lirdrec.files.transaction import atomic_folder, manifest_text, read_stable
 
-__all__ = ["MANIFEST", "file_entry", "load", "read_manifest", "resolve_path", "save"]
+__all__ = ["MANIFEST", "file_entry", "read", "read_manifest", "resolve_path", "write"]
 
 FORMAT = "lirdrec-dataset"
 FORMAT_VERSION = 1
@@ -43,8 +43,8 @@ def save(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> 
     """Write a prepared folder, whole or not at all.
 
     Args:
-        dataset: what to write.
-        folder: where; parents are created.
+        dataset: a `Dataset` or its parts.
+        folder: target; parents are created.
         overwrite: replace a folder that holds a prepared dataset already, and nothing else.
 
     Raises:
@@ -60,7 +60,7 @@ def load(folder: str | Path, verify: bool = False) -> DatasetParts:
     """Read a prepared folder; the features stay on disk, memory-mapped.
 
     Args:
-        folder: what `save` wrote, from whatever machine.
+        folder: written by `write`, on any machine.
         verify: check the checksums of the feature matrices too (all their bytes are read); those of the other files
             are always checked, and so are all sizes.
 
@@ -68,7 +68,7 @@ def load(folder: str | Path, verify: bool = False) -> DatasetParts:
         RunFolderError: a file is missing, damaged, or from a newer version of the format.
     """
     folder = Path(folder)
-    return read_stable(folder, lambda: _load(folder, verify))
+    return read_stable(folder, lambda: _read(folder, verify))
 
 
 def _load(folder: Path, verify: bool) -> DatasetParts:

@@ -1,4 +1,4 @@
-"""What is in a dataset, as plain figures; the command line draws them."""
+"""Summary statistics of a dataset; the command line displays them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lirdrec.data.titles import title_column
 
 
 def summarise(dataset: Dataset) -> dict[str, Any]:
-    """Figures of a dataset, JSON-able.
+    """Statistics of a dataset, JSON-able.
 
     Keys: name, users, items, interactions, sparsity (share of empty cells), splits (name → pairs), modalities (name →
     dims, dtype, present, coverage, bytes), title (the column of titles, or None), user_degrees and item_degrees (see

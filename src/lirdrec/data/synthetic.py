@@ -1,4 +1,4 @@
-"""Made-up datasets with a planted truth, for tests and benchmarks of any size."""
+"""Synthetic datasets with a known ground truth, for tests and benchmarks of any size."""
 
 from __future__ import annotations
 
@@ -36,63 +36,76 @@ def make_synthetic_dataset(
     folder: str | Path | None = None,
     name: str = "planted",
 ) -> Dataset:
-    """A dataset in which features tell what users like.
+    """A synthetic dataset whose features predict the interactions.
 
-    Items belong to `groups` groups; an item's features in each modality are its group's centre (standard normal) plus
-    `noise` times standard normal. A user likes up to three groups; a pair takes an item of one of them, or,
-    with probability `off_taste`, any item. Within a group the r-th item is drawn with weight 1/r (Zipf); how
-    active users are is skewed too. The item table's column `group` holds the truth.
+    An item's features in each modality are the center of its group (standard normal) plus `noise` times standard
+    normal. A user likes up to three groups; an interaction is an item of one of them or, with probability `off_taste`,
+    any item. Within a group the r-th item has weight 1/r (Zipf); user activity is skewed too. The column `group` of
+    the item table is the ground truth.
 
     Args:
         n_users, n_items, n_pairs: sizes; the pairs are distinct, every user has at least `min(5, n_pairs // n_users)`.
         dims: name → number of columns of the modality.
         groups: number of groups, at most `n_items`.
-        noise: 0 makes the items of a group equal, 1 is as strong as the centres.
-        seed: of everything, the split included.
+        noise: 0 makes the items of a group equal, 1 is as strong as the centers.
+        seed: seed of all random numbers, the split included.
         missing: name → share of items that lack the modality; an item that would lack all keeps the first.
         dtype: np.float32 or np.float16.
         off_taste: share of the draws that ignore the user's groups.
         split: "random", "cold_items" or "none".
-        folder: write the matrices there as `NAME.npy` and map them, so that memory stays small.
-        name: of the dataset.
+        folder: write the matrices there as `NAME.npy` and memory-map them.
+        name: name of the dataset.
 
     Raises:
         DataError: sizes that contradict each other.
     """
+    _check_sizes(n_users, n_items, n_pairs, groups)
+    # one stream for each purpose: features of the same seed do not change with the number of pairs
+    seeds = np.random.SeedSequence(seed).spawn(3 + len(dims))
+    rng = np.random.default_rng(seeds[0])
+    group = rng.permutation(np.arange(n_items) % groups)
+    tastes = rng.integers(0, groups, (n_users, LIKED))
+    users, items = _draw_pairs(n_users, n_items, n_pairs, group, tastes, off_taste, np.random.default_rng(seeds[1]))
+    present = _presence(n_items, dims, missing or {}, np.random.default_rng(seeds[2]))
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    features = {
+        key: _features(group, groups, width, noise, present[key], feature_seed, dtype, folder, key)
+        for (key, width), feature_seed in zip(dims.items(), seeds[3:], strict=True)
+    }
+    source = {"format": "planted", "groups": groups, "noise": noise, "seed": seed, "off_taste": off_taste}
+    return _assemble(name, n_users, users, items, group, features, source, split, seed)
+
+
+def _check_sizes(n_users: int, n_items: int, n_pairs: int, groups: int) -> None:
     if n_pairs > n_users * n_items // 2 or n_pairs < n_users or not 0 < groups <= n_items:
         raise DataError(
             f"planted: {n_pairs} pairs of {n_users} users and {n_items} items in {groups} groups cannot be drawn;"
             " there must be a pair per user, at most half of all pairs, and at most a group per item"
         )
-    # one stream a purpose: features of the same seed do not change with the number of pairs
-    seeds = np.random.SeedSequence(seed).spawn(3 + len(dims))
-    rng = np.random.default_rng(seeds[0])
-    group = rng.permutation(np.arange(n_items) % groups)
-    liked = rng.integers(0, groups, (n_users, LIKED))
-    users, items = _draw_pairs(n_users, n_items, n_pairs, group, liked, off_taste, np.random.default_rng(seeds[1]))
-    present = _presence(n_items, dims, missing or {}, np.random.default_rng(seeds[2]))
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    features = {
-        modality: _features(group, groups, width, noise, present[modality], seeds[3 + at], dtype, folder, modality)
-        for at, (modality, width) in enumerate(dims.items())
-    }
+
+
+def _assemble(
+    name: str,
+    n_users: int,
+    users: np.ndarray,
+    items: np.ndarray,
+    group: np.ndarray,
+    features: Mapping[str, FeatureMatrix],
+    source: Mapping[str, Any],
+    split: str,
+    seed: int,
+) -> Dataset:
+    """The dataset of the drawn pairs, split."""
     labels = split_labels(split, users, items, None, seed)
-    parts = [Interactions(users[labels == code], items[labels == code]) for code in range(3)]
-    table = pl.DataFrame({ITEM: np.arange(n_items), "group": group})
     return Dataset(
         name,
         IdMap(np.arange(n_users), USER),
-        IdMap(np.arange(n_items), ITEM),
-        parts[0],
-        parts[1],
-        parts[2],
+        IdMap(np.arange(len(group)), ITEM),
+        *(Interactions(users[labels == code], items[labels == code]) for code in range(3)),
         features=features,
-        item_table=table,
-        info={
-            "source": {"format": "planted", "groups": groups, "noise": noise, "seed": seed, "off_taste": off_taste},
-            "split": {"method": split, "seed": seed, "held_out": 0.2},
-        },
+        item_table=pl.DataFrame({ITEM: np.arange(len(group)), "group": group}),
+        info={"source": dict(source), "split": {"method": split, "seed": seed, "held_out": 0.2}},
     )
 
 
@@ -101,29 +114,29 @@ def _draw_pairs(
     n_items: int,
     n_pairs: int,
     group: np.ndarray,
-    liked: np.ndarray,
+    tastes: np.ndarray,
     off_taste: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct pairs sorted by user and item. Repeats are drawn again for the same user, at last from all items."""
+    """Distinct pairs sorted by user and item. Repeats are redrawn for the same user, finally from all items."""
     sizes = np.bincount(group)
     starts = np.cumsum(sizes) - sizes
     members = np.argsort(group, kind="stable")  # items of group g: members[starts[g] : starts[g] + sizes[g]]
     target = _degrees(n_users, n_items, n_pairs, rng)
-    owed = target
+    remaining = target
     keys = np.empty(0, dtype=np.int64)
     attempt = 0
-    while owed.any():
-        users = np.repeat(np.arange(n_users), owed)
-        # after some rounds a user who has had all of a group takes anything
-        anything = rng.random(len(users)) < (off_taste if attempt < 20 else 1.0)
-        taste = liked[users, rng.integers(0, LIKED, len(users))]
+    while remaining.any():
+        users = np.repeat(np.arange(n_users), remaining)
+        # after 20 rounds draw from all items, since a user may have all items of a group
+        any_item = rng.random(len(users)) < (off_taste if attempt < 20 else 1.0)
+        taste = tastes[users, rng.integers(0, LIKED, len(users))]
         # P(rank < r) = log(r+1) / log(n+1): close to weights 1/r, without a table for each group
         size = sizes[taste]
         rank = np.minimum((np.exp(rng.random(len(users)) * np.log(size + 1.0)) - 1).astype(np.int64), size - 1)
-        items = np.where(anything, rng.integers(0, n_items, len(users)), members[starts[taste] + rank])
+        items = np.where(any_item, rng.integers(0, n_items, len(users)), members[starts[taste] + rank])
         keys = np.unique(np.concatenate([keys, users * n_items + items]))
-        owed = target - np.bincount(keys // n_items, minlength=n_users)
+        remaining = target - np.bincount(keys // n_items, minlength=n_users)
         attempt += 1
     return keys // n_items, keys % n_items
 
@@ -131,11 +144,11 @@ def _draw_pairs(
 def _degrees(n_users: int, n_items: int, n_pairs: int, rng: np.random.Generator) -> np.ndarray:
     """How many pairs each user has: a common minimum and an exponentially skewed rest, at most 3/4 of the items."""
     degrees = np.full(n_users, min(5, n_pairs // n_users))
-    most = max(int(degrees.max()), -(-3 * n_items // 4))
+    limit = max(int(degrees.max()), -(-3 * n_items // 4))
     weights = rng.exponential(size=n_users)
-    while (left := n_pairs - int(degrees.sum())) > 0:
-        open_ = np.where(degrees < most, weights, 0.0)
-        degrees = np.minimum(degrees + rng.multinomial(left, open_ / open_.sum()), most)
+    while (rest := n_pairs - int(degrees.sum())) > 0:
+        open_weights = np.where(degrees < limit, weights, 0.0)
+        degrees = np.minimum(degrees + rng.multinomial(rest, open_weights / open_weights.sum()), limit)
     return degrees
 
 
@@ -163,9 +176,9 @@ def _features(
     folder: str | Path | None,
     name: str,
 ) -> FeatureMatrix:
-    """Group centre plus noise, a block of rows at a time."""
+    """Group center plus noise, a block of rows at a time."""
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((groups, width), dtype=np.float32)
+    centers = rng.standard_normal((groups, width), dtype=np.float32)
     shape = (len(group), width)
     values: np.ndarray
     if folder is None:
@@ -176,7 +189,7 @@ def _features(
         some = slice(start, start + BLOCK_ROWS)
         block = rng.standard_normal((len(group[some]), width), dtype=np.float32)
         block *= noise
-        block += centres[group[some]]
+        block += centers[group[some]]
         block[~present[some]] = 0
         values[some] = block
     if isinstance(values, np.memmap):

@@ -1,4 +1,4 @@
-"""The title of each item: which column of an item table a person reads as one, and its values as texts."""
+"""Item titles: find their column in an item table and convert it to strings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a prepared folder replaced together with its manifest, so that a kill at any moment leaves it loadable."""
+"""Replace files of a prepared folder and its manifest atomically; a kill at any time leaves the folder loadable."""
 
 from __future__ import annotations
 

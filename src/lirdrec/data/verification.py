@@ -1,4 +1,4 @@
-"""Features of prepared datasets compared with the checksums of their manifest, before they are used as a whole."""
+"""Verify the feature files of a prepared dataset against the checksums of its manifest."""
 
 from __future__ import annotations
 

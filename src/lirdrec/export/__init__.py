@@ -1,1 +1,1 @@
-"""What leaves lirdrec: lists for every user, vectors for other search engines, the item encoder for other runtimes."""
+"""Export vectors to other search engines and the item encoder to other runtimes."""

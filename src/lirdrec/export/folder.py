@@ -1,4 +1,4 @@
-"""`export`: one folder for each kind of destination, written whole or not at all."""
+"""`export`: write a folder for another engine or runtime, completely or not at all."""
 
 from __future__ import annotations
 

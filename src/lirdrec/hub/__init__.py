@@ -1,6 +1,6 @@
-"""Datasets and runs to and from a model hub.
+"""Upload datasets and runs to a model hub and download them.
 
-`push` and `pull` take folders; `push_to_hub` and `from_hub` take what is in memory, too.
+`push` and `pull` take folders; `push_to_hub` and `from_hub` also take objects in memory.
 """
 
 from lirdrec.hub.api import dataset_from_hub, from_hub, push_to_hub, recommender_from_hub

@@ -1,4 +1,4 @@
-"""Datasets and recommenders straight to and from a hub, without a folder of one's own."""
+"""Push datasets and recommenders in memory to a hub, and load them from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def push_to_hub(what: Recommender | Dataset | str | Path, repo: str, **options: 
 
     Args:
         what: an object is written to a temporary folder first; a folder is taken as it is.
-        repo: "OWNER/NAME"; it is made where it is missing.
+        repo: "OWNER/NAME"; created if missing.
         **options: private, token, revision, message, licence, metrics, features, endpoint, progress: see
             `lirdrec.hub.push`.
 
@@ -68,7 +68,7 @@ def from_hub(
         progress: draw the client's progress bars on the error stream.
 
     Raises:
-        HubError: the repository cannot be had, or what it holds is damaged or not of lirdrec.
+        HubError: the repository cannot be read, is damaged, or was not made by lirdrec.
         ConfigError: a name or an option; the hub's client is not installed.
     """
     snapshot = fetch(repository(repo, revision, endpoint, token), progress)
@@ -81,10 +81,10 @@ def recommender_from_hub(repo: str, **options: Any) -> Recommender:
     Raises:
         HubError: it holds a dataset.
     """
-    found = from_hub(repo, **options)
-    if isinstance(found, Dataset):
+    result = from_hub(repo, **options)
+    if isinstance(result, Dataset):
         raise HubError(f"{repo} holds a dataset, not a run: dataset_from_hub")
-    return found
+    return result
 
 
 def dataset_from_hub(repo: str, **options: Any) -> Dataset:
@@ -95,28 +95,28 @@ def dataset_from_hub(repo: str, **options: Any) -> Dataset:
     """
     if "device" in options:
         raise ConfigError("a dataset is on no device: leave device out")
-    found = from_hub(repo if repo.startswith("datasets/") else f"datasets/{repo}", **options)
-    if not isinstance(found, Dataset):
+    result = from_hub(repo if repo.startswith("datasets/") else f"datasets/{repo}", **options)
+    if not isinstance(result, Dataset):
         raise HubError(f"{repo} holds a run, not a dataset: recommender_from_hub")
-    return found
+    return result
 
 
 def _dataset(snapshot: Snapshot) -> Dataset:
-    # without its folder: that is the cache's, which nobody may write to
+    # without its folder, which is in the cache and must not be written to
     return dataclasses.replace(Dataset.load(snapshot.folder), folder=None)
 
 
 def _recommender(snapshot: Snapshot, device: torch.device | str) -> Recommender:
     from lirdrec.recommender.recommender import Recommender
 
-    made = Recommender.load(snapshot.folder, device=device)
-    made.folder = None
-    return made
+    recommender = Recommender.load(snapshot.folder, device=device)
+    recommender.folder = None
+    return recommender
 
 
 def _save(recommender: Recommender, folder: Path) -> None:
-    own = recommender.folder
+    folder_before = recommender.folder
     try:
         (recommender.slim if recommender.is_slim else recommender.save)(folder)
     finally:
-        recommender.folder = own  # it does not move to the temporary folder
+        recommender.folder = folder_before  # not the temporary folder

@@ -1,4 +1,4 @@
-"""The card of a repository: what is in it, how it was made, how good it is, under which licence, how to load it."""
+"""The card of a repository: contents, provenance, metrics, license and how to load it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def card(shared: Shared, repo: Repository, metrics: bool = True) -> str:
     """The card as Markdown with its header in YAML.
 
     Args:
-        shared: what is sent.
-        repo: where to.
-        metrics: tell the figures of a run.
+        shared: the files to send.
+        repo: target repository.
+        metrics: include the metrics of a run.
     """
     if shared.format == DATASET:
         header, body = _dataset_header(shared), _dataset_body(shared, repo)
@@ -43,7 +43,7 @@ def _dataset_header(shared: Shared) -> str:
     pairs = sum(counts[name] for name in ("train", "valid", "test"))
     tables = [("interactions", {"default": True}), ("items", {}), ("users", {})]
     entries: dict[str, Any] = {
-        **shared.licence.header(),
+        **shared.license.header(),
         "pretty_name": shared.manifest["name"],
         "tags": [*TAGS, *(["multimodal"] if shared.manifest["features"] else [])],
         "library_name": "lirdrec",
@@ -62,8 +62,8 @@ def _dataset_body(shared: Shared, repo: Repository) -> str:
     modalities = _table(["modality", "columns", "numbers", "items that have it"], features)
     parts = [
         f"# {_plain(manifest['name'])}",
-        "A dataset for recommendation, prepared with lirdrec: who took what, split into training, validation and test, "
-        "the table of the items, and a matrix of features for each modality.",
+        "A dataset for recommendation, prepared with lirdrec: interactions of users and items, split into training, "
+        "validation and test, the table of the items, and a matrix of features for each modality.",
         "## Data",
         _table(
             ["users", "items", "training", "validation", "test"],
@@ -72,7 +72,7 @@ def _dataset_body(shared: Shared, repo: Repository) -> str:
         modalities if features else "It has no features.",
         "## How it was made",
         _facts(info) or "It does not say.",
-        *_licence(shared),
+        *_license(shared),
         "## Load it",
         _code(repo, "dataset", "recommender = lirdrec.fit(dataset)"),
         _note(),
@@ -99,11 +99,11 @@ def _run_header(shared: Shared, repo: Repository, metrics: bool) -> str:
             metric_name=f"{name} ({SPLITS.get(split, split)})",
             metric_value=value,
         )
-        for split, values in (_figures(shared) if metrics else {}).items()
+        for split, values in (_metrics(shared) if metrics else {}).items()
         for name, value in values.items()
     ]
     entries: dict[str, Any] = {
-        **shared.licence.header(),
+        **shared.license.header(),
         "library_name": "lirdrec",
         "tags": list(dict.fromkeys([*TAGS, model])),
         "model_name": repo.name.split("/")[1] if results else None,
@@ -115,7 +115,7 @@ def _run_header(shared: Shared, repo: Repository, metrics: bool) -> str:
 def _run_body(shared: Shared, repo: Repository, metrics: bool) -> str:
     info = shared.info
     config = shared.json(CONFIG)
-    figures = _figures(shared)
+    recorded = _metrics(shared)
     sizes = [[_rows(shared, "users"), _rows(shared, "items"), _rows(shared, "interactions") or "not kept"]]
     settings = {key: value for key, value in info.items() if key in SETTINGS}
     names = (shared.json(FEATURES) or {}).get("names", [])
@@ -130,16 +130,16 @@ def _run_body(shared: Shared, repo: Repository, metrics: bool) -> str:
         "## How it was made",
         _facts(settings) or "It does not say.",
         _table(
-            ["metric", *(SPLITS.get(split, split) for split in figures)],
+            ["metric", *(SPLITS.get(split, split) for split in recorded)],
             [
-                [name, *(f"{values[name]:.4f}" if name in values else "" for values in figures.values())]
-                for name in dict.fromkeys(name for values in figures.values() for name in values)
+                [name, *(f"{values[name]:.4f}" if name in values else "" for values in recorded.values())]
+                for name in dict.fromkeys(name for values in recorded.values() for name in values)
             ],
-            "## Figures\n\n",
+            "## Metrics\n\n",
         )
-        if figures and metrics
+        if recorded and metrics
         else "",
-        *_licence(shared),
+        *_license(shared),
         "## Load it",
         _code(repo, "recommender", "recommender.recommend(k=10)"),
         "It is a slim run: it recommends to known users and finds similar items, and nothing else."
@@ -149,7 +149,7 @@ def _run_body(shared: Shared, repo: Repository, metrics: bool) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _figures(shared: Shared) -> dict[str, dict[str, float]]:
+def _metrics(shared: Shared) -> dict[str, dict[str, float]]:
     """Split → metric → value of what was recorded."""
     found = shared.info.get("metrics", {})
     splits = {split: values for split, values in found.items() if isinstance(values, Mapping)}
@@ -170,16 +170,16 @@ def _rows(shared: Shared, name: str) -> str | None:
 # ---------------------------------------------------------------- Markdown
 
 
-def _licence(shared: Shared) -> list[str]:
-    terms = shared.licence.text
-    told = "Other: ask whoever shared it for the terms." if terms == OTHER else _code_word(terms)
-    return ["## Licence", told]
+def _license(shared: Shared) -> list[str]:
+    terms = shared.license.text
+    text = "Other: ask the owner for the terms." if terms == OTHER else _code_word(terms)
+    return ["## License", text]
 
 
 def _note() -> str:
     return (
-        "The tables hold the ids of users and items as they were given, and who took what. All files are Parquet, npy, "
-        "safetensors and JSON; their checksums are in `manifest.json` and are compared when they are loaded."
+        "The tables hold the ids of users and items as they were given, and their interactions. All files are Parquet, "
+        "npy, safetensors and JSON; their checksums are in `manifest.json` and are compared when they are loaded."
     )
 
 

@@ -1,4 +1,4 @@
-"""The hub's client, asked for only when it is needed, and its failures as one sentence each. Tokens are never shown."""
+"""The hub's client (imported on first use), with its errors as one-line messages that never show tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class HubError(LirdrecError, RuntimeError):
 
 @dataclass(frozen=True)
 class Repository:
-    """Where something lies on a hub.
+    """A repository on a hub.
 
     Attributes:
         name: "OWNER/NAME".

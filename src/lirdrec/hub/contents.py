@@ -1,6 +1,6 @@
-"""What of a folder is shared: the files of its manifest, whole, and scrubbed of what is nobody's business.
+"""Select the files of a folder to upload (all in its manifest) and remove private metadata from them.
 
-Which files may travel: their names, and that each holds what its ending says. Nothing pickled, nothing outside.
+File names and contents are checked: nothing pickled, no path outside of the folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lirdrec.data.storage import FORMAT as DATASET
 from lirdrec.data.storage import check_files, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.files.atomic import sha256
-from lirdrec.hub.licenses import Licence, find_licence
+from lirdrec.hub.licenses import License, find_license
 from lirdrec.hub.redaction import as_bytes, check_table, folders_in, scrub, scrub_file
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.run_folder import is_run, open_run, read_json
@@ -33,15 +33,15 @@ _PLAIN = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|\[\]]+")
 
 
 def is_document(name: str) -> bool:
-    """Whether a file of a repository only tells people something, so that it may lie beside what the manifest lists."""
+    """Whether a file is documentation, which a repository may hold beside the files of the manifest."""
     return DOCUMENTS.fullmatch(name) is not None
 
 
 def check_name(name: object) -> str:
-    """A name from a manifest, if it stays inside its folder on every system and has an ending that is known here.
+    """Validate a file name of a manifest: inside its folder on every system, with a known suffix.
 
     Raises:
-        RunFolderError: it does not; the sentence can follow "FOLDER: ".
+        RunFolderError: it is not valid; the message can follow "FOLDER: ".
     """
     if not isinstance(name, str) or len(name) > 200:
         raise RunFolderError(f"its {MANIFEST} lists {str(name)[:60]!r}, which is no file name")
@@ -58,10 +58,10 @@ def check_name(name: object) -> str:
 
 
 def check_content(path: Path, name: str) -> None:
-    """Look whether the file at `path` is what the ending of `name` says; nothing of it is run or unpickled.
+    """Validate that the file at `path` has the format of the suffix of `name`; nothing is run or unpickled.
 
     Raises:
-        RunFolderError: it is something else; the sentence can follow "FOLDER: ".
+        RunFolderError: it has another format; the message can follow "FOLDER: ".
     """
     try:
         with path.open("rb") as file:
@@ -69,7 +69,7 @@ def check_content(path: Path, name: str) -> None:
     except (ValueError, EOFError, OSError):
         good = False
     if not good:
-        raise RunFolderError(f"{name} does not hold what its name says (a table, an array or a text without pickles)")
+        raise RunFolderError(f"{name} does not match its suffix (a table, an array or a text without pickles)")
 
 
 def _begins(start: bytes) -> Callable[[BinaryIO], bool]:
@@ -127,13 +127,13 @@ class Shared:
     """A prepared dataset or a run, ready to be sent.
 
     Attributes:
-        folder: where it lies here.
+        folder: the local folder.
         format: "lirdrec-dataset" or "lirdrec-run".
         manifest: as it is sent.
-        contents: name → where the file lies, or its bytes where they are not those on disk; the manifest included.
-        info: what is known of how it was made, scrubbed.
-        data_info: of a run: the same of the dataset that it was trained on, as far as that was found.
-        licence: under which it is shared.
+        contents: name → path of the file, or its bytes where they differ from those on disk; includes the manifest.
+        info: metadata on how it was made, scrubbed.
+        data_info: for a run, the same of its training dataset, if found.
+        license: the license it is shared under.
     """
 
     folder: Path
@@ -141,12 +141,12 @@ class Shared:
     manifest: dict[str, Any]
     contents: dict[str, Content]
     info: dict[str, Any]
-    licence: Licence
+    license: License
     data_info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def type(self) -> str:
-        """The hub's word for it."""
+        """The hub's repository type."""
         return "dataset" if self.format == DATASET else "model"
 
     @property
@@ -155,7 +155,7 @@ class Shared:
         return sum(entry["bytes"] for entry in self.manifest["files"].values())
 
     def open(self, name: str) -> Path:
-        """Where a file that is sent as it is lies.
+        """The path of a file that is sent unchanged.
 
         Raises:
             KeyError: there is none.
@@ -174,7 +174,7 @@ class Shared:
 
 
 @dataclass
-class _Found:
+class _Folder:
     """A verified folder, as it lies on disk."""
 
     manifest: dict[str, Any]
@@ -188,8 +188,8 @@ def gather(folder: str | Path, licence: str | None = None, features: bool = True
 
     Args:
         folder: a prepared dataset or a finished run.
-        licence: what the person names (see `find_licence`).
-        features: of a run: send the features that it refers to with it, so that it can take new items.
+        licence: license given by the user (see `find_license`).
+        features: for a run, also send the features that it refers to, which new items need.
 
     Raises:
         RunFolderError: it is neither, is damaged, or holds a file that is never shared.
@@ -199,64 +199,64 @@ def gather(folder: str | Path, licence: str | None = None, features: bool = True
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; name a prepared dataset or a run")
-    found = _run(folder, features) if is_run(folder) else _dataset(folder)
-    terms = find_licence(licence, {**found.data_info, **found.info}, str(folder))
-    places = [str(Path.home()), str(Path.cwd()), str(folder.resolve().parent)]
-    known = places + folders_in(found.info) + folders_in(found.data_info)
-    info = scrub(found.info, known) | {"licence": terms.text}
-    contents = {name: _clean(folder, name, content, known) for name, content in found.contents.items()}
+    local = _run(folder, features) if is_run(folder) else _dataset(folder)
+    terms = find_license(licence, {**local.data_info, **local.info}, str(folder))
+    folders = [str(Path.home()), str(Path.cwd()), str(folder.resolve().parent)]
+    known = folders + folders_in(local.info) + folders_in(local.data_info)
+    info = scrub(local.info, known) | {"licence": terms.text}
+    contents = {name: _clean(folder, name, content, known) for name, content in local.contents.items()}
     if ITEMS in contents:
         check_table(folder / ITEMS)
-    manifest = found.manifest
+    manifest = local.manifest
     if manifest["format"] == DATASET:
         manifest = scrub(manifest, known) | {"info": info}
     else:
         contents[CONFIG] = as_bytes(json.loads(_read(contents[CONFIG])) | {"info": info})
-    recorded = found.manifest["files"]
-    manifest = manifest | {"files": {name: _entry(one, recorded.get(name)) for name, one in contents.items()}}
+    recorded = local.manifest["files"]
+    manifest = manifest | {"files": {name: _entry(content, recorded.get(name)) for name, content in contents.items()}}
     contents[MANIFEST] = as_bytes(manifest)
-    return Shared(folder, manifest["format"], manifest, contents, info, terms, scrub(found.data_info, known))
+    return Shared(folder, manifest["format"], manifest, contents, info, terms, scrub(local.data_info, known))
 
 
-def _dataset(folder: Path) -> _Found:
+def _dataset(folder: Path) -> _Folder:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify=True)
     contents: dict[str, Content] = {name: resolve_path(folder, manifest, name) for name in manifest["files"]}
-    return _Found(manifest, contents, dict(manifest["info"]))
+    return _Folder(manifest, contents, dict(manifest["info"]))
 
 
-def _run(folder: Path, features: bool) -> _Found:
+def _run(folder: Path, features: bool) -> _Folder:
     manifest = open_run(folder, verify=True)
     contents: dict[str, Content] = {name: resolve_path(folder, manifest, name) for name in manifest["files"]}
     if CONFIG not in contents:
         raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {CONFIG}; train again")
-    found = _Found(manifest, contents, read_json(folder / CONFIG).get("info", {}))
+    local = _Folder(manifest, contents, read_json(folder / CONFIG).get("info", {}))
     description = read_json(folder / FEATURES) if FEATURES in contents else {}
     if "dataset" in description:
-        _settle_reference(folder, found, description, features)
-    return found
+        _settle_reference(folder, local, description, features)
+    return local
 
 
-def _settle_reference(folder: Path, found: _Found, description: dict[str, Any], features: bool) -> None:
-    """A run may refer to the features of a dataset elsewhere: take them in, or leave only the dataset's name."""
+def _settle_reference(folder: Path, local: _Folder, description: dict[str, Any], features: bool) -> None:
+    """Replace a run's reference to the features of a dataset by the features, or by the dataset's name alone."""
     store = FeatureStore.read(folder, verify=True)
     if store.folder is not None and (store.folder / MANIFEST).is_file():
-        found.data_info = dict(read_manifest(store.folder)["info"])
+        local.data_info = dict(read_manifest(store.folder)["info"])
     if features:
         if store.folder is None or store.trained is None:
             raise RunFolderError(f"{store.missing}; or share the run without them (--no-features)")
         for name in store.names():
             for part, ending in (("values", ".npy"), ("mask", ".mask.npy")):
-                found.contents[f"features/{name}{ending}"] = store.folder / store.files[f"{name}.{part}"]["file"]
+                local.contents[f"features/{name}{ending}"] = store.folder / store.files[f"{name}.{part}"]["file"]
         del description["dataset"]
     else:
-        place = Path(description["dataset"]["folder"]).name
-        description["dataset"] |= {"folder": place, "relative": place}
-    found.contents[FEATURES] = as_bytes(description)
+        dataset_name = Path(description["dataset"]["folder"]).name
+        description["dataset"] |= {"folder": dataset_name, "relative": dataset_name}
+    local.contents[FEATURES] = as_bytes(description)
 
 
 def _clean(folder: Path, name: str, content: Content, known: list[str]) -> Content:
-    """The file as it is sent, after a look at its name and at what it holds."""
+    """The file as it is sent, after checks of its name and content."""
     try:
         check_name(name)
         if isinstance(content, bytes):

@@ -1,4 +1,4 @@
-"""Under which licence something may be shared: what its data say, or what the person who shares it names."""
+"""The license of a shared folder: from its metadata or from the user, with the hub's identifiers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lirdrec.errors import ConfigError
 OTHER = "other"
 NAME_LENGTH = 60
 
-# identifiers that the hub knows, of licences for data, models and code
+# license identifiers of the hub for data, models and code
 _KNOWN = """
     afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
     bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0
@@ -26,12 +26,12 @@ KNOWN = frozenset(_KNOWN.split())
 
 
 @dataclass(frozen=True)
-class Licence:
-    """A licence as a card tells it.
+class License:
+    """A license as written on a card.
 
     Attributes:
-        identifier: the hub's name of it; "other" for one that it does not know.
-        text: what the data say or the person named; the identifier where there is no more.
+        identifier: the hub's identifier; "other" for a license that the hub does not list.
+        text: the license text of the metadata or of the user; else the identifier.
     """
 
     identifier: str
@@ -46,19 +46,19 @@ class Licence:
         return entries | ({"license_link": link[0]} if link else {})
 
 
-def find_licence(named: str | None, info: Mapping[str, Any], what: str) -> Licence:
-    """The licence to share something under.
+def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> License:
+    """The license of a shared folder.
 
     Args:
-        named: what the person named: an identifier such as "mit", a sentence, or None.
-        info: of the dataset or the run; its "licence" (or "license") holds what the data say.
-        what: the folder, for messages.
+        named: license given by the user: an identifier such as "mit", a sentence, or None.
+        info: of the dataset or the run; its "licence" (or "license") is the license of the data.
+        folder: the folder, for messages.
 
     Raises:
         ConfigError: neither says anything, the name is unknown, or the two contradict each other.
     """
     known = info.get("licence") or info.get("license")
-    given = None if named is None else _licence(named.strip())
+    given = None if named is None else _license(named.strip())
     if not known:
         if given is None:
             raise ConfigError(
@@ -66,26 +66,26 @@ def find_licence(named: str | None, info: Mapping[str, Any], what: str) -> Licen
                 'licence="cc-by-4.0" (--license cc-by-4.0), or "other" with its terms in the repository'
             )
         return given
-    said = Licence(str(known), str(known)) if str(known) in KNOWN else Licence(OTHER, str(known))
-    if given is None or given == said or given == Licence(OTHER, OTHER):
-        return said
+    recorded = License(str(known), str(known)) if str(known) in KNOWN else License(OTHER, str(known))
+    if given is None or given == recorded or given == License(OTHER, OTHER):
+        return recorded
     raise ConfigError(
-        f"{what}: its data are under {_short(said.text)!r}, so it cannot be shared as {_short(given.text)!r}; "
-        "leave the licence out, and the card says what the data say"
+        f"{folder}: its data are under {_short(recorded.text)!r}, so it cannot be shared as {_short(given.text)!r}; "
+        "leave the license out; the card then names that of the data"
     )
 
 
-def _licence(named: str) -> Licence:
+def _license(named: str) -> License:
     if named.lower() in KNOWN:
-        return Licence(named.lower(), named.lower())
+        return License(named.lower(), named.lower())
     if not named or " " not in named:
-        hint = nearest(named.lower(), KNOWN, "a licence of your own is a sentence in quotes, or 'other'")
-        raise ConfigError(f"licence {named!r} is not known; {hint}")
-    return Licence(OTHER, named)
+        hint = nearest(named.lower(), KNOWN, "a custom license is a sentence in quotes, or 'other'")
+        raise ConfigError(f"license {named!r} is not known; {hint}")
+    return License(OTHER, named)
 
 
 def _slug(text: str) -> str:
-    """The first words as a name: small letters, digits and strokes."""
+    """The first words as a name: lower-case letters, digits and hyphens."""
     first = re.split(r"[,;:.]\s", text, maxsplit=1)[0]
     return re.sub(r"[^a-z0-9]+", "-", first.lower())[:NAME_LENGTH].strip("-") or OTHER
 

@@ -1,4 +1,4 @@
-"""`pull`: a prepared dataset or a run comes from a hub, checked before anything of it is used. No code is run."""
+"""`pull`: download a prepared dataset or a run from a hub and verify it before use. No code is run."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ WORKERS = 4
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A verified copy in the hub's cache. It is the cache's: nothing may be written into it.
+    """A verified copy in the hub's cache, which must not be written to.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         format: "lirdrec-dataset" or "lirdrec-run".
         names: the files of its manifest.
     """
@@ -54,13 +54,13 @@ def pull(
 ) -> Path:
     """Get a prepared dataset or a run from the Hugging Face hub.
 
-    The files are fetched into the hub's cache, from where an interrupted pull goes on, and which is enough when there
-    is no connection. They are compared with the manifest, copied beside `folder` and renamed. Files that the manifest
+    The files are downloaded into the hub's cache, so an interrupted pull resumes, and a cached copy needs no
+    connection. They are compared with the manifest, copied beside `folder` and renamed. Files that the manifest
     does not list are refused; nothing is unpickled or run.
 
     Args:
         repo: "OWNER/NAME"; where both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
-        folder: where to put it.
+        folder: target folder.
         revision: branch, tag or commit; None for the main branch.
         token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
         endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
@@ -71,7 +71,7 @@ def pull(
         The folder.
 
     Raises:
-        HubError: the repository cannot be had, or what it holds is damaged or not of lirdrec.
+        HubError: the repository cannot be read, is damaged, or was not made by lirdrec.
         RunFolderError: the folder is taken or cannot be written.
         ConfigError: a name or an option; the hub's client is not installed.
     """
@@ -86,7 +86,7 @@ def pull(
 
 
 def fetch(repo: Repository, progress: bool = False) -> Snapshot:
-    """Bring a repository into the hub's cache and check it.
+    """Download a repository into the hub's cache and verify it.
 
     Raises:
         HubError: see `pull`.
@@ -130,7 +130,7 @@ def _download(repo: Repository, revision: str | None, names: list[str]) -> str:
 
 
 def _read(repo: Repository, folder: Path) -> dict[str, Any]:
-    """The manifest, if it is one of lirdrec's that this version knows."""
+    """The manifest, if it is of a format that this version reads."""
     path = folder / MANIFEST
     foreign = HubError(f"{repo} holds neither a dataset nor a run of lirdrec")
     if not path.is_file():
@@ -150,7 +150,7 @@ def _read(repo: Repository, folder: Path) -> dict[str, Any]:
 
 
 def _names(repo: Repository, manifest: Mapping[str, Any]) -> list[str]:
-    """The files that the manifest lists, if all of them are such as a dataset or a run has."""
+    """The validated names of the files in the manifest."""
     names = _checked(repo, lambda: [check_name(name) for name in manifest["files"]])
     for name, entry in manifest["files"].items():
         good = isinstance(entry, dict) and isinstance(entry.get("bytes"), int)
@@ -166,42 +166,42 @@ def _names(repo: Repository, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _check_listing(repo: Repository, commit: str, names: list[str]) -> None:
-    """Refuse a repository that holds more than its manifest lists, where the hub can be asked."""
+    """Raise if the repository has files that its manifest does not list; skipped offline."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return  # only what the manifest lists is ever taken
+        return  # only files of the manifest are ever used
     try:
         with hub_errors(repo):
             held = repo.api().list_repo_files(repo.name, repo_type=repo.type, revision=commit)
     except HubError as error:
         log.info("%s; its copy in the cache is used", error)
         return
-    strange = sorted(name for name in held if name not in names and name != MANIFEST and not is_document(name))
-    if strange:
+    unlisted = sorted(name for name in held if name not in names and name != MANIFEST and not is_document(name))
+    if unlisted:
         raise HubError(
-            f"{repo} holds {strange[0]!r}, which its {MANIFEST} does not list: it was changed after it was pushed, or "
+            f"{repo} holds {unlisted[0]!r}, which its {MANIFEST} does not list: it was changed after it was pushed, or "
             "is not to be trusted; nothing was written"
         )
 
 
 def _check(repo: Repository, folder: Path, commit: str, name: str, entry: Mapping[str, Any]) -> None:
-    """Compare a file with the manifest; where it differs, the cache may be what is damaged, so get it once more."""
+    """Compare a file with the manifest; if it differs, download it again, since the cache may be damaged."""
     path = folder / name
-    if not _is_whole(path, entry):
+    if not _is_intact(path, entry):
         with hub_errors(repo):
             repo.api().hf_hub_download(repo.name, name, repo_type=repo.type, revision=commit, force_download=True)
-        if not _is_whole(path, entry):
+        if not _is_intact(path, entry):
             raise HubError(f"{repo}: {name} is damaged: its checksum differs from the manifest's; nothing was written")
     _checked(repo, lambda: check_content(path, name))
 
 
-def _is_whole(path: Path, entry: Mapping[str, Any]) -> bool:
+def _is_intact(path: Path, entry: Mapping[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == entry["bytes"] and sha256(path) == entry["sha256"]
 
 
 def _check_reference(repo: Repository, folder: Path, names: list[str]) -> None:
-    """Refuse a run whose features would be read from a place outside of its folder."""
+    """Raise if features of a run would be read from outside of its folder."""
     try:
         description = json.loads((folder / FEATURES).read_bytes())
         files = [f"{prefix}/{name}.npy" for name in description["names"] for prefix in description["added_blocks"]]
@@ -209,8 +209,8 @@ def _check_reference(repo: Repository, folder: Path, names: list[str]) -> None:
         if reference is None:
             files += [f"features/{name}.npy" for name in description["names"]]
         else:
-            places = [reference["folder"], reference["relative"], *map(str, description["names"])]
-            good = all(isinstance(one, str) and check_name(f"{one}.npy") and "/" not in one for one in places)
+            names_used = [reference["folder"], reference["relative"], *map(str, description["names"])]
+            good = all(isinstance(one, str) and check_name(f"{one}.npy") and "/" not in one for one in names_used)
             good = good and all(check_name(one["file"]) for one in reference["files"].values())
             files += [] if good else ["?"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, RunFolderError):
@@ -219,8 +219,8 @@ def _check_reference(repo: Repository, folder: Path, names: list[str]) -> None:
         raise HubError(f"{repo}: its {FEATURES} names files outside of the run; it is not used")
 
 
-def _checked(repo: Repository, look: Callable[[], Any]) -> Any:
+def _checked(repo: Repository, check: Callable[[], Any]) -> Any:
     try:
-        return look()
+        return check()
     except RunFolderError as error:
         raise HubError(f"{repo}: {error}; nothing was written") from None

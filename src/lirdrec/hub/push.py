@@ -1,4 +1,4 @@
-"""`push`: a prepared dataset or a run goes to a hub, in one commit, with its card."""
+"""`push`: upload a prepared dataset or a run to a hub, in one commit, with its card."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def push(
 ) -> str:
     """Put a prepared dataset or a finished run onto the Hugging Face hub, with a card that describes it.
 
-    Sent are the files that the manifest lists and the card, in one commit: all or nothing. Checkpoints, logs and locks
-    stay here. Paths of this machine, its name and keys are taken out of the texts, and the manifest is written anew to
-    fit. The folder itself is not changed.
+    The files of the manifest and the card are sent in one commit: all or nothing. Checkpoints, logs and locks are not
+    sent. Local paths, host name and keys are removed from texts, and the manifest is rewritten to match. The folder
+    itself is not changed.
 
     Args:
-        folder: what to send; its checksums are compared first.
-        repo: "OWNER/NAME"; it is made where it is missing.
+        folder: the folder to send; its checksums are verified first.
+        repo: "OWNER/NAME"; created if missing.
         private: only its owner sees the repository. A public one that exists is refused unless this is False.
         token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
-        revision: the branch, made where it is missing; None for the main one.
+        revision: the branch, created if missing; None for the main one.
         message: of the commit.
-        licence: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed where the data do not say.
-        metrics: tell the recorded figures of a run on its card.
-        features: of a run: send the features of its dataset too, without which it cannot take new items.
+        licence: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed if the data name none.
+        metrics: include the metrics of a run in its card.
+        features: for a run, also send the features of its dataset, which new items need.
         endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
         progress: draw the client's progress bars on the error stream.
 
@@ -57,8 +57,8 @@ def push(
         The address of the repository.
 
     Raises:
-        ConfigError: the name, the licence or an option; the hub's client is not installed.
-        RunFolderError: the folder is damaged, or holds what is never shared.
+        ConfigError: the name, the license or an option; the hub's client is not installed.
+        RunFolderError: the folder is damaged, or holds a file that is never shared.
         DataError: the item table names files of this machine.
         HubError: the hub refused, or could not be reached; nothing is visible there then.
     """
@@ -73,20 +73,20 @@ def push(
 
 
 def send(shared: Shared, repo: Repository, text: str, private: bool, message: str | None, progress: bool) -> str:
-    """Make the repository where it is missing, and commit what is shared and its card. Returns the address."""
+    """Create the repository if missing, commit the files and the card, and return the address."""
     log.info("%s: %s, %.1f MB", repo, count(len(shared.contents), "file"), shared.bytes / 1e6)
     api = repo.api()
     with hub_errors(repo), bars(progress):
         address = str(api.create_repo(repo.name, repo_type=repo.type, private=private, exist_ok=True))
-        seen = api.repo_info(repo.name, repo_type=repo.type)
-        if private and seen.private is False:
+        existing = api.repo_info(repo.name, repo_type=repo.type)
+        if private and existing.private is False:
             raise HubError(f"{repo} is public already; to share this with everyone, say so (private=False, --public)")
         if repo.revision not in (None, MAIN):
             api.create_branch(repo.name, branch=repo.revision, repo_type=repo.type, exist_ok=True)
-            seen = api.repo_info(repo.name, repo_type=repo.type, revision=repo.revision)
+            existing = api.repo_info(repo.name, repo_type=repo.type, revision=repo.revision)
             address += f"/tree/{repo.revision}"
-        gone = _superseded(repo, [one.rfilename for one in seen.siblings or []], shared)
-        _commit(api, repo, shared, text, gone, message, seen.sha)
+        removed = _superseded(repo, [file.rfilename for file in existing.siblings or []], shared)
+        _commit(api, repo, shared, text, removed, message, existing.sha)
     return address
 
 
@@ -94,7 +94,7 @@ def _superseded(repo: Repository, existing: list[str], shared: Shared) -> list[s
     """Files of an earlier push that are not in this one.
 
     Raises:
-        HubError: the repository holds something else than a push.
+        HubError: the repository was not made by a push.
     """
     left = [name for name in existing if not is_document(name) and name not in shared.contents]
     for name in left:
@@ -108,11 +108,17 @@ def _superseded(repo: Repository, existing: list[str], shared: Shared) -> list[s
 
 
 def _commit(
-    api: Any, repo: Repository, shared: Shared, text: str, gone: Iterable[str], message: str | None, parent: str | None
+    api: Any,
+    repo: Repository,
+    shared: Shared,
+    text: str,
+    removed: Iterable[str],
+    message: str | None,
+    parent: str | None,
 ) -> None:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    operations: list[Any] = [CommitOperationDelete(name) for name in gone]
+    operations: list[Any] = [CommitOperationDelete(name) for name in removed]
     operations += [CommitOperationAdd(name, content) for name, content in shared.contents.items()]
     operations.append(CommitOperationAdd(CARD, text.encode()))
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What says where and by whom a folder was made is taken out before others see it: paths, keys, the machine."""
+"""Remove private metadata from files before they are shared: absolute paths, keys, the host name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 from lirdrec.errors import DataError
 
 ENVIRONMENT = ("python", "platform", "versions", "git_revision", "seed", "written")
-IMAGE = "image"  # the column of the item table that names pictures
+IMAGE = "image"  # the column of the item table that names images
 
-_WHOLE = re.compile(r"(?:/|~[/\\]|[A-Za-z]:[\\/]|\\\\|file://)", re.IGNORECASE)
-_BEFORE = r"(?<![\w.:/\\~-])"  # what does not stand before a path: the host of an address, a word
+_ABSOLUTE_PATH = re.compile(r"(?:/|~[/\\]|[A-Za-z]:[\\/]|\\\\|file://)", re.IGNORECASE)
+_BEFORE = r"(?<![\w.:/\\~-])"  # not preceded by the host of an address or by a word
 _INSIDE = re.compile(
     rf"{_BEFORE}(?:file://|~?/(?=[^\s/]+/)|~/|[A-Za-z]:[\\/]|\\\\(?=\w))[^\s\"'<>|,;:)\]}}]*", re.IGNORECASE
 )
@@ -46,9 +46,9 @@ def scrub(value: Any, known: Sequence[str] = ()) -> Any:
 
 
 def folders_in(value: Any) -> list[str]:
-    """The strings of a JSON value that are absolute paths as a whole."""
+    """The strings of a JSON value that are absolute paths."""
     if isinstance(value, str):
-        return [value] if _WHOLE.match(value) and len(value) > 1 else []
+        return [value] if _ABSOLUTE_PATH.match(value) and len(value) > 1 else []
     if isinstance(value, dict):
         return [path for one in value.values() for path in folders_in(one)]
     if isinstance(value, list | tuple):
@@ -57,7 +57,7 @@ def folders_in(value: Any) -> list[str]:
 
 
 def scrub_environment(facts: Any) -> dict[str, Any]:
-    """What is needed to repeat a run (versions, revision, seed, time) and the system's name, without the machine's."""
+    """The environment needed to repeat a run (versions, revision, seed, time, system name), without the host name."""
     if not isinstance(facts, dict):
         return {}
     kept = {key: facts[key] for key in ENVIRONMENT if key in facts}
@@ -67,10 +67,10 @@ def scrub_environment(facts: Any) -> dict[str, Any]:
 
 
 def scrub_file(path: Path, known: Sequence[str]) -> bytes | None:
-    """The scrubbed content of a text file (.json, .jsonl, .csv), or None where nothing has to change.
+    """The scrubbed content of a text file (.json, .jsonl, .csv), or None if it is unchanged.
 
     Raises:
-        ValueError: it is not what its ending says.
+        ValueError: its content does not match its suffix.
     """
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
@@ -92,7 +92,7 @@ def scrub_file(path: Path, known: Sequence[str]) -> bytes | None:
 
 
 def check_table(path: Path) -> None:
-    """Refuse an item table that names files of this machine: in the column `image`, or in all cells of another.
+    """Raise if an item table has absolute paths: in the column `image`, or in all cells of another.
 
     Raises:
         DataError: it does; says which column and row.
@@ -109,23 +109,23 @@ def check_table(path: Path) -> None:
             row = int(absolute.arg_true()[0])
             raise DataError(
                 f"{path}: column '{name}' holds paths of this machine (row {row + 1}: {column[row]}); make them "
-                "relative to the folder of the pictures, or leave the column out, and prepare the dataset again"
+                "relative to the folder of the images, or leave the column out, and prepare the dataset again"
             )
 
 
 def as_bytes(value: Any) -> bytes:
-    """A JSON document as the folders hold it."""
+    """A JSON document as bytes, formatted as in the folders."""
     return f"{dumps(value, 2)}\n".encode()
 
 
 def dumps(value: Any, indent: int | None) -> str:
-    """JSON text with letters as they are."""
+    """JSON text, not escaped to ASCII."""
     return json.dumps(value, indent=indent, ensure_ascii=False)
 
 
 def _text(text: str, known: Iterable[str]) -> str:
     text = without_secrets(text)
-    if _WHOLE.match(text) and "\n" not in text:
+    if _ABSOLUTE_PATH.match(text) and "\n" not in text:
         return _last(text)
     for folder in sorted(known, key=len, reverse=True):
         base = folder.rstrip("/\\")
@@ -135,5 +135,5 @@ def _text(text: str, known: Iterable[str]) -> str:
 
 
 def _last(path: str) -> str:
-    """The last part of a path of any system; Windows takes both strokes."""
+    """The last part of a path of any system; Windows accepts both slashes."""
     return PureWindowsPath(path.rstrip("/\\")).name

@@ -354,7 +354,7 @@ def _rename_removed(recommender: Recommender, new: Sequence[Id]) -> None:
     unused = (id for id in range(LARGEST, -1, -1) if id not in used)
     for row in rows.tolist():
         ids[row] = next(unused) if recommender.items.is_integer else f"\x00removed {row}"
-    recommender.items = IdMap(pl.Series(ITEM, ids, dtype=recommender.items.series.dtype), recommender.items.what)
+    recommender.items = IdMap(pl.Series(ITEM, ids, dtype=recommender.items.series.dtype), recommender.items.entity)
     recommender.item_table = recommender.item_table.with_columns(recommender.items.series.alias(ITEM))
 
 

@@ -92,7 +92,7 @@ def read_lightgcn(
             raise DataError(f"{folder}: no {names[0]}")
     joined = join_tables(parts, [USER, ITEM, LABEL], str(folder))
     files = [Path(part.where).name for part in parts]
-    return build(
+    return Dataset.from_tables(
         joined,
         _item_table(folder, joined),
         {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},

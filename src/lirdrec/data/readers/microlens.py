@@ -84,7 +84,7 @@ def read_microlens(
         "category": _one(folder, (CATEGORIES,)),
     }
     files = {column: path for column, path in texts.items() if path is not None}
-    dataset = build(
+    dataset = Dataset.from_tables(
         pairs,
         _items(pairs, config, files),
         {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},

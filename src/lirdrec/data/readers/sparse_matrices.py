@@ -108,7 +108,7 @@ def read_matrices(
         item_table = read_table(items, text=config.items_column)
     first = Path(train) if isinstance(train, (str, Path)) else None
     default = "matrix" if first is None else first.resolve().parent.name if splits else first.stem
-    return build(
+    return Dataset.from_tables(
         table,
         item_table,
         {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
