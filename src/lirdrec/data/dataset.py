@@ -1,27 +1,33 @@
-"""`Dataset`: users, items, their interactions and features; made from frames, saved and loaded."""
+"""`Dataset`: interactions as rows, features with masks, the item table and the ids; see `Dataset.from_frames`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import polars as pl
+
 from lirdrec.data import preprocessing, storage
-from lirdrec.data.alignment import FeatureFile
-from lirdrec.data.dataset_parts import DatasetParts, Interactions
-from lirdrec.data.frames import FrameKind
-from lirdrec.data.preprocessing_config import PreprocessingConfig
-from lirdrec.data.schema import ITEM, USER
-from lirdrec.data.tables import Table
+from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING, DatasetParts, Interactions
+from lirdrec.data.frames import from_polars
+from lirdrec.data.ids import count
+from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER
 from lirdrec.data.verification import verify_features
 
-__all__ = ["Dataset", "Interactions", "build"]
+__all__ = ["USERS_MAY_LACK_TRAINING", "Dataset", "Interactions"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset(DatasetParts):
-    """Everything that is known about users, items and their interactions; attributes: see `DatasetParts`.
+    """Users, items, their interactions and features; `DatasetParts` describes the attributes.
+
+    Example:
+        >>> dataset = Dataset.from_frames({"user": [1, 1, 2], "item": [7, 8, 7]}, split="none")
+        >>> dataset.n_users, len(dataset.train)
+        (2, 3)
 
     Raises:
         DataError: the parts contradict each other; names the part and the position.
@@ -29,10 +35,30 @@ class Dataset(DatasetParts):
 
     @classmethod
     def from_parts(cls, parts: DatasetParts) -> Dataset:
-        """The dataset of these parts, which are checked already."""
+        """The dataset of parts, which are not validated a second time."""
         dataset = object.__new__(cls)
-        dataset.__dict__.update(parts.__dict__)
+        dataset.__dict__.update({field.name: getattr(parts, field.name) for field in fields(parts)})
         return dataset
+
+    @property
+    def cold_items(self) -> np.ndarray:
+        """`(I,)` bool: items with interactions in valid or test and none in train."""
+        cold = np.zeros(self.n_items, dtype=bool)
+        cold[self.valid.items] = True
+        cold[self.test.items] = True
+        cold[self.train.items] = False
+        return cold
+
+    def frame(self, split: str = "train") -> Any:
+        """A split with external ids (user, item and, if known, timestamp), as a frame of `frame_kind`."""
+        interactions = self.split(split)
+        columns = {
+            USER: self.users.series.gather(interactions.users),
+            ITEM: self.items.series.gather(interactions.items),
+        }
+        if interactions.timestamps is not None:
+            columns[TIMESTAMP] = pl.Series(interactions.timestamps)
+        return from_polars(pl.DataFrame(columns), self.frame_kind)
 
     @classmethod
     def from_frames(
@@ -67,31 +93,36 @@ class Dataset(DatasetParts):
 
         Args:
             interactions: a frame with a row per interaction.
-            items: a frame with a row per item, in the order of rows to be. None: the items of the interactions, sorted.
-            features: name → `(ids, matrix)`, a frame of ids and vectors (or a column per number), the path of a feature
-                file or, with `items`, a matrix with a row per row of `items`.
-            name, info: of the dataset; `info` is JSON-able (source, license …).
-            user, item, rating, timestamp: columns of the interactions; `item` is also the one of frames of features.
-            items_id, title: columns of the item table, if called otherwise. The title is looked for under usual names.
-            min_rating: keep only rows with at least this rating.
-            only: column → value or values: keep only rows with one of them.
-            time_format: how times are written, if not as integers, dates or ISO texts: "%d/%m/%Y %H:%M".
-            bad_rows: "error", or "skip" rows without an id, a rating or a time.
-            string_ids: make all ids strings, integers too.
-            unknown_items: "error" for interactions of items that `items` lacks, "drop" them, or "keep" the items.
-            without_features: "raise" for items without any features, or "drop" them.
-            unknown_features: "error" for feature rows of unknown items, or "drop" them.
-            k_core: remove users and items with fewer than k interactions repeatedly; 0 or 1 keeps all.
-            keep_all_items: keep items without an interaction; None: if there is an item table and no k-core.
-            split, held_out, seed: "random", "cold_items", "temporal", "global_time", "leave_last_out", "none", or a
-                column of labels; the share held out, half of it for validation; the seed of the split.
+            items: a frame with a row per item, in the order of the rows. None: the items of the interactions, sorted.
+            features: name → `(ids, matrix)`, a frame with item ids and vectors, the path of a feature file, or, with
+                `items`, a matrix with a row per row of `items`. Items without a row lack the modality.
+            name, info: name of the dataset; further metadata, JSON-able (source, license …).
+            user, item, items_id: columns of the user ids, of the item ids, and of the item ids in `items`.
+            title: column of `items` with the titles, renamed to `title`. None: the column named title, name or similar.
+            rating, min_rating: column of ratings; keep only rows rated at least `min_rating`.
+            timestamp, time_format: column of times (integers, dates or ISO texts); strptime format of other texts.
+            only: column → value or values: keep only rows that have one of them.
+            bad_rows: rows without an id, a rating or a time: "error", or "skip".
+            string_ids: convert all ids to strings, integers too.
+            unknown_items: interactions of items that `items` lacks: "error", "drop", or "keep" (with empty columns).
+            without_features: items that no feature matrix covers: "raise", or "drop".
+            unknown_features: feature rows of unknown item ids: "error", or "drop".
+            k_core: remove users and items with fewer than k interactions until none is left; 0 or 1 keeps all.
+            keep_all_items: keep items without interactions; None: if `items` is given and there is no k-core.
+            split: "random", "cold_items", "temporal", "global_time", "leave_last_out", "none", or a column of labels.
+            held_out, seed: share held out by the split, half of it for validation; seed of the split.
 
         Raises:
             DataError: something is wrong with the data; says what, where and what to do.
             ConfigError: an argument of a wrong type or out of range.
         """
-        given = {key: value for key, value in locals().items() if key not in ("cls", "interactions")}
-        return cls.from_parts(preprocessing.from_frames(interactions, **given))
+        options = {key: value for key, value in locals().items() if key not in ("cls", "interactions")}
+        return cls.from_parts(preprocessing.from_frames(interactions, **options))
+
+    @classmethod
+    def from_tables(cls, *args: Any, **options: Any) -> Dataset:
+        """A dataset from tables as the readers return them; arguments are those of `preprocessing.build`."""
+        return cls.from_parts(preprocessing.build(*args, **options))
 
     @classmethod
     def from_sparse(
@@ -119,10 +150,8 @@ class Dataset(DatasetParts):
             DataError: not a matrix, or ids do not fit its shape.
             ConfigError: an option is unknown, or of a wrong type or out of range.
         """
-        parts = preprocessing.from_sparse(
-            matrix, user_ids, item_ids, features=features, items=items, min_rating=min_rating, **options
-        )
-        return cls.from_parts(parts)
+        options |= {"features": features, "items": items, "min_rating": min_rating}
+        return cls.from_parts(preprocessing.from_sparse(matrix, user_ids, item_ids, **options))
 
     def resplit(self, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
         """The same interactions, items and features under another split.
@@ -136,32 +165,27 @@ class Dataset(DatasetParts):
             DataError: an unknown split, or one that needs times that the dataset lacks.
             RunFolderError: a feature file of the folder that the dataset was loaded from is damaged.
         """
-        verify_features(self)  # the new dataset does not know the folder, and so not the checksums
+        verify_features(self)  # the new dataset has no folder, so its features cannot be verified later
         return Dataset.from_parts(preprocessing.resplit(self, split, seed, held_out))
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write a prepared folder, completely or not at all; see `lirdrec.data.storage.save`.
+        """Write a prepared folder, completely or not at all; see `lirdrec.data.storage.write`.
 
         Raises:
             RunFolderError: also where a feature file of the folder that the dataset was loaded from is damaged.
         """
-        verify_features(self)  # the copy gets checksums of its own, which would hide the damage
-        return storage.save(self, folder, overwrite=overwrite)
+        verify_features(self)  # the copy gets new checksums, which would hide the damage
+        return storage.write(self, folder, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = False) -> Dataset:
-        """Read a prepared folder, features memory-mapped; see `lirdrec.data.storage.load`."""
-        return cls.from_parts(storage.load(folder, verify=verify))
+        """Read a prepared folder, features memory-mapped; see `lirdrec.data.storage.read`."""
+        return cls.from_parts(storage.read(folder, verify=verify))
 
-
-def build(
-    table: Table,
-    items: Table | None,
-    features: Mapping[str, FeatureFile],
-    config: PreprocessingConfig,
-    name: str,
-    info: Mapping[str, Any],
-    kind: FrameKind = "polars",
-) -> Dataset:
-    """The dataset of tables that were read; see `lirdrec.data.preprocessing.build`."""
-    return Dataset.from_parts(preprocessing.build(table, items, features, config, name, info, kind))
+    def __repr__(self) -> str:
+        sizes = " + ".join(f"{len(self.split(name)):,}" for name in SPLITS)
+        modalities = ", ".join(f"{name} {m.dims}" for name, m in self.features.items()) or "no features"
+        return (
+            f"Dataset({self.name!r}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')}, {sizes} pairs,"
+            f" {modalities})"
+        )

@@ -1,4 +1,4 @@
-"""Parts of a dataset: interactions as rows, features with masks, the item table and the ids; checked together."""
+"""`DatasetParts`: the validated contents of a dataset, as preprocessing and storage return them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.features import FeatureMatrix, check_name
-from lirdrec.data.frames import FrameKind, from_polars, to_polars
+from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.ids import IdMap, count, describe_ids
-from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER
+from lirdrec.data.schema import ITEM, SPLITS
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -53,20 +53,20 @@ class Interactions:
 
 @dataclass(frozen=True, eq=False)
 class DatasetParts:
-    """What a dataset holds; `lirdrec.data.dataset.Dataset` adds how it is made, saved and loaded.
+    """The contents of a dataset; the constructor validates all of it.
 
     Attributes:
-        name: what to call it.
+        name: name of the dataset.
         users, items: external ids ↔ rows.
         train, valid, test: the interactions, as rows. No pair occurs twice, within a split or across splits.
         features: name → `FeatureMatrix` with one row per item. With features, every item has at least one.
         item_table: one row per item in row order; the first column, `item`, is the id.
-        info: JSON-able: how it was made (source, licence, preparation, split, seed …).
+        info: JSON-able metadata: source, license, preparation, split, seed …
         folder: the prepared folder that it was loaded from, else None.
-        frame_kind: the kind of frame that `frame` returns.
+        frame_kind: the kind of frame that `Dataset.frame` returns.
 
     Raises:
-        DataError: the parts contradict each other; says what and where.
+        DataError: the parts contradict each other; names the part and the position.
     """
 
     name: str
@@ -105,15 +105,6 @@ class DatasetParts:
         """Number of items, those without an interaction included."""
         return len(self.items)
 
-    @property
-    def cold_items(self) -> np.ndarray:
-        """`(I,)` bool: items that occur in valid or test and in no training pair."""
-        cold = np.zeros(self.n_items, dtype=bool)
-        cold[self.valid.items] = True
-        cold[self.test.items] = True
-        cold[self.train.items] = False
-        return cold
-
     def split(self, name: str) -> Interactions:
         """The interactions of "train", "valid" or "test".
 
@@ -123,22 +114,6 @@ class DatasetParts:
         if name not in SPLITS:
             raise DataError(f"there is no split '{name}'; choose one of {', '.join(SPLITS)}")
         return getattr(self, name)
-
-    def frame(self, split: str = "train") -> Any:
-        """A split with external ids (user, item and, if known, timestamp), as the kind of frame that came in."""
-        pairs = self.split(split)
-        columns = {USER: self.users.series.gather(pairs.users), ITEM: self.items.series.gather(pairs.items)}
-        if pairs.timestamps is not None:
-            columns[TIMESTAMP] = pl.Series(pairs.timestamps)
-        return from_polars(pl.DataFrame(columns), self.frame_kind)
-
-    def __repr__(self) -> str:
-        sizes = " + ".join(f"{len(self.split(name)):,}" for name in SPLITS)
-        modalities = ", ".join(f"{name} {m.dims}" for name, m in self.features.items()) or "no features"
-        return (
-            f"{type(self).__name__}({self.name!r}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')},"
-            f" {sizes} pairs, {modalities})"
-        )
 
     def _check_table(self) -> None:
         table, _ = to_polars(self.item_table)

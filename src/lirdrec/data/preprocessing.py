@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,11 @@ from lirdrec.data.ids import IdMap, count, describe_ids
 from lirdrec.data.parsing import described_items, moments, numbers, without_bad_rows
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.schema import ITEM, RATING, SPLITS, TIMESTAMP, TITLE, USER, unused_name
+from lirdrec.data.schema import ITEM, RATING, SPLITS, TITLE, USER, unused_name
 from lirdrec.data.splits import METHODS, given_labels, split_labels
 from lirdrec.data.tables import Table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import argument, called
-
-logger = logging.getLogger(__name__)
 
 
 def distinct_pairs(
@@ -52,9 +49,9 @@ def distinct_pairs(
 
 
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """The k-core of distinct pairs as a mask `(E,)` bool; it may be empty.
+    """Which pairs `(E,)` bool are left when users and items with fewer than `k` pairs are removed again and again.
 
-    It is the largest subset in which each user and each item has at least `k` pairs.
+    The pairs must be distinct. The result is the largest subset in which everyone has at least `k`; it may be empty.
     """
     keep = np.ones(len(users), dtype=bool)
     if k <= 1 or not len(users):
@@ -63,10 +60,13 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     while True:
         enough_users = np.bincount(users[keep], minlength=n_users) >= k
         enough_items = np.bincount(items[keep], minlength=n_items) >= k
-        remaining = keep & enough_users[users] & enough_items[items]
-        if remaining.sum() == keep.sum():
-            return remaining
-        keep = remaining
+        left = keep & enough_users[users] & enough_items[items]
+        if left.sum() == keep.sum():
+            return left
+        keep = left
+
+
+logger = logging.getLogger(__name__)
 
 
 def from_frames(
@@ -105,32 +105,14 @@ def from_sparse(
     Raises:
         DataError: it is no matrix of numbers, or ids do not fit its shape.
     """
-    for column in (USER, ITEM, RATING, TIMESTAMP):
-        if column in options:
-            raise ConfigError(f"from_sparse: a matrix has no column '{column}'; leave the option out")
-    rows, columns, values, shape = _entries(matrix)
-    ids = {}
-    for entity, given, size in ((USER, user_ids, shape[0]), (ITEM, item_ids, shape[1])):
-        ids[entity] = read_ids(np.arange(size) if given is None else given, f"{entity}_ids", entity)
-        if len(ids[entity]) != size:
-            side = "rows" if entity == USER else "columns"
-            raise DataError(f"{entity}_ids: {count(len(ids[entity]), 'id')}, but the matrix has {size:,} {side}")
-        IdMap(ids[entity], entity)  # raises if an id is repeated
-    frame = pl.DataFrame({USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values})
-    if min_rating is not None:
-        options |= {"rating": RATING, "min_rating": min_rating}
-    return from_frames(frame, items=pl.DataFrame({ITEM: ids[ITEM]}) if items is None else items, **options)
-
-
-def _entries(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Rows, columns and values `(E,)` of the nonzero entries of a matrix, and its shape."""
     if isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "biuf":
-        rows, columns = np.nonzero(matrix)
+        (rows, columns), shape = np.nonzero(matrix), matrix.shape
         values = matrix[rows, columns].astype(np.float64)
     elif hasattr(matrix, "tocsr") and len(matrix.shape) == 2:
-        entries = matrix.tocsr().tocoo()  # sums duplicate entries
-        nonzero = entries.data != 0
-        rows, columns, values = entries.row[nonzero], entries.col[nonzero], entries.data[nonzero].astype(np.float64)
+        entries = matrix.tocsr().tocoo()  # which adds up entries that are stored twice
+        stored = entries.data != 0
+        rows, columns, values = entries.row[stored], entries.col[stored], entries.data[stored].astype(np.float64)
+        shape = matrix.shape
     else:
         raise DataError(
             f"the matrix is of type {type(matrix).__name__}; give a SciPy sparse matrix or a NumPy array with a row per"
@@ -138,48 +120,20 @@ def _entries(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int
         )
     if not np.isfinite(values).all():
         raise DataError("the matrix has NaN or infinite entries; entries are numbers, and 0 where there is no pair")
-    return rows, columns, values, matrix.shape
-
-
-@dataclass(frozen=True)
-class _Events:
-    """Interactions with their external ids, in the order of the source.
-
-    Attributes:
-        user_ids, item_ids: `(N,)`.
-        times: `(N,)` int64, or None.
-        labels: `(N,)` int8 split labels, or None.
-        keep: `(N,)` bool, the rows that are rated high enough.
-    """
-
-    user_ids: pl.Series
-    item_ids: pl.Series
-    times: np.ndarray | None
-    labels: np.ndarray | None
-    keep: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Distinct interactions as rows of users and items: each `(E,)`, or None."""
-
-    users: np.ndarray
-    items: np.ndarray
-    times: np.ndarray | None
-    labels: np.ndarray | None = None
-
-    def take(self, rows: np.ndarray) -> _Pairs:
-        """The pairs at `rows`, a mask or positions."""
-        times, labels = (None if values is None else values[rows] for values in (self.times, self.labels))
-        return _Pairs(self.users[rows], self.items[rows], times, labels)
-
-    def split(self, codes: np.ndarray) -> dict[str, Interactions]:
-        """The interactions of each split by their label: 0 train, 1 valid, 2 test."""
-        groups = [self.take(codes == code) for code in range(len(SPLITS))]
-        return {
-            name: Interactions(group.users, group.items, group.times)
-            for name, group in zip(SPLITS, groups, strict=True)
-        }
+    ids = {}
+    for what, given, size in ((USER, user_ids, shape[0]), (ITEM, item_ids, shape[1])):
+        ids[what] = read_ids(np.arange(size) if given is None else given, f"{what}_ids", what)
+        if len(ids[what]) != size:
+            side = "rows" if what == USER else "columns"
+            raise DataError(f"{what}_ids: {count(len(ids[what]), 'id')}, but the matrix has {size:,} {side}")
+        IdMap(ids[what], what)  # each id once
+    pairs = {USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values}
+    given = {} if min_rating is None else {"rating": RATING, "min_rating": min_rating}
+    for taken in (USER, ITEM, RATING, "timestamp"):
+        if taken in options:
+            raise ConfigError(f"from_sparse: a matrix has no column '{taken}'; leave the option out")
+    table = pl.DataFrame({ITEM: ids[ITEM]}) if items is None else items
+    return from_frames(pl.DataFrame(pairs), items=table, **given, **options)
 
 
 @dataclasses.dataclass
@@ -404,36 +358,10 @@ def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 
     )
 
 
-def _core(pairs: _Pairs, config: PreprocessingConfig, counts: dict[str, Any]) -> _Pairs:
-    """The k-core of the pairs; updates `counts`."""
-    if config.k_core <= 1:
-        return pairs
-    core = k_core(pairs.users, pairs.items, config.k_core)
-    counts |= {"k_core": config.k_core, "removed_by_k_core": int((~core).sum())}
-    return pairs.take(core)
-
-
-def _split(pairs: _Pairs, config: PreprocessingConfig) -> tuple[dict[str, Interactions], dict[str, Any]]:
-    """The splits by name, and the metadata of the split."""
-    if pairs.labels is None:
-        return _split_by(pairs, config.split or "none", config.seed, config.held_out)
-    splits = pairs.split(pairs.labels)
-    return splits, {"method": "label", "column": config.split} | _untrained(pairs, splits)
-
-
-def _split_by(pairs: _Pairs, method: str, seed: int, held_out: float) -> tuple[dict[str, Interactions], dict[str, Any]]:
-    splits = pairs.split(split_labels(method, pairs.users, pairs.items, pairs.times, seed, held_out))
-    return splits, {"method": method, "seed": seed, "held_out": held_out} | _untrained(pairs, splits)
-
-
-def _untrained(pairs: _Pairs, splits: Mapping[str, Interactions]) -> dict[str, int]:
-    return {"users_without_training": len(np.setdiff1d(pairs.users, splits["train"].users))}
-
-
-def _ids(table: Table, column: str, entity: str, string_ids: bool) -> pl.Series:
+def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
     where = f"{table.where}, column '{column}'"
     series = table.frame[column]
-    return read_ids(series, where, entity, table.place, text=table.text, string_ids=string_ids)
+    return read_ids(series, where, what, table.place, text=table.text, string_ids=string_ids)
 
 
 def _catalogue(
@@ -463,20 +391,20 @@ def _catalogue(
         rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
     described = pl.DataFrame([series.alias(ITEM), *rest.get_columns()])
     ids = IdMap(series, ITEM)
-    requested = same_type(item_ids, series.dtype)
-    unknown = pl.Series(ids.rows(requested) < 0)
+    asked = same_type(item_ids, series.dtype)
+    unknown = pl.Series(ids.rows(asked) < 0)
     if unknown.any():
         missing = asked.filter(unknown).unique().sort()
         told = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
         if config.unknown_items == "error":
             raise DataError(
-                f"{message}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
+                f"{told}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
                 f" or keep them without a description ({argument('unknown_items', 'keep')})"
             )
         if config.unknown_items == "drop":
             logger.warning("%s; %s left out", told, count(int(unknown.sum()), "interaction"))
         else:
-            logger.warning("%s; kept, and their columns are empty", message)
+            logger.warning("%s; kept, and nothing is known about them", told)
             ids = ids.extended(missing)
             described = pl.concat([described, pl.DataFrame({ITEM: missing})], how="diagonal")
     return ids, described
@@ -502,22 +430,22 @@ def _with_title(items: Table, config: PreprocessingConfig) -> pl.DataFrame:
 
 
 def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
-    """Raise a DataError, with the likely column, if the item table lacks its column of ids."""
+    """Raise a DataError if the item table lacks its column of ids; names the column whose values are the log's."""
     if column in items.frame.columns:
         return
-    columns = ", ".join(items.frame.columns)
-    if (match := column_of_ids(items.frame, item_ids)) is None:
+    held = ", ".join(items.frame.columns)
+    if (found := column_of_ids(items.frame, item_ids)) is None:
         hint = f"none of them holds these ids, so name the right one ({argument('items_id', 'COLUMN')})"
     else:
         ids = count(item_ids.n_unique(), "item id")
-        hint = f"'{match[0]}' holds {match[1]:,} of the {ids}: name it ({argument('items_id', match[0])})"
-    raise DataError(f"{items.where}: no column '{column}'; it has {columns}; {hint}")
+        hint = f"'{found[0]}' holds {found[1]:,} of the {ids}: name it ({argument('items_id', found[0])})"
+    raise DataError(f"{items.where}: no column '{column}'; it has {held}; {hint}")
 
 
 def _aligned(
     features: Mapping[str, FeatureFile], catalogue: IdMap, config: PreprocessingConfig, items: Table | None
 ) -> dict[str, Aligned]:
-    """The features in the order of the catalog; without ids only where a table says what the order is."""
+    """The features in the order of the catalogue; without ids only where a table says what the order is."""
     aligned = {}
     for key, file in features.items():
         where = f"features '{key}'"
@@ -541,11 +469,11 @@ def _check_labels(
     """A pair that is repeated under two labels would leak the test into training."""
     order = np.lexsort((labels, items, users))
     u, i, s = users[order], items[order], labels[order]
-    conflicts = np.flatnonzero((u[1:] == u[:-1]) & (i[1:] == i[:-1]) & (s[1:] != s[:-1]))
-    if len(conflicts):
-        at = conflicts[0]
+    twice = np.flatnonzero((u[1:] == u[:-1]) & (i[1:] == i[:-1]) & (s[1:] != s[:-1]))
+    if len(twice):
+        at = twice[0]
         raise DataError(
-            f"{where}: {count(len(conflicts), 'pair')} in two splits, for instance user {user_map.ids[u[at]]} and item"
+            f"{where}: {count(len(twice), 'pair')} in two splits, for instance user {user_map.ids[u[at]]} and item"
             f" {item_map.ids[i[at]]}; keep each pair in one"
         )
 
@@ -558,7 +486,7 @@ def _renumber(ids: IdMap, rows: np.ndarray) -> tuple[IdMap, np.ndarray]:
 
 
 def _nothing_left(counts: Mapping[str, Any]) -> str:
-    """Which steps removed all rows, and what to do, as the end of a sentence."""
+    """What took all rows away, and what to do, as the end of a sentence."""
     steps = {
         "other_rows": ("with other values", "only"),
         "bad_rows_skipped": ("bad", "bad_rows"),
@@ -567,10 +495,10 @@ def _nothing_left(counts: Mapping[str, Any]) -> str:
         "repeated_pairs": ("repeated", None),
         "removed_by_k_core": ("of users or items with too few others", "k_core"),
     }
-    removed = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
-    options = [called(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
-    message = f"no interaction is left of {count(counts['rows'], 'row')}"
-    message += f" ({', '.join(removed)})" if removed else ""
+    gone = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
+    by = [called(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
+    said = f"no interaction is left of {count(counts['rows'], 'row')}"
+    said += f" ({', '.join(gone)})" if gone else ""
     hints = []
     if counts.get("removed_by_k_core"):
         hints.append(f"lower {called('k_core')}, which is {counts['k_core']}")
@@ -578,7 +506,7 @@ def _nothing_left(counts: Mapping[str, Any]) -> str:
         hints.append(f"lower {called('min_rating')}, which is {counts['min_rating']:g}")
     if counts.get("items_without_features_dropped"):
         hints.append(f"give features to more items (without any: {counts['items_without_features_dropped']:,})")
-    return f"{message}; {' or '.join(hints) or 'look at ' + ', '.join(options)}"
+    return f"{said}; {' or '.join(hints) or 'look at ' + ', '.join(by)}"
 
 
 def _words(counts: Mapping[str, Any]) -> str:

@@ -39,8 +39,8 @@ DAMAGE = (
 ITEM_ROWS = 8192  # of a row group of the item table, which whoever reads it in ranges holds in memory
 
 
-def save(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> Path:
-    """Write a prepared folder, whole or not at all.
+def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> Path:
+    """Write a prepared folder, completely or not at all.
 
     Args:
         dataset: a `Dataset` or its parts.
@@ -56,7 +56,7 @@ def save(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> 
     return Path(folder)
 
 
-def load(folder: str | Path, verify: bool = False) -> DatasetParts:
+def read(folder: str | Path, verify: bool = False) -> DatasetParts:
     """Read a prepared folder; the features stay on disk, memory-mapped.
 
     Args:
@@ -71,7 +71,7 @@ def load(folder: str | Path, verify: bool = False) -> DatasetParts:
     return read_stable(folder, lambda: _read(folder, verify))
 
 
-def _load(folder: Path, verify: bool) -> DatasetParts:
+def _read(folder: Path, verify: bool) -> DatasetParts:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify)
     try:

@@ -98,11 +98,14 @@ def _assemble(
 ) -> Dataset:
     """The dataset of the drawn pairs, split."""
     labels = split_labels(split, users, items, None, seed)
+    train, valid, test = (Interactions(users[labels == code], items[labels == code]) for code in range(3))
     return Dataset(
         name,
         IdMap(np.arange(n_users), USER),
         IdMap(np.arange(len(group)), ITEM),
-        *(Interactions(users[labels == code], items[labels == code]) for code in range(3)),
+        train,
+        valid,
+        test,
         features=features,
         item_table=pl.DataFrame({ITEM: np.arange(len(group)), "group": group}),
         info={"source": dict(source), "split": {"method": split, "seed": seed, "held_out": 0.2}},

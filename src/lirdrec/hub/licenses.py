@@ -62,7 +62,7 @@ def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> Lic
     if not known:
         if given is None:
             raise ConfigError(
-                f"{what}: its licence is not known; name the one that its data allow, for instance "
+                f"{folder}: its license is not known; name the one that its data allow, for instance "
                 'licence="cc-by-4.0" (--license cc-by-4.0), or "other" with its terms in the repository'
             )
         return given

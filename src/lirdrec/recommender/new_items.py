@@ -43,8 +43,8 @@ def new_table(items: Any, catalogue: IdMap, table: pl.DataFrame) -> pl.DataFrame
         raise DataError("there are no new items to add: the list is empty")
     given = rows[ITEM]
     if given.dtype != pl.String:  # strings are kept: a server answers with exactly the id that was sent
-        given = read_ids(given, f"the {catalogue.what} ids", catalogue.what)
-    ids = IdMap(given, catalogue.what)  # refuses ids that are missing, negative, repeated
+        given = read_ids(given, f"the {catalogue.entity} ids", catalogue.entity)
+    ids = IdMap(given, catalogue.entity)  # refuses ids that are missing, negative, repeated
     if ids.is_integer is not catalogue.is_integer:
         kinds = ("integers", "strings") if catalogue.is_integer else ("strings", "integers")
         raise DataError(f"the ids of the catalogue are {kinds[0]}, those of the new items are {kinds[1]}")

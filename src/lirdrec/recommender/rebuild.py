@@ -22,7 +22,7 @@ def rebuild(state: RunState) -> Model:
     dataset = Dataset(
         name=state.info.get("dataset", "run"),
         users=state.users,
-        items=IdMap(state.items.series.head(n), state.items.what),
+        items=IdMap(state.items.series.head(n), state.items.entity),
         train=state.train,
         valid=_NO_PAIRS,
         test=_NO_PAIRS,

@@ -381,7 +381,7 @@ class Recommender:
         assert self.features is not None
         blocks = self.features.blocks()
         table = new_table(items, self.items, self.item_table)
-        new = new_features(IdMap(table[ITEM], self.items.what), features, blocks[0])
+        new = new_features(IdMap(table[ITEM], self.items.entity), features, blocks[0])
         catalogue = [self._trained_features(model, blocks[0])]
         catalogue += [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks[1:]]
         scorer = model.add_items(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
@@ -513,7 +513,7 @@ class Recommender:
         scorer: Any = SimilarityScorer(len(id_map), similarity)
         scores, nearest = top_k(scorer, queries[:, None].float(), k, seen=itself, candidates=candidates)
         ids = id_map.series.gather(rows)
-        return self._frame(long_frame(id_map.what, ids, nearest.cpu().numpy(), scores.cpu().numpy(), id_map, NEIGHBOR))
+        return self._frame(long_frame(id_map.entity, ids, nearest.cpu().numpy(), scores.cpu().numpy(), id_map, NEIGHBOR))
 
     def _frame(self, frame: pl.DataFrame) -> Any:
         return from_polars(frame, self.frames)

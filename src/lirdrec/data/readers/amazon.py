@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.alignment import align
-from lirdrec.data.dataset import Dataset, build
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.ids import count
 from lirdrec.data.json_lines import BadLines, Policy
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
@@ -79,7 +79,9 @@ def read_amazon(
     table = dataclasses.replace(table, skipped=bad.count)
     files = [Path(file).name for file in (reviews, metadata, image_features) if file is not None]
     source: dict[str, Any] = {"format": "amazon", "year": review_format.year, "files": files, "bad_lines": bad.count}
-    dataset = build(table, None, {}, config, name or _category(reviews), {"source": source, **(info or {})})
+    dataset = Dataset.from_tables(
+        table, None, {}, config, name or _category(reviews), {"source": source, **(info or {})}
+    )
     del table  # to free its memory
     if metadata is not None:
         dataset = _with_metadata(dataset, BadLines(Path(metadata), bad_lines))
@@ -195,7 +197,7 @@ def _with_image_features(dataset: Dataset, path: Path, config: PreprocessingConf
         return dataclasses.replace(dataset, features={IMAGE: aligned.take(all_items)})
     before = dict(dataset.info["preparation"])
     interactions = pl.concat([dataset.frame(split) for split in SPLITS])
-    rebuilt = build(
+    rebuilt = Dataset.from_tables(
         Table(interactions, str(path)),
         Table(dataset.item_table, str(path)),
         {IMAGE: file},

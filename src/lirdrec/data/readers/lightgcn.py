@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.dataset import Dataset, build
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.delimited import BadRows
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.ids import LARGEST

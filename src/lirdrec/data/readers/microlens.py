@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.dataset import Dataset, build
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines

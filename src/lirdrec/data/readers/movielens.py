@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.compression import exists
-from lirdrec.data.dataset import Dataset, build
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
@@ -85,7 +85,7 @@ def read_movielens(
     for path in files:
         exists(path)
     items = _item_table(files[1:], config)
-    dataset = build(
+    dataset = Dataset.from_tables(
         check_id_columns(_ratings(files[0], config), config, config.user, config.item),
         items,
         {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},

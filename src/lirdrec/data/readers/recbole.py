@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.dataset import Dataset, build
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features, vectors_of_frame
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.schema import SPLITS
@@ -76,7 +76,7 @@ def read_recbole(
         raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
     _say_unread(folder, items, config.items_column)
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
-    return build(table, items, sources, config, name or stem, info)
+    return Dataset.from_tables(table, items, sources, config, name or stem, info)
 
 
 def _say_unread(folder: Path, items: Table | None, item: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.compression import exists
-from lirdrec.data.dataset import Dataset, build
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import UNREADABLE, read_features
 from lirdrec.data.frames import first_line
 from lirdrec.data.ids import count

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.dataset import Dataset, build
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.file_parts import COMPRESSED_SUFFIXES
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
@@ -77,7 +77,9 @@ def read_interactions(
     files += [] if is_split else features.values()
     source = {"format": "split files" if is_split else "tables", "files": [Path(file).name for file in files]}
     matrices = {key: read_features(file, item_column=config.item) for key, file in features.items()}
-    return build(table, item_table, matrices, config, name or default_name, {"source": source, **(info or {})})
+    return Dataset.from_tables(
+        table, item_table, matrices, config, name or default_name, {"source": source, **(info or {})}
+    )
 
 
 def _read_one(

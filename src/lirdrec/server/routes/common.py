@@ -234,7 +234,7 @@ def parse_id(text: str, ids: IdMap) -> Id:
         return text
     if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= LARGEST:
         return int(text)
-    raise UnknownIdError(f"no {ids.what} has the id {text[:100]!r}: the {ids.what} ids are integers")
+    raise UnknownIdError(f"no {ids.entity} has the id {text[:100]!r}: the {ids.entity} ids are integers")
 
 
 def find_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
