@@ -36,7 +36,7 @@ from lirdrec.files.atomic import atomic_write, sha256, write_errors
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
-    from lirdrec.evaluation.evaluator import EvaluationResult
+    from lirdrec.evaluation.evaluator import Metrics
     from lirdrec.recommender.recommender import Recommender
 
 SEALED = "test.npy"
@@ -253,7 +253,7 @@ class TestVault:
 
     def _evaluate(
         self, recommender: Recommender, development: Dataset, candidates: Literal["all", "cold"], cutoffs: Sequence[int]
-    ) -> EvaluationResult:
+    ) -> Metrics:
         from lirdrec.data.dataset import Interactions
         from lirdrec.evaluation.evaluator import evaluate
 
