@@ -97,8 +97,8 @@ def report(context: ExperimentConfig, results: Results) -> Path:
     sections.append(Section("All metrics", [_table(done, many, k)]))
     return Report(
         title="Gradients of item IDs and of item features",
-        question="Do item IDs get smaller gradients than projected features, in which epochs, and do features have more "
-        "information than random ones?",
+        question="Do item IDs get smaller gradients than projected features, in which epochs, and do features say more "
+        "than random ones?",
         answer="\n\n".join(answers),
         sections=[*sections, *sentences.failures(results)],
         settings=sentences.settings(context) | {"epochs": _epochs(context), "loss": "bpr"},
