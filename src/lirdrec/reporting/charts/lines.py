@@ -52,16 +52,13 @@ def lines(
         frame: tidy rows; null and NaN values are skipped.
         name: stem of the figure's files.
         x, y: columns of the axes. A text column x is drawn as equal steps in order of appearance.
-        series: column with a line for each value.
-        panel: column with a panel for each value.
+        series, panel: columns with a line, and a panel, for each value.
         accent: the series in the accent color, drawn on top.
         order: order of the series.
-        x_label, y_label: default: the columns' names.
-        log_x, log_y: use logarithmic axes.
+        x_label, y_label: default: the columns' names; log_x, log_y: use logarithmic axes.
         points: mark each value; default: lines with at most 12 values.
         share_y: use the same y-axis in all panels.
-        labels: how to print names.
-        caption, alt: see Figure.
+        labels: how to print names; caption, alt: see Figure.
     """
     data = summarize(frame, [panel, series, x], y)
     names = names_of(data, series, order)
