@@ -48,7 +48,7 @@ def dots(
         accent: the row (or series) in the accent color.
         row_order: names from the top; sort: order the rows that it does not list by descending mean.
         low, high: columns with the ends of the error bars (a confidence interval) instead of ± sd; one row per dot.
-        reference: vertical line, such as 0 for differences; x_label: default: the column's name; digits: decimals of the written values.
+        reference: vertical line, such as 0; x_label: default: the column's name; digits: of the written values.
     """
     if (low is None) != (high is None):
         raise ConfigError("dots needs both ends of the error bars, low and high, or neither")
