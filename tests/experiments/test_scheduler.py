@@ -106,12 +106,12 @@ def test_a_worker_ends_with_the_process_that_started_it(data, context):
     """Killed with SIGKILL, which cannot be prepared for, the parent leaves no worker behind."""
     settings = context()
     code = (
-        "from lirdrec.experiments import running; from lirdrec.experiments.trial import Cell\n"
-        "from lirdrec.experiments.config import Context\n"
+        "from lirdrec.experiments import scheduler; from lirdrec.experiments.trial import TrialSpec\n"
+        "from lirdrec.experiments.config import ExperimentConfig\n"
         "from lirdrec.experiments.experiment import Experiment\n"
-        f"cells = [Cell('planned.works:forever', {str(data)!r}, '')]\n"
+        f"cells = [TrialSpec('planned.works:forever', {str(data)!r}, '')]\n"
         "toy = Experiment('toy', '', lambda c, r: cells, lambda c, r: c.output)\n"
-        f"running.compute(toy, Context(({str(data)!r},), {str(settings.output)!r}, quiet=True))\n"
+        f"scheduler.compute(toy, ExperimentConfig(({str(data)!r},), {str(settings.output)!r}, quiet=True))\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""What is shown while an experiment runs: a line for every cell that ended, and on a terminal a bar below."""
+"""Progress display of an experiment: one line per finished trial and, on a terminal, a progress bar."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.files.progress import duration
 
-WIDTH_OF_NAME = 44
-UNSAID = ("metric", "epochs", "patience")  # options that are the same for all trials
+NAME_WIDTH = 44
+HIDDEN = ("metric", "epochs", "patience")  # options that are equal in all trials
 
 
 class Progress:
-    """Lines and a bar on the error stream.
+    """Lines and a progress bar on the error stream.
 
     Args:
-        expected: (dataset, model) → cells there will be, as far as the experiment can tell.
-        jobs: cells that run at once.
-        metric: the figure to show.
+        expected: (dataset, model) → estimated number of trials.
+        jobs: number of parallel trials.
+        metric: metric to show.
         quiet: show nothing.
     """
 
@@ -44,33 +44,33 @@ class Progress:
                 TextColumn("{task.fields[now]}"),
                 console=self.console,
             )
-            self.task = self.bar.add_task("cells", total=None, left="", now="")
+            self.task = self.bar.add_task("trials", total=None, left="", now="")
             self.bar.start()
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         if not self.quiet:
             self.console.print(text, markup=False, soft_wrap=True)
 
     def show(self, done: Iterable[TrialResult], waiting: Iterable[TrialSpec], running: Iterable[TrialSpec]) -> None:
-        """Bring the bar up to date."""
+        """Update the bar."""
         if self.bar is None:
             return
         done = list(done)
-        total, left = self.outlook(done, [*waiting, *running])
+        total, left = self.estimate(done, [*waiting, *running])
         names = "  ".join(name_of(cell) for cell in running)
         self.bar.update(self.task, total=total, completed=len(done), left=left, now=names)
 
     def ended(self, result: TrialResult, done: Iterable[TrialResult], waiting: Iterable[TrialSpec]) -> None:
-        """A cell has ended."""
+        """Print the line of a finished trial."""
         if self.quiet:
             return
         done = list(done)
-        total, left = self.outlook(done, list(waiting))
+        total, left = self.estimate(done, list(waiting))
         width = len(str(total))
-        parts = [f"[{len(done):{width}}/{total}]", f"{name_of(result.cell):{WIDTH_OF_NAME}}"]
+        parts = [f"[{len(done):{width}}/{total}]", f"{name_of(result.cell):{NAME_WIDTH}}"]
         if result.done:
-            parts += [figures_of(result, self.metric), f"{duration(result.seconds):>8}"]
+            parts += [metric_text(result, self.metric), f"{duration(result.seconds):>8}"]
             if result.epochs:
                 parts.append(f"best of {result.epochs} epochs: {result.best_epoch}")
         else:
@@ -78,50 +78,47 @@ class Progress:
         parts += [left]
         if result.cell.work == "trial":
             options = {**result.cell.model_options, **result.cell.training}
-            parts.append(" ".join(f"{k}={v}" for k, v in options.items() if k not in UNSAID and v is not None))
-        self.say("  ".join(one for one in parts if one))
+            parts.append(" ".join(f"{k}={v}" for k, v in options.items() if k not in HIDDEN and v is not None))
+        self.say("  ".join(filter(None, parts)))
 
-    def outlook(self, done: list[TrialResult], waiting: list[TrialSpec]) -> tuple[int, str]:
-        """Cells there will be, and the time left in words.
+    def estimate(self, done: list[TrialResult], waiting: list[TrialSpec]) -> tuple[int, str]:
+        """Estimated total number of trials, and text for the remaining time.
 
-        A cell that is to come is taken to last as long as those of its model and dataset on the average, or as all
-        cells do where there is none yet.
+        A trial is assumed to take the mean time of its model and dataset or, without any, of all trials.
         """
-        ready = Counter((one.cell.dataset, one.cell.model) for one in done)
-        coming = Counter((one.dataset, one.model) for one in waiting)
-        for place, number in self.expected.items():
-            coming[place] = max(coming[place], number - ready[place])
         seconds: dict[tuple[str, str], list[float]] = {}
-        for one in done:
-            seconds.setdefault((one.cell.dataset, one.cell.model), []).append(one.seconds)
-        every = [value for values in seconds.values() for value in values]
-        total = len(done) + sum(coming.values())
-        if not every or total == len(done):
+        for result in done:
+            seconds.setdefault((result.cell.dataset, result.cell.model), []).append(result.seconds)
+        remaining = Counter((cell.dataset, cell.model) for cell in waiting)
+        for key, number in self.expected.items():
+            remaining[key] = max(remaining[key], number - len(seconds.get(key, ())))
+        total = len(done) + sum(remaining.values())
+        if not done or total == len(done):
             return total, ""
-        mean = sum(every) / len(every)
+        mean = sum(result.seconds for result in done) / len(done)
         left = 0.0
-        for place, number in coming.items():
-            own = seconds.get(place)
-            left += number * (sum(own) / len(own) if own else mean)
+        for key, number in remaining.items():
+            known = seconds.get(key)
+            left += number * (sum(known) / len(known) if known else mean)
         return total, f"about {duration(left / self.jobs)} left"
 
     def stop(self) -> None:
-        """Leave the screen as it is."""
+        """Stop the bar."""
         if self.bar is not None:
             self.bar.stop()
 
 
 def name_of(cell: TrialSpec) -> str:
-    """A cell in a few words."""
+    """Short description of a trial."""
     work = "" if cell.work in ("train", "trial") else cell.work.partition(":")[2]
     split = str((cell.split or {}).get("split", ""))
     seed = "" if cell.work == "trial" else f"seed {cell.seed}"
     parts = (cell.dataset_name, split, cell.model, cell.feature_set, cell.variant, work, seed)
-    return "  ".join(one for one in parts if one)
+    return "  ".join(filter(None, parts))
 
 
-def figures_of(result: TrialResult, metric: str) -> str:
-    """The figure of a cell in a few words: of the test where it was scored, else of validation."""
+def metric_text(result: TrialResult, metric: str) -> str:
+    """Text for the metric of a result: of the test if scored, else of validation."""
     for stage in ("test", "valid"):
         value = result.figure(metric, stage)
         if value is not None:

@@ -1,7 +1,7 @@
-"""Runs an experiment: plan, compute the cells that have no result, plan again, until nothing is left; then report.
+"""Scheduler of an experiment: plan, compute the trials without results, plan again until none is left; then report.
 
-Each cell runs in a process of its own (`worker`), which ends with this one. A stopped experiment goes on where it was
-when the same is asked for again, and several processes may run it at once: who computes a cell holds its claim.
+Each trial runs in its own process (`worker`), which ends with this one. An interrupted experiment resumes when it is
+started again, and several processes may run it at once: each trial is claimed by the process that computes it.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, finger
 from lirdrec.experiments.vault import Preregistration, seal
 from lirdrec.files.atomic import atomic_write, make_folder, write_json
 
-POLL = 0.2  # seconds between looks at the running cells
-POLL_OTHERS = 1.0  # seconds between looks at what other processes do
+POLL = 0.2  # seconds between checks of the running trials
+POLL_OTHERS = 1.0  # seconds between checks of the trials of other processes
 SETTINGS = "experiment.json"
-TRIES = 2  # a cell that failed is begun again once, at the next start
+TRIES = 2  # a failed trial is tried once more at the next start
 
 
 def run(experiment: Experiment, context: ExperimentConfig) -> Path:
-    """Compute all cells of an experiment and write its report.
+    """Compute all trials of an experiment and write its report.
 
     Args:
-        experiment: what to do.
-        context: with what; `context.output` may hold results of the same experiment, stopped or with other settings:
-            what fits is used, nothing is computed twice.
+        experiment: the experiment.
+        context: its configuration. `context.output` may have results of the same experiment, interrupted or with other
+            settings; matching results are used, nothing is computed twice.
 
     Returns:
-        The page to look at.
+        Path of the HTML page.
 
     Raises:
-        ConfigError, DataError: a dataset or model that is not there; a choice that the sealed test forbids.
-        KeyboardInterrupt: stopped by Ctrl-C; the same call goes on.
+        ConfigError, DataError: unknown dataset or model; options that differ from a scored declaration.
+        KeyboardInterrupt: stopped by Ctrl-C; the same call resumes.
     """
     return _reported(experiment, context, compute(experiment, context))
 
 
 def report(experiment: Experiment, context: ExperimentConfig) -> Path:
-    """Write the report of the cells that have results by now, without computing any."""
+    """Write the report of the results so far, without computing any trial."""
     _check(experiment, context)
-    begun = (context.output / "cells").is_dir()  # else asking for the plan would write its first proposals
-    results = _Run(experiment, replace(context, quiet=True)).known() if begun else Results()
+    started = (context.output / "cells").is_dir()  # otherwise planning would write tuning proposals
+    results = _Run(experiment, replace(context, quiet=True)).known() if started else Results()
     if not len(results):
         raise ConfigError(f"{context.output}: there is no result of '{experiment.name}' with these settings yet")
     return _reported(experiment, context, results)
 
 
 def _reported(experiment: Experiment, context: ExperimentConfig, results: Results) -> Path:
-    """The report, and beside it all that is known of each cell and each epoch, as data."""
+    """Write the report, and data files with all trials and epochs."""
     for name, frame in (("runs", results.runs()), ("histories", results.histories())):
         with atomic_write(context.output / f"{name}.parquet") as temporary:
             frame.write_parquet(temporary)
@@ -69,7 +69,7 @@ def _reported(experiment: Experiment, context: ExperimentConfig, results: Result
 
 
 def compute(experiment: Experiment, context: ExperimentConfig) -> Results:
-    """The results of all cells of an experiment, in the order of its plan; what `run` does before the report."""
+    """Compute all trials of an experiment; returns their results in the order of the plan."""
     _check(experiment, context)
     make_folder(context.output)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(context).items()}
@@ -78,7 +78,7 @@ def compute(experiment: Experiment, context: ExperimentConfig) -> Results:
 
 
 def _check(experiment: Experiment, context: ExperimentConfig) -> None:
-    """Refuse what is not there, and the folder of another experiment, before anything is written."""
+    """Raise for unknown datasets, features and models, and for the folder of another experiment."""
     from lirdrec.experiments.tuning import feature_names
     from lirdrec.models.registry import model_type
 
@@ -157,7 +157,7 @@ class _Run:
                     if self._plan(done):
                         continue
                 if not told and done:
-                    self.progress.say(f"{len(done)} cells were done before")
+                    self.progress.say(f"{len(done)} trials were done before")
                 told = True
                 waiting = [cell for key, cell in self.planned.items() if key not in done and key not in self.running]
                 if not waiting and not self.running:
@@ -172,41 +172,41 @@ class _Run:
             self._stop()
 
     def known(self) -> Results:
-        """The results that there are, without computing any."""
+        """The results so far, without computing any."""
         while self._plan(self._done()):
-            self.again.clear()  # cells that failed are shown as they are
+            self.again.clear()  # report failed trials as they are
         self.again.clear()
         return self._results(self._done())
 
     def _done(self) -> dict[str, TrialResult]:
-        """Results of the planned cells, in the order of the plan; without those that are to be tried again."""
-        found = {}
+        """Results of the planned trials in the order of the plan, without those to be tried again."""
+        done = {}
         for key, cell in self.planned.items():
             result = self.store.result(cell)
             if result is not None and (result.done or result.attempts > self.again.get(key, 0)):
-                found[key] = result
-        return found
+                done[key] = result
+        return done
 
     def _results(self, done: dict[str, TrialResult]) -> Results:
         return Results(done.values(), self.experiment.name, self.context.output)
 
     def _plan(self, done: dict[str, TrialResult]) -> bool:
-        """Ask the experiment for its cells; whether there are new ones."""
+        """Update the planned trials; returns whether there are new ones."""
         before = self.planned
-        named: dict[str, TrialSpec] = {}
+        planned: dict[str, TrialSpec] = {}
         for cell in self.experiment.plan(self.context, self._results(done)):
             key = cell.key
-            named.setdefault(key, cell)
+            planned.setdefault(key, cell)
             if key not in before:
                 result = self.store.result(cell)
                 if result is not None and not result.done and result.attempts < TRIES:
                     self.again[key] = result.attempts
-        # in the order of the last plan: the finals of a model come before the trials of the next
-        self.planned = named | {key: cell for key, cell in before.items() if key not in named}
+        # in the order of the last plan: the final trainings of a model come before the tuning of the next
+        self.planned = planned | {key: cell for key, cell in before.items() if key not in planned}
         return len(self.planned) > len(before)
 
     def _start(self, waiting: list[TrialSpec]) -> None:
-        """Begin cells, as many as may run at once and other processes do not compute."""
+        """Start waiting trials up to the number of jobs, except those claimed by other processes."""
         for cell in waiting:
             if len(self.running) >= self.context.jobs:
                 return
@@ -218,7 +218,7 @@ class _Run:
                     continue  # another process has just computed it
                 attempt = 1 if earlier is None else earlier.attempts + 1
                 files = _Files(self.context.output, cell.key)
-                if files.result.is_file():  # computed, but whoever asked for it was killed before it could be recorded
+                if files.result.is_file():  # computed, but the scheduler was killed before it recorded the result
                     self._record(cell, files, attempt, 0)
                     continue
                 try:
@@ -252,22 +252,22 @@ class _Run:
             )
 
     def _collect(self) -> None:
-        """Record what workers have ended with."""
-        for key, one in list(self.running.items()):
-            code = one.process.poll()
+        """Record the results of workers that have ended."""
+        for key, worker in list(self.running.items()):
+            code = worker.process.poll()
             if code is not None:
                 del self.running[key]
-                with one.claim:
-                    self._record(one.cell, one.files, one.attempt, code)
-                if one.process.stdin is not None:
-                    one.process.stdin.close()
+                with worker.claim:
+                    self._record(worker.cell, worker.files, worker.attempt, code)
+                if worker.process.stdin is not None:
+                    worker.process.stdin.close()
 
     def _record(self, cell: TrialSpec, files: _Files, attempt: int, code: int) -> None:
         try:
             values = json.loads(files.result.read_text(encoding="utf-8"))
         except FileNotFoundError:
             killed = hasattr(signal, "SIGKILL") and code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-            # nobody but the system, short of memory, kills a worker in this way while its parent lives
+            # a worker killed by SIGKILL while its parent runs: the system was out of memory
             values = {"status": "out of memory"} if killed else {"status": "failed", "error": _last_line(files.log)}
         result = TrialResult.from_json({"cell": cell.to_json(), "attempts": attempt, **values})
         self._ended(result)
@@ -278,11 +278,11 @@ class _Run:
         if result.done and cell.extra.get("keep"):
             for checkpoint in files.runs.glob("checkpoint*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
-        elif result.status != "out of memory":  # which may succeed from its checkpoint on a machine with more
+        elif result.status != "out of memory":  # it may resume on a machine with more memory
             shutil.rmtree(files.runs, ignore_errors=True)
 
     def _tidy(self, done: dict[str, TrialResult]) -> None:
-        """Take away what was left by a kill between the record of a result and the end of its worker's files."""
+        """Remove files of finished trials that remained after a kill."""
         for key, result in done.items():
             files = _Files(self.context.output, key)
             for file in (files.job, files.result, *([files.log] if result.done else [])):
@@ -297,24 +297,24 @@ class _Run:
         self.progress.ended(result, done.values(), waiting)
 
     def _stop(self) -> None:
-        """End the workers that still run; their checkpoints stay."""
-        for one in self.running.values():
-            one.process.kill()
-        for one in self.running.values():
-            one.process.wait()
-            one.claim.close()
+        """Kill the running workers; their checkpoints are kept."""
+        for worker in self.running.values():
+            worker.process.kill()
+        for worker in self.running.values():
+            worker.process.wait()
+            worker.claim.close()
         self.progress.stop()
 
 
 def _environment(jobs: int) -> dict[str, str]:
-    """The variables of a worker: its share of the cores, and the package that runs here."""
+    """Environment variables of a worker: its share of the cores, and the path of this package."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // jobs))
     home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     defaults = {"OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads}
     if jobs > 1:
-        defaults["OMP_WAIT_POLICY"] = "passive"  # threads that spin while they wait would take the others' cores
+        defaults["OMP_WAIT_POLICY"] = "passive"  # active waiting would slow down the other workers
     return {**defaults, **os.environ, "PYTHONPATH": path}
 
 
@@ -323,4 +323,4 @@ def _last_line(log_file: Path) -> str:
         lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    return lines[-1] if lines else "the process ended without a word"
+    return lines[-1] if lines else "the process ended without a message"

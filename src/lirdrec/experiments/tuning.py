@@ -1,16 +1,16 @@
-"""Tuning: which configuration of a model is best on validation, the same budget for every model.
+"""Hyper-parameter tuning on validation, with the same budget for every model.
 
-A search is not a process that runs but a list of proposals in `tuning/NAME.json`. Each proposal is a cell; `search`
-looks at the results that there are and names the cells to compute next. So it can be stopped and gone on with anywhere,
-by several processes at once. Proposals come in pairs: those of a pair know the results of all pairs before, never of
-each other, so what is proposed does not depend on how many cells run at once or which of them ends first.
+A search is a list of proposals in `tuning/NAME.json`, each a trial. `suggest` reads the results so far and returns the
+trials to compute next, so a search can be interrupted and resumed, and run by several processes. Proposals are made in
+pairs, from the results of all earlier pairs, so they do not depend on the number of parallel trials or on the order in
+which trials end.
 
-The first proposals are the published defaults with each loss; one more pair is drawn at random; then Optuna's TPE
-proposes from the results, with a seed for each number. A trial is stopped early by the median rule: from epoch
-`WARM_UP` on, when its best value so far lies below the median of what the trials before it had at that epoch. The
-threshold is part of the proposal, so a trial that is killed and gone on with stops where it would have stopped.
+The first proposals are the published defaults with each loss; the next pair is random; then Optuna's TPE proposes, with
+one seed per number. Trials are pruned by the median rule: from epoch `WARM_UP` on, a trial stops if its best value so
+far is below the median of the earlier trials at that epoch. The thresholds are part of the proposal, so an interrupted
+trial stops at the same epoch.
 
-Only validation figures are ever looked at; the cells get the development copy of the dataset (`sealing`).
+Only validation metrics are used; trials get the development copy of the dataset (`vault`).
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from lirdrec.experiments.search_spaces import Choice, Space, parts, space_of, wi
 from lirdrec.experiments.trial import TrialResult, TrialSpec, canonical, fingerprint, locked, short_hash
 from lirdrec.files.atomic import write_json
 
-PAIR = 2  # proposals that do not know of each other
-AT_RANDOM = 4  # proposals before TPE takes over, the published ones included
-WARM_UP = 20  # epochs that no trial is stopped in
+PAIR = 2  # proposals made from the same results
+AT_RANDOM = 4  # proposals before TPE starts, including the published ones
+WARM_UP = 20  # epochs without pruning
 
 
 @dataclass(frozen=True)
 class TuningState:
-    """Where a search stands.
+    """State of a search.
 
     Attributes:
-        cells: all trials that are proposed by now, computed or not; a plan names them all.
-        finished: whether the budget is spent and every trial has its result.
-        chosen: the cell of the best trial; None while not finished, or if no trial succeeded. Once chosen it stays.
+        cells: all trials proposed so far, computed or not.
+        finished: whether the budget is spent and all trials have results.
+        chosen: the best trial; None if unfinished or without a successful trial. It never changes once chosen.
         trials: the results so far, in the order of the proposals.
-        base: what was tuned.
+        base: the base trial of the search.
     """
 
     cells: tuple[TrialSpec, ...]
@@ -56,26 +56,26 @@ class TuningState:
 
     @property
     def best(self) -> TrialResult | None:
-        """The result of the best trial, where it is known."""
-        return next((one for one in self.trials if one.cell == self.chosen), None)
+        """The result of the best trial, or None."""
+        return next((result for result in self.trials if result.cell == self.chosen), None)
 
     @property
     def seconds(self) -> float:
-        """Time spent."""
+        """Total time of the trials."""
         return sum(result.seconds for result in self.trials)
 
     @property
     def status(self) -> str:
-        """Running, done, or why nothing is chosen: "out of memory" if any trial was, else "failed"."""
+        """ "running", "done" or, if nothing is chosen, "out of memory" or "failed"."""
         if self.chosen is not None or not self.finished:
             return "done" if self.finished else "running"
-        return "out of memory" if any(one.status == "out of memory" for one in self.trials) else "failed"
+        return "out of memory" if any(trial.status == "out of memory" for trial in self.trials) else "failed"
 
     def final(self, seed: int, variant: str = "", **extra: Any) -> TrialSpec:
-        """The cell that trains the best configuration with a seed and scores the sealed test.
+        """The final trial of the best configuration with a seed; it scores the sealed test.
 
         Raises:
-            ConfigError: nothing is chosen.
+            ConfigError: no trial is chosen.
         """
         if self.chosen is None:
             raise ConfigError(f"{self.base.model}: no trial of its tuning has succeeded")
@@ -100,13 +100,13 @@ def base_cell(
     training: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> TrialSpec:
-    """The cell of work "train" that an experiment derives others from: what the context sets, and what it sets itself.
+    """A "train" trial with the options of the configuration and of the experiment, the base of other trials.
 
     Args:
-        context: gives model options and training options set by hand, the metric, and the feature sets.
-        dataset, model, split, variant, extra: of the cell.
-        feature_set: a label of `context.sets`, or another label, which stands for all features.
-        model_options, training: set by the experiment; they go before those of the context.
+        context: gives the fixed model and training options, the metric, and the feature sets.
+        dataset, model, split, variant, extra: fields of the trial.
+        feature_set: a label of `context.sets`; any other label means all features.
+        model_options, training: options of the experiment; they override those of the configuration.
     """
     return TrialSpec(
         "train",
@@ -123,16 +123,16 @@ def base_cell(
 
 
 def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> TuningState:
-    """Go on with the search for the best configuration of `base.model`; to be called in every `plan`.
+    """Continue the search for the best configuration of `base.model`; called by every `plan`.
 
     Args:
-        context: the budget, the losses, the sampler, the output folder.
-        results: what there is by now.
-        base: a cell of work "train" (see `base_cell`); its model options and training options are fixed, the others of
-            the model's space are searched. Its seed is the seed of the trials and of the proposals.
+        context: gives the budget, losses, sampler and output folder.
+        results: the results so far.
+        base: a "train" trial (see `base_cell`): its options are fixed, other options of the search space are tuned. Its
+            seed is that of the trials and of the proposals.
 
     Raises:
-        ConfigError: Optuna is missing and needed.
+        ConfigError: Optuna is needed, but not installed.
         RunFolderError: the file of proposals is damaged.
     """
     space = _space(context, base)
@@ -142,7 +142,7 @@ def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> Tun
     content["base"] = base.to_json() | {"dataset": fingerprint(base.dataset)}
     by_time = context.minutes is not None
     content["by"] = "time" if by_time else "trials"
-    name = "-".join(one for one in (base.dataset_name, base.model, base.feature_set, base.variant) if one)
+    name = "-".join(filter(None, (base.dataset_name, base.model, base.feature_set, base.variant)))
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
     path = context.output / "tuning" / f"{name}-{short_hash(content)[:8]}.json"
     budget = [context.trials, context.minutes]
@@ -151,7 +151,7 @@ def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> Tun
     found = _results(base, proposals, results)
     if not _complete(context, found, limit) or not _is_chosen(choices, budget):
         with locked(path.with_suffix(".lock")):
-            proposals, choices = _read(path)  # another process may have gone on
+            proposals, choices = _read(path)  # another process may have added proposals
             before = len(proposals), len(choices)
             while len(proposals) < limit:
                 found = _results(base, proposals, results)
@@ -178,7 +178,7 @@ def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> Tun
 
 
 def n_trials(context: ExperimentConfig, base: TrialSpec) -> int:
-    """How many trials the search will have at most: no more than the model has configurations."""
+    """Maximum number of trials of the search: at most the size of the search space."""
     size = _space(context, base).size
     return size if context.trials is None else min(size, context.trials)
 
@@ -190,7 +190,7 @@ def _space(context: ExperimentConfig, base: TrialSpec) -> Space:
 
 @lru_cache
 def feature_names(dataset: str) -> tuple[str, ...]:
-    """Names of the feature matrices of a dataset, in the order that models see them in."""
+    """Names of the feature matrices of a dataset, in the order used by models."""
     from lirdrec.data.readers import read_any
     from lirdrec.data.storage import MANIFEST, read_manifest
 
@@ -204,7 +204,7 @@ def _is_chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> bool:
 
 
 def _best(found: Sequence[TrialResult | None], metric: str) -> int | None:
-    """The number of the first of the best trials."""
+    """Number of the best trial, the first of tied ones."""
     best: tuple[float, int] | None = None
     for number, result in enumerate(found):
         value = result.figure(metric) if result is not None and result.done else None
@@ -238,7 +238,7 @@ def _complete(context: ExperimentConfig, found: Sequence[TrialResult | None], li
 
 
 def _left(context: ExperimentConfig, past: Sequence[TrialResult]) -> float | None:
-    """Seconds of tuning that are left; None where only the number of trials counts."""
+    """Remaining seconds of tuning; None without a time budget."""
     if context.minutes is None:
         return None
     return round(context.minutes * 60 - sum(one.seconds for one in past), 1)
@@ -251,22 +251,22 @@ def _propose(
     past: Sequence[TrialResult],
     seed: int,
 ) -> Choice:
-    """The next configuration; never one that was proposed before."""
+    """The next configuration, different from all earlier proposals."""
     number = len(proposals)
-    taken = {canonical(proposal["options"]) for proposal in proposals}
+    proposed = {canonical(proposal["options"]) for proposal in proposals}
     if number < len(space.first):
         return space.first[number]
     generator = random.Random(f"{seed}:{number}")
     if context.sampler == "tpe" and number >= AT_RANDOM:
         for attempt in range(10):
             choice = _by_tpe(space, proposals, past, context.metric, generator.randrange(2**31) + attempt)
-            if canonical(choice) not in taken:
+            if canonical(choice) not in proposed:
                 return choice
     for _ in range(100):
         choice = space.draw(generator)
-        if canonical(choice) not in taken:
+        if canonical(choice) not in proposed:
             return choice
-    return next(choice for choice in space.all() if canonical(choice) not in taken)
+    return next(choice for choice in space.all() if canonical(choice) not in proposed)
 
 
 def _by_tpe(
@@ -278,20 +278,20 @@ def _by_tpe(
     kinds = {name: _distribution(optuna, values) for name, values in space.shared.items()}
     if len(space.branches) > 1:
         kinds["loss"] = optuna.distributions.CategoricalDistribution(list(space.branches))
-    for loss, own in space.branches.items():
-        kinds |= {f"{loss}.{name}": _distribution(optuna, values) for name, values in own.items()}
+    for loss, branch in space.branches.items():
+        kinds |= {f"{loss}.{name}": _distribution(optuna, values) for name, values in branch.items()}
     for proposal, result in zip(proposals, past, strict=False):
         value = result.figure(metric)
         if not result.done or value is None:
             continue
         loss = proposal["options"].get("loss", "") if len(space.branches) > 1 else next(iter(space.branches))
-        places: dict[str, Any] = {"loss": loss} if len(space.branches) > 1 else {}
-        places |= {name: _place(values, proposal["options"][name]) for name, values in space.shared.items()}
-        places |= {
-            f"{loss}.{name}": _place(values, proposal["options"][name]) for name, values in space.branches[loss].items()
+        indices: dict[str, Any] = {"loss": loss} if len(space.branches) > 1 else {}
+        indices |= {name: _index(values, proposal["options"][name]) for name, values in space.shared.items()}
+        indices |= {
+            f"{loss}.{name}": _index(values, proposal["options"][name]) for name, values in space.branches[loss].items()
         }
-        own_kinds = {name: kinds[name] for name in places}
-        study.add_trial(optuna.trial.create_trial(params=places, distributions=own_kinds, value=value))
+        distributions = {name: kinds[name] for name in indices}
+        study.add_trial(optuna.trial.create_trial(params=indices, distributions=distributions, value=value))
     trial = study.ask()
 
     def ask(name: str, values: tuple[Any, ...]) -> Any:
@@ -314,13 +314,13 @@ def _ordered(values: Sequence[Any]) -> bool:
 
 
 def _distribution(optuna: Any, values: Sequence[Any]) -> Any:
-    """Places in the list of values: in order for numbers, which TPE makes use of, else as names."""
+    """Distribution over the indices of the values: ordered for numbers, else categorical."""
     if _ordered(values):
         return optuna.distributions.IntDistribution(0, len(values) - 1)
     return optuna.distributions.CategoricalDistribution(list(range(len(values))))
 
 
-def _place(values: Sequence[Any], value: Any) -> int:
+def _index(values: Sequence[Any], value: Any) -> int:
     return [canonical(one) for one in values].index(canonical(value))
 
 
@@ -370,11 +370,11 @@ def _described(space: Space) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The proposals, and what was chosen of them with which budget."""
+    """The proposals, and the trials chosen for each budget."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return list(found["trials"]), list(found["chosen"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return list(content["trials"]), list(content["chosen"])
     except FileNotFoundError:
         return [], []
     except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path}: damaged ({error}); delete it to begin the search anew") from None
+        raise RunFolderError(f"{path}: damaged ({error}); delete it to start the search again") from None

@@ -1,14 +1,13 @@
-"""Items that training has not seen (Fig. 4 of the paper), two ways, against two lists of candidates.
+"""Experiment "cold" (Fig. 4 of the paper): recommending unseen items, in two modes, among two lists of candidates.
 
-A fifth of the items is drawn at random; half of them are for validation, half for the test, and their interactions
-follow them: each seed draws its own items. Nothing of the unseen items is known but their features.
+A random fifth of the items with all their interactions is held out, half for validation, half for the test; each seed
+draws its own items. Models know only the features of unseen items.
 
-    transductive   the paper's: the features are there in training, in the item graph too, so gradients may reach them
-    inductive      trained without them; they are added afterwards by `Recommender.add_items`, as a shop would. As many
-                   epochs as validation chose for the transductive run of the same seed: without unseen items there is
-                   no validation
+    transductive   as in the paper: training uses the features of unseen items, for instance in the item graph
+    inductive      trained without unseen items, which are added afterwards by `Recommender.add_items`; trained for the
+                   best number of epochs of the transductive run of the same seed, since validation needs unseen items
 
-Candidates: only the unseen items (how well are they told apart?), or all (do they ever come up?).
+Candidates: only unseen items, or all items.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
 
 MODELS = ("content_knn", "vbpr", "lattice", "freedom", "lirdrec")
 MODES = ("transductive", "inductive")
-# stage of the figures → how it is called
+# stage of the metrics → heading
 STAGES = {"test": "Only unseen items", "test_all": "All items"}
 CANNOT = "cannot"
 
 
 def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Transductive cells; inductive ones as soon as the number of epochs is known."""
+    """Transductive trials, and inductive ones as soon as the number of epochs is known."""
     for dataset in context.datasets:
         for model in context.models or MODELS:
             for seed in range(context.seeds):
@@ -50,13 +49,13 @@ def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def transductive(job: Job) -> dict[str, Any]:
-    """Work: train with the unseen items' features, score validation and both kinds of candidates of the test."""
+    """Work: train with the features of unseen items; score validation, and the test with both lists of candidates."""
     recommender = job.fit()
     return _scored(job, recommender)
 
 
 def inductive(job: Job) -> dict[str, Any]:
-    """Work: train without the unseen items, add them, score the same."""
+    """Work: train without unseen items, add them, and score in the same way."""
     import numpy as np
 
     from lirdrec.data.holdout import hold_out_items
@@ -80,7 +79,7 @@ def _scored(job: Job, recommender: Any) -> dict[str, Any]:
 
 
 def report(context: ExperimentConfig, results: Results) -> Path:
-    """Figures of both ways and both lists, beside random ranking's; who is best, and whether unseen items come up."""
+    """Metrics of both modes and both lists of candidates, compared with random ranking."""
     import polars as pl
 
     found = _found(context, results)
@@ -102,7 +101,7 @@ def report(context: ExperimentConfig, results: Results) -> Path:
         if metric in one.figures.get(stage, {})
     ]
     if rows:
-        caption = f"Test {metric} for items that training has not seen, {sentences.over(context.seeds)}."
+        caption = f"Test {metric} for unseen items, {sentences.over(context.seeds)}."
         blocks.append(
             bars(
                 pl.DataFrame(rows),
@@ -117,9 +116,9 @@ def report(context: ExperimentConfig, results: Results) -> Path:
         )
     blocks.append(_table(found, datasets, shown))
     return Report(
-        title="Items that training has not seen",
-        question="How well are items recommended that nobody has interacted with, known by their features alone?",
-        answer=" ".join(_answer(one, found, metric) for one in datasets) or "There is no figure yet.",
+        title="Recommending unseen items",
+        question="How well are items without interactions recommended, from their features alone?",
+        answer=" ".join(_answer(one, found, metric) for one in datasets) or "There are no results yet.",
         sections=[Section("Unseen items", blocks), *sentences.failures(results)],
         settings=sentences.settings(context),
         commands=sentences.commands(context),
@@ -128,13 +127,13 @@ def report(context: ExperimentConfig, results: Results) -> Path:
 
 
 def expected_recall(results: list[TrialResult], k: int) -> float | None:
-    """What random ranking of the unseen items would find: each of `C` candidates is among the first k with k / C."""
+    """Expected recall of random ranking: each of `C` candidates is in the top k with probability k / C."""
     sizes = [one.data["unseen"] for one in results if one.done and one.data]
     return sum(min(1.0, k / size) for size in sizes) / len(sizes) if sizes else None
 
 
 def _found(context: ExperimentConfig, results: Results) -> dict[tuple[str, str, str], list[TrialResult]]:
-    """(dataset's name, model, mode) → results that are done."""
+    """(dataset's name, model, mode) → finished results."""
     found: dict[tuple[str, str, str], list[TrialResult]] = {}
     for result in results.where(work=("cold:transductive", "cold:inductive"), status="done"):
         cell = result.cell
@@ -171,10 +170,10 @@ def _table(found: Mapping[tuple[str, str, str], list[TrialResult]], datasets: li
                 floor[f"test {name}"] = expected_recall(anyone, int(k))
         lines.append(Row(floor, block, muted=True))
     notes = [
-        "Each seed draws its own unseen items; the spread is over draws and trainings together.",
-        "Random ranking: the exact expectation, k over the number of unseen items.",
+        "Each seed draws its own unseen items; the sd is over draws and trainings together.",
+        "Random ranking: exact expectation, k / number of unseen items.",
     ]
-    return Table("cold", columns, lines, "Test figures for unseen items.", notes)
+    return Table("cold", columns, lines, "Test metrics for unseen items.", notes)
 
 
 def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[TrialResult]], metric: str) -> str:
@@ -196,8 +195,8 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[TrialResult]
             second = f", then {label(ordered[1])} ({models[ordered[1]].mean:.4f})" if len(ordered) > 1 else ""
             said.append(f"{mode}, **{label(ordered[0])}** with {sentences.format_mean_sd(models[ordered[0]])}{second}")
     if not said:
-        return f"On {name} there is no figure."
-    text = f"On {name}, unseen items alone are ranked best (test {metric}): {'; '.join(said)}."
+        return f"On {name} there are no results."
+    text = f"On {name}, the best models among unseen items (test {metric}) are: {'; '.join(said)}."
     kind, _, k = metric.partition("@")
     anyone = next((some for (d, _, _), some in found.items() if d == dataset), [])
     floor = expected_recall(anyone, int(k)) if kind == "recall" else None
@@ -208,7 +207,9 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[TrialResult]
             for model, measure in figures["test", mode].items()
             if measure.mean <= floor
         ]
-        text += f" Random ranking would find {floor:.4f}" + (f"; no better: {sentences.listed(lost)}." if lost else ".")
+        text += f" Random ranking would reach {floor:.4f}" + (
+            f"; not better: {sentences.listed(lost)}." if lost else "."
+        )
     both = [model for model in figures["test", "inductive"] if model in figures["test", "transductive"]]
     if both:
         changes = [
@@ -218,14 +219,16 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[TrialResult]
             )
             for model in both
         ]
-        text += f" Adding the items after training instead of training with them: {sentences.listed(changes)}."
+        text += (
+            f" Change from adding the items after training instead of training with them: {sentences.listed(changes)}."
+        )
     every = [(model, mode, m.mean) for mode in MODES for model, m in figures["test_all", mode].items()]
     if every:
         model, mode, value = max(every, key=lambda one: one[2])
         text += (
             f" Among all items the best recall of unseen ones is {value:.4f} ({label(model)}, {mode}): "
             if kind == "recall"
-            else f" Among all items the best figure is {value:.4f} ({label(model)}, {mode}): "
+            else f" Among all items the best value is {value:.4f} ({label(model)}, {mode}): "
         )
         alone = figures["test", mode].get(model)
         part = value / alone.mean if alone is not None and alone.mean else 0.0
@@ -236,7 +239,7 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[TrialResult]
 def _transductive(
     context: ExperimentConfig, results: Results, dataset: str, model: str, seed: int
 ) -> Iterator[TrialSpec]:
-    """The cell; for closed forms, whose trials cost little, first those of a search on this very split."""
+    """The trial; closed-form models, which train fast, are first tuned on the same split."""
     split = {"split": "cold_items", "seed": seed}
     extra = {"candidates": "cold"}
     feature_set = next(iter(context.sets))
@@ -253,7 +256,7 @@ def _transductive(
 
 
 def _inductive(cell: TrialSpec, result: TrialResult | None) -> TrialSpec | None:
-    """The inductive cell that follows a transductive one; None before its result, and where the model cannot."""
+    """The inductive trial after a transductive one; None before its result, or if the model cannot add items."""
     kind = model_type(cell.model)
     if result is None or not result.done or not kind.capabilities.cold_items:
         return None

@@ -215,7 +215,7 @@ def _tuning_curves(context: ExperimentConfig, comparison: Rows) -> list[Any]:
     """A figure of the best validation metric after each trial; [] if no model has two trials."""
     import polars as pl
 
-    points = []
+    points: list[dict[str, Any]] = []
     for entry in comparison.entries:
         best = -math.inf
         for number, trial in enumerate(entry.trials, 1):

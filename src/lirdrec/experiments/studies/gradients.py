@@ -1,9 +1,9 @@
-"""Do item IDs learn more slowly than projected features, and do features tell more? (Fig. 1, Theorem 1 and Lemma 2)
+"""Experiment "gradients" (Fig. 1, Theorem 1, Lemma 2): gradients of item IDs against those of projected features.
 
 Theorem 1 of the paper: in the first epoch the gradient of an item's ID embedding is no larger than that of its
 projected features. Lemma 2: features bring information that random IDs lack; its test is the same model with random
-features of the same size. What is measured, and how, stands in `measuring_gradients`. The ranking loss is BPR,
-validation is looked at, the test is not.
+features of the same size. `gradient_probe` defines the measurements. The ranking loss is BPR;
+the test is not used.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 MODELS = ("vbpr", "freedom")
 EPOCHS = 30
-ONE_SEED = 0.05  # of a figure: what another seed may well change
+ONE_SEED = 0.05  # relative change that another seed may cause
 REAL, RANDOM = "features", "random features"
-# what the two sides of the inequality are, per item and together
+# the two sides of the inequality, per item and in total
 SIDES = (("id_per_item", "features_per_item"), ("id_table", "projection"))
 SERIES = {
     "id_per_item": "IDs",
@@ -46,13 +46,13 @@ NOTES = {
 
 
 def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Each model with its features and with random ones, with every seed."""
+    """All models with real and with random features, with all seeds."""
     for cells in _cells(context).values():
         yield from cells
 
 
 def measure(job: Job) -> list[dict[str, float]]:
-    """Work: train, watched; one line an epoch."""
+    """Work: train with a gradient probe; one entry per epoch."""
     import numpy as np
     import torch
 
@@ -79,7 +79,7 @@ def measure(job: Job) -> list[dict[str, float]]:
 
 
 def report(context: ExperimentConfig, results: Results) -> Path:
-    """For each model: gradients, losses, random features; whether the inequality holds and for how many epochs."""
+    """For each model: gradients, losses, random features, and the epochs in which the inequality holds."""
     cells = _cells(context)
     done = {place: [one for one in map(results.get, some) if one and one.done] for place, some in cells.items()}
     k = context.metric.partition("@")[2]
@@ -94,10 +94,10 @@ def report(context: ExperimentConfig, results: Results) -> Path:
                 Section(name, _drawn(f"{model}-{dataset}".lower() if many else model, model, real, random, k))
             )
         answers.append(_answer(name, model, real, random, k))
-    sections.append(Section("All figures", [_table(done, many, k)]))
+    sections.append(Section("All metrics", [_table(done, many, k)]))
     return Report(
         title="Gradients of item IDs and of item features",
-        question="Do item IDs get smaller gradients than projected features, for how long, and do features tell more "
+        question="Do item IDs get smaller gradients than projected features, in which epochs, and do features say more "
         "than random ones?",
         answer="\n\n".join(answers),
         sections=[*sections, *sentences.failures(results)],
@@ -113,7 +113,7 @@ def holds(results: Sequence[TrialResult], small: str, large: str) -> list[bool]:
 
 
 def means(results: Sequence[TrialResult], key: str) -> list[Measure]:
-    """A figure of each epoch over the seeds; epochs that lack it are left out."""
+    """Mean and sd over the seeds for each epoch that has the value."""
     epochs = zip(*(one.data for one in results), strict=True)
     found = (Measure.of(line[key] for line in lines_ if key in line) for lines_ in epochs)
     return [one for one in found if one is not None]
@@ -178,7 +178,7 @@ def _lines(frame: Any, name: str, y_label: str, caption: str, accent: str = "", 
 
 
 def _is_wide(frame: Any) -> bool:
-    """Whether a panel's figures differ so much that only a logarithmic axis shows them."""
+    """Whether the values of a panel need a logarithmic axis."""
     parts = frame.partition_by("panel")
     return any(part["value"].min() <= 0 or part["value"].max() > 30 * part["value"].min() for part in parts)
 
@@ -216,7 +216,7 @@ def _table(done: Mapping[tuple[str, str, str], list[TrialResult]], many: bool, k
 
 def _answer(name: str, model: str, real: Sequence[TrialResult], random: Sequence[TrialResult], k: str) -> str:
     if not real:
-        return f"{name} gave no figures."
+        return f"{name} has no results."
     (small, large), (table, projection) = SIDES
     per_item = holds(real, small, large)
     first = [means(real, key)[0].mean for key in (small, large)]
@@ -252,13 +252,13 @@ def _answer(name: str, model: str, real: Sequence[TrialResult], random: Sequence
             text += f"({sentences.format_gain(best[1].mean, best[0].mean)})"
             apart = abs(best[0].mean - best[1].mean)
             if best[0].sd is None and apart <= ONE_SEED * best[0].mean:
-                text += ", too small a difference for one seed: nothing that speaks for Lemma 2."
+                text += ", too small a difference for one seed: no support for Lemma 2."
             elif apart <= sum(one.sd or 0.0 for one in best if one is not None):
-                text += ", a difference within the spread of the seeds: nothing that speaks for Lemma 2."
+                text += ", a difference within the sd of the seeds: no support for Lemma 2."
             elif best[0].mean > best[1].mean:
-                text += ": the features tell something that random ones do not."
+                text += ": the features contain information that random ones do not."
             else:
-                text += ": random features do better than the real ones."
+                text += ": random features are better than the real ones."
     return text
 
 
@@ -267,7 +267,7 @@ def _epochs(context: ExperimentConfig) -> int:
 
 
 def _cells(context: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSpec]]:
-    """(dataset's name, model, variant) → cells."""
+    """(dataset's name, model, variant) → trials."""
     found: dict[tuple[str, str, str], list[TrialSpec]] = {}
     epochs = _epochs(context)
     for dataset in context.datasets:

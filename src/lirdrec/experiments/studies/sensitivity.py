@@ -1,6 +1,6 @@
-"""How much two settings matter (Fig. 5 of the paper: λ and the weight w of PWC), on validation only.
+"""Experiment "sensitivity" (Fig. 5 of the paper: λ and the weight w of PWC): a grid of two settings.
 
-The test is not looked at: a grid of settings is what one chooses from.
+Validation only: the test must not be used to choose settings.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SETTINGS = {
 
 
 def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Every point of the grid with every seed."""
+    """All points of the grid with all seeds."""
     for _, _, cells in _grid(context):
         yield from cells
 
 
 def report(context: ExperimentConfig, results: Results) -> Path:
-    """A heat map for each dataset and model, and how far the best and the worst settings lie apart."""
+    """A heat map for each dataset and model, and the difference between the best and the worst settings."""
     import polars as pl
 
     down, across = _names(context)
@@ -73,9 +73,9 @@ def report(context: ExperimentConfig, results: Results) -> Path:
             Table.pivot(frame, "sensitivity", [down], [across], block="group" if many else None, labels=_short)
         )
     return Report(
-        title="How much the settings matter",
+        title="Sensitivity to settings",
         question=f"How does validation {context.metric} change with {down} and {across}?",
-        answer=" ".join(_answer(context, group, found) for group, found in places.items()) or "There is no figure.",
+        answer=" ".join(_answer(context, group, found) for group, found in places.items()) or "There are no results.",
         sections=[Section("The grid", blocks), *sentences.failures(results)],
         settings=sentences.settings(context),
         commands=sentences.commands(context),
@@ -94,7 +94,7 @@ def _answer(context: ExperimentConfig, group: str, found: dict[tuple[Any, Any], 
     )
 
     def spread(at: int) -> float:
-        """Mean over the other option's values of the largest difference that this option makes."""
+        """Range over this option's values, averaged over the values of the other option."""
         differences = []
         for other in dict.fromkeys(place[1 - at] for place in found):
             values = [measure.mean for place, measure in found.items() if place[1 - at] == other]
@@ -106,21 +106,21 @@ def _answer(context: ExperimentConfig, group: str, found: dict[tuple[Any, Any], 
         more = max(shares, key=shares.__getitem__)
         less = across if more == down else down
         text += (
-            f" {more} matters more: with the other option fixed, the figures of its values lie {shares[more]:.1f} % of "
-            f"the best figure apart, those of {less} {shares[less]:.1f} %."
+            f" {more} matters more: with the other option fixed, the metric varies by {shares[more]:.1f} % of "
+            f"the best value, for {less} by {shares[less]:.1f} %."
         )
     noise = [measure.sd for measure in found.values() if measure.sd is not None]
     if noise:
         mean_sd = sum(noise) / len(noise)
         within = sum(top - measure.mean <= mean_sd for measure in found.values())
-        text += f" {within} of {len(found)} settings lie within one sd of the seeds ({mean_sd:.4f}) of the best."
+        text += f" {within} of {len(found)} settings are within one sd over the seeds ({mean_sd:.4f}) of the best."
     else:
-        text += " With one seed nobody knows how much of this is chance: take more (--seeds)."
+        text += " One seed does not show how much of this is random: use more (--seeds)."
     return text
 
 
 def _grid(context: ExperimentConfig) -> Iterator[tuple[str, tuple[Any, Any], list[TrialSpec]]]:
-    """Name of the group, values (down, across), cells."""
+    """Name of the group, values (down, across), trials."""
     down, across = _names(context)
     values = [_values(context, name) for name in ("down_values", "across_values")]
     many_models, many_sets = len(context.models or MODELS) > 1, len(context.sets) > 1

@@ -25,13 +25,13 @@ SHARE = 0.9  # of a model's own best
 
 
 def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Every model with every seed, for all of the epochs."""
+    """All models with all seeds, for all epochs."""
     for cells in _cells(context).values():
         yield from cells
 
 
 def report(context: ExperimentConfig, results: Results) -> Path:
-    """Two curves a dataset, a table of landmarks, and who leads when."""
+    """Curves over epochs and seconds, a table of selected epochs, and the leading models."""
     import polars as pl
 
     found = {place: [results.get(cell) for cell in cells] for place, cells in _cells(context).items()}
@@ -75,8 +75,8 @@ def report(context: ExperimentConfig, results: Results) -> Path:
         _answer(context, {m: some for (d, m), some in done.items() if d == dataset}, dataset) for dataset in datasets
     ]
     return Report(
-        title="How fast models learn",
-        question="Which model is ahead after a few epochs of training, and after the same time?",
+        title="Speed of learning",
+        question="Which model leads after a few epochs of training, and after equal training time?",
         answer=" ".join(answers),
         sections=[Section("The first epochs", blocks), *sentences.failures(results)],
         settings=sentences.settings(context) | {"epochs": _epochs(context)},
@@ -86,7 +86,7 @@ def report(context: ExperimentConfig, results: Results) -> Path:
 
 
 def curve(results: Sequence[TrialResult], metric: str) -> list[tuple[int, float, float]]:
-    """(epoch, seconds, figure), means over the runs, of the epochs that all of them have."""
+    """(epoch, seconds, metric) as means over the runs, for the epochs that all runs have."""
     lines_of = [{line["epoch"]: line for line in one.history if metric in line} for one in results]
     epochs = sorted(set.intersection(*map(set, lines_of))) if lines_of else []
     found = []
@@ -97,7 +97,7 @@ def curve(results: Sequence[TrialResult], metric: str) -> list[tuple[int, float,
 
 
 def _table(context: ExperimentConfig, done: dict[tuple[str, str], list[TrialResult]]) -> Table:
-    """Landmarks of each curve."""
+    """Table of selected points of each curve."""
     columns = [
         Column("model", "Model", format="text"),
         *(
@@ -121,7 +121,7 @@ def _table(context: ExperimentConfig, done: dict[tuple[str, str], list[TrialResu
         near = next(point for point in points if point[2] >= SHARE * max(value for _, _, value in points))
         cells |= {"near": near[0], "near seconds": near[1]}
         rows.append(Row(cells, label(dataset) if many else "", accent=model == "lirdrec"))
-    return Table("startup", columns, rows, "Landmarks of the curves, means over the seeds.")
+    return Table("startup", columns, rows, "Selected points of the curves, means over the seeds.")
 
 
 def _landmarks(context: ExperimentConfig) -> list[int]:
@@ -133,7 +133,7 @@ def _answer(context: ExperimentConfig, done: dict[str, list[TrialResult]], datas
     curves = {model: curve(results, context.metric) for model, results in done.items()}
     curves = {model: points for model, points in curves.items() if points}
     if not curves:
-        return f"On {label(dataset)} there is no curve."
+        return f"On {label(dataset)} there are no results."
     said = []
     for n in _landmarks(context):
         at = {model: value for model, points in curves.items() for epoch, _, value in points if epoch == n}
@@ -159,7 +159,7 @@ def _answer(context: ExperimentConfig, done: dict[str, list[TrialResult]], datas
 
 
 def _in_seconds(frame: Any) -> Any:
-    """Each epoch of a model at its mean time, so that seeds can be averaged."""
+    """Set the time of each epoch to its mean over the seeds, so that seeds can be averaged."""
     import polars as pl
 
     place = ["dataset", "model", "epoch"]
@@ -171,13 +171,13 @@ def _epochs(context: ExperimentConfig) -> int:
 
 
 def _cells(context: ExperimentConfig) -> dict[tuple[str, str], list[TrialSpec]]:
-    """(dataset's name, model) → cells."""
+    """(dataset's name, model) → trials."""
     found: dict[tuple[str, str], list[TrialSpec]] = {}
     epochs = _epochs(context)
     for dataset in context.datasets:
         for model in context.models or MODELS:
             if model_type(model).capabilities.training != "gradient":
-                raise ConfigError(f"{model} has no epochs: it is not trained step by step; name other models")
+                raise ConfigError(f"{model} has no epochs, since it is not trained by gradients; name other models")
             training = {"epochs": epochs, "patience": epochs, "evaluate_every": 1}
             for feature_set in list(context.sets)[:1]:
                 base = settled(context, dataset, model, feature_set, training=training, variant="startup")

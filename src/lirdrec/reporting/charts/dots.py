@@ -48,17 +48,13 @@ def dots(
         accent: the row (or series) in the accent color.
         row_order: names from the top; sort: order the rows that it does not list by descending mean.
         low, high: columns with the ends of the error bars (a confidence interval) instead of ± sd; one row per dot.
-        reference: position of a vertical line, such as 0 for differences.
-        x_label: default: the column's name.
-        digits: decimals of the written values.
+        reference: vertical line, such as 0; x_label: default: the column's name; digits: of the written values.
     """
     if (low is None) != (high is None):
         raise ConfigError("dots needs both ends of the error bars, low and high, or neither")
     data = summarize(frame, [panel, rows, series], value, also=[column for column in (low, high) if column])
     with style():
-        measures = {row: Measure.of(data.filter(equals(rows, row))[MEAN]) for row in names_of(data, rows, row_order)}
-        means = {row: measure.mean if measure else -math.inf for row, measure in measures.items()}
-        names = sorted(means, key=lambda row: (rank_in(row, row_order), -means[row] if sort else 0))
+        names = _ordered_rows(data, rows, row_order, sort)
         kinds = names_of(data, series, order) if series else []
         dot_styles = styles(kinds if series else names, accent)
         height = len(names) * (0.27 if len(kinds) < 3 else 0.15 * len(kinds)) + 0.75
@@ -74,18 +70,24 @@ def dots(
                     dot_style = dot_styles[record[rows] if kind is None else kind]
                     _draw_dot(axes, mean, height, ends, dot_style)
                     if kind is None:
-                        bold = record[rows] == accent
-                        text = f"{mean:.{digits}f}".replace("-", "−")
-                        write_right(axes, height, text, 4, dot_style.color if bold else GREY, bold)
+                        _write_value(axes, height, f"{mean:.{digits}f}", dot_style, record[rows] == accent)
                 if kind is not None:
                     axes.plot([], [], "o", color=dot_styles[kind].color, markersize=6, label=labels(kind))
-            if reference is not None:
-                axes.axvline(reference, color=GREY, linewidth=0.9, zorder=2)
-            _name_rows(axes, names, labels if axes in left else None, accent)
+            _name_rows(axes, names, labels if axes in left else None, accent, reference)
         panels.name_x(value, x_label)
         if len(kinds) > 1:
             panels.legend(len(kinds))
     return Figure(name, panels.drawing, data, caption, alt)
+
+
+def _ordered_rows(data: pl.DataFrame, rows: str, row_order: Sequence[Any], sort: bool) -> list[Any]:
+    measures = {row: Measure.of(data.filter(equals(rows, row))[MEAN]) for row in names_of(data, rows, row_order)}
+    means = {row: measure.mean if measure else -math.inf for row, measure in measures.items()}
+    return sorted(means, key=lambda row: (rank_in(row, row_order), -means[row] if sort else 0))
+
+
+def _write_value(axes: Axes, height: float, text: str, dot_style: Style, bold: bool) -> None:
+    write_right(axes, height, text.replace("-", "−"), 4, dot_style.color if bold else GREY, bold)
 
 
 def _draw_dot(axes: Axes, mean: float, height: float, ends: tuple[float, float], dot_style: Style) -> None:
@@ -94,8 +96,12 @@ def _draw_dot(axes: Axes, mean: float, height: float, ends: tuple[float, float],
     axes.plot(mean, height, dot_style.marker, color=dot_style.color, markersize=size, zorder=4)
 
 
-def _name_rows(axes: Axes, names: Sequence[Any], labels: Callable[[Any], str] | None, accent: Any) -> None:
+def _name_rows(
+    axes: Axes, names: Sequence[Any], labels: Callable[[Any], str] | None, accent: Any, reference: float | None
+) -> None:
     """Format a panel of `len(names)` rows, and write their names at the left; labels None: no names."""
+    if reference is not None:
+        axes.axvline(reference, color=GREY, linewidth=0.9, zorder=2)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [labels(row) for row in names] if labels else [])
     for tick, row in zip(axes.get_yticklabels(), names, strict=False):

@@ -52,16 +52,13 @@ def lines(
         frame: tidy rows; null and NaN values are skipped.
         name: stem of the figure's files.
         x, y: columns of the axes. A text column x is drawn as equal steps in order of appearance.
-        series: column with a line for each value.
-        panel: column with a panel for each value.
+        series, panel: columns with a line, and a panel, for each value.
         accent: the series in the accent color, drawn on top.
         order: order of the series.
-        x_label, y_label: default: the columns' names.
-        log_x, log_y: use logarithmic axes.
+        x_label, y_label: default: the columns' names; log_x, log_y: use logarithmic axes.
         points: mark each value; default: lines with at most 12 values.
         share_y: use the same y-axis in all panels.
-        labels: how to print names.
-        caption, alt: see Figure.
+        labels: how to print names; caption, alt: see Figure.
     """
     data = summarize(frame, [panel, series, x], y)
     names = names_of(data, series, order)
@@ -81,21 +78,25 @@ def lines(
                 if positions:
                     last = rows[MEAN].to_list()[-1]
                     ends.append(_LineEnd(positions[-1], last, labels(line), line_style.color, line == accent))
-            if log_x:
-                axes.set_xscale("log")
             if log_y:
                 axes.set_yscale("log")
-            if steps:
-                axes.set_xticks(range(len(steps)), [labels(step) for step in steps])
-            elif not log_x and part[x].dtype.is_integer():
-                from matplotlib.ticker import MaxNLocator
-
-                axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            _set_x_axis(axes, [labels(step) for step in steps], log_x, part[x].dtype.is_integer())
             if series:
                 _end_labels(axes, ends, log_y)
         panels.name_x(x, x_label)
         panels.name_y(y, y_label)
     return Figure(name, panels.drawing, data, caption, alt)
+
+
+def _set_x_axis(axes: Axes, steps: Sequence[str], log: bool, integers: bool) -> None:
+    if log:
+        axes.set_xscale("log")
+    if steps:
+        axes.set_xticks(range(len(steps)), steps)
+    elif integers and not log:
+        from matplotlib.ticker import MaxNLocator
+
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _draw_line(
