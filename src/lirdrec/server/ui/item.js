@@ -1,4 +1,4 @@
-// An item: its neighbours, who would get it, where it lies.
+// Item view: the item's columns, audience, most similar items and position on the map.
 
 import { api, picture } from "./api.js";
 import { bar, card, grid, legend, scaleOf, userLink } from "./cards.js";
