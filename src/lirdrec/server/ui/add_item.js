@@ -9,13 +9,13 @@ import { sessionNews } from "./item.js";
 const TYPES = ["image/jpeg", "image/png", "image/webp"];
 
 export async function addItem(root) {
-  changed(); // encoders may have been loaded since
+  changed(); // encoders may have been loaded meanwhile
   const model = await catalogue();
   const head = el(
     "div",
     { class: "head" },
     el("h1", { tabindex: "-1" }, "Add an item"),
-    el("p", { class: "lead" }, "It is recommended from the next moment on. Nothing is trained anew."),
+    el("p", { class: "lead" }, "It is recommended immediately, without retraining."),
   );
   if (!model.new_items) {
     root.replaceChildren(

@@ -1,4 +1,4 @@
-// Cards of items, and the bar that shows what a score is made of.
+// Item cards, and the bar that shows the parts of a score.
 
 import { picture } from "./api.js";
 import { about, called, hue } from "./catalogue.js";

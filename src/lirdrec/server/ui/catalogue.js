@@ -1,4 +1,4 @@
-// What is being served: asked for once, and again after a change.
+// Description of the served run: loaded once, and again after a change.
 
 import { api } from "./api.js";
 import { told } from "./dom.js";

@@ -1,4 +1,4 @@
-// What a person can turn: how much each branch weighs, how varied the list is, which items are wanted.
+// Controls of a recommendation list: branch weights, diversity, filters.
 
 import { hue, titleColumn } from "./catalogue.js";
 import { debounced, el, told } from "./dom.js";

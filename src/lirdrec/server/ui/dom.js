@@ -1,4 +1,4 @@
-// Elements from plain values. Whatever the catalogue holds becomes text nodes and attributes, never markup.
+// Create DOM elements. Catalog data become text nodes and attributes, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -31,7 +31,7 @@ export function icon(name) {
   return made;
 }
 
-/** Tell whoever listens instead of looking. */
+/** Announce a text to screen readers. */
 export function say(text) {
   const place = document.getElementById("said");
   place.textContent = "";

@@ -1,4 +1,4 @@
-// What pointers, wheel and keys do to the map.
+// Pointer, wheel and keyboard input of the map.
 
 /** Wheel and two fingers zoom, one moves, a click chooses; arrows, plus, minus and zero do the same. */
 export function listen(plane, signal) {

@@ -1,4 +1,4 @@
-// The first page: what is served, and where to begin.
+// Start view: facts about the run, links to users, the most popular items.
 
 import { api } from "./api.js";
 import { card, grid, userLink } from "./cards.js";

@@ -1,4 +1,4 @@
-// An item: its neighbours, who would get it, where it lies.
+// Item view: the item's columns, audience, most similar items and position on the map.
 
 import { api, picture } from "./api.js";
 import { bar, card, grid, legend, scaleOf, userLink } from "./cards.js";
@@ -49,7 +49,7 @@ export async function item(root, id, signal) {
   return called(one);
 }
 
-/** Items that were added from this page: their own page greets them. */
+/** Ids of items added from this page; their item view shows a banner. */
 export const sessionNews = new Set();
 
 const lies = ({ neighbours }) => {
@@ -157,6 +157,6 @@ async function locality(one, near, place, signal) {
     plane.fit([at, ...around.slice(0, 4)], 0.3);
     signal.addEventListener("abort", () => plane.stop());
   } catch {
-    place.replaceChildren(); // without a map the page is whole
+    place.replaceChildren(); // the view is complete without a map
   }
 }

@@ -1,4 +1,4 @@
-// Titles beside points of the map, where there is room for them.
+// Titles next to the points of the map, if there is space.
 
 /** The titles of some places; those that would cover a point or another title are left out. */
 export function paintLabels(plane, ink, places, radius) {

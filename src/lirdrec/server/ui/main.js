@@ -1,4 +1,4 @@
-// Which view the address asks for; the key; the colours.
+// Router: chooses the view by the URL; API key dialog; color theme.
 
 import { addItem } from "./add_item.js";
 import { key, setKey } from "./api.js";
@@ -36,7 +36,7 @@ async function show() {
     await served();
   } catch (error) {
     if (signal.aborted || error.name === "AbortError") return;
-    title = "Something is wrong";
+    title = "Error";
     root.replaceChildren(failure(error));
   } finally {
     clearTimeout(slow);
@@ -45,7 +45,7 @@ async function show() {
   document.title = `${title} · lirdrec`;
   if (!first) {
     scrollTo(0, 0);
-    // not from somebody who meanwhile types in the search or works in the new view
+    // do not take the focus from a user who is typing in the search or working in the new view
     const now = document.activeElement;
     if (now === before || now === document.body) root.querySelector("h1")?.focus({ preventScroll: true });
   }
@@ -90,7 +90,7 @@ async function served() {
   place.textContent = `Run ${model.run} · ${model.model ?? "model"} of ${model.dataset ?? "unnamed data"} · ${model.items.toLocaleString("en")} items${added} · lirdrec ${model.version}`;
 }
 
-// ---------------------------------------------------------------- the key
+// ---------------------------------------------------------------- API key
 
 const dialog = document.getElementById("key-dialog");
 const field = document.getElementById("key-field");
@@ -101,7 +101,7 @@ function askForKey(wrong = false) {
   if (dialog.open) return;
   document.getElementById("key-title").textContent = wrong
     ? "This key is not known here"
-    : "This server wants an API key";
+    : "This server needs an API key";
   field.value = "";
   dialog.returnValue = "";
   dialog.showModal();
@@ -124,7 +124,7 @@ document.getElementById("key-forget").addEventListener("click", () => {
   show();
 });
 
-// ---------------------------------------------------------------- the colours
+// ---------------------------------------------------------------- color theme
 
 const themes = { system: "as the system", light: "light", dark: "dark" };
 const toggle = document.getElementById("theme");
@@ -158,7 +158,7 @@ toggle.addEventListener("click", () => {
 });
 tellTheme();
 
-// the link goes to the content, not to an address that the views would read
+// move the focus to the content; the URL hash belongs to the router
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   root.focus();

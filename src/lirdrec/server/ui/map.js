@@ -1,4 +1,4 @@
-// The map of the catalogue, coloured by a column, with a list of what is in view for those who do not point.
+// Map view: the catalog as points colored by a column, with a list of the visible items for keyboard users.
 
 import { api, picture } from "./api.js";
 import { itemLink } from "./cards.js";

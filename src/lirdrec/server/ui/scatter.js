@@ -1,4 +1,4 @@
-// Points on a canvas: zoom, pan, hover, choose. Knows nothing of what the points are beyond their titles.
+// Scatter plot on a canvas: zoom, pan, hover, select. It knows only the titles of the points.
 
 import { listen } from "./gestures.js";
 import { paintLabels } from "./labels.js";

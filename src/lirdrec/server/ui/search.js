@@ -1,4 +1,4 @@
-// The search of the head: people and items in one list, for keys and pointers (ARIA's combobox).
+// Search field: users and items in one list (ARIA combobox), for keyboard and pointer.
 
 import { api, picture } from "./api.js";
 import { itemLink, userLink } from "./cards.js";

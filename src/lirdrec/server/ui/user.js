@@ -1,4 +1,4 @@
-// A person: what they liked, what they would get, and why.
+// User view: liked items, recommendations and their explanations.
 
 import { api, picture, Problem } from "./api.js";
 import { bar, card, grid, itemLink, legend, rearranged, scaleOf } from "./cards.js";
@@ -6,10 +6,10 @@ import { called, catalogue, titleColumn } from "./catalogue.js";
 import { controls, request, untouched } from "./controls.js";
 import { counted, el, icon, say, told } from "./dom.js";
 
-const SHOWN = 30; // of the history, at first
-const STEP = 24; // recommendations, and as many again
+const SHOWN = 30; // liked items shown at first
+const STEP = 24; // recommendations per page
 const MOST = 240;
-let kept = null; // the controls stay as they are from person to person
+let kept = null; // control settings are kept between users
 
 export async function user(root, id, signal) {
   const model = await catalogue();
@@ -47,7 +47,7 @@ export async function user(root, id, signal) {
     try {
       const columns = shownColumns(model);
       const asked = { user: who.user, columns, ...request(state) };
-      // the same list with nothing turned, to compare places with
+      // the list with default weights, to compare ranks
       const base = { user: who.user, ...request({ ...state, weights: {} }), parts: false };
       const [answer, plain] = await Promise.all([
         api.recommend(asked, own.signal),
