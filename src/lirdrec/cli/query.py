@@ -313,7 +313,9 @@ def ids(texts: list[str], id_map: IdMap) -> list[Any]:
     numbers = []
     for text in texts:
         if (match := INTEGER.fullmatch(text)) is None:
-            raise UnknownIdError(f"no {id_map.entity} has the id {text!r}: the {id_map.entity} ids are integers below 2^63")
+            raise UnknownIdError(
+                f"no {id_map.entity} has the id {text!r}: the {id_map.entity} ids are integers below 2^63"
+            )
         numbers.append(int(match[1]))
     return numbers
 

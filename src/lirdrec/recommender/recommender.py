@@ -513,7 +513,9 @@ class Recommender:
         scorer: Any = SimilarityScorer(len(id_map), similarity)
         scores, nearest = top_k(scorer, queries[:, None].float(), k, seen=itself, candidates=candidates)
         ids = id_map.series.gather(rows)
-        return self._frame(long_frame(id_map.entity, ids, nearest.cpu().numpy(), scores.cpu().numpy(), id_map, NEIGHBOR))
+        return self._frame(
+            long_frame(id_map.entity, ids, nearest.cpu().numpy(), scores.cpu().numpy(), id_map, NEIGHBOR)
+        )
 
     def _frame(self, frame: pl.DataFrame) -> Any:
         return from_polars(frame, self.frames)
