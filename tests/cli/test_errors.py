@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from lirdrec import memory
-from lirdrec.cli import errors, options, output, train
+from lirdrec.cli import errors, options, train
 from lirdrec.data import compression
 from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
@@ -251,7 +251,7 @@ def test_memory_that_is_free_obeys_the_limit_of_the_shell():
 def test_whole_numbers_in_options_are_in_range():
     check = options.integer(0)
     assert check(None) is None
-    assert check([0, output.LARGEST]) == [0, output.LARGEST]
+    assert check([0, options.LARGEST]) == [0, options.LARGEST]
     with assert_error(typer.BadParameter, mentions=[-1, 0]):
         check(-1)
     with assert_error(typer.BadParameter, mentions=[2**63]):

@@ -45,7 +45,7 @@ def test_the_published_binary_joins_by_id_and_leaves_the_others_without(folder, 
 
 def test_a_name_that_is_there_is_replaced_only_when_asked(folder, tmp_path):
     np.savez(tmp_path / "text.npz", ids=np.array(IDS), x=np.full((3, 2), 7.0))
-    with assert_error(ConfigError, mentions=[folder, "'text'", "replace"]):
+    with assert_error(ConfigError, mentions=[folder, "'text'", "--overwrite"]):
         add_file(folder, "text", tmp_path / "text.npz")
     add_file(folder, "text", tmp_path / "text.npz", replace=True)
     assert Dataset.load(folder, verify=True).features["text"].values.tolist() == [[7.0, 7.0]] * 3
@@ -72,7 +72,7 @@ def test_vectors_in_the_place_of_encoded_ones_are_not_said_to_be_encoded(tmp_pat
     with assert_error(DataError, mentions=[folder, "'text'"]):
         load_encoder(folder, "text")
     # so they are dear again: what a person gave is not overwritten by the encoder that stood there before
-    with assert_error(ConfigError, mentions=[folder, "'text'", "replace"]):
+    with assert_error(ConfigError, mentions=[folder, "'text'", "--overwrite"]):
         make_features(folder, parse_jobs(folder, [("text", "hashed")]), progress=False)
     assert Dataset.load(folder, verify=True).features["text"].values.tolist() == mine.tolist()
 

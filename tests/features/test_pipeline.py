@@ -374,12 +374,12 @@ def test_a_matrix_of_something_else_is_replaced_only_when_asked_to(tmp_path):
     given = Dataset.from_frames(pairs, items=table, features={"text": np.eye(2)}, split="none")
     folder = given.save(tmp_path / "data")
     encoder = Counting()
-    with assert_error(ConfigError, mentions=[folder, "'text'", "replace"]):
+    with assert_error(ConfigError, mentions=[folder, "'text'", "--overwrite"]):
         make_features(folder, [job(folder, encoder=encoder)], progress=False)
     assert not encoder.calls
     make_features(folder, [job(folder, name="mine")], progress=False)
     make_features(folder, [job(folder)], replace=True, progress=False)
-    with assert_error(ConfigError, mentions=[folder, "'text'", "replace"]):
+    with assert_error(ConfigError, mentions=[folder, "'text'", "--overwrite"]):
         make_features(folder, [job(folder, encoder=Counting(model="b"))], progress=False)
     make_features(folder, [Job("text", Counting(), TextSource(folder, "{item}: {title}"))], progress=False)
     assert Dataset.load(folder).info["encoders"]["text"]["source"] == {"template": "{item}: {title}"}

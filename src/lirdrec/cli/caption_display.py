@@ -1,4 +1,4 @@
-"""What `lirdrec caption` shows: what there is to do, what it will take, how far it is, what became of it."""
+"""Output of `lirdrec caption`: the plan, the progress and the result."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lirdrec.files.progress import ProgressLines, draws_bars
 
 
 def work(job: Captioning, n: int) -> None:
-    """Ask about `n` pictures, with a bar, or in a log with lines."""
+    """Caption `n` images, with a progress bar, or with lines where the output is not a terminal."""
     problems = 0
     if not settings.quiet and not draws_bars():
-        lines = ProgressLines("captions", n, unit="pictures")
+        lines = ProgressLines("captions", n, unit="images")
 
-        def counted(answer: Answer) -> None:
+        def log_progress(answer: Answer) -> None:
             nonlocal problems
             problems += answer.problem is not None
             lines.advance(1, note=count(problems, "problem") if problems else "")
 
-        return job.work(n, counted)
+        return job.work(n, log_progress)
     bar = Progress(
         TextColumn("captions"),
         BarColumn(bar_width=24),
@@ -41,7 +41,7 @@ def work(job: Captioning, n: int) -> None:
     with bar:
         task = bar.add_task("captions", total=n, speed="", problems="")
 
-        def told(answer: Answer) -> None:
+        def advance(answer: Answer) -> None:
             nonlocal problems
             problems += answer.problem is not None
             speed = bar.tasks[0].speed
@@ -52,42 +52,43 @@ def work(job: Captioning, n: int) -> None:
                 problems=count(problems, "problem") if problems else "",
             )
 
-        job.work(n, told)
+        job.work(n, advance)
 
 
 def show_survey(job: Captioning) -> None:
-    """What there is to do."""
+    """Print the plan: the number of images to caption, to skip and to keep."""
     if settings.quiet:
         return
     survey = job.survey
     rows = [
         ["items", survey.items, ""],
-        ["without a picture", survey.missing, ""],
-        ["captioned already", survey.unchanged, "by this model and prompt, of this picture"],
+        ["without an image", survey.missing, ""],
+        ["captioned already", survey.unchanged, "by this model and prompt, from this image"],
         ["edited by people", survey.edited, "kept"],
-        ["picture cannot be read", len(survey.unreadable), ""],
-        ["done before it was stopped", len(survey.wanted) - len(job.waiting()), ""],
-        ["pictures to do", len(job.waiting()), f"by {job.captioner.model} on {job.captioner.place}"],
+        ["image cannot be read", len(survey.unreadable), ""],
+        ["captioned by an interrupted call", len(survey.wanted) - len(job.waiting()), ""],
+        ["images to caption", len(job.waiting()), f"by {job.captioner.model} on {job.captioner.place}"],
     ]
-    shown = [[name, f"{n:,}", said] for name, n, said in rows if n]
+    shown = [[name, f"{n:,}", note] for name, n, note in rows if n]
     console(errors=True).print(table(None, ["", "number", " "], shown, right=("number",)))
 
 
 def show_outcome(dataset: Path, outcome: Outcome) -> None:
-    """What became of it, and what to do next."""
+    """Print the number of captions and problems, and the next command."""
     out = console()
     edited = f", {outcome.edited:,} of them by people" if outcome.edited else ""
-    out.print(f"{count(outcome.written, 'new caption')}; {outcome.captions:,} altogether{edited}.", soft_wrap=True)
+    out.print(f"{count(outcome.written, 'new caption')}; {outcome.captions:,} in total{edited}.", soft_wrap=True)
     if outcome.tokens_in or outcome.tokens_out:
-        out.print(f"{outcome.tokens_in:,} tokens read, {outcome.tokens_out:,} written.", soft_wrap=True)
+        out.print(f"{outcome.tokens_in:,} input tokens, {outcome.tokens_out:,} output tokens.", soft_wrap=True)
     if outcome.problems:
         out.print(
-            f"{count(outcome.problems, 'item')} without: {dataset / PROBLEMS} says why; the same command tries again.",
+            f"{count(outcome.problems, 'item')} without a caption: {dataset / PROBLEMS} has the reasons;"
+            " the same command tries again.",
             style="yellow",
             soft_wrap=True,
             markup=False,
         )
     if outcome.waiting:
-        out.print(f"{count(outcome.waiting, 'picture')} still to do: the same command goes on.", soft_wrap=True)
+        out.print(f"{count(outcome.waiting, 'image')} left: the same command continues.", soft_wrap=True)
     if outcome.captions:
-        out.print(f"Look at them: lirdrec caption {dataset} --report captions.html", markup=False, soft_wrap=True)
+        out.print(f"To inspect them: lirdrec caption {dataset} --report captions.html", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""How a dataset and a run look on the screen: counts, modalities, histograms, the cost of a step."""
+"""Print datasets and runs: counts, modalities, histograms, the cost of a training step."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any
 from lirdrec.cli.output import console, table
 
 BAR = 32  # characters of the longest bar of a histogram
-SPLIT_FILE = "split_file"  # how `readers.split_files` calls the labels of files
-LARGEST = 8  # products of a training step that are listed
+SPLIT_FILE = "split_file"  # column of labels that `readers.split_files` makes
+LARGEST = 8  # maximum number of listed products of a training step
 
 
-def show_dataset(figures: Mapping[str, Any]) -> None:
-    """Print what `lirdrec.data.summary.summarise` and `lirdrec.data.images.described` found."""
+def show_dataset(summary: Mapping[str, Any]) -> None:
+    """Print the summary of a dataset (`lirdrec.data.summary.summarise` and `lirdrec.data.images.described`)."""
     from lirdrec.data.ids import count
 
     out = console()
-    splits = figures["splits"]
+    splits = summary["splits"]
     out.print(
         table(
-            f"Dataset {figures['name']}",
-            ["users", "items", "pairs", "empty cells", *splits, "memory to train"],
+            f"Dataset {summary['name']}",
+            ["users", "items", "interactions", "empty cells", *splits, "memory to train"],
             [
                 [
-                    f"{figures['users']:,}",
-                    f"{figures['items']:,}",
-                    f"{figures['interactions']:,}",
-                    f"{figures['sparsity']:.2%}",
+                    f"{summary['users']:,}",
+                    f"{summary['items']:,}",
+                    f"{summary['interactions']:,}",
+                    f"{summary['sparsity']:.2%}",
                     *(f"{size:,}" for size in splits.values()),
-                    f"about {_size(figures['memory_to_train'])}",
+                    f"about {_size(summary['memory_to_train'])}",
                 ]
             ],
         )
     )
-    if figures["modalities"]:
+    if summary["modalities"]:
         rows = [
             [name, f"{m['dims']:,}", m["dtype"], f"{m['present']:,}", f"{m['coverage']:.1%}", _size(m["bytes"])]
-            for name, m in figures["modalities"].items()
+            for name, m in summary["modalities"].items()
         ]
         numbers = ("dims", "items", "coverage", "on disk")
         out.print(table(None, ["modality", "dims", "numbers", "items", "coverage", "on disk"], rows, right=numbers))
@@ -46,30 +46,30 @@ def show_dataset(figures: Mapping[str, Any]) -> None:
         out.print("No features: models that learn from features cannot be trained on it.\n", style="yellow")
 
     def share(number: int) -> str:
-        return f"{number:,} ({number / figures['items']:.1%})"
+        return f"{number:,} ({number / summary['items']:.1%})"
 
-    for line in (split_line(figures), _titles(figures)):
+    for line in (split_line(summary), _titles(summary)):
         if line is not None:
             out.print(line, soft_wrap=True, markup=False)
-    if figures["texts"]:
-        listed = ", ".join(f"{column} {share(number)}" for column, number in figures["texts"].items())
+    if summary["texts"]:
+        listed = ", ".join(f"{column} {share(number)}" for column, number in summary["texts"].items())
         out.print(f"Items with a text: {listed}", soft_wrap=True, markup=False)
-    if figures["pictures"]:
-        out.print(f"Items that name a picture: {share(figures['pictures'])}", soft_wrap=True, markup=False)
-    remarks = {
-        "cold_items": ("item", "in valid or test only (cold)"),
-        "users_without_training": ("user", "without a training pair"),
+    if summary["pictures"]:
+        out.print(f"Items with an image: {share(summary['pictures'])}", soft_wrap=True, markup=False)
+    notes = {
+        "cold_items": ("item", "in validation or test only (cold)"),
+        "users_without_training": ("user", "without training interactions"),
     }
-    for key, (noun, words) in remarks.items():
-        if figures[key]:
-            out.print(f"{count(figures[key], noun)} {words}")
+    for key, (noun, words) in notes.items():
+        if summary[key]:
+            out.print(f"{count(summary[key], noun)} {words}")
     left_out = {"bad_rows_skipped": "", "bad_item_rows_skipped": " of the item table"}
-    prepared = figures["info"].get("preparation", {})
+    prepared = summary["info"].get("preparation", {})
     for key, words in left_out.items():
         if prepared.get(key):
             out.print(f"{count(prepared[key], 'bad row')}{words} left out", style="yellow")
-    for who, what in (("user", "items"), ("item", "users")):
-        _histogram(f"Training {what} per {who}", figures[f"{who}_degrees"])
+    for entity, others in (("user", "items"), ("item", "users")):
+        _histogram(f"Training {others} per {entity}", summary[f"{entity}_degrees"])
 
 
 def show_undescribed(number: int) -> None:
@@ -84,30 +84,30 @@ def show_undescribed(number: int) -> None:
         )
 
 
-def _titles(figures: Mapping[str, Any]) -> str | None:
-    """Which column of the item table the titles are in; None where no column could hold any."""
-    if figures["title"] is not None:
-        return f"Titles: column '{figures['title']}' of the item table"
-    if not figures["texts"]:
+def _titles(summary: Mapping[str, Any]) -> str | None:
+    """The line about the column of titles; None if the item table has no texts."""
+    if summary["title"] is not None:
+        return f"Titles: column '{summary['title']}' of the item table"
+    if not summary["texts"]:
         return None
     return "Titles: none, so items are shown by their ids; if a column holds titles, name it: prepare --title COLUMN"
 
 
-def split_line(figures: Mapping[str, Any]) -> str:
-    """How the pairs were split, and how many are in each part."""
-    split = figures["info"].get("split")
+def split_line(summary: Mapping[str, Any]) -> str:
+    """The line about the split: its method and the number of interactions in each part."""
+    split = summary["info"].get("split")
     split = split if isinstance(split, Mapping) else {}
-    method, counts = split.get("method"), ", ".join(f"{size:,} {name}" for name, size in figures["splits"].items())
+    method, counts = split.get("method"), ", ".join(f"{size:,} {name}" for name, size in summary["splits"].items())
     held = split.get("held_out")
     shares = f", {_shares(held)}" if isinstance(held, float) else ""
     seed = f", seed {split.get('seed')}"
     words = {
         "random": f"random, for each user{shares}{seed}",
-        "temporal": f"by time, for each user the latest pairs{shares}",
+        "temporal": f"by time, for each user the latest interactions{shares}",
         "global_time": f"by time, one moment for all users{shares}",
-        "leave_last_out": "by time, each user's last pair is test and the one before it valid",
-        "cold_items": f"by item, held-out items have no training pair{shares}{seed}",
-        "none": "none, all pairs are train",
+        "leave_last_out": "by time, the last interaction of each user is test, the one before it validation",
+        "cold_items": f"by item, held-out items have no training interactions{shares}{seed}",
+        "none": "none, all interactions are training data",
         "label": f"as labeled in column '{split.get('column')}'",
     }
     if split.get("column") == SPLIT_FILE:
@@ -116,54 +116,55 @@ def split_line(figures: Mapping[str, Any]) -> str:
 
 
 def _shares(held_out: float) -> str:
-    """Shares of train, valid and test: `8:1:1`."""
+    """Shares of training, validation and test: `8:1:1`."""
     train, half = round(10 * (1 - held_out), 4), round(5 * held_out, 4)
     return f"{train:g}:{half:g}:{half:g}"
 
 
 def show_differences(name: str, differences: Sequence[str]) -> None:
-    """Print, loudly, in what a dataset is not the published one."""
+    """Print how a dataset differs from the published one."""
     out = console()
     if not differences:
         out.print(f"The counts are those of the published dataset {name}.", style="green", markup=False)
         return
     out.print(f"NOT the published dataset {name}:", style="bold red", markup=False)
-    for one in differences:
-        out.print(f"  {one}", style="bold red", markup=False, soft_wrap=True)
+    for difference in differences:
+        out.print(f"  {difference}", style="bold red", markup=False, soft_wrap=True)
 
 
 def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Print what `lirdrec.recommender.summary.summarise_run` found."""
+    """Print the summary of a run (`lirdrec.recommender.summary.summarise_run`)."""
     out = console()
-    figures = [facts[name] for name in ("users", "items", "pairs", "parameters")]
+    numbers = [facts[name] for name in ("users", "items", "pairs", "parameters")]
     out.print(
         table(
             f"Run {folder}",
-            ["model", "dataset", "users", "items", "pairs", "parameters"],
-            [[facts["model"], facts["dataset"], *(f"{one:,}" for one in figures)]],
+            ["model", "dataset", "users", "items", "interactions", "parameters"],
+            [[facts["model"], facts["dataset"], *(f"{number:,}" for number in numbers)]],
         )
     )
     step = facts["step"]
     if step is None:
-        out.print(f"{facts['model']} has a closed form: it is computed at once, not in training steps.")
+        out.print(f"{facts['model']} has a closed form: it is computed in one step, without training steps.")
         return
     rows = []
     for kind, phases in step["operations"].items():
-        rows.append([f"{kind} products", *(_count(one) for one in (*phases.values(), sum(phases.values())))])
-    columns = ("forward", "backward", "together")
-    title = f"Multiply-adds of a training step of {step['batch_size']:,} pairs, which takes {step['seconds']:.3g} s"
+        rows.append([f"{kind} products", *(_count(n) for n in (*phases.values(), sum(phases.values())))])
+    columns = ("forward", "backward", "total")
+    title = f"Multiply-adds of a training step ({step['batch_size']:,} interactions, {step['seconds']:.3g} s)"
     out.print(table(title, ["", *columns], rows, right=columns))
-    whole = sum(one["operations"] for one in step["products"])
+    total = sum(product["operations"] for product in step["products"])
     rows = [
         [
-            f"{one['kind']}, {one['phase']}",
-            f"{one['rows']:,} × {one['inner']:,}" + (f" ({one['entries']:,})" if one["kind"] == "sparse" else ""),
-            f"{one['columns']:,}",
-            f"{one['times']:,}",
-            _count(one["operations"]),
-            f"{one['operations'] / whole:.0%}",
+            f"{product['kind']}, {product['phase']}",
+            f"{product['rows']:,} × {product['inner']:,}"
+            + (f" ({product['entries']:,})" if product["kind"] == "sparse" else ""),
+            f"{product['columns']:,}",
+            f"{product['times']:,}",
+            _count(product["operations"]),
+            f"{product['operations'] / total:.0%}",
         ]
-        for one in step["products"][:LARGEST]
+        for product in step["products"][:LARGEST]
     ]
     right = ("columns", "times", "multiply-adds", "share")
     out.print(table("The largest", ["", "rows × inner (entries)", *right], rows, right=right))
@@ -183,21 +184,21 @@ def _histogram(title: str, degrees: Mapping[str, Any]) -> None:
     out = console()
     head = f"min {degrees['min']:,}, median {degrees['median']:,g}, mean {degrees['mean']:,.1f}, max {degrees['max']:,}"
     out.print(Text.assemble("\n", (title, "bold"), f"  ({head})"))
-    most = max((one["count"] for one in degrees["bins"]), default=1) or 1
-    shown = [one for one in degrees["bins"] if one["to"] >= degrees["min"]]
-    letters = _plain_bar if out.options.ascii_only else _bar
-    for one in shown:
-        span = f"{one['from']:,}" if one["from"] == one["to"] else f"{one['from']:,}-{one['to']:,}"
-        out.print(Text.assemble(f"{span:>13} ", (letters(one["count"] / most), "cyan"), f" {one['count']:,}"))
+    most = max((bin_["count"] for bin_ in degrees["bins"]), default=1) or 1
+    bins = [bin_ for bin_ in degrees["bins"] if bin_["to"] >= degrees["min"]]
+    bar = _plain_bar if out.options.ascii_only else _bar
+    for bin_ in bins:
+        span = f"{bin_['from']:,}" if bin_["from"] == bin_["to"] else f"{bin_['from']:,}-{bin_['to']:,}"
+        out.print(Text.assemble(f"{span:>13} ", (bar(bin_["count"] / most), "cyan"), f" {bin_['count']:,}"))
 
 
 def _plain_bar(share: float) -> str:
-    """A bar for streams that have no blocks."""
+    """A bar for streams without block characters."""
     return "#" * max(round(share * BAR), share > 0)
 
 
 def _bar(share: float) -> str:
-    """A bar of eighths of a character, so that small counts still show."""
+    """A bar with steps of an eighth of a character, so that small counts are visible."""
     eighths = round(share * BAR * 8)
     if share > 0:
         eighths = max(1, eighths)
