@@ -1,4 +1,4 @@
-"""Text files of separated values: encoding, separator, header, blank lines, and lines with too many or few values."""
+"""Reads delimited text files: encoding, separator, header, blank lines, and lines with a wrong number of values."""
 
 from __future__ import annotations
 
@@ -373,8 +373,8 @@ class _Body:
         last = max((*good[-1:], *bad[-1:]), key=lambda one: one.line)
         if self.quoted and last.content.count(b'"') % 2:  # it may have swallowed any number of lines
             raise self._unreadable(
-                f"a quote is opened in line {last.line} and never closed, so nobody can tell where its row ends, and no"
-                " option leaves it out; write the closing quote, or take the opening one away"
+                f"a quote is opened in line {last.line} and never closed, so the end of its row is unknown, and no"
+                " option leaves it out; write the closing quote, or remove the opening one"
             )
         if bad and bad_rows == "skip":
             try:

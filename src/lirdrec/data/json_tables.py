@@ -1,4 +1,4 @@
-"""Tables from JSON: one record a line, or one list of records; keys of nested records are written `a.b`.
+"""Reads tables from JSON: one record per line, or one list of records; keys of nested records are written `a.b`.
 
 A value that is a list gives a row for each of its elements: `events.item` of `{"user": 1, "events": [{"item": 7}, …]}`
 gives as many rows as there are events, each with the user. In item tables lists of plain values stay lists.
@@ -335,7 +335,7 @@ class _Chunks:
             at = next(at for at, value in enumerate(values) if not _is_text(value))
             raise DataError(
                 f"{self.path}: {self.word} {self.held[at]}: '{name}' has half of a surrogate pair (an escape such as"
-                " \\ud83d alone), which is no character; mend it"
+                " \\ud83d alone), which is no character; fix it"
             ) from None
 
     def _joined(self, name: str, parts: list[pl.Series]) -> pl.Series:

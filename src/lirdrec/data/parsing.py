@@ -1,4 +1,4 @@
-"""Columns of numbers and of times, and rows in which a value is missing or cannot be read."""
+"""Parse columns of numbers and times, and drop rows with missing or unreadable values."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def moments(table: Table, column: str, time_format: str | None = None) -> np.nda
         table,
         column,
         bad,
-        "; times must be whole numbers or dates like 2024-05-31T12:00:00, or of the form that you name:"
+        "; times must be integers or dates like 2024-05-31T12:00:00, or of the form that you name:"
         f" {option_named('time_format', 'FORMAT')}",
     )
 

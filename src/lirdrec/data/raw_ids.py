@@ -1,4 +1,4 @@
-"""Ids as they come in files and frames, of whatever type: read as integers or texts, with a warning, or refused."""
+"""Convert ids of any type from files and frames to integers or texts, with a warning, or raise an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables from text and binary files, with every fault of a file turned into one sentence."""
+"""Reads tables from text and binary files; every problem of a file raises a one-sentence DataError."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user":
 
 @dataclass(frozen=True)
 class Table:
-    """A table and how to speak of its rows.
+    """A frame with the facts needed to name its rows in messages.
 
     Attributes:
         frame: the columns.

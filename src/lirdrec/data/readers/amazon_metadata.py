@@ -1,4 +1,4 @@
-"""What Amazon's metadata of 2014, 2018 and 2023 say of items, under one set of columns."""
+"""Reads Amazon's item metadata of 2014, 2018 and 2023 into one set of columns."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ PRICE = re.compile(r"(?:from\s*)?\$?\s*([0-9][0-9,]{0,15}(?:\.[0-9]+)?)(?:\s*-\s
 def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
     """The item table of some items.
 
-    Lines of other items are passed over unread. Texts lose their HTML; an item that the file repeats keeps its first
-    line, and how many were repeated is logged.
+    Lines of other items are not parsed. HTML is removed from texts. Of repeated items the first line is used, and the
+    number of repetitions is logged.
 
     Args:
         path: JSON lines or Python literals, plain or gzipped.
@@ -55,7 +55,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
             stop.
     """
     wanted = set(items.to_list())
-    as_bytes = {one.encode() for one in wanted}
+    as_bytes = {item.encode() for item in wanted}
     seen: set[str] = set()
     repeated = 0
 

@@ -1,4 +1,4 @@
-"""MicroLens as published: short videos with who watched them when, a title and a cover each."""
+"""Reads MicroLens as published: views of short videos with times, and a title and a cover image per video."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_microlens(
         titles: the file of titles, if it is elsewhere or one of several.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the pairs file without its ending.
-        info: what else to record.
+        info: further facts to record.
         options: fields of `PreprocessingConfig`.
 
     Raises:
@@ -81,8 +81,8 @@ def read_microlens(
     config = make_preprocessing_config(known | options, "read_microlens")
     pairs = check_id_columns(pairs, config, config.user, config.item)
     texts = {
-        "title": _one(folder, TITLES) if titles is None else Path(titles),
-        "category": _one(folder, (CATEGORIES,)),
+        "title": _find(folder, TITLES) if titles is None else Path(titles),
+        "category": _find(folder, (CATEGORIES,)),
     }
     files = {column: path for column, path in texts.items() if path is not None}
     dataset = build(
@@ -96,7 +96,7 @@ def read_microlens(
             **(info or {}),
         },
     )
-    covers = _one(folder, COVERS) if images is None else Path(images)
+    covers = _find(folder, COVERS) if images is None else Path(images)
     return dataset if covers is None else with_images(dataset, covers)
 
 
@@ -138,8 +138,8 @@ def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
     return pl.DataFrame({ITEM: list(found), column: texts}, schema={ITEM: pl.String, column: pl.String})
 
 
-def _one(folder: Path, patterns: Sequence[str]) -> Path | None:
-    """The file or folder that fits the first pattern that anything fits."""
+def _find(folder: Path, patterns: Sequence[str]) -> Path | None:
+    """The file or folder that matches the first pattern with a match."""
     for pattern in patterns:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
