@@ -64,7 +64,7 @@ def number_values(table: Table, column: str) -> pl.Series:
 def _candidate_formats(text: str) -> tuple[str, str]:
     """The two formats, day first and month first, that a text such as `15.04.2024 16:32` can be written in."""
     date, clock = re.match(r"([0-9]+[-/.][0-9]+[-/.][0-9]+)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]  # it matches
-    separator = "".join(one for one in date if not one.isdigit())[0]
+    separator = "".join(letter for letter in date if not letter.isdigit())[0]
     year = "%Y" if len(date.rpartition(separator)[2]) == 4 else "%y"
     clock = re.sub(r"[0-9]{1,2}:[0-9]{2}:[0-9]{2}", "%H:%M:%S", clock)
     clock = re.sub(r"[0-9]{1,2}:[0-9]{2}", "%H:%M", clock)

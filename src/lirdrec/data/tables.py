@@ -335,7 +335,7 @@ def _with_folder_columns(table: Table, part: Part, parts: Sequence[Part]) -> Tab
     """The table of a part with the columns that its folders name; whole numbers where the table is not of texts."""
     frame = table.frame
     for name, value in part.values.items():
-        every = pl.Series([one.values.get(name) for one in parts], dtype=pl.String)
+        every = pl.Series([other.values.get(name) for other in parts], dtype=pl.String)
         whole = not table.text and typed(every).dtype == pl.Int64
         if name not in frame.columns:
             column = pl.lit(value, pl.String)

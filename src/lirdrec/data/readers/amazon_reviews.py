@@ -286,7 +286,7 @@ def _time(value: Any, name: str) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
-        raise ValueError(f"{name} is {value!r:.60}, not a whole number")
+        raise ValueError(f"{name} is {value!r:.60}, not an integer")
     return value
 
 

@@ -82,11 +82,11 @@ def read_lightgcn(
         if option in options:
             raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave {called(option)} out")
     folder = Path(folder)
-    is_split = any((folder / one).is_file() for split in ("valid", "test") for one in FILES[split])
+    is_split = any((folder / file_name).is_file() for split in ("valid", "test") for file_name in FILES[split])
     config = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")
     parts = []
     for split, names in FILES.items():
-        found = [folder / one for one in names if (folder / one).is_file()]
+        found = [folder / file_name for file_name in names if (folder / file_name).is_file()]
         if found:
             parts.append(_lines(found[0], split, config.bad_rows))
         elif split == "train" or (split == "test" and is_split):

@@ -103,9 +103,11 @@ def read_microlens(
 def _items(pairs: Table, config: PreprocessingConfig, files: Mapping[str, Path]) -> Table:
     """All videos that any file names, by id, with a column from each file."""
     bad = [BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files.values()]
-    frames = {column: _texts(path, column, one) for (column, path), one in zip(files.items(), bad, strict=True)}
-    for one in bad:
-        one.report()
+    frames = {
+        column: _texts(path, column, bad_lines) for (column, path), bad_lines in zip(files.items(), bad, strict=True)
+    }
+    for bad_lines in bad:
+        bad_lines.report()
     where = f"{pairs.where}, column '{config.item}'"
     watched = read_ids(
         pairs.frame[config.item], where, ITEM, pairs.place, text=True, string_ids=config.string_ids
@@ -116,7 +118,7 @@ def _items(pairs: Table, config: PreprocessingConfig, files: Mapping[str, Path])
     for frame in frames.values():
         table = table.join(frame, on=ITEM, how="left", maintain_order="left")
     where = f"the videos of {', '.join([pairs.where, *map(str, files.values())])}"
-    skipped = sum(one.count for one in bad)
+    skipped = sum(bad_lines.count for bad_lines in bad)
     return Table(table.rename({ITEM: config.items_column}), where, text=True, skipped=skipped, ordered=False)
 
 
