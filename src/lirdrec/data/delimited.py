@@ -261,7 +261,7 @@ def has_leading_zeros(content: bytes) -> bool:
 def typed(values: pl.Series, separator: str = ",") -> pl.Series:
     """A column of texts as numbers or truth values, if every value is written as one; else the texts.
 
-    Codes that begin with 0 stay texts, as do whole numbers beyond 64 bits. In files separated by semicolons numbers may
+    Codes that begin with 0 stay texts, as do integers beyond 64 bits. In files separated by semicolons numbers may
     have decimal commas.
     """
     known = values.drop_nulls()

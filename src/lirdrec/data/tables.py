@@ -332,7 +332,7 @@ def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[
 
 
 def _with_folder_columns(table: Table, part: Part, parts: Sequence[Part]) -> Table:
-    """The table of a part with the columns that its folders name; whole numbers where the table is not of texts."""
+    """The table of a part with the columns named by its folders; integers if the table is not text."""
     frame = table.frame
     for name, value in part.values.items():
         every = pl.Series([other.values.get(name) for other in parts], dtype=pl.String)

@@ -76,7 +76,7 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
 def _check_size(path: Path, size: int, record: int) -> None:
     if over := size % record:
         raise DataError(
-            f"{path}: {size:,} bytes are no whole number of records of {record:,} bytes ({ASIN_BYTES} of ASIN, then"
+            f"{path}: {size:,} bytes are not a multiple of a record of {record:,} bytes ({ASIN_BYTES} of ASIN, then"
             f" {(record - ASIN_BYTES) // 4:,} float32): the record at byte {size - over:,} is cut short; copy it again"
         )
 
