@@ -49,14 +49,14 @@ def test_rows_are_copied_a_few_times_only():
 
 def test_nothing_is_kept_of_tables_that_are_gone():
     gc.collect()
-    before = len(row_buffers._rooms)
+    before = len(row_buffers._buffers)
     table = np.zeros(3)
     for _ in range(1000):
         table = append_rows(table, np.ones(1))
-    assert len(row_buffers._rooms) == before + 1
+    assert len(row_buffers._buffers) == before + 1
     del table
     gc.collect()
-    assert len(row_buffers._rooms) == before
+    assert len(row_buffers._buffers) == before
 
 
 def test_texts_and_other_types_keep_their_type():

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as the one form of configuration: from mappings, TOML and `key=value`; unknown keys are errors."""
+"""Configurations: frozen dataclasses built from mappings, TOML and `key=value`, with all keys and types checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lirdrec.files.checks import read_text, stat_path
 from lirdrec.option_names import argument, called
 
 C = TypeVar("C")
-MAX_INT = 2**63 - 1  # what a tensor's whole number can hold
+MAX_INT = 2**63 - 1  # of an integer tensor
 MAX_SHOWN = 100  # characters of a wrong value in a message
 
 
@@ -34,7 +34,7 @@ def option(default: Any, doc: str) -> Any:
 
 
 def option_named(name: str, *values: str) -> str:
-    """An option of preparation in a message, with the values to choose from, as the person would write it."""
+    """An option of preprocessing for a message, with the values to choose from, as the user would write it."""
     return " or ".join(argument(name, value) for value in values) if values else called(name)
 
 
@@ -49,17 +49,17 @@ def make(
     Args:
         config_type: a frozen dataclass.
         values: by the names of its fields.
-        where: what messages begin with.
-        label: what a message about a value begins with, from the name of the field; by default `where` and the name.
+        where: how messages begin.
+        label: makes the beginning of a message about a field from its name; by default `where` and the name.
 
     Raises:
-        ConfigError: a key is unknown (the nearest known key is offered) or a value has the wrong type or range.
+        ConfigError: a key is unknown (the nearest known key is suggested) or a value has the wrong type or range.
     """
     hints = typing.get_type_hints(config_type)
-    known = list(field_docs(config_type))
+    known_keys = list(field_docs(config_type))
     for key in values:
-        if key not in known:
-            hint = nearest(key, known, f"known keys: {', '.join(known)}")
+        if key not in known_keys:
+            hint = nearest(key, known_keys, f"known keys: {', '.join(known_keys)}")
             raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
     label = label or (lambda key: f"{where}: '{key}'")
     converted = {key: _convert(value, hints[key], label(key)) for key, value in values.items()}
@@ -67,15 +67,15 @@ def make(
 
 
 def checked(config_type: type[C]) -> type[C]:
-    """A class decorator, below `dataclass`: the types of all fields are checked, and converted as `make` does.
+    """Class decorator, below `dataclass`: check and convert the types of all fields as `make` does.
 
-    The check comes before the class's own `__post_init__`, which may then compare values. So the same mistake gives the
-    same sentence whether the configuration was made in Python, from a file or by `--set`.
+    The check runs before the class's own `__post_init__`. The same mistake gives the same message whether the
+    configuration comes from Python, a file or `--set`.
 
     Raises:
-        ConfigError: when an instance is made with a value of the wrong type; names the class and the field.
+        ConfigError: when an instance is created with a value of the wrong type; names the class and the field.
     """
-    own = getattr(config_type, "__post_init__", None)
+    post_init = getattr(config_type, "__post_init__", None)
 
     def check(self: Any) -> None:
         hints = typing.get_type_hints(type(self))
@@ -84,8 +84,8 @@ def checked(config_type: type[C]) -> type[C]:
             value = _convert(given, hints[field.name], f"{type(self).__name__}: '{field.name}'")
             if value is not given:
                 object.__setattr__(self, field.name, value)
-        if own is not None:
-            own(self)
+        if post_init is not None:
+            post_init(self)
 
     config_type.__post_init__ = check  # type: ignore[attr-defined]  # dataclasses call it
     return config_type
@@ -103,9 +103,9 @@ def at_least(config: Any, minimum: int, *names: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """The end of a sentence about an unknown name: the known one that it looks like, or else `otherwise`."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean '{near[0]}'?" if near else otherwise
+    """The end of a message about an unknown name: a suggestion of the most similar known one, or else `otherwise`."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean '{matches[0]}'?" if matches else otherwise
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """`["n_layers=3", "init=xavier"]` → `{"n_layers": 3, "init": "xavier"}`; values are TOML, bare words are strings.
 
-    "text,image" is a bare word too; `make` takes it apart where a list is wanted.
+    "text,image" is a bare word too; `make` splits it if the field is a list.
 
     Raises:
         ConfigError: an entry has no `=` or no key.
@@ -158,7 +158,7 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def _parse_value(text: str, where: str) -> Any:
-    """A value as TOML writes it; what is none is a bare word."""
+    """A value in TOML syntax, else the text itself."""
     try:
         return _parse_toml(f"value = {text}", where)["value"]
     except ConfigError as error:
@@ -188,9 +188,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if hint is bool and isinstance(value, bool):
         return value
     if hint is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        value = int(value)  # NumPy's whole numbers too
+        value = int(value)  # NumPy's integers too
         if abs(value) > MAX_INT:
-            raise ConfigError(f"{where} is {_short_repr(value)}; whole numbers must be below 2^63 ({MAX_INT + 1})")
+            raise ConfigError(f"{where} is {_short_repr(value)}; integers must be below 2^63 ({MAX_INT + 1})")
         return value
     if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         if type(value) is float:
@@ -203,30 +203,30 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(v, arguments[0], where) for v in value)
-    if origin is tuple and isinstance(value, str) and all(one.strip() for one in value.split(",")):
-        each = [one.strip() for one in value.split(",")]
-        read = [one if arguments[0] is str else _parse_value(one, where) for one in each]
-        return tuple(_convert(one, arguments[0], where) for one in read)
+    if origin is tuple and isinstance(value, str) and all(word.strip() for word in value.split(",")):
+        words = [word.strip() for word in value.split(",")]
+        values = [word if arguments[0] is str else _parse_value(word, where) for word in words]
+        return tuple(_convert(v, arguments[0], where) for v in values)
     if (origin in (dict, Mapping) or hint is dict) and isinstance(value, Mapping):
         return {str(k): _convert(v, arguments[1], where) if arguments else v for k, v in value.items()}
     raise ConfigError(f"{where} is {_short_repr(value)}; it must be {_type_name(hint)}")
 
 
 def _short_repr(value: Any) -> str:
-    """A wrong value for a message, cut where it is long."""
+    """A wrong value for a message, truncated if it is long."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # Python writes no number of thousands of digits
+    except (ValueError, RecursionError):  # Python refuses to write integers with thousands of digits
         return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else "something too large to show"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text):,} characters)"
 
 
 def _type_name(hint: Any) -> str:
-    """A type as a person would say it."""
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    """A type in words."""
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
     if typing.get_origin(hint) is tuple:
         element = typing.get_args(hint)[0]
-        return f"a list of {words.get(element, 'values').removeprefix('a ')}s with commas between them"
-    return words.get(hint, "a table of names and values")
+        return f"a list of {names.get(element, 'values').removeprefix('an ').removeprefix('a ')}s separated by commas"
+    return names.get(hint, "a table of names and values")

@@ -1,4 +1,4 @@
-"""What computes: a name becomes a torch device."""
+"""Resolve the name of a device, such as "auto" or "cuda:0", to a torch device."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device called `name`; "auto" is cuda where there is one, else cpu.
+    """The torch device called `name`; "auto" is cuda if available, else cpu.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: the device is not available.
     """
     import torch
 

@@ -1,13 +1,13 @@
-"""The errors that a user can cause. Each carries one clear sentence: what is wrong, where, what to do.
+"""The errors that a user can cause. Each has a one-sentence message: what is wrong, where, what to do.
 
-The command line prints the sentence and exits with `exit_code`; it never shows a traceback for these.
+The command line prints the message without a traceback and exits with `exit_code`.
 """
 
 from __future__ import annotations
 
 import errno
 
-WORDS = {  # what the operating system refuses to read
+WORDS = {  # messages for errors of the operating system when reading
     errno.EACCES: "may not be read by this user; change its rights, or the user",
     errno.EPERM: "may not be read by this user; change its rights, or the user",
     errno.ENAMETOOLONG: "the name is too long for this file system",
@@ -18,7 +18,7 @@ WORDS = {  # what the operating system refuses to read
 
 
 class LirdrecError(Exception):
-    """Base of every error that the user can correct. `exit_code` is what the command line returns."""
+    """Base of all errors that the user can correct. `exit_code` is the exit status of the command line."""
 
     exit_code = 2
 
@@ -32,7 +32,7 @@ class ConfigError(LirdrecError, ValueError):
 
 
 class UnknownIdError(LirdrecError, KeyError):
-    """A user or item id that the data does not hold."""
+    """A user or item id that is not in the data."""
 
     def __str__(self) -> str:  # KeyError would print the sentence in quotes
         return str(self.args[0]) if self.args else ""
@@ -43,17 +43,17 @@ class RunFolderError(LirdrecError, RuntimeError):
 
 
 class CapabilityError(LirdrecError, RuntimeError):
-    """The model, or a slim run, cannot do what was asked."""
+    """The model, or a slim run, does not support the requested operation."""
 
 
 class TrainingError(LirdrecError, RuntimeError):
-    """Training cannot go on: for instance the loss is not a number any more."""
+    """Training cannot continue, for instance because the loss became NaN."""
 
     exit_code = 1
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an exception says; of the operating system's, without number and path."""
+    """The first line of an exception's message; of an OSError without number and path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).splitlines()
@@ -61,11 +61,11 @@ def reason(error: BaseException) -> str:
 
 
 def unreadable(error: BaseException, remedy: str = "") -> str:
-    """Why a file cannot be read and what to do, as words that follow its path.
+    """Why a file cannot be read and what to do, as text to follow its path.
 
     Args:
-        error: what was raised.
-        remedy: what to do where the rights of the file are not the cause, such as "restore it".
+        error: the exception.
+        remedy: what to do if the permissions of the file are not the cause, such as "restore it".
     """
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, PermissionError):

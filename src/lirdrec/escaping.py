@@ -1,10 +1,10 @@
-"""Characters that a terminal obeys or that turn the order of a line, written out: titles and ids may hold any."""
+"""Escape control characters and changes of the writing direction in texts from data, such as titles and ids."""
 
 from __future__ import annotations
 
 import re
 
-# C0, DEL and C1; marks, overrides and isolates of the writing direction; separators of lines; halves of letters
+# C0, DEL and C1; marks, overrides and isolates of the writing direction; line separators; surrogates
 _UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _IN_TEXT = re.compile(f"[{_UNSEEN}]")
 _IN_LINE = re.compile(f"[{_UNSEEN}\t\n]")
@@ -14,12 +14,12 @@ def visible(text: str, line: bool = True) -> str:
     r"""The text with such characters as `\x1b` or `\u202e`.
 
     Args:
-        text: of anybody.
-        line: write out tabs and ends of lines too.
+        text: untrusted text.
+        line: escape tabs and line ends too.
     """
     return (_IN_LINE if line else _IN_TEXT).sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def visible_json(text: str) -> str:
-    r"""A JSON document with such characters as `\u001b`: it means the same."""
+    r"""A JSON document with such characters as `\u001b`; its meaning does not change."""
     return _IN_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

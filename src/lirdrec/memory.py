@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and one sentence where something asks for more."""
+"""The memory that is available to this process, and a check before large allocations."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def free_memory() -> int | None:
-    """Bytes that this process can still take: what the machine, the container and `ulimit -v` leave; None: unknown.
+    """Bytes that this process can still allocate within the limits of machine, container and `ulimit -v`.
 
-    Swap counts. Only Linux tells.
+    Includes swap. None if unknown, as on all systems but Linux.
     """
     limits = [limit for limit in (_machine(), _address_space(), *_control_groups()) if limit is not None]
     return max(0, min(limits)) if limits else None
 
 
 def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) -> None:
-    """Refuse what cannot fit, before anything is allocated.
+    """Raise if an allocation cannot fit into memory.
 
     Args:
-        need: bytes that it takes at least.
-        what: the beginning of the sentence: what asks for them ("embedding_size 1000000000").
+        need: minimal size in bytes.
+        what: the beginning of the message: what needs the memory ("embedding_size 1000000000").
         error: the type to raise.
 
     Raises:
-        LirdrecError: of the given type: more than there is; both figures are in the sentence.
+        LirdrecError: of the given type: not enough memory is free; the message has both sizes.
     """
     free = free_memory()
     if free is not None and need > free:
@@ -40,8 +40,8 @@ def in_words(size: int) -> str:
     """`12.3 GB`; large sizes with commas."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= scale:
-            whole, rest = divmod(size * 10 // scale, 10)  # integers: a float cannot hold every size that is asked for
-            return f"{whole:,}.{rest} {unit}"
+            units, tenths = divmod(size * 10 // scale, 10)  # integers, since a float overflows for huge sizes
+            return f"{units:,}.{tenths} {unit}"
     return f"{size} bytes"
 
 
@@ -55,7 +55,7 @@ def _machine() -> int | None:
 
 
 def _address_space() -> int | None:
-    """What `ulimit -v` leaves."""
+    """Bytes left by `ulimit -v`."""
     try:
         import resource
 
@@ -69,14 +69,14 @@ def _address_space() -> int | None:
 
 
 def _control_groups() -> Iterator[int]:
-    """What the container's limits leave; files that were read and can be read again count as free."""
-    named = [("memory.max", "memory.current", "inactive_file")]
-    old = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file")
-    for limit, used, cached in [*named, old]:
+    """Bytes left by the container's limits (cgroups 2 and 1); the inactive page cache counts as free."""
+    version_2 = ("memory.max", "memory.current", "inactive_file")
+    version_1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file")
+    for limit_file, usage_file, cached in (version_2, version_1):
         try:
-            most = int((CONTROL_GROUPS / limit).read_text(encoding="ascii"))
-            taken = int((CONTROL_GROUPS / used).read_text(encoding="ascii"))
-            facts = (CONTROL_GROUPS / limit).with_name("memory.stat").read_text(encoding="ascii").split()
-            yield most - taken + int(dict(zip(facts[::2], facts[1::2], strict=False)).get(cached, 0))
+            limit = int((CONTROL_GROUPS / limit_file).read_text(encoding="ascii"))
+            usage = int((CONTROL_GROUPS / usage_file).read_text(encoding="ascii"))
+            stat = (CONTROL_GROUPS / limit_file).with_name("memory.stat").read_text(encoding="ascii").split()
+            yield limit - usage + int(dict(zip(stat[::2], stat[1::2], strict=False)).get(cached, 0))
         except (OSError, ValueError):
             continue

@@ -1,4 +1,4 @@
-"""What an option is called where the person is: `--min-rating 4` on the command line, `min_rating=4` in Python."""
+"""Names of options in messages: `--min-rating 4` on the command line, `min_rating=4` in Python."""
 
 from __future__ import annotations
 
@@ -8,19 +8,9 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-# options whose flag on the command line is not their name in Python
-FLAG_NAMES = {
-    "without_features": "--drop-featureless-items",
-    "drop": "--drop-featureless-items",
-    "bad_lines": "--skip-bad-lines",
-    "header": "--no-header",
-    "prompt": "--prefix",
-    "restart": "--no-resume",
-    "reuse": "--reuse-from",
-    "ray": "--ray-address",
-}
-# flags without a value
-SWITCHES = frozenset({"without_features", "bad_lines", "header", "restart", "string_ids", "overwrite", "resume"})
+# options with another name on the command line, and those without a value there
+FLAG_NAMES = {"without_features": "--drop-featureless-items", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
+SWITCHES = frozenset({*FLAG_NAMES, "string_ids", "overwrite", "resume"})
 
 _on_command_line: ContextVar[bool] = ContextVar("_on_command_line", default=False)
 
@@ -41,11 +31,11 @@ def flag(option: str) -> str:
 
 
 def argument(option: str, value: Any) -> str:
-    """An option with its value for a message, as the person would write it.
+    """An option with its value for a message, as the user would write it.
 
     Args:
         option: its name in Python.
-        value: as in Python; a word in capitals stands for what the person fills in.
+        value: as in Python; a word in capitals is a placeholder.
     """
     if not _on_command_line.get():
         return f"{option}={value!r}"
@@ -53,10 +43,10 @@ def argument(option: str, value: Any) -> str:
 
 
 def called(option: str) -> str:
-    """The name of an option within a sentence."""
+    """The name of an option inside a sentence."""
     return flag(option) if _on_command_line.get() else option
 
 
 def name_of(option: str, where: str) -> str:
-    """The name of an option for the front of a message; in Python that of the function `where` comes first."""
+    """The name of an option for the beginning of a message; in Python after the name of the function `where`."""
     return flag(option) if _on_command_line.get() else f"{where}: '{option}'"

@@ -1,4 +1,4 @@
-"""Where something was computed: versions, revision, platform and time, recorded beside every result."""
+"""Provenance of results: versions, git revision, platform and time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def environment(seed: int | None = None) -> dict[str, Any]:
-    """Versions, git revision, platform, time: what is needed to repeat a run."""
+    """Versions, git revision, platform and time, recorded with every result to make it repeatable."""
     versions = {}
     for package in ("lirdrec", "torch", "numpy", "polars", "pyarrow", "safetensors"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -28,7 +28,7 @@ def environment(seed: int | None = None) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """Revision of the checkout that lirdrec runs from, with "+changes" where it was edited; None for a wheel."""
+    """Git revision of lirdrec's checkout, with "+changes" if it was edited; None for an installed wheel."""
     here = Path(__file__).resolve()
     if not any((parent / ".git").exists() for parent in here.parents):
         return None
@@ -38,7 +38,7 @@ def _git_revision() -> str | None:
             cwd=here.parent,
             capture_output=True,
             text=True,
-            timeout=60,  # only against a git that hangs: a busy machine needs a while
+            timeout=60,  # for a git that hangs
             check=True,
         )
     except (OSError, subprocess.SubprocessError):

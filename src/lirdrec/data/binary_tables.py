@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def read_columnar(path: Path, kind: str) -> pl.DataFrame:
-    """A file of a binary format as a frame; through pyarrow: on some damaged files polars aborts the whole process.
+    """Read a file of a binary format, through pyarrow, since polars aborts the process on some damaged files.
 
     Args:
-        path: the file, perhaps compressed as a whole.
-        kind: which format, as `signatures.table_format` says.
+        path: the file, possibly compressed.
+        kind: the format, from `file_types.detect_table_format`.
 
     Raises:
         DataError: the file is damaged, does not fit into memory, or two of its columns have one name.
@@ -63,8 +63,8 @@ def _parquet(source: Any, path: Path) -> pyarrow.Table:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(source) as file:
-        facts = file.metadata
-        size = sum(facts.row_group(at).total_byte_size for at in range(facts.num_row_groups))
+        metadata = file.metadata
+        size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
         check_memory(size, f"{path}: as a table", DataError)
         return file.read()
 
@@ -99,8 +99,8 @@ def read_spreadsheet(path: Path) -> pl.DataFrame:
     """
     if importlib.util.find_spec("fastexcel") is None:
         raise DataError(
-            f"{path}: is a spreadsheet; install what reads them (pip install 'lirdrec[excel]'), or save its sheet as"
-            " CSV (UTF-8) and name that"
+            f"{path}: is a spreadsheet; install its reader (pip install 'lirdrec[excel]'), or save the sheet as CSV"
+            " (UTF-8) and name that"
         )
     content = path.read_bytes()
     check_memory(len(content), f"{path}: as a table", DataError)
@@ -108,7 +108,7 @@ def read_spreadsheet(path: Path) -> pl.DataFrame:
         frame = pl.read_excel(content, infer_schema_length=None, drop_empty_rows=True, drop_empty_cols=True)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: damaged or not a spreadsheet ({first_line(error)}); save it as CSV") from None
-    except Exception as error:  # the types of fastexcel's errors are its own
+    except Exception as error:  # fastexcel's error types cannot be imported here
         if not type(error).__module__.startswith(("fastexcel", "_fastexcel")):
             raise
         raise DataError(f"{path}: damaged or not a spreadsheet ({first_line(error)}); save it as CSV") from None

@@ -1,4 +1,4 @@
-"""Which column is likely meant where none has the name that was asked for: by what it is called, and by its values."""
+"""Suggest a column when a requested one is missing, by similar names or by its values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER
 
-OTHER_NAMES = {  # as people and public data sets call them, without case, blanks and underscores
+OTHER_NAMES = {  # names used in practice and in public data sets, in lower case without blanks and underscores
     USER: (
         "user userid username uid userhash customer customerid custid client clientid visitor visitorid reviewer"
         " reviewerid member memberid account accountid session sessionid reader readerid player steamid person personid"
@@ -25,30 +25,30 @@ OTHER_NAMES = {  # as people and public data sets call them, without case, blank
 }
 
 
-def likely_column(asked: str, columns: Sequence[str]) -> str | None:
-    """The column likely meant by `asked`: the same but for case and underscores, a usual name, or a similar one."""
+def likely_column(requested: str, columns: Sequence[str]) -> str | None:
+    """The column likely meant by `requested`: equal up to case and underscores, a usual name, or a similar one."""
     plain = {column: _normalize(column) for column in columns}
     for column, name in plain.items():
-        if name == _normalize(asked):
+        if name == _normalize(requested):
             return column
-    usual = next((names for text in OTHER_NAMES.values() if _normalize(asked) in (names := text.split())), [])
-    known = [column for column, name in plain.items() if name in usual]
-    if known:
-        return min(known, key=lambda column: usual.index(plain[column]))
-    near = difflib.get_close_matches(asked, columns, n=1, cutoff=0.75)
-    return near[0] if near else None
+    usual = next((names for text in OTHER_NAMES.values() if _normalize(requested) in (names := text.split())), [])
+    candidates = [column for column, name in plain.items() if name in usual]
+    if candidates:
+        return min(candidates, key=lambda column: usual.index(plain[column]))
+    similar = difflib.get_close_matches(requested, columns, n=1, cutoff=0.75)
+    return similar[0] if similar else None
 
 
 def column_of_ids(frame: pl.DataFrame, ids: pl.Series) -> tuple[str, int] | None:
-    """The column that holds most of the distinct ids, and how many of them; None where no column holds half."""
+    """The column that contains most of the distinct ids, and how many; None if no column contains half of them."""
     wanted = ids.cast(pl.String).unique()
     best: tuple[str, int] | None = None
     for column in frame.columns:
         if not (frame[column].dtype == pl.String or frame[column].dtype.is_integer()):
             continue
-        held = int(wanted.is_in(frame[column].cast(pl.String).unique().implode()).sum())
-        if held * 2 >= len(wanted) and (best is None or held > best[1]):
-            best = column, held
+        n_contained = int(wanted.is_in(frame[column].cast(pl.String).unique().implode()).sum())
+        if n_contained * 2 >= len(wanted) and (best is None or n_contained > best[1]):
+            best = column, n_contained
     return best
 
 

@@ -1,4 +1,4 @@
-"""Files that may be compressed, recognized by their first bytes, never by their name; damage gets one sentence."""
+"""Open files that may be compressed (detected by their first bytes); damaged files raise a one-line DataError."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from lirdrec.files.checks import check_file
 from lirdrec.memory import free_memory, in_words
 
 CHUNK_BYTES = 16 << 20
-MEMORY_FACTOR = 3  # of a text in memory while it becomes a table
-SYSTEM_FILES = ("__MACOSX/", ".DS_Store", "desktop.ini", "Thumbs.db")  # what systems put into archives
+MEMORY_FACTOR = 3  # memory for parsing a text, in multiples of its size
+SYSTEM_FILES = ("__MACOSX/", ".DS_Store", "desktop.ini", "Thumbs.db")  # added to archives by operating systems
 
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, unpacked if it is compressed; errors of reading inside the block become a DataError.
+    """Open a file for reading, decompressed if necessary; read errors inside the block become a DataError.
 
-    gzip, bzip2, xz, zstd and lz4 are unpacked, and zip archives of one file.
+    Supports gzip, bzip2, xz, zstd, lz4 and zip archives of one file.
 
     Raises:
         DataError: the file is missing, empty, a folder, cut short or damaged; an archive of several files, or one that
@@ -68,7 +68,7 @@ def _opened(path: Path, kind: str | None, stack: contextlib.ExitStack) -> Binary
         return cast(BinaryIO, stack.enter_context(gzip.open(path)))
     if kind == XZ:
         return cast(BinaryIO, stack.enter_context(lzma.open(path)))
-    # Not Python's bz2, which takes a second stream that is damaged for the end of the file.
+    # not Python's bz2, which takes a damaged second stream for the end of the file
     source = stack.enter_context(pyarrow.OSFile(str(path)))
     stream = pyarrow.CompressedInputStream(source, {BZIP2: "bz2"}.get(kind, kind))
     return cast(BinaryIO, io.BufferedReader(cast("io.RawIOBase", stack.enter_context(stream))))
@@ -76,15 +76,15 @@ def _opened(path: Path, kind: str | None, stack: contextlib.ExitStack) -> Binary
 
 def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     members = [
-        one
-        for one in archive.infolist()
-        if not one.is_dir() and not one.filename.startswith(SYSTEM_FILES) and not one.filename.endswith(SYSTEM_FILES)
+        member
+        for member in archive.infolist()
+        if not (member.is_dir() or member.filename.startswith(SYSTEM_FILES) or member.filename.endswith(SYSTEM_FILES))
     ]
     if len(members) == 1:
         return members[0]
-    named = ", ".join(one.filename for one in members[:5]) + (", …" if len(members) > 5 else "")
+    listed = ", ".join(member.filename for member in members[:5]) + (", …" if len(members) > 5 else "")
     raise DataError(
-        f"{path}: the zip archive holds {len(members)} files ({named or 'none'}); unpack it (unzip {path.name})"
+        f"{path}: the zip archive holds {len(members)} files ({listed or 'none'}); unpack it (unzip {path.name})"
         " and name the file or folder"
     )
 
@@ -94,9 +94,9 @@ def _damaged(path: Path, kind: str | None, error: Exception) -> DataError:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole content of a file that is to become a table, unpacked if it is compressed.
+    """The complete content of a file that will be parsed as a table, decompressed if necessary.
 
-    A small compressed file can unpack to a thousand times its size; what does not fit is refused while it is unpacked.
+    A compressed file can unpack to a thousand times its size; the limit is checked while it is unpacked.
 
     Raises:
         DataError: the file is missing, empty, a folder, cut short or damaged, or memory cannot hold its content.
@@ -112,27 +112,27 @@ def read_bytes(path: Path) -> bytes:
                     return b"".join(pieces)
                 pieces.append(piece)
                 size += len(piece)
-            found = f"unpacks to more than {in_words(most)}"
+            problem = f"unpacks to more than {in_words(most)}"
         else:
             size = path.stat().st_size
             if most is None or size <= most:
                 return file.read()
-            found = f"has {in_words(size)}"
+            problem = f"has {in_words(size)}"
     raise DataError(
-        f"{path}: {found}, which becomes a table only in {MEMORY_FACTOR} times as much memory, and"
+        f"{path}: {problem}, which becomes a table only in {MEMORY_FACTOR} times as much memory, and"
         f" {in_words(free or 0)} are free; write it as Parquet, or read a part of it"
     )
 
 
 def exists(path: Path) -> None:
-    """Raise a DataError unless `path` is a regular file that may be read, with something in it."""
+    """Raise a DataError unless `path` is a readable regular file that is not empty."""
     check_file(path)
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first bytes of the file as it lies on the disk."""
+    """The first bytes of the file, not decompressed."""
     with path.open("rb") as file:
         return file.read(HEAD_BYTES)
 

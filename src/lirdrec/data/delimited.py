@@ -1,4 +1,4 @@
-"""Text files of separated values: encoding, separator, header, blank lines, and lines with too many or few values."""
+"""Reads delimited text files: encoding, separator, header, blank lines, and lines with a wrong number of values."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
     frame.columns = _names(body, layout, frame.width)
     first = 1 + layout.header + skipped_lines
     if numbers is None and body.rows_span_lines(frame.height):
-        numbers = np.array([one.line for one in body.records()][layout.header :], dtype=np.int64)
+        numbers = np.array([record.line for record in body.records()][layout.header :], dtype=np.int64)
     blank = _is_blank(frame.to_series(0))
     for name in frame.columns[1:]:
         if blank.any():  # which is seldom so, and then a few columns decide
@@ -200,7 +200,7 @@ def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
     Raises:
         DataError: bytes that the encoding does not have; names the line.
     """
-    mark = next((one for one in BYTE_ORDER_MARKS if content.startswith(one[0])), None)
+    mark = next((entry for entry in BYTE_ORDER_MARKS if content.startswith(entry[0])), None)
     if mark is not None and mark[1] == "utf-8" and encoding is None:
         content = content[len(mark[0]) :]
     chosen = encoding or (mark[1] if mark else "utf-8")
@@ -232,7 +232,7 @@ def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
     best, found = (0.0, 0, 0), default
     for separator in dict.fromkeys((default, *SEPARATORS)):
         mark, quoted = separator.encode(), separator not in UNQUOTED
-        counts = [one.values(mark, quoted) for one in _records(whole, quoted) if one.content.strip()][:200]
+        counts = [record.values(mark, quoted) for record in _records(whole, quoted) if record.content.strip()][:200]
         if not counts:
             continue
         usual = counts[0] if header else max(set(counts), key=counts.count)
@@ -261,7 +261,7 @@ def has_leading_zeros(content: bytes) -> bool:
 def typed(values: pl.Series, separator: str = ",") -> pl.Series:
     """A column of texts as numbers or truth values, if every value is written as one; else the texts.
 
-    Codes that begin with 0 stay texts, as do whole numbers beyond 64 bits. In files separated by semicolons numbers may
+    Codes that begin with 0 stay texts, as do integers beyond 64 bits. In files separated by semicolons numbers may
     have decimal commas.
     """
     known = values.drop_nulls()
@@ -370,18 +370,18 @@ class _Body:
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             fault = first_line(error)
         good, bad = self._sorted()
-        last = max((*good[-1:], *bad[-1:]), key=lambda one: one.line)
+        last = max((*good[-1:], *bad[-1:]), key=lambda record: record.line)
         if self.quoted and last.content.count(b'"') % 2:  # it may have swallowed any number of lines
             raise self._unreadable(
-                f"a quote is opened in line {last.line} and never closed, so nobody can tell where its row ends, and no"
-                " option leaves it out; write the closing quote, or take the opening one away"
+                f"a quote is opened in line {last.line} and never closed, so the end of its row is unknown, and no"
+                " option leaves it out; write the closing quote, or remove the opening one"
             )
         if bad and bad_rows == "skip":
             try:
-                frame = self._parse(b"\n".join(one.content for one in good), typed)
+                frame = self._parse(b"\n".join(record.content for record in good), typed)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
                 raise self._unreadable(first_line(error)) from None
-            return frame, len(bad), np.array([one.line for one in good][self.header :], dtype=np.int64)
+            return frame, len(bad), np.array([record.line for record in good][self.header :], dtype=np.int64)
         if bad:
             mark = self.separator.encode()
             if self.quoted and not bad[0].well_quoted(mark):
@@ -458,16 +458,16 @@ class _Body:
         bad: list[_Record] = []
         mark = self.separator.encode()
         expected = len(self.first()) if self.header else self._width()
-        for one in self.records():
-            values = one.values(mark, self.quoted)
-            right = values == expected and (not self.quoted or one.well_quoted(mark))
-            (good if right or not one.content.strip() else bad).append(one)
+        for record in self.records():
+            values = record.values(mark, self.quoted)
+            right = values == expected and (not self.quoted or record.well_quoted(mark))
+            (good if right or not record.content.strip() else bad).append(record)
         return good, bad
 
     def _width(self) -> int:
         """How many values a row without a header has: as many as there are names, unless no row has so many."""
         mark = self.separator.encode()
-        counts = (one.values(mark, self.quoted) for one in self.records() if one.content.strip())
+        counts = (record.values(mark, self.quoted) for record in self.records() if record.content.strip())
         first = next(counts, 1)
         return self.given if self.given is not None and (first == self.given or self.given in counts) else first
 

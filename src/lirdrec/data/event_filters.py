@@ -1,4 +1,4 @@
-"""Which rows of a table of interactions count, by the values of its columns: purchases, not views."""
+"""Filter the rows of a table of interactions by the values of columns, for instance purchases only."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from lirdrec.errors import DataError
 
 
 def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
-    """The rows that have one of the values in each of the columns.
+    """Keep the rows that have one of the given values in each of the columns.
 
-    Values are compared as they are written: `1` is also the number 1 of a Parquet file, and `true` its truth; `007`
-    is another text than `7`.
+    Values are compared as texts: `1` equals the number 1 of a Parquet file, and `true` its boolean; `007` is not `7`.
 
     Args:
         table: with the columns.
         only: column → a value, or several.
 
     Raises:
-        DataError: there is no such column, or no row with one of the values; lists the values that there are.
+        DataError: there is no such column, or no row with one of the values; lists the existing values.
     """
     table.need(list(only))
     keep = pl.Series([True]).new_from_index(0, table.frame.height)
     for column, wanted in only.items():
-        texts = {_value_text(one) for one in as_values(wanted)}
+        texts = {_value_text(value) for value in as_values(wanted)}
         written = _column_texts(table.frame[column])
         holds = written.is_in(list(texts)).fill_null(False)
         for text in sorted(texts):
@@ -44,8 +43,8 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
 
 def as_values(wanted: Any) -> list[Any]:
     """One value, or several, as a list."""
-    one = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
-    return [wanted] if one else list(wanted)
+    is_single = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
+    return [wanted] if is_single else list(wanted)
 
 
 def in_words(only: Mapping[str, Any]) -> str:
@@ -54,7 +53,7 @@ def in_words(only: Mapping[str, Any]) -> str:
 
 
 def left_out(before: Table, after: Table, only: Mapping[str, Any]) -> str:
-    """How many rows stay, in words."""
+    """A message about how many rows were kept."""
     return f"{before.where}: {count(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
 
 
@@ -65,12 +64,12 @@ def _value_text(value: Any) -> str:
 
 
 def _column_texts(column: pl.Series) -> pl.Series:
-    """Values as texts; floats that are whole numbers without their `.0`."""
+    """Values as texts; integral floats without `.0`."""
     if column.dtype.is_float():
-        whole = pl.when(pl.col(column.name) == pl.col(column.name).floor()).then(
+        integers = pl.when(pl.col(column.name) == pl.col(column.name).floor()).then(
             pl.col(column.name).cast(pl.Int64, strict=False).cast(pl.String)
         )
-        return column.to_frame().select(whole.otherwise(pl.col(column.name).cast(pl.String)))[column.name]
+        return column.to_frame().select(integers.otherwise(pl.col(column.name).cast(pl.String)))[column.name]
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         raise DataError(f"column '{column.name}' holds {column.dtype}, whose values cannot be compared with texts")
     return column.cast(pl.String)

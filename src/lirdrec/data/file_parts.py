@@ -1,4 +1,4 @@
-"""Which files a table consists of: one, several, those of a pattern, or the parts of a folder."""
+"""Find the files that form a table: one file, several, those of a pattern, or the parts in a folder."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ class Part:
 
 
 def table_suffix(path: Path) -> str:
-    """The ending of a name in small letters, without that of a compression."""
+    """The suffix of a file name in lower case, ignoring that of a compression."""
     return Path(path.stem if path.suffix.lower() in COMPRESSED_SUFFIXES else path.name).suffix.lower()
 
 
 def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
-    """The files of a table in order: those that are named, that a pattern fits, or that lie in a folder.
+    """The files of a table in order: given by name, by a pattern or by their folder.
 
     Args:
         source: a file, a folder, a pattern with `*`, `?` or `[…]`, or several of these.
 
     Raises:
-        DataError: nothing fits a pattern, a folder holds no table, or files of different kinds.
+        DataError: no file matches a pattern, or a folder contains no table or files of different formats.
     """
     if not isinstance(source, (str, Path)):
-        found = [part for one in source for part in find_parts(one)]
-        if not found:
+        parts = [part for file in source for part in find_parts(file)]
+        if not parts:
             raise DataError("no file is named")
-        paths = [part.path for part in found]
-        for at, path in enumerate(paths):
-            if path in paths[:at]:
+        paths = [part.path for part in parts]
+        for i, path in enumerate(paths):
+            if path in paths[:i]:
                 raise DataError(f"{path}: is named twice; its rows would count twice")
-        return found
+        return parts
     path = Path(source)
     if is_pattern(source):
-        fitting = sorted(glob.glob(str(source), recursive=True))
-        if not fitting:
+        matches = sorted(glob.glob(str(source), recursive=True))
+        if not matches:
             raise DataError(f"{source}: no file fits this pattern")
-        return [part for one in fitting for part in find_parts(glob.escape(one) if stat_path(one) is None else one)]
+        return [part for file in matches for part in find_parts(glob.escape(file) if stat_path(file) is None else file)]
     if not is_folder(path):
         return [Part(path)]
     parts = parts_of_folder(path)
@@ -75,25 +75,25 @@ def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
 
 
 def is_pattern(source: str | Path) -> bool:
-    """Whether a source is a pattern of names, and no file that is called so."""
+    """Whether a source is a file name pattern, and not the name of an existing file."""
     return glob.has_magic(str(source)) and stat_path(source) is None
 
 
 def parts_of_folder(folder: Path) -> list[Part]:
-    """The files of tables in a folder and in its folders called `column=value`, in order of their names.
+    """The table files in a folder and in its subfolders called `column=value`, sorted by name.
 
-    What begins with `_` or `.` (`_SUCCESS`, `.part-0.crc`) is passed over, as are empty files.
+    Ignores empty files, and names that begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`).
     """
     return list(_within(folder, {}))
 
 
 def is_parts_folder(folder: Path) -> bool:
-    """Whether a folder holds nothing but parts of one table: files of one kind, those of text with one first line."""
+    """Whether a folder contains only parts of one table: files of one format, text files with the same first line."""
     parts = parts_of_folder(folder)
-    files = [one for one in folder.iterdir() if one.is_file() and not one.name.startswith(("_", "."))]
+    files = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(("_", "."))]
     if (
         not parts
-        or any(table_suffix(one) not in TABLE_SUFFIXES for one in files)
+        or any(table_suffix(file) not in TABLE_SUFFIXES for file in files)
         or len({table_suffix(p.path) for p in parts}) > 1
     ):
         return False
@@ -107,12 +107,12 @@ def is_parts_folder(folder: Path) -> bool:
 
 
 def _within(folder: Path, values: dict[str, str | None]) -> Iterable[Part]:
-    for one in sorted(folder.iterdir()):
-        if one.name.startswith(("_", ".")):
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(("_", ".")):
             continue
-        name, equals, value = one.name.partition("=")
-        if one.is_dir():
+        name, equals, value = path.name.partition("=")
+        if path.is_dir():
             if name and equals:
-                yield from _within(one, {**values, name: None if value == NO_VALUE else unquote(value)})
-        elif table_suffix(one) in TABLE_SUFFIXES and one.stat().st_size:
-            yield Part(one, values)
+                yield from _within(path, {**values, name: None if value == NO_VALUE else unquote(value)})
+        elif table_suffix(path) in TABLE_SUFFIXES and path.stat().st_size:
+            yield Part(path, values)

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, never by its name; and one sentence for what is no table."""
+"""Detect compressions and table formats by the first bytes of a file, and explain files that are not tables."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ HEAD_BYTES = max(map(len, (*COMPRESSIONS, *TABLES, *ARCHIVES, *NOT_TABLES)))
 
 
 def detect_compression(head: bytes) -> str | None:
-    """How a file that begins with `head` is compressed; None: it is not."""
+    """The compression of a file that begins with `head`; None if it is not compressed."""
     return next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
 def detect_table_format(head: bytes) -> str | None:
-    """Which binary format of tables begins with `head`; None: none that is known, so perhaps text."""
+    """The binary table format that begins with `head`; None if there is none, so the file may be text."""
     return next((name for magic, name in TABLES.items() if head.startswith(magic)), None)
 
 
 def check_not_archive(path: Path, head: bytes) -> None:
-    """Raise a DataError where the file is an archive that has to be unpacked with a program of its own."""
+    """Raise a DataError if the file is an archive that another program must unpack."""
     for magic, (name, command) in ARCHIVES.items():
         if head.startswith(magic):
             raise DataError(f"{path}: is a {name} archive; unpack it ({command} {path.name}) and name the file in it")
 
 
 def check_maybe_table(path: Path, head: bytes) -> None:
-    """Raise a DataError where the file is known to be something else than a table."""
+    """Raise a DataError if the file is of a known type that is not a table."""
     for magic, sentence in NOT_TABLES.items():
         if head.startswith(magic):
             raise DataError(f"{path}: {sentence}")

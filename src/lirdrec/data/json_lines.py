@@ -1,4 +1,4 @@
-"""One record a line, JSON or a Python literal, plain or gzipped: read in blocks of whole lines; a bad line is named."""
+"""Read files with one record per line (JSON or Python literals, plain or compressed) in blocks of complete lines."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ T = TypeVar("T")
 
 @dataclass
 class BadLines:
-    """What to do with lines that cannot be used: stop at the first, or leave them out and count them.
+    """Handling of unusable lines: raise at the first, or skip and count them.
 
     Attributes:
-        path: the file that the lines are in.
+        path: the file of the lines.
         policy: "raise" or "skip".
-        option: that leaves such lines out.
-        count: of lines left out so far.
-        example: the first of them, in words.
+        option: the option that skips such lines, for messages.
+        count: number of lines skipped so far.
+        example: a message about the first of them.
 
     Raises:
         ConfigError: another policy.
@@ -54,7 +54,7 @@ class BadLines:
             raise ConfigError(f"bad_lines is {self.policy!r}; choose one of 'raise', 'skip'")
 
     def add(self, line: int, reason: str) -> None:
-        """Note a bad line, counted from 1.
+        """Report a bad line, counted from 1.
 
         Raises:
             DataError: the policy is "raise".
@@ -66,20 +66,20 @@ class BadLines:
         self.example = self.example or f"line {line}: {reason}"
 
     def report(self) -> None:
-        """Log how many lines were left out, if any were."""
+        """Log how many lines were skipped, if any."""
         if self.count:
             logger.warning("%s: %s left out (%s)", self.path, count(self.count, "bad line"), self.example)
 
 
 def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
-    """The file as `(number of the first line, whole lines)`, in order; only the last block may lack its line end.
+    """The file as `(number of the first line, complete lines)`, in order; only the last block may lack its line end.
 
     Args:
-        path: plain or gzipped.
-        size: bytes to read at a time; a block is about as long, longer where a line is.
+        path: plain or compressed.
+        size: bytes to read at a time; about the length of a block, unless a line is longer.
 
     Raises:
-        DataError: the file is missing, empty, cut short or damaged, or has a line that is no record by its length.
+        DataError: the file is missing, empty, cut short or damaged, or a line is too long for a record.
     """
     number, rest = 1, b""
     with open_bytes(path) as file:
@@ -104,13 +104,13 @@ def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, byte
 
 
 def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes], T | None]) -> Iterator[T]:
-    """What `parse` makes of each line of a block, in order; blank lines, and those it gives None for, are left out.
+    """The results of `parse` for each line of a block, in order, without blank lines and results that are None.
 
     Args:
         number: of the block's first line.
-        block: whole lines.
-        bad: told of the lines for which `parse` raises ValueError, with the error's words.
-        parse: takes a line without its end.
+        block: complete lines.
+        bad: gets the lines for which `parse` raises ValueError, with the error's message.
+        parse: called with a line without its line end.
     """
     lines = block.split(b"\n")
     for at, line in enumerate(lines):
@@ -118,7 +118,7 @@ def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes
             continue
         try:
             result = parse(line)
-        except DataError:  # about the file, not about the line
+        except DataError:  # an error of the file, not of the line
             raise
         except ValueError as error:
             cut = at == len(lines) - 1  # a block that ends with a line end has an empty last piece
@@ -151,7 +151,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
 
 
 def finite_float(value: Any) -> float | None:
-    """A number of a record as a finite float; None for anything else, True and False included."""
+    """A number of a record as a finite float; None for anything else, including True and False."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Tables from JSON: one record a line, or one list of records; keys of nested records are written `a.b`.
+"""Reads tables from JSON: one record per line, or one list of records; keys of nested records are written `a.b`.
 
 A value that is a list gives a row for each of its elements: `events.item` of `{"user": 1, "events": [{"item": 7}, …]}`
 gives as many rows as there are events, each with the user. In item tables lists of plain values stay lists.
@@ -211,7 +211,11 @@ def _key_paths(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
     """The keys of a record and of those in it, `a.b`."""
     for key, value in record.items():
         yield before + key
-        inner = next((one for one in value if isinstance(one, dict)), None) if isinstance(value, list) else value
+        inner = (
+            next((element for element in value if isinstance(element, dict)), None)
+            if isinstance(value, list)
+            else value
+        )
         if isinstance(inner, dict) and before.count(".") < 8:
             yield from _key_paths(inner, f"{before}{key}.")
 
@@ -276,7 +280,7 @@ class _FlattenPlan:
                     self._left_out[name] = "a record of very many keys"
                 else:
                     self._flatten(value, f"{name}.", row)
-            elif isinstance(value, list) and any(isinstance(one, (dict, list)) for one in value):
+            elif isinstance(value, list) and any(isinstance(element, (dict, list)) for element in value):
                 self._left_out[name] = "a list of records or of lists"
             else:
                 row[name] = value
@@ -335,7 +339,7 @@ class _Chunks:
             at = next(at for at, value in enumerate(values) if not _is_text(value))
             raise DataError(
                 f"{self.path}: {self.word} {self.held[at]}: '{name}' has half of a surrogate pair (an escape such as"
-                " \\ud83d alone), which is no character; mend it"
+                " \\ud83d alone), which is no character; fix it"
             ) from None
 
     def _joined(self, name: str, parts: list[pl.Series]) -> pl.Series:
@@ -352,29 +356,31 @@ class _Chunks:
 
 def _column(name: str, values: list[Any]) -> pl.Series:
     """Values of JSON as a column of one type: what fits no number type exactly becomes texts."""
-    if any(isinstance(one, list) for one in values):
-        flat = [one for value in values if isinstance(value, list) for one in value]
+    if any(isinstance(element, list) for element in values):
+        flat = [element for value in values if isinstance(value, list) for element in value]
         inner = _column(name, flat).dtype
         lists = [
             None
             if value is None
-            else [_convert_value(inner, one) for one in (value if isinstance(value, list) else [value])]
+            else [_convert_value(inner, element) for element in (value if isinstance(value, list) else [value])]
             for value in values
         ]
         return pl.Series(name, lists, dtype=pl.List(pl.String if inner == pl.Null else inner))
-    kinds = {type(one) for one in values} - {type(None)}
+    kinds = {type(element) for element in values} - {type(None)}
     kind: Any
     if not kinds:
         kind = pl.Null
     elif kinds == {bool}:
         kind = pl.Boolean
-    elif kinds == {int} and all(one is None or -LARGEST <= one <= LARGEST for one in values):
+    elif kinds == {int} and all(element is None or -LARGEST <= element <= LARGEST for element in values):
         kind = pl.Int64
-    elif kinds <= {int, float} and all(not isinstance(one, int) or abs(one) <= MAX_EXACT_INT for one in values):
+    elif kinds <= {int, float} and all(
+        not isinstance(element, int) or abs(element) <= MAX_EXACT_INT for element in values
+    ):
         kind = pl.Float64
     else:
         kind = pl.String
-    return pl.Series(name, [_convert_value(kind, one) for one in values], dtype=kind)
+    return pl.Series(name, [_convert_value(kind, element) for element in values], dtype=kind)
 
 
 def _is_text(value: Any) -> bool:

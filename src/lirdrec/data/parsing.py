@@ -1,4 +1,4 @@
-"""Columns of numbers and of times, and rows in which a value is missing or cannot be read."""
+"""Parse columns of numbers and times, and drop rows with missing or unreadable values."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def number_values(table: Table, column: str) -> pl.Series:
 def _candidate_formats(text: str) -> tuple[str, str]:
     """The two formats, day first and month first, that a text such as `15.04.2024 16:32` can be written in."""
     date, clock = re.match(r"([0-9]+[-/.][0-9]+[-/.][0-9]+)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]  # it matches
-    separator = "".join(one for one in date if not one.isdigit())[0]
+    separator = "".join(letter for letter in date if not letter.isdigit())[0]
     year = "%Y" if len(date.rpartition(separator)[2]) == 4 else "%y"
     clock = re.sub(r"[0-9]{1,2}:[0-9]{2}:[0-9]{2}", "%H:%M:%S", clock)
     clock = re.sub(r"[0-9]{1,2}:[0-9]{2}", "%H:%M", clock)
@@ -96,7 +96,7 @@ def moments(table: Table, column: str, time_format: str | None = None) -> np.nda
         table,
         column,
         bad,
-        "; times must be whole numbers or dates like 2024-05-31T12:00:00, or of the form that you name:"
+        "; times must be integers or dates like 2024-05-31T12:00:00, or of the form that you name:"
         f" {option_named('time_format', 'FORMAT')}",
     )
 

@@ -1,4 +1,4 @@
-"""Ids as they come in files and frames, of whatever type: read as integers or texts, with a warning, or refused."""
+"""Convert ids of any type from files and frames to integers or texts, with a warning, or raise an error."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _decoded(series: pl.Series, where: str, what: str, at: Callable[[pl.Series],
     try:
         return series.cast(pl.String)
     except pl.exceptions.PolarsError:
-        bad = pl.Series([one is not None and not _is_utf8(one) for one in series])
+        bad = pl.Series([value is not None and not _is_utf8(value) for value in series])
         raise DataError(
             f"{where}: {what} id {series[bad.arg_true()[0]]!r} in {at(bad)} is not UTF-8 text; write the ids as texts,"
             " for instance in hexadecimal"
@@ -166,7 +166,7 @@ def _without_fraction(series: pl.Series, where: str, what: str, at: Callable[[pl
     bad = bad.fill_null(False)
     if bad.any():
         raise DataError(
-            f"{where}: {what} id {series[bad.arg_true()[0]]} in {at(bad)} is not a whole number below 2^53; ids are"
+            f"{where}: {what} id {series[bad.arg_true()[0]]} in {at(bad)} is not an integer below 2^53; ids are"
             " integers or texts, so write the column as one of these"
         )
     if len(series) and not series.null_count():  # gaps are refused by who asked
@@ -178,29 +178,33 @@ def _from_objects(
     series: pl.Series, where: str, what: str, string_ids: bool, at: Callable[[pl.Series], str]
 ) -> pl.Series:
     """Python objects as a column of one type."""
-    values = [None if one is None or one != one else one for one in series]  # NaN is not itself
-    kinds = {bool if isinstance(one, (bool, np.bool_)) else type(one) for one in values if one is not None}
+    values = [None if value is None or value != value else value for value in series]  # NaN is not itself
+    kinds = {bool if isinstance(value, (bool, np.bool_)) else type(value) for value in values if value is not None}
     texts = (str, bytes)
     if kinds and all(issubclass(kind, texts) for kind in kinds) and bytes in kinds:
-        return _decoded(pl.Series([one.encode() if isinstance(one, str) else one for one in values]), where, what, at)
+        return _decoded(
+            pl.Series([value.encode() if isinstance(value, str) else value for value in values]), where, what, at
+        )
     numbers = (int, float, Decimal, np.integer, np.floating)
     if kinds and all(issubclass(kind, numbers) for kind in kinds) and not any(kind is bool for kind in kinds):
         if any(not issubclass(kind, (int, np.integer)) for kind in kinds):
-            bad = pl.Series([one is not None and (not np.isfinite(float(one)) or one != int(one)) for one in values])
+            bad = pl.Series(
+                [value is not None and (not np.isfinite(float(value)) or value != int(value)) for value in values]
+            )
             if bad.any():
                 raise DataError(
-                    f"{where}: {what} id {values[bad.arg_true()[0]]} in {at(bad)} is not a whole number; ids are"
+                    f"{where}: {what} id {values[bad.arg_true()[0]]} in {at(bad)} is not an integer; ids are"
                     " integers or texts"
                 )
             logger.warning("%s: %s are decimal numbers, read as integers", where, count(len(values), f"{what} id"))
-        whole = [None if one is None else int(one) for one in values]
+        whole = [None if value is None else int(value) for value in values]
         if string_ids:
-            return pl.Series([None if one is None else str(one) for one in whole], dtype=pl.String)
-        if any(one is None for one in whole):
-            return pl.Series([None if one is None else 0 for one in whole], dtype=pl.Int64)  # refused for its gaps
+            return pl.Series([None if value is None else str(value) for value in whole], dtype=pl.String)
+        if any(value is None for value in whole):
+            return pl.Series([None if value is None else 0 for value in whole], dtype=pl.Int64)  # refused for its gaps
         return big_integers(pl.Series(values=whole, dtype=pl.Object), where, what, at)
     if string_ids and kinds and all(issubclass(kind, (str, int, np.integer)) and kind is not bool for kind in kinds):
-        return pl.Series([None if one is None else str(one) for one in values], dtype=pl.String)
+        return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
     names = ", ".join(sorted(kind.__name__ for kind in kinds))
     remedy = f" (integers and texts together: {argument('string_ids', True)})" if kinds & {str, int} == kinds else ""
     raise DataError(

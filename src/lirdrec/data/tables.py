@@ -1,4 +1,4 @@
-"""Tables from text and binary files, with every fault of a file turned into one sentence."""
+"""Reads tables from text and binary files; every problem of a file raises a one-sentence DataError."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user":
 
 @dataclass(frozen=True)
 class Table:
-    """A table and how to speak of its rows.
+    """A frame with the facts needed to name its rows in messages.
 
     Attributes:
         frame: the columns.
@@ -332,10 +332,10 @@ def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[
 
 
 def _with_folder_columns(table: Table, part: Part, parts: Sequence[Part]) -> Table:
-    """The table of a part with the columns that its folders name; whole numbers where the table is not of texts."""
+    """The table of a part with the columns named by its folders; integers if the table is not text."""
     frame = table.frame
     for name, value in part.values.items():
-        every = pl.Series([one.values.get(name) for one in parts], dtype=pl.String)
+        every = pl.Series([other.values.get(name) for other in parts], dtype=pl.String)
         whole = not table.text and typed(every).dtype == pl.Int64
         if name not in frame.columns:
             column = pl.lit(value, pl.String)

@@ -121,7 +121,7 @@ class Shards:
         return self._read_seal(index)["facts"]
 
     def discard(self) -> None:
-        """Remove the folder; the plan last, so that an interrupted removal can be recognized."""
+        """Remove the folder; the plan last, so that an interrupted removal leaves a folder of shards."""
         for path in sorted(self.folder.glob("*")):
             if path.name not in (PLAN, LOCK):
                 remove(path)

@@ -1,4 +1,4 @@
-"""The image features published with Amazon's reviews: records of a 10-byte ASIN and 4,096 little-endian float32."""
+"""Reads the image features of Amazon's reviews: records of a 10-byte ASIN and 4,096 little-endian float32."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_ASIN = re.compile(rb"[^0-9A-Za-z]")
 
 
 def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) -> FeatureFile:
-    """Read the features of some items; the file passes by in blocks and is never held.
+    """Read the features of some items; the file is read in blocks and never kept in memory.
 
     An ASIN that the file repeats keeps its first record; how many were repeated is logged.
 
@@ -44,7 +44,7 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
     exists(path)
     if not is_compressed(path):
         _check_size(path, path.stat().st_size, record.itemsize)
-    rows = {one.encode(): row for row, one in enumerate(items.to_list())}
+    rows = {asin.encode(): row for row, asin in enumerate(items.to_list())}
     values = np.zeros((len(items), dims), dtype=np.float32)
     found = np.zeros(len(items), dtype=bool)
     position = repeated = 0
@@ -76,7 +76,7 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
 def _check_size(path: Path, size: int, record: int) -> None:
     if over := size % record:
         raise DataError(
-            f"{path}: {size:,} bytes are no whole number of records of {record:,} bytes ({ASIN_BYTES} of ASIN, then"
+            f"{path}: {size:,} bytes are not a multiple of a record of {record:,} bytes ({ASIN_BYTES} of ASIN, then"
             f" {(record - ASIN_BYTES) // 4:,} float32): the record at byte {size - over:,} is cut short; copy it again"
         )
 

@@ -1,4 +1,4 @@
-"""What Amazon's metadata of 2014, 2018 and 2023 say of items, under one set of columns."""
+"""Reads Amazon's item metadata of 2014, 2018 and 2023 into one set of columns."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ PRICE = re.compile(r"(?:from\s*)?\$?\s*([0-9][0-9,]{0,15}(?:\.[0-9]+)?)(?:\s*-\s
 def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
     """The item table of some items.
 
-    Lines of other items are passed over unread. Texts lose their HTML; an item that the file repeats keeps its first
-    line, and how many were repeated is logged.
+    Lines of other items are not parsed. HTML is removed from texts. Of repeated items the first line is used, and the
+    number of repetitions is logged.
 
     Args:
         path: JSON lines or Python literals, plain or gzipped.
@@ -55,7 +55,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
             stop.
     """
     wanted = set(items.to_list())
-    as_bytes = {one.encode() for one in wanted}
+    as_bytes = {item.encode() for item in wanted}
     seen: set[str] = set()
     repeated = 0
 
@@ -134,8 +134,8 @@ def _texts(value: Any, key: str) -> list[str]:
         return [value]
     if isinstance(value, (int, float)):
         return [str(value)]
-    if isinstance(value, (list, tuple)) and all(isinstance(one, (str, int, float)) for one in value):
-        return [str(one) for one in value]
+    if isinstance(value, (list, tuple)) and all(isinstance(element, (str, int, float)) for element in value):
+        return [str(element) for element in value]
     raise ValueError(f"{key} is {value!r:.60}, not a text or a list of texts")
 
 
@@ -143,7 +143,7 @@ def _category(record: Mapping[str, Any]) -> str | None:
     """2014 has several paths in `categories`, 2018 one in `category`, 2023 one in `categories`."""
     value = record.get("categories") or record.get("category")
     key = "categories" if record.get("categories") else "category"
-    several = isinstance(value, (list, tuple)) and all(isinstance(one, (list, tuple)) for one in value)
+    several = isinstance(value, (list, tuple)) and all(isinstance(element, (list, tuple)) for element in value)
     paths = list(value) if several and value else [value]
     joined = (_joined({key: path}, LEVELS, key) for path in paths)
     distinct = dict.fromkeys(path for path in joined if path)
@@ -167,9 +167,9 @@ def _image(record: Mapping[str, Any]) -> str | None:
             value = [value]
         if not isinstance(value, (list, tuple)):
             continue
-        pictures = sorted(value, key=lambda one: not (isinstance(one, dict) and one.get("variant") == "MAIN"))
-        for one in pictures:
-            sizes = [one.get(size) for size in ("hi_res", "large", "thumb")] if isinstance(one, dict) else [one]
+        images = sorted(value, key=lambda image: not (isinstance(image, dict) and image.get("variant") == "MAIN"))
+        for image in images:
+            sizes = [image.get(size) for size in ("hi_res", "large", "thumb")] if isinstance(image, dict) else [image]
             for address in sizes:
                 if isinstance(address, str) and strip_html(address):
                     return strip_html(address)

@@ -1,4 +1,4 @@
-"""Amazon's reviews of 2014, 2018 and 2023 as columns: user, item and, where wanted, rating and time."""
+"""Reads Amazon's reviews of 2014, 2018 and 2023 into the columns user, item and optionally rating and time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class ReviewFormat:
-    """How a file says who reviewed what.
+    """The layout of a file of reviews.
 
     Attributes:
         year: of the collection, as far as the file tells ("2014", "2018", "2023").
@@ -52,7 +52,7 @@ class ReviewFormat:
 
 
 def detect_review_format(path: Path) -> ReviewFormat:
-    """Tell the format from the first records.
+    """Detect the format from the first records.
 
     Raises:
         DataError: the file is none of the known formats, or cannot be read.
@@ -62,10 +62,10 @@ def detect_review_format(path: Path) -> ReviewFormat:
         raise DataError(f"{path}: there are no rows")
     if lines[0].lstrip().startswith(b"["):
         raise DataError(f"{path}: begins with '[': write one record a line instead of one list of all")
-    found = _json_format(lines) if lines[0].lstrip().startswith(b"{") else _csv_format(lines)
-    if isinstance(found, str):
-        raise DataError(f"{path}: not Amazon's reviews: {found}; expected {EXPECTED}")
-    return found
+    result = _json_format(lines) if lines[0].lstrip().startswith(b"{") else _csv_format(lines)
+    if isinstance(result, str):
+        raise DataError(f"{path}: not Amazon's reviews: {result}; expected {EXPECTED}")
+    return result
 
 
 def first_lines(path: Path) -> list[bytes]:
@@ -286,7 +286,7 @@ def _time(value: Any, name: str) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
-        raise ValueError(f"{name} is {value!r:.60}, not a whole number")
+        raise ValueError(f"{name} is {value!r:.60}, not an integer")
     return value
 
 

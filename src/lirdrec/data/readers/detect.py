@@ -1,4 +1,4 @@
-"""Which reader a file or folder needs."""
+"""Detect the format of a file or folder, and read it with the right reader."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ READERS: dict[str, Callable[..., Dataset]] = {
 
 
 def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = ()) -> Kind:
-    """What is at a path. Any file that is not known is a table; one of JSON only where user and item are named.
+    """Detect the kind of data at a path. A file of no other kind is a table; a JSON file only with user and item.
 
     Args:
         path: a file or a folder; several files or a pattern are parts of a table.
-        options: names of those that are given. A file whose columns they name is a table, whatever it looks like.
+        options: the names of the given options. A file whose columns they name is a table.
 
     Raises:
-        DataError: nothing is there, a folder of something unknown, a pickle, or a .json file whose keys say nothing.
+        DataError: no such file, an unknown kind of folder, a pickle, or a .json file without recognizable keys.
     """
     if not isinstance(path, (str, Path)):
         if len(path) == 1:
@@ -100,8 +100,8 @@ def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = 
     if is_amazon(path):
         return "amazon"
     check_gzip_files(path)
-    for one in sorted(path.iterdir()):
-        check_not_pickle(one)
+    for file in sorted(path.iterdir()):
+        check_not_pickle(file)
     if is_parts_folder(path):
         return "table"
     within = _parts_within(path)
@@ -116,19 +116,19 @@ def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = 
 
 
 def _parts_within(folder: Path) -> Path | None:
-    """The first folder in a folder that is a table in parts; what cannot be read is passed over."""
-    for one in sorted(folder.iterdir()):
+    """The first subfolder that is a table in parts; unreadable ones are ignored."""
+    for path in sorted(folder.iterdir()):
         with contextlib.suppress(DataError, OSError):
-            if one.is_dir() and is_parts_folder(one):
-                return one
+            if path.is_dir() and is_parts_folder(path):
+                return path
     return None
 
 
 def read_any(path: str | Path) -> Dataset:
-    """The dataset at a path, whatever it is: prepared, or in one of the published forms that `kind_of` knows.
+    """Read the dataset at a path: prepared, or in one of the published formats that `kind_of` detects.
 
     Raises:
-        DataError: it is none of these, or what is in it is wrong.
+        DataError: it is none of these, or its content is wrong.
         RunFolderError: it is a prepared dataset that is damaged or from a newer version.
     """
     if stat_path(path) is None:
@@ -149,19 +149,19 @@ def read_raw(
     image_column: str | None = None,
     **options: Any,
 ) -> Dataset:
-    """Read what `lirdrec prepare` reads: whatever `kind_of` knows, and tables.
+    """Read any supported source, as `lirdrec prepare` does: the formats that `kind_of` detects, and tables.
 
     Args:
         path: a file or a folder; or several files, or a pattern such as "log-*.csv", that are one table.
-        train, validation, test: instead of `path`, the files of a split: tables, or matrices of scipy.
-        images: a folder of pictures, found by item id or by `image_column`; see `lirdrec.data.images.with_images`.
-        image_column: column of the item table with paths or file names of pictures; by default `image`, if it holds
-            such. Without `images` the paths begin in the folder of `items`, or of `path`.
+        train, validation, test: instead of `path`, the files of a split: tables, or scipy matrices.
+        images: a folder of images, found by item id or by `image_column`; see `lirdrec.data.images.with_images`.
+        image_column: column of the item table with paths or file names of images; by default `image`, if it contains
+            such. Without `images` the paths are relative to the folder of `items`, or of `path`.
         options: of the reader of this kind of source.
 
     Raises:
         DataError: something is wrong with the files.
-        ConfigError: this kind of source does not take an option.
+        ConfigError: the reader does not take an option.
     """
     if path is None or train is not None:
         dataset = _read_split(path, {"train": train, "validation": validation, "test": test}, options)
@@ -215,13 +215,13 @@ def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapp
         if files[name] is None:
             raise ConfigError(f"there is no file of {name}: a split needs train and test, and should have validation")
     given = {name: Path(file) for name, file in files.items() if file is not None}
-    for one in given.values():
-        check_file(one)
-        check_not_pickle(one)
-        check_not_lightgcn(one, options)
-    matrices = [one for one in given.values() if is_matrix(one)]
+    for file in given.values():
+        check_file(file)
+        check_not_pickle(file)
+        check_not_lightgcn(file, options)
+    matrices = [file for file in given.values() if is_matrix(file)]
     if matrices and len(matrices) < len(given):
-        other = next(one for one in given.values() if one not in matrices)
+        other = next(file for file in given.values() if file not in matrices)
         raise DataError(f"{other}: is a table, and {matrices[0]} is a matrix; the files of a split must be of one kind")
     reader: Callable[..., Dataset] = read_matrices if matrices else read_split_files
     return reader(given["train"], given.get("validation"), given["test"], **options)
@@ -232,10 +232,10 @@ def options_of(kind: Kind) -> list[str]:
     if kind == "prepared":
         return []
     parameters = inspect.signature(READERS[kind]).parameters.values()
-    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY or one.default is not one.empty]
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        known += field_docs(PreprocessingConfig)
-    return known
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names += field_docs(PreprocessingConfig)
+    return names
 
 
 def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
@@ -251,7 +251,7 @@ def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
 
 
 def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
-    """Amazon's reviews, unless options name the keys, or the records have keys called user and item."""
+    """The kind "amazon", unless options name the keys, or the records have keys called user and item."""
     if TABLE_OPTIONS.intersection(options):
         return "table"
     record = first_record(path)

@@ -1,4 +1,4 @@
-"""LightGCN's files: `train.txt` and `test.txt`, in each line a user and the items that she took, blanks between."""
+"""Reads LightGCN's files: `train.txt` and `test.txt`, each line a user and its items, separated by blanks."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def read_lightgcn(
 ) -> Dataset:
     """Read a folder in the form of LightGCN's public data (Gowalla, Yelp2018, Amazon-Book) and keep its split.
 
-    Ids are the numbers of the files. Items are 0 to the largest, so that row i of a feature matrix is item i; where
-    there is `item_list.txt`, its column `org_id` joins the item table. Users without any item have an empty line, and
-    are left out.
+    Ids are the numbers in the files. Items are 0 to the largest, so that row i of a feature matrix is item i. The
+    column `org_id` of an `item_list.txt` is added to the item table. Users without items (lines with a user only) are
+    dropped.
 
     Args:
         folder: holds `train.txt` and `test.txt`, `valid.txt` or `val.txt`; `train.txt` alone is split at random.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the folder.
-        info: what else to record.
+        info: further facts to record.
         options: fields of `PreprocessingConfig` but those that the files decide: user, item, rating, min_rating,
             timestamp, only. The split of the files is kept unless `split` is given.
 
@@ -81,11 +81,11 @@ def read_lightgcn(
         if option in options:
             raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave {called(option)} out")
     folder = Path(folder)
-    is_split = any((folder / one).is_file() for split in ("valid", "test") for one in FILES[split])
+    is_split = any((folder / file_name).is_file() for split in ("valid", "test") for file_name in FILES[split])
     config = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")
     parts = []
     for split, names in FILES.items():
-        found = [folder / one for one in names if (folder / one).is_file()]
+        found = [folder / file_name for file_name in names if (folder / file_name).is_file()]
         if found:
             parts.append(_lines(found[0], split, config.bad_rows))
         elif split == "train" or (split == "test" and is_split):

@@ -1,4 +1,4 @@
-"""MicroLens as published: short videos with who watched them when, a title and a cover each."""
+"""Reads MicroLens as published: views of short videos with times, and a title and a cover image per video."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_microlens(
         titles: the file of titles, if it is elsewhere or one of several.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the pairs file without its ending.
-        info: what else to record.
+        info: further facts to record.
         options: fields of `PreprocessingConfig`.
 
     Raises:
@@ -80,8 +80,8 @@ def read_microlens(
     config = make_preprocessing_config(known | options, "read_microlens")
     pairs = check_id_columns(pairs, config, config.user, config.item)
     texts = {
-        "title": _one(folder, TITLES) if titles is None else Path(titles),
-        "category": _one(folder, (CATEGORIES,)),
+        "title": _find(folder, TITLES) if titles is None else Path(titles),
+        "category": _find(folder, (CATEGORIES,)),
     }
     files = {column: path for column, path in texts.items() if path is not None}
     dataset = Dataset.from_tables(
@@ -95,16 +95,18 @@ def read_microlens(
             **(info or {}),
         },
     )
-    covers = _one(folder, COVERS) if images is None else Path(images)
+    covers = _find(folder, COVERS) if images is None else Path(images)
     return dataset if covers is None else with_images(dataset, covers)
 
 
 def _items(pairs: Table, config: PreprocessingConfig, files: Mapping[str, Path]) -> Table:
     """All videos that any file names, by id, with a column from each file."""
     bad = [BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files.values()]
-    frames = {column: _texts(path, column, one) for (column, path), one in zip(files.items(), bad, strict=True)}
-    for one in bad:
-        one.report()
+    frames = {
+        column: _texts(path, column, bad_lines) for (column, path), bad_lines in zip(files.items(), bad, strict=True)
+    }
+    for bad_lines in bad:
+        bad_lines.report()
     where = f"{pairs.where}, column '{config.item}'"
     watched = read_ids(
         pairs.frame[config.item], where, ITEM, pairs.place, text=True, string_ids=config.string_ids
@@ -115,7 +117,7 @@ def _items(pairs: Table, config: PreprocessingConfig, files: Mapping[str, Path])
     for frame in frames.values():
         table = table.join(frame, on=ITEM, how="left", maintain_order="left")
     where = f"the videos of {', '.join([pairs.where, *map(str, files.values())])}"
-    skipped = sum(one.count for one in bad)
+    skipped = sum(bad_lines.count for bad_lines in bad)
     return Table(table.rename({ITEM: config.items_column}), where, text=True, skipped=skipped, ordered=False)
 
 
@@ -137,8 +139,8 @@ def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
     return pl.DataFrame({ITEM: list(found), column: texts}, schema={ITEM: pl.String, column: pl.String})
 
 
-def _one(folder: Path, patterns: Sequence[str]) -> Path | None:
-    """The file or folder that fits the first pattern that anything fits."""
+def _find(folder: Path, patterns: Sequence[str]) -> Path | None:
+    """The file or folder that matches the first pattern with a match."""
     for pattern in patterns:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:

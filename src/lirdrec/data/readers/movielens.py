@@ -69,7 +69,7 @@ def read_movielens(
         images: a folder of posters named by movieId.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default that of the folder.
-        info: what else to record.
+        info: further facts to record.
         options: fields of `PreprocessingConfig`. All ratings count unless `min_rating` is given.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What readers of published data sets share: big tables of integers, and lines that break the rules of CSV."""
+"""Helpers of the readers of published datasets: large tables of integers, and lines that are not valid CSV."""
 
 from __future__ import annotations
 

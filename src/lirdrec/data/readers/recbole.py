@@ -1,4 +1,4 @@
-"""RecBole's atomic files: `NAME.inter` and `NAME.item`, tab-separated, with typed column names (`user_id:token`)."""
+"""Reads RecBole's atomic files: `NAME.inter` and `NAME.item`, tab-separated, with typed columns (`user_id:token`)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_recbole(
         vectors: columns of type float_seq in `NAME.item` that become feature matrices, not columns of the item table.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default NAME.
-        info: what else to record.
+        info: further facts to record.
         options: fields of `PreprocessingConfig`; by default user is "user_id", item "item_id", and timestamp
             "timestamp" if there is such a column.
 
@@ -142,12 +142,12 @@ def _typed(path: Path, bad_rows: str) -> Table:
 
 
 def _float_lists(texts: pl.Series, column: str, table: Table) -> pl.Series:
-    """Numbers parted by blanks as lists; null where there is nothing."""
+    """Numbers separated by blanks as lists; null for empty texts."""
     words = texts.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
     numbers = words.list.eval(pl.element().cast(pl.Float32, strict=False))
     bad = numbers.list.eval(pl.element().is_null()).list.any().fill_null(False)
     if bad.any():
         row = int(bad.arg_true()[0])
-        word = next(one for one, number in zip(words[row], numbers[row], strict=True) if number is None)
+        word = next(word for word, number in zip(words[row], numbers[row], strict=True) if number is None)
         raise DataError(f"{table.where}: column '{column}' has {word!r} in {table.at(bad)}, not a number")
     return pl.select(pl.when(words.list.len() > 0).then(numbers)).to_series()

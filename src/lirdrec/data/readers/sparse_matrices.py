@@ -84,7 +84,7 @@ def read_matrices(
         items: a table with a row per item, whose ids are column numbers.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default the name of the file, or of its folder where there are several.
-        info: what else to record.
+        info: further facts to record.
         options: fields of `PreprocessingConfig` but those that a matrix decides: user, rating, timestamp, only.
 
     Raises:
