@@ -253,9 +253,7 @@ def _kept(dataset: Path) -> Iterator[None]:
 
 
 def _plain(made: FeatureRun) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    plain = asdict(made)
+    plain = made.summary()
     problems = [dict(zip(("item", "source", "problem"), one, strict=True)) for one in made.problems]
     return plain | {"problems": problems, "seconds": round(made.seconds, 3)}
 

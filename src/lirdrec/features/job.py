@@ -26,7 +26,7 @@ from lirdrec.features.cache import VectorCache, fitted_state
 from lirdrec.features.encode import Arrays, Facts, Loop, Task, encode_shard
 from lirdrec.features.encoder import Encoder, Input
 from lirdrec.features.sources import KEY_BYTES, Item, Source
-from lirdrec.features.writer import PROBLEMS, Joined, join
+from lirdrec.features.writer import PROBLEMS, FeatureResult, join
 from lirdrec.files.progress import ProgressCallback, progress_bar
 from lirdrec.files.shards import JOINING, Shards, has_partial_work
 
@@ -170,7 +170,7 @@ class FeatureJobRunner:
         reuse: another prepared folder whose vectors may be taken.
 
     Attributes:
-        encoded, copied, resumed, seconds: see `lirdrec.features.pipeline.Made`.
+        encoded, copied, resumed, seconds: see `lirdrec.features.writer.FeatureResult`.
 
     Raises:
         ConfigError: the work that is there was begun with other settings.
@@ -219,7 +219,7 @@ class FeatureJobRunner:
         self.__dict__.pop("_known", None)  # its maps of files
         self.seconds = time.perf_counter() - started
 
-    def join(self, keep: np.ndarray | None = None) -> Joined:
+    def join(self, keep: np.ndarray | None = None) -> FeatureResult:
         """The files of the matrix, for the items of `keep` `(I,)` bool (by default all)."""
         state = self.job.encoder.state() if self.job.encoder.needs_fit else {}
         return join(self.shards, self.place / "joined", self.job.source.rows, state, keep)
@@ -229,14 +229,14 @@ class FeatureJobRunner:
         """The list of problems, as long as the matrix has not joined the dataset."""
         return self.place / "joined" / f"matrix{PROBLEMS}"
 
-    def told(self, joined: Joined) -> dict[str, Any]:
-        """What the dataset notes about the matrix."""
+    def manifest_entry(self, joined: FeatureResult) -> dict[str, Any]:
+        """The entry of the matrix in `info["encoders"]` of the manifest."""
         return {
             "identity": self.identity,
             "source": self.job.source.description,
             "origin": None if self.job.origin is None else dict(self.job.origin),
-            "dims": joined.matrix.dims,
-            "present": joined.matrix.present,
+            "dims": joined.dims,
+            "present": joined.present,
             "missing": joined.missing,
             "problems": joined.n_problems,
             "cut": joined.cut,

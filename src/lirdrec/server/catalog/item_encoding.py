@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,12 +92,10 @@ class Encoders:
         from lirdrec.features.encode import encode_shard
 
         own = self._known[name]
-        with tempfile.TemporaryDirectory(prefix="lirdrec-") as folder:
-            items = self._texts(own, drafts) if own.encoder.kind == "text" else _pictures(drafts, Path(folder))
-            arrays, facts = encode_shard(own.encoder, items, own.encoder.batch_size)
+        items = self._texts(own, drafts) if own.encoder.kind == "text" else _pictures(drafts)
+        arrays, facts = encode_shard(own.encoder, items, own.encoder.batch_size)
         if facts["problems"]:
             place, _, what = facts["problems"][0]
-            what = what.replace(folder, "").lstrip("/")
             raise DataError(f"new item {place + 1}: its '{name}' features cannot be made: {what}")
         return [row if there else None for row, there in zip(arrays["vectors"], arrays["present"], strict=True)]
 
@@ -117,18 +113,14 @@ class Encoders:
         return [text_item(text) for text in parsed.render(frame)]
 
 
-def _pictures(drafts: Sequence[Draft], folder: Path) -> list[Item]:
+def _pictures(drafts: Sequence[Draft]) -> list[Item]:
     from lirdrec.features.sources import KEY_BYTES, Item
 
-    items = []
-    for number, draft in enumerate(drafts):
-        if draft.picture is None:
-            items.append(Item())
-            continue
-        path = folder / f"picture-{number}"
-        path.write_bytes(draft.picture)
-        items.append(Item(path, hashlib.blake2b(draft.picture, digest_size=KEY_BYTES).digest()))
-    return items
+    contents = [draft.picture for draft in drafts]
+    return [
+        Item() if content is None else Item(content, hashlib.blake2b(content, digest_size=KEY_BYTES).digest())
+        for content in contents
+    ]
 
 
 def _wake(encoder: Encoder) -> None:
@@ -143,5 +135,4 @@ def _wake(encoder: Encoder) -> None:
         return
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
-    with tempfile.TemporaryDirectory(prefix="lirdrec-") as folder:
-        encode_shard(encoder, _pictures([Draft({}, content.getvalue())], Path(folder)), 1)
+    encode_shard(encoder, _pictures([Draft({}, content.getvalue())]), 1)
