@@ -1,7 +1,7 @@
 """Encode one shard, and the contract of a loop over shards.
 
-**The loop.** `make_features(…, loop=…)` takes a callable that runs `encode_shard` over the shards: `local` in this process,
-or one that distributes them over machines. A loop is called once for each matrix as
+**The loop.** `make_features(…, loop=…)` takes a callable that runs `encode_shard` over the shards: `local` in this
+process, or one that distributes them over machines. A loop is called once for each matrix as
 
     loop(encoder, tasks, batch_size, advance) -> iterator of (index, arrays, facts)
 

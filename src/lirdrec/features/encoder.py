@@ -66,7 +66,7 @@ class Encoder(ABC):
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """All settings that determine the vectors, JSON-able: encoder, model, revision, pooling, prompt, limit, precision …
+        """Settings that determine the vectors, JSON-able: encoder, model, revision, pooling, prompt, precision …
 
         Vectors of equal identity are interchangeable; after a change all items are encoded again. It contains no local
         path: a model in a folder is identified by its content.

@@ -103,8 +103,8 @@ class PictureError(DataError):
 def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int = ENOUGH) -> Image:
     """Open the first frame of an image, upright and RGB; transparency becomes white, color profiles are ignored.
 
-    The type is detected from the content. The size in the header is checked before anything is decoded. Large pictures come
-    back smaller: JPEGs are decoded at 1/2, 1/4 or 1/8, others are averaged over blocks, as far as both sides keep
+    The type is detected from the content. The size in the header is checked before anything is decoded. Large images
+    come back smaller: JPEGs are decoded at 1/2, 1/4 or 1/8, others are averaged over blocks, as far as both sides keep
     `enough` pixels. Safe to call from several threads.
 
     Args:
@@ -401,7 +401,8 @@ def open_batch(
 
     def open_one(prepared: Prepared) -> np.ndarray | str:
         try:
-            return make(open_picture(prepared.value, enough=enough))
+            source = prepared.value if isinstance(prepared.value, bytes) else Path(prepared.value)
+            return make(open_picture(source, enough=enough))
         except PictureError as error:
             return str(error)
 
