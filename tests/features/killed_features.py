@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lirdrec.features.encoder import Encoded, Encoder, Prepared
-from lirdrec.features.pipeline import Job, make_features
+from lirdrec.features.pipeline import FeatureJob, make_features
 from lirdrec.features.sources import TextSource
 
 SHARD_ROWS = 16
@@ -97,10 +97,13 @@ class Fitted(Counting):
         return super().vector(text) + self.mean
 
 
-def jobs(folder: Path, log: Path, kill: int) -> list[Job]:
+def jobs(folder: Path, log: Path, kill: int) -> list[FeatureJob]:
     first = Counting(log, kill)
     second = Fitted(log, kill, "b", dims=5)
-    return [Job("text", first, TextSource(folder, "{title}")), Job("brand", second, TextSource(folder, column="brand"))]
+    return [
+        FeatureJob("text", first, TextSource(folder, "{title}")),
+        FeatureJob("brand", second, TextSource(folder, column="brand")),
+    ]
 
 
 if __name__ == "__main__":

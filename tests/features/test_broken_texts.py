@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.features.pipeline import Job, make_features
+from lirdrec.features.pipeline import FeatureJob, make_features
 from lirdrec.features.registry import text_encoder
 from lirdrec.features.sources import TextSource
 
@@ -41,7 +41,7 @@ def test_every_text_has_a_vector_or_is_named(model, tmp_path):
     table = pl.DataFrame({"item": ids, "title": texts})
     Dataset.from_frames(pairs, items=table, features={"always": always}, split="none").save(folder)
 
-    job = Job("text", text_encoder(model), TextSource(folder, "{title}"))
+    job = FeatureJob("text", text_encoder(model), TextSource(folder, "{title}"))
     (made,) = make_features(folder, [job], progress=False)
 
     matrix = Dataset.load(folder, verify=True).features["text"]

@@ -24,7 +24,7 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.features.encoder import Encoded, Encoder
 from lirdrec.features.inspection import neighbors, statistics
 from lirdrec.features.inspection.matrix import inspect_matrix, remarks, show
-from lirdrec.features.pipeline import Job, make_features
+from lirdrec.features.pipeline import FeatureJob, make_features
 from lirdrec.features.sources import TextSource
 
 from ..helpers import assert_error, assert_mentions
@@ -325,7 +325,9 @@ def test_what_the_run_noted_is_told(tmp_path):
     pairs = pl.DataFrame({"user": [0] * 6 + [1] * 6, "item": [*range(6)] * 2})
     first = np.ones((6, 2), dtype=np.float32) * np.arange(1, 7, dtype=np.float32)[:, None]
     Dataset.from_frames(pairs, items=items, features={"first": first}, split="none").save(tmp_path / "d")
-    make_features(tmp_path / "d", [Job("text", Letters(), TextSource(tmp_path / "d", "{title}"))], progress=False)
+    make_features(
+        tmp_path / "d", [FeatureJob("text", Letters(), TextSource(tmp_path / "d", "{title}"))], progress=False
+    )
     facts = inspect_matrix(tmp_path / "d", "text", tmp_path / "page.html")
     assert facts["encoder"]["identity"]["prompt"] == "Item: "
     coverage = facts["coverage"]

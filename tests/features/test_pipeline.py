@@ -19,7 +19,7 @@ from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.features import job as making
 from lirdrec.features.encode import encode_shard
 from lirdrec.features.encoder import Encoded, Encoder
-from lirdrec.features.pipeline import Job, make_features
+from lirdrec.features.pipeline import FeatureJob, make_features
 from lirdrec.features.sources import Item, ItemRows, PictureSource, TextSource, text_item
 
 from ..helpers import assert_error
@@ -33,8 +33,8 @@ def prepare(folder: Path, split: str = "none", **columns: list) -> Path:
     return Dataset.from_frames(pairs, items=table, split=split).save(folder)
 
 
-def job(folder: Path, column: str = "title", name: str = "text", encoder: Encoder | None = None) -> Job:
-    return Job(name, encoder or Counting(), TextSource(folder, column=column))
+def job(folder: Path, column: str = "title", name: str = "text", encoder: Encoder | None = None) -> FeatureJob:
+    return FeatureJob(name, encoder or Counting(), TextSource(folder, column=column))
 
 
 def test_what_is_made_is_what_the_encoder_gives_and_is_told(tmp_path):
@@ -190,7 +190,7 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
     names = ["a.png", "deep/b.png", None, "c.png", "deep", "https://shop.example/d.png", "a.png\x00", ""]
     folder = prepare(tmp_path / "data", image=names, title=["t"] * 8)
     source = PictureSource(folder, root=pictures)
-    made = make_features(folder, [Job("image", Sizes(), source), job(folder)], progress=False)[0]
+    made = make_features(folder, [FeatureJob("image", Sizes(), source), job(folder)], progress=False)[0]
     assert np.load(folder / "features/image.npy")[:, 0].tolist() == [5, 3, 0, 0, 0, 0, 0, 0]
     assert made.missing == 2 and (folder / "features/image.missing.csv").read_text() == "item\ni2\ni7\n"
     assert [(item, source) for item, source, _ in made.problems] == list(
@@ -200,7 +200,7 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
     # where they are is noted, so the next call needs no --images; a picture that changed is seen by its content
     assert PictureSource(folder).root == pictures
     (pictures / "a.png").write_bytes(b"1234567")
-    again = make_features(folder, [Job("image", Sizes(), PictureSource(folder))], progress=False)[0]
+    again = make_features(folder, [FeatureJob("image", Sizes(), PictureSource(folder))], progress=False)[0]
     assert (again.encoded, again.copied) == (1, 1)
     assert np.load(folder / "features/image.npy")[:2, 0].tolist() == [7, 3]
     with assert_error(DataError, mentions=[tmp_path / "nowhere", "images"]):
@@ -381,5 +381,5 @@ def test_a_matrix_of_something_else_is_replaced_only_when_asked_to(tmp_path):
     make_features(folder, [job(folder)], replace=True, progress=False)
     with assert_error(ConfigError, mentions=[folder, "'text'", "--overwrite"]):
         make_features(folder, [job(folder, encoder=Counting(model="b"))], progress=False)
-    make_features(folder, [Job("text", Counting(), TextSource(folder, "{item}: {title}"))], progress=False)
+    make_features(folder, [FeatureJob("text", Counting(), TextSource(folder, "{item}: {title}"))], progress=False)
     assert Dataset.load(folder).info["encoders"]["text"]["source"] == {"template": "{item}: {title}"}

@@ -22,7 +22,7 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encode import Task, local
-from lirdrec.features.pipeline import Job, make_features
+from lirdrec.features.pipeline import FeatureJob, make_features
 from lirdrec.features.ray_backend import AHEAD, RayLoop, Share, share_out
 from lirdrec.features.sources import Item, TextSource, text_item
 from lirdrec.files.progress import no_progress
@@ -130,11 +130,11 @@ def test_where_no_cluster_answers_it_is_said_at_once(address):
 
 
 def test_two_workers_write_the_bytes_of_one_process(loop, prepared, tmp_path):
-    def jobs(folder: Path) -> list[Job]:
+    def jobs(folder: Path) -> list[FeatureJob]:
         fitted = Fitted(model="b", dims=5)
         return [
-            Job("text", Counting(), TextSource(folder, "{title}")),
-            Job("brand", fitted, TextSource(folder, column="brand")),
+            FeatureJob("text", Counting(), TextSource(folder, "{title}")),
+            FeatureJob("brand", fitted, TextSource(folder, column="brand")),
         ]
 
     alone = shutil.copytree(prepared, tmp_path / "alone")

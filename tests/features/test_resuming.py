@@ -21,7 +21,7 @@ from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
 from lirdrec.features.encoder import Encoded, Prepared
 from lirdrec.features.job import FeatureJobRunner
-from lirdrec.features.pipeline import Job, features_lock, make_features
+from lirdrec.features.pipeline import FeatureJob, features_lock, make_features
 from lirdrec.features.sources import PictureSource, TextSource
 from lirdrec.features.writer import set_item_columns
 
@@ -69,10 +69,10 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def titles(folder: Path, encoder: Counting, name: str = "text") -> list[Job]:
+def titles(folder: Path, encoder: Counting, name: str = "text") -> list[FeatureJob]:
     return [
-        Job(name, encoder, TextSource(folder, column="title")),
-        Job("brand", Counting(), TextSource(folder, column="brand")),
+        FeatureJob(name, encoder, TextSource(folder, column="title")),
+        FeatureJob("brand", Counting(), TextSource(folder, column="brand")),
     ]
 
 
@@ -254,9 +254,9 @@ def shown(tmp_path) -> Path:
     return Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "shown")
 
 
-def looks(folder: Path, root: Path, encoder: Counting | None = None) -> list[Job]:
-    brand = Job("brand", Counting(), TextSource(folder, column="brand"))
-    return [brand, Job("image", encoder or Seen(), PictureSource(folder, root=root))]
+def looks(folder: Path, root: Path, encoder: Counting | None = None) -> list[FeatureJob]:
+    brand = FeatureJob("brand", Counting(), TextSource(folder, column="brand"))
+    return [brand, FeatureJob("image", encoder or Seen(), PictureSource(folder, root=root))]
 
 
 def values(folder: Path, root: Path) -> np.ndarray:
@@ -338,9 +338,9 @@ class BrokenFitted(Fitted):
 def test_a_call_of_which_nothing_came_leaves_nothing_that_refuses_the_next(folder, kind):
     before = content(folder)
     with assert_error(TrainingError, mentions=["no server answers"]):
-        make_features(folder, [Job("text", kind(model="x"), TextSource(folder, column="brand"))], progress=False)
+        make_features(folder, [FeatureJob("text", kind(model="x"), TextSource(folder, column="brand"))], progress=False)
     assert content(folder) == before
-    other = Job("text", Fitted(), TextSource(folder, "{brand} {item}"))
+    other = FeatureJob("text", Fitted(), TextSource(folder, "{brand} {item}"))
     assert make_features(folder, [other], progress=False)[0].present == N
 
 
@@ -350,16 +350,16 @@ def test_a_plan_that_was_killed_before_its_first_shard_is_forgotten(folder, kind
     make_features(folder, titles(folder, kind(), "other"), progress=False)
     place = folder / "work/features/text"
     source = TextSource(folder, column="brand")
-    FeatureJobRunner(folder, place.parent, Job("text", kind(model="killed"), source))
+    FeatureJobRunner(folder, place.parent, FeatureJob("text", kind(model="killed"), source))
     assert (place / "plan.json").is_file() and (place / "fit/00000.json").is_file() == (kind is Fitted)
     encoder = kind()
-    made = make_features(folder, [Job("text", encoder, TextSource(folder, "{brand}, {item}"))], progress=False)
+    made = make_features(folder, [FeatureJob("text", encoder, TextSource(folder, "{brand}, {item}"))], progress=False)
     assert made[0].encoded == N and (kind is not Fitted or encoder.fits == 1)
     # one of which a shard was sealed is refused as before, and so is what it was fitted to
     with pytest.raises(KeyboardInterrupt):
-        make_features(folder, [Job("new", kind(kill=40), TextSource(folder, "{item}: {brand}"))], progress=False)
-    with assert_error(ConfigError, mentions=[folder / "work/features/new", "plan.json", "--no-resume"]):
-        make_features(folder, [Job("new", kind(), TextSource(folder, "{brand}, {item}"))], progress=False)
+        make_features(folder, [FeatureJob("new", kind(kill=40), TextSource(folder, "{item}: {brand}"))], progress=False)
+    with assert_error(ConfigError, mentions=[folder / "work/features/new", "plan.json", "restart"]):
+        make_features(folder, [FeatureJob("new", kind(), TextSource(folder, "{brand}, {item}"))], progress=False)
 
 
 def test_another_dataset_that_is_none_is_told_before_anything_is_begun(folder, tmp_path):

@@ -15,7 +15,7 @@ from lirdrec.data import Dataset
 from lirdrec.data.storage import read_manifest
 from lirdrec.data.transaction import recover
 from lirdrec.errors import DataError, RunFolderError
-from lirdrec.features.writer import KEYS, MASK, PROBLEMS, VALUES, NewMatrix, add_features, set_item_columns
+from lirdrec.features.writer import KEYS, MASK, PROBLEMS, VALUES, FeatureResult, add_features, set_item_columns
 from lirdrec.files.atomic import sha256
 
 from ..helpers import assert_error
@@ -34,7 +34,7 @@ def folder(tmp_path) -> Path:
     return dataset.save(tmp_path / "data")
 
 
-def matrix(place: Path, value: float, present: slice = slice(0, 4), more: tuple[str, ...] = ()) -> NewMatrix:
+def matrix(place: Path, value: float, present: slice = slice(0, 4), more: tuple[str, ...] = ()) -> FeatureResult:
     values, mask = np.zeros((N, 5), dtype=np.float32), np.zeros(N, dtype=bool)
     values[present], mask[present] = value, True
     place.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def matrix(place: Path, value: float, present: slice = slice(0, 4), more: tuple[
     np.save(files[MASK], mask)
     for ending in more:
         files[ending].write_bytes(ending.encode() * int(value))
-    return NewMatrix(files, 5, "float32", int(mask.sum()))
+    return FeatureResult(files, 5, "float32", mask)
 
 
 def names(folder: Path) -> list[str]:

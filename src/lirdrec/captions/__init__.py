@@ -1,1 +1,1 @@
-"""Pictures into words by a multimodal language model."""
+"""Image captions by multimodal language models."""

@@ -1,11 +1,9 @@
-"""The contract of a captioner: pictures in, what a multimodal language model says of each out.
-
-The columns of the item table that hold captions, and which of them are a person's.
+"""The `Captioner` interface for multimodal language models, and the caption columns of the item table:
 
 - `caption`: the text that people read and may edit;
 - `caption_attributes`: the attributes as the model gave them, as JSON;
-- `caption_machine`: the caption as it was made; where `caption` differs from it, a person has edited it;
-- `caption_key`: a hash of the picture's content and of the captioner's identity, so that a change of either is noticed.
+- `caption_machine`: the generated caption; where `caption` differs, a person has edited it;
+- `caption_key`: a hash of the image content and of the captioner's identity, to detect changes of either.
 """
 
 from __future__ import annotations
@@ -23,18 +21,18 @@ import polars as pl
 from lirdrec.data.schema import ITEM
 from lirdrec.features.sources import KEY_BYTES, ItemRows
 
-SIDE = 1024  # pixels: longer pictures are made smaller before a model sees them
+SIDE = 1024  # pixels: larger images are scaled down for the model
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one picture.
+    """The result of captioning one image.
 
     Attributes:
-        text: what the model said, as it said it; None where there is a problem.
+        text: the raw answer of the model; None if there is a problem.
         problem: why there is no answer, as one sentence.
-        picture: whether the problem lies in the file of the picture; no model was asked then.
-        passing: whether the same picture may go well another time (the server was in trouble).
+        picture: whether the image file is the problem; no model was called then.
+        passing: whether a later attempt may succeed (a problem of the server).
         tokens_in, tokens_out: of prompt with picture, and of the answer; None where unknown.
         seconds: that the model took for it, its share of a batch included; loading and waiting left out.
     """
@@ -49,13 +47,13 @@ class Answer:
 
 
 class Captioner(ABC):
-    """Describes pictures by one prompt. Cheap to construct; loads and connects at its first use.
+    """Base class of captioners, which describe images by one prompt. Cheap to construct; loads at the first use.
 
     Attributes:
-        model: its name, for people; what decides is `identity`.
-        prompt: what is asked of every picture.
-        concurrency: pictures that are worked on at once, each in its own time.
-        remote: whether pictures leave this machine, and may cost money.
+        model: display name; `identity` is what determines the answers.
+        prompt: sent with every image.
+        concurrency: images processed at once.
+        remote: whether images leave this machine, and may cost money.
     """
 
     model: str
@@ -66,7 +64,7 @@ class Captioner(ABC):
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """All that decides the answers, JSON-able: model, prompt, precision, limits. No path, address or key."""
+        """Settings that determine the answers, JSON-able: model, prompt, precision, limits. No path, address or key."""
 
     @property
     @abstractmethod
@@ -75,16 +73,16 @@ class Captioner(ABC):
 
     @abstractmethod
     def answers(self, pictures: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
-        """(place, answer) of each picture, as they are ready.
+        """(index, answer) of each image, in order of completion.
 
         Raises:
-            LirdrecError: no picture can go well: the model cannot be loaded, the server is not there, the key is wrong.
+            LirdrecError: no image can be captioned: the model cannot be loaded, no server answers, the key is wrong.
         """
 
     def caption(self, pictures: Sequence[Path]) -> list[Answer]:
-        """The answers in the order of the pictures."""
-        found = dict(self.answers(pictures))
-        return [found[place] for place in range(len(pictures))]
+        """The answers in the order of the images."""
+        answers = dict(self.answers(pictures))
+        return [answers[index] for index in range(len(pictures))]
 
 
 CAPTION, ATTRIBUTES, MACHINE, KEY = COLUMNS = ("caption", "caption_attributes", "caption_machine", "caption_key")

@@ -311,11 +311,10 @@ def _resume_hint(dataset: Path) -> Iterator[None]:
         raise
 
 
-def _plain(result: FeatureRun) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    problems = [dict(zip(("item", "source", "problem"), row, strict=True)) for row in result.problems]
-    return asdict(result) | {"problems": problems, "seconds": round(result.seconds, 3)}
+def _plain(made: FeatureRun) -> dict[str, Any]:
+    plain = made.summary()
+    problems = [dict(zip(("item", "source", "problem"), one, strict=True)) for one in made.problems]
+    return plain | {"problems": problems, "seconds": round(made.seconds, 3)}
 
 
 def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun], template: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Vectors that a finished matrix holds already, found by the hash of their input."""
+"""Look up vectors of finished matrices by the hash of their input."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 class VectorCache:
-    """The vectors of one identity in some prepared folders.
+    """The vectors of one encoder identity in some prepared folders.
 
-    In memory are 16 bytes for each vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
-    passed over: its items are encoded again.
+    Memory holds 16 bytes for each vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
+    skipped: its items are encoded again.
 
     Args:
-        folders: prepared folders, first come first served.
-        identity: of the encoder, what it was fitted to included.
+        folders: prepared folders, in order of priority.
+        identity: of the encoder, with the hash of its fitted state.
     """
 
     def __init__(self, folders: Iterable[Path], identity: Mapping[str, Any]):
@@ -33,12 +33,12 @@ class VectorCache:
             _Matrix(folder, name, manifest)
             for folder in folders
             for manifest in (read_manifest(folder),)
-            for name, told in manifest["info"].get("encoders", {}).items()
-            if told.get("identity") == identity and _whole(folder, name, manifest)
+            for name, entry in manifest["info"].get("encoders", {}).items()
+            if entry.get("identity") == identity and _is_complete(folder, name, manifest)
         ]
 
     def look_up(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Look for inputs.
+        """Look up inputs.
 
         Args:
             keys: `(n, 16)` uint8; all zero where there is no input.
@@ -54,17 +54,17 @@ class VectorCache:
             here = np.flatnonzero(rows >= 0)
             if not len(here):
                 continue
-            taken = matrix.vectors(rows[here])
+            copied = matrix.vectors(rows[here])
             if vectors is None:
-                vectors = np.zeros((len(keys), taken.shape[1]), dtype=np.float32)
-            vectors[here] = taken
+                vectors = np.zeros((len(keys), copied.shape[1]), dtype=np.float32)
+            vectors[here] = copied
             cut[here] = matrix.cut[rows[here]]
             found[here] = True
         return found, None if vectors is None else vectors[found], cut[found]
 
 
 class _Matrix:
-    """One matrix and where in it an input's vector is."""
+    """An index from input keys to rows of one matrix."""
 
     def __init__(self, folder: Path, name: str, manifest: Mapping[str, Any]):
         def load(ending: str) -> np.ndarray:
@@ -86,31 +86,31 @@ class _Matrix:
         return np.where(same, rows, -1)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """Some rows. The map is opened for each call: the pages of one that stays open pile up in memory."""
+        """Vectors of some rows. The memory map is opened for each call, since pages of an open map accumulate."""
         return open_array(self._values)[rows]
 
 
 def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:
-    """What the encoder of a finished matrix had learned; None where it was not stored, or is damaged."""
+    """The fitted state of a matrix's encoder; None if it was not stored, or is damaged."""
     from safetensors.numpy import load_file
 
     manifest = read_manifest(folder)
-    if not _sound(folder, manifest, file_name(name, STATE)):
+    if not _is_intact(folder, manifest, file_name(name, STATE)):
         return None
     return load_file(resolve_path(folder, manifest, file_name(name, STATE)))
 
 
-def _whole(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
+def _is_complete(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
     needed = [file_name(name, ending) for ending in (VALUES, MASK, KEYS)]
-    if not all(one in manifest["files"] for one in needed):
+    if not all(file in manifest["files"] for file in needed):
         return False
-    if all(_sound(folder, manifest, one) for one in needed):
+    if all(_is_intact(folder, manifest, file) for file in needed):
         return True
     logger.warning("%s: a file of features '%s' is damaged; its items are encoded again", folder, name)
     return False
 
 
-def _sound(folder: Path, manifest: Mapping[str, Any], name: str) -> bool:
+def _is_intact(folder: Path, manifest: Mapping[str, Any], name: str) -> bool:
     entry, path = manifest["files"].get(name), resolve_path(folder, manifest, name)
     return entry is not None and path.is_file() and sha256(path) == entry["sha256"]
 

@@ -1,4 +1,4 @@
-"""What a run refuses to put into a dataset, each with one sentence: dear matrices replaced, empty ones, bare items."""
+"""Checks before features are written: no accidental overwrite, no empty matrix, no item without features."""
 
 from __future__ import annotations
 
@@ -14,51 +14,50 @@ from lirdrec.data.storage import read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError, RunFolderError, reason
 from lirdrec.features.job import FeatureJob, FeatureJobRunner, bare, json_like
 from lirdrec.features.sources import ItemRows, PictureSource, default_texts, names_pictures
-from lirdrec.features.writer import MASK, SHOWN, Joined, file_name
+from lirdrec.features.writer import MASK, SHOWN, FeatureResult, file_name
 
 
 def check_overwrite(folder: Path, job: FeatureJob) -> None:
-    """Refuse to replace what may be dear to someone: vectors that came with the data, or of another encoder."""
+    """Raise a ConfigError if the job would replace a matrix of the source data or of another encoder."""
     manifest = read_manifest(folder)
     if job.name not in manifest["features"]:
         return
-    told = manifest["info"].get("encoders", {}).get(job.name)
-    if told is None:
-        whose = "that came with the data"
-    elif bare(told["identity"]) != json_like(job.encoder.identity):
-        whose = "of another encoder, or of the same with other settings"
+    entry = manifest["info"].get("encoders", {}).get(job.name)
+    if entry is None:
+        origin = "that came with the data"
+    elif bare(entry["identity"]) != json_like(job.encoder.identity):
+        origin = "of another encoder, or of the same with other settings"
     else:
         return
     raise ConfigError(
-        f"{folder}: has features '{job.name}' {whose}; give the new ones a name of their own (NAME=MODEL),"
+        f"{folder}: has features '{job.name}' {origin}; give the new ones another name (NAME=MODEL),"
         " or replace them (--overwrite)"
     )
 
 
-def check_not_empty(works: Sequence[FeatureJobRunner], joined: Mapping[str, Joined]) -> None:
-    """Refuse matrices without a vector, and forget their shards: there is nothing in them to go on from."""
-    empty = [work for work in works if not joined[work.job.name].matrix.present]
+def check_not_empty(works: Sequence[FeatureJobRunner], joined: Mapping[str, FeatureResult]) -> None:
+    """Raise a DataError if a matrix has no vector at all; its shards are removed."""
+    empty = [work for work in works if not joined[work.job.name].present]
     if not empty:
         return
     for work in empty:
         work.shards.discard()
-    job, one = empty[0].job, joined[empty[0].job.name]
-    fault = f"; the first problem: {one.problems[0][1]}: {one.problems[0][2]}" if one.problems else ""
-    where = (
-        f"; the pictures were looked for in {job.source.root} (--images)"
-        if isinstance(job.source, PictureSource)
-        else ""
+    job, result = empty[0].job, joined[empty[0].job.name]
+    problem = f"; the first problem: {result.problems[0][1]}: {result.problems[0][2]}" if result.problems else ""
+    searched = (
+        f"; images were searched in {job.source.root} (--images)" if isinstance(job.source, PictureSource) else ""
     )
     raise DataError(
-        f"{empty[0].folder}: no item got a vector for '{job.name}': of {count(len(one.present), 'item')}"
-        f" {one.missing:,} have no {job.source.kind} and {count(one.n_problems, 'input')} cannot be used{fault}{where}"
+        f"{empty[0].folder}: no item got a vector for '{job.name}': of {count(result.items, 'item')}"
+        f" {result.missing:,} have no {job.source.kind} and {count(result.n_problems, 'input')} cannot be used"
+        f"{problem}{searched}"
     )
 
 
-def covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:
+def covered(folder: Path, joined: Mapping[str, FeatureResult]) -> np.ndarray:
     """`(I,)` bool: the items that will have features in some matrix."""
     manifest = read_manifest(folder)
-    masks = [one.present for one in joined.values()]
+    masks = [result.mask for result in joined.values()]
     for name in set(manifest["features"]) - set(joined):
         path = resolve_path(folder, manifest, file_name(name, MASK))
         try:
@@ -69,9 +68,9 @@ def covered(folder: Path, joined: Mapping[str, Joined]) -> np.ndarray:
 
 
 def check_items_covered(
-    folder: Path, keep: np.ndarray, works: Sequence[FeatureJobRunner], joined: Mapping[str, Joined]
+    folder: Path, keep: np.ndarray, works: Sequence[FeatureJobRunner], joined: Mapping[str, FeatureResult]
 ) -> None:
-    """Raise a DataError that names the items which would have no features in any matrix; `keep` are the others."""
+    """Raise a DataError that names the items without features in any matrix: those not in `keep` `(I,)` bool."""
     without = np.flatnonzero(~keep)
     rows = ItemRows(folder)
     shown = [rows.read(row, row + 1)[ITEM][0] for row in without[:SHOWN]]
@@ -88,11 +87,11 @@ def check_items_covered(
 
 
 def _second_matrix(rows: ItemRows, works: Sequence[FeatureJobRunner]) -> str | None:
-    """What could be encoded beside, that was not."""
-    made = [work.job.source for work in works]
+    """The option that encodes another kind of input the dataset has; None if there is none."""
+    sources = [work.job.source for work in works]
     texts = default_texts(rows)
-    if texts is not None and {"template": texts.text} not in [source.description for source in made]:
+    if texts is not None and {"template": texts.text} not in [source.description for source in sources]:
         return "--text hashed"
-    if names_pictures(rows) and not any(source.kind == "image" for source in made):
+    if names_pictures(rows) and not any(source.kind == "image" for source in sources):
         return "--image descriptor"
     return None

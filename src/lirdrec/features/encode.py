@@ -1,16 +1,16 @@
-"""One shard's vectors, and the contract of a loop over shards.
+"""Encode one shard, and the contract of a loop over shards.
 
-**The loop.** `make_features(…, loop=…)` takes whatever runs `encode_shard` over the shards: `local`, in this process,
-or something that spreads them over machines. A loop is called once for each matrix as
+**The loop.** `make_features(…, loop=…)` takes a callable that runs `encode_shard` over the shards: `local` in this
+process, or one that distributes them over machines. A loop is called once for each matrix as
 
     loop(encoder, tasks, batch_size, advance) -> iterator of (index, arrays, facts)
 
 - `encoder`: an `Encoder` that has loaded no weights; a fitted one holds its state already. It can be pickled.
 - `tasks`: an iterator of `(index, items)`: the number of a shard, and the inputs (`list[Item]`) that it needs encoded.
-  It reads the sources as it goes, so a loop draws only as many tasks ahead as it can work on. It is not thread-safe.
+  It reads the sources lazily, so a loop should take only as many tasks ahead as it can work on. It is not thread-safe.
 - `batch_size`: inputs of a batch to begin with.
-- `advance(n)`: called, from the thread that iterates, when `n` more items are through; `advance(n, idle=True)` for
-  those that cost the encoder nothing.
+- `advance(n)`: called, from the thread that iterates, when `n` more items are finished; `advance(n, idle=True)` for
+  those that need no encoding.
 - It yields, for each task and in any order, `index` and what `encode_shard(encoder, items, …)` returned for it.
 
 Whatever the loop, the same shards hold the same items, so the vectors are the same.
@@ -40,31 +40,31 @@ SHOWN = 80  # characters of a text in the list of problems
 def encode_shard(
     encoder: Encoder, items: Sequence[Item], batch_size: int, advance: ProgressCallback = no_progress
 ) -> tuple[Arrays, Facts]:
-    """Vectors of some items; equal inputs are encoded once. Reads and writes nothing but what the encoder reads.
+    """Encode items; equal inputs are encoded once.
 
     Returns:
         Arrays: `vectors` (n, d) float32, `present` (n,) bool, `keys` (n, 16) uint8 (zero without an input), `cut` (n,)
-        bool. Facts, JSON-able: `problems`, a list of [place, source, sentence]; `missing`, items without an input;
-        `encoded`, inputs that went through the encoder; `batch_size`, what memory allowed.
+        bool. Facts, JSON-able: `problems`, a list of [index, source, sentence]; `missing`, items without an input;
+        `encoded`, inputs that were encoded; `batch_size`, the largest that fitted into memory.
 
     Raises:
         TrainingError: not even one input fits into memory.
     """
     n = len(items)
     keys = np.zeros((n, KEY_BYTES), dtype=np.uint8)
-    places: dict[bytes, list[int]] = {}
+    indices_of: dict[bytes, list[int]] = {}
     inputs = []
     problems: list[tuple[int, str, str]] = []
-    for place, item in enumerate(items):
+    for index, item in enumerate(items):
         if item.value is None or item.key is None:
             if item.problem is not None:
-                problems.append((place, item.source, item.problem))
+                problems.append((index, item.source, item.problem))
             continue
-        keys[place] = np.frombuffer(item.key, dtype=np.uint8)
-        if item.key not in places:
+        keys[index] = np.frombuffer(item.key, dtype=np.uint8)
+        if item.key not in indices_of:
             inputs.append(item.value)
-        places.setdefault(item.key, []).append(place)
-    missing = n - len(problems) - sum(len(same) for same in places.values())
+        indices_of.setdefault(item.key, []).append(index)
+    missing = n - len(problems) - sum(len(same) for same in indices_of.values())
     advance(n - len(inputs), idle=True)
     vectors = np.zeros((n, encoder.dims), dtype=np.float32)
     cut = np.zeros(n, dtype=bool)
@@ -73,14 +73,14 @@ def encode_shard(
         batch_size = rows.batch_size
         faults = {at: fault for at, row in enumerate(rows.vectors) if (fault := _fault(row))} | rows.problems
         was_cut = set(rows.cut)
-        for at, same in enumerate(places.values()):
+        for at, same in enumerate(indices_of.values()):
             cut[same] = at in was_cut
             if at in faults:
-                problems += [(place, _source(items[place]), faults[at]) for place in same]
+                problems += [(index, _source(items[index]), faults[at]) for index in same]
             else:
                 vectors[same] = rows.vectors[at]
     return {"vectors": vectors, "present": np.asarray(vectors.any(axis=1)), "keys": keys, "cut": cut}, {
-        "problems": [list(one) for one in sorted(problems)],
+        "problems": [list(problem) for problem in sorted(problems)],
         "missing": missing,
         "encoded": len(inputs),
         "batch_size": batch_size,
@@ -99,12 +99,14 @@ def _fault(vector: np.ndarray) -> str | None:
     if not np.isfinite(vector).all():
         return "the encoder gave values that are not numbers"
     if not vector.any():
-        return "the encoder found nothing in it that it knows: its vector is all zero"
+        return "the encoder knows nothing in it: its vector is all zero"
     return None
 
 
 def _source(item: Item) -> str:
     if item.source:
         return item.source
+    if isinstance(item.value, bytes):
+        return "this image"
     text = " ".join(str(item.value).split())
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

@@ -1,7 +1,4 @@
-"""The contract of an encoder: texts or pictures in, one vector each out.
-
-Inputs of like length in one batch, and half of the batch where memory runs out.
-"""
+"""The `Encoder` interface, and batched encoding of its inputs by length, with smaller batches when memory runs out."""
 
 from __future__ import annotations
 
@@ -17,17 +14,17 @@ import numpy as np
 from lirdrec.errors import TrainingError
 
 Kind = Literal["text", "image"]
-Input = str | Path  # a text, or the file of a picture
+Input = str | Path | bytes  # a text; or an image: its file, or the content of one
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An input made ready on the CPU, before batches are formed.
+    """An input preprocessed on the CPU, before batches are formed.
 
     Attributes:
-        value: what `encode` takes: token ids, a path …
-        length: inputs of like length share a batch.
-        cut: whether the encoder's limit made it shorter than it was.
+        value: input of `encode`: token ids, a path …
+        length: inputs of similar length share a batch.
+        cut: whether it was truncated to the encoder's limit.
     """
 
     value: Any
@@ -41,7 +38,7 @@ class Encoded:
 
     Attributes:
         vectors: `(n, d)` float32; the rows that `problems` names are zero.
-        problems: place in the batch → what is wrong with this input, as one sentence; it gets no vector.
+        problems: index in the batch → a sentence on why this input gets no vector.
     """
 
     vectors: np.ndarray
@@ -49,14 +46,14 @@ class Encoded:
 
 
 class Encoder(ABC):
-    """Makes vectors of inputs of one kind.
+    """Base class of encoders, which turn inputs of one kind into vectors.
 
-    An encoder is cheap to construct and loads its weights at the first use, so that a finished run needs none. The same
+    An encoder is cheap to construct and loads its weights at the first use. The same
     identity, state and inputs in the same batches give the same bits on the same machine.
 
     Attributes:
-        kind: what it takes.
-        shard_rows: items whose vectors are written, and can be lost, together: some seconds of work.
+        kind: of its inputs, "text" or "image".
+        shard_rows: items of a shard, the unit of work that is written at once: some seconds.
         batch_size: inputs of a batch unless the user says otherwise; halved when memory runs out.
         needs_fit: whether `fit` must have seen a sample of the inputs first.
     """
@@ -69,10 +66,10 @@ class Encoder(ABC):
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """All that decides the vectors, JSON-able: encoder, model, revision, pooling, prompt, limit, precision …
+        """Settings that determine the vectors, JSON-able: encoder, model, revision, pooling, prompt, precision …
 
-        Vectors of equal identity are interchangeable; whatever changes it makes all items be encoded anew. No path of
-        a machine belongs here: a model in a folder is known by its content.
+        Vectors of equal identity are interchangeable; after a change all items are encoded again. It contains no local
+        path: a model in a folder is identified by its content.
         """
 
     @property
@@ -81,21 +78,21 @@ class Encoder(ABC):
         """Columns of the vectors, d."""
 
     def fit(self, inputs: Sequence[Input]) -> None:
-        """Learn what the encoder needs from a sample of the inputs (only where `needs_fit`)."""
+        """Fit the encoder to a sample of the inputs (only if `needs_fit`)."""
         raise NotImplementedError(f"{type(self).__name__} needs no fitting")
 
     def state(self) -> dict[str, np.ndarray]:
-        """What `fit` learned, to be stored beside the vectors; empty where nothing is learned."""
+        """The fitted state, stored beside the vectors; empty if the encoder needs no fitting."""
         return {}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take back what `state` gave."""
+        """Restore a state returned by `state`."""
         if state:
             raise NotImplementedError(f"{type(self).__name__} has no state")
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
-        """The inputs in their order, ready for `encode`: tokenised, measured. Pictures wait for `encode`."""
-        return [Prepared(one) for one in inputs]
+        """Preprocess inputs for `encode`, in their order: tokenize texts; images are opened by `encode`."""
+        return [Prepared(value) for value in inputs]
 
     @abstractmethod
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
@@ -105,8 +102,8 @@ class Encoder(ABC):
             MemoryError, torch.OutOfMemoryError: the batch is too large; the caller halves it.
         """
 
-    def release(self) -> None:  # noqa: B027  (many have nothing to let go of)
-        """Let go of what takes much memory, such as weights; the next use loads it again."""
+    def release(self) -> None:  # noqa: B027  (many encoders have nothing to free)
+        """Free large memory, such as weights; the next use loads them again."""
 
 
 logger = logging.getLogger(__name__)
@@ -118,9 +115,9 @@ class Rows:
 
     Attributes:
         vectors: `(n, d)` float32, zero where there is a problem.
-        problems: place → one sentence.
-        cut: places whose input was longer than the encoder's limit.
-        batch_size: what memory allowed; the next call may start from it.
+        problems: index → one sentence.
+        cut: indices of inputs longer than the encoder's limit.
+        batch_size: the largest that fitted into memory; the next call may start from it.
     """
 
     vectors: np.ndarray
@@ -132,53 +129,50 @@ class Rows:
 def encode_rows(
     encoder: Encoder, inputs: Sequence[Input], batch_size: int, advance: Callable[[int], None] = lambda n: None
 ) -> Rows:
-    """Encode inputs, longest first, so that a batch which is too large shows at once.
+    """Encode inputs, longest first, so that a batch that is too large fails at once.
 
     Args:
         encoder: whose `encode` makes the vectors.
         inputs: texts or files.
         batch_size: inputs of a batch at most.
-        advance: told how many inputs each batch has finished.
+        advance: called with the number of inputs of each finished batch.
 
     Raises:
         TrainingError: not even one input fits into memory.
     """
     prepared = encoder.prepare(inputs)
-    order = sorted(range(len(inputs)), key=lambda place: -prepared[place].length)  # stable: ties in their order
+    order = sorted(range(len(inputs)), key=lambda index: -prepared[index].length)  # stable: ties keep their order
     vectors = np.zeros((len(inputs), encoder.dims), dtype=np.float32)
     problems: dict[int, str] = {}
     done = 0
     while done < len(order):
-        places = order[done : done + batch_size]
+        indices = order[done : done + batch_size]
         try:
-            encoded = encoder.encode([prepared[place] for place in places])
+            encoded = encoder.encode([prepared[index] for index in indices])
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            if len(places) == 1:
+            if len(indices) == 1:
                 raise TrainingError(
-                    f"one input of length {prepared[places[0]].length} does not fit into memory;"
-                    " set a lower limit of length, or take a smaller encoder"
+                    f"one input of length {prepared[indices[0]].length} does not fit into memory;"
+                    " set a lower length limit, or use a smaller encoder"
                 ) from error
-            batch_size = max(1, len(places) // 2)
-            logger.warning("out of memory with a batch of %d; going on with %d", len(places), batch_size)
+            batch_size = max(1, len(indices) // 2)
+            logger.warning("out of memory with a batch of %d; continuing with %d", len(indices), batch_size)
             give_memory_back()
             continue
-        vectors[places] = encoded.vectors
+        vectors[indices] = encoded.vectors
         for at, problem in encoded.problems.items():
-            problems[places[at]] = problem
-            vectors[places[at]] = 0
-        done += len(places)
-        advance(len(places))
-    return Rows(vectors, problems, _cut(prepared), batch_size)
-
-
-def _cut(prepared: Sequence[Prepared]) -> list[int]:
-    return [place for place, one in enumerate(prepared) if one.cut]
+            problems[indices[at]] = problem
+            vectors[indices[at]] = 0
+        done += len(indices)
+        advance(len(indices))
+    cut = [index for index, item in enumerate(prepared) if item.cut]
+    return Rows(vectors, problems, cut, batch_size)
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory, of the machine or of a device, does not suffice."""
+    """Whether an error means that the machine or a device is out of memory."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -190,7 +184,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def give_memory_back() -> None:
-    """Free what a batch that failed has left behind."""
+    """Free memory after a failed batch."""
     import gc
 
     import torch

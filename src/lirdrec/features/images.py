@@ -1,8 +1,6 @@
-"""Pictures of unknown origin opened safely: whatever a file holds, it becomes an RGB picture or one clear sentence.
+"""Open untrusted image files safely: each becomes an RGB image, or a `PictureError` of one sentence.
 
-Pillow's warnings kept from people who can do nothing about them.
-
-The pictures of a batch opened by a few threads: Pillow decodes without holding Python's lock.
+Batches are opened by a few threads, since Pillow decodes without holding Python's lock.
 """
 
 from __future__ import annotations
@@ -29,10 +27,9 @@ from lirdrec.features.encoder import Encoded, Prepared
 
 
 class _Quiet:
-    """Ignores Pillow's warnings while any thread is inside.
+    """Suppress Pillow warnings, which users cannot act on, while any thread is inside.
 
-    The filters of `warnings` belong to the process: were each thread to put back those that it found, the last one
-    could leave those of another thread behind.
+    The filters of `warnings` belong to the process, so only the first thread sets and the last one restores them.
     """
 
     def __init__(self) -> None:
@@ -100,14 +97,14 @@ _one_large = threading.Lock()  # large pictures one after the other: threads mus
 
 
 class PictureError(DataError):
-    """A file that cannot be used as a picture."""
+    """A file that cannot be used as an image."""
 
 
 def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int = ENOUGH) -> Image:
-    """The first frame of a picture, upright, RGB; what is transparent is white, colour profiles are ignored.
+    """Open the first frame of an image, upright and RGB; transparency becomes white, color profiles are ignored.
 
-    The type is told by the content. The size in the header is checked before anything is decoded. Large pictures come
-    back smaller: JPEGs are decoded at 1/2, 1/4 or 1/8, others are averaged over blocks, as far as both sides keep
+    The type is detected from the content. The size in the header is checked before anything is decoded. Large images
+    come back smaller: JPEGs are decoded at 1/2, 1/4 or 1/8, others are averaged over blocks, as far as both sides keep
     `enough` pixels. Safe to call from several threads.
 
     Args:
@@ -121,7 +118,7 @@ def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int
     where = str(source) if isinstance(source, Path) else "this picture"
     with _content(source, where) as file, quiet:
         with _faults(where, "its header cannot be read"):
-            image = _recognise(file, where, max_pixels)
+            image = _read_header(file, where, max_pixels)
             claimed = image.size
             if image.format == "JPEG" and not _has_many_passes(image, file, where):
                 image.draft(None, (enough, enough))
@@ -135,7 +132,7 @@ def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int
 
 
 def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
-    """A small JPEG of a picture, for pages: at most `size` pixels a side.
+    """A small JPEG of an image: at most `size` pixels a side.
 
     Raises:
         PictureError: as `open_picture`.
@@ -163,7 +160,7 @@ def _content(source: Path | bytes, where: str) -> Iterator[BinaryIO]:
 
 
 def open_file(path: Path) -> io.BufferedReader:
-    """The file, open for reading; what no picture can be is refused before it is opened, since pipes wait for ever.
+    """The file, open for reading; other than regular files are rejected before opening, since pipes block forever.
 
     Raises:
         PictureError: missing, empty, too large, or not a regular file; the sentence does not name the file.
@@ -211,7 +208,7 @@ def _check_size(claimed: tuple[int, int], where: str, max_pixels: int, decoded: 
 
 @contextlib.contextmanager
 def _faults(where: str, what: str) -> Iterator[None]:
-    """Whatever goes wrong inside as one sentence. Pillow's readers let nearly every exception out on damaged files."""
+    """Convert exceptions into a `PictureError`. Pillow raises nearly any exception on damaged files."""
     from PIL.Image import DecompressionBombError
 
     try:
@@ -230,8 +227,8 @@ def _faults(where: str, what: str) -> Iterator[None]:
         raise PictureError(f"{where}: {what}{detail}; it is damaged") from error
 
 
-def _recognise(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
-    """The header read by the module of Pillow that the first bytes call for; nothing is decoded yet."""
+def _read_header(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
+    """Read the header with the Pillow plugin that fits the first bytes; nothing is decoded yet."""
     start = file.read(64)
     name = next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
@@ -246,7 +243,7 @@ def _recognise(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
 
     file.seek(0)
     if name == "Ico" and (inside := _largest_icon(file, where, max_pixels)) is not None:
-        return _recognise(io.BytesIO(inside), where, max_pixels)
+        return _read_header(io.BytesIO(inside), where, max_pixels)
     if name == "Heif":
         return _heif(file, where)
     if name == "Avif" and not features.check("avif"):
@@ -260,7 +257,7 @@ def _recognise(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
 
 
 def _family(start: bytes) -> str | None:
-    """Which of the pictures in ISO's box format a file is, by the brands in its first box; None: none of them."""
+    """The image format of an ISO base media file, by the brands in its first box; None if it is no image."""
     length = min(int.from_bytes(start[:4], "big"), len(start))
     brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
     if brands & _AVIF:
@@ -368,13 +365,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """What became of the pictures of a batch.
+    """The opened images of a batch.
 
     Attributes:
-        arrays: of those that could be opened, in their order.
-        places: their places in the batch.
-        problems: place of each other one → one sentence.
-        n: pictures of the batch.
+        arrays: of the images that could be opened, in their order.
+        places: their indices in the batch.
+        problems: index of each other image → one sentence.
+        n: images of the batch.
     """
 
     arrays: list[np.ndarray]
@@ -383,35 +380,36 @@ class Opened:
     n: int
 
     def encoded(self, vectors: np.ndarray, dims: int) -> Encoded:
-        """The vectors `(len(arrays), dims)` put at their places; the others are zero."""
-        whole = np.zeros((self.n, dims), dtype=np.float32)
+        """Scatter vectors `(len(arrays), dims)` to their rows of the batch; other rows are zero."""
+        rows = np.zeros((self.n, dims), dtype=np.float32)
         if self.places:
-            whole[self.places] = vectors
-        return Encoded(whole, self.problems)
+            rows[self.places] = vectors
+        return Encoded(rows, self.problems)
 
 
 def open_batch(
     batch: Sequence[Prepared], make: Callable[[Image], np.ndarray], enough: int = ENOUGH, threads: int | None = None
 ) -> Opened:
-    """Open the pictures and make an array of each, in the same thread, so that few are held at their full size.
+    """Open images and convert each to an array in the same thread, so that few are in memory at full size.
 
     Args:
-        batch: whose values are paths.
-        make: from a picture, RGB and upright, to an array; called by several threads.
+        batch: its values are paths or contents of image files.
+        make: converts an upright RGB image to an array; called by several threads.
         enough: pixels of the shorter side that `make` needs, see `open_picture`.
         threads: at most; by default four, or as many as there are cores.
     """
 
-    def one(prepared: Prepared) -> np.ndarray | str:
+    def open_one(prepared: Prepared) -> np.ndarray | str:
         try:
-            return make(open_picture(Path(prepared.value), enough=enough))
+            source = prepared.value if isinstance(prepared.value, bytes) else Path(prepared.value)
+            return make(open_picture(source, enough=enough))
         except PictureError as error:
             return str(error)
 
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(one, batch))
+        results = list(pool.map(open_one, batch))
     arrays, places, problems = [], [], {}
-    for place, result in enumerate(found):
+    for place, result in enumerate(results):
         if isinstance(result, str):
             problems[place] = result
         else:

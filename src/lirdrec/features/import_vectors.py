@@ -1,4 +1,4 @@
-"""Vectors that someone else made, added to a prepared dataset."""
+"""Import a file of vectors into a prepared dataset as a feature matrix."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lirdrec.data.readers.amazon_images import read_image_features
 from lirdrec.data.storage import write_matrix
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.pipeline import features_lock
-from lirdrec.features.writer import MASK, VALUES, NewMatrix, add_features
+from lirdrec.features.writer import MASK, VALUES, FeatureResult, add_features
 
 BINARY = (".b", ".gz")  # records of an Amazon id and numbers
 
 
 def check_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> None:
-    """Raise what `add_file` would raise of this file and name, before something long is begun; changes nothing."""
+    """Check a file as `add_file` does, with the same errors; changes nothing."""
     _read(Dataset.load(folder), name, Path(path), replace)
 
 
-def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> NewMatrix:
+def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> FeatureResult:
     """Add the vectors of a file as one more matrix; rows whose id is no item are left out.
 
     Args:
@@ -44,11 +44,11 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
     folder, path = Path(folder), Path(path)
     dataset = Dataset.load(folder)
     matrix = _read(dataset, name, path, replace)
-    others = [one.present for key, one in dataset.features.items() if key != name]
-    bare = int((~np.any([matrix.present, *others], axis=0)).sum())
-    if bare:
+    others = [other.present for key, other in dataset.features.items() if key != name]
+    without = int((~np.any([matrix.present, *others], axis=0)).sum())
+    if without:
         raise DataError(
-            f"{path}: with it {bare:,} of {count(dataset.n_items, 'item')} of {folder} would have no features in any"
+            f"{path}: with it {without:,} of {count(dataset.n_items, 'item')} of {folder} would have no features in any"
             f" matrix; add another one first, for instance lirdrec features {folder} --text hashed"
         )
     with features_lock(folder) as work:
@@ -56,12 +56,12 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
         try:
             write_matrix(matrix.values, files[VALUES])
             np.save(files[MASK], matrix.present)
-            made = NewMatrix(files, matrix.dims, str(matrix.values.dtype), int(matrix.present.sum()))
-            add_features(folder, {name: made}, {})
+            result = FeatureResult(files, matrix.dims, str(matrix.values.dtype), np.asarray(matrix.present), name=name)
+            add_features(folder, {name: result}, {})
         finally:
-            for one in files.values():
-                one.unlink(missing_ok=True)
-    return made
+            for file in files.values():
+                file.unlink(missing_ok=True)
+    return result
 
 
 def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatrix:
@@ -73,7 +73,7 @@ def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatr
     file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)
     if file.ids is None and dataset.item_table.width == 1 and dataset.items.series.is_sorted():
         raise DataError(
-            f"{path}: has no ids, and the items of {dataset.folder} are in no order but that of their ids; save the"
+            f"{path}: has no ids, and the items of {dataset.folder} are sorted by their ids; save the"
             " vectors with the item ids, for instance with numpy.savez(FILE, ids=ids, vectors=matrix)"
         )
     order = f"the items of {dataset.folder}"

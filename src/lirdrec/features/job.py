@@ -1,6 +1,6 @@
-"""One matrix on its way: fitted where needed, its shards encoded or copied, then joined.
+"""Build one feature matrix: fit the encoder if needed, encode or reuse shards, then concatenate them.
 
-Encoders that learn from the texts or pictures first: fitted once, to a sample, and the same after every kill.
+Encoders are fitted once, to a sample; the stored state makes resumed runs identical.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lirdrec.features.cache import VectorCache, fitted_state
 from lirdrec.features.encode import Arrays, Facts, Loop, Task, encode_shard
 from lirdrec.features.encoder import Encoder, Input
 from lirdrec.features.sources import KEY_BYTES, Item, Source
-from lirdrec.features.writer import PROBLEMS, Joined, join
+from lirdrec.features.writer import PROBLEMS, FeatureResult, join
 from lirdrec.files.progress import ProgressCallback, progress_bar
 from lirdrec.files.shards import JOINING, Shards, has_partial_work
 
-SAMPLE = 50_000  # inputs at most that an encoder is fitted to
+SAMPLE = 50_000  # maximum number of inputs for fitting
 SEED = 0
-FITTED = "fitted"  # entry of an identity: the hash of what was learned
+FITTED = "fitted"  # entry of an identity: hash of the fitted state
 
 State = dict[str, np.ndarray]
 
@@ -43,23 +43,23 @@ def fit(
     folder: Path,
     plan: Mapping[str, Any],
     before: Callable[[], State | None],
-    dear: bool = True,
+    keep_existing: bool = True,
 ) -> None:
-    """Give the encoder its state: the one sealed in `folder`, or else that of `before`, or else fit it to a sample.
+    """Load the encoder's state from `folder`, else from `before`, else fit the encoder to a sample.
 
     Args:
         encoder: with `needs_fit`.
         source: of its inputs.
-        folder: where the state is sealed before anything is encoded with it.
-        plan: what decides the state.
-        before: the state that made the matrix which is there already, if there is one.
-        dear: whether a state of another plan is refused, since shards were encoded with it, or forgotten.
+        folder: where the state is stored before anything is encoded with it.
+        plan: settings that determine the state.
+        before: returns the state of an existing matrix, or None.
+        keep_existing: if True, raise if a state of another plan exists; if False, discard it.
 
     Raises:
-        ConfigError: the folder holds a state of another plan, and it is dear.
+        ConfigError: the folder has a state of another plan, and `keep_existing` is set.
         DataError: no item of the sample has an input.
     """
-    sealed = Shards(folder, {**plan, "sample": SAMPLE, "seed": SEED}, 1, 1, dear)
+    sealed = Shards(folder, {**plan, "sample": SAMPLE, "seed": SEED}, 1, 1, keep_existing)
     if sealed.pending():
         state = before()
         if state is None:
@@ -88,38 +88,38 @@ def sample(source: Source, step: int = 4096) -> list[Input]:
 
 
 def identity(encoder: Encoder) -> dict[str, Any]:
-    """The encoder's identity as JSON gives it back, with a hash of what it was fitted to."""
-    told = json_like(encoder.identity)
+    """The encoder's identity after a JSON round trip, with a hash of its fitted state."""
+    values = json_like(encoder.identity)
     if encoder.needs_fit:
-        told[FITTED] = hashlib.sha256(save(dict(sorted(encoder.state().items())))).hexdigest()
-    return told
+        values[FITTED] = hashlib.sha256(save(dict(sorted(encoder.state().items())))).hexdigest()
+    return values
 
 
 def json_like(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as JSON gives it back: tuples are lists."""
+    """An identity after a JSON round trip: tuples become lists."""
     return json.loads(json.dumps(dict(identity)))
 
 
 def bare(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without what the encoder was fitted to."""
+    """An identity without the hash of the fitted state."""
     return {key: value for key, value in identity.items() if key != FITTED}
 
 
-PLACE = "place"  # fact of a shard: where its inputs lay
+PLACE = "place"  # key of a shard's facts: location of its inputs
 
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """A matrix that is to be made.
+    """Specification of one feature matrix.
 
     Attributes:
-        name: what it is called in the dataset.
+        name: of the matrix in the dataset.
         encoder: makes the vectors.
-        source: of the inputs, of the kind that the encoder takes.
-        origin: how the encoder can be made again (`lirdrec.features.registry`); noted in the dataset for serving.
+        source: of the inputs, of the encoder's kind.
+        origin: `EncoderSpec.origin`, stored in the dataset to rebuild the encoder for serving.
 
     Raises:
-        ConfigError: an impossible name, or an encoder and inputs of different kinds.
+        ConfigError: an invalid name, or an encoder and inputs of different kinds.
     """
 
     name: str
@@ -137,8 +137,8 @@ class FeatureJob:
 
 
 @dataclass
-class _Halfway:
-    """A shard of which some vectors were known; the others are being made."""
+class _PartialShard:
+    """A shard with cached vectors of some inputs; the others are being encoded."""
 
     todo: np.ndarray
     keys: np.ndarray
@@ -150,31 +150,31 @@ class _Halfway:
         if self.vectors is None:
             return arrays, facts | {"copied": 0}
         n = len(self.found)
-        whole = {name: np.zeros((n, *array.shape[1:]), dtype=array.dtype) for name, array in arrays.items()}
+        merged = {name: np.zeros((n, *array.shape[1:]), dtype=array.dtype) for name, array in arrays.items()}
         for name, array in arrays.items():
-            whole[name][self.todo] = array
-        whole["vectors"][self.found], whole["cut"][self.found] = self.vectors, self.cut
-        whole["present"][self.found], whole["keys"][self.found] = True, self.keys[self.found]
-        problems = [[int(self.todo[place]), source, fault] for place, source, fault in facts["problems"]]
-        return whole, facts | {"problems": problems, "copied": len(self.vectors)}
+            merged[name][self.todo] = array
+        merged["vectors"][self.found], merged["cut"][self.found] = self.vectors, self.cut
+        merged["present"][self.found], merged["keys"][self.found] = True, self.keys[self.found]
+        problems = [[int(self.todo[index]), source, fault] for index, source, fault in facts["problems"]]
+        return merged, facts | {"problems": problems, "copied": len(self.vectors)}
 
 
 class FeatureJobRunner:
-    """The unfinished work on one matrix, in a folder of its own.
+    """Makes one matrix in a work folder; unfinished work is resumed.
 
     Args:
         folder: the prepared dataset.
-        place: of unfinished work; this one's is below, under the job's name.
-        job: what to make.
-        restart: forget what is there.
-        reuse: another prepared folder whose vectors may be taken.
+        place: folder of unfinished work; this job uses a subfolder of its name.
+        job: the matrix to make.
+        restart: discard unfinished work.
+        reuse: another prepared folder whose vectors may be copied.
 
     Attributes:
-        encoded, copied, resumed, seconds: see `lirdrec.features.pipeline.Made`.
+        encoded, copied, resumed, seconds: see `lirdrec.features.writer.FeatureResult`.
 
     Raises:
-        ConfigError: the work that is there was begun with other settings.
-        DataError: nothing to fit the encoder to.
+        ConfigError: unfinished work has other settings.
+        DataError: no input to fit the encoder to.
     """
 
     def __init__(self, folder: Path, place: Path, job: FeatureJob, restart: bool = False, reuse: Path | None = None):
@@ -192,7 +192,7 @@ class FeatureJobRunner:
                 self.place / "fit",
                 fitting,
                 self._state_before,
-                dear=has_partial_work(self.place),
+                keep_existing=has_partial_work(self.place),
             )
         self.identity = identity(job.encoder)
         self.shards = Shards(self.place, {**plan, "identity": self.identity}, len(job.source), job.encoder.shard_rows)
@@ -201,42 +201,42 @@ class FeatureJobRunner:
         self.seconds = 0.0
 
     def run(self, batch_size: int | None, progress: bool, loop: Loop) -> None:
-        """Make all shards that are not sealed yet, and those whose inputs are other ones now."""
+        """Encode all unfinished shards, and finished ones whose inputs have changed."""
         started = time.perf_counter()
-        asked = self.job.encoder.batch_size if batch_size is None else batch_size
+        requested = self.job.encoder.batch_size if batch_size is None else batch_size
         pending = self._pending
         todo = sum(len(self.shards.rows(index)) for index in pending)
         self.resumed = self.shards.n_rows - todo
         if not pending:
             return
-        self._batch_size, self._asked = self._batch_to_go_on_with(pending[0], asked), asked
-        halfway: dict[int, _Halfway] = {}
+        self._batch_size, self._requested = self._resumed_batch_size(pending[0], requested), requested
+        partials: dict[int, _PartialShard] = {}
         with progress_bar(self.job.name, self.shards.n_rows, self.resumed, progress) as advance:
-            tasks = self._tasks(pending, halfway, advance)
+            tasks = self._tasks(pending, partials, advance)
             for index, arrays, facts in loop(self.job.encoder, tasks, self._batch_size, advance):
                 self._batch_size = min(self._batch_size, facts["batch_size"])
-                self._seal(index, *halfway.pop(index).merged(arrays, facts))
-        self.__dict__.pop("_known", None)  # its maps of files
+                self._seal(index, *partials.pop(index).merged(arrays, facts))
+        self.__dict__.pop("_known", None)  # closes its memory maps
         self.seconds = time.perf_counter() - started
 
-    def join(self, keep: np.ndarray | None = None) -> Joined:
+    def join(self, keep: np.ndarray | None = None) -> FeatureResult:
         """The files of the matrix, for the items of `keep` `(I,)` bool (by default all)."""
         state = self.job.encoder.state() if self.job.encoder.needs_fit else {}
         return join(self.shards, self.place / "joined", self.job.source.rows, state, keep)
 
     @property
     def problems_file(self) -> Path:
-        """The list of problems, as long as the matrix has not joined the dataset."""
+        """The list of problems, until the matrix is added to the dataset."""
         return self.place / "joined" / f"matrix{PROBLEMS}"
 
-    def told(self, joined: Joined) -> dict[str, Any]:
-        """What the dataset notes about the matrix."""
+    def manifest_entry(self, joined: FeatureResult) -> dict[str, Any]:
+        """The entry of the matrix in `info["encoders"]` of the manifest."""
         return {
             "identity": self.identity,
             "source": self.job.source.description,
             "origin": None if self.job.origin is None else dict(self.job.origin),
-            "dims": joined.matrix.dims,
-            "present": joined.matrix.present,
+            "dims": joined.dims,
+            "present": joined.present,
             "missing": joined.missing,
             "problems": joined.n_problems,
             "cut": joined.cut,
@@ -244,7 +244,7 @@ class FeatureJobRunner:
         }
 
     def waiting(self) -> Iterator[list[Input]]:
-        """The inputs that `run` will encode, shard by shard, equal ones once: not those that have a vector already."""
+        """The distinct inputs that `run` will encode, shard by shard; inputs with a cached vector are left out."""
         for index in self._pending:
             rows = self.shards.rows(index)
             items = self.job.source.read(rows.start, rows.stop)
@@ -254,7 +254,7 @@ class FeatureJobRunner:
 
     @cached_property
     def _outdated(self) -> list[int]:
-        return self._sealed_of_other_inputs()
+        return self._sealed_with_changed_inputs()
 
     @cached_property
     def _pending(self) -> list[int]:
@@ -265,10 +265,12 @@ class FeatureJobRunner:
         return VectorCache(self.folders, self.identity)
 
     def _look_up(self, index: int, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """The vectors of a shard that are known already, as `Known.look_up` gives them."""
+        """Cached vectors of a shard, as `VectorCache.look_up` returns them."""
         return self._sealed(index, keys) if index in self._outdated else self._known.look_up(keys)
 
-    def _tasks(self, pending: Iterable[int], halfway: dict[int, _Halfway], advance: ProgressCallback) -> Iterator[Task]:
+    def _tasks(
+        self, pending: Iterable[int], partials: dict[int, _PartialShard], advance: ProgressCallback
+    ) -> Iterator[Task]:
         for index in pending:
             rows = self.shards.rows(index)
             items = self.job.source.read(rows.start, rows.stop)
@@ -276,39 +278,39 @@ class FeatureJobRunner:
             found, vectors, cut = self._look_up(index, keys)
             todo = np.flatnonzero(~found)
             wanted = [items[place] for place in todo]
-            one = _Halfway(todo, keys, found, vectors, cut)
+            partial = _PartialShard(todo, keys, found, vectors, cut)
             advance(int(found.sum()), idle=True)
             if any(item.value is not None for item in wanted):
-                halfway[index] = one
+                partials[index] = partial
                 yield index, wanted
             else:
                 arrays, facts = encode_shard(self.job.encoder, wanted, self._batch_size, advance)
-                self._seal(index, *one.merged(arrays, facts))
+                self._seal(index, *partial.merged(arrays, facts))
 
     def _seal(self, index: int, arrays: Arrays, facts: Facts) -> None:
-        self.shards.seal(index, arrays, {**facts, "asked": self._asked, PLACE: self.job.source.place})
+        self.shards.seal(index, arrays, {**facts, "asked": self._requested, PLACE: self.job.source.place})
         self.encoded += facts["encoded"]
         self.copied += facts["copied"]
 
-    def _batch_to_go_on_with(self, first: int, asked: int) -> int:
-        """What memory had allowed when the work was stopped, so that the batches are those of an unstopped run."""
+    def _resumed_batch_size(self, first: int, requested: int) -> int:
+        """The batch size at the interruption, so that the batches equal those of an uninterrupted run."""
         if first == 0:
-            return asked
+            return requested
         facts = self.shards.facts(first - 1)
-        return facts["batch_size"] if facts["asked"] == asked else asked
+        return facts["batch_size"] if facts["asked"] == requested else requested
 
-    def _sealed_of_other_inputs(self) -> list[int]:
-        """Sealed shards with an input that is another one now: pictures that were missing, broken or of another folder.
+    def _sealed_with_changed_inputs(self) -> list[int]:
+        """Finished shards with a changed input: images that were missing, broken or in another folder.
 
-        What the table itself holds cannot have changed: its hash is in the plan. Pictures that had a vector are looked
-        at again only where their folder is another one.
+        Values of the item table cannot have changed: their hash is in the plan. Images that had a vector are checked
+        only if the image folder has changed.
         """
         if self.job.source.place is None:
             return []
         pending = set(self.shards.pending())
-        return [index for index in range(len(self.shards)) if index not in pending and self._has_other_inputs(index)]
+        return [index for index in range(len(self.shards)) if index not in pending and self._has_changed_inputs(index)]
 
-    def _has_other_inputs(self, index: int) -> bool:
+    def _has_changed_inputs(self, index: int) -> bool:
         facts, rows = self.shards.facts(index), self.shards.rows(index)
         places = [place for place, *_ in facts["problems"]]
         if facts.get(PLACE) != self.job.source.place:
@@ -320,22 +322,22 @@ class FeatureJobRunner:
         return any((_keys(item) != keys[place]).any() for place, item in zip(places, items, strict=True))
 
     def _sealed(self, index: int, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """The vectors of a sealed shard whose inputs are the same, as `Known.look_up` gives them."""
+        """Vectors of a finished shard with unchanged inputs, as `VectorCache.look_up` returns them."""
         before = self.shards.read(index).arrays
         found = before["present"] & (before["keys"] == keys).all(axis=1)
         return found, before["vectors"][found] if found.any() else None, before["cut"][found]
 
     def _state_before(self) -> State | None:
-        """The state behind the matrix that is there, if it was made by this encoder of these texts, or `reuse`'s."""
+        """The fitted state of an existing matrix of this encoder and source, or of a matrix in `reuse`."""
         if self.restart:
             return None
         wanted = json_like(self.job.encoder.identity)
         for folder in self.folders:
-            for name, told in read_manifest(folder)["info"].get("encoders", {}).items():
-                if bare(told["identity"]) != wanted:
+            for name, entry in read_manifest(folder)["info"].get("encoders", {}).items():
+                if bare(entry["identity"]) != wanted:
                     continue
-                own = (self.job.name, self.job.source.description)
-                if folder == self.folder and (name, told["source"]) != own:
+                expected = (self.job.name, self.job.source.description)
+                if folder == self.folder and (name, entry["source"]) != expected:
                     continue  # fitted to other texts of this dataset
                 if (state := fitted_state(folder, name)) is not None:
                     return state

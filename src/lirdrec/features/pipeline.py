@@ -1,14 +1,14 @@
-"""From inputs to matrices: shards are encoded one after the other, sealed, and joined when all are there.
+"""Make feature matrices of a prepared dataset: encode shard by shard, then add the joined matrices.
 
-Whoever runs the shards elsewhere than in this process finds the contract of a `loop` in `encoding.py`.
+The contract of a `loop` that runs shards elsewhere than in this process is in `encode.py`.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace as with_values
 from pathlib import Path
 from typing import Any
 
@@ -22,56 +22,26 @@ from lirdrec.features.checks import check_items_covered, check_not_empty, check_
 from lirdrec.features.encode import Loop, encode_shard, local
 from lirdrec.features.job import FeatureJob, FeatureJobRunner
 from lirdrec.features.sources import PictureSource
-from lirdrec.features.writer import Joined, add_features, drop_items, read_frame
+from lirdrec.features.writer import FeatureResult, add_features, drop_items, read_frame
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import JOINING, has_partial_work
 
-__all__ = ["FeatureJob", "FeatureRun", "encode_shard", "features_lock", "local", "make_features"]
+__all__ = ["FeatureJob", "FeatureResult", "FeatureRun", "encode_shard", "features_lock", "local", "make_features"]
 
 WORK = "work/features"  # unfinished work, in the prepared folder
 CHANGED = ".changed"  # below it, other files that change with the matrices; no matrix can have this name
 
 
-@dataclass(frozen=True)
-class FeatureRun:
-    """A matrix that was made, and how it went.
-
-    Attributes:
-        name, dims: of the matrix.
-        items: rows; `present` of them have a vector, `missing` have no input (they are listed in
-            `features/NAME.missing.csv`), `n_problems` one that cannot be used.
-        cut: items whose input was longer than the encoder's limit.
-        problems: the first ten, as (item, source, sentence); all are in `features/NAME.problems.csv`.
-        encoded: inputs that went through the encoder in this call; `copied`: items whose vector was known; `resumed`:
-            items that an earlier call, which was stopped, had finished.
-        seconds: that encoding took in this call.
-        told: what the dataset notes about the matrix, `info["encoders"][NAME]`.
-        dropped: what was left out of the dataset for want of features; None unless that was asked for and needed.
-    """
-
-    name: str
-    dims: int
-    items: int
-    present: int
-    missing: int
-    n_problems: int
-    problems: list[tuple[str, str, str]]
-    cut: int
-    encoded: int
-    copied: int
-    resumed: int
-    seconds: float
-    told: Mapping[str, Any]
-    dropped: Mapping[str, int] | None = None
+FeatureRun = FeatureResult
 
 
 @contextmanager
 def features_lock(folder: str | Path) -> Iterator[Path]:
-    """Hold a prepared folder for the making of features; gives the folder of unfinished work.
+    """Lock a prepared folder while features are made; yields the folder of unfinished work.
 
     Raises:
-        RunFolderError: another process makes some in it, or it cannot be written.
+        RunFolderError: another process holds the lock, or the folder cannot be written.
     """
     folder = Path(folder)
     try:
@@ -82,7 +52,7 @@ def features_lock(folder: str | Path) -> Iterator[Path]:
         ) as work:
             yield work
     finally:
-        with suppress(OSError):  # captions may lie beside, or unfinished work
+        with suppress(OSError):  # not empty: captions or unfinished work
             (folder / WORK).parent.rmdir()
 
 
@@ -98,90 +68,114 @@ def make_features(
     progress: bool = True,
     loop: Loop = local,
     before: Callable[[Sequence[FeatureJobRunner]], None] = lambda works: None,
-) -> list[FeatureRun]:
-    """Make feature matrices of a prepared dataset and add them to it, all together.
+) -> list[FeatureResult]:
+    """Make feature matrices of a prepared dataset and add them to it in one step.
 
-    Stopped at any moment, the same call goes on where it was, and the bytes are those of a call that was never stopped.
-    What the dataset has a vector of already, by the same encoder, is not encoded again; neither is what `reuse` has.
+    If interrupted, the same call resumes, with the same bytes as an uninterrupted one. Inputs that already have a
+    vector of the same encoder, in the dataset or in `reuse`, are not encoded again.
 
     Args:
         folder: the prepared dataset.
-        jobs: the matrices; one of a name that is there replaces it if the same encoder made it.
-        batch_size: inputs of a batch; by default the encoder's own. Another one may be given to go on with.
-        restart: forget unfinished work, and fit anew encoders that are fitted.
-        reuse: another prepared folder whose vectors may be taken.
-        drop: leave out of the dataset the items that have no features in any matrix, and their pairs.
-        replace: replace a matrix of the same name even if it came with the data, or another encoder made it.
-        progress: show a bar on the error stream.
-        loop: what runs the shards; see `encoding.py`.
-        before: told what there is to do before anything is encoded; what it raises ends the call.
+        jobs: the matrices; an existing one of the same name is replaced if the same encoder made it.
+        batch_size: inputs of a batch; by default the encoder's own. It may change when resuming.
+        restart: discard unfinished work, and fit encoders again.
+        reuse: another prepared folder whose vectors may be copied.
+        drop: remove items without features in any matrix from the dataset, with their interactions.
+        replace: replace a matrix of the same name even if it is from the source data or another encoder.
+        progress: show a progress bar on stderr.
+        loop: what runs the shards; see `encode.py`.
+        before: called with the runners before anything is encoded; an exception it raises ends the call.
 
     Raises:
-        ConfigError: two jobs of one name, a matrix that is not to be replaced, or unfinished work of other settings.
+        ConfigError: two jobs of one name, a matrix that must not be replaced, or unfinished work of other settings.
         DataError: a matrix would be empty, or an item has no features in any matrix; finished work is kept.
-        RunFolderError: no prepared dataset, held by another process, or it cannot be written.
+        RunFolderError: not a prepared dataset, locked by another process, or not writable.
     """
     folder = Path(folder)
-    for one in (folder, reuse):
-        if one is not None:
-            read_manifest(one)  # before anything is made in a folder that is none
+    for prepared in (folder, reuse):
+        if prepared is not None:
+            read_manifest(prepared)  # raises before anything is created in another kind of folder
     names = [job.name for job in jobs]
     if len(set(names)) < len(names):
-        raise ConfigError(f"two of the matrices {', '.join(names)} have one name; give them names of their own")
-    with features_lock(folder) as place, _remove_empty_work(place, names):
+        raise ConfigError(f"two of the matrices {', '.join(names)} have the same name; give each its own name")
+    with features_lock(folder) as work_folder, _remove_empty_work(work_folder, names):
         recover(folder)
         if not replace:
             for job in jobs:
                 check_overwrite(folder, job)
-        works = [FeatureJobRunner(folder, place, job, restart, None if reuse is None else Path(reuse)) for job in jobs]
+        reuse = None if reuse is None else Path(reuse)
+        works = [FeatureJobRunner(folder, work_folder, job, restart, reuse) for job in jobs]
         before(works)
-        for at, work in enumerate(works):
+        for index, work in enumerate(works):
             work.run(batch_size, progress, loop)
-            if not any(later.job.encoder is work.job.encoder for later in works[at + 1 :]):
+            if not any(later.job.encoder is work.job.encoder for later in works[index + 1 :]):
                 work.job.encoder.release()
-        joined = {work.job.name: work.join() for work in works}
-        told = {work.job.name: work.told(joined[work.job.name]) for work in works}
-        check_not_empty(works, joined)
-        matrices = {name: one.matrix for name, one in joined.items()}
-        noted = _pictures(works)
-        with dataset_lock(folder):  # from reading the item table to writing it: captions may change it, too
-            recover(folder)
-            keep = covered(folder, joined)
-            if keep.all():
-                dropped = None
-                with _joining(works):
-                    add_features(folder, matrices, told, noted, _changed_table(folder, place / CHANGED, works))
-            else:
-                if not drop:
-                    check_items_covered(folder, keep, works, joined)
-                table = _item_table(folder, works)
-                changed = drop_items(folder, read_manifest(folder), table, keep, place / CHANGED, without=names)
-                dropped = changed.told
-                matrices = {work.job.name: work.join(keep).matrix for work in works}
-                with _joining(works):
-                    add_features(folder, matrices, told, changed.info | noted, changed.files, changed.counts)
+        results = _add_to_dataset(folder, work_folder / CHANGED, works, drop)
         for work in works:
             work.shards.discard()
-        shutil.rmtree(place / CHANGED, ignore_errors=True)
-    return [_made(work, joined[work.job.name], told[work.job.name], dropped) for work in works]
+        shutil.rmtree(work_folder / CHANGED, ignore_errors=True)
+    return results
+
+
+def _add_to_dataset(
+    folder: Path, changed_folder: Path, works: Sequence[FeatureJobRunner], drop: bool
+) -> list[FeatureResult]:
+    """Join the shards of each matrix and add all matrices to the dataset in one step; see `make_features`.
+
+    Args:
+        changed_folder: where other changed files of the dataset are written first.
+    """
+    joined = {work.job.name: work.join() for work in works}
+    entries = {work.job.name: work.manifest_entry(joined[work.job.name]) for work in works}
+    check_not_empty(works, joined)
+    info, dropped, matrices = _image_folder(works), None, joined
+    with dataset_lock(folder):  # from reading the item table to writing it: captions may change it, too
+        recover(folder)
+        keep = covered(folder, joined)
+        if keep.all():
+            files, counts = _changed_table(folder, changed_folder, works), None
+        else:
+            if not drop:
+                check_items_covered(folder, keep, works, joined)
+            table = _item_table(folder, works)
+            changed = drop_items(folder, read_manifest(folder), table, keep, changed_folder, without=list(joined))
+            files, counts, dropped = changed.files, changed.counts, changed.removed
+            info = changed.info | info
+            matrices = {work.job.name: work.join(keep) for work in works}
+            matrices = {name: with_values(result, mask=result.mask[keep]) for name, result in matrices.items()}
+        with _joining(works):
+            add_features(folder, matrices, entries, info, files, counts)
+    return [
+        with_values(
+            joined[work.job.name],
+            name=work.job.name,
+            encoded=work.encoded,
+            copied=work.copied,
+            resumed=work.resumed,
+            seconds=work.seconds,
+            told=entries[work.job.name],
+            dropped=dropped,
+        )
+        for work in works
+    ]
 
 
 @contextmanager
-def _remove_empty_work(place: Path, names: Sequence[str]) -> Iterator[None]:
-    """Whatever ends the work: a matrix of which no shard was sealed leaves nothing that could stand in the way."""
+def _remove_empty_work(work_folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """On exit, remove the work folder of every matrix that has no finished shard."""
     try:
         yield
     finally:
         for name in names:
-            if not has_partial_work(place / name):
-                shutil.rmtree(place / name, ignore_errors=True)
+            if not has_partial_work(work_folder / name):
+                shutil.rmtree(work_folder / name, ignore_errors=True)
 
 
 @contextmanager
 def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
-    """Mark the work as finished while it joins the dataset, which may have other items afterwards.
+    """Mark the work as finished while it is added to the dataset, which may have other items afterwards.
 
-    After a kill between the two, what was left would else be refused as unfinished work of other settings.
+    Without the mark, work left by a kill in between would be refused as unfinished work of other settings.
     """
     marks = [work.place / JOINING for work in works]
     for mark in marks:
@@ -194,48 +188,27 @@ def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
         raise
 
 
-def _pictures(works: Sequence[FeatureJobRunner]) -> dict[str, Any]:
-    """The folder of the pictures, for whoever shows them later."""
+def _image_folder(works: Sequence[FeatureJobRunner]) -> dict[str, Any]:
+    """The manifest entry of the image folder, if images were encoded."""
     roots = [work.job.source.root for work in works if isinstance(work.job.source, PictureSource)]
     return {IMAGES: str(roots[0].absolute())} if roots else {}
 
 
-def _found(works: Sequence[FeatureJobRunner]) -> dict[str, pl.Series]:
-    """The columns of pictures that this call has found."""
+def _image_columns(works: Sequence[FeatureJobRunner]) -> dict[str, pl.Series]:
+    """New columns of image paths, for item tables without one."""
     sources = [work.job.source for work in works if isinstance(work.job.source, PictureSource)]
-    return {one.column: one.found for one in sources if one.found is not None}
+    return {source.column: source.found for source in sources if source.found is not None}
 
 
 def _item_table(folder: Path, works: Sequence[FeatureJobRunner]) -> pl.DataFrame:
-    return read_frame(folder, read_manifest(folder), ITEMS).with_columns(**_found(works))
+    return read_frame(folder, read_manifest(folder), ITEMS).with_columns(**_image_columns(works))
 
 
 def _changed_table(folder: Path, to: Path, works: Sequence[FeatureJobRunner]) -> dict[str, Path]:
-    """The item table as a file, if it changes: name in the manifest → file."""
-    if not _found(works):
+    """The item table, written if it changes: name in the manifest → file."""
+    if not _image_columns(works):
         return {}
     with write_errors(to):
         to.mkdir(parents=True, exist_ok=True)
         write_item_table(_item_table(folder, works), to / ITEMS)
     return {ITEMS: to / ITEMS}
-
-
-def _made(
-    work: FeatureJobRunner, joined: Joined, told: Mapping[str, Any], dropped: Mapping[str, int] | None
-) -> FeatureRun:
-    return FeatureRun(
-        name=work.job.name,
-        dims=joined.matrix.dims,
-        items=len(joined.present),
-        present=joined.matrix.present,
-        missing=joined.missing,
-        n_problems=joined.n_problems,
-        problems=joined.problems,
-        cut=joined.cut,
-        encoded=work.encoded,
-        copied=work.copied,
-        resumed=work.resumed,
-        seconds=work.seconds,
-        told=told,
-        dropped=dropped,
-    )

@@ -1,4 +1,4 @@
-"""The inputs of a dataset's items, read range by range: texts by a template or a column, pictures by their path."""
+"""Read the inputs of items by row range: texts from a template or a column, images from paths."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Item:
     """The input of one item.
 
     Attributes:
-        value: a text, or a picture's file; None where the item has none, or one that cannot be had.
+        value: a text, or an image as a file or its content; None if the item has none, or it cannot be read.
         key: 16 bytes, the hash of the content (of the text in UTF-8, or of the file's bytes); None without a value.
-        problem: why an input that was named cannot be had, as one sentence.
-        source: what `problem` speaks of: the path as the table has it.
+        problem: why an input cannot be read, as one sentence.
+        source: of `problem`: the path as in the item table.
     """
 
     value: Input | None = None
@@ -45,7 +45,7 @@ class ItemRows:
     """Ranges of rows of a prepared dataset's item table; one row group at a time is in memory.
 
     Raises:
-        RunFolderError: `folder` is no prepared dataset.
+        RunFolderError: `folder` is not a prepared dataset.
     """
 
     def __init__(self, folder: str | Path):
@@ -80,13 +80,13 @@ class ItemRows:
 
     def read(self, start: int, stop: int, columns: tuple[str, ...] = (ITEM,)) -> pl.DataFrame:
         """Rows `start` to `stop` (not included) of some columns."""
-        parts = []
+        frames = []
         for group, first in enumerate(self._starts[:-1]):
             last = self._starts[group + 1]
             if first < stop and start < last:
                 rows = self._group(group, columns)
-                parts.append(rows.slice(max(start - first, 0), min(stop, last) - max(start, first)))
-        return pl.concat(parts) if parts else pl.DataFrame(schema={name: self.schema[name] for name in columns})
+                frames.append(rows.slice(max(start - first, 0), min(stop, last) - max(start, first)))
+        return pl.concat(frames) if frames else pl.DataFrame(schema={name: self.schema[name] for name in columns})
 
     def digest(self, columns: tuple[str, ...]) -> str:
         """A hash of all values of some columns."""
@@ -102,12 +102,12 @@ class ItemRows:
 
 
 def names_pictures(rows: ItemRows, column: str = IMAGE) -> bool:
-    """Whether the item table has a column that names files of pictures, not addresses."""
+    """Whether the item table has a column of image paths (not URLs)."""
     return column in rows.schema and has_paths(rows.read(0, len(rows), (column,))[column])
 
 
 def default_texts(rows: ItemRows) -> Template | None:
-    """The template of the columns that tell of the items by their names; None where there is no such column."""
+    """The default template; None if no column has the name of a text."""
     try:
         return default_template(rows.schema)
     except ConfigError:
@@ -115,14 +115,14 @@ def default_texts(rows: ItemRows) -> Template | None:
 
 
 class Source(ABC):
-    """Where a matrix's inputs come from: `read(start, stop)` gives those of a range of item rows."""
+    """Base class of input sources: `read(start, stop)` gives the inputs of a range of item rows."""
 
     kind: ClassVar[Kind]
     rows: ItemRows
 
     @property
     def place(self) -> str | None:
-        """Where the inputs lie that the table only names; None where the table holds them itself."""
+        """Location of inputs that the table only references; None if the table contains them."""
         return None
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ class Source(ABC):
         """One `Item` for each of the rows `start` to `stop` (not included)."""
 
     def digest(self) -> str:
-        """A hash of what the table says about all items (of pictures: their paths, not their content)."""
+        """A hash of the table's values of all items (of images: the paths, not the content)."""
         return self.rows.digest(self.columns)
 
 
@@ -188,13 +188,13 @@ class TextSource(Source):
 
 
 class PictureSource(Source):
-    """Picture files that a column of the item table names.
+    """Image files whose paths are in a column of the item table.
 
     Args:
         folder: a prepared dataset.
         column: holds a path, or null.
-        root: the folder that the paths start from; by default the one that `lirdrec prepare` noted.
-        found: `(I,)` paths to take instead of the column's. The column gets them when the matrix joins the dataset.
+        root: base folder of the paths; by default the one recorded by `lirdrec prepare`.
+        found: `(I,)` paths to use instead of the column; they are stored in it when the matrix is added.
 
     Raises:
         DataError: no such column or folder.
@@ -212,11 +212,11 @@ class PictureSource(Source):
         self.rows = ItemRows(folder)
         self.column, self.found = column, None if found is None else found.alias(column)
         if found is None:
-            self.rows.need(column, "; prepare the dataset with --images, so that it knows the picture of each item")
+            self.rows.need(column, "; prepare the dataset with --images, so that it knows the image of each item")
         noted = self.rows.manifest["info"].get(IMAGES)
         self.root = Path(root) if root is not None else self.rows.folder / (noted if isinstance(noted, str) else "")
         if not self.root.is_dir():
-            raise DataError(f"{self.root}: the folder of the pictures is not there; say where it is with --images")
+            raise DataError(f"{self.root}: the image folder is missing; give its path with --images")
 
     @property
     def description(self) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class PictureSource(Source):
         if name is None or not name.strip():
             return Item()
         if name.startswith(("http://", "https://")):
-            return Item(problem="this is a web address, not a file; download the picture first", source=name)
+            return Item(problem="this is a web address, not a file; download the image first", source=name)
         path = self.root / name
         try:
             with open_file(path) as file:
@@ -264,7 +264,7 @@ def digest(frames: Iterable[pl.DataFrame]) -> str:
 
 
 def text_item(text: str | None) -> Item:
-    """A text as an item; one without a visible character is none."""
+    """A text as an `Item`; blank texts count as missing."""
     if text is None or not text.strip():
         return Item()
     return Item(text, hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest())

@@ -1,15 +1,14 @@
-"""Sealed shards become the files of one matrix, block by block: memory holds a few bytes an item, never the matrix.
+"""Write matrices and item columns into a prepared folder: join shards, add features, drop items without features.
 
-What the run adds to a prepared folder: matrices with all that belongs to them, and columns of the item table.
-
-A prepared folder without some of its items: the tables and matrices that change, and what to say about it.
+Shards are joined block by block: memory holds a few bytes an item, never the matrix.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +35,25 @@ from lirdrec.errors import DataError, RunFolderError, reason
 from lirdrec.features.sources import KEY_BYTES, ItemRows
 from lirdrec.files.atomic import share, write_errors
 from lirdrec.files.checks import check_file
-from lirdrec.files.shards import Shards
+from lirdrec.files.shards import Shard, Shards
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """What leaving out items does to a dataset.
+    """The changes that removing items makes to a dataset.
 
     Attributes:
-        files: name in the manifest → the file that takes its place.
+        files: name in the manifest → the replacement file.
         counts: of the manifest.
         info: entries of `info` that change.
-        told: counts: `items`, `pairs` that went with them, `users` who have no training pair left, and
-            `held_out_pairs` of these users, which went too.
+        removed: counts of removed `items` and `pairs`, of `users` left without a training pair, and of the removed
+            `held_out_pairs` of these users.
     """
 
     files: dict[str, Path]
     counts: dict[str, int]
     info: dict[str, Any]
-    told: dict[str, int]
+    removed: dict[str, int]
 
 
 def drop_items(
@@ -65,20 +64,20 @@ def drop_items(
     to: Path,
     without: Collection[str] = (),
 ) -> Dropped:
-    """Write the changed files of a dataset into a folder of their own.
+    """Write the files of a dataset without some items into another folder.
 
-    Users stay, even those without a pair: their rows are names that others may have noted.
+    All users stay, even those without a pair, so that user rows keep their meaning.
 
     Args:
         folder, manifest: the prepared folder.
-        table: its item table, as it is to be but for the items that go.
+        table: the new item table, before items are removed.
         keep: `(I,)` bool.
         to: where to write.
-        without: matrices that are replaced anyway.
+        without: matrices to leave out, since they are replaced.
 
     Raises:
         DataError: no training pair would be left.
-        RunFolderError: it cannot be written.
+        RunFolderError: a file cannot be written.
     """
     pairs = read_frame(folder, manifest, INTERACTIONS)
     rows = np.where(keep, np.cumsum(keep) - 1, -1)
@@ -88,10 +87,15 @@ def drop_items(
         raise DataError(f"{folder}: without the items that have no features there would be no training pair left")
     had = pairs.filter(pl.col(SPLIT) == "train")[USER].unique()
     lost = had.filter(~had.is_in(trained.implode()))
-    told = {"items": int((~keep).sum()), "pairs": pairs.height - left.height, "users": len(lost), "held_out_pairs": 0}
+    removed = {
+        "items": int((~keep).sum()),
+        "pairs": pairs.height - left.height,
+        "users": len(lost),
+        "held_out_pairs": 0,
+    }
     if _method(manifest) not in USERS_MAY_LACK_TRAINING:
-        known = left.filter(~pl.col(USER).is_in(lost.implode()))
-        told["held_out_pairs"], left = left.height - known.height, known
+        kept = left.filter(~pl.col(USER).is_in(lost.implode()))
+        removed["held_out_pairs"], left = left.height - kept.height, kept
     files = {ITEMS: to / ITEMS, INTERACTIONS: to / INTERACTIONS}
     with write_errors(to):
         to.mkdir(parents=True, exist_ok=True)
@@ -102,15 +106,15 @@ def drop_items(
                 name = file_name(matrix, ending)
                 if name in manifest["files"]:
                     files[name] = to / f"{matrix}{ending}"
-                    # the copy gets a checksum of its own, which would hide damage
+                    # verify first: the copy gets a new checksum, which would hide damage
                     check_files(folder, {**manifest, "files": {name: manifest["files"][name]}}, verify=True)
                     values = open_array(resolve_path(folder, manifest, name))
                     write_matrix(values, files[name], keep)
     counts = manifest["counts"] | {"items": int(keep.sum())}
     counts |= {name: left.filter(pl.col(SPLIT) == name).height for name in SPLITS}
     before = manifest["info"].get("dropped_without_features", {})
-    both = {key: number + before.get(key, 0) for key, number in told.items()}
-    return Dropped(files, counts, {"dropped_without_features": both}, told)
+    total = {key: number + before.get(key, 0) for key, number in removed.items()}
+    return Dropped(files, counts, {"dropped_without_features": total}, removed)
 
 
 def _method(manifest: Mapping[str, Any]) -> str | None:
@@ -118,27 +122,65 @@ def _method(manifest: Mapping[str, Any]) -> str | None:
     return split.get("method") if isinstance(split, Mapping) else None
 
 
-# What may lie in features/ for a matrix NAME, by the ending behind the name.
+# Possible files of a matrix NAME: features/NAME plus one of these endings.
 VALUES, MASK, KEYS, CUT = ".npy", ".mask.npy", ".keys.npy", ".cut.npy"
 PROBLEMS, MISSING, STATE = ".problems.csv", ".missing.csv", ".encoder.safetensors"
 ENDINGS = (VALUES, MASK, KEYS, CUT, PROBLEMS, MISSING, STATE)
 
 
 @dataclass(frozen=True)
-class NewMatrix:
-    """A finished matrix on its way into a prepared folder.
+class FeatureResult:
+    """A finished feature matrix, and how it was made.
 
     Attributes:
-        files: ending (`VALUES`, `MASK` and, where there are such, the others) → file, on the disk of the folder.
+        files: file ending (`VALUES`, `MASK` and optional others) → file, on the disk of the prepared folder.
         dims: columns.
         dtype: of the values, such as "float32".
-        present: items that have a vector.
+        mask: `(I,)` bool, the items with a vector.
+        missing: items without an input (listed in `features/NAME.missing.csv`).
+        cut: items whose input was longer than the encoder's limit.
+        n_problems: items whose input cannot be used.
+        problems: the first ten, as (item, source, sentence); all are in `features/NAME.problems.csv`.
+        name: of the matrix.
+        encoded: inputs encoded in this call; `copied`: items whose vector was cached; `resumed`: items finished by an
+            earlier, interrupted call.
+        seconds: spent on encoding in this call.
+        told: the manifest entry `info["encoders"][NAME]`.
+        dropped: counts of what was removed from the dataset because it had no features; None if nothing was.
     """
 
     files: Mapping[str, Path]
     dims: int
     dtype: str
-    present: int
+    mask: np.ndarray
+    missing: int = 0
+    cut: int = 0
+    n_problems: int = 0
+    problems: Sequence[tuple[str, str, str]] = ()
+    name: str = ""
+    encoded: int = 0
+    copied: int = 0
+    resumed: int = 0
+    seconds: float = 0.0
+    told: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Mapping[str, int] | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """All fields but `files`, `dtype` and `mask`, with `items` and `present`."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in ("files", "dtype", "mask"):
+            del values[name]
+        return values | {"items": self.items, "present": self.present}
+
+    @property
+    def items(self) -> int:
+        """Rows of the mask."""
+        return len(self.mask)
+
+    @property
+    def present(self) -> int:
+        """Items with a vector."""
+        return int(self.mask.sum())
 
 
 def file_name(matrix: str, ending: str) -> str:
@@ -147,7 +189,7 @@ def file_name(matrix: str, ending: str) -> str:
 
 
 def read_frame(folder: Path, manifest: Mapping[str, Any], name: str) -> pl.DataFrame:
-    """A Parquet table of a prepared folder.
+    """Read a Parquet table of a prepared folder.
 
     Raises:
         RunFolderError: the file is missing, may not be read, or is damaged.
@@ -162,31 +204,32 @@ def read_frame(folder: Path, manifest: Mapping[str, Any], name: str) -> pl.DataF
 
 def add_features(
     folder: str | Path,
-    matrices: Mapping[str, NewMatrix],
+    matrices: Mapping[str, FeatureResult],
     encoders: Mapping[str, Any],
     info: Mapping[str, Any] | None = None,
     files: Mapping[str, Path] | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> None:
-    """Add matrices to a prepared folder, or replace those of the same name. A kill at any moment leaves it loadable.
+    """Add matrices to a prepared folder, or replace those of the same name; a kill at any moment leaves it loadable.
 
     Args:
         folder: the prepared folder.
         matrices: name → the finished files; they are moved.
-        encoders: name → what goes into `info["encoders"]`; a matrix that is not among them loses its entry.
+        encoders: name → entry of `info["encoders"]`; a matrix without one here loses its old entry.
         info: other entries of `info` that change.
-        files, counts: of the dataset besides the matrices, changed in the same step: name in the manifest → file.
+        files: name in the manifest → other files of the dataset to replace in the same step.
+        counts: of the dataset, if they change.
 
     Raises:
         RunFolderError: not a prepared folder, or it cannot be written.
     """
-    new = {file_name(name, ending): path for name, one in matrices.items() for ending, path in one.files.items()}
+    new = {file_name(name, ending): path for name, matrix in matrices.items() for ending, path in matrix.files.items()}
     possible = {file_name(name, ending) for name in matrices for ending in ENDINGS}
     features = {name: {"dims": m.dims, "dtype": m.dtype, "present": m.present} for name, m in matrices.items()}
 
     def entries(manifest: Mapping[str, Any]) -> dict[str, Any]:
         noted = {**manifest["info"], **(info or {})}
-        others = {name: one for name, one in noted.get("encoders", {}).items() if name not in matrices}
+        others = {name: entry for name, entry in noted.get("encoders", {}).items() if name not in matrices}
         noted["encoders"] = {**others, **encoders}
         changed = {"features": {**manifest["features"], **features}, "info": noted}
         return changed if counts is None else changed | {"counts": counts}
@@ -199,7 +242,7 @@ def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
 
     Args:
         folder: the prepared folder.
-        frame: `item` and the columns; items that it lacks get null, or, in a column that was there, keep what they had.
+        frame: `item` and the columns; other items get null in new columns and keep their values in existing ones.
 
     Raises:
         DataError: an id that is no item, or that occurs twice.
@@ -242,94 +285,104 @@ def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.
     return table
 
 
-SHOWN = 10  # problems that are told at once
+SHOWN = 10  # problems kept in memory to report
 
 
-@dataclass(frozen=True)
-class Joined:
-    """A matrix that is ready to be added.
+class _MatrixWriter:
+    """Writes the files of one matrix shard by shard; a context manager that closes them.
 
-    Attributes:
-        matrix: its files.
-        present: `(I,)` bool.
-        missing, cut: items without an input; items whose input was longer than the encoder's limit.
-        n_problems: items whose input could not be used.
-        problems: the first of them, as (item, source, sentence).
+    Args:
+        folder: where to write; existing files are replaced.
+        rows: the item table, for item ids.
+        keep: `(I,)` bool, the items to write.
     """
 
-    matrix: NewMatrix
-    present: np.ndarray
-    missing: int
-    cut: int
-    n_problems: int
-    problems: list[tuple[str, str, str]]
+    def __init__(self, folder: Path, rows: ItemRows, keep: np.ndarray):
+        self.folder, self._rows, self._keep = folder, rows, keep
+        self.mask, self.cut = np.zeros(len(keep), dtype=bool), np.zeros(len(keep), dtype=bool)
+        self.dims = self.missing = self.n_problems = 0
+        self.problems: list[tuple[str, str, str]] = []
+        with ExitStack() as stack:
+            self._values, self._keys = (stack.enter_context(self.path(end).open("wb")) for end in (VALUES, KEYS))
+            lists = (
+                stack.enter_context(self.path(end).open("w", encoding="utf-8", newline=""))
+                for end in (PROBLEMS, MISSING)
+            )
+            self._problem_list, self._missing_list = (csv.writer(file, lineterminator="\n") for file in lists)
+            self._files = stack.pop_all()
+
+    def path(self, ending: str) -> Path:
+        return self.folder / f"matrix{ending}"
+
+    def __enter__(self) -> _MatrixWriter:
+        self._problem_list.writerow((ITEM, "source", "problem"))
+        self._missing_list.writerow((ITEM,))
+        self._keys.write(matrix_header(np.dtype(np.uint8), (int(self._keep.sum()), KEY_BYTES)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
+
+    def write_shard(self, at: range, shard: Shard) -> None:
+        """Append a shard; shards must come in order. `at` is its range of item rows."""
+        rows, arrays, facts = slice(at.start, at.stop), shard.arrays, shard.facts
+        keep = self._keep[rows]
+        if at.start == 0:
+            self.dims = arrays["vectors"].shape[1]
+            self._values.write(matrix_header(arrays["vectors"].dtype, (int(self._keep.sum()), self.dims)))
+        self._values.write(np.ascontiguousarray(arrays["vectors"][keep]).data)
+        self._keys.write(np.ascontiguousarray(arrays["keys"][keep]).data)
+        self.mask[rows], self.cut[rows] = arrays["present"], arrays["cut"]
+        self.missing += facts["missing"]
+        self.n_problems += len(facts["problems"])
+        if facts["problems"] or facts["missing"]:
+            self._list_items(self._rows.read(at.start, at.stop)[ITEM], arrays["keys"], facts["problems"])
+
+    def _list_items(self, ids: pl.Series, keys: np.ndarray, problems: Sequence[tuple[int, str, str]]) -> None:
+        lines = [(str(ids[index]), source, problem) for index, source, problem in problems]
+        self._problem_list.writerows(lines)
+        self.problems += lines[: SHOWN - len(self.problems)]
+        without_input = np.asarray(~keys.any(axis=1))
+        without_input[[index for index, *_ in problems]] = False  # an unusable input may have no key either
+        self._missing_list.writerows((str(ids[index]),) for index in np.flatnonzero(without_input).tolist())
 
 
 def join(
     shards: Shards, folder: Path, rows: ItemRows, state: Mapping[str, np.ndarray], keep: np.ndarray | None = None
-) -> Joined:
-    """Write the files of a matrix.
+) -> FeatureResult:
+    """Concatenate finished shards into the files of a matrix.
 
     Args:
         shards: all of them sealed.
-        folder: where to write; what is there is replaced.
+        folder: where to write; existing files are replaced.
         rows: the item table, for the ids of items with problems.
-        state: what the encoder was fitted to, if anything.
+        state: the fitted state of the encoder; may be empty.
         keep: `(I,)` bool, the items that stay; by default all.
 
     Raises:
-        RunFolderError: it cannot be written (a full disk included).
+        RunFolderError: a file cannot be written (a full disk included).
     """
-    n = shards.n_rows
-    keep = np.ones(n, dtype=bool) if keep is None else keep
-    present, cut = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    files = {ending: folder / f"matrix{ending}" for ending in (VALUES, MASK, KEYS)}
-    dims = missing = n_problems = 0
-    told: list[tuple[str, str, str]] = []
+    keep = np.ones(shards.n_rows, dtype=bool) if keep is None else keep
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            files[VALUES].open("wb") as values,
-            files[KEYS].open("wb") as keys,
-            (folder / f"matrix{PROBLEMS}").open("w", encoding="utf-8", newline="") as list_of_problems,
-            (folder / f"matrix{MISSING}").open("w", encoding="utf-8", newline="") as list_of_missing,
-        ):
-            writer = csv.writer(list_of_problems, lineterminator="\n")
-            writer.writerow((ITEM, "source", "problem"))
-            without = csv.writer(list_of_missing, lineterminator="\n")
-            without.writerow((ITEM,))
-            keys.write(matrix_header(np.dtype(np.uint8), (int(keep.sum()), KEY_BYTES)))
+        with _MatrixWriter(folder, rows, keep) as writer:
             for index in range(len(shards)):
-                at, shard = shards.rows(index), shards.read(index)
-                some = slice(at.start, at.stop)
-                vectors = shard.arrays["vectors"]
-                if index == 0:
-                    dims = vectors.shape[1]
-                    values.write(matrix_header(vectors.dtype, (int(keep.sum()), dims)))
-                values.write(np.ascontiguousarray(vectors[keep[some]]).data)
-                present[some], cut[some] = shard.arrays["present"], shard.arrays["cut"]
-                keys.write(np.ascontiguousarray(shard.arrays["keys"][keep[some]]).data)
-                missing += shard.facts["missing"]
-                n_problems += len(shard.facts["problems"])
-                if shard.facts["problems"] or shard.facts["missing"]:
-                    ids = rows.read(at.start, at.stop)[ITEM]
-                    lines = [(str(ids[place]), source, fault) for place, source, fault in shard.facts["problems"]]
-                    writer.writerows(lines)
-                    told += lines[: SHOWN - len(told)]
-                    bare = np.asarray(~shard.arrays["keys"].any(axis=1))  # problems may have no key either
-                    bare[[place for place, *_ in shard.facts["problems"]]] = False
-                    without.writerows((str(ids[place]),) for place in np.flatnonzero(bare).tolist())
-        np.save(files[MASK], present[keep])
-        if cut.any():
-            files[CUT] = folder / f"matrix{CUT}"
-            np.save(files[CUT], cut[keep])
-        if n_problems:
-            files[PROBLEMS] = folder / f"matrix{PROBLEMS}"
-        if missing:
-            files[MISSING] = folder / f"matrix{MISSING}"
+                writer.write_shard(shards.rows(index), shards.read(index))
+        np.save(writer.path(MASK), writer.mask[keep])
+        if writer.cut.any():
+            np.save(writer.path(CUT), writer.cut[keep])
         if state:
-            files[STATE] = folder / f"matrix{STATE}"
-            save_file(dict(sorted(state.items())), files[STATE])
-            share(files[STATE])
-    matrix = NewMatrix(files, dims, "float32", int(present.sum()))
-    return Joined(matrix, present, missing, int(cut.sum()), n_problems, told)
+            save_file(dict(sorted(state.items())), writer.path(STATE))
+            share(writer.path(STATE))
+    written = {VALUES: True, MASK: True, KEYS: True, CUT: writer.cut.any(), PROBLEMS: writer.n_problems}
+    written |= {MISSING: writer.missing, STATE: state}
+    return FeatureResult(
+        files={ending: writer.path(ending) for ending, exists in written.items() if exists},
+        dims=writer.dims,
+        dtype="float32",
+        mask=writer.mask,
+        missing=writer.missing,
+        cut=int(writer.cut.sum()),
+        n_problems=writer.n_problems,
+        problems=writer.problems,
+    )

@@ -1,4 +1,4 @@
-"""The page of a look at a feature matrix: what stands out, figures, and items beside their nearest neighbours."""
+"""HTML report on a feature matrix: findings, statistics, and items with their nearest neighbors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.data.ids import count
-from lirdrec.features.inspection import tables as tables
+from lirdrec.features.inspection import tables
+from lirdrec.features.inspection.views import InspectionViews
 from lirdrec.reporting import Card, Cards, Figure, Report, Section, drawn
 from lirdrec.reporting.figure import COLOURS, GREY, RED
 from lirdrec.reporting.report import Block
@@ -16,43 +17,41 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-    from lirdrec.features.inspection.matrix import InspectionViews
-
 Facts = Mapping[str, Any]
 
 
 def report(
-    facts: Facts, asked: Sequence[tuple[int, Sequence[int]]], views: InspectionViews, folder: Path, seed: int = 0
+    facts: Facts, queries: Sequence[tuple[int, Sequence[int]]], views: InspectionViews, folder: Path, seed: int = 0
 ) -> Report:
-    """The page.
+    """Build the report.
 
     Args:
-        facts: of `looking.look`.
-        asked: the rows of the items to show, with those of their neighbours, in the order of `facts["neighbours"]`.
-        views: texts and pictures by row.
-        folder: of the dataset, for the command.
-        seed: of the items.
+        facts: result of `inspect_matrix`.
+        queries: rows of the items to show, each with the rows of its neighbors, in the order of `facts["neighbours"]`.
+        views: texts and images by row.
+        folder: of the dataset, shown in the command.
+        seed: of the random items, shown in the command.
     """
     name = facts["modality"]
     sections = [
-        Section("Who is near to whom", _neighbours(facts, asked, views)),
-        Section("In figures", _figures(facts)),
+        Section("Nearest neighbors", _neighbors(facts, queries, views)),
+        Section("Statistics", _statistics(facts)),
     ]
     if (faulty := tables.problems(facts)) is not None:
-        sections.append(Section("Inputs that could not be used", [faulty]))
+        sections.append(Section("Unusable inputs", [faulty]))
     if (copied := tables.copies(facts)) is not None:
-        sections.append(Section("Items that look the same", [copied]))
+        sections.append(Section("Duplicates", [copied]))
     if (agreed := tables.agreement(facts)) is not None:
-        said = (
+        explanation = (
             "The share of nearest neighbours that two matrices have in common, on average of the items that have both."
         )
-        sections.append(Section("Beside the other features", [said, agreed]))
+        sections.append(Section("Agreement with other features", [explanation, agreed]))
     made_by = tables.provenance(facts)
-    unknown = "Nobody noted how this matrix was made. `lirdrec features` notes encoder, revision, prompt and template."
-    sections.append(Section("Who made it", [unknown if made_by is None else made_by]))
+    unknown = "The dataset does not say how this matrix was made; `lirdrec features` records it."
+    sections.append(Section("Encoder", [unknown if made_by is None else made_by]))
     return Report(
         title=f"Features “{name}” of {facts['dataset']}",
-        question=f"What do the {facts['dims']:,} numbers of each item know, and can they be trusted?",
+        question=f"How good are the {facts['dims']:,}-dimensional vectors of the items?",
         answer=_answer(facts),
         sections=sections,
         settings={"dataset": facts["dataset"], "modality": name, "seed": seed},
@@ -64,34 +63,31 @@ def report(
 def _answer(facts: Facts) -> str:
     items, present = facts["coverage"]["items"], facts["coverage"]["present"]
     if present == items:
-        said = f"All {count(items, 'item')} have a vector"
+        summary = f"All {count(items, 'item')} have a vector"
     else:
-        said = f"**{present / items:.1%}** of {count(items, 'item')} have a vector"
+        summary = f"**{present / items:.1%}** of {count(items, 'item')} have a vector"
     rank = facts["spread"]["effective_rank"]
-    said += f" of {facts['dims']:,} numbers, which vary in about **{rank:.0f}** independent directions. "
+    summary += f" of {facts['dims']:,} numbers, which vary in about **{rank:.0f}** independent directions. "
     if not facts["remarks"]:
-        return said + "Nothing looks wrong."
-    listed = "\n".join(f"- {_plain(one)}" for one in facts["remarks"])
-    return f"{said}What stands out:\n\n{listed}"
+        return summary + "No problem was found."
+    listed = "\n".join(f"- {_plain(sentence)}" for sentence in facts["remarks"])
+    return f"{summary}Findings:\n\n{listed}"
 
 
-def _neighbours(facts: Facts, asked: Sequence[tuple[int, Sequence[int]]], views: InspectionViews) -> list[Block]:
-    blocks: list[Block] = [
-        "Random items, each followed by the items that these features call nearest to it, with the cosine of the two."
-        " Would you have chosen them?"
-    ]
-    for one, (row, near) in zip(facts["neighbours"], asked, strict=True):
+def _neighbors(facts: Facts, queries: Sequence[tuple[int, Sequence[int]]], views: InspectionViews) -> list[Block]:
+    blocks: list[Block] = ["Random items, each followed by its nearest neighbors by these features, with their cosine."]
+    for query, (row, near) in zip(facts["neighbours"], queries, strict=True):
         cards = [
-            Card(about["title"], views.text(item), views.picture(item), [f"{about['cosine']:.3f}"])
-            for about, item in zip(one["neighbours"], near, strict=True)
+            Card(about["title"], views.text(item), views.image(item), [f"{about['cosine']:.3f}"])
+            for about, item in zip(query["neighbours"], near, strict=True)
         ]
-        lead = Card(one["title"], views.text(row), views.picture(row), [f"item {one['item']}"])
+        lead = Card(query["title"], views.text(row), views.image(row), [f"item {query['item']}"])
         blocks.append(Cards(cards, lead=lead))
-    return blocks if asked else ["No item has a vector."]
+    return blocks if queries else ["No item has a vector."]
 
 
-def _figures(facts: Facts) -> list[Block]:
-    blocks: list[Block] = [tables.figures(facts)]
+def _statistics(facts: Facts) -> list[Block]:
+    blocks: list[Block] = [tables.quantities(facts)]
     if facts["norms"]["bins"] and facts["spread"]["cosine"] and facts["hubs"]["bins"]:
         blocks.append(_shape(facts))
     return blocks
@@ -105,9 +101,9 @@ def _shape(facts: Facts) -> Figure:
         cosines, components, lengths = drawing.subplots(1, 3, width_ratios=(1.35, 1, 1))
         cosines.set_title("How alike are items?")
         _outline(cosines, spread["cosine"]["bins"], GREY, "random pairs")
-        _outline(cosines, facts["hubs"]["bins"], RED, "nearest neighbours")
-        used = [one for one in (*spread["cosine"]["bins"], *facts["hubs"]["bins"]) if one["count"]]
-        cosines.set_xlim(min(one["from"] for one in used), max(one["to"] for one in used))
+        _outline(cosines, facts["hubs"]["bins"], RED, "nearest neighbors")
+        used = [bar for bar in (*spread["cosine"]["bins"], *facts["hubs"]["bins"]) if bar["count"]]
+        cosines.set_xlim(min(bar["from"] for bar in used), max(bar["to"] for bar in used))
         cosines.set_xlabel("cosine")
         cosines.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handlelength=1.2)
         components.set_title("Variance")
@@ -140,19 +136,19 @@ def _shape(facts: Facts) -> Figure:
         "shape",
         draw,
         size=(7.2, 2.5),
-        caption="Left: cosines of random pairs and of items with their nearest neighbour; the further apart, the more"
-        " the features tell. Middle: share of the variance in the first components. Right: lengths of the vectors.",
+        caption="Left: cosines of random pairs and of items with their nearest neighbor; the further apart, the more"
+        " informative the features. Middle: share of the variance in the first components. Right: vector lengths.",
         alt="Histograms of cosines, the variance of the first components, and a histogram of the vectors' lengths.",
     )
 
 
-def _outline(axes: Axes, bins: Sequence[Mapping[str, float]], colour: str, name: str) -> None:
-    edges = [one["from"] for one in bins] + [bins[-1]["to"]]
-    total = sum(one["count"] for one in bins)
-    axes.stairs([one["count"] / total for one in bins], edges, color=colour, fill=True, alpha=0.25)
-    axes.stairs([one["count"] / total for one in bins], edges, color=colour, label=name or None, linewidth=1.2)
+def _outline(axes: Axes, bins: Sequence[Mapping[str, float]], color: str, name: str) -> None:
+    edges = [bar["from"] for bar in bins] + [bins[-1]["to"]]
+    total = sum(bar["count"] for bar in bins)
+    axes.stairs([bar["count"] / total for bar in bins], edges, color=color, fill=True, alpha=0.25)
+    axes.stairs([bar["count"] / total for bar in bins], edges, color=color, label=name or None, linewidth=1.2)
 
 
 def _plain(sentence: str) -> str:
-    """A sentence with a title in it, so that nothing of the title is markup."""
+    """The sentence with Markdown characters of item titles replaced."""
     return sentence.replace("*", "\N{ASTERISK OPERATOR}").replace("`", "'").replace("](", "] (")

@@ -1,7 +1,7 @@
-"""Figures of one feature matrix: norms, constant columns, spread, duplicates, hubs; read block by block.
+"""Statistics of a feature matrix: norms, constant columns, spread, duplicates, hubs; read block by block.
 
-What compares items with all others is asked of a seeded sample where the catalogue is large: about ten seconds of one
-core, whatever the size. Nothing here needs memory for more than a block of rows, the sample, and 16 bytes an item.
+In large catalogs, a seeded sample of items is compared with all others: about ten seconds of one core, whatever the
+size. Memory holds a block of rows, the sample, and 16 bytes an item.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SAMPLE = 2048  # rows of the spread: their eigenvalues take seconds
 PAIRS = 20_000  # random pairs whose cosine is taken
 WORK = 3e11  # multiplications that comparing may take
 LEAST = 256  # items that are compared at least
-TWINS = 0.999  # cosine above which two items are near-duplicates
-LIST = 10  # neighbours in a list
-AGREEING = 1000  # items whose lists are compared between matrices
+NEAR_DUPLICATE = 0.999  # cosine above which two items are near-duplicates
+LIST = 10  # neighbors in a list
+AGREEMENT_SAMPLE = 1000  # items whose lists are compared between matrices
 EXAMPLES = 5
 
 
 def norms(matrix: FeatureMatrix) -> dict[str, Any]:
-    """`min`, `median`, `mean`, `max` of the lengths of the rows that are there, and a histogram `bins`."""
+    """`min`, `median`, `mean`, `max` of the lengths of the present rows, and a histogram `bins`."""
     lengths = np.zeros(len(matrix))
     for start, block in matrix.blocks():
         lengths[start : start + len(block)] = np.linalg.norm(block.astype(np.float64), axis=1)
@@ -56,7 +56,7 @@ def histogram(values: np.ndarray, low: float | None = None, high: float | None =
 
 
 def constant_columns(matrix: FeatureMatrix) -> np.ndarray:
-    """Columns that have the same value in all rows that are there; none with less than two rows."""
+    """Columns with the same value in all present rows; none if fewer than two rows are present."""
     if matrix.present.sum() < 2:
         return np.empty(0, dtype=np.int64)
     low = np.full(matrix.dims, np.inf, dtype=np.float32)
@@ -69,7 +69,7 @@ def constant_columns(matrix: FeatureMatrix) -> np.ndarray:
 
 
 def spread(matrix: FeatureMatrix, generator: np.random.Generator) -> dict[str, Any]:
-    """How many directions the vectors take, of a sample.
+    """Effective dimensionality and cosines of a sample of vectors.
 
     Returns:
         `sample`, rows; `effective_rank`, exp of the entropy of the components' shares of the variance (Roy and Vetterli
@@ -80,11 +80,11 @@ def spread(matrix: FeatureMatrix, generator: np.random.Generator) -> dict[str, A
     values = np.asarray(matrix.values[rows], dtype=np.float64)
     if len(rows) < 2:
         return {"sample": len(rows), "effective_rank": 0.0, "shares": {}, "cosine": None}
-    centred = values - values.mean(axis=0)
-    scale = np.abs(centred).max()
+    centered = values - values.mean(axis=0)
+    scale = np.abs(centered).max()
     if scale > 0:
-        centred /= scale
-    gram = centred @ centred.T if len(rows) < matrix.dims else centred.T @ centred
+        centered /= scale
+    gram = centered @ centered.T if len(rows) < matrix.dims else centered.T @ centered
     variances = np.linalg.eigvalsh(gram)[::-1].clip(min=0)
     total = variances.sum()
     shares = variances / total if total > 0 else np.zeros(0)
@@ -100,17 +100,17 @@ def spread(matrix: FeatureMatrix, generator: np.random.Generator) -> dict[str, A
 
 
 def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Items that share their vector, items that nearly do, and items that are everybody's neighbour; by rows.
+    """Exact duplicates, near-duplicates and hubs (items in many neighbor lists); by rows.
 
-    Exact copies are found by a hash of all rows. Near copies and hubs are looked for among one item of each group of
+    Exact copies are found by a hash of all rows. Near-duplicates and hubs are searched among one item of each group of
     copies, in the lists of the `LIST` nearest items of a sample.
 
     Returns:
         Duplicates: `groups`, `items` (in a group), `examples` (lists of rows, the largest group first); `near`:
-        `asked`, `items` (of these, those with a neighbour of cosine > `threshold`), `examples` (`rows`, `cosine`).
+        `asked`, `items` (of these, those with a neighbor of cosine > `threshold`), `examples` (`rows`, `cosine`).
         Hubs: `asked`, `k`, `most` (lists that the most popular item is in), `row`, `by_chance` (lists that an item is
         in on average), `never` (share of the items in no list; None where only a sample was asked), and `bins` of the
-        cosine of the nearest neighbour.
+        cosine of the nearest neighbor.
     """
     groups = copies(matrix)
     among = matrix.present.copy()
@@ -119,7 +119,7 @@ def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -
     candidates = np.flatnonzero(among)
     asked = _sample(candidates, compared(len(candidates), matrix.dims), generator)
     rows, cosines = nearest_rows(matrix.values, among, asked, LIST)
-    near = np.flatnonzero(cosines[:, 0] > TWINS)
+    near = np.flatnonzero(cosines[:, 0] > NEAR_DUPLICATE)
     best = near[np.argsort(-cosines[near, 0], kind="stable")]
     pairs = {tuple(sorted((int(asked[at]), int(rows[at, 0])))): float(cosines[at, 0]) for at in best}
     duplicates = {
@@ -127,29 +127,29 @@ def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -
         "items": sum(len(group) for group in groups),
         "examples": [group[:EXAMPLES].tolist() for group in groups[:EXAMPLES]],
         "near": {
-            "threshold": TWINS,
+            "threshold": NEAR_DUPLICATE,
             "asked": len(asked),
             "items": len(near),
             "examples": [{"rows": list(pair), "cosine": cosine} for pair, cosine in list(pairs.items())[:EXAMPLES]],
         },
     }
-    found = rows[rows >= 0]
-    popular = np.bincount(found, minlength=len(matrix))
+    listed = rows[rows >= 0]
+    popular = np.bincount(listed, minlength=len(matrix))
     nearest_cosine = cosines[:, 0][np.isfinite(cosines[:, 0])]
     hubs = {
         "asked": len(asked),
         "k": LIST,
         "most": int(popular.max(initial=0)),
-        "row": int(popular.argmax()) if len(found) else None,
-        "by_chance": len(found) / len(candidates) if len(candidates) else 0.0,
-        "never": float((popular[candidates] == 0).mean()) if len(found) and len(asked) == len(candidates) else None,
+        "row": int(popular.argmax()) if len(listed) else None,
+        "by_chance": len(listed) / len(candidates) if len(candidates) else 0.0,
+        "never": float((popular[candidates] == 0).mean()) if len(listed) and len(asked) == len(candidates) else None,
         "bins": histogram(nearest_cosine, -1.0, 1.0) if len(nearest_cosine) else [],
     }
     return duplicates, hubs
 
 
 def copies(matrix: FeatureMatrix) -> list[np.ndarray]:
-    """Groups of rows with the very same vector, the largest first; each in order."""
+    """Groups of rows with identical vectors, the largest first; rows in order."""
     digests = np.zeros(len(matrix), dtype="S16")
     for start, block in matrix.blocks():
         block = np.ascontiguousarray(block) + block.dtype.type(0)  # -0 becomes 0
@@ -164,9 +164,9 @@ def copies(matrix: FeatureMatrix) -> list[np.ndarray]:
 
 
 def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Generator) -> dict[str, Any] | None:
-    """How much two matrices agree on who is near to whom: the mean overlap of the lists of the `LIST` nearest items.
+    """Agreement of each two matrices: the mean overlap of the lists of the `LIST` nearest items.
 
-    Only items that both have are asked for and may be neighbours. None with less than two matrices.
+    Only items present in both are compared. None with less than two matrices.
 
     Returns:
         `k`, and `pairs`: `a`, `b`, `asked`, `overlap` (0 to 1; None where they share no items), `by_chance`.
@@ -178,7 +178,7 @@ def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Genera
             both = matrices[a].present & matrices[b].present
             n = int(both.sum())
             effort = compared(n, matrices[a].dims + matrices[b].dims)
-            asked = _sample(np.flatnonzero(both), min(AGREEING, effort), generator)
+            asked = _sample(np.flatnonzero(both), min(AGREEMENT_SAMPLE, effort), generator)
             overlap = None
             if n > 1:
                 first, second = (nearest_rows(matrices[name].values, both, asked, LIST)[0] for name in (a, b))
@@ -190,7 +190,7 @@ def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Genera
 
 
 def compared(n_items: int, dims: int) -> int:
-    """How many of so many items are compared with all of them."""
+    """Sample size for comparisons with all `n_items` items."""
     return min(n_items, max(LEAST, int(WORK / (2 * max(1, n_items) * dims))))
 
 

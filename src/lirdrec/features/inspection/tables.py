@@ -1,4 +1,4 @@
-"""The tables of a look at a feature matrix, for the terminal and for the page."""
+"""Tables of a matrix inspection, for the terminal and the HTML report."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lirdrec.reporting import Column, Row, Table
 Facts = Mapping[str, Any]
 
 
-def figures(facts: Facts) -> Table:
-    """All that is one number or two."""
+def quantities(facts: Facts) -> Table:
+    """Scalar statistics, one per row."""
     coverage, norms, spread = facts["coverage"], facts["norms"], facts["spread"]
     duplicates, hubs = facts["duplicates"], facts["hubs"]
     near = duplicates["near"]
     lines = [
         ("Items with a vector", f"{coverage['present']:,} of {coverage['items']:,}", _share(coverage)),
         ("Items without", f"{coverage['missing']:,}", _problems(coverage)),
-        ("Numbers of a vector", f"{facts['dims']:,}", facts["dtype"]),
-        ("Same for all items", f"{len(facts['constant_columns']):,}", "columns that tell no items apart"),
+        ("Columns", f"{facts['dims']:,}", facts["dtype"]),
+        ("Same for all items", f"{len(facts['constant_columns']):,}", "constant columns"),
         (
             "Length of a vector",
             f"{norms['median']:.4g}",
@@ -33,7 +33,7 @@ def figures(facts: Facts) -> Table:
             (
                 "Cosine of random items",
                 f"{cosine['mean']:.3f}",
-                f"mean; 90 % lie between {cosine['low']:.3f} and {cosine['high']:.3f}",
+                f"mean; 90 % are between {cosine['low']:.3f} and {cosine['high']:.3f}",
             )
         )
     lines += [
@@ -41,13 +41,13 @@ def figures(facts: Facts) -> Table:
         (
             "Near-duplicates",
             f"{near['items']:,}",
-            f"of {near['asked']:,} have a neighbour of cosine > {near['threshold']}",
+            f"of {near['asked']:,} have a neighbor of cosine > {near['threshold']}",
         ),
-        ("Most popular neighbour", f"{hubs['most']:,}", _hub(hubs)),
+        ("Most frequent neighbor", f"{hubs['most']:,}", _hub(hubs)),
     ]
     if hubs["never"] is not None:
-        lines.append(("Nobody's neighbour", f"{hubs['never']:.1%}", f"of the items are in no list of {hubs['k']}"))
-    rows = [Row({"what": what, "figure": figure, "of": of}) for what, figure, of in lines]
+        lines.append(("Never a neighbor", f"{hubs['never']:.1%}", f"of the items are in no list of {hubs['k']}"))
+    rows = [Row({"what": quantity, "figure": value, "of": remark}) for quantity, value, remark in lines]
     columns = [
         Column("what", "Quantity", format="text"),
         Column("figure", "Value", format="text"),
@@ -57,13 +57,13 @@ def figures(facts: Facts) -> Table:
 
 
 def provenance(facts: Facts) -> Table | None:
-    """Who made the matrix, or None where nobody noted it."""
+    """Settings of the encoder; None if the dataset has no record of it."""
     if not facts["encoder"]:
         return None
-    noted = facts["encoder"]
-    told = dict(noted.get("identity", {})) | dict(noted.get("source", {}))
-    told |= {name: noted[name] for name in ("cut", "lirdrec") if name in noted}
-    rows = [Row({"what": name.replace("_", " "), "value": _said(value)}) for name, value in _flat(told)]
+    entry = facts["encoder"]
+    settings = dict(entry.get("identity", {})) | dict(entry.get("source", {}))
+    settings |= {name: entry[name] for name in ("cut", "lirdrec") if name in entry}
+    rows = [Row({"what": name.replace("_", " "), "value": _format(value)}) for name, value in _flat(settings)]
     columns = [Column("what", "Setting", format="text"), Column("value", "Value", format="text")]
     return Table("encoder", columns, rows, "Made by")
 
@@ -72,60 +72,64 @@ def copies(facts: Facts) -> Table | None:
     """Examples of duplicates, exact ones first."""
     duplicates = facts["duplicates"]
     rows = [
-        Row({"kind": "the same vector", "items": ", ".join(one["title"] for one in group)})
+        Row({"kind": "the same vector", "items": ", ".join(item["title"] for item in group)})
         for group in duplicates["examples"]
     ]
     rows += [
-        Row({"kind": f"cosine {one['cosine']:.5f}", "items": ", ".join(item["title"] for item in one["items"])})
-        for one in duplicates["near"]["examples"]
+        Row({"kind": f"cosine {pair['cosine']:.5f}", "items": ", ".join(item["title"] for item in pair["items"])})
+        for pair in duplicates["near"]["examples"]
     ]
     columns = [Column("kind", "Alike by", format="text"), Column("items", "Items", format="text")]
     return Table("duplicates", columns, rows, "Examples of copies") if rows else None
 
 
 def problems(facts: Facts) -> Table | None:
-    """The first items whose input could not be used."""
+    """The first items with an unusable input."""
     examples = facts["coverage"]["examples"]
     if not examples:
         return None
     columns = [Column(name, name.capitalize(), format="text") for name in examples[0]]
     more = facts["coverage"]["problems"] - len(examples)
     notes = [f"And {more:,} more."] if more else []
-    return Table("problems", columns, [Row(dict(one)) for one in examples], notes=notes)
+    return Table("problems", columns, [Row(dict(example)) for example in examples], notes=notes)
 
 
 def agreement(facts: Facts) -> Table | None:
-    """Mean overlap of the neighbour lists of each pair of matrices; None where there is one matrix only."""
+    """Mean overlap of the neighbour lists of each pair of matrices; None if there is only one matrix."""
     if not facts["agreement"]:
         return None
     pairs = facts["agreement"]["pairs"]
     rows = [
         Row(
-            {"pair": f"{one['a']} and {one['b']}", **{name: one[name] for name in ("overlap", "by_chance", "asked")}},
-            accent=len(pairs) > 1 and facts["modality"] in (one["a"], one["b"]),
+            {
+                "pair": f"{pair['a']} and {pair['b']}",
+                **{name: pair[name] for name in ("overlap", "by_chance", "asked")},
+            },
+            accent=len(pairs) > 1 and facts["modality"] in (pair["a"], pair["b"]),
         )
-        for one in pairs
+        for pair in pairs
     ]
     columns = [
         Column("pair", "Features", format="text"),
-        Column("overlap", f"Of {facts['agreement']['k']} neighbours in common", digits=3),
+        Column("overlap", f"Of {facts['agreement']['k']} neighbors in common", digits=3),
         Column("by_chance", "By chance", digits=3),
-        Column("asked", "Items asked", format="count"),
+        Column("asked", "Sampled items", format="count"),
     ]
-    return Table("agreement", columns, rows, "Do the features agree on who is near to whom?")
+    return Table("agreement", columns, rows, "Agreement of nearest neighbors")
 
 
-def neighbours(one: Facts) -> Table:
-    """The nearest neighbours of one item."""
+def neighbors(item: Facts) -> Table:
+    """The nearest neighbors of an item."""
     columns = [
         Column("cosine", "cosine", digits=3),
         Column("item", "item", format="text"),
         Column("title", "title", format="text"),
     ]
     rows = [
-        Row({"cosine": near["cosine"], "item": str(near["item"]), "title": near["title"]}) for near in one["neighbours"]
+        Row({"cosine": near["cosine"], "item": str(near["item"]), "title": near["title"]})
+        for near in item["neighbours"]
     ]
-    return Table("neighbours", columns, rows, f"Nearest to {one['title']}")
+    return Table("neighbours", columns, rows, f"Nearest to {item['title']}")
 
 
 def _share(coverage: Facts) -> str:
@@ -139,7 +143,7 @@ def _problems(coverage: Facts) -> str:
     bare = ", ".join(coverage["bare_examples"]) + (f" and {more:,} more" if more else "")
     if not coverage["problems"]:
         return "they have no input" + (f": {bare}" if bare else "")
-    faulty = f"{coverage['problems']:,} of them with an input that could not be used"
+    faulty = f"{coverage['problems']:,} of them with an unusable input"
     return f"{faulty}; no input: {bare}" if bare else faulty
 
 
@@ -157,17 +161,17 @@ def _hub(hubs: Facts) -> str:
 
 
 def _flat(values: Facts, before: str = "") -> list[tuple[str, Any]]:
-    made: list[tuple[str, Any]] = []
+    flat: list[tuple[str, Any]] = []
     for name, value in values.items():
-        made += _flat(value, f"{before}{name} ") if isinstance(value, Mapping) else [(f"{before}{name}", value)]
-    return made
+        flat += _flat(value, f"{before}{name} ") if isinstance(value, Mapping) else [(f"{before}{name}", value)]
+    return flat
 
 
-def _said(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_said(one) for one in value)
+        return ", ".join(_format(element) for element in value)
     return "–" if value is None else str(value)
