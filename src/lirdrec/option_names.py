@@ -9,8 +9,17 @@ from contextvars import ContextVar
 from typing import Any
 
 # options with another name on the command line, and those without a value there
-FLAG_NAMES = {"without_features": "--drop-featureless-items", "bad_lines": "--skip-bad-lines", "header": "--no-header"}
-SWITCHES = frozenset({*FLAG_NAMES, "string_ids", "overwrite", "resume"})
+FLAG_NAMES = {
+    "without_features": "--drop-featureless-items",
+    "drop": "--drop-featureless-items",
+    "bad_lines": "--skip-bad-lines",
+    "header": "--no-header",
+    "prompt": "--prefix",
+    "restart": "--no-resume",
+    "reuse": "--reuse-from",
+    "ray": "--ray-address",
+}
+SWITCHES = frozenset({"without_features", "bad_lines", "header", "restart", "string_ids", "overwrite", "resume"})
 
 _on_command_line: ContextVar[bool] = ContextVar("_on_command_line", default=False)
 

@@ -23,7 +23,7 @@ from lirdrec.experiments import worker
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialStore
 from lirdrec.experiments.tuning import base_cell, suggest
-from lirdrec.experiments.vault import SEALED, Preregistration, TestVault, declaration_name, seal
+from lirdrec.experiments.vault import SEALED, Preregistration, Vault, declaration_name, seal
 
 from ..helpers import assert_error
 from .facts import assert_facts
@@ -205,7 +205,7 @@ def test_what_is_not_declared_is_not_scored(data, context, job):
     vault = settings.output / "sealed" / given.dataset.folder.name
     recommender = given.fit()
     with assert_error(ConfigError, mentions=[declaration_name(cell)]):
-        TestVault(vault).score(cell, recommender, given.dataset)
+        Vault(vault).score(cell, recommender, given.dataset)
     assert not (vault / "scores").exists()
 
 
@@ -229,7 +229,7 @@ def test_other_options_than_declared_are_refused(data, context, job, changes, fa
         changes = {"model_options": {**cell.model_options, **changes["model_options"]}}
     other = given.cell.with_(**changes)
     with assert_error(ConfigError, mentions=[declaration_name(other)]) as caught:
-        TestVault(given.vault).score(other, recommender, given.dataset)
+        Vault(given.vault).score(other, recommender, given.dataset)
     assert_facts(str(caught.value).removeprefix(declaration_name(given.cell)), facts)
 
 
@@ -254,7 +254,7 @@ def test_a_second_score_is_the_recorded_one_and_looks_at_nothing(data, context, 
         tensor.zero_()
     assert given.score_test(recommender) == first
     with assert_error(RunFolderError, mentions=[SEALED]):
-        TestVault(given.vault).score(given.cell, recommender, given.dataset, candidates="cold")
+        Vault(given.vault).score(given.cell, recommender, given.dataset, candidates="cold")
 
 
 def test_damage_to_the_test_pairs_and_to_their_scores_is_noticed(data, context, job):

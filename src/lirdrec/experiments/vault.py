@@ -180,7 +180,7 @@ class Preregistration:
         return sorted({int(path.stem.split("-")[1]) for path in paths})
 
 
-class TestVault:
+class Vault:
     """Test interactions of one sealed dataset; read only when a declared model is scored for the first time.
 
     Args:

@@ -196,13 +196,13 @@ class Job:
         Raises:
             ConfigError: the trial is not final, or differs from its declaration.
         """
-        from lirdrec.experiments.vault import TestVault
+        from lirdrec.experiments.vault import Vault
 
         if self.vault is None:
             raise ConfigError(f"{self.cell.model}: only a final trial may score the test")
         chosen = self._candidates() if candidates is None else candidates
         file = self.folder / "per_user" / f"{self.runs.name}.parquet" if stage == "test" else None
-        values = TestVault(self.vault).score(
+        values = Vault(self.vault).score(
             self.cell, recommender, self.dataset, candidates=chosen, cutoffs=self._cutoffs(chosen), per_user=file
         )
         self.figures[stage] = values

@@ -100,8 +100,8 @@ def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = 
     if is_amazon(path):
         return "amazon"
     check_gzip_files(path)
-    for file in sorted(path.iterdir()):
-        check_not_pickle(file)
+    for part in sorted(path.iterdir()):
+        check_not_pickle(part)
     if is_parts_folder(path):
         return "table"
     within = _parts_within(path)

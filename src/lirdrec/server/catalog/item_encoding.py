@@ -91,32 +91,34 @@ class Encoders:
         """
         from lirdrec.features.encode import encode_shard
 
-        own = self._known[name]
-        items = self._texts(own, drafts) if own.encoder.kind == "text" else _pictures(drafts)
-        arrays, facts = encode_shard(own.encoder, items, own.encoder.batch_size)
+        loaded = self._loaded[name]
+        items = _texts(loaded, drafts) if loaded.encoder.kind == "text" else _images(drafts)
+        arrays, facts = encode_shard(loaded.encoder, items, loaded.encoder.batch_size)
         if facts["problems"]:
-            place, _, what = facts["problems"][0]
-            raise DataError(f"new item {place + 1}: its '{name}' features cannot be made: {what}")
-        return [row if there else None for row, there in zip(arrays["vectors"], arrays["present"], strict=True)]
-
-    def _texts(self, own: _Own, drafts: Sequence[Draft]) -> list[Item]:
-        from lirdrec.features.sources import text_item
-        from lirdrec.features.template import Template
-
-        template = own.source.get("template") or "{" + str(own.source.get("column", "title")) + "}"
-        parsed = Template(template)
-        rows = {name: [draft.columns.get(name) for draft in drafts] for name in parsed.columns}
-        try:
-            frame = pl.DataFrame(rows, strict=False)
-        except (TypeError, ValueError, pl.exceptions.PolarsError):
-            raise DataError("the columns of the new items hold values that make no text") from None
-        return [text_item(text) for text in parsed.render(frame)]
+            index, _, message = facts["problems"][0]
+            raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {message}")
+        return [row if present else None for row, present in zip(arrays["vectors"], arrays["present"], strict=True)]
 
 
-def _pictures(drafts: Sequence[Draft]) -> list[Item]:
+def _texts(loaded: _LoadedEncoder, drafts: Sequence[Draft]) -> list[Item]:
+    """The texts of new items, by the template of the encoder."""
+    from lirdrec.features.sources import text_item
+    from lirdrec.features.template import Template
+
+    template = loaded.source.get("template") or "{" + str(loaded.source.get("column", "title")) + "}"
+    parsed = Template(template)
+    rows = {name: [draft.columns.get(name) for draft in drafts] for name in parsed.columns}
+    try:
+        frame = pl.DataFrame(rows, strict=False)
+    except (TypeError, ValueError, pl.exceptions.PolarsError):
+        raise DataError("the columns of the new items hold values that make no text") from None
+    return [text_item(text) for text in parsed.render(frame)]
+
+
+def _images(drafts: Sequence[Draft]) -> list[Item]:
     from lirdrec.features.sources import KEY_BYTES, Item
 
-    contents = [draft.picture for draft in drafts]
+    contents = [draft.image for draft in drafts]
     return [
         Item() if content is None else Item(content, hashlib.blake2b(content, digest_size=KEY_BYTES).digest())
         for content in contents
@@ -135,4 +137,4 @@ def _warm_up(encoder: Encoder) -> None:
         return
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
-    encode_shard(encoder, _pictures([Draft({}, content.getvalue())]), 1)
+    encode_shard(encoder, _images([Draft({}, content.getvalue())]), 1)

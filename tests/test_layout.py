@@ -1,0 +1,65 @@
+"""The layout of the package: no import circles, small functions, small folders."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+FILES = sorted(SOURCE.glob("lirdrec/**/*.py"))
+MODULES = {".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
+PACKAGE = "lirdrec"  # its public names are loaded when they are first used, so it imports nothing by itself
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Modules of the package that a file imports anywhere: at its top, in functions, for type checks."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def graph() -> dict[str, set[str]]:
+    return {
+        module: {other for other in imported(file) if other in MODULES and other not in (module, PACKAGE)}
+        for module, file in MODULES.items()
+        if module != PACKAGE
+    }
+
+
+def test_no_module_imports_itself_through_others():
+    try:
+        order = list(TopologicalSorter(graph()).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+    assert len(order) > 200
+
+
+def test_a_circle_would_be_found():
+    with pytest.raises(CycleError):
+        list(TopologicalSorter({**graph(), "lirdrec.errors": {"lirdrec.cli.main"}}).static_order())
+
+
+def test_functions_have_at_most_60_lines():
+    long = [
+        f"{file.relative_to(SOURCE)}:{node.lineno}: {node.name}: {length} lines"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (length := node.end_lineno - node.lineno + 1) > 60
+    ]
+    assert not long, "\n".join(long)
+
+
+@pytest.mark.parametrize("folder", ["features", "server"])
+def test_folders_hold_at_most_20_modules(folder):
+    root = SOURCE / PACKAGE / folder
+    counts = {path: len(list(path.glob("*.py"))) for path in (root, *root.rglob("*")) if path.is_dir()}
+    assert counts[root] > 5 and max(counts.values()) <= 20, counts
