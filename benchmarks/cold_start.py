@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LIRDREC_DATA", ROOT.parent / "shared" / "data"))
 TUNED = ROOT / "benchmarks" / "results" / "cold_start-tuning.json"
 GRID = [
-    {"n_neighbours": k, "modality_weights": {"image": w, "audio": 1 - w}, "n_layers": layers}
+    {"n_neighbors": k, "modality_weights": {"image": w, "audio": 1 - w}, "n_layers": layers}
     for layers, w, k in [(3, 0.1, 10), (3, 0.5, 10), (3, 0.9, 10), (3, 0.5, 20)]
 ]
 KEPT = ("recall@20", "ndcg@20")
@@ -75,7 +75,7 @@ def tensors(part) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def content_scorer(data: Dataset, weights: dict[str, float]) -> Scorer:
-    config = lirdrec.ContentKNNConfig(n_neighbours=None, modality_weights=weights)
+    config = lirdrec.ContentKNNConfig(n_neighbors=None, modality_weights=weights)
     return lirdrec.fit(data, config, progress=False, cache=False).scorer
 
 

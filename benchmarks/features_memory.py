@@ -60,7 +60,7 @@ def prepare(folder: Path, items: int) -> None:
             "item": rows,
             "title": "A thing of the shop, number " + number,
             "brand": "Maker " + (rows % 1000).cast(pl.String),
-            "description": "What a shop says about a thing: its colour, its material, whom it is for. " * 2 + number,
+            "description": "What a shop says about a thing: its color, its material, whom it is for. " * 2 + number,
         }
     )
     pairs = pl.DataFrame({"user": [0, 0, 1], "item": [0, 1, 0]})
@@ -87,7 +87,7 @@ def in_a_process(*arguments: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, nargs="+", default=SIZES, help="sizes of the catalogue")
+    parser.add_argument("--items", type=int, nargs="+", default=SIZES, help="sizes of the catalog")
     parser.add_argument("--step", nargs=2, metavar=("prepare|measure", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
@@ -120,14 +120,14 @@ def main() -> None:
 
 def plot(points: Sequence[dict[str, float]]) -> None:
     from lirdrec.reporting import drawn
-    from lirdrec.reporting.figure import GREY, RED
+    from lirdrec.reporting.figure import GRAY, RED
 
     def draw(drawing: Any) -> None:
         axes = drawing.subplots()
         items = np.array([point["items"] for point in points])
         fine = np.geomspace(items[0], items[-1])
         matrix = fine * DIMS * 4 / 1e6
-        axes.plot(fine, matrix, color=GREY, linestyle=(0, (4, 1.6)), label=f"the matrix on disk ({DIMS} dims, float32)")
+        axes.plot(fine, matrix, color=GRAY, linestyle=(0, (4, 1.6)), label=f"the matrix on disk ({DIMS} dims, float32)")
         axes.plot(
             items, [point["peak_bytes"] / 1e6 for point in points], color=RED, marker="o", ms=4, label="peak memory"
         )

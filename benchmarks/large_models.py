@@ -5,7 +5,7 @@
 
 Data are planted as in speed.py, features mapped from disk. Each model has a process of its own. It takes the first
 step of an epoch, which builds its graphs with gradients; steps after it; a scorer, which builds them anew; and the
-metrics of all users. The frozen graph gets random neighbours, which take the same memory: finding the real ones is
+metrics of all users. The frozen graph gets random neighbors, which take the same memory: finding the real ones is
 speed.py's `--graph-rows`. The learned one is found in blocks as always.
 """
 
@@ -69,7 +69,7 @@ def measured(arguments: argparse.Namespace) -> None:
     tables = {m: torch.randint(data.n_items, (data.n_items, 10), generator=generator) for m in DIMS}
     for table in tables.values():
         table[:, 0] = torch.arange(data.n_items)
-    inputs = replace(make_model_inputs(data, cache=False), neighbours=lambda name, k: tables[name])
+    inputs = replace(make_model_inputs(data, cache=False), neighbors=lambda name, k: tables[name])
     model = build(name, inputs, config_type(name)())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     triples = [part[:2048] for part in TripleSampler(inputs.users, inputs.items, inputs.n_items, 0).epoch(1)]

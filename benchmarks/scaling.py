@@ -41,7 +41,7 @@ def seconds(interactions: int, items: int, dims: int) -> tuple[float, float]:
     inputs = make_model_inputs(data, cache=False)
     generator = torch.Generator().manual_seed(0)
     table = torch.randint(items, (items, 10), generator=generator)  # the graph's building is measured elsewhere
-    object.__setattr__(inputs, "neighbours", lambda name, k: table)
+    object.__setattr__(inputs, "neighbors", lambda name, k: table)
     model = LIRDRec(inputs, lirdrec.LIRDRecConfig(n_layers=2))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     sampler = TripleSampler(inputs.users, inputs.items, items, 0)

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("shape", choices=tuple(SHAPES))
     parser.add_argument("--steps", type=int, default=12, help="steps timed, after two that are not")
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--no-graph", action="store_true", help="random neighbours: only the step and the evaluation")
+    parser.add_argument("--no-graph", action="store_true", help="random neighbors: only the step and the evaluation")
     parser.add_argument(
         "--graph-rows", type=int, help="only the graph, and only this many of its rows: memory, seconds"
     )
@@ -88,11 +88,11 @@ def report(arguments: argparse.Namespace, data: Dataset) -> None:
     if arguments.no_graph:
         generator = torch.Generator().manual_seed(0)
         tables = {m: torch.randint(data.n_items, (data.n_items, 10), generator=generator) for m in DIMS}
-        object.__setattr__(inputs, "neighbours", lambda name, k: tables[name])
+        object.__setattr__(inputs, "neighbors", lambda name, k: tables[name])
     else:
         started = time.perf_counter()
         tables = {m: nearest_items(f.values, f.present, 10) for m, f in inputs.features.items()}
-        object.__setattr__(inputs, "neighbours", lambda name, k: tables[name])
+        object.__setattr__(inputs, "neighbors", lambda name, k: tables[name])
         figures["graph_seconds"] = round(time.perf_counter() - started, 2)
         figures["graph_peak_gb"] = peak_gb()
     config = lirdrec.LIRDRecConfig(n_layers=arguments.layers)

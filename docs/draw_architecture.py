@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 920, 866
-INK, GREY, LINE = "#1f2933", "#52606d", "#7b8794"
+INK, GRAY, LINE = "#1f2933", "#52606d", "#7b8794"
 # folder: x, y, width, height, fill, edge, what it holds
 BOXES = {
     "cli": (300, 168, 320, 58, "#eef1f4", "#9aa5b1", "the lirdrec command: parsing and tables"),
@@ -64,9 +64,9 @@ STATIONS = [
 ]
 
 
-def text(x: float, y: float, words: str, size: int = 13, colour: str = GREY, extra: str = "") -> str:
-    """One centred line."""
-    return f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" {extra}>{escape(words)}</text>'
+def text(x: float, y: float, words: str, size: int = 13, color: str = GRAY, extra: str = "") -> str:
+    """One centerd line."""
+    return f'<text x="{x}" y="{y}" font-size="{size}" fill="{color}" {extra}>{escape(words)}</text>'
 
 
 def box(name: str) -> str:
@@ -118,9 +118,9 @@ def draw() -> str:
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
             f'<path d="M0 0L8 4L0 8z" fill="{LINE}"/></marker></defs>',
             f'<rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="#ffffff"/>',
-            text(80, 42, "What the data become", 14, GREY, left),
+            text(80, 42, "What the data become", 14, GRAY, left),
             *stations(),
-            text(80, 150, "Which folder imports which", 14, GREY, left),
+            text(80, 150, "Which folder imports which", 14, GRAY, left),
             *map(box, BOXES),
             *arrows,
             text(
@@ -128,7 +128,7 @@ def draw() -> str:
                 844,
                 "a folder may import those below it; every folder may import errors, config, files and devices",
                 13,
-                GREY,
+                GRAY,
             ),
             "</svg>\n",
         ]

@@ -45,7 +45,7 @@ SOURCE = (
     " vector and 100 without. F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and"
     " Context. ACM TiiS 5, 4, Article 19. DOI 10.1145/2827872"
 )
-LICENCE = "MovieLens research licence, non-commercial, same terms on redistribution: see MOVIELENS-README.txt"
+LICENSE = "MovieLens research license, non-commercial, same terms on redistribution: see MOVIELENS-README.txt"
 
 
 def read_films(source: Path) -> pl.DataFrame:
@@ -106,10 +106,10 @@ def principal_components(x: np.ndarray, dims: int) -> tuple[np.ndarray, float]:
 
     Returns the coordinates `(n, dims)` and the share of the variance that they keep.
     """
-    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
-    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    centerd = x.astype(np.float64) - x.mean(0, dtype=np.float64)
+    _, spread, axes = np.linalg.svd(centerd, full_matrices=False)
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
-    return centred @ axes[:dims].T, float((spread[:dims] ** 2).sum() / (spread**2).sum())
+    return centerd @ axes[:dims].T, float((spread[:dims] ** 2).sum() / (spread**2).sum())
 
 
 def main() -> None:
@@ -137,7 +137,7 @@ def main() -> None:
         items=films,
         features={"text": text, "image": (films["item"].to_numpy()[shown], image.astype(np.float16))},
         name="movielens",
-        info={"source": SOURCE, "licence": LICENCE, "made_by": "sample/make_sample.py"},
+        info={"source": SOURCE, "licence": LICENSE, "made_by": "sample/make_sample.py"},
         timestamp="timestamp",
         split="random",
         seed=SEED,

@@ -18,16 +18,16 @@ from lirdrec.data.images import with_images
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "features.md").read_text(encoding="utf-8")
-COLOURS = [(220, 30, 30), (30, 200, 40), (40, 40, 230), (230, 220, 40)]
+COLORS = [(220, 30, 30), (30, 200, 40), (40, 40, 230), (230, 220, 40)]
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a dataset `mydata` that knows its pictures, and the picture of a new item, a green one."""
     (tmp_path / "covers").mkdir()
-    for at, colour in enumerate(COLOURS):
-        Image.new("RGB", (40, 30), colour).save(tmp_path / "covers" / f"{at}.png")
-    Image.new("RGB", (50, 50), COLOURS[1]).save(tmp_path / "new.jpg", quality=95)
+    for at, color in enumerate(COLORS):
+        Image.new("RGB", (40, 30), color).save(tmp_path / "covers" / f"{at}.png")
+    Image.new("RGB", (50, 50), COLORS[1]).save(tmp_path / "new.jpg", quality=95)
     pairs = pl.DataFrame({"user": [0] * 4, "item": range(4)})
     with_images(Dataset.from_frames(pairs, split="none"), tmp_path / "covers").save(tmp_path / "mydata")
     monkeypatch.chdir(tmp_path)

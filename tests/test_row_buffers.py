@@ -105,15 +105,15 @@ def test_ids_added_one_by_one_are_those_of_one_map(ids):
 def test_item_weights_that_grow_are_those_made_at_once():
     draw = torch.Generator().manual_seed(0)
     history = (torch.rand(20, 30, generator=draw) < 0.2).float().to_sparse_csr()
-    neighbours = torch.stack([torch.randperm(30, generator=draw)[:4] for _ in range(40)])
-    neighbours[::7, 2:] = -1
+    neighbors = torch.stack([torch.randperm(30, generator=draw)[:4] for _ in range(40)])
+    neighbors[::7, 2:] = -1
     similarity = torch.rand(40, 4, generator=draw)
-    grown = [ItemWeightScorer.of_nearest(history, neighbours[:30], similarity[:30])]
+    grown = [ItemWeightScorer.of_nearest(history, neighbors[:30], similarity[:30])]
     for at in range(30, 40):
-        grown.append(grown[-1].with_items(neighbours[at : at + 1], similarity[at : at + 1]))
-    other = grown[3].with_items(neighbours[33:40], similarity[33:40])  # from an older one, at once
+        grown.append(grown[-1].with_items(neighbors[at : at + 1], similarity[at : at + 1]))
+    other = grown[3].with_items(neighbors[33:40], similarity[33:40])  # from an older one, at once
     truth = torch.zeros(40, 40)
-    for target, (rows, values) in enumerate(zip(neighbours.tolist(), similarity.tolist(), strict=True)):
+    for target, (rows, values) in enumerate(zip(neighbors.tolist(), similarity.tolist(), strict=True)):
         for row, value in zip(rows, values, strict=True):
             if row >= 0:
                 truth[row, target] = value

@@ -114,7 +114,7 @@ def test_from_a_run_to_a_server_with_keys_and_live_items(place):
     (asked,), (added, similar) = told["1"], told["3"]
     assert [set(one) for one in asked["items"]] == [{"item", "score", "columns"}] * 3
     assert added["items"] == [900001]
-    assert similar["neighbours"][0]["item"] == 1240  # whose vectors it brought
+    assert similar["neighbors"][0]["item"] == 1240  # whose vectors it brought
     events, recommended, removed = told["4"]
     assert events["change"] == added["change"] + 2 and removed["items"] == [900001]
     assert len(recommended["items"]) == 10

@@ -1,4 +1,4 @@
-"""Recall of the 20 best items against the time of a batch: the exact ranking, HNSW and IVF, for growing catalogues.
+"""Recall of the 20 best items against the time of a batch: the exact ranking, HNSW and IVF, for growing catalogs.
 
     python benchmarks/serving/ann.py                # 63,001, 250,000 and 1,000,000 items of 192 columns
     python benchmarks/serving/ann.py --plot         # only the plot, from the results that are there
@@ -114,11 +114,11 @@ def draw(rows: list[dict]) -> None:
         exact = next(row["ms_batch"] / BATCH for row in own if row["kind"] == "exact")
         axis.axvline(exact, color="#444444", linestyle="--", linewidth=1)
         axis.annotate("exact", (exact, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", fontsize=8)
-        for kind, colour, mark in (("hnsw", "#1b6ca8", "o"), ("ivf", "#c2571a", "s")):
+        for kind, color, mark in (("hnsw", "#1b6ca8", "o"), ("ivf", "#c2571a", "s")):
             some = sorted((row for row in own if row["kind"] == kind), key=lambda row: row["setting"])
             line = [(row["ms_batch"] / BATCH, row["recall"]) for row in some]
             if line:
-                axis.plot(*zip(*line, strict=True), color=colour, marker=mark, markersize=4, label=kind.upper())
+                axis.plot(*zip(*line, strict=True), color=color, marker=mark, markersize=4, label=kind.upper())
         axis.set(title=f"{size:,} items", xlabel="processor ms per recommendation", xscale="log")
         low, high = axis.get_xlim()
         axis.set_xticks([tick for tick in TICKS if low <= tick <= high], minor=False)

@@ -1,4 +1,4 @@
-"""A run folder of a given shape, without training: random vectors, and histories of realistic lengths."""
+"""A run folder of a given shape, without training: random vectors, and histories of realiztic lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- A mixture of what a shop asks: users, histories, filters of many prices, diverse lists, neighbours, unknown users.
+-- A mixture of what a shop asks: users, histories, filters of many prices, diverse lists, neighbors, unknown users.
 local users, items
 function init(args)
   users, items = tonumber(args[1]), tonumber(args[2])

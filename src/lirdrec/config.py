@@ -38,6 +38,9 @@ def option_named(name: str, *values: str) -> str:
     return " or ".join(argument(name, value) for value in values) if values else called(name)
 
 
+EARLIER_NAMES = {"n_neighbours": "n_neighbors"}  # of fields, in runs that were saved before they were renamed
+
+
 def make(
     config_type: type[C],
     values: Mapping[str, Any],
@@ -55,6 +58,7 @@ def make(
     Raises:
         ConfigError: a key is unknown (the nearest known key is suggested) or a value has the wrong type or range.
     """
+    values = {EARLIER_NAMES.get(key, key): value for key, value in values.items()}
     hints = typing.get_type_hints(config_type)
     known_keys = list(field_docs(config_type))
     for key in values:

@@ -135,7 +135,7 @@ def test_cells_are_no_formulas_where_that_is_asked(run, tmp_path, arguments, end
 def test_similar_items_are_written_so_too(run, tmp_path):
     asked("similar", run, "--item", "=1+2", "-k", 9, "--output", tmp_path / "s.csv", "--csv-safe")
     assert {one["item"] for one in read(tmp_path / "s.csv")} == {"'=1+2"}
-    assert {one["neighbour"] for one in read(tmp_path / "s.csv")} >= {"'+x", "'-y", "'@z", "'\ttab", "'\rcr", "plain"}
+    assert {one["neighbor"] for one in read(tmp_path / "s.csv")} >= {"'+x", "'-y", "'@z", "'\ttab", "'\rcr", "plain"}
 
 
 @pytest.mark.parametrize("output", [None, "x.parquet", "x.json"])

@@ -17,20 +17,20 @@ from lirdrec.features.writer import set_item_columns
 from ..helpers import assert_refused
 from .conftest import files
 
-COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
+COLORS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 THINGS = ["chair", "lamp", "table", "sofa"]
 
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """24 things in three colours; the pictures show the colours. One has no picture, one a broken one."""
+    """24 things in three colors; the pictures show the colors. One has no picture, one a broken one."""
     from PIL import Image
 
-    names = [(colour, THINGS[at % 4]) for at in range(8) for colour in COLOURS]
+    names = [(color, THINGS[at % 4]) for at in range(8) for color in COLORS]
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for at, (colour, _) in enumerate(names):
-        Image.new("RGB", (40, 30), COLOURS[colour]).save(pictures / f"{at}.png")
+    for at, (color, _) in enumerate(names):
+        Image.new("RGB", (40, 30), COLORS[color]).save(pictures / f"{at}.png")
     (pictures / "5.png").write_bytes((pictures / "5.png").read_bytes()[:20])
     images = [None if at == 4 else f"{at}.png" for at in range(24)]
     table = pl.DataFrame({"item": range(24), "title": [f"{a} {b}" for a, b in names], "image": images})
@@ -58,7 +58,7 @@ def test_the_defaults_need_nothing_and_lead_to_recommendations(lirdrec, data):
     assert f"lirdrec inspect {data} --modality image --html page.html" in words
     assert f"lirdrec train {data}" in words
     features = Dataset.load(data, verify=True).features
-    # the same words and colours are alike
+    # the same words and colors are alike
     for name, alike, other in (("text", 12, 1), ("image", 3, 1)):
         values = features[name].values
         assert values[0] @ values[alike] > 0.99 > values[0] @ values[other]
@@ -91,7 +91,7 @@ def test_the_hints_are_commands_that_work_as_typed(lirdrec, data):
 def test_json_says_the_same(lirdrec, data):
     made = json.loads(lirdrec("features", data, "--text", "words=hashed", "--json").stdout)
     assert [one["name"] for one in made] == ["words"]
-    assert made[0]["items"] == 24 and made[0]["encoded"] == len(COLOURS) * len(THINGS)
+    assert made[0]["items"] == 24 and made[0]["encoded"] == len(COLORS) * len(THINGS)
     assert made[0]["told"]["source"] == {"template": "{title}"}
     again = json.loads(lirdrec("features", data, "--text", "words=hashed", "--json").stdout)
     assert (again[0]["encoded"], again[0]["copied"]) == (0, 24)

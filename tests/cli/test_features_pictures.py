@@ -22,9 +22,9 @@ from .conftest import files
 
 def shop(tmp_path: Path, images: list[str | None]) -> None:
     """A table of 24 sales and, in a folder of its own, one of eight items with their pictures."""
-    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalog").mkdir()
     rows = "".join(f"{at},thing {at},{image or ''}\n" for at, image in enumerate(images))
-    (tmp_path / "catalogue" / "items.csv").write_text("item,title,image\n" + rows)
+    (tmp_path / "catalog" / "items.csv").write_text("item,title,image\n" + rows)
     n = len(images)
     pairs = "".join(f"{user},{(user + 5 * at) % n}\n" for user in range(6) for at in range(4))
     (tmp_path / "sales.csv").write_text("user,item\n" + pairs)
@@ -45,8 +45,8 @@ def next_command(stdout: str) -> list[str]:
 def test_a_column_of_paths_beside_the_table_needs_no_option(lirdrec, tmp_path):
     names = [f"photos/sku{at}.png" for at in range(7)]
     shop(tmp_path, [*names, None])
-    photographs(tmp_path / "catalogue" / "photos", [name.partition("/")[2] for name in names])
-    prepared = lirdrec("prepare", "sales.csv", "--items", "catalogue/items.csv", "-o", "ready")
+    photographs(tmp_path / "catalog" / "photos", [name.partition("/")[2] for name in names])
+    prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
     assert prepared.exit_code == 0, prepared.stderr
     assert next_command(prepared.stdout) == ["features", "ready", "--text", "hashed", "--image", "descriptor"]
     made = lirdrec(*next_command(prepared.stdout))
@@ -58,7 +58,7 @@ def test_a_column_of_paths_beside_the_table_needs_no_option(lirdrec, tmp_path):
 
 def test_addresses_are_no_pictures_until_a_folder_has_them(lirdrec, tmp_path):
     shop(tmp_path, [f"https://shop.example/{at}.jpg" for at in range(8)])
-    prepared = lirdrec("prepare", "sales.csv", "--items", "catalogue/items.csv", "-o", "ready")
+    prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
     assert next_command(prepared.stdout) == ["features", "ready", "--text", "hashed"], prepared.stderr
     made = lirdrec("features", "ready")
     assert made.exit_code == 0, made.stderr
@@ -75,7 +75,7 @@ def test_paths_that_lead_nowhere_are_left_out_until_their_folder_is_named(lirdre
     names = [f"{at}.png" for at in range(8)]
     shop(tmp_path, names)
     photographs(tmp_path / "elsewhere", names)
-    prepared = lirdrec("prepare", "sales.csv", "--items", "catalogue/items.csv", "-o", "ready")
+    prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
     assert_mentions(prepared.stderr, ["'image'", "--images"])
     assert next_command(prepared.stdout) == ["features", "ready", "--text", "hashed"]
     made = lirdrec("features", "ready")
@@ -89,7 +89,7 @@ def test_paths_that_lead_nowhere_are_left_out_until_their_folder_is_named(lirdre
 def test_a_call_that_fails_does_not_give_the_table_its_pictures(lirdrec, tmp_path):
     shop(tmp_path, [None] * 8)
     photographs(tmp_path / "photos", [f"{at}.png" for at in range(5)])
-    lirdrec("prepare", "sales.csv", "--items", "catalogue/items.csv", "-o", "ready")
+    lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
     before = files(tmp_path / "ready")
     for wrong in (["--image", "nothere"], ["--image", "descriptor"]):  # the second covers five of eight items
         result = lirdrec("features", "ready", *wrong, "--images", "photos")
@@ -107,7 +107,7 @@ def test_a_call_that_fails_does_not_give_the_table_its_pictures(lirdrec, tmp_pat
     assert data.info["images"] == str(tmp_path / "photos") and not (tmp_path / "ready" / "work").exists()
     again = json.loads(lirdrec("features", "ready", "--image", "descriptor", "--json").stdout)
     assert (again[0]["encoded"], again[0]["copied"]) == (0, 5)
-    dropped = lirdrec("prepare", "sales.csv", "--items", "catalogue/items.csv", "-o", "fewer")
+    dropped = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "fewer")
     dropped = lirdrec("features", "fewer", "--image", "descriptor", "--images", "photos", "--drop-featureless-items")
     assert dropped.exit_code == 0, dropped.stderr
     assert Dataset.load(tmp_path / "fewer").item_table["image"].to_list() == [f"{at}.png" for at in range(5)]
@@ -118,7 +118,7 @@ def test_sixty_broken_files_from_the_raw_table_to_the_matrix(lirdrec, tmp_path):
     """Pipes, devices and circular links among them: nothing waits, and each that is no picture is named."""
     cases = broken_pictures.make(tmp_path / "odd")
     shop(tmp_path, [*(case.name for case in cases), "never.jpg"])
-    call = ["prepare", "sales.csv", "--items", "catalogue/items.csv", "--images", "odd", "-o", "ready"]
+    call = ["prepare", "sales.csv", "--items", "catalog/items.csv", "--images", "odd", "-o", "ready"]
     prepared = lirdrec(*call)
     assert prepared.exit_code == 0, prepared.stderr
     made = lirdrec("features", "ready", "--image", "descriptor", "--text", "hashed")

@@ -81,7 +81,7 @@ def films(tmp_path, lirdrec):
     return tmp_path
 
 
-def test_prepare_recognises_movielens_finds_pictures_and_says_what_to_run_next(lirdrec, films):
+def test_prepare_recognizes_movielens_finds_pictures_and_says_what_to_run_next(lirdrec, films):
     result = lirdrec("prepare", "ml-tiny", "--images", "posters", "--min-rating", 4, "-o", "films")
     assert result.exit_code == 0, result.stderr
     assert "title 10 (100.0%), genres 10 (100.0%)\n" in result.stdout and "2 (20.0%)\n" in result.stdout
@@ -126,7 +126,7 @@ def test_pictures_are_added_to_what_was_prepared(lirdrec, films):
     assert after.item_table["image"].count() == 2
 
 
-def test_microlens_and_amazon_are_recognised(lirdrec, tmp_path):
+def test_microlens_and_amazon_are_recognized(lirdrec, tmp_path):
     (tmp_path / "micro" / "x_covers").mkdir(parents=True)
     (tmp_path / "micro" / "x_covers" / "1.jpg").write_bytes(b"x")
     pairs = "".join(f"{user},{item},{user + item}\n" for user in range(5) for item in range(5))

@@ -63,7 +63,7 @@ def test_similar_items_and_users(lirdrec, run):
     result = lirdrec("similar", run, "--item", 10, "-k", 1)
     assert_mentions(result.stdout, [10, "Alien", "Brazil"])
     rows = json.loads(lirdrec("similar", run, "--user", 1, "-k", 1, "--json").stdout)
-    assert rows == [{"user": 1, "neighbour": 2, "rank": 1, "score": 0.0}]
+    assert rows == [{"user": 1, "neighbor": 2, "rank": 1, "score": 0.0}]
 
 
 def test_explain_adds_up(lirdrec, run, tmp_path):

@@ -209,7 +209,7 @@ BAD = [
     (["train", "data", "--set", "n_layers=many"], ["n_layers", "many"]),
     (["train", "data", "--set", "epochs=-1"], ["epochs", -1]),
     (["train", "data", "--config", "no.toml"], ["no.toml"]),
-    (["train", "data", "--config", "bad.toml"], ["bad.toml", "optimiser", "[model]", "[training]"]),
+    (["train", "data", "--config", "bad.toml"], ["bad.toml", "optimizer", "[model]", "[training]"]),
     (["train", "data", "--config", "typo.toml"], ["typo.toml", "[training]", "'epoch'", "'epochs'"]),
     (["train", "data", "--device", "abacus"], ["abacus"]),
     (["train", "data", "--run", "data"], ["data"]),
@@ -220,7 +220,7 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "facts"), BAD)
 def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(lirdrec, data, tmp_path, arguments, facts):
-    Path("bad.toml").write_text("optimiser = 'adam'\n")
+    Path("bad.toml").write_text("optimizer = 'adam'\n")
     Path("typo.toml").write_text("[training]\nepoch = 3\n")
     before = files(tmp_path)
     result = lirdrec(*arguments)

@@ -255,7 +255,7 @@ def handm(folder: Path) -> None:
         who = hashlib.sha256(str(u).encode()).hexdigest()
         lines.append(f"{day(u, i, '%Y-%m-%d')},{who},0{663713001 + i},0.0508305084745762,2\n")
     (folder / "transactions_train.csv").write_text("".join(lines))
-    head = "article_id,product_code,prod_name,product_type_name,colour_group_name,detail_desc\n"
+    head = "article_id,product_code,prod_name,product_type_name,color_group_name,detail_desc\n"
     rows = "".join(
         f'0{663713001 + n},0{663713},"{word(n).replace(chr(34), chr(34) * 2)}",Vest top,Black,"Jersey top, thin"\n'
         for n in range(N_ITEMS)

@@ -308,7 +308,7 @@ FORMS: dict[str, Form] = {
 
 COLUMNS = Never("the form decides what its columns are called, and in which order they stand")
 NO_IDS = Never("a matrix has no ids: its rows and columns are counted, and each entry has both")
-UNRECOGNISED = Refused(None)  # a file is Amazon's only where its first lines look so; else it is a table, or unknown
+UNRECOGNIZED = Refused(None)  # a file is Amazon's only where its first lines look so; else it is a table, or unknown
 # lines are counted from the first row, the header apart
 
 NAMED_COLUMNS: dict[str, Any] = {"no header that nobody said": COLUMNS, "two columns of a name": COLUMNS}
@@ -333,10 +333,10 @@ AMAZON: dict[str, Any] = {
         ),
         Refused(1),  # times are whole numbers
     ),
-    "UTF-16": UNRECOGNISED,
+    "UTF-16": UNRECOGNIZED,
     "line ends of old Macs": Refused(1),
 }
-AMAZON_TABLE = AMAZON | {"UTF-16 without a mark": UNRECOGNISED, "Latin-1 that nobody said": UNRECOGNISED}
+AMAZON_TABLE = AMAZON | {"UTF-16 without a mark": UNRECOGNIZED, "Latin-1 that nobody said": UNRECOGNIZED}
 COUNTED = NUMBERED_IDS | {  # where features stand in the order of the numbers
     "leading zeros": Refused(1),
     "leading zeros as strings": Refused(1),
@@ -364,7 +364,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "movielens latest": NUMBERED_IDS,
     "microlens": NUMBERED_IDS,
     "amazon reviews": AMAZON | NO_HEADER,
-    "amazon ratings 2014": AMAZON_TABLE | NO_HEADER | {"blank lines before": UNRECOGNISED},
+    "amazon ratings 2014": AMAZON_TABLE | NO_HEADER | {"blank lines before": UNRECOGNIZED},
     "amazon ratings 2023": AMAZON_TABLE | {"line ends of old Macs": Refused(None)},
     "mmrec": COUNTED | {"blanks around names": COLUMNS},
     "lightgcn": COUNTED

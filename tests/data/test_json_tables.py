@@ -50,7 +50,7 @@ def test_python_literals_are_parsed_and_never_run(tmp_path):
         read_raw(path, user="user", item="item")
 
 
-def test_amazon_reviews_are_still_recognised(tmp_path):
+def test_amazon_reviews_are_still_recognized(tmp_path):
     path = lines(tmp_path / "x.jsonl", [{"reviewerID": "A", "asin": "B000000001", "overall": 5.0, "unixReviewTime": 1}])
     assert kind_of(path) == "amazon"
     assert kind_of(path, ["user"]) == "table"

@@ -99,7 +99,7 @@ def test_options_and_features(latest, tmp_path):
         read_movielens(latest, minrating=4)
 
 
-def test_read_any_recognises_it(latest):
+def test_read_any_recognizes_it(latest):
     assert kind_of(latest) == "movielens" and read_any(latest).name == "ml-tiny"
     (latest / "movies.csv").unlink()
     with assert_error(DataError, mentions=[latest, "MovieLens", "ratings.csv", "movies.csv"]):

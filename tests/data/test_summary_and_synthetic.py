@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lirdrec.data.summary import degree_histogram, summarise, training_memory
+from lirdrec.data.summary import degree_histogram, summarize, training_memory
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError
 
@@ -15,7 +15,7 @@ from ..helpers import assert_error
 
 
 def test_a_whole_summary(dataset):
-    figures = summarise(dataset)
+    figures = summarize(dataset)
     train = dataset.train
     assert figures | {"user_degrees": 0, "item_degrees": 0, "info": 0, "memory_to_train": 0} == {
         "title": "title",

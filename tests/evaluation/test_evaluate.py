@@ -86,7 +86,7 @@ def test_ids_in_another_order_give_the_same_figures():
 
 
 def test_items_that_the_dataset_does_not_know_are_ranked_too():
-    """Added to the catalogue after training: g comes first for everybody."""
+    """Added to the catalog after training: g comes first for everybody."""
     table = np.hstack([np.full((3, 1), 9.0), SCORES])
     found = evaluate(recommender_of(table, USERS, ["g", *ITEMS]), dataset(), k=(1, 3), metrics=("recall",))
     assert found.values == {"recall@1": 0.0, "recall@3": pytest.approx((1 + 1 / 2) / 2)}

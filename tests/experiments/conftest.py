@@ -19,7 +19,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 from lirdrec.experiments.vault import Preregistration, seal
 
-SMALL = {"embedding_size": 8, "n_neighbours": 5, "n_layers": 1}
+SMALL = {"embedding_size": 8, "n_neighbors": 5, "n_layers": 1}
 
 
 @pytest.fixture(scope="session")

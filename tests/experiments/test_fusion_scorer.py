@@ -9,7 +9,7 @@ import torch
 
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
-from lirdrec.experiments.studies.fusion_scorer import FusedScorer, grid_figures, normalised, simplex, try_mixes
+from lirdrec.experiments.studies.fusion_scorer import FusedScorer, grid_figures, normalized, simplex, try_mixes
 from lirdrec.ranking.scorers import VectorScorer
 
 from ..helpers import assert_error
@@ -37,14 +37,14 @@ def truth(good) -> GroundTruth:
     return GroundTruth.of(seen, held, 40)
 
 
-def test_normalised_scores_are_those_of_scipy():
+def test_normalized_scores_are_those_of_scipy():
     scores = torch.tensor([[3.0, 1.0, 1.0, 10.0], [2.0, 2.0, 2.0, 2.0]])
     expected = scipy.stats.zscore(scores[0].numpy())
-    np.testing.assert_allclose(normalised(scores, "z-score")[0], expected, atol=1e-6)
+    np.testing.assert_allclose(normalized(scores, "z-score")[0], expected, atol=1e-6)
     ranks = scipy.stats.zscore(scipy.stats.rankdata(scores[0].numpy()))
-    np.testing.assert_allclose(normalised(scores, "rank")[0], ranks, atol=1e-6)
+    np.testing.assert_allclose(normalized(scores, "rank")[0], ranks, atol=1e-6)
     for how in ("z-score", "rank"):
-        assert not normalised(scores, how)[1].any()  # a model that says nothing adds nothing
+        assert not normalized(scores, how)[1].any()  # a model that says nothing adds nothing
 
 
 def test_scale_and_shift_of_a_member_change_nothing(good):

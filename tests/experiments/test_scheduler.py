@@ -147,7 +147,7 @@ def test_a_split_that_the_dataset_does_not_allow_is_a_row(data, context):
 # ------------------------------------------------------------ killed, and gone on with
 
 MODELS = "popularity,lirdrec"
-SETTINGS = [f"--set={key}={value}" for key, value in {"embedding_size": 8, "n_neighbours": 5, "n_layers": 1}.items()]
+SETTINGS = [f"--set={key}={value}" for key, value in {"embedding_size": 8, "n_neighbors": 5, "n_layers": 1}.items()]
 
 
 def command(data: Path, output: Path) -> list[str]:

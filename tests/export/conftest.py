@@ -30,7 +30,7 @@ def made(data) -> Callable[..., Recommender]:
 
     def make(**options) -> Recommender:
         torch.manual_seed(0)
-        config = LIRDRecConfig(**({"embedding_size": 8, "n_layers": 2, "n_neighbours": 4} | options))
+        config = LIRDRecConfig(**({"embedding_size": 8, "n_layers": 2, "n_neighbors": 4} | options))
         return Recommender.from_training(LIRDRec(make_model_inputs(data, "cpu", seed=3), config), data)
 
     return make
@@ -43,7 +43,7 @@ def recommender(made) -> Recommender:
 
 @pytest.fixture
 def shop(made) -> Recommender:
-    """A catalogue with ids and columns that a file format could trip over."""
+    """A catalog with ids and columns that a file format could trip over."""
     found = made()
     n = found.n_items
     found.items = IdMap([f'{i}: "ü", it\'s\n{{}}\\' for i in range(n)], "item")

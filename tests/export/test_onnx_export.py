@@ -54,9 +54,9 @@ OPTIONS = [
     {},
     {"n_item_layers": 2, "n_layers": 0},
     {"n_item_layers": 0},
-    {"n_neighbours": 1},
-    {"n_neighbours": 100},  # more than there are
-    {"n_neighbours": 55},  # more than have a picture
+    {"n_neighbors": 1},
+    {"n_neighbors": 100},  # more than there are
+    {"n_neighbors": 55},  # more than have a picture
     {"dct": None},
     {"loss": "softmax", "scoring": "cosine", "temperature": 0.2},
     {"modalities": ("text",)},
@@ -92,7 +92,7 @@ def test_branches_are_those_of_the_model(recommender, features, tmp_path):
     np.testing.assert_array_equal(whole, branches)
 
 
-def test_items_that_were_added_before_are_neighbours(recommender, features, tmp_path):
+def test_items_that_were_added_before_are_neighbors(recommender, features, tmp_path):
     recommender.add_items([500, 501], {name: matrix[6:8] for name, matrix in features.items()})
     recommender.add_items([502], {"text": features["text"][8:]})
     copies = {name: matrix[6:] * 2 for name, matrix in features.items()}  # they lie nearest to those

@@ -24,7 +24,7 @@ SMALL = tuple(
         "epochs=2",
         "batch_size=64",
         "embedding_size=4",
-        "n_neighbours=3",
+        "n_neighbors=3",
         "learning_rate=0.02",
         "metric=ndcg@5",
     )

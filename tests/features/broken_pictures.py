@@ -1,6 +1,6 @@
 """Sixty picture files as the world makes them: damaged, disguised, malicious, or sound but unusual.
 
-Sound ones show the same scene: four quarters, red and green above blue and yellow (greys where there is no colour).
+Sound ones show the same scene: four quarters, red and green above blue and yellow (grays where there is no color).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-COLOURS = ((230, 20, 20), (20, 200, 20), (20, 20, 230), (230, 230, 20))
-GREYS = (0, 80, 160, 255)
+COLORS = ((230, 20, 20), (20, 200, 20), (20, 20, 230), (230, 230, 20))
+GRAYS = (0, 80, 160, 255)
 SIZE = (48, 64)
 
 
@@ -31,18 +31,18 @@ class Case:
         name: of the file.
         refused: why it must be refused, for whoever reads the test; "" where it must open.
         mentions: facts that stand in the sentence that refuses it.
-        quarters: colours of the four quarters where it must open.
+        quarters: colors of the four quarters where it must open.
     """
 
     name: str
     refused: str = ""
     mentions: tuple[str, ...] = ()
-    quarters: tuple[tuple[int, int, int], ...] = COLOURS
+    quarters: tuple[tuple[int, int, int], ...] = COLORS
 
 
 def scene(mode: str = "RGB", size: tuple[int, int] = SIZE) -> Image.Image:
-    """Four quarters in the colours above, or in the greys for a mode without colours."""
-    values = np.array(COLOURS if mode == "RGB" else GREYS, dtype=np.uint8)
+    """Four quarters in the colors above, or in the grays for a mode without colors."""
+    values = np.array(COLORS if mode == "RGB" else GRAYS, dtype=np.uint8)
     return Image.fromarray(values.reshape(2, 2, *values.shape[1:])).resize(size, Image.Resampling.NEAREST)
 
 
@@ -53,9 +53,9 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     return content.getvalue()
 
 
-def png(width: int, height: int, raw: bytes, depth: int = 8, colour: int = 0, before: bytes = b"") -> bytes:
+def png(width: int, height: int, raw: bytes, depth: int = 8, color: int = 0, before: bytes = b"") -> bytes:
     """A PNG written by hand; `raw` is what its IDAT unpacks to."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     chunks = _chunk(b"IHDR", header) + before + _chunk(b"IDAT", zlib.compress(raw, 9)) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
 
@@ -154,33 +154,33 @@ def _no_files() -> list[tuple[str | Callable[[Path], object], ...]]:
 
 
 def _sound() -> list[tuple[str, bytes, tuple[tuple[int, int, int], ...]]]:
-    picture, grey = scene(), scene("L")
-    greys = tuple((value,) * 3 for value in GREYS)
+    picture, gray = scene(), scene("L")
+    grays = tuple((value,) * 3 for value in GRAYS)
     jpeg = encoded(picture, "JPEG", quality=95)
-    deep = np.asarray(grey).astype(np.uint16) * 257
+    deep = np.asarray(gray).astype(np.uint16) * 257
     clear = picture.convert("RGBA")
-    clear.putalpha(Image.fromarray(np.where(np.asarray(grey) == 255, 0, 255).astype(np.uint8)))
-    on_white = (*COLOURS[:3], (255, 255, 255))
+    clear.putalpha(Image.fromarray(np.where(np.asarray(gray) == 255, 0, 255).astype(np.uint8)))
+    on_white = (*COLORS[:3], (255, 255, 255))
     frames = [picture.rotate(90 * turn) for turn in range(3)]
     turned = Image.Exif()
     turned[0x0112] = 6
     on_its_side = picture.transpose(Image.Transpose.ROTATE_90)
     animated = {"save_all": True, "append_images": frames[1:], "duration": 40}
     return [
-        ("jpeg.png", jpeg, COLOURS),
-        ("jpeg_without_extension", jpeg, COLOURS),
-        ("jpeg_cmyk.jpg", encoded(picture.convert("CMYK"), "JPEG", quality=95), COLOURS),
-        ("jpeg_turned.jpg", encoded(on_its_side, "JPEG", quality=95, exif=turned), COLOURS),
-        ("jpeg_bad_exif.jpg", encoded(picture, "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff"), COLOURS),
-        ("jpeg_large.jpg", encoded(scene("L", (8000, 8000)), "JPEG"), greys),
-        ("png_large.png", encoded(scene(size=(7000, 7000)), "PNG", compress_level=1), COLOURS),
-        ("png_16_bit.png", encoded(Image.fromarray(deep), "PNG"), greys),
+        ("jpeg.png", jpeg, COLORS),
+        ("jpeg_without_extension", jpeg, COLORS),
+        ("jpeg_cmyk.jpg", encoded(picture.convert("CMYK"), "JPEG", quality=95), COLORS),
+        ("jpeg_turned.jpg", encoded(on_its_side, "JPEG", quality=95, exif=turned), COLORS),
+        ("jpeg_bad_exif.jpg", encoded(picture, "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff"), COLORS),
+        ("jpeg_large.jpg", encoded(scene("L", (8000, 8000)), "JPEG"), grays),
+        ("png_large.png", encoded(scene(size=(7000, 7000)), "PNG", compress_level=1), COLORS),
+        ("png_16_bit.png", encoded(Image.fromarray(deep), "PNG"), grays),
         ("png_palette_clear.png", encoded(clear.quantize(8), "PNG"), on_white),
-        ("png_animated.png", encoded(frames[0], "PNG", **animated), COLOURS),
-        ("gif_animated.gif", encoded(frames[0], "GIF", **animated), COLOURS),
-        ("webp_animated.jpg", encoded(frames[0], "WEBP", lossless=True, **animated), COLOURS),
-        ("tiff_float.tif", encoded(Image.fromarray(np.asarray(grey) / np.float32(255)), "TIFF"), greys),
-        ("one_pixel.png", encoded(Image.new("RGB", (1, 1), COLOURS[0]), "PNG"), COLOURS[:1] * 4),
+        ("png_animated.png", encoded(frames[0], "PNG", **animated), COLORS),
+        ("gif_animated.gif", encoded(frames[0], "GIF", **animated), COLORS),
+        ("webp_animated.jpg", encoded(frames[0], "WEBP", lossless=True, **animated), COLORS),
+        ("tiff_float.tif", encoded(Image.fromarray(np.asarray(gray) / np.float32(255)), "TIFF"), grays),
+        ("one_pixel.png", encoded(Image.new("RGB", (1, 1), COLORS[0]), "PNG"), COLORS[:1] * 4),
     ]
 
 
@@ -231,7 +231,7 @@ def webp_with_canvas(width: int, height: int) -> bytes:
 
 
 def tiff_of_size(width: int, height: int) -> bytes:
-    """A grey TIFF in one strip that claims a size and holds nothing of it."""
+    """A gray TIFF in one strip that claims a size and holds nothing of it."""
     tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, height), (279, 100)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + bytes(4)

@@ -1,4 +1,4 @@
-"""A table of texts as catalogues really hold them: nothing crashes, and each item without a vector is accounted for."""
+"""A table of texts as catalogs really hold them: nothing crashes, and each item without a vector is accounted for."""
 
 from __future__ import annotations
 

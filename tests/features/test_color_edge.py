@@ -1,4 +1,4 @@
-"""The descriptor of colours and edges against planted pictures, published colour values and real posters."""
+"""The descriptor of colors and edges against planted pictures, published color values and real posters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe(tmp_path):
     return describe
 
 
-def colours(vector: np.ndarray) -> np.ndarray:
+def colors(vector: np.ndarray) -> np.ndarray:
     """`(13, 4, 4)`: what the square root and the scaling left of the histograms."""
     return vector[:208].reshape(13, 4, 4) ** 2
 
@@ -47,7 +47,7 @@ def stripes(angle: float, side: int = 192, period: int = 16) -> Image.Image:
     return Image.fromarray(np.uint8(128 + 100 * wave))
 
 
-def test_lab_of_known_colours():
+def test_lab_of_known_colors():
     """Values of the CIE formulae as published for sRGB under D65."""
     rgb = np.float32([[[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]])
     known = [[100, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86], [0, 0, 0]]
@@ -58,19 +58,19 @@ def test_flat_red_is_red_everywhere_and_has_no_edges(describe):
     """Red is at 40° and chroma 104.6, lightness 53.24: all shares are known in advance."""
     (vector,) = describe(Image.new("RGB", (300, 200), (255, 0, 0)))
     assert not edges(vector).any()
-    coloured, hue, light = 104.55 / 116.55, 40.0 / 45, 53.24 / 100 * 3
+    colored, hue, light = 104.55 / 116.55, 40.0 / 45, 53.24 / 100 * 3
     expected = np.zeros(13)
-    expected[:2] = (1 - hue) * coloured, hue * coloured
-    expected[8] = 1 - coloured
+    expected[:2] = (1 - hue) * colored, hue * colored
+    expected[8] = 1 - colored
     expected[10:12] = 2 - light, light - 1
     expected /= expected.sum() * 16
-    np.testing.assert_allclose(colours(vector), np.broadcast_to(expected[:, None, None], (13, 4, 4)), atol=2e-5)
+    np.testing.assert_allclose(colors(vector), np.broadcast_to(expected[:, None, None], (13, 4, 4)), atol=2e-5)
 
 
-def test_grey_has_no_hue(describe):
+def test_gray_has_no_hue(describe):
     (vector,) = describe(Image.new("L", (50, 50), 119))
-    assert colours(vector)[HUES].sum() < 1e-4
-    assert colours(vector)[8].sum() == pytest.approx(0.5, abs=1e-4)
+    assert colors(vector)[HUES].sum() < 1e-4
+    assert colors(vector)[8].sum() == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("step", range(8))
@@ -84,7 +84,7 @@ def test_edges_run_where_they_run(describe, step):
 
 def test_places_are_kept(describe):
     whole, mirrored = describe(scene(), scene().transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    np.testing.assert_allclose(colours(mirrored), colours(whole)[:, :, ::-1], atol=1e-4)
+    np.testing.assert_allclose(colors(mirrored), colors(whole)[:, :, ::-1], atol=1e-4)
     assert whole @ mirrored < 0.9
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile
 from lirdrec.features.images import PictureError, open_picture, thumbnail
 
 from ..helpers import assert_error, assert_mentions
-from .broken_pictures import COLOURS, GREYS, SIZE, Case, encoded, make, noise, scene
+from .broken_pictures import COLORS, GRAYS, SIZE, Case, encoded, make, noise, scene
 
 CHILD = """
 import json, resource, sys
@@ -149,7 +149,7 @@ def test_upright(kind, orientation):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_modes_of_png(mode):
-    """Grey, two tones, palettes, deep and clear pictures show what they show in RGB."""
+    """Gray, two tones, palettes, deep and clear pictures show what they show in RGB."""
     expected = np.asarray(scene("L").convert("RGB")).astype(int)
     if mode == "I;16":
         stored = Image.fromarray(np.asarray(scene("L")).astype(np.uint16) * 257)
@@ -164,11 +164,11 @@ def test_modes_of_png(mode):
 
 def test_half_clear_lies_on_white():
     half = Image.new("RGBA", (4, 4), (200, 0, 100, 128))
-    colour = open_picture(encoded(half, "PNG")).getpixel((1, 1))
-    assert np.abs(np.array(colour) - (np.array([200, 0, 100]) * 128 + 255 * 127) / 255).max() <= 1
+    color = open_picture(encoded(half, "PNG")).getpixel((1, 1))
+    assert np.abs(np.array(color) - (np.array([200, 0, 100]) * 128 + 255 * 127) / 255).max() <= 1
 
 
-@pytest.mark.parametrize("values", [np.uint16([0, 256, 32768, 65535]), np.float32([0, 0.25, 0.5, 1]), np.int32(GREYS)])
+@pytest.mark.parametrize("values", [np.uint16([0, 256, 32768, 65535]), np.float32([0, 0.25, 0.5, 1]), np.int32(GRAYS)])
 def test_deep_pictures_are_scaled_not_clipped(values):
     stored = Image.fromarray(np.repeat(np.repeat(values.reshape(2, 2), 4, axis=0), 4, axis=1))
     top = {"u": 65535, "f": 1, "i": 255}[values.dtype.kind]
@@ -243,4 +243,4 @@ def test_real_posters_are_as_pillow_opens_them(real_data):
 
 def test_quarters_are_where_the_scene_has_them():
     """The probe itself: it would notice a mirrored or turned scene."""
-    assert [scene().getpixel(place) for place in ((12, 16), (36, 16), (12, 48), (36, 48))] == list(COLOURS)
+    assert [scene().getpixel(place) for place in ((12, 16), (36, 16), (12, 48), (36, 48))] == list(COLORS)

@@ -84,7 +84,7 @@ def test_no_item_is_left_without_any_features(folder, tmp_path):
     assert Dataset.load(folder, verify=True).features["text"].dims == 3
 
 
-def test_ids_of_another_catalogue(folder, tmp_path):
+def test_ids_of_another_catalog(folder, tmp_path):
     np.savez(tmp_path / "text.npz", ids=np.array(["x", "y"]), x=np.ones((2, 2)))
     with assert_error(DataError, mentions=[tmp_path / "text.npz", folder]):
         add_file(folder, "more", tmp_path / "text.npz")

@@ -29,7 +29,7 @@ from lirdrec.features.sources import TextSource
 
 from ..helpers import assert_error, assert_mentions
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (30, 60, 220)}
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (30, 60, 220)}
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def generator() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-# ------------------------------------------------------------------------------------------------------- neighbours
+# ------------------------------------------------------------------------------------------------------- neighbors
 
 
-def test_neighbours_are_those_of_scikit_learn(generator, monkeypatch):
+def test_neighbors_are_those_of_scikit_learn(generator, monkeypatch):
     from sklearn.neighbors import NearestNeighbors
 
     monkeypatch.setattr(neighbors, "BLOCK", 7)  # many blocks, some of them without a row that counts
@@ -58,7 +58,7 @@ def test_neighbours_are_those_of_scikit_learn(generator, monkeypatch):
         np.testing.assert_allclose(near, 1 - distances[0], atol=1e-6)
 
 
-def test_where_there_are_too_few_neighbours_there_is_none():
+def test_where_there_are_too_few_neighbors_there_is_none():
     values = np.eye(4, 5, dtype=np.float32)
     rows, cosines = neighbors.nearest_rows(values, np.array([True, True, False, True]), np.array([0, 2]), 4)
     assert sorted(rows[0, :2]) == [1, 3] and rows[0, 2:].tolist() == [-1, -1]
@@ -139,9 +139,9 @@ def test_the_spread_is_that_of_the_principal_components(generator, dims):
 
 
 def test_random_pairs_are_as_alike_as_planted(generator):
-    centre = generator.normal(size=40)
-    centre *= 3 / np.linalg.norm(centre)
-    values = centre + generator.normal(size=(3000, 40)) / np.sqrt(40)  # cosine 9 / (9 + 1)
+    center = generator.normal(size=40)
+    center *= 3 / np.linalg.norm(center)
+    values = center + generator.normal(size=(3000, 40)) / np.sqrt(40)  # cosine 9 / (9 + 1)
     cosine = statistics.spread(FeatureMatrix(values.astype(np.float32)), generator)["cosine"]
     assert cosine["mean"] == pytest.approx(0.9, abs=0.01)
     assert cosine["low"] < cosine["mean"] < cosine["high"]
@@ -172,7 +172,7 @@ def test_agreement_is_whole_for_a_rotation_and_chance_for_noise(generator):
     assert statistics.agreement({"a": FeatureMatrix(values)}, generator) is None
 
 
-def test_a_large_catalogue_is_sampled():
+def test_a_large_catalog_is_sampled():
     assert statistics.compared(18_357, 384) == 18_357
     assert statistics.compared(1_000_000, 384) < 1000
     assert statistics.compared(10**9, 4096) == statistics.LEAST
@@ -192,19 +192,19 @@ def test_a_look_at_the_sample(sample, tmp_path):
     values = matrix.values.astype(np.float64)
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     ids = data.items.series
-    for one in facts["neighbours"]:
+    for one in facts["neighbors"]:
         row = data.items.row(one["item"])
         cosine = values @ values[row]
         cosine[row] = -1
         best = np.argsort(-cosine)[:6]
-        assert [near["item"] for near in one["neighbours"]] == [ids[int(at)] for at in best]
-        assert [near["title"] for near in one["neighbours"]] == [titles[ids[int(at)]] for at in best]
-        assert [near["cosine"] for near in one["neighbours"]] == pytest.approx(cosine[best].tolist(), abs=1e-5)
+        assert [near["item"] for near in one["neighbors"]] == [ids[int(at)] for at in best]
+        assert [near["title"] for near in one["neighbors"]] == [titles[ids[int(at)]] for at in best]
+        assert [near["cosine"] for near in one["neighbors"]] == pytest.approx(cosine[best].tolist(), abs=1e-5)
     # two films that got the same poster in the source
     same = [[one["title"] for one in group] for group in facts["duplicates"]["examples"]]
     assert ["Seven (a.k.a. Se7en) (1995)", "Seven Samurai (Shichinin no samurai) (1954)"] in same
     assert inspect_matrix(sample, "image", seed=3) == facts
-    assert inspect_matrix(sample, "image", seed=4)["neighbours"] != facts["neighbours"]
+    assert inspect_matrix(sample, "image", seed=4)["neighbors"] != facts["neighbors"]
     (pair,) = facts["agreement"]["pairs"]
     assert (pair["a"], pair["b"]) == ("text", "image") and pair["by_chance"] < pair["overlap"] < 0.2
 
@@ -219,20 +219,20 @@ def test_an_unknown_matrix_is_one_sentence(sample, tmp_path):
 
 
 def pictured(folder: Path) -> Path:
-    """Twelve items in three colours, one with a broken picture, one whose title is markup."""
+    """Twelve items in three colors, one with a broken picture, one whose title is markup."""
     from PIL import Image
 
     (folder / "pictures").mkdir(parents=True)
-    colours = [name for name in COLOURS for _ in range(4)]
-    for row, name in enumerate(colours):
-        Image.new("RGB", (40, 60), COLOURS[name]).save(folder / "pictures" / f"{row}.png")
+    colors = [name for name in COLORS for _ in range(4)]
+    for row, name in enumerate(colors):
+        Image.new("RGB", (40, 60), COLORS[name]).save(folder / "pictures" / f"{row}.png")
     (folder / "pictures" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     generator = np.random.default_rng(1)
-    centres = {"red": [9, 0, 0], "green": [0, 9, 0], "blue": [0, 0, 9]}
-    matrix = np.array([centres[name] for name in colours]) + generator.normal(size=(12, 3))
-    titles = [f"{name} {row}" for row, name in enumerate(colours)]
+    centers = {"red": [9, 0, 0], "green": [0, 9, 0], "blue": [0, 0, 9]}
+    matrix = np.array([centers[name] for name in colors]) + generator.normal(size=(12, 3))
+    titles = [f"{name} {row}" for row, name in enumerate(colors)]
     titles[1] = "<img src=x onerror=alert(1)> *red* [1](http://x.org)"
-    items = pl.DataFrame({"item": range(12), "title": titles, "brand": [f"Maker of {name}" for name in colours]})
+    items = pl.DataFrame({"item": range(12), "title": titles, "brand": [f"Maker of {name}" for name in colors]})
     pairs = pl.DataFrame({"user": [0] * 12 + [1] * 12, "item": [*range(12)] * 2})
     data = Dataset.from_frames(pairs, items=items, features={"look": matrix.astype(np.float32)}, split="none", name="c")
     with_images(data, folder / "pictures").save(folder / "prepared")
@@ -271,14 +271,12 @@ def test_the_page_shows_the_right_pictures_and_loads_nothing(tmp_path):
 
     prepared = pictured(tmp_path)
     page = tmp_path / "new" / "page.html"
-    facts = inspect_matrix(prepared, "look", page, n_items=12, n_neighbours=3)
+    facts = inspect_matrix(prepared, "look", page, n_items=12, n_neighbors=3)
     assert facts["page"] == str(page) and [path.name for path in page.parent.iterdir()] == ["page.html"]
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"url\((?!#)|@import|<script|<link|<iframe|src=\"(?!data:)|href=\"http", text)
     parsed = Cards(text)
-    titles = [
-        title for one in facts["neighbours"] for title in (one["title"], *(n["title"] for n in one["neighbours"]))
-    ]
+    titles = [title for one in facts["neighbors"] for title in (one["title"], *(n["title"] for n in one["neighbors"]))]
     assert [card["title"] for card in parsed.cards] == titles and len(titles) == 12 * 4
     assert sum("onerror" in title for title in titles) == 4
     for card in parsed.cards:
@@ -288,9 +286,9 @@ def test_the_page_shows_the_right_pictures_and_loads_nothing(tmp_path):
         name = "red" if "onerror" in card["title"] else card["title"].split()[0]
         content = base64.b64decode(card["picture"].removeprefix("data:image/jpeg;base64,"), validate=True)
         pixel = Image.open(io.BytesIO(content)).convert("RGB").getpixel((20, 30))
-        assert np.abs(np.subtract(pixel, COLOURS[name])).max() < 12
+        assert np.abs(np.subtract(pixel, COLORS[name])).max() < 12
         assert f"Maker of {name}" in card["texts"]
-    # every neighbour has the colour of the item that leads
+    # every neighbor has the color of the item that leads
     for place in range(0, len(titles), 4):
         names = {"red" if "onerror" in title else title.split()[0] for title in titles[place : place + 4]}
         assert len(names) == 1

@@ -245,7 +245,7 @@ def test_a_bare_encoder_is_pooled_by_its_mean_and_an_argument_changes_that(tmp_p
     folder = bert(tmp_path)
     assert SentenceEncoder(folder).identity["pooling"] == "mean"
     mean = encode_rows(SentenceEncoder(folder, pooling="mean"), TEXTS, 6).vectors
-    cls = encode_rows(SentenceEncoder(folder, pooling="cls", normalise=True), TEXTS, 6).vectors
+    cls = encode_rows(SentenceEncoder(folder, pooling="cls", normalize=True), TEXTS, 6).vectors
     assert np.abs(encode_rows(SentenceEncoder(folder), TEXTS, 6).vectors - mean).max() == 0
     assert np.allclose(np.linalg.norm(cls, axis=1), 1) and not np.allclose(np.linalg.norm(mean, axis=1), 1)
     modules(folder, "Transformer", "Pooling", pooling="cls")
@@ -266,7 +266,7 @@ def test_a_dense_layer_behind_the_pooling_and_first_columns_only(tmp_path):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_decoder_gives_its_last_token_whatever_the_padding_and_the_neighbours(tmp_path, side):
+def test_a_decoder_gives_its_last_token_whatever_the_padding_and_the_neighbors(tmp_path, side):
     from transformers import MistralModel
 
     folder = mistral(tmp_path, side)
@@ -391,7 +391,7 @@ def test_all_that_decides_the_vectors_is_in_the_identity(tmp_path):
         SentenceEncoder(folder, prompt="tent: "),
         SentenceEncoder(folder, max_length=9),
         SentenceEncoder(folder, precision="bfloat16"),
-        SentenceEncoder(folder, normalise=True),
+        SentenceEncoder(folder, normalize=True),
     ]
     assert len({json.dumps(one.identity) for one in changed} | {json.dumps(identity)}) == 7
     assert SentenceEncoder(folder, pooling="mean", prompt="", max_length=64).identity == identity  # as it does anyway

@@ -150,8 +150,8 @@ def test_a_state_of_something_else_is_refused():
 
 
 @pytest.mark.slow
-def test_neighbours_of_sports_are_mostly_sensible(real_data):
-    """The figure of the docstring: how many of ten neighbours are those of all-MiniLM-L6-v2."""
+def test_neighbors_of_sports_are_mostly_sensible(real_data):
+    """The figure of the docstring: how many of ten neighbors are those of all-MiniLM-L6-v2."""
     table = pl.read_csv(real_data / "sports" / "items.tsv", separator="\t", quote_char=None)
     texts = table["text"].fill_null("").to_list()
     published = np.load(real_data / "sports" / "text_feat.npy")
@@ -159,11 +159,11 @@ def test_neighbours_of_sports_are_mostly_sensible(real_data):
     encoder.fit(texts)
     asked = np.random.default_rng(0).choice(len(texts), 2000, replace=False)
 
-    def neighbours(matrix: np.ndarray) -> np.ndarray:
+    def neighbors(matrix: np.ndarray) -> np.ndarray:
         scores = matrix[asked] @ matrix.T
         scores[np.arange(len(asked)), asked] = -np.inf
         return np.argpartition(-scores, 10, axis=1)[:, :10]
 
-    ours, theirs = neighbours(vectors(encoder, texts, 1024)), neighbours(published)
+    ours, theirs = neighbors(vectors(encoder, texts, 1024)), neighbors(published)
     shared = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ours, theirs, strict=True)])
     assert 0.37 < shared < 0.41

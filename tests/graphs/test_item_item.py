@@ -1,4 +1,4 @@
-"""Neighbours, their fusion and their cache against brute force."""
+"""Neighbors, their fusion and their cache against brute force."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lirdrec.graphs.cache import NeighbourSource
+from lirdrec.graphs.cache import NeighborSource
 from lirdrec.graphs.item_item import fuse, nearest_among, nearest_items
 
 from ..helpers import assert_mentions
@@ -65,7 +65,7 @@ def test_an_item_is_its_own_nearest():
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [5, 6], [3, 3, 9]], ids=str)
-def test_a_catalogue_in_blocks_is_the_catalogue(cuts):
+def test_a_catalog_in_blocks_is_the_catalog(cuts):
     values, present = table(12, 4, [2, 9])
     blocks = list(zip(values.tensor_split(cuts), present.tensor_split(cuts), strict=True))
     blocks = [block for block in blocks if len(block[0])]
@@ -82,11 +82,11 @@ def test_progress_counts_the_rows_that_have_features():
 
 def test_fusion_by_hand():
     """Four items, two modalities; item 2 lacks the image, item 3 the text."""
-    neighbours = {
+    neighbors = {
         "image": torch.tensor([[0, 1], [1, 0], [-1, -1], [3, 0]]),
         "text": torch.tensor([[0, 2], [1, 2], [2, 1], [-1, -1]]),
     }
-    s = fuse(neighbours, {"image": 0.25, "text": 0.75}, 4, torch.float64)
+    s = fuse(neighbors, {"image": 0.25, "text": 0.75}, 4, torch.float64)
     half_image, half_text = 0.125, 0.375
     expected = [
         [half_image + half_text, half_image, half_text, 0],
@@ -96,25 +96,25 @@ def test_fusion_by_hand():
     ]
     torch.testing.assert_close(s.dense(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-15)
     torch.testing.assert_close(s.row_sums(), torch.ones(4, dtype=torch.float64))
-    twice = fuse(neighbours, {"image": 0.5, "text": 1.5}, 4, torch.float64)  # weights need not sum to one
+    twice = fuse(neighbors, {"image": 0.5, "text": 1.5}, 4, torch.float64)  # weights need not sum to one
     torch.testing.assert_close(twice.dense(), 2 * s.dense())
 
 
-def test_fusion_with_fewer_items_than_neighbours():
+def test_fusion_with_fewer_items_than_neighbors():
     values, present = table(3, 2, [])
     s = fuse({"text": nearest_items(values, present, 10)}, {"text": 1.0}, 3, torch.float64)
     torch.testing.assert_close(s.dense(), torch.full((3, 3), 1 / 3, dtype=torch.float64))
 
 
-def test_an_item_without_any_neighbour_has_an_empty_row():
+def test_an_item_without_any_neighbor_has_an_empty_row():
     s = fuse({"text": torch.tensor([[0, 1], [1, 0], [-1, -1]])}, {"text": 1.0}, 3)
     assert s.dense()[2].tolist() == [0, 0, 0]
     assert s.dense()[:, 2].tolist() == [0, 0, 0]
 
 
 class TestCache:
-    def source(self, folder, seed: int = 0, absent: tuple[int, ...] = (1,)) -> NeighbourSource:
-        return NeighbourSource({"text": table(20, 4, list(absent), seed)}, folder)
+    def source(self, folder, seed: int = 0, absent: tuple[int, ...] = (1,)) -> NeighborSource:
+        return NeighborSource({"text": table(20, 4, list(absent), seed)}, folder)
 
     def test_the_second_source_reads_what_the_first_wrote(self, tmp_path, monkeypatch):
         folder = tmp_path / "not" / "yet"
@@ -136,15 +136,15 @@ class TestCache:
         self.source(tmp_path)("text", 4)
         assert len(list(tmp_path.iterdir())) == 4
         values, present = table(20, 4, [1])
-        NeighbourSource({"text": (values.float(), present)}, tmp_path)("text", 3)
+        NeighborSource({"text": (values.float(), present)}, tmp_path)("text", 3)
         changed = values.clone()
         changed[19, 3] = torch.nextafter(changed[19, 3], torch.tensor(9.0).double())  # one bit of one number
-        NeighbourSource({"text": (changed, present)}, tmp_path)("text", 3)
+        NeighborSource({"text": (changed, present)}, tmp_path)("text", 3)
         assert len(list(tmp_path.iterdir())) == 6
 
     def test_the_same_features_under_another_name_are_the_same_file(self, tmp_path):
         self.source(tmp_path)("text", 3)
-        NeighbourSource({"title": table(20, 4, [1])}, tmp_path)("title", 3)
+        NeighborSource({"title": table(20, 4, [1])}, tmp_path)("title", 3)
         assert len(list(tmp_path.iterdir())) == 1
 
     @pytest.mark.parametrize("damage", ["empty", "cut", "text", "zip", "shape", "range", "floats", "object", "huge"])
@@ -157,7 +157,7 @@ class TestCache:
         elif damage == "cut":
             file.write_bytes(whole[:-5])
         elif damage == "text":
-            file.write_text("neighbours")
+            file.write_text("neighbors")
         elif damage == "zip":
             np.savez(file.with_suffix(".npz"), table=expected)
             os.replace(file.with_suffix(".npz"), file)
@@ -177,7 +177,7 @@ class TestCache:
         assert len(list(tmp_path.iterdir())) == 1
 
     def test_a_flipped_bit_is_noticed_wherever_it_is(self, tmp_path, caplog):
-        """Also one that makes another neighbour of a neighbour, which no range of values tells."""
+        """Also one that makes another neighbor of a neighbor, which no range of values tells."""
         expected = self.source(tmp_path)("text", 3)
         (file,) = tmp_path.iterdir()
         whole = file.read_bytes()
@@ -216,7 +216,7 @@ class TestCache:
         assert_mentions(caplog.text, ["No space left on device"])
 
 
-def test_an_item_is_its_own_first_neighbour_among_exact_copies():
+def test_an_item_is_its_own_first_neighbor_among_exact_copies():
     values = torch.ones(12, 3) * torch.arange(1, 13)[:, None]  # twelve items of one direction
     found = nearest_items(values, torch.ones(12, dtype=torch.bool), 4, memory_limit=200)
     assert found[:, 0].tolist() == list(range(12))

@@ -1,4 +1,4 @@
-"""Item graphs with real values against dense matrices; the row-normalised user-item graph."""
+"""Item graphs with real values against dense matrices; the row-normalized user-item graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def table(n: int, d: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_cosines_of_a_catalogue_in_blocks(monkeypatch):
+def test_cosines_of_a_catalog_in_blocks(monkeypatch):
     monkeypatch.setattr("lirdrec.graphs.links.BLOCK_BYTES", 3 * 5 * 8)  # three rows at once
     x, queries = table(11, 5), table(4, 5, seed=1)
     x[2] = 0
@@ -36,7 +36,7 @@ def test_links_of_the_last_items_are_rows_of_the_whole():
     torch.testing.assert_close(found.matmul(torch.eye(9, dtype=torch.float64)), whole[5:])
 
 
-def test_joined_normalised_links_and_their_gradients_are_dense_ones():
+def test_joined_normalized_links_and_their_gradients_are_dense_ones():
     """Two graphs that share entries, and a row whose sum is negative, which gets nothing instead of NaN."""
     rows, columns = torch.tensor([0, 1, 1, 3, 4, 4]), torch.tensor([1, 0, 4, 3, 2, 4])
     more = torch.tensor([1, 4]), torch.tensor([0, 4])
@@ -66,16 +66,16 @@ def test_joined_normalised_links_and_their_gradients_are_dense_ones():
 
 def test_own_cosines_have_the_gradient_of_the_kept_entries():
     x = table(7, 3).requires_grad_()
-    neighbours = nearest_items(x.detach(), torch.tensor([True] * 6 + [False]), 3)
+    neighbors = nearest_items(x.detach(), torch.tensor([True] * 6 + [False]), 3)
     weight = table(7, 7, seed=3)
 
     def unit() -> torch.Tensor:
         return x / x.norm(dim=1, keepdim=True)
 
-    links = own_cosines(unit(), neighbours)
+    links = own_cosines(unit(), neighbors)
     ours = torch.autograd.grad((links.values * weight[links.rows, links.columns]).sum(), x)[0]
     kept = torch.zeros(7, 7, dtype=torch.float64)
-    kept[pairs(neighbours)] = 1
+    kept[pairs(neighbors)] = 1
     theirs = torch.autograd.grad((unit() @ unit().T * kept * weight).sum(), x)[0]
     torch.testing.assert_close(ours, theirs)
 

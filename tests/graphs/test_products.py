@@ -85,7 +85,7 @@ def test_propagation_of_slices_and_float32():
     torch.testing.assert_close(torch.cat(found).double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_kept_edge_is_normalised_by_the_kept_degrees():
+def test_a_kept_edge_is_normalized_by_the_kept_degrees():
     users, items, _ = edges()
     kept = drop_edges(users, items, N_USERS, N_ITEMS, 0.5, torch.Generator().manual_seed(3))
     assert len(kept) == len(users) // 2

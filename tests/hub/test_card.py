@@ -1,4 +1,4 @@
-"""The card: a header that the hub's own reader understands, the figures that were recorded, the licence that holds."""
+"""The card: a header that the hub's own reader understands, the figures that were recorded, the license that holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_error
 
-MOVIELENS = "MovieLens research licence, non-commercial, same terms on redistribution: see MOVIELENS-README.txt"
+MOVIELENS = "MovieLens research license, non-commercial, same terms on redistribution: see MOVIELENS-README.txt"
 
 
 def read_card(hub, name: str):
@@ -27,7 +27,7 @@ def test_a_datasets_card(hub, login, sample):
     push(sample, "me/films")
     card, content = read_card(hub, "datasets/me/films")
     header = card.data.to_dict()
-    assert header["license"] == "other" and header["license_name"] == "movielens-research-licence"
+    assert header["license"] == "other" and header["license_name"] == "movielens-research-license"
     assert header["size_categories"] == ["10K<n<100K"] and header["pretty_name"] == "movielens"
     assert {"lirdrec", "recommendation", "multimodal"} <= set(header["tags"]) and header["library_name"] == "lirdrec"
     assert [one["data_files"] for one in header["configs"]] == [
@@ -69,7 +69,7 @@ def test_without_figures(hub, login, trained):
 def test_names_do_not_break_the_card(hub, login, films, tmp_path):
     hostile = "# <script>x</script> | [a](b) `c` *d* _e_\n---\nlicense: mit"
     parts = (films.users, films.items, films.train, films.valid, films.test, films.features, films.item_table)
-    push(type(films)(hostile, *parts, info={"note": hostile}).save(tmp_path / "x"), "me/films", licence="cc0-1.0")
+    push(type(films)(hostile, *parts, info={"note": hostile}).save(tmp_path / "x"), "me/films", license="cc0-1.0")
     card, content = read_card(hub, "datasets/me/films")
     assert card.data.license == "cc0-1.0" and card.data["pretty_name"] == hostile
     body = content.split("\n---\n", 1)[1] if "\n---\n\n#" not in content else content.rsplit("\n---\n\n#", 1)[1]
@@ -92,9 +92,9 @@ def code(content: str) -> list[str]:
         ("other", MOVIELENS, License("other", MOVIELENS)),
     ],
 )
-def test_licences(named, known, licence):
-    assert find_license(named, {"licence": known}, "x") == licence
-    assert find_license(named, {"license": known}, "x") == licence
+def test_licenses(named, known, license):
+    assert find_license(named, {"licence": known}, "x") == license
+    assert find_license(named, {"license": known}, "x") == license
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ def test_licences(named, known, licence):
         (None, None, ['"cc-by-4.0"', '"other"']),
         ("", None, ["''", "'other'"]),
         ("apache2.0", None, ["'apache2.0'", "'apache-2.0'"]),
-        ("mit", MOVIELENS, ["MovieLens research licence", "'mit'"]),
+        ("mit", MOVIELENS, ["MovieLens research license", "'mit'"]),
         ("cc-by-4.0", "cc-by-nc-4.0", ["'cc-by-nc-4.0'", "'cc-by-4.0'"]),
     ],
 )
-def test_licences_that_are_refused(named, known, facts):
+def test_licenses_that_are_refused(named, known, facts):
     with assert_error(ConfigError, mentions=facts):
         find_license(named, {"licence": known}, "x")
 

@@ -62,7 +62,7 @@ def test_only_the_owner_pushes(hub, shelf, token, name, facts):
 
 def test_a_reader_does_not_change_what_is_there(hub, shelf):
     push(shelf, "me/films", token=OWNER)
-    says(lambda: push(shelf, "me/films", token=READER, licence="other"), "datasets/me/films", "token")
+    says(lambda: push(shelf, "me/films", token=READER, license="other"), "datasets/me/films", "token")
 
 
 def test_what_is_not_there(hub, login, shelf, tmp_path):

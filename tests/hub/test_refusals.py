@@ -72,7 +72,7 @@ def test_a_damaged_run_is_not_sent(hub, login, trained, tmp_path):
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     (run / "vectors.safetensors").unlink()
     with assert_error(RunFolderError, mentions=[run / "vectors.safetensors"]):
-        push(run, "me/films", licence="mit")
+        push(run, "me/films", license="mit")
     assert not hub.requests
 
 

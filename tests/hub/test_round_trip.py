@@ -80,7 +80,7 @@ def test_objects_go_and_come_without_a_folder_of_ones_own(hub, login, trained, f
 
 def test_a_slim_run(hub, login, trained, tmp_path):
     slim = Recommender.load(trained).slim(tmp_path / "slim")
-    push(slim, "me/small", licence="cc-by-4.0")
+    push(slim, "me/small", license="cc-by-4.0")
     loaded = recommender_from_hub("me/small")
     assert loaded.is_slim
     push_to_hub(loaded, "me/smaller")
@@ -99,7 +99,7 @@ def test_only_the_manifests_files_and_the_card_go_up_in_one_commit(hub, login, t
     (run / ".lock").write_text("17")
     (run / "notes.txt").write_text("mine")
     before = contents(run)
-    push(run, "me/films", message="First films", licence="cc-by-4.0")
+    push(run, "me/films", message="First films", license="cc-by-4.0")
     repo = hub.repos["me/films"]
     listed = json.loads((run / "manifest.json").read_bytes())["files"]
     features = {f"features/{name}{end}" for name in ("text", "image") for end in (".npy", ".mask.npy")}
@@ -141,7 +141,7 @@ def test_a_revision_is_a_branch_of_its_own(hub, login, shelf, trained, tmp_path)
     assert contents(pull("me/films", tmp_path / "a", revision=commit)) == contents(pull("me/films", tmp_path / "b"))
 
 
-def test_what_was_pulled_can_be_pushed_again_without_naming_the_licence(hub, login, trained, tmp_path):
+def test_what_was_pulled_can_be_pushed_again_without_naming_the_license(hub, login, trained, tmp_path):
     push(trained, "me/films")
     got = pull("me/films", tmp_path / "got")
     push(got, "me/again")

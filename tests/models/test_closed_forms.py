@@ -42,7 +42,7 @@ def inputs(features: dict[str, np.ndarray] = FEATURES, x: np.ndarray = X) -> Mod
         name: Features(torch.from_numpy(values).float(), torch.from_numpy(values.any(1)))
         for name, values in features.items()
     }
-    return ModelInputs(*x.shape, users, items, tensors, lambda name, k: pytest.fail("no neighbours are asked for"))
+    return ModelInputs(*x.shape, users, items, tensors, lambda name, k: pytest.fail("no neighbors are asked for"))
 
 
 def solved(kind, config, given: ModelInputs | None = None):
@@ -155,7 +155,7 @@ def test_too_many_items_for_the_dense_solution(monkeypatch):
         (lambda: CEASEConfig(feature_weight=-1.0), ["feature_weight", -1.0, 0]),
         (lambda: AddEASEConfig(feature_share=1.5), ["feature_share", 1.5, 0, 1]),
         (lambda: AddEASEConfig(feature_regularization=0.0), ["feature_regularization", 0.0]),
-        (lambda: ContentKNNConfig(0), ["n_neighbours", 0, 1, "none"]),
+        (lambda: ContentKNNConfig(0), ["n_neighbors", 0, 1, "none"]),
         (lambda: ContentKNNConfig(modality_weights={"text": -1.0}), ["modality_weights", 0]),
     ],
 )
@@ -178,7 +178,7 @@ def content_weights(k: int) -> np.ndarray:
 def test_content_knn_by_hand(k):
     model = solved(ContentKNN, ContentKNNConfig(k, modality_weights=WEIGHTS))
     np.testing.assert_allclose(all_scores(model), X @ content_weights(k), atol=1e-5)
-    assert (model.neighbours[5] == -1).all()  # no features, no neighbours
+    assert (model.neighbors[5] == -1).all()  # no features, no neighbors
 
 
 def test_content_knn_without_a_limit_is_the_sum_of_all_similarities():
@@ -188,7 +188,7 @@ def test_content_knn_without_a_limit_is_the_sum_of_all_similarities():
 
 @pytest.mark.parametrize("k", [4, None])
 def test_content_knn_takes_new_items_as_if_they_had_been_there(k):
-    """Grown twice, in two catalogue blocks, it scores as a model whose items 15, 16 and 17 have no interactions."""
+    """Grown twice, in two catalog blocks, it scores as a model whose items 15, 16 and 17 have no interactions."""
     config = ContentKNNConfig(k, modality_weights=WEIGHTS)
     x = X.copy()
     x[:, 15:] = 0
@@ -207,7 +207,7 @@ def test_content_knn_takes_new_items_as_if_they_had_been_there(k):
 
 
 def test_item_knn_by_hand():
-    model = solved(ItemKNN, ItemKNNConfig(n_neighbours=4, shrinkage=2.0))
+    model = solved(ItemKNN, ItemKNNConfig(n_neighbors=4, shrinkage=2.0))
     b = np.zeros((N_ITEMS, N_ITEMS))
     for j in range(N_ITEMS):
         sims = []
@@ -231,7 +231,7 @@ def test_item_knn_by_hand():
         (EASE, EASEConfig(3.0)),
         (EASE, EASEConfig(3.0, rank=6)),
         (AddEASE, AddEASEConfig(3.0, rank=6)),
-        (ItemKNN, ItemKNNConfig(n_neighbours=4)),
+        (ItemKNN, ItemKNNConfig(n_neighbors=4)),
         (ContentKNN, ContentKNNConfig(4)),
         (ContentKNN, ContentKNNConfig(None)),
     ],

@@ -32,7 +32,7 @@ def inputs(modalities=("picture", "sound"), lacking=LACKING) -> ModelInputs:
         values = torch.randn(N_ITEMS, 3, generator=generator, dtype=torch.float64) * present[:, None]
         features[name] = Features(values, present)
     return ModelInputs(
-        N_USERS, N_ITEMS, pairs[:, 0], pairs[:, 1], features, neighbours=lambda name, k: torch.empty(0), seed=1
+        N_USERS, N_ITEMS, pairs[:, 0], pairs[:, 1], features, neighbors=lambda name, k: torch.empty(0), seed=1
     )
 
 
@@ -80,7 +80,7 @@ def received(given: ModelInputs, items: torch.Tensor, states: torch.Tensor) -> t
     return torch.stack(rows)
 
 
-def neighbours_of(given: ModelInputs, user: int | None = None, item: int | None = None) -> list[int]:
+def neighbors_of(given: ModelInputs, user: int | None = None, item: int | None = None) -> list[int]:
     if user is not None:
         return sorted(i for u, i in zip(given.users.tolist(), given.items.tolist(), strict=True) if u == user)
     return sorted(u for u, i in zip(given.users.tolist(), given.items.tolist(), strict=True) if i == item)
@@ -105,7 +105,7 @@ def dense_grcn(model, given: ModelInputs) -> tuple[torch.Tensor, torch.Tensor, t
         f = F.leaky_relu(feature.values @ model.feature_weight[m].T + model.feature_bias[m])
         f = F.normalize(f, dim=1) * feature.present[:, None]
         start = F.normalize(model.preference[m], dim=1)
-        mine = [[i for i in neighbours_of(given, user=u) if feature.present[i]] for u in range(N_USERS)]
+        mine = [[i for i in neighbors_of(given, user=u) if feature.present[i]] for u in range(N_USERS)]
         p = torch.stack([routed(start[u], f, mine[u], n)[0] for u in range(N_USERS)])
         users, items = p.clone(), f.clone()
         for u in range(N_USERS):
@@ -113,7 +113,7 @@ def dense_grcn(model, given: ModelInputs) -> tuple[torch.Tensor, torch.Tensor, t
             to_users[m, u, mine[u]] = alpha
             users[u] += alpha @ f[mine[u]]
         for i in range(N_ITEMS):
-            theirs = neighbours_of(given, item=i) if feature.present[i] else []
+            theirs = neighbors_of(given, item=i) if feature.present[i] else []
             to_items[m, theirs, i] = (p[theirs] @ f[i]).softmax(0)
             items[i] += to_items[m, :, i] @ p
         user_parts.append(users)
@@ -361,6 +361,6 @@ class TestEveryOne:
         assert torch.equal(grown.item_vectors[:-1], scorer.item_vectors)
         # in a history it counts as item 6 does, which has no ID either
         ours, theirs = (model.fold_in(grown, [torch.tensor([3, item])]) for item in (7, 6))
-        if name == "grcn":  # but for the confidence that item 6 was initialised with
+        if name == "grcn":  # but for the confidence that item 6 was initialized with
             ours, theirs = ours[:, WIDTH:], theirs[:, WIDTH:]
         same(ours, theirs)

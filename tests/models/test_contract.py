@@ -24,7 +24,7 @@ from lirdrec.training.config import TrainConfig
 from ..helpers import assert_error
 
 SMALL = {
-    "lirdrec": {"embedding_size": 8, "n_layers": 2, "n_neighbours": 5},
+    "lirdrec": {"embedding_size": 8, "n_layers": 2, "n_neighbors": 5},
     "content_knn": {"modality_weights": {"image": 0.5, "text": 0.5}},
     "ease": {"regularization": 20.0},
     "cease": {"regularization": 20.0, "rank": 60},
@@ -33,9 +33,9 @@ SMALL = {
     "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
     "vbpr": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1, "temperature": 0.3},
     "grcn": {"embedding_size": 8},
-    "freedom": {"embedding_size": 8, "n_neighbours": 5, "edge_dropout": 0.3},
-    "lattice": {"embedding_size": 8, "n_neighbours": 5, "regularization": 1e-2},
-    "micro": {"embedding_size": 8, "n_neighbours": 5, "regularization": 1e-2},
+    "freedom": {"embedding_size": 8, "n_neighbors": 5, "edge_dropout": 0.3},
+    "lattice": {"embedding_size": 8, "n_neighbors": 5, "regularization": 1e-2},
+    "micro": {"embedding_size": 8, "n_neighbors": 5, "regularization": 1e-2},
     "bm3": {"embedding_size": 16, "n_layers": 2, "contrast_weight": 0.2},
     "lgmrec": {"embedding_size": 8},
     "slmrec": {"embedding_size": 8},
@@ -206,12 +206,12 @@ class TestEveryModel:
 
     def test_new_items_exactly_where_it_says_so(self, name, recommender, dataset):
         model, scorer = recommender.model(), recommender.scorer
-        catalogue = [make_model_inputs(dataset, cache=False).features]
+        catalog = [make_model_inputs(dataset, cache=False).features]
         if not model.capabilities.cold_items:
             with assert_error(CapabilityError, mentions=[name, "items"]):
-                model.add_items(scorer, catalogue, new_features(3))
+                model.add_items(scorer, catalog, new_features(3))
             return
-        grown = model.add_items(scorer, catalogue, new_features(3))
+        grown = model.add_items(scorer, catalog, new_features(3))
         assert grown.n_items == dataset.n_items + 3
         before, after = (s.scores(s.queries(torch.arange(9))) for s in (scorer, grown))
         torch.testing.assert_close(after[:, :-3], before)
@@ -292,7 +292,7 @@ def test_bfloat16_products_move_loss_and_gradients_a_little_only(name, options, 
     assert torch.cosine_similarity(*gradients, dim=0) > 0.95
 
 
-def test_an_unknown_model_is_named_with_its_neighbour():
+def test_an_unknown_model_is_named_with_its_neighbor():
     with assert_error(ConfigError, mentions=["'lirdreck'", "'lirdrec'"]):
         model_type("lirdreck")
 

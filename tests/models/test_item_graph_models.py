@@ -43,12 +43,12 @@ def inputs(modalities: tuple[str, ...] = ("image", "text")) -> ModelInputs:
     generator = torch.Generator().manual_seed(2)
     users, items = (torch.rand(N_USERS, N_OLD - 1, generator=generator) < 0.4).nonzero(as_tuple=True)
     own = {name: features(N_OLD)[name] for name in modalities}
-    neighbours = lambda name, k: nearest_items(own[name].values, own[name].present, k)
-    return ModelInputs(N_USERS, N_OLD, users, items, own, neighbours, seed=5)
+    neighbors = lambda name, k: nearest_items(own[name].values, own[name].present, k)
+    return ModelInputs(N_USERS, N_OLD, users, items, own, neighbors, seed=5)
 
 
 def made(name: str, modalities: tuple[str, ...] = ("image", "text"), **options: Any) -> Any:
-    sizes = {"embedding_size": WIDTH, "n_neighbours": K} if name != "bm3" else {"embedding_size": WIDTH}
+    sizes = {"embedding_size": WIDTH, "n_neighbors": K} if name != "bm3" else {"embedding_size": WIDTH}
     return build(name, inputs(modalities), config_type(name)(**{**sizes, **options})).double()
 
 
@@ -63,7 +63,7 @@ def links(x: torch.Tensor, present: torch.Tensor, stops: list[int], binary: bool
     return kept if binary else kept * cosine
 
 
-def normalised(a: torch.Tensor) -> torch.Tensor:
+def normalized(a: torch.Tensor) -> torch.Tensor:
     d = a.sum(1)
     r = torch.where(d > 0, 1 / d.clamp(min=1e-30).sqrt(), 0.0)
     return r[:, None] * a * r
@@ -105,14 +105,14 @@ def dense_h(model: Any, stops: list[int]) -> tuple[torch.Tensor, list[torch.Tens
         links(F.linear(f.values, model.projection_weight[m], model.projection_bias[m]), f.present, stops)
         for m, f in enumerate(tables)
     ]
-    frozen = [normalised(links(f.values, f.present, stops)) for f in tables]
+    frozen = [normalized(links(f.values, f.present, stops)) for f in tables]
     share = config.frozen_weight
     if model.name == "lattice":
         w = model.modality_logits.softmax(0) if len(tables) > 1 else [1.0]
         mixed = sum(a * b for a, b in zip(w, learned, strict=True))
-        graphs = [(1 - share) * normalised(mixed) + share * sum(a * b for a, b in zip(w, frozen, strict=True))]
+        graphs = [(1 - share) * normalized(mixed) + share * sum(a * b for a, b in zip(w, frozen, strict=True))]
     else:
-        graphs = [(1 - share) * normalised(a) + share * b for a, b in zip(learned, frozen, strict=True)]
+        graphs = [(1 - share) * normalized(a) + share * b for a, b in zip(learned, frozen, strict=True)]
     given = []
     for graph in graphs:
         y = x
@@ -147,11 +147,11 @@ def test_grown_items_equal_the_dense_formula(name, batches, n_item_layers):
     model = made(name, n_item_layers=n_item_layers)
     before = model.scorer()
     kept = {key: tensor.clone() for key, tensor in before.tensors().items()}
-    scorer, catalogue, stops = before, [features(N_OLD)], [N_OLD] * N_OLD
+    scorer, catalog, stops = before, [features(N_OLD)], [N_OLD] * N_OLD
     for size in batches:
         new = features(len(stops) + size, len(stops))
-        scorer = model.add_items(scorer, catalogue, new)
-        catalogue.append(new)
+        scorer = model.add_items(scorer, catalog, new)
+        catalog.append(new)
         stops += [len(stops) + size] * size
     users, items = dense_vectors(model, stops)
     torch.testing.assert_close(scorer.user_vectors, users.detach(), rtol=0, atol=1e-12)

@@ -17,7 +17,7 @@ from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from ..helpers import assert_error
 
 N_USERS, N_OLD, N_NEW = 8, 12, 5
-CONFIG = LIRDRecConfig(embedding_size=4, n_layers=2, n_neighbours=3, hidden_multiplier=2)
+CONFIG = LIRDRecConfig(embedding_size=4, n_layers=2, n_neighbors=3, hidden_multiplier=2)
 WEIGHTS = {"image": 0.1, "text": 0.9}
 TABLES = {  # modality → (columns, items that lack it; 12 … 16 are the new ones)
     "image": (5, [3, 13, 16]),
@@ -58,21 +58,21 @@ def trained(config: LIRDRecConfig = CONFIG) -> LIRDRec:
     return model
 
 
-def row_of_s(item: int, catalogue: int) -> torch.Tensor:
-    """Row `item` of S by hand: its nearest among items 0 … catalogue - 1, rescaled by the modalities that it has."""
-    row, has = torch.zeros(catalogue, dtype=torch.float64), 0.0
-    for name, table in features(catalogue).items():
+def row_of_s(item: int, catalog: int) -> torch.Tensor:
+    """Row `item` of S by hand: its nearest among items 0 … catalog - 1, rescaled by the modalities that it has."""
+    row, has = torch.zeros(catalog, dtype=torch.float64), 0.0
+    for name, table in features(catalog).items():
         if not table.present[item]:
             continue
         cosine = torch.nn.functional.cosine_similarity(table.values, table.values[item][None], dim=1)
         cosine[~table.present] = -torch.inf
-        row[cosine.argsort(descending=True)[: CONFIG.n_neighbours]] += WEIGHTS[name] / CONFIG.n_neighbours
+        row[cosine.argsort(descending=True)[: CONFIG.n_neighbors]] += WEIGHTS[name] / CONFIG.n_neighbors
         has += WEIGHTS[name]
     return row / has
 
 
 def present_from_the_start(model: LIRDRec, batches: list[int]) -> LIRDRec:
-    """The model whose catalogue held the new items all along, with rows of S frozen as each batch found them."""
+    """The model whose catalog held the new items all along, with rows of S frozen as each batch found them."""
     total = N_OLD + sum(batches)
     whole = LIRDRec(inputs(total), model.config)
     whole.load_state_dict(model.state_dict())
@@ -95,11 +95,11 @@ def present_from_the_start(model: LIRDRec, batches: list[int]) -> LIRDRec:
 def test_grown_items_equal_a_full_forward_in_which_they_were_present(batches, n_layers, n_item_layers):
     model = trained(replace(CONFIG, n_layers=n_layers, n_item_layers=n_item_layers))
     before = model.scorer()
-    scorer, catalogue, stop = before, [features(N_OLD)], N_OLD
+    scorer, catalog, stop = before, [features(N_OLD)], N_OLD
     for size in batches:
         new = features(stop + size, stop)
-        scorer = model.add_items(scorer, catalogue, new)
-        catalogue.append(new)
+        scorer = model.add_items(scorer, catalog, new)
+        catalog.append(new)
         stop += size
     expected = present_from_the_start(model, batches).scorer()
     assert scorer.n_items == expected.n_items == N_OLD + N_NEW

@@ -17,7 +17,7 @@ from lirdrec.nn.dct import dct, idct
 
 ARRAYS = Path(__file__).parent / "parity" / "arrays.npz"
 CONFIG = LIRDRecConfig(
-    embedding_size=16, n_layers=2, n_neighbours=5, modality_weights={"image": 0.1, "text": 0.9}, regularization=0.01
+    embedding_size=16, n_layers=2, n_neighbors=5, modality_weights={"image": 0.1, "text": 0.9}, regularization=0.01
 )
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5}
 DTYPES = [torch.float64, torch.float32]
@@ -43,10 +43,10 @@ def model(dtype: torch.dtype) -> LIRDRec:
         "text": Features(torch.from_numpy(data["t_feat"]).to(dtype), torch.ones(40, dtype=torch.bool)),
     }
 
-    def neighbours(name: str, k: int) -> torch.Tensor:
+    def neighbors(name: str, k: int) -> torch.Tensor:
         return nearest_items(features[name].values, features[name].present, k)
 
-    lirdrec = LIRDRec(ModelInputs(50, 40, edges[:, 0], edges[:, 1], features, neighbours), CONFIG)
+    lirdrec = LIRDRec(ModelInputs(50, 40, edges[:, 0], edges[:, 1], features, neighbors), CONFIG)
     copy_parameters(lirdrec, load("params_init"), dtype)
     if dtype == torch.float64:  # the fixture keeps the graphs' float32 values also in float64
         widen_graphs(lirdrec, data)
@@ -103,7 +103,7 @@ def test_graphs():
     close(lirdrec.user_item.matrix.dense(), dense[:50, 50:], torch.float32, "Â")
     close(lirdrec.item_item.dense(), data["mm_adj_dense"], torch.float32, "S")
     for row, name in enumerate(["image", "text"]):
-        table = {name: lirdrec.inputs.neighbours(name, 5)}
+        table = {name: lirdrec.inputs.neighbors(name, 5)}
         close(fuse(table, {name: 1.0}, 40).dense(), data[f"mm_adj_{name}_dense"], torch.float32, f"S_{row}")
     mixed = torch.cat([dct(torch.from_numpy(data[f])) for f in ("v_feat", "t_feat")], dim=1)
     close(mixed, data["interleaved_feat"], torch.float32, "DCT")

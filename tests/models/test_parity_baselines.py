@@ -116,17 +116,17 @@ CASES = {
     ),
     # left out: the biases of its projections, which cancel in its loss
     "freedom": Case(
-        {"embedding_size": 16, "n_neighbours": 5, "edge_dropout": 0.0, "regularization": 1e-3},
+        {"embedding_size": 16, "n_neighbors": 5, "edge_dropout": 0.0, "regularization": 1e-3},
         TABLES | WEIGHTS,
         {"ranking": lambda terms: terms["bpr"], "content": lambda terms: 1e-3 * (terms["text"] + terms["image"])},
     ),
     "lattice": Case(
-        {"embedding_size": 16, "n_neighbours": 5, "regularization": 1e-3},
+        {"embedding_size": 16, "n_neighbors": 5, "regularization": 1e-3},
         {**TABLES, **PROJECTIONS, "modality_logits": named("modal_weight")},
         {"ranking": lambda terms: terms["bpr"], "regularization": lambda terms: 1e-3 * terms["reg"]},
     ),
     "micro": Case(
-        {"embedding_size": 16, "n_neighbours": 5, "regularization": 1e-5},
+        {"embedding_size": 16, "n_neighbors": 5, "regularization": 1e-5},
         {
             **TABLES,
             **PROJECTIONS,
@@ -182,10 +182,10 @@ def inputs() -> ModelInputs:
         for name, key in (("image", "v_feat"), ("text", "t_feat"))
     }
 
-    def neighbours(name: str, k: int) -> torch.Tensor:
+    def neighbors(name: str, k: int) -> torch.Tensor:
         return nearest_items(features[name].values, features[name].present, k)
 
-    return ModelInputs(50, 40, edges[:, 0], edges[:, 1], features, neighbours)
+    return ModelInputs(50, 40, edges[:, 0], edges[:, 1], features, neighbors)
 
 
 def model(name: str, case: Case, fixture: Arrays) -> Model:

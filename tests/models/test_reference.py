@@ -19,7 +19,7 @@ N_USERS, N_ITEMS = 7, 9
 DIMS = {"audio": 3, "image": 5, "text": 4}
 ABSENT = {"audio": [1], "image": [0, 4], "text": [2]}  # items that lack a modality
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
-SMALL = {"embedding_size": 4, "hidden_multiplier": 2, "n_layers": 2, "n_neighbours": 3, "regularization": 0.02}
+SMALL = {"embedding_size": 4, "hidden_multiplier": 2, "n_layers": 2, "n_neighbors": 3, "regularization": 0.02}
 
 CASES = {
     "one modality": (("text",), {}),
@@ -38,7 +38,7 @@ CASES = {
     "no user layer": (("image", "text"), {"n_layers": 0}),
     "four user layers": (("image", "text"), {"n_layers": 4}),
     "Xavier": (("image", "text"), {"init": "xavier"}),
-    "more neighbours than items": (("image", "text"), {"n_neighbours": 20}),
+    "more neighbors than items": (("image", "text"), {"n_neighbors": 20}),
     "another schedule": (("image", "text"), {"pwc_weight": 0.7, "pwc_base": 0.5}),
 }
 
@@ -68,10 +68,10 @@ class Data:
         }
         users, items = (torch.from_numpy(part) for part in self.r.nonzero())
 
-        def neighbours(name: str, k: int) -> torch.Tensor:
+        def neighbors(name: str, k: int) -> torch.Tensor:
             return nearest_items(features[name].values, features[name].present, k)
 
-        return ModelInputs(N_USERS, N_ITEMS, users, items, features, neighbours, seed)
+        return ModelInputs(N_USERS, N_ITEMS, users, items, features, neighbors, seed)
 
 
 class Reference:
@@ -102,7 +102,7 @@ class Reference:
             k = np.zeros((N_ITEMS, N_ITEMS))
             for i in np.flatnonzero(present):
                 cosine = np.where(present, unit @ unit[i], -np.inf)
-                nearest = [j for j in np.argsort(-cosine)[: self.config.n_neighbours] if present[j]]
+                nearest = [j for j in np.argsort(-cosine)[: self.config.n_neighbors] if present[j]]
                 k[i, nearest] = 1
             d = k.sum(1)
             inverse = np.where(d > 0, 1 / np.sqrt(np.maximum(d, 1)), 0)

@@ -135,9 +135,9 @@ def test_sparse_parts_that_do_not_fit_are_refused_instead_of_crashing_later():
 
 def test_nearest_items_become_columns_and_new_items_more_of_them():
     _, history, _ = item_weights()
-    neighbours = torch.tensor([[1, 3], [-1, -1], [0, -1]])
+    neighbors = torch.tensor([[1, 3], [-1, -1], [0, -1]])
     similarity = torch.tensor([[0.5, 0.25], [9.0, 9.0], [2.0, 9.0]])
-    scorer = ItemWeightScorer.of_nearest(history[:, :3].to_sparse_csr(), neighbours.clamp(max=2), similarity)
+    scorer = ItemWeightScorer.of_nearest(history[:, :3].to_sparse_csr(), neighbors.clamp(max=2), similarity)
     expected = torch.tensor([[0, 0, 2.0], [0.5, 0, 0], [0.25, 0, 0]])
     assert torch.equal(scorer.weights.to_dense(), expected)
     grown = scorer.with_items(torch.tensor([[2], [0]]), torch.tensor([[0.75], [4.0]]))

@@ -44,7 +44,7 @@ def made(data: Dataset, name: str, **options: object) -> Recommender:
 
 
 KINDS = [(name, {}) for name in model_names() if model_type(name).capabilities.cold_items]
-KINDS.append(("content_knn", {"n_neighbours": 5}))
+KINDS.append(("content_knn", {"n_neighbors": 5}))
 
 
 @pytest.mark.parametrize(("name", "options"), KINDS)
@@ -122,8 +122,8 @@ def test_a_run_with_such_vectors_is_not_loaded(data, tmp_path, tensor, bad):
 
 def test_item_weights_are_looked_at_too():
     history = torch.eye(4).to_sparse_csr()
-    neighbours, similarity = torch.tensor([[1], [0], [3], [2]]), torch.tensor([[0.5], [0.5], [1e13], [torch.nan]])
-    scorer = ItemWeightScorer.of_nearest(history, neighbours, similarity)
+    neighbors, similarity = torch.tensor([[1], [0], [3], [2]]), torch.tensor([[0.5], [0.5], [1e13], [torch.nan]])
+    scorer = ItemWeightScorer.of_nearest(history, neighbors, similarity)
     assert scorer.sound_items(0).tolist() == [True, True, False, False]
     grown = scorer.with_items(torch.tensor([[0], [-1], [2]]), torch.tensor([[1.0], [0.0], [torch.inf]]))
     assert grown.sound_items(4).tolist() == [True, True, False]

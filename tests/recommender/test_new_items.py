@@ -37,7 +37,7 @@ def untrained(dataset: Dataset) -> Recommender:
 
     torch.manual_seed(0)
     model = LIRDRec(
-        make_model_inputs(dataset, "cpu", seed=3), LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=4)
+        make_model_inputs(dataset, "cpu", seed=3), LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbors=4)
     )
     return Recommender.from_training(model, dataset)
 
@@ -66,13 +66,13 @@ def same(first: tuple, second: tuple) -> bool:
 
 
 def test_a_new_item_lies_among_its_own_kind(data):
-    """Leave ten items out of training, add them by their features: their neighbours are of their planted group."""
+    """Leave ten items out of training, add them by their features: their neighbors are of their planted group."""
     rest, rows, features = hold_out_items(data, list(range(10)))
     recommender = untrained(rest)
     recommender.add_items(rows, features)
     near = recommender.similar_items(list(range(10)), k=3)
     group = dict(zip(data.item_table["item"], data.item_table["group"], strict=True))
-    hits = [group[row["item"]] == group[row["neighbour"]] for row in near.iter_rows(named=True)]
+    hits = [group[row["item"]] == group[row["neighbor"]] for row in near.iter_rows(named=True)]
     assert np.mean(hits) > 0.9
     assert recommender.item_table.filter(pl.col("item") < 10).sort("item").equals(data.item_table.head(10))
 
@@ -104,7 +104,7 @@ def test_an_added_twin_gets_the_parts_of_its_features(data, recommender):
     """Two new items with the same features are interchangeable, and each other's nearest."""
     recommender.add_items(["a"] if not data.items.is_integer else [100], features_of(data, 0))
     recommender.add_items([101], features_of(data, 0))
-    assert recommender.similar_items(101, k=1)["neighbour"].to_list() == [100]
+    assert recommender.similar_items(101, k=1)["neighbor"].to_list() == [100]
     reason = recommender.explain(0, 101)
     assert reason.score == sum(reason.parts.values())
     assert reason.score == pytest.approx(recommender.score((0, 101))["score"][0], abs=1e-6)
@@ -172,7 +172,7 @@ def test_a_history_in_each_row_of_an_array(recommender):
         recommender.similar_items(np.array(lists), k=3)
 
 
-def test_codes_and_fractions_do_not_fit_a_catalogue_of_integers():
+def test_codes_and_fractions_do_not_fit_a_catalog_of_integers():
     known, table = IdMap([1, 2], "item"), pl.DataFrame({"item": [1, 2], "code": [10, 20], "ean": ["007", "8"]})
     made = new_table(pl.DataFrame({"item": [3.0], "code": ["30"], "ean": ["04"]}), known, table)
     assert made.rows() == [(3, 30, "04")]

@@ -23,7 +23,7 @@ def data():
 
 
 def test_each_is_recommended_what_a_stranger_with_the_same_likes_would_be(data):
-    config = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=5, loss="softmax")
+    config = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbors=5, loss="softmax")
     training = TrainConfig(epochs=15, batch_size=512, learning_rate=0.02)
     known = lirdrec.fit(data, config, training, progress=False, cache=False)
     new = as_new_users(known)

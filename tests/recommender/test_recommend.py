@@ -126,17 +126,17 @@ def test_score_of_pairs_and_frames(recommender):
 
 def test_similar_items_by_cosine_without_the_item_itself(recommender):
     frame = recommender.similar_items(10, k=2)
-    assert frame.columns == ["item", "neighbour", "rank", "score"]
-    assert frame["neighbour"].to_list() == [20, 30]
+    assert frame.columns == ["item", "neighbor", "rank", "score"]
+    assert frame["neighbor"].to_list() == [20, 30]
     # (1,4)·(2,3) / (√17 √13) and (1,4)·(3,2) / (√17 √13)
     assert frame["score"].to_list() == pytest.approx([14 / 221**0.5, 11 / 221**0.5])
-    assert rows(recommender.similar_items([40, 10], k=1).select("item", "neighbour")) == [(40, 30), (10, 20)]
-    assert recommender.similar_items(10, k=2, candidates=[30, 40])["neighbour"].to_list() == [30, 40]
+    assert rows(recommender.similar_items([40, 10], k=1).select("item", "neighbor")) == [(40, 30), (10, 20)]
+    assert recommender.similar_items(10, k=2, candidates=[30, 40])["neighbor"].to_list() == [30, 40]
 
 
 def test_similar_users(recommender):
     frame = recommender.similar_users("ann", k=2)
-    assert rows(frame.select("user", "neighbour", "rank")) == [("ann", "cy", 1), ("ann", "bob", 2)]
+    assert rows(frame.select("user", "neighbor", "rank")) == [("ann", "cy", 1), ("ann", "bob", 2)]
     assert frame["score"].to_list() == pytest.approx([0.5**0.5, 0.0])
 
 

@@ -1,4 +1,4 @@
-"""Figures show what the data say, in one model's colour everywhere; the page needs nothing but itself."""
+"""Figures show what the data say, in one model's color everywhere; the page needs nothing but itself."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_page_is_whole_and_needs_nothing_else(report):
     assert "<title>A &lt;title&gt;</title>" in text
 
 
-def test_drawings_take_the_pages_colours(report):
+def test_drawings_take_the_pages_colors(report):
     figure = next(block for block in report.blocks() if getattr(block, "name", "") == "curves")
     svg = drawing(figure)
     assert not re.search(r"#[0-9a-f]{6}\b(?!-)", re.sub(r'(href|id)="[^"]*"|url\([^)]*\)', "", svg))
@@ -162,7 +162,7 @@ def test_a_figure_draws_mean_and_spread(frame):
     assert drawn_rows["sd"].to_list() == pytest.approx([v.std(ddof=1) for v in expected])
 
 
-def test_a_model_has_one_colour_in_every_figure(frame):
+def test_a_model_has_one_color_in_every_figure(frame):
     alone = styles(["bm3"])["bm3"]
     crowd = ["x1", "lattice", "x2", "bm3", "lirdrec", "x3"]
     among = styles(crowd)
@@ -170,7 +170,7 @@ def test_a_model_has_one_colour_in_every_figure(frame):
     assert among["lirdrec"].color == RED and all(among[name].color != RED for name in crowd if name != "lirdrec")
     assert len(set(among.values())) == len(crowd)
     many = styles([f"variant {n}" for n in range(21)])
-    assert len(set(many.values())) == 21  # 7 colours × 3 dashes
+    assert len(set(many.values())) == 21  # 7 colors × 3 dashes
     assert styles(["a", "b"], accent="b")["b"].color == RED
 
 

@@ -26,7 +26,7 @@ def growing(folder: Path, seed: int = 1, items: int = ITEMS, dims: dict[str, int
     """LIRDRec with the weights that it starts with: takes new items and new users. Users 0…59, items 0…49."""
     data = make_synthetic_dataset(USERS, items, 12 * items, dims, groups=5, noise=0.3, seed=seed)
     torch.manual_seed(0)
-    config = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=4)
+    config = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbors=4)
     return Recommender.from_training(LIRDRec(make_model_inputs(data, "cpu", seed=3), config), data).save(folder)
 
 

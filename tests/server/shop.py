@@ -1,4 +1,4 @@
-"""A shop with a planted taste: lamps, tents, boots and cups, each with words and a colour; a user likes one kind."""
+"""A shop with a planted taste: lamps, tents, boots and cups, each with words and a color; a user likes one kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.training.config import TrainConfig
 
 KINDS = ("lamp", "tent", "boot", "cup")
-COLOURS = {"lamp": (230, 200, 40), "tent": (40, 140, 60), "boot": (110, 60, 30), "cup": (60, 80, 200)}
+COLORS = {"lamp": (230, 200, 40), "tent": (40, 140, 60), "boot": (110, 60, 30), "cup": (60, 80, 200)}
 WORDS = ("small", "large", "old", "new", "light", "heavy")
 EACH = 12  # items of a kind
 N_USERS = 48
@@ -29,7 +29,7 @@ N_USERS = 48
 def trained(folder: Path, seed: int = 0) -> Path:
     """A run of the shop, beside its dataset with pictures and with encoders that are noted."""
     data = prepared(folder / "data", folder / "pictures")
-    config = LIRDRecConfig(embedding_size=8, n_layers=1, n_neighbours=5)
+    config = LIRDRecConfig(embedding_size=8, n_layers=1, n_neighbors=5)
     training = TrainConfig(epochs=12, batch_size=256, seed=seed)
     run = folder / "run"
     lirdrec.fit(Dataset.load(data), config, training, device="cpu", progress=False, cache=False).save(run)
@@ -68,9 +68,9 @@ def prepared(folder: Path, pictures: Path) -> Path:
 
 
 def picture(kind: str, seed: int, size: int = 48, form: str = "PNG", **more: Any) -> bytes:
-    """A picture in the kind's colour, with a little noise."""
+    """A picture in the kind's color, with a little noise."""
     noise = np.random.default_rng(seed).integers(-12, 13, (size, size, 3))
-    pixels = (np.array(COLOURS[kind]) + noise).clip(0, 255).astype(np.uint8)
+    pixels = (np.array(COLORS[kind]) + noise).clip(0, 255).astype(np.uint8)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, form, **more)
     return content.getvalue()

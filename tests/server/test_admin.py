@@ -68,7 +68,7 @@ def test_ready_means_loaded_and_the_store_followed(start, monkeypatch):
 
 
 def test_one_of_several_workers_takes_no_request_before_it_is_ready(start, tmp_path):
-    """Its neighbour may be ready: a request must not meet a 503 because the wrong one took it."""
+    """Its neighbor may be ready: a request must not meet a 503 because the wrong one took it."""
     client = start(workers=2, ready=False)
     assert client.get("/ready").status_code == 200
     with assert_error(ConfigError, mentions=["nothing"]):

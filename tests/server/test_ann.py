@@ -33,9 +33,9 @@ USERS, ITEMS = 60, 5000
 @pytest.fixture(scope="module")
 def made() -> Recommender:
     draw = np.random.default_rng(0)
-    centres = draw.normal(size=(20, 24))
+    centers = draw.normal(size=(20, 24))
     vectors = [
-        torch.tensor(centres[draw.integers(0, 20, n)] + draw.normal(size=(n, 24)), dtype=torch.float32)
+        torch.tensor(centers[draw.integers(0, 20, n)] + draw.normal(size=(n, 24)), dtype=torch.float32)
         for n in (USERS, ITEMS)
     ]
     table = pl.DataFrame(
@@ -70,7 +70,7 @@ def test_nearly_the_exact_answers_and_nothing_that_was_left_out(kind, made):
         for item, score in zip(answer.items, answer.scores, strict=True):
             assert score == pytest.approx(scores.get(item, score), abs=1e-4)
     assert hits / sum(len(one.items) for one in exact) > 0.93
-    assert found[0] == exact[0]  # who has seen most of the catalogue is answered exactly …
+    assert found[0] == exact[0]  # who has seen most of the catalog is answered exactly …
     assert all(found[user] == exact[user] for user in range(2, USERS, 3))  # … and so is a filter that few items pass
 
 

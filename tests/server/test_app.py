@@ -129,8 +129,8 @@ def test_an_id_of_the_other_kind_is_a_mistake_whatever_the_policy(client, policy
 def test_similar_items_are_the_recommenders(client, recommender):
     answer = client.get("/similar/207", params={"k": 6}).json()
     frame = recommender.similar_items(207, 6)
-    assert [one["item"] for one in answer["neighbours"]] == frame["neighbour"].to_list()
-    assert [one["similarity"] for one in answer["neighbours"]] == pytest.approx(frame["score"].to_list(), abs=1e-5)
+    assert [one["item"] for one in answer["neighbors"]] == frame["neighbor"].to_list()
+    assert [one["similarity"] for one in answer["neighbors"]] == pytest.approx(frame["score"].to_list(), abs=1e-5)
     assert answer["title"] == recommender.title(int(recommender.items.rows([207])[0]))
 
 

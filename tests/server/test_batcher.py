@@ -81,7 +81,7 @@ def test_every_user_gets_what_the_recommender_says(numbers, k, exclude_seen):
 
 
 def test_a_batch_of_all_kinds_answers_each_as_if_alone(numbers):
-    """Lengths, filters, histories of training or not, weights: nobody's wishes reach a neighbour."""
+    """Lengths, filters, histories of training or not, weights: nobody's wishes reach a neighbor."""
     draw = random.Random(5)
     filters = [None, Filter.of({"price": {"lt": 20}}), Filter.of({"kind": "tent"}), Filter.of({"price": {"lt": -1}})]
     queries: list[Query] = []

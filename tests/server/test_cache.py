@@ -81,7 +81,7 @@ def test_vectors_of_people_are_bounded_and_come_back_the_same(live):
 
 def knn(folder: Path) -> Path:
     data: Dataset = make_synthetic_dataset(60, 50, 600, DIMS, groups=5, noise=0.3, seed=1)
-    model = ContentKNN(make_model_inputs(data, "cpu"), ContentKNNConfig(n_neighbours=5))
+    model = ContentKNN(make_model_inputs(data, "cpu"), ContentKNNConfig(n_neighbors=5))
     model.solve()
     return Recommender.from_training(model, data).save(folder)
 

@@ -134,7 +134,7 @@ def test_a_title_that_is_a_list_of_words_is_joined_by_blanks(client, run):
     assert [one["title"] for one in found["items"]] == ["The Glass of River 7"]
     assert Recommender.load(run).title(4) == "The Glass of River 4"
     near = client.get("/similar/3").json()
-    assert all(one["title"] == f"The Glass of River {one['item']}" for one in near["neighbours"])
+    assert all(one["title"] == f"The Glass of River {one['item']}" for one in near["neighbors"])
 
 
 @pytest.mark.parametrize("kind", ["npy", "qdrant", "pgvector"])

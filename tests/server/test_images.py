@@ -16,7 +16,7 @@ from lirdrec.recommender.run_folder import rewrite, write_json
 from lirdrec.server.catalog.item_encoding import Encoders
 
 from ..helpers import assert_mentions
-from .shop import COLOURS, asked, picture, vectors
+from .shop import COLORS, asked, picture, vectors
 
 
 @pytest.fixture
@@ -29,21 +29,21 @@ def encoding(start):
 
 
 def test_a_title_and_a_picture_are_enough(encoding, recommender):
-    """The words and colours of a lamp: its neighbours are lamps, and who likes lamps gets it."""
+    """The words and colors of a lamp: its neighbors are lamps, and who likes lamps gets it."""
     answer = encoding.post(
         "/items",
         data={"id": "900", "title": "large lamp number 3", "price": "12.5", "in_stock": "true"},
         files={"picture": ("front.png", picture("lamp", 99), "image/png")},
     )
     assert answer.status_code == 201 and set(answer.json()["encoded"]) == {"text", "image"}, answer.text
-    near = [one["item"] for one in encoding.get("/similar/900?k=5").json()["neighbours"]]
+    near = [one["item"] for one in encoding.get("/similar/900?k=5").json()["neighbors"]]
     assert {one // 100 for one in near} == {1}
     assert 900 in asked(encoding, user=0, k=5)
     assert encoding.get("/items/900").json()["columns"]["price"] == 12.5
     shown = encoding.get("/items/900/image")
     assert shown.headers["content-type"] == "image/jpeg"
-    colour = Image.open(io.BytesIO(shown.content)).resize((1, 1)).getpixel((0, 0))
-    assert max(abs(a - b) for a, b in zip(colour, COLOURS["lamp"], strict=True)) < 12
+    color = Image.open(io.BytesIO(shown.content)).resize((1, 1)).getpixel((0, 0))
+    assert max(abs(a - b) for a, b in zip(color, COLORS["lamp"], strict=True)) < 12
 
 
 def test_what_is_encoded_is_what_the_dataset_holds(encoding, start, recommender, shop, tmp_path):

@@ -71,7 +71,7 @@ def test_a_removed_item_is_never_recommended_again(start, recommender):
     again = start()
     assert not {900, first} & set(asked(again, user=0, k=50, exclude_seen=False))
     assert not {900, first} & set(asked(again, user=999, k=50, unknown="popular"))
-    assert not {900, first} & {one["item"] for one in again.get("/similar/102?k=50").json()["neighbours"]}
+    assert not {900, first} & {one["item"] for one in again.get("/similar/102?k=50").json()["neighbors"]}
     assert again.get(f"/similar/{first}").status_code == 404
     assert again.post("/events", json={"events": [{"user": 1, "item": 900}]}).status_code == 404
     assert add(again, recommender, like=201).status_code == 201, "its id may come again"

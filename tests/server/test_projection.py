@@ -49,11 +49,11 @@ def test_the_plane_is_that_of_scikit_learn(shape):
     assert np.abs(ours.points).max() == pytest.approx(1, rel=0.35)  # all but a few within the square
 
 
-def test_neighbours_lie_together_and_lengths_do_not_count():
-    centres = torch.eye(3, 16)
+def test_neighbors_lie_together_and_lengths_do_not_count():
+    centers = torch.eye(3, 16)
     groups = torch.arange(90) % 3
     draw = torch.Generator().manual_seed(0)
-    vectors = centres[groups] + 0.05 * torch.randn(90, 16, generator=draw)
+    vectors = centers[groups] + 0.05 * torch.randn(90, 16, generator=draw)
     vectors *= torch.rand(90, 1, generator=draw) * 50 + 0.1
     points = torch.tensor(CatalogProjection().get(snapshot(vectors)).points)
     nearest = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(1)
@@ -129,7 +129,7 @@ def test_a_model_without_vectors_says_so():
         CatalogProjection().get(seen)
 
 
-# ---------------------------------------------------------------- colours
+# ---------------------------------------------------------------- colors
 
 TABLE = pl.DataFrame(
     {
@@ -151,13 +151,13 @@ def test_columns_are_told_as_a_person_would_use_them():
     found = {one.name: one for one in describe_columns(TABLE)}
     assert list(found) == ["title", "price", "same", "new", "kind", "tags"]
     assert (found["price"].kind, found["price"].values) == ("number", [1.0, 8.0])
-    assert (found["new"].kind, found["new"].colours) == ("yes_no", True)
+    assert (found["new"].kind, found["new"].colors) == ("yes_no", True)
     assert (found["kind"].kind, found["kind"].values) == ("choice", ["tent", "lamp", "cup"])
     assert (found["tags"].kind, found["tags"].values) == ("list", ["red", "big", "blue", "small"])
-    assert (found["title"].kind, found["title"].colours) == ("text", False)
+    assert (found["title"].kind, found["title"].colors) == ("text", False)
 
 
-def test_colours_of_categories_lists_numbers_and_truth():
+def test_colors_of_categories_lists_numbers_and_truth():
     kind = color_items(TABLE, "kind")
     assert (kind.kind, kind.labels) == ("category", ["tent", "lamp", "cup"])
     assert kind.codes.tolist() == [0, 1, 0, -1, -1, 0, 1, 2, 0, 1]
@@ -169,7 +169,7 @@ def test_colours_of_categories_lists_numbers_and_truth():
     assert (color_items(TABLE, "same").labels, set(color_items(TABLE, "same").codes)) == (["4"], {0})
 
 
-def test_rare_values_share_the_colour_of_other():
+def test_rare_values_share_the_color_of_other():
     values = [letter for place, letter in enumerate("abcdefghij") for _ in range(10 - place)]
     table = pl.DataFrame({"item": range(len(values)), "letter": values})
     found = color_items(table, "letter")

@@ -22,7 +22,7 @@ from .shop import trained, vectors
 
 @pytest.fixture(scope="module")
 def odd_shop(tmp_path_factory) -> Path:
-    """A shop in a folder whose name no pattern of paths would recognise."""
+    """A shop in a folder whose name no pattern of paths would recognize."""
     folder = tmp_path_factory.mktemp("shop") / "My Shop, (new)"
     folder.mkdir()
     return trained(folder)

@@ -335,7 +335,7 @@ def test_a_slim_run_takes_no_items_but_forgets_them(run, url, tmp_path):
     assert not live.snapshot.user_states[3].is_folded
 
 
-def test_a_store_of_another_catalogue_is_served_without_its_items(tmp_path, run, caplog):
+def test_a_store_of_another_catalog_is_served_without_its_items(tmp_path, run, caplog):
     store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
     store.add_items([new_item("a"), new_item("b")])
     store.add_events([Event("u", "a"), Event(1, "a")])

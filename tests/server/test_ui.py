@@ -147,7 +147,7 @@ def test_letters_of_titles(title, letters):
 # ---------------------------------------------------------------- the map and columns
 
 
-def test_the_map_holds_all_items_with_their_colours(client, recommender):
+def test_the_map_holds_all_items_with_their_colors(client, recommender):
     points = get(client, "/projection", column="kind")
     assert points["items"] == recommender.items.series.to_list() and points["total"] == len(points["items"])
     shown = [points["labels"][code] for code in points["codes"]]
@@ -171,7 +171,7 @@ def test_added_items_are_marked_and_removed_ones_are_gone(client, recommender):
     assert after["x"][:-1] == before["x"][1:]
 
 
-def test_a_large_catalogue_is_thinned_but_keeps_what_was_added(client, recommender, monkeypatch):
+def test_a_large_catalog_is_thinned_but_keeps_what_was_added(client, recommender, monkeypatch):
     from lirdrec.server.routes import ui
 
     monkeypatch.setattr(ui, "MAX_POINTS", 10)

@@ -18,7 +18,7 @@ from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import Callback
 
-CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=5, edge_dropout=0.1)
+CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbors=5, edge_dropout=0.1)
 TRAINING = TrainConfig(
     epochs=12, batch_size=4096, learning_rate=5e-3, schedule="cosine", warmup_epochs=3, gradient_clip=1.0, seed=11
 )

@@ -25,7 +25,7 @@ from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error, assert_mentions
 
-CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=5)
+CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbors=5)
 TRAINING = TrainConfig(epochs=4, batch_size=512, learning_rate=5e-3, metric="ndcg@10")
 QUIET = {"progress": False, "cache": False, "device": "cpu"}
 SIZES = (100, 120, 2000, {"text": 5, "image": 6})
@@ -217,7 +217,7 @@ def test_the_papers_preset_is_the_papers_setting():
     config, training = preset("lirdrec", "paper")
     assert (training.batch_size, training.learning_rate, training.epochs, training.patience) == (2048, 1e-4, 1000, 20)
     assert training.metric == "recall@20" and training.schedule == "constant" and training.gradient_clip is None
-    assert (config.embedding_size, config.n_item_layers, config.n_neighbours, config.hidden_multiplier) == (
+    assert (config.embedding_size, config.n_item_layers, config.n_neighbors, config.hidden_multiplier) == (
         64,
         1,
         10,

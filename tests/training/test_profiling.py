@@ -93,7 +93,7 @@ def test_lirdrec_costs_what_the_formula_says(pwc, dct, loss):
     """Section III-E of the paper, exactly: dense products of all items with each branch, sparse ones of both graphs."""
     e, layers, item_layers = 8, 3, 2
     model = made(
-        "lirdrec", embedding_size=e, n_layers=layers, n_item_layers=item_layers, n_neighbours=4,
+        "lirdrec", embedding_size=e, n_layers=layers, n_item_layers=item_layers, n_neighbors=4,
         pwc=pwc, dct=dct, loss=loss,
     )  # fmt: skip
     found = measure_step(model, CONFIG, repeats=1)

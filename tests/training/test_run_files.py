@@ -22,7 +22,7 @@ from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error
 
-CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbours=5)
+CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbors=5)
 TRAINING = TrainConfig(epochs=3, batch_size=512, learning_rate=5e-3)
 QUIET = {"progress": False, "cache": False, "device": "cpu"}
 

@@ -20,7 +20,7 @@ def read_answer(text: str, names: Sequence[str]) -> dict[str, str]:
     """The attributes of an answer, in the order of `names`; those that it lacks, or that say nothing, are left out.
 
     A JSON object is looked for, wherever it stands in the answer; then pairs `"name": "value"` of an object that was
-    cut short; then lines such as `**Colour:** red`. What holds the most attributes is taken. Names are compared without
+    cut short; then lines such as `**Color:** red`. What holds the most attributes is taken. Names are compared without
     regard to case and punctuation; a model's thoughts before `</think>` do not count.
 
     Args:
@@ -39,7 +39,7 @@ def read_answer(text: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def caption_of(attributes: Mapping[str, str]) -> str:
-    """The attributes as a line for people and text encoders: `Category: summer dress. Colour: red, white.`"""
+    """The attributes as a line for people and text encoders: `Category: summer dress. Color: red, white.`"""
     return " ".join(f"{name[:1].upper()}{name[1:]}: {value.rstrip(' .;,')}." for name, value in attributes.items())
 
 

@@ -161,7 +161,7 @@ class TransformersCaptioner(Captioner):
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ConfigError(
                 f"--model {self.source}: cannot be loaded ({first_line(error)}); name a model that takes pictures and"
-                " texts, with `hf auth login` where its licence must be accepted, or a folder"
+                " texts, with `hf auth login` where its license must be accepted, or a folder"
             ) from error
 
     def _open(self, path: Path) -> Image:

@@ -185,7 +185,7 @@ def _show_new(recommender: Recommender, complete: Dataset, film: Any, title: str
         markup=False,
     )
     near = recommender.similar_items(film, k=5)
-    rows = [[r["rank"], _title(recommender, r["neighbour"]), f"{r['score']:.3f}"] for r in near.iter_rows(named=True)]
+    rows = [[r["rank"], _title(recommender, r["neighbor"]), f"{r['score']:.3f}"] for r in near.iter_rows(named=True)]
     out.print(table(None, ["", "film", "similarity"], rows, right=("", "similarity")))
     ranks, fans = _ranks(recommender, film), _fans(complete, film)
     rows = []

@@ -14,7 +14,7 @@ LARGEST = 8  # maximum number of listed products of a training step
 
 
 def show_dataset(summary: Mapping[str, Any]) -> None:
-    """Print the summary of a dataset (`lirdrec.data.summary.summarise` and `lirdrec.data.images.described`)."""
+    """Print the summary of a dataset (`lirdrec.data.summary.summarize` and `lirdrec.data.images.described`)."""
     from lirdrec.data.ids import count
 
     out = console()
@@ -133,7 +133,7 @@ def show_differences(name: str, differences: Sequence[str]) -> None:
 
 
 def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Print the summary of a run (`lirdrec.recommender.summary.summarise_run`)."""
+    """Print the summary of a run (`lirdrec.recommender.summary.summarize_run`)."""
     out = console()
     numbers = [facts[name] for name in ("users", "items", "pairs", "parameters")]
     out.print(

@@ -55,7 +55,7 @@ def push(
         folder,
         repository,
         private=not public,
-        licence=license_,
+        license=license_,
         revision=revision,
         message=message,
         metrics=not no_metrics,

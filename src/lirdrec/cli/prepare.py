@@ -244,7 +244,7 @@ def inspect(
     ],
     verify: Annotated[bool, typer.Option("--verify", help="Compare the checksums of all files.")] = False,
     modality: Annotated[
-        str | None, typer.Option("--modality", metavar="NAME", help="Look at one feature matrix and its neighbours.")
+        str | None, typer.Option("--modality", metavar="NAME", help="Look at one feature matrix and its neighbors.")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="With --modality: write a page.")] = None,
     seed: Annotated[
@@ -271,9 +271,9 @@ def inspect(
     if html is not None:
         raise ConfigError("--html: shows one feature matrix; name it with --modality")
     if is_run(dataset):
-        from lirdrec.recommender.summary import summarise_run
+        from lirdrec.recommender.summary import summarize_run
 
-        facts = summarise_run(dataset, device, verify)
+        facts = summarize_run(dataset, device, verify)
         return print_json(facts) if json else show_run(dataset, facts)
     summary = _summary(Dataset.load(dataset, verify=True) if verify else _read(dataset, {}))
     if json:
@@ -283,9 +283,9 @@ def inspect(
 
 def _summary(dataset: Dataset) -> dict[str, Any]:
     from lirdrec.data.images import described
-    from lirdrec.data.summary import summarise
+    from lirdrec.data.summary import summarize
 
-    return summarise(dataset) | described(dataset)
+    return summarize(dataset) | described(dataset)
 
 
 def next_command(folder: Path) -> str:

@@ -188,7 +188,7 @@ def similar(
     if output is not None:
         return write_frame(frame, output, csv_safe)
     if item:
-        frame = add_titles(frame, recommender, "neighbour")
+        frame = add_titles(frame, recommender, "neighbor")
     if json:
         return print_json(frame.to_dicts())
     entity = "item" if item else "user"

@@ -271,7 +271,7 @@ def _numbered(
         items, skipped = described_items(items, config)
         if skipped := skipped + items.skipped:
             counts["bad_item_rows_skipped"] = skipped
-    catalog, described = _catalogue(table, items, item_ids, config)
+    catalog, described = _catalog(table, items, item_ids, config)
     all_users = IdMap(user_ids.unique().sort(), USER)
     rows = catalog.rows(same_type(item_ids, catalog.series.dtype))
     if not (listed := rows >= 0).all():  # only with unknown_items="drop"
@@ -364,7 +364,7 @@ def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
     return read_ids(series, where, what, table.place, text=table.text, string_ids=string_ids)
 
 
-def _catalogue(
+def _catalog(
     table: Table, items: Table | None, item_ids: pl.Series, config: PreprocessingConfig
 ) -> tuple[IdMap, pl.DataFrame]:
     """All items before any is left out, and the item table with `item` first."""
@@ -443,9 +443,9 @@ def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
 
 
 def _aligned(
-    features: Mapping[str, FeatureFile], catalogue: IdMap, config: PreprocessingConfig, items: Table | None
+    features: Mapping[str, FeatureFile], catalog: IdMap, config: PreprocessingConfig, items: Table | None
 ) -> dict[str, Aligned]:
-    """The features in the order of the catalogue; without ids only where a table says what the order is."""
+    """The features in the order of the catalog; without ids only where a table says what the order is."""
     aligned = {}
     for key, file in features.items():
         where = f"features '{key}'"
@@ -459,7 +459,7 @@ def _aligned(
                 " numpy.savez(FILE, ids=ids, vectors=matrix)"
             )
         order, listed = (items.where, items.frame.height) if items is not None else ("", None)
-        aligned[key] = align(file, catalogue, where, config.unknown_features == "drop", order, listed)
+        aligned[key] = align(file, catalog, where, config.unknown_features == "drop", order, listed)
     return aligned
 
 

@@ -11,7 +11,7 @@ from lirdrec.data.schema import SPLITS
 from lirdrec.data.titles import title_column
 
 
-def summarise(dataset: Dataset) -> dict[str, Any]:
+def summarize(dataset: Dataset) -> dict[str, Any]:
     """Statistics of a dataset, JSON-able.
 
     Keys: name, users, items, interactions, sparsity (share of empty cells), splits (name → pairs), modalities (name →

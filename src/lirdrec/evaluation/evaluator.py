@@ -309,7 +309,7 @@ def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarr
     if not len(added):
         return None
     log.warning(
-        "%d of the %d items of the catalogue were added after training and are not in %s; they are not ranked here, so"
+        "%d of the %d items of the catalog were added after training and are not in %s; they are not ranked here, so"
         " that metrics stay comparable",
         *(len(added), n_items, dataset.name),
     )

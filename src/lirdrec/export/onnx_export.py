@@ -3,14 +3,14 @@
 Two graphs, in the symbols of `models/lirdrec.py`; every input is one modality, `(n, d_m)` float32, in which an item
 that lacks it is a row of zeros:
 
-- `item_branches.onnx` is the network alone: `branches` `(n, K, e)`, the normalised `z` of each modality and of the
+- `item_branches.onnx` is the network alone: `branches` `(n, K, e)`, the normalized `z` of each modality and of the
   shared branch, whose DCT is inside its weights.
 - `item_vector.onnx` is all of `Model.add_items` for items that are added one by one: besides the network it holds the
-  catalogue's features and what its items pass on (`item_smoothed_l`), finds each new item's nearest items, and gives
+  catalog's features and what its items pass on (`item_smoothed_l`), finds each new item's nearest items, and gives
   `vector` `(n, K·e)`, which scores by inner products with the users' vectors, and `branches`. The items of one call do
-  not see each other, while `add_items` takes those of one call as each other's neighbours.
+  not see each other, while `add_items` takes those of one call as each other's neighbors.
 
-Neither holds the encoder of texts or pictures that made the features. What is in the catalogue is as of the export.
+Neither holds the encoder of texts or pictures that made the features. What is in the catalog is as of the export.
 
 A graph of ONNX that is put together operator by operator; large tables go into a file beside it, block by block.
 """
@@ -105,11 +105,11 @@ ABSENT = -1e30  # below it is the cosine of what is not there
 
 README = """\
 item_branches.onnx   from raw features to the {k} branch vectors of {e} numbers each: {branches}
-item_vector.onnx     the same, and from them and the neighbours in the catalogue to the item vector, of {width} numbers
-item_vector.bin      belongs to it: features and vectors of the catalogue's {n_items:,} items, as of the export
+item_vector.onnx     the same, and from them and the neighbors in the catalog to the item vector, of {width} numbers
+item_vector.bin      belongs to it: features and vectors of the catalog's {n_items:,} items, as of the export
 
 Inputs, float32, a row per new item: {inputs}
-They are raw features, made by the encoders that made the catalogue's; these are not inside. An item that lacks a
+They are raw features, made by the encoders that made the catalog's; these are not inside. An item that lacks a
 modality has a row of zeros there; each needs at least one.
 
     import onnxruntime
@@ -190,13 +190,13 @@ class _Encoder:
         """The item vector `(n, K·e)`: the branches and what comes from the nearest items (Eq. 17)."""
         model, add = self.model, self.graph.add
         own = self.branches()
-        smoothed, neighbours = own, self._neighbours(recommender)
+        smoothed, neighbors = own, self._neighbors(recommender)
         memory = recommender.scorer.tensors()
         for layer in range(model.config.n_item_layers):
             states = memory[f"memory.item_smoothed_{layer}"].cpu().numpy()
             level = self.graph.table(states.shape, (block for _, block in row_blocks(states)))
             terms = []
-            for share, items, weights in neighbours:
+            for share, items, weights in neighbors:
                 terms.append(add("Mul", smoothed, share))
                 if items is not None:
                     near = add("Gather", level, items, axis=0)  # (n, k-1, D)
@@ -207,13 +207,13 @@ class _Encoder:
         else:
             add("Add", own, smoothed, name="vector")
 
-    def _neighbours(self, recommender: Recommender) -> list[tuple[str, str | None, str]]:
-        """The row of S in three parts for each modality: the new item's own weight `(n, 1)`; its neighbours
+    def _neighbors(self, recommender: Recommender) -> list[tuple[str, str | None, str]]:
+        """The row of S in three parts for each modality: the new item's own weight `(n, 1)`; its neighbors
         `(n, k-1)` rows, or None where it has none; their weights `(n, k-1)`."""
         graph, add, weighing = self.graph, self.graph.add, self.model.weights
         assert recommender.features is not None
-        catalogue = recommender.features.blocks()
-        n_near = min(self.model.config.n_neighbours - 1, recommender.n_items)
+        catalog = recommender.features.blocks()
+        n_near = min(self.model.config.n_neighbors - 1, recommender.n_items)
         counted = [m for m in self.model.modalities if weighing[m] > 0]  # the others move nothing
         there = add("Sum", *(add("Mul", self.present[m], graph.constant(weighing[m])) for m in counted))
         there = add("Max", there, graph.constant(EPSILON))
@@ -224,7 +224,7 @@ class _Encoder:
             if n_near == 0:
                 found.append((share, None, share))
                 continue
-            cosine = self._cosine(m, [block[m] for block in catalogue])
+            cosine = self._cosine(m, [block[m] for block in catalog])
             values, items = add("TopK", cosine, graph.constant([n_near]), outputs=2)
             real = add("Cast", add("Greater", values, graph.constant(ABSENT)), to=1)  # float
             count = add("Add", self._sum(real), graph.constant(1.0))  # itself too

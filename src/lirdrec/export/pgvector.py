@@ -20,7 +20,7 @@ MOST_INDEXED = 2000  # columns that pgvector's indexes take
 README = """\
 items.csv, users.csv   ids, the items' columns, vectors{seen_file}
 load.sql               makes the tables of the schema lirdrec anew, all or nothing, and copies the files into them
-index.sql              afterwards, for large catalogues: an approximate index (HNSW); without it searches are exact
+index.sql              afterwards, for large catalogs: an approximate index (HNSW); without it searches are exact
 
 In this folder, with pgvector installed in the server:
 
@@ -74,7 +74,7 @@ def write_pgvector(recommender: Recommender, folder: Path) -> None:
     vectors = vectors_of(recommender)
     items, users = item_columns(recommender), user_column(recommender)
     embedding = EMBEDDING
-    while embedding in items.columns:  # a column of the catalogue has the name
+    while embedding in items.columns:  # a column of the catalog has the name
         embedding = f"item_{embedding}"
     _write_csv(folder / "items.csv", items, vectors.items, embedding)
     _write_csv(folder / "users.csv", users, vectors.users, EMBEDDING)

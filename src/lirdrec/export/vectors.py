@@ -21,7 +21,7 @@ BLOCK_ROWS = 8192
 WHAT = """\
 {n_users:,} users and {n_items:,} items of a run of lirdrec ({model} on {dataset}); vectors of {width} numbers.
 The score of an item for a user is the inner product of their vectors; larger is better. It is no cosine: do not
-normalise the vectors. What a user has seen already is among the best: ask for so many more, and leave it out.
+normalize the vectors. What a user has seen already is among the best: ask for so many more, and leave it out.
 Items of equal score may come in another order than lirdrec's.
 
 """

@@ -25,7 +25,7 @@ VERSION = 3  # increase when the result of `nearest_items` or the format of the 
 DIGEST_BYTES = 32
 
 
-class NeighbourSource:
+class NeighborSource:
     """`(modality, k) -> (I, k)` nearest-neighbor tables; cached in memory, and in `folder` if one is given.
 
     Args:
@@ -53,7 +53,7 @@ class NeighbourSource:
         values, present = self._features[name]
         path = None
         if self._folder is not None:
-            path = self._folder / f"neighbours-{_key(values, present, k)}.npy"
+            path = self._folder / f"neighbors-{_key(values, present, k)}.npy"
             cached = _read(path, (len(values), k))
             if cached is not None:
                 return torch.from_numpy(cached).to(values.device)

@@ -48,8 +48,8 @@ def nearest_among(
     """The `k` nearest rows of `blocks` (stacked) for each query; see `nearest_items`.
 
     Args:
-        queries: `(n, d)` float, which are also the last `n` rows of the catalogue; queries_present: `(n,)` bool.
-        blocks: `(values, present)` pairs that together are the catalogue, in row order.
+        queries: `(n, d)` float, which are also the last `n` rows of the catalog; queries_present: `(n,)` bool.
+        blocks: `(values, present)` pairs that together are the catalog, in row order.
     """
     if progress is None:
         progress = _silent
@@ -87,7 +87,7 @@ def nearest_among(
 
 
 def fuse(
-    neighbours: Mapping[str, Tensor], weights: Mapping[str, float], n_items: int, dtype: torch.dtype = torch.float32
+    neighbors: Mapping[str, Tensor], weights: Mapping[str, float], n_items: int, dtype: torch.dtype = torch.float32
 ) -> SparseMatrix:
     r"""The fused graph `S = Σ_m w_m S_m`, with `S_m = D^-½ K_m D^-½`.
 
@@ -95,21 +95,21 @@ def fuse(
     that lacks some modalities is rescaled by the weights of those that it has.
 
     Args:
-        neighbours: modality → `(n, k)` int64 rows of the `n_items` items, -1 where there is none.
+        neighbors: modality → `(n, k)` int64 rows of the `n_items` items, -1 where there is none.
         weights: modality → `w_m`.
         n_items: number of columns.
 
     Returns:
         `(n, n_items)` sparse matrix; not symmetric.
     """
-    n = len(next(iter(neighbours.values())))
-    device = next(iter(neighbours.values())).device
+    n = len(next(iter(neighbors.values())))
+    device = next(iter(neighbors.values())).device
     total = torch.zeros(n, dtype=torch.float64, device=device)
-    for name, table in neighbours.items():
+    for name, table in neighbors.items():
         total += weights[name] * (table[:, 0] >= 0).double()
     rows, columns, values = [], [], []
     sum_of_weights = sum(weights.values())
-    for name, table in neighbours.items():
+    for name, table in neighbors.items():
         row, slot = (table >= 0).nonzero(as_tuple=True)
         count = (table >= 0).sum(1)
         rows.append(row)

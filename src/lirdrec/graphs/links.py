@@ -75,15 +75,15 @@ class LinkMatrix:
         return LinkMatrix(self.edges, self.values.detach())
 
 
-def pairs(neighbours: Tensor) -> tuple[Tensor, Tensor]:
+def pairs(neighbors: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns, `(n,)` int64 each, of the entries of a neighbor table `(I, k)`; -1 is no entry."""
-    rows, slots = (neighbours >= 0).nonzero(as_tuple=True)
-    return rows, neighbours[rows, slots]
+    rows, slots = (neighbors >= 0).nonzero(as_tuple=True)
+    return rows, neighbors[rows, slots]
 
 
-def own_cosines(unit: Tensor, neighbours: Tensor) -> Links:
+def own_cosines(unit: Tensor, neighbors: Tensor) -> Links:
     """Links of a neighbor table `(I, k)` among rows `(I, D)` of length 1, valued by cosine; differentiable."""
-    edges = Edges(*pairs(neighbours), (len(unit), len(unit)))
+    edges = Edges(*pairs(neighbors), (len(unit), len(unit)))
     return Links(edges.rows, edges.columns, edges.dots(unit, unit))
 
 
@@ -109,11 +109,11 @@ def cosines(queries: Tensor, blocks: Sequence[Tensor], rows: Tensor, columns: Te
 
 @torch.no_grad()
 def nearest_links(queries: Tensor, present: Tensor, blocks: Sequence[tuple[Tensor, Tensor]], k: int) -> Links:
-    """Links from the last items of a catalogue to their `k` nearest in it, valued by cosine; see `nearest_among`.
+    """Links from the last items of a catalog to their `k` nearest in it, valued by cosine; see `nearest_among`.
 
     Args:
         queries: `(n, d)` float, the last `n` rows of `blocks` stacked; present: `(n,)` bool.
-        blocks: `(values, present)` pairs that together are the catalogue, in row order.
+        blocks: `(values, present)` pairs that together are the catalog, in row order.
     """
     rows, columns = pairs(nearest_among(queries, present, blocks, k))
     values = [values for values, _ in blocks]

@@ -26,7 +26,7 @@ def push_to_hub(what: Recommender | Dataset | str | Path, repo: str, **options: 
     Args:
         what: an object is written to a temporary folder first; a folder is taken as it is.
         repo: "OWNER/NAME"; created if missing.
-        **options: private, token, revision, message, licence, metrics, features, endpoint, progress: see
+        **options: private, token, revision, message, license, metrics, features, endpoint, progress: see
             `lirdrec.hub.push`.
 
     Returns:

@@ -25,7 +25,7 @@ from lirdrec.recommender.run_folder import is_run, open_run, read_json
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
-DOCUMENTS = re.compile(r"\.gitattributes|\.gitignore|[^/]+\.md|(LICENSE|LICENCE|NOTICE|COPYING)(\.txt)?")
+DOCUMENTS = re.compile(r"\.gitattributes|\.gitignore|[^/]+\.md|(LICENSE|LICENSE|NOTICE|COPYING)(\.txt)?")
 PARTS = 3  # features/added-0/text.npy
 BLOCK_BYTES = 1 << 20
 
@@ -183,24 +183,24 @@ class _Folder:
     data_info: dict[str, Any] = field(default_factory=dict)
 
 
-def gather(folder: str | Path, licence: str | None = None, features: bool = True) -> Shared:
+def gather(folder: str | Path, license: str | None = None, features: bool = True) -> Shared:
     """Read a folder, verify it, and take out what identifies the machine. Nothing is written.
 
     Args:
         folder: a prepared dataset or a finished run.
-        licence: license given by the user (see `find_license`).
+        license: license given by the user (see `find_license`).
         features: for a run, also send the features that it refers to, which new items need.
 
     Raises:
         RunFolderError: it is neither, is damaged, or holds a file that is never shared.
-        ConfigError: the licence.
+        ConfigError: the license.
         DataError: the item table names files of this machine.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; name a prepared dataset or a run")
     local = _run(folder, features) if is_run(folder) else _dataset(folder)
-    terms = find_license(licence, {**local.data_info, **local.info}, str(folder))
+    terms = find_license(license, {**local.data_info, **local.info}, str(folder))
     folders = [str(Path.home()), str(Path.cwd()), str(folder.resolve().parent)]
     known = folders + folders_in(local.info) + folders_in(local.data_info)
     info = scrub(local.info, known) | {"licence": terms.text}

@@ -63,7 +63,7 @@ def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> Lic
         if given is None:
             raise ConfigError(
                 f"{folder}: its license is not known; name the one that its data allow, for instance "
-                'licence="cc-by-4.0" (--license cc-by-4.0), or "other" with its terms in the repository'
+                'license="cc-by-4.0" (--license cc-by-4.0), or "other" with its terms in the repository'
             )
         return given
     recorded = License(str(known), str(known)) if str(known) in KNOWN else License(OTHER, str(known))

@@ -28,7 +28,7 @@ def push(
     token: str | None = None,
     revision: str | None = None,
     message: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     metrics: bool = True,
     features: bool = True,
     endpoint: str | None = None,
@@ -47,7 +47,7 @@ def push(
         token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
         revision: the branch, created if missing; None for the main one.
         message: of the commit.
-        licence: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed if the data name none.
+        license: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed if the data name none.
         metrics: include the metrics of a run in its card.
         features: for a run, also send the features of its dataset, which new items need.
         endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
@@ -65,7 +65,7 @@ def push(
     target = repository(repo, revision, endpoint, token)
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ConfigError(f"revision {revision!r} is a commit; name the branch to push to")
-    shared = gather(folder, licence, features)
+    shared = gather(folder, license, features)
     if target.type == "dataset" and shared.type != "dataset":
         raise ConfigError(f"{folder} is a run, which is a model to the hub: write {target.name} without datasets/")
     target = Repository(target.name, shared.type, revision, endpoint, token)

@@ -49,7 +49,7 @@ class ModelInputs:
         n_users, n_items: sizes; users and items without a training pair are counted too.
         users, items: `(E,)` int64 each, the distinct training pairs.
         features: name → modality, in the order of branches; may be empty for models that need none.
-        neighbours: `(name, k) -> (I, k)` int64: each item's k nearest items by cosine in that modality, itself
+        neighbors: `(name, k) -> (I, k)` int64: each item's k nearest items by cosine in that modality, itself
             included, nearest first, -1 where there is none (see `graphs.item_item.nearest_items`).
         seed: seed of the parameter initialization.
     """
@@ -59,7 +59,7 @@ class ModelInputs:
     users: Tensor
     items: Tensor
     features: Mapping[str, Features]
-    neighbours: Callable[[str, int], Tensor]
+    neighbors: Callable[[str, int], Tensor]
     seed: int = 0
 
     @property
@@ -107,13 +107,13 @@ class Model(nn.Module):
         raise CapabilityError(f"{self.name} has no closed form")
 
     def add_items(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> Scorer:
         """The scorer with the new items' rows appended; existing rows do not change.
 
         Args:
             scorer: a scorer of this model, possibly with added items.
-            catalogue: the features of the items that the scorer has now, in blocks of rows in order.
+            catalog: the features of the items that the scorer has now, in blocks of rows in order.
             new: the features of the `n` new items, one entry per modality of the model.
         """
         raise CapabilityError(f"{self.name} cannot score items that it was not trained with")

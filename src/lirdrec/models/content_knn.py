@@ -7,7 +7,7 @@ by side, to length 1 again):
     score(u, j) = Σ_{i ∈ H_u} W[i, j]
 
 `W` keeps, for each `j`, the `k` most similar `i` with `i ≠ j`, `sim > 0` and a training pair: items without one are in
-no history. With `n_neighbours=None` it keeps everything, and the score is the inner product of
+no history. With `n_neighbors=None` it keeps everything, and the score is the inner product of
 `Σ_{i ∈ H_u} z_i` and `z_j`; a seen item then contributes to its own score, but is never recommended.
 The idea is that of item-based collaborative filtering (Sarwar et al., WWW 2001) with features in place of users.
 """
@@ -37,15 +37,15 @@ class ContentKNNConfig:
 
     model: ClassVar[str] = "content_knn"
 
-    n_neighbours: int | None = option(100, "k, similar liked items that count for each item; none: all")
+    n_neighbors: int | None = option(100, "k, similar liked items that count for each item; none: all")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
         None, "w_m of the similarity; none: image .1 and text .9 for exactly these two, else 1/M"
     )
 
     def __post_init__(self) -> None:
-        if self.n_neighbours is not None and self.n_neighbours < 1:
-            raise ConfigError(f"n_neighbours is {self.n_neighbours}; it must be 1 or more, or none for all")
+        if self.n_neighbors is not None and self.n_neighbors < 1:
+            raise ConfigError(f"n_neighbors is {self.n_neighbors}; it must be 1 or more, or none for all")
         check_modality_weights(self.modality_weights)
 
 
@@ -55,9 +55,9 @@ class ContentKNN(Model):
     name = ContentKNNConfig.model
     Config = ContentKNNConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="closed_form")
-    grid: ClassVar = {"n_neighbours": (20, 100, 200, 500, 1000)}
+    grid: ClassVar = {"n_neighbors": (20, 100, 200, 500, 1000)}
 
-    neighbours: Tensor
+    neighbours: Tensor  # the key of saved weights
     similarity: Tensor
 
     def __init__(self, inputs: ModelInputs, config: ContentKNNConfig):
@@ -66,8 +66,8 @@ class ContentKNN(Model):
         self.weights = modality_weights(
             chosen_modalities(inputs, config.modalities, model=self.name), config.modality_weights
         )
-        if config.n_neighbours is not None:
-            shape = inputs.n_items, min(config.n_neighbours, inputs.n_items)
+        if config.n_neighbors is not None:
+            shape = inputs.n_items, min(config.n_neighbors, inputs.n_items)
             self.register_buffer("neighbours", torch.full(shape, -1, device=inputs.device))
             self.register_buffer("similarity", torch.zeros(shape, device=inputs.device))
 
@@ -77,32 +77,32 @@ class ContentKNN(Model):
 
     def solve(self) -> None:
         """Fill `neighbours` and `similarity`, `(I, k)`; without a limit of neighbors there is nothing to solve."""
-        if self.config.n_neighbours is None:
+        if self.config.n_neighbors is None:
             return
         items = fused_features(self.inputs.features, self.weights)
         liked = torch.bincount(self.inputs.items, minlength=len(items)) > 0
-        nearest, similarity = _nearest(items, items, liked, self.config.n_neighbours, first=0)
+        nearest, similarity = _nearest(items, items, liked, self.config.n_neighbors, first=0)
         self.neighbours.copy_(nearest)
         self.similarity.copy_(similarity)
 
     def scorer(self) -> Scorer:
         history = self._history()
-        if self.config.n_neighbours is not None:
+        if self.config.n_neighbors is not None:
             return ItemWeightScorer.of_nearest(history, self.neighbours, self.similarity)
         items = fused_features(self.inputs.features, self.weights)
         return VectorScorer(torch.sparse.mm(history, items), items)
 
     def add_items(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer | ItemWeightScorer:
         """New items by their nearest liked items, as in training; new items are no item's neighbors."""
         items = fused_features(new, self.weights)
         if isinstance(scorer, VectorScorer):
             return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, items), scorer.part_names)
-        assert isinstance(scorer, ItemWeightScorer) and self.config.n_neighbours is not None
-        existing = torch.cat([fused_features(block, self.weights) for block in catalogue])
+        assert isinstance(scorer, ItemWeightScorer) and self.config.n_neighbors is not None
+        existing = torch.cat([fused_features(block, self.weights) for block in catalog])
         liked = torch.bincount(scorer.history.col_indices().long(), minlength=len(existing)) > 0
-        return scorer.with_items(*_nearest(items, existing, liked, self.config.n_neighbours, first=len(existing)))
+        return scorer.with_items(*_nearest(items, existing, liked, self.config.n_neighbors, first=len(existing)))
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """The histories themselves: as 0/1 rows `(B, I)`, or their sums of item vectors `(B, Σ d_m)`."""
@@ -116,7 +116,7 @@ def _nearest(queries: Tensor, items: Tensor, liked: Tensor, k: int, first: int) 
     """The `k` rows of `items` `(I, D)` with the largest positive inner products, in blocks of queries.
 
     Args:
-        queries: `(n, D)`, the rows `first`, `first + 1`, … of the catalogue; a row is not its own neighbor.
+        queries: `(n, D)`, the rows `first`, `first + 1`, … of the catalog; a row is not its own neighbor.
         items: `(I, D)`.
         liked: `(I,)` bool, the rows to choose from.
 

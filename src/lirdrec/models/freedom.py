@@ -59,7 +59,7 @@ class FREEDOMConfig(RankingOptions):
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(2, "L, user-item propagation layers")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
-    n_neighbours: int = option(10, "neighbours per item and modality in the item-item graph, itself included")
+    n_neighbors: int = option(10, "neighbors per item and modality in the item-item graph, itself included")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
         None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
@@ -69,7 +69,7 @@ class FREEDOMConfig(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbours")
+        at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbors")
         at_least(self, 0, "regularization")
         if not 0 <= self.edge_dropout < 1:
             raise ConfigError(f"edge_dropout is {self.edge_dropout}; it must be at least 0 and less than 1")
@@ -115,7 +115,7 @@ class FREEDOM(Model):
 
     @cached_property
     def item_item(self) -> SparseMatrix:
-        tables = {m: self.inputs.neighbours(m, self.config.n_neighbours) for m in self.modalities}
+        tables = {m: self.inputs.neighbors(m, self.config.n_neighbors) for m in self.modalities}
         return fuse(tables, self.weights, self.inputs.n_items, self.user_embedding.dtype)
 
     def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor]:
@@ -171,14 +171,14 @@ class FREEDOM(Model):
 
     @torch.no_grad()
     def add_items(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by their rows of the item graph: `V_n = (S^Lm Q)_n` with `Q_n = 0`."""
         assert isinstance(scorer, VectorScorer)
         tables = {}
         for m in self.modalities:
-            blocks = [(block[m].values, block[m].present) for block in [*catalogue, new]]
-            tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbours)
+            blocks = [(block[m].values, block[m].present) for block in [*catalog, new]]
+            tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbors)
         n = len(next(iter(tables.values())))
         rows = fuse(tables, self.weights, scorer.n_items + n, scorer.item_vectors.dtype)
         zeros = scorer.item_vectors.new_zeros(n, self.config.embedding_size)

@@ -192,7 +192,7 @@ class GRCN(Model):
 
     @torch.no_grad()
     def add_items(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by their content; without interactions they have no ID part and send none."""
         assert isinstance(scorer, VectorScorer)

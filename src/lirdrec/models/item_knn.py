@@ -27,12 +27,12 @@ class ItemKNNConfig:
 
     model: ClassVar[str] = "item_knn"
 
-    n_neighbours: int = option(100, "k, similar items kept for each item")
+    n_neighbors: int = option(100, "k, similar items kept for each item")
     shrinkage: float = option(10.0, "added to the denominator: trust similarities of rare items less")
 
     def __post_init__(self) -> None:
-        if self.n_neighbours < 1 or not self.shrinkage >= 0:
-            raise ConfigError("n_neighbours must be 1 or more and shrinkage 0 or more")
+        if self.n_neighbors < 1 or not self.shrinkage >= 0:
+            raise ConfigError("n_neighbors must be 1 or more and shrinkage 0 or more")
 
 
 class ItemKNN(Model):
@@ -42,15 +42,15 @@ class ItemKNN(Model):
     Config = ItemKNNConfig
     capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
     # within the ranges of Ferrari Dacrema et al., RecSys 2019
-    grid: ClassVar = {"n_neighbours": (20, 100, 200, 500, 1000), "shrinkage": (0.0, 10.0, 100.0, 500.0, 1000.0)}
+    grid: ClassVar = {"n_neighbors": (20, 100, 200, 500, 1000), "shrinkage": (0.0, 10.0, 100.0, 500.0, 1000.0)}
 
-    neighbours: Tensor
+    neighbours: Tensor  # the key of saved weights
     similarity: Tensor
 
     def __init__(self, inputs: ModelInputs, config: ItemKNNConfig):
         super().__init__(inputs, config)
         self.config: ItemKNNConfig = config
-        k = min(config.n_neighbours, max(1, inputs.n_items - 1))
+        k = min(config.n_neighbors, max(1, inputs.n_items - 1))
         self.register_buffer("neighbours", torch.full((inputs.n_items, k), -1, device=inputs.device))
         self.register_buffer("similarity", torch.zeros(inputs.n_items, k, device=inputs.device))
 

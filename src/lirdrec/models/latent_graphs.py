@@ -62,14 +62,14 @@ class LatentGraphOptions(RankingOptions):
     embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")
     n_layers: int = option(2, "L, user-item propagation layers")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
-    n_neighbours: int = option(10, "k, neighbors per item and modality in the item graphs, itself included")
+    n_neighbors: int = option(10, "k, neighbors per item and modality in the item graphs, itself included")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     frozen_weight: float = option(0.9, "λ, weight of the frozen graphs; the learned ones have 1 - λ")
     regularization: float = option(1e-5, "ρ of the squared vectors of a batch")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbours")
+        at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbors")
         if not 0 <= self.frozen_weight < 1:
             raise ConfigError(f"frozen_weight is {self.frozen_weight}; it must be at least 0 and less than 1")
         at_least(self, 0, "regularization")
@@ -133,7 +133,7 @@ class LatentGraphModel(Model):
         """`K(F_m)` of each modality."""
         graphs = []
         for name, feature in zip(self.modalities, self.features, strict=True):
-            rows, columns = pairs(self.inputs.neighbours(name, self.config.n_neighbours))
+            rows, columns = pairs(self.inputs.neighbors(name, self.config.n_neighbors))
             values = cosines(feature.values, [feature.values], rows, columns)
             graphs.append(Links(rows, columns, values.to(self.user_embedding.dtype)))
         return graphs
@@ -148,7 +148,7 @@ class LatentGraphModel(Model):
         n, degrees, learned = self.inputs.n_items, dict[str, Tensor](), []
         for row, feature in enumerate(self.features):
             z = self.projected(row, feature.values)
-            learned.append(own_cosines(z, nearest_items(z.detach(), feature.present, self.config.n_neighbours)))
+            learned.append(own_cosines(z, nearest_items(z.detach(), feature.present, self.config.n_neighbors)))
 
         def sums(name: str, links: Links) -> Tensor:
             degrees[name] = links.degrees(n)
@@ -218,16 +218,16 @@ class LatentGraphModel(Model):
 
     @torch.no_grad()
     def add_items(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by their rows of the item graphs applied to the ID table: `V_n = h_n / ‖h_n‖`, `Q_n = 0`."""
         assert isinstance(scorer, VectorScorer)
-        k, memory, old = self.config.n_neighbours, dict(scorer.memory), scorer.n_items
+        k, memory, old = self.config.n_neighbors, dict(scorer.memory), scorer.n_items
         new_features = [new[m] for m in self.modalities]
         n, dtype = len(new_features[0].values), self.user_embedding.dtype
         learned, frozen = [], []
         for row, m in enumerate(self.modalities):
-            blocks = [(block[m].values, block[m].present) for block in [*catalogue, new]]
+            blocks = [(block[m].values, block[m].present) for block in [*catalog, new]]
             projected = [(self.projected(row, values), present) for values, present in blocks]
             learned.append(nearest_links(projected[-1][0], new_features[row].present, projected, k))
             raw = nearest_links(new_features[row].values, new_features[row].present, blocks, k)

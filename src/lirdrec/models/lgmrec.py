@@ -277,7 +277,7 @@ class LGMRec(Model):
 
     @torch.no_grad()
     def add_items(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items by the hyperedges that their features belong to; without edges they have no local part."""
         assert isinstance(scorer, VectorScorer)

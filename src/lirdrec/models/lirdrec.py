@@ -54,7 +54,7 @@ class LIRDRecConfig(RankingOptions):
     embedding_size: int = option(64, "e, width of each branch; user and item vectors have K·e columns")
     n_layers: int = option(3, "L, user-item propagation layers (grid of the paper: 2, 3, 4)")
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
-    n_neighbours: int = option(10, "neighbours per item and modality in the item-item graph, itself included")
+    n_neighbors: int = option(10, "neighbors per item and modality in the item-item graph, itself included")
     hidden_multiplier: int = option(4, "h / e, width of the hidden layer of each branch")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
@@ -75,7 +75,7 @@ class LIRDRecConfig(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "n_neighbours", "hidden_multiplier")
+        at_least(self, 1, "embedding_size", "n_neighbors", "hidden_multiplier")
         at_least(self, 0, "n_layers", "n_item_layers", "regularization")
         if self.pwc in ("released", "logits") and self.embedding_size < 4:
             raise ConfigError(
@@ -189,7 +189,7 @@ class LIRDRec(Model):
 
     @cached_property
     def item_item(self) -> SparseMatrix:
-        tables = {m: self.inputs.neighbours(m, self.config.n_neighbours) for m in self.modalities}
+        tables = {m: self.inputs.neighbors(m, self.config.n_neighbors) for m in self.modalities}
         return fuse(tables, self.weights, self.inputs.n_items, self.user_embedding.dtype)
 
     @cached_property
@@ -335,7 +335,7 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def add_items(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items from their features alone (§8): as a full forward in which they are present without interactions.
 
@@ -350,8 +350,8 @@ class LIRDRec(Model):
         own = self.item_branches([new[m] for m in self.modalities]).flatten(1)  # (n, K·e)
         tables = {}
         for m in self.modalities:
-            blocks = [(block[m].values, block[m].present) for block in [*catalogue, new]]
-            tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbours)
+            blocks = [(block[m].values, block[m].present) for block in [*catalog, new]]
+            tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbors)
         total = scorer.n_items + n
         rows = fuse(tables, self.weights, total, own.dtype)
         states = own if self.config.n_layers > 0 else torch.zeros_like(own)

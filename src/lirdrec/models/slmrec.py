@@ -278,7 +278,7 @@ class SLMRec(Model):
 
     @torch.no_grad()
     def add_items(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items from their features: nodes without edges and without a row of Q."""
         assert isinstance(scorer, VectorScorer)

@@ -120,7 +120,7 @@ class VBPR(Model):
 
     @torch.no_grad()
     def add_items(
-        self, scorer: Scorer, catalogue: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
         """New items from their features alone: `q = [0 | W f + b]`."""
         assert isinstance(scorer, VectorScorer)

@@ -194,29 +194,29 @@ class ItemWeightScorer(Scorer):
         return self._weights
 
     @classmethod
-    def of_nearest(cls, history: Tensor, neighbours: Tensor, similarity: Tensor) -> ItemWeightScorer:
+    def of_nearest(cls, history: Tensor, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
         """Weights given by each scored item's nearest liked items.
 
         Args:
             history: CSR `(U, I)`.
-            neighbours: `(I, k)` int64, the liked items that count for each scored item; -1 where there is none.
+            neighbors: `(I, k)` int64, the liked items that count for each scored item; -1 where there is none.
             similarity: `(I, k)` float, their weights.
         """
-        indices, values = _nearest_entries(neighbours, similarity)
+        indices, values = _nearest_entries(neighbors, similarity)
         n = history.shape[1]
         return cls(history, torch.sparse_coo_tensor(indices, values, (n, n)).coalesce().to_sparse_csr())
 
-    def with_items(self, neighbours: Tensor, similarity: Tensor) -> ItemWeightScorer:
+    def with_items(self, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
         """A scorer with `n` more items, whose columns are given as in `of_nearest`; needs sparse weights.
 
         No history contains the new items, and existing scores do not change.
         """
         # rows of the transposed weights, with entries sorted by the liked item
-        neighbours, order = neighbours.sort(dim=1)
-        (liked, owner), values = _nearest_entries(neighbours, similarity.gather(1, order))
-        total, w = self.n_items + len(neighbours), self._weights_t
+        neighbors, order = neighbors.sort(dim=1)
+        (liked, owner), values = _nearest_entries(neighbors, similarity.gather(1, order))
+        total, w = self.n_items + len(neighbors), self._weights_t
         crow, col, value = self._parts or (w.crow_indices(), w.col_indices(), w.values())
-        ends = torch.bincount(owner, minlength=len(neighbours)).cumsum(0) + crow[-1]
+        ends = torch.bincount(owner, minlength=len(neighbors)).cumsum(0) + crow[-1]
         parts = append_rows(crow, ends), append_rows(col, liked), append_rows(value, values)
         grown, h = object.__new__(ItemWeightScorer), self.history
         # unchecked, since checks read all entries: old and new indices are in range
@@ -316,10 +316,10 @@ def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     return dense
 
 
-def _nearest_entries(neighbours: Tensor, similarity: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+def _nearest_entries(neighbors: Tensor, similarity: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
     """Positions `(2, n)` and values `(n,)` in W of the tables of `of_nearest`, whose first scored item is `first`."""
-    target, slot = (neighbours >= 0).nonzero(as_tuple=True)
-    return torch.stack([neighbours[target, slot], target + first]), similarity[target, slot]
+    target, slot = (neighbors >= 0).nonzero(as_tuple=True)
+    return torch.stack([neighbors[target, slot], target + first]), similarity[target, slot]
 
 
 def _csr_parts(name: str, matrix: Tensor) -> dict[str, Tensor]:

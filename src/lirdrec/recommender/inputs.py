@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.graphs.cache import NeighbourSource
+from lirdrec.graphs.cache import NeighborSource
 from lirdrec.memory import check_memory
 from lirdrec.models.base import Features, ModelInputs
 
@@ -59,7 +59,7 @@ def make_model_inputs(
         users=torch.from_numpy(np.array(dataset.train.users)).to(device),
         items=torch.from_numpy(np.array(dataset.train.items)).to(device),
         features=features,
-        neighbours=NeighbourSource(
+        neighbors=NeighborSource(
             {name: (f.values, f.present) for name, f in features.items()},
             _cache_folder(cache),
             _neighbor_progress if progress else None,

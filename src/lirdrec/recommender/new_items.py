@@ -26,12 +26,12 @@ CODE = r"^[+-]?0[0-9]"  # digits that begin with 0: an article number, a postal 
 LARGEST_FEATURE = 1e15  # inner products of rows with such values are finite in float32
 
 
-def new_table(items: Any, catalogue: IdMap, table: pl.DataFrame) -> pl.DataFrame:
+def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
     """The new items' rows of the item table, in the given order; missing columns are null.
 
     Args:
         items: one id, ids, or a frame with a column "item" and any columns of the item table.
-        catalogue: ids of the existing items; table: their item table.
+        catalog: ids of the existing items; table: their item table.
 
     Raises:
         DataError: no ids, an id that is repeated or known already, a column of another type.
@@ -43,18 +43,18 @@ def new_table(items: Any, catalogue: IdMap, table: pl.DataFrame) -> pl.DataFrame
         raise DataError("there are no new items to add: the list is empty")
     given = rows[ITEM]
     if given.dtype != pl.String:  # strings are kept: a server answers with exactly the id that was sent
-        given = read_ids(given, f"the {catalogue.entity} ids", catalogue.entity)
-    ids = IdMap(given, catalogue.entity)  # refuses ids that are missing, negative, repeated
-    if ids.is_integer is not catalogue.is_integer:
-        kinds = ("integers", "strings") if catalogue.is_integer else ("strings", "integers")
-        raise DataError(f"the ids of the catalogue are {kinds[0]}, those of the new items are {kinds[1]}")
-    exists = catalogue.rows(ids.series) >= 0
+        given = read_ids(given, f"the {catalog.entity} ids", catalog.entity)
+    ids = IdMap(given, catalog.entity)  # refuses ids that are missing, negative, repeated
+    if ids.is_integer is not catalog.is_integer:
+        kinds = ("integers", "strings") if catalog.is_integer else ("strings", "integers")
+        raise DataError(f"the ids of the catalog are {kinds[0]}, those of the new items are {kinds[1]}")
+    exists = catalog.rows(ids.series) >= 0
     if exists.any():
         raise DataError(
-            f"{count(int(exists.sum()), 'new item')} in the catalogue already: "
+            f"{count(int(exists.sum()), 'new item')} in the catalog already: "
             f"{describe_ids(ids.series.filter(pl.Series(exists)).to_list())}; add only items that are new"
         )
-    _warn_of_zeros(ids, catalogue)
+    _warn_of_zeros(ids, catalog)
     columns = {ITEM: ids.series.alias(ITEM)}
     for name in [*table.columns, *(c for c in rows.columns if c not in table.columns)]:
         if name == ITEM:
@@ -67,21 +67,21 @@ def new_table(items: Any, catalogue: IdMap, table: pl.DataFrame) -> pl.DataFrame
     return pl.DataFrame(columns)
 
 
-def _warn_of_zeros(new: IdMap, catalogue: IdMap) -> None:
-    """Warn of new ids that differ from ids of the catalogue only by leading zeros."""
-    if catalogue.is_integer:
+def _warn_of_zeros(new: IdMap, catalog: IdMap) -> None:
+    """Warn of new ids that differ from ids of the catalog only by leading zeros."""
+    if catalog.is_integer:
         return
     digits = new.series.filter(new.series.str.contains(r"^[0-9]+$"))
     if not len(digits):
         return
-    existing = pl.DataFrame({"old": catalogue.series, "plain": catalogue.series.str.strip_chars_start("0")})
+    existing = pl.DataFrame({"old": catalog.series, "plain": catalog.series.str.strip_chars_start("0")})
     added = pl.DataFrame({"new": digits, "plain": digits.str.strip_chars_start("0")})
     twins = added.join(existing, on="plain", maintain_order="left")
     if twins.height:
         pairs = ", ".join(f"{new!r} and {old!r}" for new, _, old in twins.head(3).iter_rows())
         more = f" and {twins.height - 3} more" if twins.height > 3 else ""
         log.warning(
-            "ids of new items differ from ids of the catalogue only by leading zeros: %s%s; they are two items each",
+            "ids of new items differ from ids of the catalog only by leading zeros: %s%s; they are two items each",
             *(pairs, more),
         )
 
@@ -95,9 +95,9 @@ def _cast(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
     where = f"the new items' column {name!r} does not fit the item table"
     if kind.is_numeric() and values.dtype == pl.String and (codes := values.str.contains(CODE)).any():
         code = values.filter(codes.fill_null(False))[0]
-        raise DataError(f"{where}: {code!r} begins with 0, and the catalogue holds numbers, without such zeros")
+        raise DataError(f"{where}: {code!r} begins with 0, and the catalog holds numbers, without such zeros")
     if kind.is_integer() and values.dtype.is_float() and ((values != values.floor()) & values.is_finite()).any():
-        raise DataError(f"{where}: it has fractions, and the catalogue holds integers")
+        raise DataError(f"{where}: it has fractions, and the catalog holds integers")
     if kind == pl.Boolean and values.dtype == pl.String and values.is_in(["true", "false"]).all():
         return values == "true"
     try:

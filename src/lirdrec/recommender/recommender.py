@@ -47,7 +47,7 @@ from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, m
 log = logging.getLogger(__name__)
 
 HISTORY = "history"
-NEIGHBOR = "neighbour"  # the column's name
+NEIGHBOR = "neighbor"  # the column's name
 
 
 class Recommender:
@@ -240,7 +240,7 @@ class Recommender:
             users: one id, many ids, or None for all users.
             k: items per user; fewer rows come where fewer candidates remain.
             exclude_seen: leave out the user's training items.
-            candidates: item ids to choose from; None for the whole catalogue.
+            candidates: item ids to choose from; None for the whole catalog.
             unknown: what to do with unknown user ids: "raise", "skip", or "popular": recommend the items with the most
                 training users, with that number as the score.
 
@@ -249,7 +249,7 @@ class Recommender:
 
         Raises:
             UnknownIdError: an unknown user with `unknown="raise"`, or an unknown candidate.
-            ConfigError: k is below 1 or larger than the catalogue.
+            ConfigError: k is below 1 or larger than the catalog.
             CapabilityError: a slim run cannot leave out seen items or tell what is popular.
         """
         check_unknown(unknown)
@@ -334,13 +334,13 @@ class Recommender:
         return self._frame(frame.with_columns(pl.Series(SCORE, values, dtype=pl.Float64)))
 
     def similar_items(self, items: Any, k: int = 10, *, candidates: Any = None) -> Any:
-        """The k items most similar to each item (itself left out), as a frame item, neighbour, rank, score."""
+        """The k items most similar to each item (itself left out), as a frame item, neighbor, rank, score."""
         check_k(k, self.n_items - 1, "other items")
         rows = known_rows(as_list(items), self.items)
         return self._similar(self.items, rows, k, self.scorer.similar_items, self._candidates(candidates))
 
     def similar_users(self, users: Any, k: int = 10) -> Any:
-        """The k users most similar to each user (itself left out), as a frame user, neighbour, rank, score."""
+        """The k users most similar to each user (itself left out), as a frame user, neighbor, rank, score."""
         check_k(k, self.n_users - 1, "other users")
         rows = known_rows(as_list(users), self.users)
         return self._similar(self.users, rows, k, self.scorer.similar_users, None)
@@ -382,15 +382,15 @@ class Recommender:
         blocks = self.features.blocks()
         table = new_table(items, self.items, self.item_table)
         new = new_features(IdMap(table[ITEM], self.items.entity), features, blocks[0])
-        catalogue = [self._trained_features(model, blocks[0])]
-        catalogue += [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks[1:]]
-        scorer = model.add_items(self.scorer, catalogue, {name: self._features(m) for name, m in new.items()})
+        catalog = [self._trained_features(model, blocks[0])]
+        catalog += [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks[1:]]
+        scorer = model.add_items(self.scorer, catalog, {name: self._features(m) for name, m in new.items()})
         check_added_items(scorer, self.n_items, table[ITEM])
         ids = self.items.extended(table[ITEM])
         merged, store = append_frame(self.item_table, table), self.features.with_added(new)
         # nothing can fail from here on
         self.scorer, self.items, self.item_table, self.features = scorer, ids, merged, store
-        log.info("added %s; the catalogue has %d now", count(table.height, "item"), len(ids))
+        log.info("added %s; the catalog has %d now", count(table.height, "item"), len(ids))
 
     # ------------------------------------------------------------ saving
 
@@ -489,7 +489,7 @@ class Recommender:
             return None
         ids = as_list(candidates)
         if not ids:
-            raise ConfigError("candidates is empty: name at least one item, or leave it out for the whole catalogue")
+            raise ConfigError("candidates is empty: name at least one item, or leave it out for the whole catalog")
         return self._rows(np.unique(known_rows(ids, self.items)))
 
     def _query_width(self) -> int:

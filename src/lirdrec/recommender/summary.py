@@ -12,7 +12,7 @@ from lirdrec.training.config import TrainConfig
 from lirdrec.training.profiling import measure_step
 
 
-def summarise_run(folder: str | Path, device: str = "cpu", verify: bool = False, repeats: int = 5) -> dict[str, Any]:
+def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False, repeats: int = 5) -> dict[str, Any]:
     """JSON-able facts of a run.
 
     Args:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 ACCENT = "lirdrec"
-INK, GREY, RULE, GROUND = "#1c2530", "#5d6875", "#d9dee4", "#ffffff"
+INK, GRAY, RULE, GROUND = "#1c2530", "#5d6875", "#d9dee4", "#ffffff"
 RED = "#c8401a"
-COLOURS = ("#0b6bb0", "#00805f", "#a3508a", "#b07400", "#3d9bd1", "#6c5bb5", "#7a8794")
+COLORS = ("#0b6bb0", "#00805f", "#a3508a", "#b07400", "#3d9bd1", "#6c5bb5", "#7a8794")
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.6)), (0, (1.2, 1.4)))
 MARKERS = ("o", "s", "D")
 # known models in the order of colors × dashes: models often shown together come first
@@ -38,13 +38,13 @@ class Style:
 
 def styles(names: Sequence[Any], accent: Any = ACCENT) -> dict[Any, Style]:
     """A style for each name: red for `accent`, fixed styles for known models, the remaining ones for other names."""
-    palette = [Style(c, d, m) for d, m in zip(DASHES, MARKERS, strict=True) for c in COLOURS]
+    palette = [Style(c, d, m) for d, m in zip(DASHES, MARKERS, strict=True) for c in COLORS]
     known = dict(zip(PLACES, palette, strict=False))
     chosen = {name: Style(RED) if name == accent else known[name] for name in names if name == accent or name in known}
     free = [candidate for candidate in palette if candidate not in chosen.values()]
     for name in names:
         if name not in chosen:
-            chosen[name] = free.pop(0) if free else Style(GREY, "dotted")
+            chosen[name] = free.pop(0) if free else Style(GRAY, "dotted")
     return chosen
 
 
@@ -58,13 +58,13 @@ def style() -> Iterator[None]:
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 9,
         "text.color": INK,
-        "axes.labelcolor": GREY,
+        "axes.labelcolor": GRAY,
         "axes.labelsize": 8.5,
         "axes.titlesize": 9.5,
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
         "axes.titlecolor": INK,
-        "axes.edgecolor": GREY,
+        "axes.edgecolor": GRAY,
         "axes.linewidth": 0.8,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -75,8 +75,8 @@ def style() -> Iterator[None]:
         "figure.facecolor": GROUND,
         "grid.color": RULE,
         "grid.linewidth": 0.6,
-        "xtick.color": GREY,
-        "ytick.color": GREY,
+        "xtick.color": GRAY,
+        "ytick.color": GRAY,
         "xtick.labelsize": 8,
         "ytick.labelsize": 8,
         "xtick.major.size": 3,
@@ -139,7 +139,7 @@ def drawn(
 ) -> Figure:
     """A custom figure in the style of all charts: `draw` gets an empty matplotlib figure of `size` inches.
 
-    Take colors from `styles`, `INK`, `GREY` and `RULE`, and do not use pyplot.
+    Take colors from `styles`, `INK`, `GRAY` and `RULE`, and do not use pyplot.
     """
     with style():
         drawing = empty(*size)

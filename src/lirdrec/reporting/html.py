@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.reporting.figure import COLOURS, GREY, GROUND, INK, RED, RULE, Figure
+from lirdrec.reporting.figure import COLORS, GRAY, GROUND, INK, RED, RULE, Figure
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -92,11 +92,11 @@ def _image_format(content: bytes) -> str:
 
 
 # colors of drawings → CSS variables of the page, which has a light and a dark set of values
-_VARIABLES = {INK: "ink", GREY: "grey", RULE: "rule", RED: "accent", **{c: f"c{n}" for n, c in enumerate(COLOURS)}}
-_DARK_COLOURS = ("#5fb0ea", "#35c79c", "#dd8fc6", "#e0aa3e", "#8fd0f5", "#aa9df0", "#a9b4be")
+_VARIABLES = {INK: "ink", GRAY: "gray", RULE: "rule", RED: "accent", **{c: f"c{n}" for n, c in enumerate(COLORS)}}
+_DARK_COLORS = ("#5fb0ea", "#35c79c", "#dd8fc6", "#e0aa3e", "#8fd0f5", "#aa9df0", "#a9b4be")
 _DARK = {
-    **{INK: "#e6eaee", GREY: "#9aa6b2", RULE: "#333d48", RED: "#ff8055"},
-    **dict(zip(COLOURS, _DARK_COLOURS, strict=True)),
+    **{INK: "#e6eaee", GRAY: "#9aa6b2", RULE: "#333d48", RED: "#ff8055"},
+    **dict(zip(COLORS, _DARK_COLORS, strict=True)),
 }
 
 

@@ -223,7 +223,7 @@ class Changed(BaseModel):
     encoded: list[str] | None = Field(None, description="Names of the features that the server encoded.")
 
 
-class Neighbour(BaseModel):
+class Neighbor(BaseModel):
     """A similar item."""
 
     item: int | str
@@ -231,15 +231,15 @@ class Neighbour(BaseModel):
     title: str | None = None
 
 
-class Neighbours(BaseModel):
+class Neighbors(BaseModel):
     """Items similar to an item, nearest first."""
 
     item: int | str
     title: str | None = None
-    neighbours: list[Neighbour]
+    neighbors: list[Neighbor]
 
 
-class LikedNeighbour(Neighbour):
+class LikedNeighbor(Neighbor):
     """A liked item in an explanation."""
 
     part: float | None = Field(None, description="Its part of the score, if the score is a sum over liked items.")
@@ -254,7 +254,7 @@ class ExplanationAnswer(BaseModel):
     score: float = Field(description="The score that /recommend ranks by.")
     parts: dict[str, float] = Field(description="Name → part of the score; they sum to it.")
     weights: dict[str, float] | None
-    liked: list[LikedNeighbour] = Field(
+    liked: list[LikedNeighbor] = Field(
         description="Liked items of the user, nearest to the item first, or ordered by their parts of the score."
     )
 
@@ -348,7 +348,7 @@ class ColumnAnswer(BaseModel):
     name: str
     kind: Literal["number", "yes_no", "choice", "list", "text"]
     values: list[Any] = Field(description="Of a choice or list, most frequent first; lowest and highest of a number.")
-    colours: bool = Field(description="Whether the projection can be colored by it.")
+    colors: bool = Field(description="Whether the projection can be colored by it.")
 
 
 class ColumnsAnswer(BaseModel):

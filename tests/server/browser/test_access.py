@@ -79,7 +79,7 @@ def test_sliders_and_buttons_work_with_keys_and_the_phone_folds_them_away(visit)
     assert slider.input_value() == "0" and re.findall(r"[\d.]+", slider.get_attribute("aria-valuetext")) == ["0"]
 
 
-def test_colours_follow_the_system_until_they_are_chosen(visit):
+def test_colors_follow_the_system_until_they_are_chosen(visit):
     one = visit(color_scheme="dark")
     page = one.go()
     ground = "getComputedStyle(document.body).backgroundColor"

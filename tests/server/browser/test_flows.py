@@ -20,7 +20,7 @@ from ..shop import KINDS, picture
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp; "tent"'
 
-COLOURS = """canvas => {
+COLORS = """canvas => {
   const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   const seen = new Set();
   for (let at = 0; at < all.length; at += 4) if (all[at + 3] > 190) seen.add(all.slice(at, at + 3).join());
@@ -207,11 +207,11 @@ def test_why_an_item_was_recommended(visit):
     assert button.evaluate("b => b === document.activeElement")
 
 
-def test_an_item_with_its_neighbours_and_those_who_would_get_it(visit):
+def test_an_item_with_its_neighbors_and_those_who_would_get_it(visit):
     one = visit()
     page = one.go("#/item/203")
     page.locator(".people li").first.wait_for()
-    near = one.get("/similar/203?k=12")["neighbours"]
+    near = one.get("/similar/203?k=12")["neighbors"]
     assert ids(page, "main") == [other["item"] for other in near]
     lies = page.locator(".between").inner_text()
     assert 0 <= lies.find(near[0]["title"]) < lies.find(near[1]["title"])
@@ -330,7 +330,7 @@ def test_hostile_texts_stay_texts_everywhere(visit):
     page = one.go("#/item/666")
     assert page.locator("h1").inner_text() == HOSTILE
     page.locator(".people li").first.wait_for()
-    near = one.get("/similar/666?k=1")["neighbours"][0]["item"]
+    near = one.get("/similar/666?k=1")["neighbors"][0]["item"]
     page = one.go(f"#/item/{near}")
     page = one.go("#/map")
     page.fill("#map-find", "onerror")
@@ -349,15 +349,15 @@ def test_hostile_texts_stay_texts_everywhere(visit):
     assert b"<script" not in answer.content and "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-def test_the_map_is_coloured_zoomed_and_walked_by_keys(visit):
+def test_the_map_is_colored_zoomed_and_walked_by_keys(visit):
     one = visit()
     page = one.go("#/map")
-    page.locator("#colour-by").select_option("kind")
+    page.locator("#color-by").select_option("kind")
     page.get_by_role("button", name="lamp").wait_for()
     total = one.get("/projection")["total"]
     wait_for_in_view(page, total)
-    colours = page.locator(".chart canvas").evaluate(COLOURS)
-    assert colours >= 4  # of the four kinds, some mixed
+    colors = page.locator(".chart canvas").evaluate(COLORS)
+    assert colors >= 4  # of the four kinds, some mixed
     page.get_by_role("button", name="lamp").click()
     assert page.get_by_role("button", name="lamp").get_attribute("aria-pressed") == "false"
     wait_for_in_view(page, total - 12)
@@ -368,7 +368,7 @@ def test_the_map_is_coloured_zoomed_and_walked_by_keys(visit):
     page.wait_for_function(f"n => !({IN_VIEW}).includes(n)", arg=str(total))
     page.keyboard.press("0")
     wait_for_in_view(page, total)
-    page.locator("#colour-by").select_option("price")
+    page.locator("#color-by").select_option("price")
     page.get_by_role("list", name="price").wait_for()
     assert len(texts(page, ".swatch")) == 5
     page.locator(".rows a").first.focus()

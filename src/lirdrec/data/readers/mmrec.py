@@ -116,9 +116,9 @@ def _read_interactions(path: Path, user: str, item: str, label: str, bad_rows: B
     height = table.frame.height + table.skipped
     if TIMESTAMP in table.frame.columns:
         config = dataclasses.replace(config, timestamp=TIMESTAMP)
-    labelled = label_values(table.frame[label]).is_not_null()
-    if bad_rows == "skip" and labelled.any() and not labelled.all():
-        table = dataclasses.replace(select_rows(table, labelled), skipped=table.skipped + int((~labelled).sum()))
+    labeled = label_values(table.frame[label]).is_not_null()
+    if bad_rows == "skip" and labeled.any() and not labeled.all():
+        table = dataclasses.replace(select_rows(table, labeled), skipped=table.skipped + int((~labeled).sum()))
     table, n_dropped = without_bad_rows(check_id_columns(table, config, user, item, pattern=NUMBER), config)
     skipped = table.skipped + n_dropped
     return table, {"rows": height, "bad_rows_skipped": skipped} if skipped else {}

@@ -39,7 +39,7 @@ GENRES_100K = (
 FILM_100K = re.compile(r"([0-9]+)\|(.*)\|([^|]*)\|([^|]*)\|([^|]*)\|([01](?:\|[01]){18})")
 NO_GENRES = "(no genres listed)"
 DAT_ENCODINGS = ("utf-8-sig", "latin-1")  # ml-10m, ml-1m
-LICENCE = "MovieLens, GroupLens, University of Minnesota: research, not commercial; see README.txt of the dataset"
+LICENSE = "MovieLens, GroupLens, University of Minnesota: research, not commercial; see README.txt of the dataset"
 
 
 def is_movielens(folder: str | Path) -> bool:
@@ -93,7 +93,7 @@ def read_movielens(
         name or folder.resolve().name,
         {
             "source": {"format": "movielens", "files": [path.name for path in files]},
-            "licence": LICENCE,
+            "licence": LICENSE,
             **(info or {}),
         },
     )

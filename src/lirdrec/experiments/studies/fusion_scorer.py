@@ -3,7 +3,7 @@ r"""A weighted mix of several models' scores.
 Scores of different models have different scales, so each member's scores are first made comparable for each user over
 all items, as z-scores `(s - mean) / sd`: of the scores themselves, or of their ranks.
 
-    score(u, i) = Σ_m w_m · normalised_m(u, i),   w on the simplex
+    score(u, i) = Σ_m w_m · normalized_m(u, i),   w on the simplex
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from lirdrec.evaluation.metrics import per_user_metrics
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows, top_k_dense
 
-Normalisation = Literal["z-score", "rank"]
-NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+Normalization = Literal["z-score", "rank"]
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
-def normalised(scores: Tensor, how: Normalisation) -> Tensor:
+def normalized(scores: Tensor, how: Normalization) -> Tensor:
     """Scores `(B, I)` of one model made comparable with those of others: mean 0 and deviation 1 in each row.
 
     Equal scores stay equal under both: by rank they share the middle of their places. A row of equal scores is 0.
@@ -36,9 +36,9 @@ def normalised(scores: Tensor, how: Normalisation) -> Tensor:
         below = torch.searchsorted(ordered, scores.contiguous())
         upto = torch.searchsorted(ordered, scores.contiguous(), right=True)
         scores = (below + upto).to(scores.dtype)
-    centred = scores - scores.mean(1, keepdim=True)
-    deviation = centred.square().mean(1, keepdim=True).sqrt()
-    return torch.where(deviation > 0, centred / deviation.clamp(min=1e-30), 0)
+    centerd = scores - scores.mean(1, keepdim=True)
+    deviation = centerd.square().mean(1, keepdim=True).sqrt()
+    return torch.where(deviation > 0, centerd / deviation.clamp(min=1e-30), 0)
 
 
 class FusedScorer(Scorer):
@@ -53,9 +53,9 @@ class FusedScorer(Scorer):
 
     kind = "fused"
 
-    def __init__(self, members: Sequence[Scorer], names: Sequence[str], weights: Sequence[float], how: Normalisation):
-        if how not in NORMALISATIONS:
-            raise ConfigError(f"normalisation is {how!r}; choose one of {', '.join(NORMALISATIONS)}")
+    def __init__(self, members: Sequence[Scorer], names: Sequence[str], weights: Sequence[float], how: Normalization):
+        if how not in NORMALIZATIONS:
+            raise ConfigError(f"normalization is {how!r}; choose one of {', '.join(NORMALIZATIONS)}")
         if len({(m.n_users, m.n_items) for m in members}) != 1 or not len(members) == len(names) == len(weights):
             raise ConfigError("a mix needs models of the same users and items, and a name and a weight for each")
         self.members, self.part_names, self.weights, self.how = list(members), tuple(names), list(weights), how
@@ -67,14 +67,14 @@ class FusedScorer(Scorer):
         return torch.cat([m.queries(users) for m in self.members], dim=1)
 
     def each(self, queries: Tensor) -> Tensor:
-        """Normalised scores `(M, B, I)` of each member."""
+        """Normalized scores `(M, B, I)` of each member."""
         pieces = queries.split(self.widths, dim=1)
-        return torch.stack([normalised(m.scores(q), self.how) for m, q in zip(self.members, pieces, strict=True)])
+        return torch.stack([normalized(m.scores(q), self.how) for m, q in zip(self.members, pieces, strict=True)])
 
     def scores(self, queries: Tensor) -> Tensor:
         total = queries.new_zeros(len(queries), self.n_items)
         for weight, member, piece in zip(self.weights, self.members, queries.split(self.widths, dim=1), strict=True):
-            total.add_(normalised(member.scores(piece), self.how), alpha=weight)
+            total.add_(normalized(member.scores(piece), self.how), alpha=weight)
         return total
 
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def grid_figures(
     members: Sequence[Scorer],
     truth: GroundTruth,
     weights: Sequence[Sequence[float]],
-    how: Normalisation,
+    how: Normalization,
     names: Sequence[str] = ("recall", "ndcg"),
     cutoffs: Sequence[int] = (20,),
     memory_limit: int = MEMORY_LIMIT,
@@ -144,7 +144,7 @@ class Mix:
     """Weights of the members, how their scores are made comparable, and the figures on validation."""
 
     weights: tuple[float, ...]
-    how: Normalisation
+    how: Normalization
     figures: dict[str, float]
 
 
@@ -155,9 +155,9 @@ def try_mixes(
     steps: int = 10,
     names: Sequence[str] = ("recall", "ndcg"),
     cutoffs: Sequence[int] = (20,),
-    hows: Sequence[Normalisation] = NORMALISATIONS,
+    hows: Sequence[Normalization] = NORMALIZATIONS,
 ) -> list[Mix]:
-    """Every mix of the simplex in steps of `1 / steps`, with each of the normalisations, in a fixed order."""
+    """Every mix of the simplex in steps of `1 / steps`, with each of the normalizations, in a fixed order."""
     grid = simplex(len(members), steps)
     found = []
     for how in hows:

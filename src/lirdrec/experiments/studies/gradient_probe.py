@@ -1,7 +1,7 @@
 r"""What a training's gradients say about item IDs and item features (Theorem 1, Lemma 2 and Fig. 1 of the paper).
 
 A model with a table of item IDs `ID` `(I, e)` and projections `Z_m = F_m W_mᵀ` of fixed features is trained as ever
-and watched from outside. With `g(x)` the gradient of the loss as it is minimised, weighted by the batch's share of the
+and watched from outside. With `g(x)` the gradient of the loss as it is minimized, weighted by the batch's share of the
 pairs and summed over an epoch's steps, and `I` the items that occur in training:
 
     per item      1/I Σ_i ‖g(ID_i)‖    against    1/I Σ_i ‖g(Z_i)‖, the mean over modalities

@@ -1,4 +1,4 @@
-"""Colours and edges of a picture as a vector: no weights, no download, the same on every machine."""
+"""Colors and edges of a picture as a vector: no weights, no download, the same on every machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SIDE = 96
-_COLOUR_CELLS, _EDGE_CELLS = 4, 6
+_COLOR_CELLS, _EDGE_CELLS = 4, 6
 _HUES, _LIGHTS, _DIRECTIONS = 8, 4, 8
-_GREY = 12.0  # chroma at which a hue counts half
+_GRAY = 12.0  # chroma at which a hue counts half
 _FAINT = 2.0  # steps of lightness below which an edge is noise
 
 # linear sRGB → XYZ of the white point D65, each row divided by the white's value
@@ -27,15 +27,15 @@ _XYZ = (_XYZ / _XYZ.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 class ColorEdgeEncoder(Encoder):
-    """Statistics of where a picture has which colours and which edges, 496 columns.
+    """Statistics of where a picture has which colors and which edges, 496 columns.
 
     The picture is squeezed to 96 × 96 pixels and taken to CIE L*a*b*. Each pixel x has a lightness L, a chroma
     C = √(a² + b²), a hue, and a gradient of L with magnitude m and direction θ modulo π.
 
-    * **Colour**, 4 × 4 cells of 13 columns. A pixel gives C / (C + 12) to its two nearest of 8 hues, the rest to
-      *grey*, and 1 to its two nearest of 4 lightnesses; between neighbours it is shared linearly. 208 columns.
+    * **Color**, 4 × 4 cells of 13 columns. A pixel gives C / (C + 12) to its two nearest of 8 hues, the rest to
+      *gray*, and 1 to its two nearest of 4 lightnesses; between neighbors it is shared linearly. 208 columns.
     * **Edges**, 6 × 6 cells of 8 columns. A pixel gives m to its two nearest of 8 directions. Each cell is divided by
-      the mean magnitude of its neighbourhood of 3 × 3 cells plus 2, so that dim and bright edges count alike and
+      the mean magnitude of its neighborhood of 3 × 3 cells plus 2, so that dim and bright edges count alike and
       noise does not. 288 columns.
 
     Pixels are shared between the nearest cells too (bilinearly), so that a shift of some pixels moves little. Each of
@@ -53,7 +53,7 @@ class ColorEdgeEncoder(Encoder):
     @property
     def dims(self) -> int:
         """496."""
-        return _COLOUR_CELLS**2 * (_HUES + 1 + _LIGHTS) + _EDGE_CELLS**2 * _DIRECTIONS
+        return _COLOR_CELLS**2 * (_HUES + 1 + _LIGHTS) + _EDGE_CELLS**2 * _DIRECTIONS
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `(B, 496)` of length 1; pictures that cannot be opened are problems."""
@@ -67,7 +67,7 @@ def _describe(picture: Image) -> np.ndarray:
 
     small = picture.resize((_SIDE, _SIDE), Resampling.BILINEAR)
     lightness, a, b = _lab(np.asarray(small, dtype=np.float32) / 255)
-    whole = np.concatenate([_unit_root(_colours(lightness, a, b)), _unit_root(_edges(lightness))])
+    whole = np.concatenate([_unit_root(_colors(lightness, a, b)), _unit_root(_edges(lightness))])
     return whole / np.linalg.norm(whole)
 
 
@@ -79,12 +79,12 @@ def _lab(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return 116 * y - 16, 500 * (x - y), 200 * (y - z)
 
 
-def _colours(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _colors(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     chroma = np.hypot(a, b)
-    coloured = chroma / (chroma + _GREY)
-    hues = _votes(np.arctan2(b, a) / (2 * np.pi) * _HUES, _HUES, circular=True) * coloured
+    colored = chroma / (chroma + _GRAY)
+    hues = _votes(np.arctan2(b, a) / (2 * np.pi) * _HUES, _HUES, circular=True) * colored
     lights = _votes(lightness / 100 * (_LIGHTS - 1), _LIGHTS, circular=False)
-    return _in_cells(np.concatenate([hues, 1 - coloured[None], lights]), _COLOUR_CELLS)
+    return _in_cells(np.concatenate([hues, 1 - colored[None], lights]), _COLOR_CELLS)
 
 
 def _edges(lightness: np.ndarray) -> np.ndarray:
@@ -108,8 +108,8 @@ def _votes(position: np.ndarray, n: int, circular: bool) -> np.ndarray:
 
 def _in_cells(maps: np.ndarray, n: int) -> np.ndarray:
     """Means `(c, n, n)` of maps `(c, 96, 96)` over n × n cells with soft borders."""
-    centre = (np.arange(_SIDE, dtype=np.float32) + 0.5) * n / _SIDE - 0.5
-    share = np.maximum(0, 1 - np.abs(centre.clip(0, n - 1)[None] - np.arange(n, dtype=np.float32)[:, None]))  # (n, 96)
+    center = (np.arange(_SIDE, dtype=np.float32) + 0.5) * n / _SIDE - 0.5
+    share = np.maximum(0, 1 - np.abs(center.clip(0, n - 1)[None] - np.arange(n, dtype=np.float32)[:, None]))  # (n, 96)
     share /= share.sum(axis=1, keepdims=True)
     return share @ maps @ share.T
 

@@ -27,7 +27,7 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32) * 255
 class EfficientNetLite0(Encoder):
     """EfficientNet-Lite0 trained on ImageNet; the vector is the mean over the places of its last 1,280 maps.
 
-    A picture is squeezed to 224 × 224 (bicubic), so that none of it is cut off, and normalised by ImageNet's mean and
+    A picture is squeezed to 224 × 224 (bicubic), so that none of it is cut off, and normalized by ImageNet's mean and
     deviation: of the usual ways this one agrees best with published features of film posters made by these weights.
 
     Args:

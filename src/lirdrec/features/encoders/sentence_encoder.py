@@ -45,7 +45,7 @@ class SentenceEncoder(Encoder):
             one GPU is laid over all of them.
         precision: of the weights: "float32", "bfloat16" or "float16"; vectors are float32 always.
         revision: branch, tag or commit of a model on the hub.
-        normalise: whether vectors get length 1; None is as the model's configuration says.
+        normalize: whether vectors get length 1; None is as the model's configuration says.
 
     Raises:
         ConfigError: an argument is out of range. That a model is not there shows at the first use.
@@ -64,7 +64,7 @@ class SentenceEncoder(Encoder):
         device: str = "auto",
         precision: str = "float32",
         revision: str | None = None,
-        normalise: bool | None = None,
+        normalize: bool | None = None,
     ):
         if pooling is not None and pooling not in sentence_pipeline.POOLINGS:
             hint = nearest(
@@ -77,7 +77,7 @@ class SentenceEncoder(Encoder):
         if max_length is not None and max_length < 1:
             raise ConfigError(f"--max-length is {max_length}; it must be 1 or more")
         self.model, self.pooling, self.prompt, self.max_length = str(model), pooling, prompt, max_length
-        self.device, self.precision, self.revision, self.normalise = device, precision, revision, normalise
+        self.device, self.precision, self.revision, self.normalize = device, precision, revision, normalize
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -93,7 +93,7 @@ class SentenceEncoder(Encoder):
             "pooling": sentence_pipeline.pooling_of(self._outline),
             "prompt": self._prompt,
             "max_length": self._limit,
-            "normalise": sentence_pipeline.normalises(self._outline),
+            "normalise": sentence_pipeline.normalizes(self._outline),
             "precision": self.precision,
         }
 
@@ -228,8 +228,8 @@ class SentenceEncoder(Encoder):
         model = load(self.model, revision, self.precision, device)
         if self.pooling is not None:
             sentence_pipeline.set_pooling(model, self.pooling)
-        if self.normalise is not None:
-            sentence_pipeline.set_normalise(model, self.normalise)
+        if self.normalize is not None:
+            sentence_pipeline.set_normalize(model, self.normalize)
         limit = sentence_pipeline.limit_of(model, self.max_length)
         if limit is not None:
             model.max_seq_length = limit

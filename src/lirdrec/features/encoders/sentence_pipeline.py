@@ -31,18 +31,18 @@ def set_pooling(model: SentenceTransformer, pooling: str) -> None:
     model[at] = Pooling(old.embedding_dimension, POOLINGS[pooling], include_prompt=old.include_prompt)
 
 
-def set_normalise(model: SentenceTransformer, normalise: bool) -> None:
+def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
     """Let the vectors have length 1, or let them have the length that the layers give."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    if normalise and not normalises(model):
+    if normalize and not normalizes(model):
         model.append(Normalize())
-    if not normalise:
+    if not normalize:
         for at in reversed([at for at, module in enumerate(model.children()) if isinstance(module, Normalize)]):
             del model[at]
 
 
-def normalises(model: SentenceTransformer) -> bool:
+def normalizes(model: SentenceTransformer) -> bool:
     """Whether the vectors have length 1."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 

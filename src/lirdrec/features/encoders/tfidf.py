@@ -33,7 +33,7 @@ class TfidfEncoder(Encoder):
     vectors of the others stay as they are.
 
     Parts of two and three letters were measured on 18,357 titles of sports goods, with 256 columns: of an item's ten
-    nearest neighbours they share 39 % with those of all-MiniLM-L6-v2; parts of 3 to 5 letters 30 %, whole words 25 %.
+    nearest neighbors they share 39 % with those of all-MiniLM-L6-v2; parts of 3 to 5 letters 30 %, whole words 25 %.
 
     The same sample and seed give the same bits on the same machine with the same number of threads. The vector of a
     text, once fitted, depends on neither threads nor the batch.
@@ -143,7 +143,7 @@ class TfidfEncoder(Encoder):
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `(B, d)` of length 1. A text that shares nothing with the sample is a problem."""
         weights, components = self._projection
-        counts = self._vectoriser.transform([one.value for one in batch])[:, self._state["columns"]]
+        counts = self._vectorizer.transform([one.value for one in batch])[:, self._state["columns"]]
         vectors = np.asarray(weights.transform(counts) @ components, dtype=np.float32)
         lengths = np.linalg.norm(vectors, axis=1)
         nothing = np.flatnonzero(lengths < 1e-6)
@@ -152,7 +152,7 @@ class TfidfEncoder(Encoder):
         return Encoded(vectors / lengths[:, None], dict.fromkeys(nothing.tolist(), problem))
 
     @cached_property
-    def _vectoriser(self) -> HashingVectorizer:
+    def _vectorizer(self) -> HashingVectorizer:
         from sklearn.feature_extraction.text import HashingVectorizer
 
         return HashingVectorizer(
@@ -177,7 +177,7 @@ class TfidfEncoder(Encoder):
 
     def _hashed(self, texts: list[str]) -> Iterator[csr_matrix]:
         for start in range(0, len(texts), BLOCK):
-            yield self._vectoriser.transform(texts[start : start + BLOCK])
+            yield self._vectorizer.transform(texts[start : start + BLOCK])
 
     def _frequent(self, texts: list[str]) -> np.ndarray:
         """The columns that most texts have, in order, those that only one text has left out where others remain."""

@@ -31,7 +31,7 @@ def inspect_matrix(
     page: str | Path | None = None,
     seed: int = 0,
     n_items: int = 3,
-    n_neighbours: int = 6,
+    n_neighbors: int = 6,
 ) -> dict[str, Any]:
     """Statistics of a feature matrix, and the nearest neighbors of a few random items.
 
@@ -40,24 +40,24 @@ def inspect_matrix(
         modality: the matrix.
         page: also write an HTML report with titles and images to this file.
         seed: of the items and samples.
-        n_items, n_neighbours: random items, and neighbors of each, that are shown.
+        n_items, n_neighbors: random items, and neighbors of each, that are shown.
 
     Returns:
         JSON-able: `dataset`, `modality`, `dims`, `dtype`, `encoder` (its manifest entry, or None),
         `coverage`, `norms`, `constant_columns`, `spread`, `duplicates`, `hubs`, `agreement` (see `statistics`; items
-        by id and title), `neighbours`, `remarks` (sentences on unusual findings) and `page`.
+        by id and title), `neighbors`, `remarks` (sentences on unusual findings) and `page`.
 
     Raises:
         ConfigError: there is no such matrix, or a number is too small.
         RunFolderError: not a prepared dataset, or the page cannot be written.
     """
-    if n_items < 0 or n_neighbours < 1:
+    if n_items < 0 or n_neighbors < 1:
         raise ConfigError("at least 0 items with 1 neighbor each can be shown")
     folder, data = Path(dataset_folder), Dataset.load(dataset_folder)
     matrix, titles = _matrix(data, folder, modality), Titles(data)
     generators = [np.random.default_rng([seed, stream]) for stream in range(4)]
     duplicates, hubs = _duplicates_and_hubs(matrix, generators[1], titles)
-    neighbor_rows = _sample_neighbors(matrix, generators[3], n_items, n_neighbours)
+    neighbor_rows = _sample_neighbors(matrix, generators[3], n_items, n_neighbors)
     facts: dict[str, Any] = {
         "dataset": data.name,
         "modality": modality,
@@ -71,8 +71,8 @@ def inspect_matrix(
         "duplicates": duplicates,
         "hubs": hubs,
         "agreement": statistics.agreement(data.features, generators[2]),
-        "neighbours": [
-            titles.of(query) | {"neighbours": [titles.of(row) | {"cosine": cosine} for row, cosine in neighbors]}
+        "neighbors": [
+            titles.of(query) | {"neighbors": [titles.of(row) | {"cosine": cosine} for row, cosine in neighbors]}
             for query, neighbors in neighbor_rows
         ],
         "page": None if page is None else str(page),
@@ -126,7 +126,7 @@ def show(console: Console, facts: Mapping[str, Any]) -> None:
     from lirdrec.features.inspection import tables as tables
 
     shown = [tables.provenance(facts), tables.quantities(facts), tables.copies(facts), tables.agreement(facts)]
-    for table in (*shown, *(tables.neighbors(item) for item in facts["neighbours"])):
+    for table in (*shown, *(tables.neighbors(item) for item in facts["neighbors"])):
         if table is not None:
             rendered = table.to_rich()
             rendered.columns[-1].no_wrap, rendered.columns[-1].overflow = False, "fold"  # long sentences
@@ -154,7 +154,7 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
         sentences.append(f"{coverage['missing'] / coverage['items']:.0%} of the items have no vector here.")
     if duplicates["items"] > max(1, 0.01 * n):
         sentences.append(
-            f"{count(duplicates['items'], 'item')} share their vector with another: copies in the catalogue, a"
+            f"{count(duplicates['items'], 'item')} share their vector with another: copies in the catalog, a"
             " placeholder image, or texts with too little information."
         )
     if duplicates["near"]["items"] > max(1, 0.02 * duplicates["near"]["asked"]):

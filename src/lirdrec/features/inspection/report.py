@@ -10,7 +10,7 @@ from lirdrec.data.ids import count
 from lirdrec.features.inspection import tables
 from lirdrec.features.inspection.views import InspectionViews
 from lirdrec.reporting import Card, Cards, Figure, Report, Section, drawn
-from lirdrec.reporting.figure import COLOURS, GREY, RED
+from lirdrec.reporting.figure import COLORS, GRAY, RED
 from lirdrec.reporting.report import Block
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def report(
 
     Args:
         facts: result of `inspect_matrix`.
-        queries: rows of the items to show, each with the rows of its neighbors, in the order of `facts["neighbours"]`.
+        queries: rows of the items to show, each with the rows of its neighbors, in the order of `facts["neighbors"]`.
         views: texts and images by row.
         folder: of the dataset, shown in the command.
         seed: of the random items, shown in the command.
@@ -43,7 +43,7 @@ def report(
         sections.append(Section("Duplicates", [copied]))
     if (agreed := tables.agreement(facts)) is not None:
         explanation = (
-            "The share of nearest neighbours that two matrices have in common, on average of the items that have both."
+            "The share of nearest neighbors that two matrices have in common, on average of the items that have both."
         )
         sections.append(Section("Agreement with other features", [explanation, agreed]))
     made_by = tables.provenance(facts)
@@ -76,10 +76,10 @@ def _answer(facts: Facts) -> str:
 
 def _neighbors(facts: Facts, queries: Sequence[tuple[int, Sequence[int]]], views: InspectionViews) -> list[Block]:
     blocks: list[Block] = ["Random items, each followed by its nearest neighbors by these features, with their cosine."]
-    for query, (row, near) in zip(facts["neighbours"], queries, strict=True):
+    for query, (row, near) in zip(facts["neighbors"], queries, strict=True):
         cards = [
             Card(about["title"], views.text(item), views.image(item), [f"{about['cosine']:.3f}"])
-            for about, item in zip(query["neighbours"], near, strict=True)
+            for about, item in zip(query["neighbors"], near, strict=True)
         ]
         lead = Card(query["title"], views.text(row), views.image(row), [f"item {query['item']}"])
         blocks.append(Cards(cards, lead=lead))
@@ -100,7 +100,7 @@ def _shape(facts: Facts) -> Figure:
     def draw(drawing: Drawing) -> None:
         cosines, components, lengths = drawing.subplots(1, 3, width_ratios=(1.35, 1, 1))
         cosines.set_title("How alike are items?")
-        _outline(cosines, spread["cosine"]["bins"], GREY, "random pairs")
+        _outline(cosines, spread["cosine"]["bins"], GRAY, "random pairs")
         _outline(cosines, facts["hubs"]["bins"], RED, "nearest neighbors")
         used = [bar for bar in (*spread["cosine"]["bins"], *facts["hubs"]["bins"]) if bar["count"]]
         cosines.set_xlim(min(bar["from"] for bar in used), max(bar["to"] for bar in used))
@@ -109,7 +109,7 @@ def _shape(facts: Facts) -> Figure:
         components.set_title("Variance")
         numbers = [int(n) for n in spread["shares"]]
         components.plot(
-            numbers, [100 * share for share in spread["shares"].values()], color=COLOURS[0], marker="o", ms=3
+            numbers, [100 * share for share in spread["shares"].values()], color=COLORS[0], marker="o", ms=3
         )
         components.set_xscale("log", base=2)
         components.set_xticks(numbers[::3], [f"{n}" for n in numbers[::3]])
@@ -121,11 +121,11 @@ def _shape(facts: Facts) -> Figure:
         lengths.set_title("Lengths")
         bins = facts["norms"]["bins"]
         if len(bins) == 1:
-            lengths.bar([0], [1], width=0.3, color=COLOURS[0])
+            lengths.bar([0], [1], width=0.3, color=COLORS[0])
             lengths.set_xticks([0], [f"all {bins[0]['from']:.3g}"])
             lengths.set_xlim(-1, 1)
         else:
-            _outline(lengths, bins, COLOURS[0], "")
+            _outline(lengths, bins, COLORS[0], "")
         lengths.set_xlabel("norm of the vector")
         for axes in (cosines, lengths):
             axes.set_yticks([])

@@ -95,7 +95,7 @@ def problems(facts: Facts) -> Table | None:
 
 
 def agreement(facts: Facts) -> Table | None:
-    """Mean overlap of the neighbour lists of each pair of matrices; None if there is only one matrix."""
+    """Mean overlap of the neighbor lists of each pair of matrices; None if there is only one matrix."""
     if not facts["agreement"]:
         return None
     pairs = facts["agreement"]["pairs"]
@@ -126,10 +126,9 @@ def neighbors(item: Facts) -> Table:
         Column("title", "title", format="text"),
     ]
     rows = [
-        Row({"cosine": near["cosine"], "item": str(near["item"]), "title": near["title"]})
-        for near in item["neighbours"]
+        Row({"cosine": near["cosine"], "item": str(near["item"]), "title": near["title"]}) for near in item["neighbors"]
     ]
-    return Table("neighbours", columns, rows, f"Nearest to {item['title']}")
+    return Table("neighbors", columns, rows, f"Nearest to {item['title']}")
 
 
 def _share(coverage: Facts) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.reporting.charts.chart_data import MEAN, SD, equals, names_of, summarize
 from lirdrec.reporting.charts.panels import Panels
-from lirdrec.reporting.figure import ACCENT, GREY, INK, Figure, style, styles
+from lirdrec.reporting.figure import ACCENT, GRAY, INK, Figure, style, styles
 from lirdrec.reporting.formatting import label
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _draw_spread(axes: Axes, positions: Sequence[float], rows: pl.DataFrame, dig
                 ha="center",
                 va="bottom" if mean >= 0 else "top",
                 fontsize=7.5,
-                color=GREY,
+                color=GRAY,
             )
 
 
@@ -99,7 +99,7 @@ def _set_y_axis(axes: Axes, from_zero: bool) -> None:
     if from_zero:
         axes.set_ylim(bottom=0)
     else:
-        axes.axhline(0, color=GREY, linewidth=0.8, zorder=2)
+        axes.axhline(0, color=GRAY, linewidth=0.8, zorder=2)
 
 
 def _name_groups(axes: Axes, texts: Sequence[str], room: float) -> None:

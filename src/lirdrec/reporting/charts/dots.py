@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lirdrec.errors import ConfigError
 from lirdrec.reporting.charts.chart_data import MEAN, SD, equals, names_of, rank_in, summarize
 from lirdrec.reporting.charts.panels import Panels, write_right
-from lirdrec.reporting.figure import ACCENT, GREY, INK, RED, RULE, Figure, Style, style, styles
+from lirdrec.reporting.figure import ACCENT, GRAY, INK, RED, RULE, Figure, Style, style, styles
 from lirdrec.reporting.formatting import label
 from lirdrec.reporting.statistics import Measure
 
@@ -87,7 +87,7 @@ def _ordered_rows(data: pl.DataFrame, rows: str, row_order: Sequence[Any], sort:
 
 
 def _write_value(axes: Axes, height: float, text: str, dot_style: Style, bold: bool) -> None:
-    write_right(axes, height, text.replace("-", "−"), 4, dot_style.color if bold else GREY, bold)
+    write_right(axes, height, text.replace("-", "−"), 4, dot_style.color if bold else GRAY, bold)
 
 
 def _draw_dot(axes: Axes, mean: float, height: float, ends: tuple[float, float], dot_style: Style) -> None:
@@ -101,7 +101,7 @@ def _name_rows(
 ) -> None:
     """Format a panel of `len(names)` rows, and write their names at the left; labels None: no names."""
     if reference is not None:
-        axes.axvline(reference, color=GREY, linewidth=0.9, zorder=2)
+        axes.axvline(reference, color=GRAY, linewidth=0.9, zorder=2)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [labels(row) for row in names] if labels else [])
     for tick, row in zip(axes.get_yticklabels(), names, strict=False):

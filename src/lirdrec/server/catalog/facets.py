@@ -46,9 +46,9 @@ def describe_columns(table: pl.DataFrame) -> list[ColumnAnswer]:
         if column.null_count() == len(column):
             continue
         if kind == pl.Boolean:
-            columns.append(ColumnAnswer(name=name, kind="yes_no", values=[], colours=True))
+            columns.append(ColumnAnswer(name=name, kind="yes_no", values=[], colors=True))
         elif column.dtype.is_numeric():
-            columns.append(ColumnAnswer(name=name, kind="number", values=[column.min(), column.max()], colours=True))
+            columns.append(ColumnAnswer(name=name, kind="number", values=[column.min(), column.max()], colors=True))
         elif column.dtype == pl.String:
             columns.append(_text_column(name, column))
     return columns
@@ -93,13 +93,13 @@ def _text_column(name: str, column: pl.Series) -> ColumnAnswer:
     separator = _separator(column)
     cells = _split(column, separator).drop_nulls()
     if is_title(name) or cells.list.len().max() is None:
-        return ColumnAnswer(name=name, kind="text", values=[], colours=False)
+        return ColumnAnswer(name=name, kind="text", values=[], colors=False)
     repeats = cells.list.first().n_unique() * 2 <= len(cells)
     counts = cells.list.explode().value_counts(sort=True).sort("count", name, descending=[True, False])
     if counts.height > MAX_CHOICES:
-        return ColumnAnswer(name=name, kind="text", values=[], colours=repeats)
+        return ColumnAnswer(name=name, kind="text", values=[], colors=repeats)
     kind: Literal["choice", "list"] = "choice" if separator is None else "list"
-    return ColumnAnswer(name=name, kind=kind, values=counts[name].to_list(), colours=repeats)
+    return ColumnAnswer(name=name, kind=kind, values=counts[name].to_list(), colors=repeats)
 
 
 def _separator(column: pl.Series) -> str | None:

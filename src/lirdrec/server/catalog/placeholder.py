@@ -6,10 +6,10 @@ import hashlib
 import math
 from html import escape
 
-from lirdrec.reporting.figure import COLOURS, RED
+from lirdrec.reporting.figure import COLORS, RED
 
 WIDTH, HEIGHT = 320, 400
-_HUES = (*COLOURS[:4], COLOURS[5], RED)
+_HUES = (*COLORS[:4], COLORS[5], RED)
 _SKIPPED = {"a", "an", "and", "by", "for", "in", "of", "on", "or", "the", "to", "with"}
 
 

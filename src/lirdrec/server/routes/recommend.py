@@ -21,7 +21,7 @@ from lirdrec.server.schemas import (
     BatchAnswer,
     BatchRequest,
     ExplanationAnswer,
-    Neighbours,
+    Neighbors,
     Recommendations,
     RecommendRequest,
 )
@@ -53,7 +53,7 @@ async def recommend_batch(request: Request) -> Response:
     return json_response({"answers": [_entry(result) for result in results]})
 
 
-@router.get("/similar/{item:path}", responses={200: {"model": Neighbours}, **errors(404)}, response_model=None)
+@router.get("/similar/{item:path}", responses={200: {"model": Neighbors}, **errors(404)}, response_model=None)
 async def similar_items(request: Request, item: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 10) -> Response:
     """The items most similar to an item, nearest first."""
     services = get_services(request)
@@ -65,7 +65,7 @@ async def similar_items(request: Request, item: str, k: Annotated[int, Query(ge=
         {"item": recommender.items.series[near], "similarity": value, "title": recommender.title(near)}
         for near, value in nearest
     ]
-    return json_response({"item": id, "title": recommender.title(row), "neighbours": neighbors})
+    return json_response({"item": id, "title": recommender.title(row), "neighbors": neighbors})
 
 
 @router.get("/explain", responses={200: {"model": ExplanationAnswer}, **errors(404, 409)}, response_model=None)

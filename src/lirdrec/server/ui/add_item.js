@@ -1,8 +1,8 @@
-// "Add an item": title and picture in, and at once its own page: who would get it, and between which neighbours it lies.
+// "Add an item": title and picture in, and at once its own page: who would get it, and between which neighbors it lies.
 
 import { api } from "./api.js";
 import { itemLink } from "./cards.js";
-import { catalogue, changed, titleColumn } from "./catalogue.js";
+import { catalog, changed, titleColumn } from "./catalog.js";
 import { el, icon, say } from "./dom.js";
 import { sessionNews } from "./item.js";
 
@@ -10,7 +10,7 @@ const TYPES = ["image/jpeg", "image/png", "image/webp"];
 
 export async function addItem(root) {
   changed(); // encoders may have been loaded meanwhile
-  const model = await catalogue();
+  const model = await catalog();
   const head = el(
     "div",
     { class: "head" },

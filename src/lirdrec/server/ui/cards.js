@@ -1,7 +1,7 @@
 // Item cards, and the bar that shows the parts of a score.
 
 import { picture } from "./api.js";
-import { about, called, hue } from "./catalogue.js";
+import { about, called, hue } from "./catalog.js";
 import { calm, el, told } from "./dom.js";
 
 export const itemLink = (id) => `#/item/${encodeURIComponent(String(id))}`;
@@ -37,7 +37,7 @@ export function scaleOf(all) {
   return { low, high };
 }
 
-/** Which colour is which part. */
+/** Which color is which part. */
 export function legend(model) {
   return el(
     "ul",
@@ -83,7 +83,7 @@ export function card(model, one, more = {}) {
 /** A grid of cards. */
 export const grid = (cards, name) => el("ul", { class: "cards", "aria-label": name }, cards);
 
-/** How near a neighbour is. */
+/** How near a neighbor is. */
 function likeness(value) {
   const text = told(value);
   return el(
@@ -94,7 +94,7 @@ function likeness(value) {
       { class: "bar thin", role: "img", "aria-label": `similarity ${text}` },
       el("span", {
         class: "piece",
-        vars: { "--at": 0, "--wide": Math.min(1, Math.max(0, value)), "--hue": "var(--grey)" },
+        vars: { "--at": 0, "--wide": Math.min(1, Math.max(0, value)), "--hue": "var(--gray)" },
       }),
     ),
     el("span", { class: "score", "aria-hidden": "true" }, text),

@@ -1,6 +1,6 @@
 // Controls of a recommendation list: branch weights, diversity, filters.
 
-import { hue, titleColumn } from "./catalogue.js";
+import { hue, titleColumn } from "./catalog.js";
 import { debounced, el, told } from "./dom.js";
 
 const HIGHEST = 2;
@@ -120,7 +120,7 @@ function weights(model, state, changed) {
   );
 }
 
-function slider(name, { min, max, step, value, hue: colour, said, testid = "weight" }, changed) {
+function slider(name, { min, max, step, value, hue: color, said, testid = "weight" }, changed) {
   const id = `slider-${name.replace(/\W+/g, "-").toLowerCase()}`;
   const output = el("output", { for: id }, said(value));
   const paint = (input) => {
@@ -136,7 +136,7 @@ function slider(name, { min, max, step, value, hue: colour, said, testid = "weig
     max,
     step,
     value,
-    vars: { "--hue": colour ?? "var(--grey)" },
+    vars: { "--hue": color ?? "var(--gray)" },
     on: {
       input: () => {
         paint(input);

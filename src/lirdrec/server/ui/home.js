@@ -2,13 +2,13 @@
 
 import { api } from "./api.js";
 import { card, grid, userLink } from "./cards.js";
-import { catalogue } from "./catalogue.js";
+import { catalog } from "./catalog.js";
 import { counted, el, icon } from "./dom.js";
 
 const PEOPLE = 6;
 
 export async function home(root, _, signal) {
-  const model = await catalogue();
+  const model = await catalog();
   const [most, someone] = await Promise.all([api.items({ limit: 12 }, signal), some(model, signal)]);
   root.replaceChildren(
     el(
@@ -22,7 +22,7 @@ export async function home(root, _, signal) {
         el("span", { class: "quiet", id: "people" }, "Look at a person"),
         el(
           "ul",
-          { class: "row", "aria-labelledby": "people" },
+          { class: "row", "aria-labeledby": "people" },
           someone.map((one) =>
             el("li", {}, el("a", { class: "chip", href: userLink(one.user) }, icon("user"), String(one.user))),
           ),

@@ -2,16 +2,16 @@
 
 import { api, picture } from "./api.js";
 import { bar, card, grid, legend, scaleOf, userLink } from "./cards.js";
-import { called, catalogue, changed, shown, titleColumn } from "./catalogue.js";
+import { called, catalog, changed, shown, titleColumn } from "./catalog.js";
 import { counted, el, say, told } from "./dom.js";
 import { ScatterPlot } from "./scatter.js";
 
-const NEIGHBOURS = 12;
+const NEIGHBORS = 12;
 
 export async function item(root, id, signal) {
-  const model = await catalogue();
+  const model = await catalog();
   const one = await api.item(id, signal);
-  const near = await api.similar(one.item, NEIGHBOURS, signal);
+  const near = await api.similar(one.item, NEIGHBORS, signal);
   const isNew = sessionNews.delete(String(one.item));
   const people = el("div", {}, el("p", { class: "quiet" }, "…"));
   const place = el("div", { class: "locality" });
@@ -35,11 +35,11 @@ export async function item(root, id, signal) {
     el(
       "section",
       {},
-      el("h2", {}, "Its neighbours"),
+      el("h2", {}, "Its neighbors"),
       el("p", { class: "quiet between" }, lies(near)),
       grid(
-        near.neighbours.map((other) => card(model, { ...other, columns: {} }, { similarity: other.similarity })),
-        "Neighbours",
+        near.neighbors.map((other) => card(model, { ...other, columns: {} }, { similarity: other.similarity })),
+        "Neighbors",
       ),
     ),
     place,
@@ -52,13 +52,13 @@ export async function item(root, id, signal) {
 /** Ids of items added from this page; their item view shows a banner. */
 export const sessionNews = new Set();
 
-const lies = ({ neighbours }) => {
-  if (neighbours.length < 2) return "There is nothing near it.";
-  return `It lies between “${called(neighbours[0])}” and “${called(neighbours[1])}”.`;
+const lies = ({ neighbors }) => {
+  if (neighbors.length < 2) return "There is nothing near it.";
+  return `It lies between “${called(neighbors[0])}” and “${called(neighbors[1])}”.`;
 };
 
 function banner(one, near) {
-  const text = `“${called(one)}” is in the catalogue and recommended from now on.`;
+  const text = `“${called(one)}” is in the catalog and recommended from now on.`;
   say(`${text} ${lies(near)}`);
   return el("p", { class: "banner" }, el("strong", {}, "Added. "), `${text} ${lies(near)}`);
 }
@@ -148,10 +148,10 @@ async function locality(one, near, place, signal) {
     if (at < 0) return;
     const canvas = el("canvas", {
       role: "img",
-      "aria-label": `A map of the catalogue around ${called(one)}; the neighbours are listed above`,
+      "aria-label": `A map of the catalog around ${called(one)}; the neighbors are listed above`,
     });
     place.replaceChildren(el("h2", {}, "Where it lies"), el("div", { class: "chart small" }, canvas));
-    const around = near.neighbours.map((other) => points.items.indexOf(other.item)).filter((other) => other >= 0);
+    const around = near.neighbors.map((other) => points.items.indexOf(other.item)).filter((other) => other >= 0);
     const plane = new ScatterPlot(canvas, points, { fixed: true });
     plane.mark(at, around.slice(0, 6));
     plane.fit([at, ...around.slice(0, 4)], 0.3);

@@ -6,7 +6,7 @@ export function paintLabels(plane, ink, places, radius) {
   ink.textBaseline = "middle";
   ink.lineJoin = "round";
   ink.lineWidth = 3.5;
-  ink.strokeStyle = plane.colours.ground;
+  ink.strokeStyle = plane.colors.ground;
   const spots = places.map((at) => plane.screen(at));
   const taken = spots.map(({ x, y }) => [x - radius, y - radius, x + radius, y + radius]);
   places.forEach((at, own) => {
@@ -16,7 +16,7 @@ export function paintLabels(plane, ink, places, radius) {
     taken.push(box);
     const middle = (box[1] + box[3]) / 2;
     ink.strokeText(text, box[0], middle);
-    ink.fillStyle = at === plane.subject ? plane.colours.accent : plane.colours.ink;
+    ink.fillStyle = at === plane.subject ? plane.colors.accent : plane.colors.ink;
     ink.fillText(text, box[0], middle);
   });
   ink.lineWidth = 1;

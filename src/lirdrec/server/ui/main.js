@@ -2,7 +2,7 @@
 
 import { addItem } from "./add_item.js";
 import { key, setKey } from "./api.js";
-import { catalogue, changed } from "./catalogue.js";
+import { catalog, changed } from "./catalog.js";
 import { el, say } from "./dom.js";
 import { home } from "./home.js";
 import { item } from "./item.js";
@@ -84,7 +84,7 @@ function failure(error) {
 }
 
 async function served() {
-  const model = await catalogue();
+  const model = await catalog();
   const place = document.getElementById("served");
   const added = model.added ? `, ${model.added.toLocaleString("en")} added after training` : "";
   place.textContent = `Run ${model.run} · ${model.model ?? "model"} of ${model.dataset ?? "unnamed data"} · ${model.items.toLocaleString("en")} items${added} · lirdrec ${model.version}`;
@@ -144,8 +144,8 @@ function theme(name) {
 
 function tellTheme() {
   const now = document.documentElement.dataset.theme ?? "system";
-  document.getElementById("theme-said").textContent = `Colours: ${themes[now]}. Change`;
-  toggle.title = `Colours: ${themes[now]}`;
+  document.getElementById("theme-said").textContent = `Colors: ${themes[now]}. Change`;
+  toggle.title = `Colors: ${themes[now]}`;
 }
 
 toggle.addEventListener("click", () => {
@@ -154,7 +154,7 @@ toggle.addEventListener("click", () => {
   const now = document.documentElement.dataset.theme ?? "system";
   const next = order[(order.indexOf(now) + 1) % order.length];
   theme(next);
-  say(`Colours: ${themes[next]}`);
+  say(`Colors: ${themes[next]}`);
 });
 tellTheme();
 

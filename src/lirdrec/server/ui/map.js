@@ -2,23 +2,23 @@
 
 import { api, picture } from "./api.js";
 import { itemLink } from "./cards.js";
-import { catalogue } from "./catalogue.js";
+import { catalog } from "./catalog.js";
 import { counted, debounced, el, icon, say, told } from "./dom.js";
 import { HUES, ScatterPlot } from "./scatter.js";
 
 const LISTED = 40;
 
 export async function map(root, _, signal) {
-  const model = await catalogue();
+  const model = await catalog();
   if (!model.hasMap) {
     const why =
-      "This model compares items without vectors of them, so there is nothing to draw. Look at an item to see its neighbours.";
+      "This model compares items without vectors of them, so there is nothing to draw. Look at an item to see its neighbors.";
     root.replaceChildren(
       el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "There is no map"), el("p", { class: "lead" }, why)),
     );
     return "Map";
   }
-  const columns = model.table.filter((one) => one.colours).map((one) => one.name);
+  const columns = model.table.filter((one) => one.colors).map((one) => one.name);
   let points = await api.map(columns[0] ?? null, signal);
   const titled = (at) => points.titles[at] || `Item ${points.items[at]}`;
 
@@ -26,7 +26,7 @@ export async function map(root, _, signal) {
     tabindex: "0",
     role: "img",
     "aria-label":
-      "Map of the catalogue. Arrow keys move it, plus and minus zoom, zero shows all; what is in view is listed below.",
+      "Map of the catalog. Arrow keys move it, plus and minus zoom, zero shows all; what is in view is listed below.",
   });
   const tip = el("div", { class: "tip", hidden: true });
   const key = el("div", { class: "key" });
@@ -35,7 +35,7 @@ export async function map(root, _, signal) {
   const chart = el("div", { class: "chart" }, canvas, tip, buttons());
   const chooser = el(
     "select",
-    { id: "colour-by" },
+    { id: "color-by" },
     el("option", { value: "" }, "nothing"),
     columns.map((name) => el("option", { value: name, selected: name === points.column }, name)),
   );
@@ -43,11 +43,11 @@ export async function map(root, _, signal) {
   const remark = el("p", { class: "quiet" }, explained(points));
 
   root.replaceChildren(
-    el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "The catalogue as a map"), remark),
+    el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "The catalog as a map"), remark),
     el(
       "div",
       { class: "bar-of-tools" },
-      el("div", { class: "field" }, el("label", { for: "colour-by" }, "Colour by"), chooser),
+      el("div", { class: "field" }, el("label", { for: "color-by" }, "Color by"), chooser),
       el("div", { class: "field" }, el("label", { for: "map-find" }, "Find"), finder),
     ),
     key,
@@ -80,10 +80,10 @@ export async function map(root, _, signal) {
   chooser.addEventListener("change", async () => {
     try {
       points = await api.map(chooser.value || null, signal);
-      plane.colour(points);
+      plane.color(points);
       legend();
       listing();
-      say(chooser.value ? `Coloured by ${chooser.value}` : "One colour");
+      say(chooser.value ? `Colored by ${chooser.value}` : "One color");
     } catch (error) {
       say(error.message);
     }
@@ -116,7 +116,7 @@ export async function map(root, _, signal) {
     key.replaceChildren(
       el(
         "ul",
-        { class: "legend", "aria-label": `Colours of ${points.column}` },
+        { class: "legend", "aria-label": `Colors of ${points.column}` },
         entries.map(([label, code, count]) =>
           el(
             "li",
@@ -196,9 +196,9 @@ export async function map(root, _, signal) {
 }
 
 function hueOf(code, kind) {
-  if (code < 0) return "var(--grey)";
+  if (code < 0) return "var(--gray)";
   if (kind === "number") return `var(--s${code})`;
-  return HUES[code] ? `var(${HUES[code]})` : "var(--grey)";
+  return HUES[code] ? `var(${HUES[code]})` : "var(--gray)";
 }
 
 function explained(points) {

@@ -28,10 +28,10 @@ export class ScatterPlot {
     this.listeners = new AbortController();
     this.resizing = new ResizeObserver(() => this.resize());
     this.resizing.observe(canvas);
-    const again = () => this.recolour();
+    const again = () => this.recolor();
     document.addEventListener("theme", again, { signal: this.listeners.signal });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again, { signal: this.listeners.signal });
-    this.recolour();
+    this.recolor();
     this.resize();
     if (!options.fixed) listen(this, this.listeners.signal);
   }
@@ -43,18 +43,18 @@ export class ScatterPlot {
 
   // ------------------------------------------------------------ what is seen
 
-  /** Set one point and its neighbours apart. */
+  /** Set one point and its neighbors apart. */
   mark(subject, around = []) {
     this.subject = subject;
     this.around = around;
     this.draw();
   }
 
-  /** Other colours, of the same points. */
-  colour(points) {
+  /** Other colors, of the same points. */
+  color(points) {
     this.points = points;
     this.hidden.clear();
-    this.recolour();
+    this.recolor();
   }
 
   /** Show all of these places, by default everything; `room` is the share left free around them. */
@@ -143,30 +143,30 @@ export class ScatterPlot {
       const { x, y } = this.screen(at);
       if (x < -9 || y < -9 || x > this.width + 9 || y > this.height + 9) continue;
       if (!this.visible(at)) {
-        ink.fillStyle = this.colours.faint;
+        ink.fillStyle = this.colors.faint;
         disc(ink, x, y, radius * 0.7);
         continue;
       }
-      ink.fillStyle = this.colourOf(at);
+      ink.fillStyle = this.colorOf(at);
       disc(ink, x, y, radius);
       drawn.push(at);
     }
     ink.globalAlpha = 1;
     for (const at of drawn)
-      if (this.added.has(at) && at !== this.subject) this.ring(ink, at, radius + 2.5, this.colours.accent);
+      if (this.added.has(at) && at !== this.subject) this.ring(ink, at, radius + 2.5, this.colors.accent);
     if (apart) this.paintSubject(ink, radius);
     else if (drawn.length <= LABELS) paintLabels(this, ink, drawn, radius);
     if (this.over >= 0) {
-      ink.fillStyle = this.colourOf(this.over);
+      ink.fillStyle = this.colorOf(this.over);
       const { x, y } = this.screen(this.over);
       disc(ink, x, y, radius + 2);
-      this.ring(ink, this.over, radius + 3.5, this.colours.ink);
+      this.ring(ink, this.over, radius + 3.5, this.colors.ink);
     }
   }
 
   paintSubject(ink, radius) {
     const from = this.screen(this.subject);
-    ink.strokeStyle = this.colours.accent;
+    ink.strokeStyle = this.colors.accent;
     ink.globalAlpha = 0.5;
     for (const at of this.around) {
       const { x, y } = this.screen(at);
@@ -178,17 +178,17 @@ export class ScatterPlot {
     ink.globalAlpha = 1;
     for (const at of this.around) {
       const { x, y } = this.screen(at);
-      ink.fillStyle = this.colours.hues[0];
+      ink.fillStyle = this.colors.hues[0];
       disc(ink, x, y, radius + 1);
     }
-    ink.fillStyle = this.colours.accent;
+    ink.fillStyle = this.colors.accent;
     disc(ink, from.x, from.y, radius + 3);
     paintLabels(this, ink, [this.subject, ...this.around], radius + 3);
   }
 
-  ring(ink, at, radius, colour) {
+  ring(ink, at, radius, color) {
     const { x, y } = this.screen(at);
-    ink.strokeStyle = colour;
+    ink.strokeStyle = color;
     ink.lineWidth = 1.5;
     ink.beginPath();
     ink.arc(x, y, radius, 0, 2 * Math.PI);
@@ -196,25 +196,25 @@ export class ScatterPlot {
     ink.lineWidth = 1;
   }
 
-  colourOf(at) {
+  colorOf(at) {
     const { codes, kind } = this.points;
-    if (!codes) return this.colours.hues[0];
+    if (!codes) return this.colors.hues[0];
     const code = codes[at];
-    if (code < 0) return this.colours.grey;
-    return (kind === "number" ? this.colours.steps[code] : this.colours.hues[code]) ?? this.colours.grey;
+    if (code < 0) return this.colors.gray;
+    return (kind === "number" ? this.colors.steps[code] : this.colors.hues[code]) ?? this.colors.gray;
   }
 
-  /** CSS variables as colours that a canvas knows. */
-  recolour() {
+  /** CSS variables as colors that a canvas knows. */
+  recolor() {
     const probe = document.createElement("span");
     document.body.append(probe);
     const read = (name) => {
       probe.style.color = `var(${name})`;
       return getComputedStyle(probe).color;
     };
-    this.colours = {
+    this.colors = {
       ink: read("--ink"),
-      grey: read("--grey"),
+      gray: read("--gray"),
       ground: read("--ground"),
       faint: read("--rule"),
       accent: read("--accent"),

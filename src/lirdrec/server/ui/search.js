@@ -2,7 +2,7 @@
 
 import { api, picture } from "./api.js";
 import { itemLink, userLink } from "./cards.js";
-import { called } from "./catalogue.js";
+import { called } from "./catalog.js";
 import { counted, debounced, el, icon, say } from "./dom.js";
 
 const PEOPLE = 4;

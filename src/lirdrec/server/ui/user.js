@@ -2,7 +2,7 @@
 
 import { api, picture, Problem } from "./api.js";
 import { bar, card, grid, itemLink, legend, rearranged, scaleOf } from "./cards.js";
-import { called, catalogue, titleColumn } from "./catalogue.js";
+import { called, catalog, titleColumn } from "./catalog.js";
 import { controls, request, untouched } from "./controls.js";
 import { counted, el, icon, say, told } from "./dom.js";
 
@@ -12,7 +12,7 @@ const MOST = 240;
 let kept = null; // control settings are kept between users
 
 export async function user(root, id, signal) {
-  const model = await catalogue();
+  const model = await catalog();
   const who = await api.user(id, { limit: SHOWN }, signal);
   if (kept?.parts !== model.parts.join()) kept = { parts: model.parts.join(), state: untouched(model) };
   const { state } = kept;

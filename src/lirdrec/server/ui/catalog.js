@@ -14,7 +14,7 @@ const HUES = ["--c0", "--c3", "--c1", "--c2", "--c5", "--c4"];
 let asked = null;
 
 /** The answers of /model and /facets, together. */
-export function catalogue() {
+export function catalog() {
   asked ??= Promise.all([api.model(), api.columns()]).then(([model, columns]) => ({
     ...model,
     table: columns.columns,
@@ -29,7 +29,7 @@ export function changed() {
   asked = null;
 }
 
-/** The CSS colour of a part of the score. */
+/** The CSS color of a part of the score. */
 export const hue = (model, name) => `var(${HUES[Math.max(0, model.parts.indexOf(name)) % HUES.length]})`;
 
 /** The column that a person reads as the title, or null. */
