@@ -17,6 +17,7 @@ from safetensors.numpy import load, save
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write, remove, sha256, write_errors
 from lirdrec.files.locks import LOCK
+from lirdrec.option_names import argument
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Shards:
             if has_partial_work(self.folder) if dear is None else dear:
                 raise ConfigError(
                     f"{self.folder}: holds unfinished work with other settings (see {PLAN} there);"
-                    " finish it with those settings, or start again (--no-resume)"
+                    f" finish it with those settings, or start again ({argument('restart', True)})"
                 )
             forget(self.folder)
         if not path.is_file():
