@@ -360,7 +360,7 @@ class TestRun:
         with Server(["ok", 401]) as server:
             with pytest.raises(ConfigError):
                 caption(dataset, captioner(server, concurrency=1))
-            with assert_error(ConfigError, mentions=[dataset / "work" / "caption", "plan.json", "--no-resume"]):
+            with assert_error(ConfigError, mentions=[dataset / "work" / "caption", "plan.json", "restart=True"]):
                 caption(dataset, captioner(server, model="other"))
             outcome = caption(dataset, captioner(server, model="other"), restart=True)
             assert outcome.captions == 10 and len(server.answered) == 9

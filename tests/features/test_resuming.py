@@ -122,7 +122,7 @@ def test_work_of_other_settings_is_refused_until_it_is_forgotten(folder):
     with pytest.raises(KeyboardInterrupt):
         make_features(folder, titles(folder, Counting(kill=40)), progress=False)
     other = Counting(model="other")
-    with assert_error(ConfigError, mentions=[folder / "work/features/text", "plan.json", "--no-resume"]):
+    with assert_error(ConfigError, mentions=[folder / "work/features/text", "plan.json", "restart=True"]):
         make_features(folder, titles(folder, other), progress=False)
     assert not other.calls
     make_features(folder, titles(folder, other), restart=True, progress=False)
@@ -131,7 +131,7 @@ def test_work_of_other_settings_is_refused_until_it_is_forgotten(folder):
     with pytest.raises(KeyboardInterrupt):
         make_features(folder, titles(folder, Counting(kill=40), "second"), progress=False)
     set_item_columns(folder, pl.DataFrame({"item": ["i0"], "title": ["something else"]}))
-    with assert_error(ConfigError, mentions=[folder / "work/features/second", "plan.json", "--no-resume"]):
+    with assert_error(ConfigError, mentions=[folder / "work/features/second", "plan.json", "restart=True"]):
         make_features(folder, titles(folder, Counting(), "second"), progress=False)
 
 
