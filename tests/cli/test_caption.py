@@ -23,7 +23,7 @@ from ..helpers import assert_refused
 from .conftest import files
 
 SECRET = "sk-secret-4711"
-COLORS = [(248 - 16 * n, 24, 8 + 16 * n) for n in range(8)]
+COLOURS = [(248 - 16 * n, 24, 8 + 16 * n) for n in range(8)]
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def data(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("LIRDREC_API_KEY", SECRET)
     monkeypatch.setitem(OpenAIClient.__init__.__kwdefaults__, "sleep", lambda seconds: None)
     (tmp_path / "covers").mkdir()
-    for n, color in enumerate(COLORS):
-        Image.new("RGB", (20, 10), color).save(tmp_path / "covers" / f"{n}.png")
+    for n, colour in enumerate(COLOURS):
+        Image.new("RGB", (20, 10), colour).save(tmp_path / "covers" / f"{n}.png")
     pairs = pl.DataFrame({"user": [n % 2 for n in range(16)], "item": [n // 2 for n in range(16)]})
     return with_images(Dataset.from_frames(pairs, split="none", name="tiles"), tmp_path / "covers").save(
         tmp_path / "tiles"
@@ -45,7 +45,7 @@ def captions(data: Path) -> list:
 
 def expected(n: int) -> str:
     said = describe((Path("covers") / f"{n}.png").read_bytes())
-    return f"Category: {said['category']}. Color: {said['colour']}."
+    return f"Category: {said['category']}. Colour: {said['colour']}."
 
 
 def test_from_pictures_to_vectors(lirdrec, data):

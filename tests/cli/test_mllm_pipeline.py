@@ -19,20 +19,20 @@ pytest.importorskip("sentence_transformers", reason='sentence-transformers is mi
 
 ATTRIBUTES = Attributes("See.", "English", 2, {"colour": "main one", "kind": "what"})
 SAID = {"red": {"colour": "red", "kind": "a tile"}, "blue": {"colour": "deep blue", "kind": "a rug"}}
-CAPTIONS = {"red": "Color: red. Kind: a tile.", "blue": "Color: deep blue. Kind: a rug."}
+CAPTIONS = {"red": "Colour: red. Kind: a tile.", "blue": "Colour: deep blue. Kind: a rug."}
 N, SOLD = 24, 16  # things, every other one red; the last eight were never sold
 
 
-def color(item: int) -> str:
+def colour(item: int) -> str:
     return "blue" if item % 2 else "red"
 
 
 @pytest.fixture
 def shop(lirdrec, tmp_path) -> Path:
-    """Twelve people who each took six things of one color; the titles tell nothing of it."""
+    """Twelve people who each took six things of one colour; the titles tell nothing of it."""
     (tmp_path / "photos").mkdir()
     for item in range(N):
-        Image.new("RGB", (24, 16), color(item)).save(tmp_path / "photos" / f"{item}.png")
+        Image.new("RGB", (24, 16), colour(item)).save(tmp_path / "photos" / f"{item}.png")
     (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"{at},article {at * 7919 % 97}\n" for at in range(N)))
     rng = np.random.default_rng(0)
     rows = [f"{one},{2 * at + one % 2}\n" for one in range(12) for at in sorted(rng.permutation(SOLD // 2)[:6])]
@@ -67,7 +67,7 @@ def test_from_pictures_to_recommendations(lirdrec, shop, tmp_path, by):
     made = lirdrec("features", "shop", *model, "--device", "cpu")
     assert made.exit_code == 0, made.stderr
     data = Dataset.load(shop, verify=True)
-    assert data.item_table["caption"].to_list() == [CAPTIONS[color(item)] for item in data.item_table["item"]]
+    assert data.item_table["caption"].to_list() == [CAPTIONS[colour(item)] for item in data.item_table["item"]]
     image, text = data.features["image"].values, data.features["text"].values
     assert image.shape == text.shape == (N, 32) and len(np.unique(image, axis=0)) == 2
     assert len(np.unique(text, axis=0)) == N
@@ -84,10 +84,10 @@ def test_from_pictures_to_recommendations(lirdrec, shop, tmp_path, by):
     ]
     trained = lirdrec("train", "shop", "--run", "run", *settings, "--seed", 0)
     assert trained.exit_code == 0, trained.stderr
-    # nobody took these things: what is known of their color is what was read off the captions
+    # nobody took these things: what is known of their colour is what was read off the captions
     for item in range(SOLD, N):
         near = json.loads(lirdrec("similar", "run", "--item", item, "-k", 3, "--json").stdout)
-        assert {color(one["neighbor"]) for one in near} == {color(item)}
+        assert {colour(one["neighbour"]) for one in near} == {colour(item)}
     for user in range(12):
         liked = json.loads(lirdrec("recommend", "run", "--user", user, "-k", 2, "--json").stdout)
-        assert {color(one["item"]) for one in liked} == {color(user)}
+        assert {colour(one["item"]) for one in liked} == {colour(user)}

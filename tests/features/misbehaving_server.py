@@ -14,7 +14,7 @@ from typing import Any
 
 
 def describe(picture: bytes) -> dict[str, str]:
-    """What the server sees in a picture: its mean color."""
+    """What the server sees in a picture: its mean colour."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(picture)).convert("RGB").resize((1, 1))
@@ -176,7 +176,7 @@ class Server:
         elif what == "hold":
             self.release.wait(600)
         else:
-            raise AssertionError(f"unknown misbehavior {what!r}")
+            raise AssertionError(f"unknown misbehaviour {what!r}")
         return True
 
     def _send(self, request: Any, status: int, body: Any, headers: Any = None) -> None:

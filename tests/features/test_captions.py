@@ -41,7 +41,7 @@ from ..helpers import assert_error, assert_mentions
 from .misbehaving_server import Server, describe
 
 N = 12
-COLORS = [(248 - 16 * n, 24 + 16 * (n % 3), 8 + 16 * n) for n in range(N)]  # each in the middle of a shade
+COLOURS = [(248 - 16 * n, 24 + 16 * (n % 3), 8 + 16 * n) for n in range(N)]  # each in the middle of a shade
 ATTRIBUTES = Attributes()
 PROMPT = render(ATTRIBUTES)
 
@@ -57,8 +57,8 @@ def dataset(tmp_path) -> Path:
     """Twelve items with a tile each; 10 shows the tile of 3 again, 11 has none, 5 is no picture, 0 has a title."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for n, color in enumerate(COLORS[:10]):
-        Image.new("RGB", (20, 10), color).save(pictures / f"{n}.png")
+    for n, colour in enumerate(COLOURS[:10]):
+        Image.new("RGB", (20, 10), colour).save(pictures / f"{n}.png")
     shutil.copy(pictures / "3.png", pictures / "10.png")
     (pictures / "5.png").write_text("no picture")
     items = pl.DataFrame({"item": range(N), "title": ["A <b>tile</b>", *[None] * (N - 1)]})
@@ -93,7 +93,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def expected(n: int) -> str:
     """What the server says of item n: computed from the picture's own file, not from what was sent."""
     said = describe((Path("pictures") / f"{n}.png").read_bytes())
-    return f"Category: {said['category']}. Color: {said['colour']}."
+    return f"Category: {said['category']}. Colour: {said['colour']}."
 
 
 class TestPrompt:
@@ -106,7 +106,7 @@ class TestPrompt:
         )
 
     def test_the_defaults_are_the_issues(self):
-        names = "category color material pattern style use audience printed"
+        names = "category colour material pattern style use audience printed"
         assert list(Attributes().attributes) == names.split()
 
     def test_a_file_goes_out_and_in(self, tmp_path):
@@ -121,8 +121,8 @@ class TestPrompt:
             ("max_word = 3", ["'max_word'", "'max_words'"]),
             ("max_words = 0", ["max_words", 0, 1]),
             ("[attributes]", ["attribute"]),
-            ("[attributes]\ncolor = 3", ["'attributes'", 3]),
-            ('[attributes]\ncolor = " "', ["'colour'"]),
+            ("[attributes]\ncolour = 3", ["'attributes'", 3]),
+            ('[attributes]\ncolour = " "', ["'colour'"]),
             ('[attributes]\n"--" = "x"', ["'--'"]),
             ('[attributes]\n"a b" = "x"\nA-B = "y"', ["'a b'", "'A-B'"]),
             ("intro", ["TOML"]),
@@ -141,7 +141,7 @@ DRESS = {"category": "dress", "colour": "red", "printed on": "Ö!"}
 ANSWERS = {
     "as asked": (json.dumps(DRESS), DRESS),
     "fenced": (f"Sure! Here it is:\n```json\n{json.dumps(DRESS, indent=2)}\n```\nAnything else?", DRESS),
-    "names in another spelling": ('{"Category":"dress","COLOR":"red","Printed_On":"Ö!"}', DRESS),
+    "names in another spelling": ('{"Category":"dress","COLOUR":"red","Printed_On":"Ö!"}', DRESS),
     "in another order": ('{"colour":"red","printed on":"Ö!","category":"dress"}', DRESS),
     "lists, numbers, objects": (
         '{"category": ["dress", "gown"], "colour": {"main": "red", "hem": null}, "printed on": 7}',
@@ -154,7 +154,7 @@ ANSWERS = {
         '{"category": "dress", "colour": "red \\"wine\\"", "printed on": "Ö',
         {"category": "dress", "colour": 'red "wine"'},
     ),
-    "lines": ("**Category:** dress\n- Color: red\n3. printed on: Ö!", DRESS),
+    "lines": ("**Category:** dress\n- Colour: red\n3. printed on: Ö!", DRESS),
     "thoughts before": (f'<think>{{"category": "a hat", "colour": "no"}}</think>{json.dumps(DRESS)}', DRESS),
     "says nothing": ('{"category": "dress", "colour": "Unknown.", "printed on": "N/A"}', {"category": "dress"}),
     "others' keys": ('{"category": "dress", "mood": "glad"}', {"category": "dress"}),
@@ -178,7 +178,7 @@ class TestAnswers:
         assert found == attributes and list(found) == [name for name in NAMES if name in found]
 
     def test_the_caption_is_one_line(self):
-        assert caption_of(DRESS | {"colour": "red, white."}) == "Category: dress. Color: red, white. Printed on: Ö!."
+        assert caption_of(DRESS | {"colour": "red, white."}) == "Category: dress. Colour: red, white. Printed on: Ö!."
 
     @settings(max_examples=150, deadline=None)
     @given(st.text(st.characters(exclude_categories=()), max_size=60), st.sampled_from(sorted(ANSWERS)), st.data())
@@ -483,10 +483,10 @@ class TestCaseStudy:
         assert "A &lt;b&gt;tile&lt;/b&gt;" in page and "edited &lt;i&gt;here&lt;/i&gt;" in page
         assert "<b>tile" not in page and "<i>here" not in page
         for line in PROMPT.splitlines():
-            assert line.replace('"', "&quot;") in page
+            assert line.replace('"', "&#34;") in page
         assert "plain tile (10)" in page and "http://" not in page and str(dataset.parent) not in page
         shown = base64.b64decode(page.split("data:image/jpeg;base64,")[1].partition('"')[0])
-        assert np.allclose(np.asarray(Image.open(io.BytesIO(shown)))[5, 5], COLORS[1], atol=6)  # item 1 is the first
+        assert np.allclose(np.asarray(Image.open(io.BytesIO(shown)))[5, 5], COLOURS[1], atol=6)  # item 1 is the first
 
     def test_the_same_captions_give_the_same_page_at_any_time(self, dataset, monkeypatch):
         with Server() as server:

@@ -75,7 +75,7 @@ def test_mllama_from_pictures_to_columns(tmp_path, taught, pictures, precision):
         job.work()
         outcome = job.finish()
     captions = Dataset.load(folder).item_table["caption"].to_list()
-    expected = {"red": "Color: red. Kind: a tile.", "blue": "Color: deep blue. Kind: a rug."}
+    expected = {"red": "Colour: red. Kind: a tile.", "blue": "Colour: deep blue. Kind: a rug."}
     assert captions == [expected.get(name) for name in shown]
     assert outcome.problems == 1 and "broken.jpg" in (folder / "captions.problems.csv").read_text()
     noted = Dataset.load(folder).info["captions"]

@@ -176,13 +176,13 @@ def teach(folder: Path, prompt: str, pictures: list[Any], answers: list[str]) ->
     )
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     labels[:, : len(words(text, add_special_tokens=False).input_ids)] = -100
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.95))
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.95))
     for _ in range(300):
         loss = model(**batch, labels=labels).loss
         if loss.item() < 0.03:
             break
-        optimizer.zero_grad()
+        optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        optimiser.step()
     model.save_pretrained(folder)

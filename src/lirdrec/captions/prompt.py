@@ -1,4 +1,4 @@
-"""What a captioning model is asked: one short answer for each of the attributes that a catalog cares for."""
+"""What a captioning model is asked: one short answer for each of the attributes that a catalogue cares for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOTHING = "unknown"  # what the model is to write where the picture shows nothin
 
 DEFAULT = {
     "category": "what kind of product it is, as a shop would file it",
-    "colour": "the main colors, the strongest first",
+    "colour": "the main colours, the strongest first",
     "material": "what it is made of, as far as it can be seen",
     "pattern": "plain, striped, floral, a photograph, a drawing …",
     "style": "how it looks: modern, classic, playful, sporty …",
@@ -36,7 +36,7 @@ class Attributes:
     """
 
     intro: str = option(
-        "You see the picture of one product from the catalog of a shop. Describe it for people who cannot see it.",
+        "You see the picture of one product from the catalogue of a shop. Describe it for people who cannot see it.",
         "the first sentences of the prompt",
     )
     language: str = option("English", "the language of the answers")
@@ -46,7 +46,7 @@ class Attributes:
     def __post_init__(self) -> None:
         at_least(self, 1, "max_words")
         if not self.attributes:
-            raise ConfigError('the prompt needs at least one attribute: a line such as color = "the main colors"')
+            raise ConfigError('the prompt needs at least one attribute: a line such as colour = "the main colours"')
         seen: dict[str, str] = {}
         for name, meaning in self.attributes.items():
             if not (plain := plain_name(name)) or not meaning.strip():
