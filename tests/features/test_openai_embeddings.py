@@ -7,6 +7,7 @@ import pickle
 import re
 import socket
 import threading
+import time
 import types
 from email.utils import formatdate
 
@@ -92,7 +93,10 @@ def test_waits_double_with_a_random_part_and_have_a_limit(endpoint, waits):
 
 
 def test_retry_after_is_honoured_in_seconds_and_as_a_date(endpoint, waits, monkeypatch):
-    monkeypatch.setattr("lirdrec.features.remote.client.time", types.SimpleNamespace(time=lambda: 1_700_000_000.0))
+    monkeypatch.setattr(
+        "lirdrec.features.remote.client.time",
+        types.SimpleNamespace(time=lambda: 1_700_000_000.0, monotonic=time.monotonic),
+    )
     in_a_while = formatdate(1_700_000_000 + 90, usegmt=True)
     script = [(429, {"Retry-After": "7"}), (503, {"Retry-After": in_a_while}), (500, {"Retry-After": "soon"})]
     with Server(script) as server:

@@ -48,7 +48,6 @@ def test_a_fault_of_the_dataset_is_told_without_its_folder(odd_shop, tmp_path, l
         features = client.app.state.services.live.snapshot.recommender.features
         features.missing, features.trained = f"{folder / 'data' / 'features' / 'text.npy'}: is damaged", None
         client.app.state.services.live.snapshot.recommender._model = None
-        client.app.state.services.live.snapshot.recommender._model = lambda own: own.features.blocks() and None
         item = {"id": 900, "features": vectors(recommender, 101)}
         answer = client.post("/items", json={"items": [item]}, headers={"X-Request-Id": "request-17"})
         assert (answer.status_code, answer.json()["detail"]) == (409, "text.npy: is damaged")
