@@ -18,7 +18,14 @@ WORDS = {  # messages for errors of the operating system when reading
 
 
 class LirdrecError(Exception):
-    """Base of all errors that the user can correct. `exit_code` is the exit status of the command line."""
+    """Base of all errors that the user can correct. `exit_code` is the exit status of the command line.
+
+    >>> try:
+    ...     fit(dataset, "no_such_model")
+    ... except LirdrecError as error:
+    ...     print(type(error).__name__)
+    ConfigError
+    """
 
     exit_code = 2
 

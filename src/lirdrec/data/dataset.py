@@ -115,6 +115,11 @@ class Dataset(DatasetParts):
         Raises:
             DataError: something is wrong with the data; says what, where and what to do.
             ConfigError: an argument of a wrong type or out of range.
+
+        >>> import polars as pl
+        >>> plays = pl.DataFrame({"user": ["ann", "ann", "bob"], "item": ["tea", "cup", "tea"]})
+        >>> Dataset.from_frames(plays, split="none").n_items
+        2
         """
         options = {key: value for key, value in locals().items() if key not in ("cls", "interactions")}
         return cls.from_parts(preprocessing.from_frames(interactions, **options))
@@ -173,13 +178,20 @@ class Dataset(DatasetParts):
 
         Raises:
             RunFolderError: also where a feature file of the folder that the dataset was loaded from is damaged.
+
+        >>> dataset.save(folder / "dataset").name
+        'dataset'
         """
         verify_features(self)  # the copy gets new checksums, which would hide the damage
         return storage.write(self, folder, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = False) -> Dataset:
-        """Read a prepared folder, features memory-mapped; see `lirdrec.data.storage.read`."""
+        """Read a prepared folder, features memory-mapped; see `lirdrec.data.storage.read`.
+
+        >>> Dataset.load(dataset.save(folder / "loaded")).n_items == dataset.n_items
+        True
+        """
         return cls.from_parts(storage.read(folder, verify=verify))
 
     def __repr__(self) -> str:

@@ -204,6 +204,9 @@ class Metrics:
         breakdown: "popularity" and "activity" → rows {"group", "n", metric …}, if requested. Items in five groups of
             equal size by training users, and users in five groups by training items; the metrics of an item group count
             only its own relevant items.
+
+    >>> evaluate(recommender, dataset, k=5)["recall@5"] <= 1
+    True
     """
 
     values: dict[str, float]
@@ -248,6 +251,10 @@ def evaluate(
     Raises:
         ConfigError: an unknown metric, a cut-off below 1 or beyond the candidates.
         DataError: nothing is held out.
+
+    >>> metrics = evaluate(recommender, dataset, "test", k=10)
+    >>> sorted(metrics.values)
+    ['ndcg@10', 'recall@10']
     """
     names = tuple(metrics)
     check_metrics(names)

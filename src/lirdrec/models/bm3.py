@@ -44,7 +44,11 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 @dataclass(frozen=True)
 @checked
 class BM3Config:
-    """Hyper-parameters of BM3; it has no option for the ranking loss since it uses no negatives."""
+    """Hyper-parameters of BM3; it has no option for the ranking loss since it uses no negatives.
+
+    >>> BM3Config(n_layers=2).n_layers
+    2
+    """
 
     model: ClassVar[str] = "bm3"
 

@@ -33,7 +33,11 @@ from lirdrec.row_buffers import append_rows
 @dataclass(frozen=True)
 @checked
 class ContentKNNConfig:
-    """Hyper-parameters of content kNN."""
+    """Hyper-parameters of content kNN.
+
+    >>> ContentKNNConfig(n_neighbors=50).n_neighbors
+    50
+    """
 
     model: ClassVar[str] = "content_knn"
 

@@ -49,7 +49,11 @@ ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration
 @dataclass(frozen=True)
 @checked
 class EASEConfig:
-    """Hyper-parameters of EASE."""
+    """Hyper-parameters of EASE.
+
+    >>> EASEConfig(regularization=300.0).regularization
+    300.0
+    """
 
     model: ClassVar[str] = "ease"
 
@@ -79,7 +83,11 @@ class _FeatureOptions(EASEConfig):
 @dataclass(frozen=True)
 @checked
 class CEASEConfig(_FeatureOptions):
-    """Hyper-parameters of collective EASE."""
+    """Hyper-parameters of collective EASE.
+
+    >>> CEASEConfig(regularization=300.0).regularization
+    300.0
+    """
 
     model: ClassVar[str] = "cease"
 
@@ -94,7 +102,11 @@ class CEASEConfig(_FeatureOptions):
 @dataclass(frozen=True)
 @checked
 class AddEASEConfig(_FeatureOptions):
-    """Hyper-parameters of additive EASE."""
+    """Hyper-parameters of additive EASE.
+
+    >>> AddEASEConfig(regularization=300.0).regularization
+    300.0
+    """
 
     model: ClassVar[str] = "add_ease"
 

@@ -52,7 +52,11 @@ from lirdrec.row_buffers import append_rows
 @dataclass(frozen=True)
 @checked
 class FREEDOMConfig(RankingOptions):
-    """Hyper-parameters of FREEDOM."""
+    """Hyper-parameters of FREEDOM.
+
+    >>> FREEDOMConfig(edge_dropout=0.9).edge_dropout
+    0.9
+    """
 
     model: ClassVar[str] = "freedom"
 

@@ -52,7 +52,11 @@ from lirdrec.row_buffers import append_rows
 @dataclass(frozen=True)
 @checked
 class GRCNConfig(RankingOptions):
-    """Hyper-parameters of GRCN."""
+    """Hyper-parameters of GRCN.
+
+    >>> GRCNConfig(embedding_size=32).embedding_size
+    32
+    """
 
     model: ClassVar[str] = "grcn"
 

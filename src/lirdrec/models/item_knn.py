@@ -23,7 +23,11 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 @dataclass(frozen=True)
 @checked
 class ItemKNNConfig:
-    """Hyper-parameters of item-kNN."""
+    """Hyper-parameters of item-kNN.
+
+    >>> ItemKNNConfig(n_neighbors=50).n_neighbors
+    50
+    """
 
     model: ClassVar[str] = "item_knn"
 

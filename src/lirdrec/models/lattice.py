@@ -36,7 +36,11 @@ from lirdrec.models.latent_graphs import Degrees, LatentGraphModel, LatentGraphO
 @dataclass(frozen=True)
 @checked
 class LATTICEConfig(LatentGraphOptions):
-    """Hyper-parameters of LATTICE."""
+    """Hyper-parameters of LATTICE.
+
+    >>> LATTICEConfig(n_layers=1).n_layers
+    1
+    """
 
     model: ClassVar[str] = "lattice"
 

@@ -52,7 +52,11 @@ from lirdrec.row_buffers import append_rows
 @dataclass(frozen=True)
 @checked
 class LGMRecConfig(PenaltyOptions):
-    """Hyper-parameters of LGMRec."""
+    """Hyper-parameters of LGMRec.
+
+    >>> LGMRecConfig(embedding_size=32).embedding_size
+    32
+    """
 
     model: ClassVar[str] = "lgmrec"
 

@@ -37,7 +37,11 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 @dataclass(frozen=True)
 @checked
 class LightGCNConfig(PenaltyOptions):
-    """Hyper-parameters of LightGCN."""
+    """Hyper-parameters of LightGCN.
+
+    >>> LightGCNConfig(n_layers=2).n_layers
+    2
+    """
 
     model: ClassVar[str] = "lightgcn"
 

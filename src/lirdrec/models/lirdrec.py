@@ -47,7 +47,11 @@ from lirdrec.row_buffers import append_rows
 @dataclass(frozen=True)
 @checked
 class LIRDRecConfig(RankingOptions):
-    """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid."""
+    """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid.
+
+    >>> LIRDRecConfig(n_layers=2, loss="softmax", scoring="cosine").n_layers
+    2
+    """
 
     model: ClassVar[str] = "lirdrec"
 

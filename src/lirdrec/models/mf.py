@@ -31,7 +31,11 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 @dataclass(frozen=True)
 @checked
 class MFConfig(PenaltyOptions):
-    """Hyper-parameters of MF-BPR."""
+    """Hyper-parameters of MF-BPR.
+
+    >>> MFConfig(loss="softmax", temperature=0.2).scoring
+    'product'
+    """
 
     model: ClassVar[str] = "mf"
 

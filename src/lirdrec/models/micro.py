@@ -41,7 +41,11 @@ from lirdrec.nn.losses import info_nce
 @dataclass(frozen=True)
 @checked
 class MICROConfig(LatentGraphOptions):
-    """Hyper-parameters of MICRO."""
+    """Hyper-parameters of MICRO.
+
+    >>> MICROConfig(n_layers=1).n_layers
+    1
+    """
 
     model: ClassVar[str] = "micro"
 

@@ -16,7 +16,11 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 @dataclass(frozen=True)
 @checked
 class PopularityConfig:
-    """Popularity has no hyper-parameters."""
+    """Popularity has no hyper-parameters.
+
+    >>> PopularityConfig()
+    PopularityConfig()
+    """
 
     model: ClassVar[str] = "popularity"
 

@@ -64,7 +64,11 @@ Parts = list[tuple[Tensor, Tensor]]  # users and items of each channel
 @dataclass(frozen=True)
 @checked
 class SLMRecConfig:
-    """Hyper-parameters of SLMRec; its ranking loss is part of the model."""
+    """Hyper-parameters of SLMRec; its ranking loss is part of the model.
+
+    >>> SLMRecConfig(embedding_size=32).embedding_size
+    32
+    """
 
     model: ClassVar[str] = "slmrec"
 

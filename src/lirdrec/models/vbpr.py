@@ -38,7 +38,11 @@ from lirdrec.row_buffers import append_rows
 @dataclass(frozen=True)
 @checked
 class VBPRConfig(PenaltyOptions):
-    """Hyper-parameters of VBPR."""
+    """Hyper-parameters of VBPR.
+
+    >>> VBPRConfig(modalities=("text",)).modalities
+    ('text',)
+    """
 
     model: ClassVar[str] = "vbpr"
 

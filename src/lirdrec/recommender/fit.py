@@ -99,6 +99,10 @@ def fit(
         ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` with `config`.
         RunFolderError: `refit` or `run` cannot be used, or a feature file of the dataset has changed.
         TrainingError: the loss is not finite.
+
+    >>> recommender = fit(dataset, "ease", progress=False)
+    >>> recommender.n_users == dataset.n_users
+    True
     """
     job = _make_job(dataset, config, training, model, preset, refit, progress, callbacks)
     torch_device, may_exist = resolve_device(device), overwrite or resume

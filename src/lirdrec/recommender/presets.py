@@ -33,6 +33,10 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
 
     Raises:
         ConfigError: an unknown model or preset, or a loss that the model does not offer.
+
+    >>> config, training = preset("ease")
+    >>> config.regularization
+    250.0
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")

@@ -251,6 +251,9 @@ class Recommender:
             UnknownIdError: an unknown user with `unknown="raise"`, or an unknown candidate.
             ConfigError: k is below 1 or larger than the catalog.
             CapabilityError: a slim run cannot leave out seen items or tell what is popular.
+
+        >>> recommender.recommend(user, k=3)["rank"].to_list()
+        [1, 2, 3]
         """
         check_unknown(unknown)
         check_k(k, self.n_items)
@@ -296,6 +299,9 @@ class Recommender:
         Raises:
             CapabilityError: the model cannot serve new users, or the run is slim.
             UnknownIdError, DataError, ConfigError: unknown items, an empty list, a bad k.
+
+        >>> len(recommender.recommend_for_history([[item], [item]], k=3))
+        6
         """
         check_k(k, self.n_items)
         lists = as_histories(items_or_lists)
@@ -324,6 +330,9 @@ class Recommender:
 
         Returns:
             A frame user, item, score, in the order given.
+
+        >>> recommender.score([(user, item)]).columns
+        ['user', 'item', 'score']
         """
         frame, users, items = pair_rows(pairs, self.users, self.items)
         scores = []
@@ -334,7 +343,11 @@ class Recommender:
         return self._frame(frame.with_columns(pl.Series(SCORE, values, dtype=pl.Float64)))
 
     def similar_items(self, items: Any, k: int = 10, *, candidates: Any = None) -> Any:
-        """The k items most similar to each item (itself left out), as a frame item, neighbor, rank, score."""
+        """The k items most similar to each item (itself left out), as a frame item, neighbor, rank, score.
+
+        >>> recommender.similar_items(item, k=2)["rank"].to_list()
+        [1, 2]
+        """
         check_k(k, self.n_items - 1, "other items")
         rows = known_rows(as_list(items), self.items)
         return self._similar(self.items, rows, k, self.scorer.similar_items, self._candidates(candidates))
@@ -351,6 +364,10 @@ class Recommender:
         Raises:
             UnknownIdError: the user or the item is unknown.
             CapabilityError: a slim run keeps no liked items.
+
+        >>> explanation = recommender.explain(user, item)
+        >>> abs(sum(explanation.parts.values()) - explanation.score) < 1e-4
+        True
         """
         return explanation.explain(self.state, user, item, n_liked)
 
@@ -400,6 +417,9 @@ class Recommender:
         Raises:
             RunFolderError: the folder is not a run folder, or holds a finished run while `overwrite` is false, or the
                 disk is full.
+
+        >>> recommender.save(folder / "run").name
+        'run'
         """
         self.saved = write_run(self.state, folder, overwrite=overwrite)
         self.folder = Path(folder)
@@ -441,6 +461,9 @@ class Recommender:
 
         Raises:
             RunFolderError: no such folder, not finished, damaged, or written by a newer lirdrec.
+
+        >>> Recommender.load(recommender.save(folder / "saved")).n_items == recommender.n_items
+        True
         """
         return cls.from_state(read_run(folder, verify=verify, device=device, features=features))
 

@@ -13,7 +13,11 @@ from lirdrec.errors import ConfigError
 @dataclass(frozen=True)
 @checked
 class TrainConfig:
-    """Options of the training loop. The defaults are the paper's setting (`preset="paper"`)."""
+    """Options of the training loop. The defaults are the paper's setting (`preset="paper"`).
+
+    >>> TrainConfig(epochs=20, metric="ndcg@20").patience
+    20
+    """
 
     epochs: int = option(1000, "at most this many passes over the training pairs")
     batch_size: int = option(2048, "training pairs per step; a step costs the whole graph whatever the batch")
