@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 
+import polars
 import pytest
 
 import lirdrec
@@ -36,7 +37,7 @@ def names() -> dict[str, object]:
     recommender = lirdrec.fit(dataset, "ease", progress=False)
     public = {name: getattr(lirdrec, name) for name in lirdrec.__all__}
     user, item = dataset.users.ids[0], dataset.items.ids[0]
-    return {**public, "dataset": dataset, "recommender": recommender, "user": user, "item": item}
+    return {**public, "dataset": dataset, "recommender": recommender, "user": user, "item": item, "polars": polars}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -116,9 +116,7 @@ class Dataset(DatasetParts):
             DataError: something is wrong with the data; says what, where and what to do.
             ConfigError: an argument of a wrong type or out of range.
 
-        >>> import polars as pl
-        >>> plays = pl.DataFrame({"user": ["ann", "ann", "bob"], "item": ["tea", "cup", "tea"]})
-        >>> Dataset.from_frames(plays, split="none").n_items
+        >>> Dataset.from_frames(polars.DataFrame({"user": ["ann", "bob"], "item": ["a", "b"]}), split="none").n_items
         2
         """
         options = {key: value for key, value in locals().items() if key not in ("cls", "interactions")}
