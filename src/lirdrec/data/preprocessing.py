@@ -395,16 +395,16 @@ def _catalog(
     unknown = pl.Series(ids.rows(asked) < 0)
     if unknown.any():
         missing = asked.filter(unknown).unique().sort()
-        told = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
+        problem = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
         if config.unknown_items == "error":
             raise DataError(
-                f"{told}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
+                f"{problem}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
                 f" or keep them without a description ({argument('unknown_items', 'keep')})"
             )
         if config.unknown_items == "drop":
-            logger.warning("%s; %s left out", told, count(int(unknown.sum()), "interaction"))
+            logger.warning("%s; %s left out", problem, count(int(unknown.sum()), "interaction"))
         else:
-            logger.warning("%s; kept, and nothing is known about them", told)
+            logger.warning("%s; kept, and nothing is known about them", problem)
             ids = ids.extended(missing)
             described = pl.concat([described, pl.DataFrame({ITEM: missing})], how="diagonal")
     return ids, described

@@ -54,8 +54,8 @@ class Shards:
         plan: JSON-serializable; everything that determines the content.
         n_rows: number of rows in all shards.
         shard_rows: rows of a shard; the last one may be shorter.
-        dear: if True, raise if the folder has another plan; if False, discard its shards. By default raise if it has
-            finished shards.
+        keep_existing: if True, raise if the folder has another plan; if False, discard its shards. By default raise if
+            it has finished shards.
 
     Raises:
         ConfigError: the folder contains shards of another plan.
@@ -63,14 +63,19 @@ class Shards:
     """
 
     def __init__(
-        self, folder: str | Path, plan: Mapping[str, Any], n_rows: int, shard_rows: int, dear: bool | None = None
+        self,
+        folder: str | Path,
+        plan: Mapping[str, Any],
+        n_rows: int,
+        shard_rows: int,
+        keep_existing: bool | None = None,
     ):
         self.folder, self.n_rows, self.shard_rows = Path(folder), n_rows, shard_rows
         self.plan = {**plan, "rows": n_rows, "shard_rows": shard_rows}
         text = json.dumps(self.plan, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         path = self.folder / PLAN
         if path.is_file() and path.read_text(encoding="utf-8") != text:
-            if has_partial_work(self.folder) if dear is None else dear:
+            if has_partial_work(self.folder) if keep_existing is None else keep_existing:
                 raise ConfigError(
                     f"{self.folder}: holds unfinished work with other settings (see {PLAN} there);"
                     " finish it with those settings, or start again (--no-resume)"
