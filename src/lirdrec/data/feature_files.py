@@ -101,7 +101,7 @@ def read_npy(path: Path) -> np.ndarray:
 def vectors_of_frame(
     table: Table, id_column: str | None = None, vector_column: str | None = None, *, item_column: str | None = None
 ) -> FeatureFile:
-    """Ids and vectors of a frame: one column of vectors, or one column per dimension; rows without a vector are dropped.
+    """Ids and vectors of a frame: one column of vectors, or one per dimension. Drops rows without a vector.
 
     Args:
         table: the features.

@@ -86,9 +86,7 @@ def open_array(path: str | Path, mapped: bool = True) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (tokenize.TokenError, SyntaxError, TypeError, KeyError, EOFError, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"its header is damaged ({type(error).__name__})"
-        ) from None  # NumPy parses the header as Python
+        raise ValueError(f"its header is damaged ({type(error).__name__})") from None  # the header is parsed as Python
     if not isinstance(array, np.ndarray):
         array.close()
         raise ValueError("an npz archive under the name of an npy file")

@@ -102,7 +102,7 @@ class IdMap:
         return grown
 
     def alike(self, id: Any) -> str | int | None:
-        """The known id that equals an unknown one up to its notation: `00012` for `12`, 12 for `"12"` or `"12.0"`; else None."""
+        """The known id written in another way: `00012` for `12`, 12 for `"12"` or `"12.0"`; None if there is none."""
         if isinstance(id, (bool, np.bool_)) or not isinstance(id, (str, int, np.integer)) or not len(self):
             return None
         text = str(id).strip().removesuffix(".0")
