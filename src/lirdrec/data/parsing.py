@@ -89,8 +89,8 @@ def moments(table: Table, column: str, time_format: str | None = None) -> np.nda
     if isinstance(first, str) and pl.Series([first.strip()]).str.contains(DAY_OR_MONTH_FIRST)[0]:
         forms = option_named("time_format", *_candidate_formats(first.strip()))
         raise DataError(
-            f"{table.where}: column '{column}' has {first!r} in {table.at(bad)}, and the order of day and month is unclear;"
-            f" name its format: {forms}"
+            f"{table.where}: column '{column}' has {first!r} in {table.at(bad)}, with day and month in unclear order;"
+            f" name the format: {forms}"
         )
     raise _value_error(
         table,
