@@ -200,10 +200,8 @@ def _from_objects(
         whole = [None if value is None else int(value) for value in values]
         if string_ids:
             return pl.Series([None if value is None else str(value) for value in whole], dtype=pl.String)
-        if any(value is None for value in whole):
-            return pl.Series(
-                [None if value is None else 0 for value in whole], dtype=pl.Int64
-            )  # later rejected for its missing ids
+        if any(value is None for value in whole):  # the caller rejects missing ids
+            return pl.Series([None if value is None else 0 for value in whole], dtype=pl.Int64)
         return big_integers(pl.Series(values=whole, dtype=pl.Object), where, what, at)
     if string_ids and kinds and all(issubclass(kind, (str, int, np.integer)) and kind is not bool for kind in kinds):
         return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)

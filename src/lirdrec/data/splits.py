@@ -73,7 +73,7 @@ def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.n
     """Numbers of validation and test pairs of users with `n` pairs.
 
     `held = max(2, ⌊held_out·n⌋)`, `valid = ⌊held/2⌋`, test the rest: with 0.2 this equals the public Baby and
-    Sports splits for every user. A user with one or two pairs keeps them all in train: every user keeps a training item.
+    Sports splits for every user. Users with one or two pairs keep them in train, so every user has a training item.
 
     Args:
         n: `(U,)` numbers of pairs.
