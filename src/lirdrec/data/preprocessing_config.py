@@ -26,8 +26,8 @@ class PreprocessingConfig:
     items_id: str | None = option(None, "column of item ids in the item table, if it differs from `item`")
     title: str | None = option(
         None,
-        "column of the item table with the titles, which is called `title` from then on; found by its name if it"
-        " is called title, name, product_name or the like",
+        "column of the item table with the titles, renamed to `title`; by default detected by its name"
+        " (title, name, product_name …)",
     )
     rating: str | None = option(None, "column of ratings, needed with min_rating")
     min_rating: float | None = option(None, "keep only rows rated at least this much")

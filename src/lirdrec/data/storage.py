@@ -1,4 +1,4 @@
-"""Read and write prepared datasets: folders of Parquet, npy and a JSON manifest (docs/architecture.md, "What is written where")."""
+"""Read and write prepared datasets: folders of Parquet and npy files with a JSON manifest (docs/architecture.md)."""
 
 from __future__ import annotations
 
