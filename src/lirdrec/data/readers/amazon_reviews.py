@@ -119,7 +119,7 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
 
 
 def _without_header(number: int, block: bytes) -> tuple[int, bytes, bool]:
-    """Skip the header, the first line that is not blank: line number and rest of the block, and whether it was found."""
+    """Skip the header, the first line that is not blank: line number, rest of the block, whether it was found."""
     while block:
         line, _, block = block.partition(b"\n")
         number += 1
@@ -171,10 +171,9 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
     if max(shares) * 2 <= len(rows):
         return "neither its first nor its second column looks like ASINs"
     user, item_at = (0, 1) if shares[1] >= shares[0] else (1, 0)
+    # any table of four columns may contain numbers of ten digits
     if not (ASIN.fullmatch(first[item_at]) and NUMBER.fullmatch(first[2]) and NUMBER.fullmatch(first[3])):
-        return (
-            "line 1 holds no user, item, rating and time"  # any table of four columns may contain numbers of ten digits
-        )
+        return "line 1 holds no user, item, rating and time"
     names = {USER: "user", ITEM: "item", RATING: "rating", TIMESTAMP: "time"}
     # 2014 has the user first, 2018 the item
     places = {USER: user, ITEM: item_at, RATING: 2, TIMESTAMP: 3}

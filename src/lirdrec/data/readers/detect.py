@@ -274,6 +274,4 @@ def _check_options(path: Any, kind: Kind, options: Mapping[str, Any]) -> None:
     known = options_of(kind)
     for option in options:
         if option not in known:
-            raise ConfigError(
-                f"'{option}' does not apply to {path} ({WORDS[kind]}); its options are {', '.join(known)}"
-            )
+            raise ConfigError(f"'{option}' does not apply to {path} ({WORDS[kind]}); options: {', '.join(known)}")
