@@ -61,8 +61,8 @@ def read_lightgcn(
 ) -> Dataset:
     """Read a folder in the format of LightGCN's public data (Gowalla, Yelp2018, Amazon-Book) and keep its split.
 
-    Ids are the numbers in the files. The items are 0 to the largest id, so that row i of a feature matrix is item i. The
-    column `org_id` of an `item_list.txt` is added to the item table. Users without items (lines with a user only) are
+    Ids are the numbers in the files. The items are 0 to the largest id, so that row i of a feature matrix is item i.
+    The column `org_id` of an `item_list.txt` is added to the item table. Users without items (lines with a user only) are
     dropped.
 
     Args:

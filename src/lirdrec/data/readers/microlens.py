@@ -54,8 +54,8 @@ def read_microlens(
     read: they include the interactions of the test set.
 
     Args:
-        folder: contains `…_pairs.csv` (user, item, timestamp in milliseconds), optionally `…_titles.csv` or `…_title_en.csv`
-            (item, title; with or without a header) and a folder `…_covers` of ITEM.jpg.
+        folder: contains `…_pairs.csv` (user, item, timestamp in milliseconds), optionally `…_titles.csv` or
+            `…_title_en.csv` (item, title; with or without a header) and a folder `…_covers` of ITEM.jpg.
         images: the folder of covers, if it is elsewhere.
         titles: the file of titles, if it is elsewhere or one of several.
         features: name → feature file, as for `read_interactions`.

@@ -40,8 +40,8 @@ def read_mmrec(
     """Read an MMRec folder.
 
     Ids are the integers as published. Row i of a feature matrix is item i, so with features there are as many items as
-    rows; without features, the items are those with interactions. An `items.tsv` becomes the item table (its id column is named as in
-    the .inter file). A row of zeros means that the item lacks the modality.
+    rows; without features, the items are those with interactions. An `items.tsv` becomes the item table
+    (its id column is named as in the .inter file). A row of zeros means that the item lacks the modality.
 
     Args:
         folder: contains one .inter file (tab-separated: user, item, label 0 train, 1 validation, 2 test, optionally

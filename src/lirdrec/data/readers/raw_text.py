@@ -60,9 +60,7 @@ def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, p
         texts = values.cast(pl.String).str.strip_chars()
         bad = ~texts.str.contains(pattern).fill_null(False)
         if config.bad_rows == "skip" and not config.string_ids and texts.filter(~bad).str.contains(INTEGER).all():
-            bad |= ~(texts.cast(pl.Int64, strict=False) >= 0).fill_null(
-                False
-            )  # other ids are checked when they are converted
+            bad |= ~(texts.cast(pl.Int64, strict=False) >= 0).fill_null(False)  # other ids are checked later
         if config.bad_rows == "skip" and not bad.all():
             if bad.any():
                 where = f"{table.where}, column '{column}'"

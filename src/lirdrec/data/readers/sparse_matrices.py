@@ -27,8 +27,8 @@ PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of
 FIXED_OPTIONS = ("user", "rating", "timestamp", "only")
 PICKLE_NAMES = (".pkl", ".pickle", ".pck")
 CONVERT = (
-    "holds pickled Python objects, which are never loaded (they could run code); if you trust the pickled matrix, convert"
-    " it to scipy's format with:"
+    "holds pickled Python objects, which are never loaded (they could run code); if you trust this matrix, convert it"
+    " to scipy's format with:"
     ' python -c "import pickle, scipy.sparse as s;'
     " s.save_npz('{stem}.npz', s.csr_matrix(pickle.load(open('{name}', 'rb'))))\""
     " and then: lirdrec prepare {stem}.npz"

@@ -49,7 +49,7 @@ def read_interactions(
         features: name → .npy (rows in the order of `items`), or .npz, .safetensors, .parquet or .csv with ids.
         separator: of a text file, such as ";" or "tab"; by default detected from its first lines. The separator of
             `items` is always detected.
-        encoding: of text files, such as "cp1252"; by default UTF-8, or UTF-16 if the file begins with its byte order mark.
+        encoding: of text files, such as "cp1252"; by default UTF-8, or UTF-16 if it begins with a byte order mark.
         header: whether the first line of text files contains the column names; if False, give `columns`.
         columns: the names of the columns of files without a header, in order.
         items_columns: the same for `items`, if it has no header.
