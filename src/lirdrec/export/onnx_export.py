@@ -5,7 +5,7 @@ without the modality have a row of zeros:
 
 - `item_branches.onnx` contains only the network: `branches` `(n, K, e)`, the normalized `z` of each modality and of the
   shared branch, whose DCT is inside its weights.
-- `item_vector.onnx` is the complete `Model.add_items` for items that are added one by one: besides the network, it contains
+- `item_vector.onnx` is the complete `Model.add_items` for items added one by one: besides the network, it contains
   the catalog's features and smoothed vectors (`item_smoothed_l`), finds the nearest items of each new item, and returns
   `vector` `(n, K·e)`, which scores by inner products with the users' vectors, and `branches`. Unlike in `add_items`,
   items of the same call are not neighbors of each other.

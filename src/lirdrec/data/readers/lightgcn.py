@@ -62,8 +62,8 @@ def read_lightgcn(
     """Read a folder in the format of LightGCN's public data (Gowalla, Yelp2018, Amazon-Book) and keep its split.
 
     Ids are the numbers in the files. The items are 0 to the largest id, so that row i of a feature matrix is item i.
-    The column `org_id` of an `item_list.txt` is added to the item table. Users without items (lines with a user only) are
-    dropped.
+    The column `org_id` of an `item_list.txt` is added to the item table. Users without items (lines with only a user)
+    are dropped.
 
     Args:
         folder: holds `train.txt` and `test.txt`, `valid.txt` or `val.txt`; `train.txt` alone is split at random.

@@ -37,8 +37,8 @@ def read_recbole(
     """Read a folder of atomic files and prepare it.
 
     Args:
-        folder: contains `NAME.inter`, or `NAME.train.inter`, `NAME.valid.inter` and `NAME.test.inter` (this split is kept
-            unless `split` is given), and optionally `NAME.item`, whose columns become the item table: those of
+        folder: contains `NAME.inter`, or `NAME.train.inter`, `NAME.valid.inter` and `NAME.test.inter` (this split is
+            kept unless `split` is given), and optionally `NAME.item`, whose columns become the item table: those of
             type token_seq as texts, their words joined by blanks; those of type float_seq as lists. `NAME.user`,
             `NAME.kg` and `NAME.link` are not read.
         vectors: columns of type float_seq in `NAME.item` that become feature matrices, not columns of the item table.
