@@ -21,7 +21,7 @@ from lirdrec.files.locks import LOCK
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-JOINING = "joining"  # a file that exists from before the finished work is added to the dataset until it is discarded
+JOINING = "joining"  # a marker file: exists from just before the finished work is added to the dataset until the work is discarded
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Shards:
         if path.is_file() and path.read_text(encoding="utf-8") != text:
             if has_partial_work(self.folder) if keep_existing is None else keep_existing:
                 raise ConfigError(
-                    f"{self.folder}: holds unfinished work with other settings (see {PLAN} there);"
+                    f"{self.folder}: contains unfinished work with other settings (see {PLAN} there);"
                     " finish it with those settings, or start again (--no-resume)"
                 )
             forget(self.folder)
@@ -150,5 +150,5 @@ class Shards:
                 return isinstance(seal["facts"], dict)
         except (ValueError, KeyError, TypeError, OSError):
             pass
-        logger.warning("%s: shard %d is damaged; it is done again", self.folder, index)
+        logger.warning("%s: shard %d is damaged; it is computed again", self.folder, index)
         return False

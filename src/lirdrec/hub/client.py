@@ -179,7 +179,7 @@ def _refusal(error: Any, repo: Repository, hub: str) -> str:
         return f"{repo} was changed by someone else in the meantime; try again"
     if status == 429:
         wait = error.response.headers.get("Retry-After", "")
-        return f"{hub} limits the number of requests; try again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}"
+        return f"{hub} limits requests; try again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}"
     if status >= 500:
         return f"{hub} has a problem (status {status}); try again later"
     words = without_secrets(str(error.response.headers.get("X-Error-Message", "")))[:200]

@@ -80,9 +80,7 @@ def send(shared: Shared, repo: Repository, text: str, private: bool, message: st
         address = str(api.create_repo(repo.name, repo_type=repo.type, private=private, exist_ok=True))
         existing = api.repo_info(repo.name, repo_type=repo.type)
         if private and existing.private is False:
-            raise HubError(
-                f"{repo} is public already; to publish this for everyone, confirm it (private=False, --public)"
-            )
+            raise HubError(f"{repo} is public already; to publish this, confirm it (private=False, --public)")
         if repo.revision not in (None, MAIN):
             api.create_branch(repo.name, branch=repo.revision, repo_type=repo.type, exist_ok=True)
             existing = api.repo_info(repo.name, repo_type=repo.type, revision=repo.revision)
