@@ -37,7 +37,7 @@ _DAY = 86_400
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Context manager that yields a temporary path beside `path`; the file written there replaces `path` if the block succeeds.
+    """Yield a temporary path beside `path`; the file written there replaces `path` if the block succeeds.
 
     On return, both the file and its directory entry are flushed to the disk.
 

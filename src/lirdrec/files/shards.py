@@ -21,7 +21,7 @@ from lirdrec.files.locks import LOCK
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-JOINING = "joining"  # a marker file: exists from just before the finished work is added to the dataset until the work is discarded
+JOINING = "joining"  # marker file: exists while finished work is added to the dataset, until it is discarded
 
 
 @dataclass(frozen=True)
