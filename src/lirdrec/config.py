@@ -22,7 +22,7 @@ MAX_SHOWN = 100  # characters of a wrong value in a message
 
 
 def field_docs(config_type: type) -> dict[str, str]:
-    """Name → one-line meaning of each field, from the `doc` entry of the field's metadata."""
+    """Name → one-line description of each field, from the `doc` entry of the field's metadata."""
     return {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(config_type)}
 
 
@@ -52,8 +52,8 @@ def make(
     Args:
         config_type: a frozen dataclass.
         values: by the names of its fields.
-        where: how messages begin.
-        label: makes the beginning of a message about a field from its name; by default `where` and the name.
+        where: prefix of messages.
+        label: builds the prefix of messages about a field from its name; by default `where` and the name.
 
     Raises:
         ConfigError: a key is unknown (the nearest known key is suggested) or a value has the wrong type or range.
@@ -156,7 +156,7 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: is nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where}: cannot be read as TOML: {error}") from None
-    except ValueError as error:  # a number of thousands of digits, a 31st of February
+    except ValueError as error:  # a number with thousands of digits, a 31st of February
         fault = "a number has too many digits" if "integer string" in str(error) else str(error)
         raise ConfigError(f"{where}: cannot be read as TOML: {fault}") from None
 
@@ -222,7 +222,7 @@ def _short_repr(value: Any) -> str:
         return str(value).lower()
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # Python refuses to write integers with thousands of digits
+    except (ValueError, RecursionError):  # Python refuses to format integers with thousands of digits
         return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else "something too large to show"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text):,} characters)"
 

@@ -24,7 +24,5 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConfigError(
-            f"device '{name}' is not available here; choose cpu, cuda or mps, or leave it at auto"
-        ) from None
+        raise ConfigError(f"device '{name}' is not available here; choose cpu, cuda or mps, or keep auto") from None
     return device

@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 
 WORDS = {  # messages for errors of the operating system when reading
-    errno.EACCES: "may not be read by this user; change its rights, or the user",
-    errno.EPERM: "may not be read by this user; change its rights, or the user",
+    errno.EACCES: "may not be read by this user; change its permissions, or the user",
+    errno.EPERM: "may not be read by this user; change its permissions, or the user",
     errno.ENAMETOOLONG: "the name is too long for this file system",
     errno.ELOOP: "is a symbolic link that leads back to itself",
     errno.ENOENT: "no such file",
@@ -31,7 +31,7 @@ class LirdrecError(Exception):
 
 
 class DataError(LirdrecError, ValueError):
-    """Something is wrong with a file, a frame or a feature matrix."""
+    """A file, a frame or a feature matrix is invalid."""
 
 
 class ConfigError(LirdrecError, ValueError):
@@ -50,7 +50,7 @@ class RunFolderError(LirdrecError, RuntimeError):
 
 
 class CapabilityError(LirdrecError, RuntimeError):
-    """The model, or a slim run, does not support the requested operation."""
+    """The model, or a stripped run, does not support the requested operation."""
 
 
 class TrainingError(LirdrecError, RuntimeError):
@@ -68,7 +68,7 @@ def reason(error: BaseException) -> str:
 
 
 def unreadable(error: BaseException, remedy: str = "") -> str:
-    """Why a file cannot be read and what to do, as text to follow its path.
+    """The reason why a file cannot be read, and what to do; follows the path in a message.
 
     Args:
         error: the exception.

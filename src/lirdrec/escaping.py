@@ -11,15 +11,15 @@ _IN_LINE = re.compile(f"[{_UNSEEN}\t\n]")
 
 
 def visible(text: str, line: bool = True) -> str:
-    r"""The text with such characters as `\x1b` or `\u202e`.
+    r"""Escape these characters as `\x1b` or `\u202e`.
 
     Args:
         text: untrusted text.
-        line: escape tabs and line ends too.
+        line: also escape tabs and line ends.
     """
     return (_IN_LINE if line else _IN_TEXT).sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def visible_json(text: str) -> str:
-    r"""A JSON document with such characters as `\u001b`; its meaning does not change."""
+    r"""Escape these characters in a JSON document as `\u001b`; its meaning does not change."""
     return _IN_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

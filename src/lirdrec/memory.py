@@ -14,7 +14,7 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 def free_memory() -> int | None:
     """Bytes that this process can still allocate within the limits of machine, container and `ulimit -v`.
 
-    Includes swap. None if unknown, as on all systems but Linux.
+    Includes swap. None if unknown, as on all systems except Linux.
     """
     limits = [limit for limit in (_machine(), _address_space(), *_control_groups()) if limit is not None]
     return max(0, min(limits)) if limits else None
@@ -25,7 +25,7 @@ def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) 
 
     Args:
         need: minimal size in bytes.
-        what: the beginning of the message: what needs the memory ("embedding_size 1000000000").
+        what: prefix of the message, which names what needs the memory ("embedding_size 1000000000").
         error: the type to raise.
 
     Raises:
@@ -33,7 +33,7 @@ def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) 
     """
     free = free_memory()
     if free is not None and need > free:
-        raise error(f"{what}: takes at least {in_words(need)} of memory, and {in_words(free)} are free")
+        raise error(f"{what}: needs at least {in_words(need)} of memory, but {in_words(free)} are free")
 
 
 def in_words(size: int) -> str:

@@ -26,7 +26,7 @@ _on_command_line: ContextVar[bool] = ContextVar("_on_command_line", default=Fals
 
 @contextlib.contextmanager
 def command_line() -> Iterator[None]:
-    """Within the block messages name options as the command line does."""
+    """Inside the block, messages use the option names of the command line."""
     token = _on_command_line.set(True)
     try:
         yield
@@ -57,5 +57,5 @@ def called(option: str) -> str:
 
 
 def name_of(option: str, where: str) -> str:
-    """The name of an option for the beginning of a message; in Python after the name of the function `where`."""
+    """The name of an option as prefix of a message; in Python it follows the name of the function `where`."""
     return flag(option) if _on_command_line.get() else f"{where}: '{option}'"

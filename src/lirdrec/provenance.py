@@ -38,7 +38,7 @@ def _git_revision() -> str | None:
             cwd=here.parent,
             capture_output=True,
             text=True,
-            timeout=60,  # for a git that hangs
+            timeout=60,  # in case git hangs
             check=True,
         )
     except (OSError, subprocess.SubprocessError):

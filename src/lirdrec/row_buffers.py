@@ -17,14 +17,14 @@ MIN_SPARE_ROWS = 64  # rows; beyond, an eighth of the table
 
 
 class _Buffer:
-    """Memory with spare rows. Each row is written once, behind the last table that was returned."""
+    """Memory with spare rows. Each row is written once, after the end of the last returned table."""
 
     def __init__(self, memory: Any, filled: int):
         self._memory, self._filled = memory, filled
         self._lock = threading.Lock()
 
     def appended(self, n: int, rows: Any) -> Any:
-        """The first `n` rows and `rows`; None if other rows follow the first `n` already, or there is no space."""
+        """The first `n` rows followed by `rows`; None if other rows already follow, or there is no space."""
         end = n + len(rows)
         with self._lock:
             if n != self._filled or end > len(self._memory):
@@ -39,7 +39,7 @@ _buffers: dict[int, tuple[weakref.ref[Any], _Buffer]] = {}
 
 
 def append_rows(table: A, rows: A) -> A:
-    """The rows `(n, …)` of a table and `(m, …)` more of the same type, as one table `(n + m, …)`.
+    """Append rows `(m, …)` to a table `(n, …)` of the same type; returns a table `(n + m, …)`.
 
     The average cost depends on the number of new rows only. The table itself never changes; if it was appended to
     before, its rows are copied.

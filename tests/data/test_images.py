@@ -112,7 +112,7 @@ def test_a_column_names_paths_or_files(tmp_path, caplog):
     column = pl.Series("cover", list(asked), dtype=pl.String)
     with caplog.at_level(logging.WARNING, "lirdrec"):
         assert image_column(range(len(asked)), tmp_path, column).to_list() == list(asked.values())
-    assert_mentions(caplog.messages[0], [tmp_path, "4 pictures", "'cover'", "c.PNG, a.jpg/a.jpg, xxx"])
+    assert_mentions(caplog.messages[0], [tmp_path, "4 images", "'cover'", "c.PNG, a.jpg/a.jpg, xxx"])
 
 
 def test_a_column_of_integers_names_files(tmp_path):
@@ -165,7 +165,7 @@ def test_folders_without_use_are_an_error(tmp_path):
     with assert_error(DataError, mentions=[tmp_path, ".jpg, .jpeg, .png"]):
         image_column([1], tmp_path)
     touch(tmp_path, "x.jpg", "y.jpg")
-    with assert_error(DataError, mentions=[tmp_path, "2 pictures", "x.jpg", "item 1"]):
+    with assert_error(DataError, mentions=[tmp_path, "2 images", "x.jpg", "item 1"]):
         image_column([1], tmp_path)
     with assert_error(DataError, mentions=[tmp_path, "'p'", "sub/x.jpg"]):
         image_column([1], tmp_path, pl.Series("p", ["sub/x.jpg"]))

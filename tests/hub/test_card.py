@@ -81,7 +81,7 @@ def code(content: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("named", "known", "licence"),
+    ("named", "known", "license"),
     [
         ("MIT", None, License("mit", "mit")),
         ("other", None, License("other", "other")),

@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Aligned:
-    """A source of features, checked, and the source row of each item (-1: the item has none)."""
+    """A validated feature matrix and the row of each item in it (-1: the item has no row)."""
 
     values: np.ndarray
     source: np.ndarray
     present: np.ndarray
 
     def take(self, items: np.ndarray) -> FeatureMatrix:
-        """The matrix of the items `(I,)` bool; the source itself, memory map and all, where nothing moves."""
+        """The matrix of the items in `keep` `(I,)` bool; the source itself (also a memory map) if no row moves."""
         source, present = self.source[items], self.present[items]
         if np.array_equal(source, np.arange(len(self.values))):
             return FeatureMatrix.known_good(self.values, present)
@@ -43,10 +43,10 @@ class Aligned:
 
 
 def as_feature_file(source: Any, where: str, item_column: str) -> FeatureFile:
-    """Features in any of the forms that `from_frames` takes, as a matrix with ids or without.
+    """Convert features in any form that `from_frames` accepts to a matrix with or without ids.
 
     Raises:
-        DataError: it is none of these forms, or damaged.
+        DataError: the form is not supported, or a file is damaged.
     """
     if isinstance(source, (str, Path)):
         return read_features(source, item_column=item_column)
@@ -56,7 +56,7 @@ def as_feature_file(source: Any, where: str, item_column: str) -> FeatureFile:
         return FeatureFile(source.values, None, where)
     if isinstance(source, tuple):
         if len(source) != 2:
-            raise DataError(f"{where}: a tuple must be (ids, matrix), and this one has {len(source)} parts")
+            raise DataError(f"{where}: a tuple must be (ids, matrix), but this one has {len(source)} parts")
         ids, values = read_ids(source[0], f"{where}, ids", "item"), as_floats(source[1], where)
         if len(ids) != len(values):
             raise DataError(f"{where}: {count(len(ids), 'id')} for {count(len(values), 'row')} of features")
@@ -75,19 +75,18 @@ def align(
     order: str = "the item table",
     listed: int | None = None,
 ) -> Aligned:
-    """Find each item's row; rows whose id is no item are an error unless `drop_unknown`.
+    """Find the feature row of each item. Rows with an unknown item id raise an error unless `drop_unknown`.
 
     Args:
-        file: the features; without ids its row i is that of the item in row i.
+        file: the features; without ids, row i belongs to the item in row i.
         items: the catalog.
-        where: what messages begin with.
-        drop_unknown: leave out, and count in a warning, rows whose id is no item.
-        order: what the rows of features without ids are in the order of, for the line that says so.
-        listed: the number of items that `order` lists, the first of the catalog; by default all.
+        where: prefix of messages.
+        drop_unknown: drop rows with an unknown item id and log their number.
+        order: the source of the row order of features without ids, for the log message.
+        listed: the number of items in `order`, which are the first of the catalog; by default all.
 
     Raises:
-        DataError: NaN or infinite values, ids that are repeated or not among the items, or, without ids, a number of
-            rows that is not the number of items.
+        DataError: NaN or infinite values, repeated or unknown ids, or, without ids, a wrong number of rows.
     """
     where = file.where if file.where == where else f"{where} ({file.where})"
     nonzero = check_rows(file.values, where, file.ids)
@@ -101,12 +100,12 @@ def align(
     rows = items.rows(ids)
     if (rows < 0).any():
         unknown = file.ids.filter(pl.Series(rows < 0))
-        told = f"{where}: {count(len(unknown), 'id')} not among the items: {describe_ids(unknown)}"
+        problem = f"{where}: {count(len(unknown), 'id')} not among the items: {describe_ids(unknown)}"
         if not drop_unknown:
             raise DataError(
-                f"{told}; add them to the item table, or leave them out ({argument('unknown_features', 'drop')})"
+                f"{problem}; add them to the item table, or leave them out ({argument('unknown_features', 'drop')})"
             )
-        logger.warning("%s; their features are left out", told)
+        logger.warning("%s; their features are left out", problem)
     source = np.full(len(items), -1, dtype=np.int64)
     known = np.flatnonzero(rows >= 0)
     source[rows[known]] = known
@@ -116,7 +115,7 @@ def align(
 
 
 def _in_order(values: np.ndarray, nonzero: np.ndarray, items: IdMap, where: str, order: str, listed: int) -> Aligned:
-    """Rows without ids, of which row i belongs to the item in row i of the first `listed`."""
+    """Align rows without ids: row i belongs to the i-th of the first `listed` items."""
     if len(values) != listed:
         raise DataError(
             f"{where}: {count(len(values), 'row')} for {count(listed, 'item')} of {order};"
@@ -130,9 +129,9 @@ def _in_order(values: np.ndarray, nonzero: np.ndarray, items: IdMap, where: str,
 
 
 def same_type(ids: pl.Series, dtype: pl.DataType, where: str = "") -> pl.Series:
-    """Integer ids as strings, or strings that are all integers as integers, where the other side has that type.
+    """Convert ids to `dtype`: integers to strings, or strings to integers if all of them are integers.
 
-    A warning begins with `where`, if it is given, and counts integers that are written with a decimal point.
+    If `where` is given, a warning with this prefix counts integers written with a decimal point.
     """
     if ids.dtype == dtype or ids.dtype == pl.Null:
         return ids

@@ -22,16 +22,16 @@ CORE = 5
 
 @dataclass(frozen=True)
 class BenchmarkDataset:
-    """How a benchmark dataset is prepared, and its expected counts.
+    """The recipe of a benchmark dataset, with its expected counts.
 
     Attributes:
-        name: what to ask for.
-        title: for people.
+        name: identifier of the recipe.
+        title: display name.
         source: the format of the source: "amazon" or "microlens".
-        files: what the files are called where they are published.
-        users, items, interactions: exact counts after preparation, all splits together.
+        files: names of the published files.
+        users, items, interactions: exact counts after preparation, over all splits.
         options: of the reader (fields of `lirdrec.data.preprocessing_config.PreprocessingConfig`).
-        remark: what else is known.
+        remark: further notes.
     """
 
     name: str
@@ -47,7 +47,7 @@ class BenchmarkDataset:
 
 def _amazon(name: str, category: str, users: int, items: int, interactions: int) -> BenchmarkDataset:
     files = (f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz", f"image_features_{category}.b")
-    remark = "the 5-core file of 2014: the k-core removes nothing, and all ratings count as liked"
+    remark = "the 5-core file of 2014: the k-core removes nothing, and all ratings count as positive"
     title = f"Amazon {category.replace('_', ' ')}, 2014, 5-core"
     return BenchmarkDataset(name, title, "amazon", files, users, items, interactions, remark=remark)
 
@@ -67,7 +67,7 @@ PUBLISHED = {
             98_129,
             17_228,
             705_174,
-            remark="that the counts are those of the 5-core of MicroLens-100k is our reading; the paper does not say",
+            remark="we assume that the counts are those of the 5-core of MicroLens-100k; the paper does not say so",
         ),
     )
 }
@@ -76,14 +76,14 @@ PUBLISHED = {
 def recipe(name: str) -> BenchmarkDataset:
     """The recipe of a published dataset.
 
-    The split that it asks for is the paper's rule (per user, 8:1:1, at random), but another draw: the public files of
-    the paper hold a split whose seed is unknown. Metrics differ from the printed ones by that much.
+    The split follows the paper's rule (per user, 8:1:1, at random), but with another seed: the seed of the public
+    split is unknown. Metrics therefore differ slightly from the published ones.
 
     Args:
         name: baby, sports, clothing, electronics or microlens, in any case.
 
     Raises:
-        ConfigError: there is no such recipe; offers the nearest.
+        ConfigError: there is no such recipe; the message suggests the most similar name.
     """
     if (known := PUBLISHED.get(name.lower())) is None:
         hint = nearest(name.lower(), PUBLISHED, f"there are {', '.join(PUBLISHED)}")
@@ -92,9 +92,9 @@ def recipe(name: str) -> BenchmarkDataset:
 
 
 def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
-    """Compare the counts of a dataset with those published; what differs is logged as a warning, or raised.
+    """Compare the counts of a dataset with the published ones; log differences as a warning, or raise.
 
-    Only counts are compared: two datasets of the same counts may still differ in their pairs, and do in their split.
+    Only counts are compared: datasets with equal counts may still differ in their pairs and in their split.
 
     Args:
         dataset: with all its splits.
@@ -102,7 +102,7 @@ def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
         strict: raise instead of warning.
 
     Returns:
-        a sentence for each count that differs, and last the likely reason; empty if all is as published.
+        one sentence per differing count, then the likely reason; empty if all counts match.
 
     Raises:
         ConfigError: there is no such recipe.
@@ -131,7 +131,7 @@ def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
 
 
 def _reason(dataset: Dataset, expected: BenchmarkDataset, found: Mapping[str, int]) -> str:
-    """The likely reason of a difference, from the preparation's record and the counts."""
+    """The likely reason of a difference, from the preprocessing counts in `info` and the dataset's counts."""
     preparation = dataset.info.get("preparation") or {}
     source = dataset.info.get("source") or {}
     if not isinstance(preparation, Mapping) or not isinstance(source, Mapping):
@@ -144,7 +144,7 @@ def _reason(dataset: Dataset, expected: BenchmarkDataset, found: Mapping[str, in
     if skipped := source.get("bad_lines"):
         noted.append(f"{count(skipped, 'bad line')} of the source left out")
     share = found["interactions"] / expected.interactions
-    if not noted or not 0.5 < share < 2:  # what was noted cannot explain so much
+    if not noted or not 0.5 < share < 2:  # the recorded counts cannot explain the difference
         noted.append(_by_counts(dataset, expected, found))
     return "; ".join(noted)
 

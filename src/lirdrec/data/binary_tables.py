@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def read_columnar(path: Path, kind: str) -> pl.DataFrame:
-    """Read a file of a binary format, through pyarrow, since polars aborts the process on some damaged files.
+    """Read a file of a binary format with pyarrow, since polars aborts the process on some damaged files.
 
     Args:
         path: the file, possibly compressed.
         kind: the format, from `file_types.detect_table_format`.
 
     Raises:
-        DataError: the file is damaged, does not fit into memory, or two of its columns have one name.
+        DataError: the file is damaged, does not fit into memory, or two columns have the same name.
     """
     import pyarrow
 
@@ -92,10 +92,10 @@ def _orc(source: Any, path: Path) -> pyarrow.Table:
 
 
 def read_spreadsheet(path: Path) -> pl.DataFrame:
-    """The first sheet of a spreadsheet (Excel, OpenDocument) as a frame.
+    """Read the first sheet of a spreadsheet (Excel, OpenDocument).
 
     Raises:
-        DataError: the reader of spreadsheets is not installed, or the file is damaged.
+        DataError: the spreadsheet reader is not installed, or the file is damaged.
     """
     if importlib.util.find_spec("fastexcel") is None:
         raise DataError(

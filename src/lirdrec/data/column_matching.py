@@ -26,7 +26,7 @@ OTHER_NAMES = {  # names used in practice and in public data sets, in lower case
 
 
 def likely_column(requested: str, columns: Sequence[str]) -> str | None:
-    """The column likely meant by `requested`: equal up to case and underscores, a usual name, or a similar one."""
+    """The most likely column for `requested`: equal up to case and underscores, a common synonym, or a similar name."""
     plain = {column: _normalize(column) for column in columns}
     for column, name in plain.items():
         if name == _normalize(requested):
@@ -40,7 +40,7 @@ def likely_column(requested: str, columns: Sequence[str]) -> str | None:
 
 
 def column_of_ids(frame: pl.DataFrame, ids: pl.Series) -> tuple[str, int] | None:
-    """The column that contains most of the distinct ids, and how many; None if no column contains half of them."""
+    """The column that contains most of the distinct ids, and their number; None if no column contains half of them."""
     wanted = ids.cast(pl.String).unique()
     best: tuple[str, int] | None = None
     for column in frame.columns:

@@ -22,7 +22,7 @@ from lirdrec.files.checks import check_file
 from lirdrec.memory import free_memory, in_words
 
 CHUNK_BYTES = 16 << 20
-MEMORY_FACTOR = 3  # memory for parsing a text, in multiples of its size
+MEMORY_FACTOR = 3  # memory needed to parse a text, in multiples of its size
 SYSTEM_FILES = ("__MACOSX/", ".DS_Store", "desktop.ini", "Thumbs.db")  # added to archives by operating systems
 
 
@@ -33,8 +33,8 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     Supports gzip, bzip2, xz, zstd, lz4 and zip archives of one file.
 
     Raises:
-        DataError: the file is missing, empty, a folder, cut short or damaged; an archive of several files, or one that
-            is protected by a password; a 7z or RAR archive.
+        DataError: the file is missing, empty, a folder, cut short or damaged; an archive of several files or with a
+            password; a 7z or RAR archive.
     """
     exists(path)
     kind = detect_compression(first_bytes(path))
@@ -68,7 +68,7 @@ def _opened(path: Path, kind: str | None, stack: contextlib.ExitStack) -> Binary
         return cast(BinaryIO, stack.enter_context(gzip.open(path)))
     if kind == XZ:
         return cast(BinaryIO, stack.enter_context(lzma.open(path)))
-    # not Python's bz2, which takes a damaged second stream for the end of the file
+    # not Python's bz2, which treats a damaged second stream as the end of the file
     source = stack.enter_context(pyarrow.OSFile(str(path)))
     stream = pyarrow.CompressedInputStream(source, {BZIP2: "bz2"}.get(kind, kind))
     return cast(BinaryIO, io.BufferedReader(cast("io.RawIOBase", stack.enter_context(stream))))
@@ -94,12 +94,12 @@ def _damaged(path: Path, kind: str | None, error: Exception) -> DataError:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The complete content of a file that will be parsed as a table, decompressed if necessary.
+    """Read the complete content of a file that will be parsed as a table, decompressed if necessary.
 
-    A compressed file can unpack to a thousand times its size; the limit is checked while it is unpacked.
+    A compressed file can expand to a thousand times its size; the memory limit is checked during decompression.
 
     Raises:
-        DataError: the file is missing, empty, a folder, cut short or damaged, or memory cannot hold its content.
+        DataError: the file is missing, empty, a folder, cut short or damaged, or its content does not fit into memory.
     """
     free = free_memory()
     most = None if free is None else free // MEMORY_FACTOR

@@ -30,12 +30,12 @@ class Dataset(DatasetParts):
         (2, 3)
 
     Raises:
-        DataError: the parts contradict each other; names the part and the position.
+        DataError: the parts contradict each other; the message names the part and the position.
     """
 
     @classmethod
     def from_parts(cls, parts: DatasetParts) -> Dataset:
-        """The dataset of parts, which are not validated a second time."""
+        """Create a dataset from validated parts, without validating them again."""
         dataset = object.__new__(cls)
         dataset.__dict__.update({field.name: getattr(parts, field.name) for field in fields(parts)})
         return dataset
@@ -93,7 +93,7 @@ class Dataset(DatasetParts):
 
         Args:
             interactions: a frame with a row per interaction.
-            items: a frame with a row per item, in the order of the rows. None: the items of the interactions, sorted.
+            items: a frame with a row per item; its order is kept. None: the items of the interactions, sorted.
             features: name → `(ids, matrix)`, a frame with item ids and vectors, the path of a feature file, or, with
                 `items`, a matrix with a row per row of `items`. Items without a row lack the modality.
             name, info: name of the dataset; further metadata, JSON-able (source, license …).
@@ -113,11 +113,8 @@ class Dataset(DatasetParts):
             held_out, seed: share held out by the split, half of it for validation; seed of the split.
 
         Raises:
-            DataError: something is wrong with the data; says what, where and what to do.
-            ConfigError: an argument of a wrong type or out of range.
-
-        >>> Dataset.from_frames(polars.DataFrame({"user": ["ann", "bob"], "item": ["a", "b"]}), split="none").n_items
-        2
+            DataError: the data are invalid; the message says what is wrong, where, and what to do.
+            ConfigError: an argument has a wrong type or is out of range.
         """
         options = {key: value for key, value in locals().items() if key not in ("cls", "interactions")}
         return cls.from_parts(preprocessing.from_frames(interactions, **options))
@@ -139,7 +136,7 @@ class Dataset(DatasetParts):
         min_rating: float | None = None,
         **options: Any,
     ) -> Dataset:
-        """A dataset from a user-item matrix: SciPy sparse, or a NumPy array whose zeros are no interactions.
+        """A dataset from a user-item matrix: SciPy sparse, or a NumPy array in which zeros are no interactions.
 
         Args:
             matrix: `(U, I)`; entries are ratings or ones.
@@ -150,7 +147,7 @@ class Dataset(DatasetParts):
             options: other arguments of `from_frames`.
 
         Raises:
-            DataError: not a matrix, or ids do not fit its shape.
+            DataError: not a matrix, or the number of ids does not match its shape.
             ConfigError: an option is unknown, or of a wrong type or out of range.
         """
         options |= {"features": features, "items": items, "min_rating": min_rating}
@@ -172,13 +169,10 @@ class Dataset(DatasetParts):
         return Dataset.from_parts(preprocessing.resplit(self, split, seed, held_out))
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write a prepared folder, completely or not at all; see `lirdrec.data.storage.write`.
+        """Write a prepared folder atomically; see `lirdrec.data.storage.write`.
 
         Raises:
-            RunFolderError: also where a feature file of the folder that the dataset was loaded from is damaged.
-
-        >>> dataset.save(folder / "dataset").name
-        'dataset'
+            RunFolderError: also if a feature file of the folder that the dataset was loaded from is damaged.
         """
         verify_features(self)  # the copy gets new checksums, which would hide the damage
         return storage.write(self, folder, overwrite=overwrite)

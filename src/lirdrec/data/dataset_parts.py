@@ -66,7 +66,7 @@ class DatasetParts:
         frame_kind: the kind of frame that `Dataset.frame` returns.
 
     Raises:
-        DataError: the parts contradict each other; names the part and the position.
+        DataError: the parts contradict each other; the message names the part and the position.
     """
 
     name: str
@@ -97,12 +97,12 @@ class DatasetParts:
 
     @property
     def n_users(self) -> int:
-        """Number of users, those without an interaction included."""
+        """Number of users, including those without an interaction."""
         return len(self.users)
 
     @property
     def n_items(self) -> int:
-        """Number of items, those without an interaction included."""
+        """Number of items, including those without an interaction."""
         return len(self.items)
 
     def split(self, name: str) -> Interactions:

@@ -1,4 +1,4 @@
-"""Reads delimited text files: encoding, separator, header, blank lines, and lines with a wrong number of values."""
+"""Read delimited text files: encoding, separator, header, blank lines, and lines with a wrong number of values."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 
 SEPARATORS = (",", ";", "\t", "|", "::")
 SEPARATOR_NAMES = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ", "blank": " "}
-UNQUOTED = ("\t", "::")  # here a quote inside a value is a quote, not the start of a field that swallows lines
-UNIT_SEPARATOR = "\x1f"  # stands for a separator of several characters, which polars does not take
+UNQUOTED = ("\t", "::")  # with these separators a quote is a plain character
+UNIT_SEPARATOR = "\x1f"  # replaces a separator of several characters, which polars does not support
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-HEAD_BYTES = 1 << 16  # bytes that the separator is decided on
+HEAD_BYTES = 1 << 16  # bytes used to detect the separator
 INTEGER = r"^-?(0|[1-9][0-9]*)$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-SCAN_BYTES = 1 << 18  # bytes that are looked at together, few enough for the processor's cache
-INFERENCE_ROWS = 10_000  # rows that decide the types of columns
+SCAN_BYTES = 1 << 18  # bytes scanned at once, small enough for the processor's cache
+INFERENCE_ROWS = 10_000  # rows used to detect column types
 UNNAMED = re.compile(r"column_[0-9]+")
 COMMA_NUMBER = r"^[+-]?[0-9]+(,[0-9]+)?$"
 
@@ -51,17 +51,17 @@ BadRows = Literal["error", "skip"]
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How a text file is to be read.
+    """The format options of a text file.
 
     Attributes:
-        separator: between values; None: found in the first lines.
-        encoding: of the text; None: UTF-8, or UTF-16 where the file begins with its mark.
+        separator: between values; None: detected from the first lines.
+        encoding: of the text; None: UTF-8, or UTF-16 if the file begins with its byte order mark.
         header: whether the first line holds the names of the columns.
         columns: the names of the columns of a file without a header.
         bad_rows: "error", or "skip": leave out lines with a wrong number of values.
 
     Raises:
-        ConfigError: an unknown encoding or policy, a separator that cannot be one, or names for a file with a header.
+        ConfigError: an unknown encoding or policy, an invalid separator, or column names for a file with a header.
     """
 
     separator: str | None = None
@@ -105,9 +105,9 @@ class DelimitedTable:
 
     Attributes:
         frame: the columns.
-        separator: that was found.
+        separator: the given or detected separator.
         numbers: `(N,)` line number of each row, from 1; None: a row is a line, and the first one is `first`.
-        first: line number of the first row, where there are no `numbers`.
+        first: line number of the first row, if `numbers` is None.
         skipped: lines with a wrong number of values that were left out.
     """
 
@@ -123,8 +123,8 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
 
     Args:
         path: the file, perhaps compressed.
-        layout: what is known of it.
-        default: the separator where the first lines do not decide.
+        layout: its format options.
+        default: the separator if the first lines are ambiguous.
         text: None: all columns stay strings; a name: the others get the type that all of their values have; "": all
             columns get it, and where no value begins with 0 they are parsed at once, which takes little memory.
 
@@ -165,7 +165,7 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
         numbers = np.array([record.line for record in body.records()][layout.header :], dtype=np.int64)
     blank = _is_blank(frame.to_series(0))
     for name in frame.columns[1:]:
-        if blank.any():  # which is seldom so, and then a few columns decide
+        if blank.any():  # rare; then a few columns decide
             blank &= _is_blank(frame[name])
     if blank.any():
         numbers = np.arange(frame.height) + first if numbers is None else numbers
@@ -178,9 +178,9 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
 
 
 def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, tuple[pl.DataFrame, int, np.ndarray | None]]:
-    """The frame, and the body as it was read: where it cannot be else, a backslash before a quote keeps it."""
+    """The frame, and the body it was read from; if the rows fit only that way, a backslash escapes a quote."""
     if body.quoted and not body.begins_with_quotes():
-        body = dataclasses.replace(body, quoted=False)  # no value begins with a quote, so none stands in quotes
+        body = dataclasses.replace(body, quoted=False)  # no value begins with a quote, so no value is quoted
     if body.quoted and b'\\"' in body.content:
         with contextlib.suppress(DataError):
             return body, body.read("error", typed)
@@ -195,10 +195,10 @@ def _is_blank(values: pl.Series) -> pl.Series:
 
 
 def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
-    """The content as UTF-8 without a mark at its beginning, lines ending with a line feed.
+    """The content as UTF-8 without a byte order mark, with line feeds as line ends.
 
     Raises:
-        DataError: bytes that the encoding does not have; names the line.
+        DataError: bytes that are invalid in the encoding; the message names the line.
     """
     mark = next((entry for entry in BYTE_ORDER_MARKS if content.startswith(entry[0])), None)
     if mark is not None and mark[1] == "utf-8" and encoding is None:
@@ -221,13 +221,13 @@ def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
             f"{path}: is not text (there is a zero byte in line {content.count(10, 0, content.index(0)) + 1}); if it is"
             " UTF-16, name that (--encoding utf-16-le, in Python encoding), else write it as CSV or Parquet"
         )
-    if b"\r" in content and b"\n" not in content:  # as old programs of Apple's end lines
+    if b"\r" in content and b"\n" not in content:  # line ends of classic Mac OS
         content = content.replace(b"\r", b"\n")
     return content
 
 
 def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
-    """The separator that cuts the first lines into the same number of values, more than one."""
+    """The separator that splits the first lines into an equal number of values, more than one."""
     whole = beginning[: beginning.rfind(b"\n")] if len(beginning) == HEAD_BYTES and b"\n" in beginning else beginning
     best, found = (0.0, 0, 0), default
     for separator in dict.fromkeys((default, *SEPARATORS)):
@@ -245,7 +245,7 @@ def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
 
 
 def has_leading_zeros(content: bytes) -> bool:
-    """Whether some value of a text may be digits that begin with 0, such as `007`."""
+    """Whether a value of a text may consist of digits with a leading zero, such as `007`."""
     letters = np.frombuffer(content, dtype=np.uint8)
     if content[:1] == b"0" and content[1:2].isdigit():
         return True
@@ -259,7 +259,7 @@ def has_leading_zeros(content: bytes) -> bool:
 
 
 def typed(values: pl.Series, separator: str = ",") -> pl.Series:
-    """A column of texts as numbers or truth values, if every value is written as one; else the texts.
+    """Convert a column of texts to numbers or booleans if every value is one; else return the texts.
 
     Codes that begin with 0 stay texts, as do integers beyond 64 bits. In files separated by semicolons numbers may
     have decimal commas.
@@ -286,7 +286,7 @@ def typed(values: pl.Series, separator: str = ",") -> pl.Series:
 
 
 def check_names(names: list[str], where: str, error: type[DataError] | type[ConfigError] = DataError) -> None:
-    """Raise an error if two columns have one name."""
+    """Raise an error if two columns have the same name."""
     for at, name in enumerate(names):
         if name and name in names[:at]:
             hint = "; give each a name of its own"
@@ -303,7 +303,7 @@ class _Record:
     line: int
 
     def well_quoted(self, separator: bytes) -> bool:
-        """Whether a value that begins with a quote ends with one, those within being doubled."""
+        """Whether a value that begins with a quote also ends with one, with inner quotes doubled."""
         if b'"' not in self.content:
             return True
         mark = re.escape(separator)
@@ -311,7 +311,7 @@ class _Record:
         return re.fullmatch(value + rb"(?:%b%b)*" % (mark, value), self.content) is not None
 
     def values(self, separator: bytes, quoted: bool) -> int:
-        """How many values it has."""
+        """Number of values."""
         content = self.content
         if quoted and b'"' in content:
             content = QUOTED.sub(b"", content)
@@ -319,7 +319,7 @@ class _Record:
 
 
 def _records(content: bytes, quoted: bool, first: int = 1) -> Iterator[_Record]:
-    """The rows of a text whose first line has the number `first`; a line end within quotes ends no row."""
+    """Split a text, whose first line has the number `first`, into rows; line ends within quotes do not end a row."""
     held: list[bytes] = []
     start, opened = first, False
     for number, line in enumerate(io.BytesIO(content), first):
@@ -337,7 +337,7 @@ def _records(content: bytes, quoted: bool, first: int = 1) -> Iterator[_Record]:
 
 @dataclass
 class _Body:
-    """The decoded content of a text file while it becomes a frame."""
+    """The decoded content of a text file, to be parsed into a frame."""
 
     path: Path
     content: bytes
@@ -345,10 +345,10 @@ class _Body:
     quoted: bool
     header: bool
     before: int = 0  # lines before the content
-    given: int | None = None  # names of columns, where there is no header
+    given: int | None = None  # names of columns if there is no header
 
     def records(self) -> Iterator[_Record]:
-        """Its rows, the header too."""
+        """The rows, including the header."""
         return _records(self.content, self.quoted, self.before + 1)
 
     def first(self) -> list[str]:
@@ -359,7 +359,7 @@ class _Body:
         return next(csv.reader(io.StringIO(first, newline=""), delimiter=self.separator), [])
 
     def read(self, bad_rows: BadRows, typed: bool) -> tuple[pl.DataFrame, int, np.ndarray | None]:
-        """The frame, how many bad rows were left out, and then the line numbers of the others."""
+        """The frame, the number of dropped bad rows, and, if there are any, the line numbers of the other rows."""
         try:
             frame = self._parse(self.content, typed)
             if self._complete(frame):
@@ -371,7 +371,7 @@ class _Body:
             fault = first_line(error)
         good, bad = self._sorted()
         last = max((*good[-1:], *bad[-1:]), key=lambda record: record.line)
-        if self.quoted and last.content.count(b'"') % 2:  # it may have swallowed any number of lines
+        if self.quoted and last.content.count(b'"') % 2:  # the row may span any number of lines
             raise self._unreadable(
                 f"a quote is opened in line {last.line} and never closed, so the end of its row is unknown, and no"
                 " option leaves it out; write the closing quote, or remove the opening one"
@@ -402,16 +402,16 @@ class _Body:
         return frame, 0, None
 
     def rows_span_lines(self, rows: int) -> bool:
-        """Whether a row is not simply a line: there are line ends within quotes, or lines before the header."""
+        """Whether row numbers differ from line numbers: line ends within quotes, or lines before the header."""
         return self.content.count(b"\n") + 1 != rows + self.header
 
     def begins_with_quotes(self) -> bool:
-        """Whether some value begins with a quote."""
+        """Whether a value begins with a quote."""
         before = rb'"(?<=[\r\n%b]")' % re.escape(self.separator.encode())
         return self.content.startswith(b'"') or re.search(before, self.content) is not None
 
     def has_quotes_within(self) -> bool:
-        """Whether some quote has other letters before and behind it."""
+        """Whether a quote has other characters on both sides."""
         other = rb'[^\r\n"%b]' % re.escape(self.separator.encode())
         return re.search(rb'"(?<=%b")(?=%b)' % (other, other), self.content) is not None
 
@@ -427,15 +427,15 @@ class _Body:
                 quote_char='"' if self.quoted else None,
             )
 
-        if typed:  # looking at all rows takes ten times as long, and is seldom needed
+        if typed:  # checking all rows takes ten times as long and is rarely needed
             with contextlib.suppress(pl.exceptions.ComputeError):
                 return read(INFERENCE_ROWS)
         return read(None)
 
     def _complete(self, frame: pl.DataFrame) -> bool:
-        """Whether every row has as many values as there are columns (polars fills short rows up without a word)."""
+        """Whether every row has as many values as there are columns (polars silently pads short rows)."""
         if self.quoted and self.has_quotes_within():
-            return False  # of quotes within values polars drops some without a word
+            return False  # polars silently drops some quotes within values
         if self.given not in (None, frame.width):
             return False
         if frame.width == 1:
@@ -453,7 +453,7 @@ class _Body:
         return self.content.count(self.separator.encode()) - within == rows * (frame.width - 1)
 
     def _sorted(self) -> tuple[list[_Record], list[_Record]]:
-        """Rows with the right number of values, or none at all, and the others."""
+        """Partition rows into those with the right number of values (or empty ones) and the others."""
         good: list[_Record] = []
         bad: list[_Record] = []
         mark = self.separator.encode()
@@ -465,7 +465,7 @@ class _Body:
         return good, bad
 
     def _width(self) -> int:
-        """How many values a row without a header has: as many as there are names, unless no row has so many."""
+        """Expected number of values per row without a header: the number of names, unless no row has that many."""
         mark = self.separator.encode()
         counts = (record.values(mark, self.quoted) for record in self.records() if record.content.strip())
         first = next(counts, 1)
@@ -476,7 +476,7 @@ class _Body:
 
 
 def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:
-    """The names of the columns: without blanks around them, and each once."""
+    """The unique names of the columns, without surrounding blanks."""
     if layout.columns is not None:
         if len(layout.columns) != width:
             raise DataError(

@@ -18,11 +18,11 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
     Values are compared as texts: `1` equals the number 1 of a Parquet file, and `true` its boolean; `007` is not `7`.
 
     Args:
-        table: with the columns.
+        table: has the columns.
         only: column → a value, or several.
 
     Raises:
-        DataError: there is no such column, or no row with one of the values; lists the existing values.
+        DataError: there is no such column, or no row has one of the values; lists the existing values.
     """
     table.need(list(only))
     keep = pl.Series([True]).new_from_index(0, table.frame.height)
@@ -53,7 +53,7 @@ def in_words(only: Mapping[str, Any]) -> str:
 
 
 def left_out(before: Table, after: Table, only: Mapping[str, Any]) -> str:
-    """A message about how many rows were kept."""
+    """The message with the number of rows that were kept."""
     return f"{before.where}: {count(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
 
 
@@ -64,7 +64,7 @@ def _value_text(value: Any) -> str:
 
 
 def _column_texts(column: pl.Series) -> pl.Series:
-    """Values as texts; integral floats without `.0`."""
+    """Values as texts; floats that are integers lose `.0`."""
     if column.dtype.is_float():
         integers = pl.when(pl.col(column.name) == pl.col(column.name).floor()).then(
             pl.col(column.name).cast(pl.Int64, strict=False).cast(pl.String)

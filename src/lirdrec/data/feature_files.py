@@ -1,4 +1,4 @@
-"""Feature files: .npy, .npz with ids, .safetensors, or a table of ids and vectors; never anything pickled."""
+"""Feature files: .npy, .npz with ids, .safetensors, or a table of ids and vectors; pickles are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movi
 TABLES = (".parquet", ".pq", ".csv", ".tsv")
 COUNTED = re.compile(r"^(.*?)[0-9]+$")  # v0, v1, … or 0, 1, …: a vector with a number in each column
 
-# All that NumPy and zipfile raise on damaged files; found by damaging every byte of one.
+# All exceptions of NumPy and zipfile on damaged files; found by damaging each byte of a file in turn.
 UNREADABLE = (
     ValueError,
     TypeError,
@@ -48,7 +48,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """What a feature file holds: `values` `(n, d)` float32 or float16, and the id of each row, if it says."""
+    """The contents of a feature file: `values` `(n, d)` float32 or float16, and the id of each row, if it has ids."""
 
     values: np.ndarray
     ids: pl.Series | None
@@ -68,11 +68,11 @@ def read_features(
         path: .npy (rows in the order of the items; memory-mapped), .npz or .safetensors (one matrix, and one list of
             ids unless the rows are in the order of the items), .parquet, .csv or .tsv (a column of ids, and a column of
             vectors or one column for each number of the vectors).
-        id_column, vector_column: names of the arrays or columns, where they cannot be guessed.
-        item_column: how the ids are called elsewhere; looked for first among those that could hold them.
+        id_column, vector_column: names of the arrays or columns, if they cannot be detected.
+        item_column: name of the id column in the other tables; preferred among the possible columns.
 
     Raises:
-        DataError: the file is missing, damaged, pickled, or does not hold one matrix.
+        DataError: the file is missing, damaged, pickled, or does not contain one matrix.
     """
     path = Path(path)
     exists(path)
@@ -101,12 +101,12 @@ def read_npy(path: Path) -> np.ndarray:
 def vectors_of_frame(
     table: Table, id_column: str | None = None, vector_column: str | None = None, *, item_column: str | None = None
 ) -> FeatureFile:
-    """Ids and vectors of a frame: a column of vectors, or a column for each number; a row without any is left out.
+    """Ids and vectors of a frame: one column of vectors, or one per dimension. Drops rows without a vector.
 
     Args:
-        table: of the features.
-        id_column, vector_column: where they cannot be guessed.
-        item_column: how the ids are called elsewhere.
+        table: the features.
+        id_column, vector_column: if they cannot be detected.
+        item_column: name of the id column in the other tables.
 
     Raises:
         DataError: no such columns, vectors of different lengths, missing numbers in a vector.
@@ -151,7 +151,7 @@ def vectors_of_frame(
 
 
 def _wide(table: Table, id_column: str | None, item_column: str | None) -> FeatureFile:
-    """A table with a column of ids and, for each number of the vectors, a column."""
+    """Read ids and vectors of a table with an id column and one column per dimension."""
     frame, where = table.frame, table.where
     shown = ", ".join(frame.columns[:8]) + (f" and {frame.width - 8} more" if frame.width > 8 else "")
     if id_column is None:

@@ -1,4 +1,4 @@
-"""Feature matrices of items: one row per item, a mask for the items that lack the modality."""
+"""`FeatureMatrix`: one row per item, and a mask of the items that have the modality."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class FeatureMatrix:
 
     Attributes:
         values: `(I, d)` float32 or float16, an array or a memory map; other number types become float32.
-        present: `(I,)` bool, which items have this modality. All-zero rows count as absent whatever is given.
+        present: `(I,)` bool, which items have this modality. All-zero rows always count as absent.
 
     Raises:
-        DataError: not a matrix of numbers, NaN or infinite values (the rows are named), a mask of another length,
-            or a row that is marked absent and yet is not zero.
+        DataError: not a matrix of numbers, NaN or infinite values (the message names the rows), a mask of another
+            length, or a row that is marked absent but is not zero.
     """
 
     values: np.ndarray
@@ -56,7 +56,7 @@ class FeatureMatrix:
 
     @classmethod
     def known_good(cls, values: np.ndarray, present: np.ndarray) -> FeatureMatrix:
-        """The same without reading the values, for files that were checked when they were written."""
+        """Create a matrix without reading its values, for files that were checked when they were written."""
         matrix = object.__new__(cls)
         object.__setattr__(matrix, "values", values)
         object.__setattr__(matrix, "present", present)
@@ -76,17 +76,17 @@ class FeatureMatrix:
 
 
 def open_array(path: str | Path, mapped: bool = True) -> np.ndarray:
-    """An npy file, memory-mapped unless `mapped` is false; pickled objects are never loaded.
+    """Load an npy file, memory-mapped unless `mapped` is false; pickled objects are never loaded.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is damaged, or no array of numbers.
+        ValueError: it is damaged, or not an array of numbers.
         MemoryError: it is larger than memory.
     """
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (tokenize.TokenError, SyntaxError, TypeError, KeyError, EOFError, OverflowError, RecursionError) as error:
-        raise ValueError(f"its header is damaged ({type(error).__name__})") from None  # NumPy reads it as Python
+        raise ValueError(f"its header is damaged ({type(error).__name__})") from None  # the header is parsed as Python
     if not isinstance(array, np.ndarray):
         array.close()
         raise ValueError("an npz archive under the name of an npy file")
@@ -94,13 +94,13 @@ def open_array(path: str | Path, mapped: bool = True) -> np.ndarray:
 
 
 def check_name(name: str, error: type[LirdrecError] = DataError) -> None:
-    """Raise `error` unless a matrix can have this name; its files are called by it, and must stay in their folder."""
+    """Raise `error` unless the name of a matrix is valid; it becomes a file name and must stay in the folder."""
     if not name or not all(letter.isalnum() or letter in "_-" for letter in name):
         raise error(f"'{name}' cannot name a feature matrix: use letters, digits, _ and -")
 
 
 def as_floats(values: Any, where: str) -> np.ndarray:
-    """A matrix `(n, d)` of float32 or float16; a copy only where the type has to change.
+    """Convert to a matrix `(n, d)` of float32 or float16; copies only if the type changes.
 
     Raises:
         DataError: it is not two-dimensional, has no columns, or does not hold numbers.
@@ -115,15 +115,15 @@ def as_floats(values: Any, where: str) -> np.ndarray:
         raise DataError(f"{where}: features must be a matrix with a row per item, not an array of shape {matrix.shape}")
     if matrix.dtype in (np.float32, np.float16) and matrix.dtype.isnative:
         return matrix
-    with np.errstate(over="ignore"):  # what overflows becomes infinite and is reported as such
+    with np.errstate(over="ignore"):  # overflow becomes infinity, which is reported
         return matrix.astype(np.float32)
 
 
 def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> np.ndarray:
-    """Which rows are not all zero, `(n,)` bool.
+    """Check the values and return `(n,)` bool: which rows are not all zero.
 
     Raises:
-        DataError: NaN or infinite values; names the rows, by `ids` if they are given.
+        DataError: NaN or infinite values; the message names the rows, by `ids` if they are given.
     """
     nonzero = np.empty(len(values), dtype=bool)
     bad: list[int] = []

@@ -21,7 +21,7 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Part:
-    """A file of a table.
+    """One file of a table.
 
     Attributes:
         path: the file.
@@ -33,12 +33,12 @@ class Part:
 
 
 def table_suffix(path: Path) -> str:
-    """The suffix of a file name in lower case, ignoring that of a compression."""
+    """The suffix of a file name in lower case, ignoring a compression suffix."""
     return Path(path.stem if path.suffix.lower() in COMPRESSED_SUFFIXES else path.name).suffix.lower()
 
 
 def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
-    """The files of a table in order: given by name, by a pattern or by their folder.
+    """Find the files of a table, in order: given by name, by a pattern or by their folder.
 
     Args:
         source: a file, a folder, a pattern with `*`, `?` or `[…]`, or several of these.

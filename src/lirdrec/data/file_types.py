@@ -33,8 +33,8 @@ NOT_TABLES = {
     b"Obj\x01": "is an Avro file; write it as Parquet",
     b"SQLite format 3\x00": "is an SQLite database; write its table as CSV or Parquet",
     b"%PDF-": "is a PDF file, not a table",
-    b"\x89PNG": "is a picture, not a table",
-    b"\xff\xd8\xff": "is a picture, not a table",
+    b"\x89PNG": "is an image, not a table",
+    b"\xff\xd8\xff": "is an image, not a table",
     **{bytes([0x80, version]): PICKLE for version in range(2, 6)},
 }
 HEAD_BYTES = max(map(len, (*COMPRESSIONS, *TABLES, *ARCHIVES, *NOT_TABLES)))
@@ -58,7 +58,7 @@ def check_not_archive(path: Path, head: bytes) -> None:
 
 
 def check_maybe_table(path: Path, head: bytes) -> None:
-    """Raise a DataError if the file is of a known type that is not a table."""
+    """Raise a DataError if the file has a known type that is not a table."""
     for magic, sentence in NOT_TABLES.items():
         if head.startswith(magic):
             raise DataError(f"{path}: {sentence}")

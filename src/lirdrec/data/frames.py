@@ -1,4 +1,4 @@
-"""Frames in, frames out: pandas, polars and Arrow tables become polars inside and go back as the kind that came."""
+"""Convert pandas, polars and Arrow frames to polars, and back to the kind of the input."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ FrameKind = Literal["polars", "pandas", "arrow"]
 
 
 def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
-    """A frame as polars, and the kind it was.
+    """Convert a frame to polars; also returns its original kind.
 
     Args:
         frame: a polars DataFrame or LazyFrame, a pandas DataFrame (its index is ignored), an Arrow Table or
             RecordBatch, or a mapping of column name to values (which counts as polars).
 
     Raises:
-        DataError: it is none of these, or a column holds values that no table type can hold.
+        DataError: it is none of these, or a column has values of an unsupported type.
     """
     if isinstance(frame, pl.DataFrame):
         return frame, "polars"
@@ -46,7 +46,7 @@ def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:
-    """A pandas frame as polars; a column of objects of several types stays one, so that who reads it can say so."""
+    """Convert a pandas frame to polars; a column of mixed types stays Object, so that its reader can report it."""
     try:
         return pl.from_pandas(frame)
     except Exception as error:
@@ -65,7 +65,7 @@ def _from_pandas(frame: Any) -> pl.DataFrame:
 
 
 def from_polars(frame: pl.DataFrame, kind: FrameKind) -> Any:
-    """The frame as `kind`: "polars" unchanged, "pandas" a DataFrame with a plain index, "arrow" a Table."""
+    """Convert a frame to `kind`: "polars" unchanged, "pandas" a DataFrame with a plain index, "arrow" a Table."""
     if kind == "polars":
         return frame
     if kind == "pandas":
@@ -76,10 +76,10 @@ def from_polars(frame: pl.DataFrame, kind: FrameKind) -> Any:
 
 
 def append_frame(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of a frame and more, columns that one of them lacks being null; the frame itself does not change.
+    """Append rows to a frame; missing columns become null. The frame itself does not change.
 
-    Small pieces at the end are joined to larger ones, so that a frame to which thousands of rows are added one by one
-    lies in a few pieces, and each row is copied a few times only.
+    Small chunks at the end are merged into larger ones, so that thousands of single appends leave few chunks and copy
+    each row only a few times.
     """
     if frame.height == 0 or set(frame.columns) != set(rows.columns):
         return pl.concat([frame, rows], how="diagonal").rechunk()
@@ -92,11 +92,11 @@ def append_frame(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for our one sentence."""
+    """The first line of an error's message."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def row_place(row: int) -> str:
-    """Where a row of a frame is, in words."""
+    """The position of a row, for messages."""
     return f"row {row} (counted from 0)"

@@ -1,4 +1,4 @@
-"""A dataset without some of its items, as if they had not been there yet: for demonstrations of `add_items`."""
+"""Remove items from a dataset, to demonstrate `add_items` with them later."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lirdrec.data.ids import IdMap, as_list, known_rows
 
 
 def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame, dict[str, FeatureMatrix]]:
-    """Take items, their interactions and features out of a dataset.
+    """Remove items with their interactions and features from a dataset.
 
     Args:
-        dataset: it is not changed.
+        dataset: is not changed.
         items: one item id or many.
 
     Returns:
-        The rest as a dataset in memory; the items' rows of the item table and their features, in the order in which
-        `Recommender.add_items` takes them.
+        The remaining dataset in memory; the removed rows of the item table and their features, as arguments for
+        `Recommender.add_items`.
 
     Raises:
         UnknownIdError: an item is not in the dataset.
-        DataError: what is left is no dataset (a user without a training pair, for instance).
+        DataError: the remaining data are no valid dataset (for instance, a user without a training pair).
     """
     rows = known_rows(as_list(items), dataset.items)
     stays = np.ones(dataset.n_items, dtype=bool)

@@ -16,9 +16,9 @@ from lirdrec.row_buffers import append_rows
 
 LARGEST = 2**63 - 1
 INTEGER = r"^-?(0|[1-9][0-9]*)$"
-N_NAMED = 5  # ids that a message names
-NEAREST_AMONG = 50_000  # comparing an id with more names than these would take longer than the answer is worth
-FEW = 8  # ids that are looked for one after another, before a table of all is worth its making
+N_NAMED = 5  # maximum number of ids in a message
+NEAREST_AMONG = 50_000  # above this number of ids, no similar ids are searched
+FEW = 8  # up to this number of ids, rows are looked up one by one, without building a hash table
 
 
 class IdMap:
@@ -54,7 +54,7 @@ class IdMap:
         return self.series.dtype == pl.Int64
 
     def rows(self, ids: Any) -> np.ndarray:
-        """Rows `(B,)` int64 of the ids; -1 where an id is unknown (an id of the other type is unknown too)."""
+        """Rows `(B,)` int64 of the ids; -1 for unknown ids, including ids of the other type."""
         asked = as_series(ids)
         if asked.dtype == pl.Null or len(asked) == 0:
             return np.full(len(asked), -1, dtype=np.int64)
@@ -81,7 +81,7 @@ class IdMap:
         return found["row"].fill_null(-1).to_numpy().astype(np.int64, copy=False)
 
     def extended(self, ids: Any) -> IdMap:
-        """These ids and, behind them, more; costs as much as the new ones, not as all.
+        """Append ids; the cost depends on the number of new ids only.
 
         Raises:
             DataError: as for a new map.
@@ -91,7 +91,7 @@ class IdMap:
             kind = "integers" if self.is_integer else "strings"
             raise DataError(f"the {self.entity} ids are {kind}, and {more.series[0]!r} is not")
         if (self.rows(more.series) >= 0).any():
-            return IdMap(pl.concat([self.series, more.series]), self.entity)  # which says what occurs more than once
+            return IdMap(pl.concat([self.series, more.series]), self.entity)  # its message names the repeated id
         grown = object.__new__(IdMap)
         grown.entity, grown._table = self.entity, None
         grown.series = append_frame(self.series.to_frame("id"), more.series.to_frame("id"))["id"].rename(
@@ -102,7 +102,7 @@ class IdMap:
         return grown
 
     def alike(self, id: Any) -> str | int | None:
-        """The known id that an unknown one likely means: `00012` for `12`, 12 for `"12"` or `"12.0"`; else None."""
+        """The known id written in another way: `00012` for `12`, 12 for `"12"` or `"12.0"`; None if there is none."""
         if isinstance(id, (bool, np.bool_)) or not isinstance(id, (str, int, np.integer)) or not len(self):
             return None
         text = str(id).strip().removesuffix(".0")
@@ -118,7 +118,7 @@ class IdMap:
         """The row of one id.
 
         Raises:
-            UnknownIdError: there is no such id.
+            UnknownIdError: the id is unknown.
         """
         row = self._row_or_none(id)
         if row < 0:
@@ -146,14 +146,14 @@ class IdMap:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, IdMap) and self.series.equals(other.series, check_dtypes=True)
 
-    __hash__ = None  # type: ignore[assignment]  # Python's own way to say: not hashable
+    __hash__ = None  # type: ignore[assignment]  # not hashable
 
     def __repr__(self) -> str:
         return f"IdMap({len(self)} {'integer' if self.is_integer else 'string'} ids)"
 
 
 def _as_kind(id: str | int | np.integer, integer: bool) -> str | int | None:
-    """An id as an integer or as a text; None where it is no integer."""
+    """Convert an id to an integer or to a text; None if it is not an integer."""
     if not integer:
         return str(id)
     text = str(id)
@@ -161,16 +161,16 @@ def _as_kind(id: str | int | np.integer, integer: bool) -> str | int | None:
 
 
 def clean_ids(ids: Any, where: str, what: str = "id", place: Callable[[int], str] = row_place) -> pl.Series:
-    """Ids as an Int64 or String series, checked.
+    """Validate ids and return them as an Int64 or String series.
 
     Args:
-        ids: anything one-dimensional. Floats are taken where every one is a whole number below 2**53.
-        where: what the message begins with ("ratings.csv, column 'userId'").
+        ids: anything one-dimensional. Floats are accepted if all are integers below 2**53.
+        where: prefix of messages ("ratings.csv, column 'userId'").
         what: "user", "item" or "id".
-        place: from the number of a row to where it is, in words ("line 7").
+        place: describes the position of a row for messages ("line 7").
 
     Raises:
-        DataError: an id is missing, negative, too large, empty, or of a type that ids cannot have.
+        DataError: an id is missing, negative, too large, empty, or of an unsupported type.
     """
     series = as_series(ids, where)
 
@@ -204,7 +204,7 @@ def clean_ids(ids: Any, where: str, what: str = "id", place: Callable[[int], str
         fraction = (series != series.floor()) | ~series.is_finite() | (series.abs() >= 2.0**53)
         if fraction.any():
             raise DataError(
-                f"{where}: {what} id {series[fraction.arg_true()[0]]} in {at(fraction)} is not a whole number;"
+                f"{where}: {what} id {series[fraction.arg_true()[0]]} in {at(fraction)} is not an integer;"
                 " ids must be integers or strings"
             )
         return clean_ids(series.cast(pl.Int64), where, what, place)
@@ -215,7 +215,7 @@ def clean_ids(ids: Any, where: str, what: str = "id", place: Callable[[int], str
 
 
 def text_ids(texts: pl.Series, where: str, what: str, place: Callable[[int], str]) -> pl.Series:
-    """Ids read from a text file: integers if every one is written as one (no leading zeros), else strings.
+    """Ids from a text file: integers if all are written as integers (no leading zeros), else strings.
 
     Raises:
         DataError: as `clean_ids`.
@@ -230,13 +230,13 @@ def text_ids(texts: pl.Series, where: str, what: str, place: Callable[[int], str
         fault = "negative" if value.startswith("-") else "too large"
         raise DataError(
             f"{where}: {what} id {value} in {place(row)} is {fault}: integer ids go"
-            f" from 0 to {LARGEST}; read the ids as strings ({argument('string_ids', True)}) if they are only names"
+            f" from 0 to {LARGEST}; read the ids as strings ({argument('string_ids', True)}) if they are only labels"
         )
     return whole
 
 
 def describe_ids(ids: Iterable[Any], limit: int = 5) -> str:
-    """The first few ids, for a message."""
+    """The first ids, for a message."""
     listed = list(ids)
     shown = ", ".join(str(one) for one in listed[:limit])
     return shown + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
@@ -248,7 +248,7 @@ def count(number: int, noun: str) -> str:
 
 
 def as_series(ids: Any, where: str = "the ids") -> pl.Series:
-    """Anything one-dimensional as a series; of dtype Object where the values have several types.
+    """Convert one-dimensional data to a series; mixed types give dtype Object.
 
     Raises:
         DataError: it has more dimensions, or cannot be read.
@@ -277,7 +277,7 @@ def as_series(ids: Any, where: str = "the ids") -> pl.Series:
 
 
 def _not_utf8(ids: np.ndarray) -> bytes:
-    """The first id that is no UTF-8 text."""
+    """The first id that is not valid UTF-8."""
     for one in ids.tolist():
         try:
             one.decode("utf-8")
@@ -287,7 +287,7 @@ def _not_utf8(ids: np.ndarray) -> bytes:
 
 
 def big_integers(series: pl.Series, where: str, what: str, at: Any) -> pl.Series:
-    """Python integers of which at least one fits no integer column: name it."""
+    """The error for Python integers of which at least one exceeds 64 bits; names it."""
     bad = pl.Series([not 0 <= one <= LARGEST for one in series])
     if not bad.any():
         return pl.Series([int(one) for one in series], dtype=pl.Int64)
@@ -299,7 +299,7 @@ def big_integers(series: pl.Series, where: str, what: str, at: Any) -> pl.Series
 
 
 def as_list(ids: Any) -> list[Any]:
-    """One id or many as a list."""
+    """Convert one id or several to a list."""
     if isinstance(ids, (str, int, np.integer)):
         return [ids]
     if hasattr(ids, "to_list"):  # polars and pandas series
@@ -323,7 +323,7 @@ def known_rows(ids: list[Any], known: IdMap) -> np.ndarray:
     """Rows of the ids.
 
     Raises:
-        UnknownIdError: some are unknown; names the nearest known ones, or how many there are.
+        UnknownIdError: some are unknown; the message names similar known ids, or the number of known ids.
     """
     rows = known.rows(ids)
     if (rows < 0).any():
@@ -332,12 +332,12 @@ def known_rows(ids: list[Any], known: IdMap) -> np.ndarray:
 
 
 def unknown_sentence(unknown: list[Any], known: IdMap) -> str:
-    """What to tell a person who asked for ids that are not there."""
+    """The error message for unknown ids, with similar known ids."""
     kind = "integers" if known.is_integer else "strings"
     if len(unknown) > 1:
-        told = f"{len(unknown)} of the {known.entity} ids are unknown: {describe_ids(unknown)}"
+        problem = f"{len(unknown)} of the {known.entity} ids are unknown: {describe_ids(unknown)}"
         alike = [one for one in map(known.alike, unknown[:N_NAMED]) if one is not None]
-        return f"{told}; did you mean {', '.join(map(repr, alike))}?" if alike else told
+        return f"{problem}; did you mean {', '.join(map(repr, alike))}?" if alike else problem
     one = unknown[0]
     twin = known.alike(one)
     if isinstance(one, str) is known.is_integer:

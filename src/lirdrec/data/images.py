@@ -29,10 +29,10 @@ def with_images(dataset: Dataset, folder: str | Path, column: str | None = None)
     """The dataset with the column `image` in its item table and the folder in `info["images"]`.
 
     Args:
-        dataset: any dataset; nothing of it is changed.
-        folder: of the pictures; they stay where they are.
+        dataset: any dataset; it is not changed.
+        folder: contains the images, which are not copied.
         column: of the item table, with a path or file name per item; by default `image` if it holds such paths, else
-            the pictures are found by item id.
+            the images are found by item id.
 
     Raises:
         DataError: see `image_column`; or the item table has no such column.
@@ -49,65 +49,65 @@ def with_images(dataset: Dataset, folder: str | Path, column: str | None = None)
 
 
 def with_images_beside(dataset: Dataset, folder: Path) -> Dataset:
-    """The dataset with the pictures that its column `image` names, if they lie in a folder that nobody has named.
+    """Add the images that the column `image` names, if they are in `folder`, which was not given explicitly.
 
-    Where they do not, the column stays as it is, and that is said: it may mean something else.
+    Otherwise the column is kept unchanged, with a warning: it may have another meaning.
     """
     if IMAGE not in dataset.item_table.columns or not has_paths(dataset.item_table[IMAGE]):
         return dataset
     try:
         return with_images(dataset, folder, IMAGE)
     except DataError as error:
-        logger.warning("the column '%s' is kept as it is; if it means pictures, use --images: %s", IMAGE, error)
+        logger.warning("the column '%s' is kept as it is; if it contains images, use --images: %s", IMAGE, error)
         return dataset
 
 
 def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series | None = None) -> pl.Series:
-    """The path of each item's picture below the folder, with forward slashes; null where there is none.
+    """The path of each item's image relative to the folder, with forward slashes; null for items without an image.
 
-    Folders are listed, files are never opened or asked for one by one.
+    Only folders are listed; files are not opened or checked one by one.
 
     Args:
         items: the item ids.
-        folder: of the pictures.
+        folder: contains the images.
         column: `(I,)` for each item a path below the folder, an absolute path into it, or a file name; or null. A file
-            name may lack its ending, and may be that of a file one folder down. A file that is not there keeps its
-            name, so that whoever wants to open it can say so. Without a column ITEM with one of the `SUFFIXES`
-            (.jpg, .png, .webp, .avif, .heic …) is looked for, in the folder and one folder down; of several the first
-            by path is taken.
+            name may lack its suffix, and the file may be in a direct subfolder. The path of a missing file is kept, so
+            that opening it reports the problem. Without a column, files ITEM with one of the `SUFFIXES` (.jpg, .png,
+            .webp, .avif, .heic …) are searched in the folder and its direct subfolders; of several the first by path
+            is used.
 
     Returns:
         Series `image` `(I,)` of strings.
 
     Raises:
-        DataError: there is no such folder, a path leaves it, or not a single picture is found.
+        DataError: there is no such folder, a path leaves it, or no image is found.
     """
     ids = items.series if isinstance(items, IdMap) else IdMap(items, ITEM).series
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of pictures")
+        raise DataError(f"{folder}: no such folder of images")
     found = _by_id(ids, folder) if column is None else _by_path(ids, folder, column)
-    logger.info("%s: a picture for %s of %s", folder, f"{len(found) - found.null_count():,}", count(len(ids), "item"))
+    logger.info("%s: an image for %s of %s", folder, f"{len(found) - found.null_count():,}", count(len(ids), "item"))
     return found
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """How many items name a picture and how many have a text: `pictures`, and `texts` as column → items.
+    """The number of items with an image, `pictures`, and with a text, `texts` (column → number).
 
-    Pictures count where the dataset knows their folder. Columns of texts are the string columns of the item table; a
-    text of nothing but blanks counts as none.
+    Images count only if the dataset has their folder. Columns of texts are the string columns of the item table; blank
+    texts do not count.
     """
     table = dataset.item_table
     known = IMAGES in dataset.info and IMAGE in table.columns and has_paths(table[IMAGE])
-    pictures = table.height - table[IMAGE].null_count() if known else 0
+    n_images = table.height - table[IMAGE].null_count() if known else 0
     named = {name: kind for name, kind in table.schema.items() if name not in (ITEM, IMAGE)}
-    # a title may be a list of words; other lists are no texts
+    # a title may be a list of words; other lists are not texts
     names = [name for name, kind in named.items() if kind == pl.String or (kind == pl.List and is_title(name))]
     texts = {name: int((as_texts(table[name]).fill_null("").str.strip_chars() != "").sum()) for name in names}
-    return {"pictures": pictures, "texts": {name: number for name, number in texts.items() if number}}
+    return {"pictures": n_images, "texts": {name: number for name, number in texts.items() if number}}
 
 
 def has_paths(column: pl.Series) -> bool:
-    """Whether a column can name the files of pictures: it has any value, and none is an address."""
+    """Whether a column can contain paths of images: it has a value, and no value is a URL."""
     if column.dtype not in (pl.String, pl.Categorical, pl.Enum) and not column.dtype.is_integer():
         return False
     texts = column.cast(pl.String).fill_null("")
@@ -116,17 +116,17 @@ def has_paths(column: pl.Series) -> bool:
 
 def _by_id(ids: pl.Series, folder: Path) -> pl.Series:
     paths = sorted(_listing(folder, deep=True))
-    pictures = [path for path in paths if PurePosixPath(path).suffix.lower() in SUFFIXES]
-    if not pictures:
-        raise DataError(f"{folder}: no picture in it or one folder down ({', '.join(SUFFIXES)})")
-    stems = pl.Series("id", [PurePosixPath(path).stem for path in pictures], dtype=pl.String)
-    table = pl.DataFrame({"id": stems, IMAGE: pictures})
+    images = [path for path in paths if PurePosixPath(path).suffix.lower() in SUFFIXES]
+    if not images:
+        raise DataError(f"{folder}: no image in it or in its subfolders ({', '.join(SUFFIXES)})")
+    stems = pl.Series("id", [PurePosixPath(path).stem for path in images], dtype=pl.String)
+    table = pl.DataFrame({"id": stems, IMAGE: images})
     wanted = pl.DataFrame({"id": ids.cast(pl.String)})
     several = table.filter(pl.col("id").is_duplicated()).join(wanted, on="id", how="semi", maintain_order="left")
     if several.height:
         one, other = several.filter(pl.col("id") == several["id"][0])[IMAGE].head(2)
         logger.warning(
-            "%s: several pictures for %s; the first by name is taken (%s, not %s)",
+            "%s: several images for %s; the first by name is used (%s, not %s)",
             folder,
             count(several["id"].n_unique(), "item"),
             one,
@@ -135,7 +135,7 @@ def _by_id(ids: pl.Series, folder: Path) -> pl.Series:
     found = wanted.join(table.unique("id", keep="first"), on="id", how="left", maintain_order="left")[IMAGE]
     if found.null_count() == len(found):
         raise DataError(
-            f"{folder}: none of {count(len(pictures), 'picture')} is named after an item: the first is {pictures[0]},"
+            f"{folder}: none of {count(len(images), 'image')} is named after an item: the first is {images[0]},"
             f" the first item {ids[0]}; rename them to ITEM.jpg, or name a column of the item table with their paths"
         )
     return found
@@ -143,43 +143,43 @@ def _by_id(ids: pl.Series, folder: Path) -> pl.Series:
 
 def _by_path(ids: pl.Series, folder: Path, column: pl.Series) -> pl.Series:
     if column.dtype != pl.String and not (column.dtype.is_integer() or column.dtype == pl.Null):
-        raise DataError(f"column '{column.name}' of the item table holds {column.dtype}, not paths of pictures")
+        raise DataError(f"column '{column.name}' of the item table holds {column.dtype}, not paths of images")
     root = folder.resolve()
-    asked = [
+    requested = [
         None if one is None or not one.strip() else _inside(one.strip(), folder, root, f"item {id}")
         for id, one in zip(ids, column.cast(pl.String), strict=True)
     ]
-    named = sorted({str(PurePosixPath(one).parent) for one in asked if one is not None})
+    named = sorted({str(PurePosixPath(one).parent) for one in requested if one is not None})
     known = {path for parent in named for path in _listing(folder, parent)}
     below: dict[str, str] = {}
-    if any(one is not None and "/" not in one and one not in known for one in asked):
+    if any(one is not None and "/" not in one and one not in known for one in requested):
         paths = [PurePosixPath(path) for path in sorted(_listing(folder, deep=True), reverse=True)]
         below = {path.stem: str(path) for path in paths if path.suffix.lower() in SUFFIXES}
         below |= {path.name: str(path) for path in paths}
-    missing = [one for one in asked if one is not None and one not in known and one not in below]
-    if missing and len(missing) == sum(one is not None for one in asked):
+    missing = [one for one in requested if one is not None and one not in known and one not in below]
+    if missing and len(missing) == sum(one is not None for one in requested):
         raise DataError(
-            f"{folder}: none of the pictures that column '{column.name}' names is there: {describe_ids(missing)};"
-            " name the folder that the paths begin in"
+            f"{folder}: none of the images in column '{column.name}' exists: {describe_ids(missing)};"
+            " name the folder that the paths are relative to"
         )
     if missing:
         logger.warning(
-            "%s: %s of column '%s' not there: %s",
+            "%s: %s of column '%s' missing: %s",
             folder,
-            count(len(missing), "picture"),
+            count(len(missing), "image"),
             column.name,
             describe_ids(missing),
         )
-    found = [one if one is None or one in known else below.get(one, one) for one in asked]
+    found = [one if one is None or one in known else below.get(one, one) for one in requested]
     return pl.Series(IMAGE, found, dtype=pl.String)
 
 
 def _inside(text: str, folder: Path, root: Path, who: str) -> str:
-    """A path of the user's as one below the folder; raises a DataError if it is not."""
+    """Convert a path given by the user to one relative to the folder; raises a DataError if it is outside."""
     if "://" in text:
-        raise DataError(f"the picture of {who} is an address ({text}); fetch the pictures into a folder first")
+        raise DataError(f"the image of {who} is a URL ({text}); download the images into a folder first")
     if "\0" in text:
-        raise DataError(f"the picture of {who} has a zero byte in its path")
+        raise DataError(f"the image of {who} has a zero byte in its path")
     path = PurePosixPath(text.replace("\\", "/"))
     if Path(text).is_absolute() or path.is_absolute():
         for start in (folder.absolute(), root):
@@ -187,14 +187,14 @@ def _inside(text: str, folder: Path, root: Path, who: str) -> str:
                 path = path.relative_to(start.as_posix())
                 break
         else:
-            raise DataError(f"the picture of {who}, {text}, lies outside of {folder}; name a folder that holds all")
+            raise DataError(f"the image of {who}, {text}, is outside of {folder}; name a folder that contains all")
     if ".." in path.parts:
-        raise DataError(f"the picture of {who}, {text}, leaves the folder {folder}; paths must not contain '..'")
+        raise DataError(f"the image of {who}, {text}, leaves the folder {folder}; paths must not contain '..'")
     return str(path)
 
 
 def _listing(folder: Path, below: str = ".", deep: bool = False) -> list[str]:
-    """Relative paths of the files in a folder below; `deep` also lists the folders in it, one level."""
+    """Relative paths of the files in the subfolder `below`; `deep` includes its direct subfolders."""
     found, unreadable = [], 0
     try:
         with os.scandir(folder / below) as entries:
@@ -220,13 +220,13 @@ def _listing(folder: Path, below: str = ".", deep: bool = False) -> list[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads in a circle: a file, so that whoever opens it says what is wrong with it
+    except OSError:  # a circular link counts as a file, so that opening it reports the problem
         return False
 
 
 def _is_text(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8, kept by Python as surrogates
+    except UnicodeEncodeError:  # bytes that are not UTF-8; Python represents them by surrogates
         return False
     return True

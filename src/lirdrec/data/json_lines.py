@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 16 << 20
 MAX_LINE_BYTES = 64 << 20
-MAX_LITERAL = 1 << 20  # Python's own parser takes 100 times its input in memory
+MAX_LITERAL = 1 << 20  # Python's parser needs 100 times its input in memory
 LITERAL = re.compile(r"\{\s*u?'")
 
 Policy = Literal["raise", "skip"]
@@ -79,7 +79,7 @@ def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, byte
         size: bytes to read at a time; about the length of a block, unless a line is longer.
 
     Raises:
-        DataError: the file is missing, empty, cut short or damaged, or a line is too long for a record.
+        DataError: the file is missing, empty, cut short or damaged, or a line exceeds the maximum length.
     """
     number, rest = 1, b""
     with open_bytes(path) as file:
@@ -109,7 +109,7 @@ def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes
     Args:
         number: of the block's first line.
         block: complete lines.
-        bad: gets the lines for which `parse` raises ValueError, with the error's message.
+        bad: handles lines for which `parse` raises ValueError.
         parse: called with a line without its line end.
     """
     lines = block.split(b"\n")
@@ -132,7 +132,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
     """A line as a record: JSON, or a Python literal of a dict with quoted keys (never run as code).
 
     Raises:
-        ValueError: it is neither; the message says why.
+        ValueError: it is neither; the message gives the reason.
     """
     text = decode_line(line)
     try:
@@ -143,7 +143,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
         if not LITERAL.match(text.lstrip()):
             raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1})") from None
         record = _literal(text.strip())
-    except ValueError:  # a number of thousands of digits
+    except ValueError:  # a number with thousands of digits
         raise ValueError("not JSON that can be read (a number is too long)") from None
     if not isinstance(record, dict):
         raise ValueError(f"holds a {type(record).__name__}, not a record in {{…}}")
@@ -151,7 +151,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
 
 
 def finite_float(value: Any) -> float | None:
-    """A number of a record as a finite float; None for anything else, including True and False."""
+    """Convert a value of a record to a finite float; None for anything else, including True and False."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -165,7 +165,7 @@ def decode_line(line: bytes) -> str:
     """A line as text.
 
     Raises:
-        ValueError: it is not UTF-8; the message says so.
+        ValueError: it is not UTF-8.
     """
     try:
         return line.decode("utf-8")
@@ -175,7 +175,7 @@ def decode_line(line: bytes) -> str:
 
 def _literal(text: str) -> Any:
     if len(text) > MAX_LITERAL:
-        raise ValueError(f"a Python literal of {len(text):,} characters; at most {MAX_LITERAL:,} are read")
+        raise ValueError(f"a Python literal of {len(text):,} characters; the maximum is {MAX_LITERAL:,}")
     try:
         return ast.literal_eval(text)
     except SyntaxError as error:

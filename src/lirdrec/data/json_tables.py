@@ -1,4 +1,4 @@
-"""Reads tables from JSON: one record per line, or one list of records; keys of nested records are written `a.b`.
+"""Read tables from JSON: one record per line, or one list of records; keys of nested records are written `a.b`.
 
 A value that is a list gives a row for each of its elements: `events.item` of `{"user": 1, "events": [{"item": 7}, …]}`
 gives as many rows as there are events, each with the user. In item tables lists of plain values stay lists.
@@ -28,21 +28,21 @@ logger = logging.getLogger(__name__)
 JSON_NAME = re.compile(r"\.(json|jsonl|ndjson|jl)(\.(gz|bz2|xz|zst|lz4|zip))?$", re.IGNORECASE)
 TABLE_NAME = re.compile(r"\.(csv|tsv|parquet|pq|inter|item)(\.\w+)?$", re.IGNORECASE)
 JSON_START = re.compile(rb"""\s*(\[\s*)?\{\s*(u?["']|\})""")
-CHUNK_RECORDS = 100_000  # records that are held as Python values at once
-MAX_KEYS = 200  # of one nested record; one with more is keyed by ids, not by names of columns
-MAX_EXACT_INT = 2**53  # up to here every integer is a float of its own
-PLAIN = (str, int, float, type(None))  # True and False are integers to Python
+CHUNK_RECORDS = 100_000  # number of records kept as Python values at once
+MAX_KEYS = 200  # maximum of a nested record; a record with more is assumed to be keyed by ids
+MAX_EXACT_INT = 2**53  # up to this value every integer is exact as a float
+PLAIN = (str, int, float, type(None))  # in Python, True and False are integers
 
 Place = Callable[[int], str]
 
 
 @dataclass(frozen=True, eq=False)
 class JsonRows:
-    """What a JSON file holds.
+    """The table of a JSON file.
 
     Attributes:
-        frame: a row per record, or per element of the list that the columns lie in.
-        numbers: `(N,)` for each row the line, or the place in the list, that its record has; counted from 1.
+        frame: a row per record, or per element of the list that contains the columns.
+        numbers: `(N,)` line number, or position in the list, of each row's record; counted from 1.
         word: "line" or "record".
     """
 
@@ -52,9 +52,9 @@ class JsonRows:
 
 
 def is_json(path: Path) -> bool:
-    """Whether a file is JSON: by its name (.json, .jsonl, .ndjson), or by its first record where the name says nothing.
+    """Whether a file is JSON: by its suffix (.json, .jsonl, .ndjson), or for other suffixes by its first record.
 
-    A file that cannot be read is none: whoever reads it says what is wrong.
+    False for an unreadable file: reading it later reports the problem.
     """
     if JSON_NAME.search(path.name) or TABLE_NAME.search(path.name):
         return JSON_NAME.search(path.name) is not None
@@ -82,10 +82,10 @@ def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | 
         path: plain or gzipped.
         columns: keys to read, `a.b` for a key of a nested record; None reads everything: nested records become columns
             `a.b`, lists of plain values stay lists, and lists of records are left out, which is logged.
-        bad: what to do with lines that are no record; by default the first is an error.
+        bad: handles lines that are not records; by default the first one raises.
 
     Raises:
-        DataError: the file is missing, damaged or no JSON, or no record has one of the columns.
+        DataError: the file is missing, damaged or not JSON, or a column occurs in no record.
     """
     listed = is_list(path)
     records = _read_list(path) if listed else _read_lines(path, bad or BadLines(path))
@@ -108,7 +108,7 @@ def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | 
 
 
 def first_record(path: Path) -> dict[str, Any] | None:
-    """The first record of a file that is a JSON list or JSON lines; None where it has none that can be read."""
+    """The first record of a file that is a JSON list or JSON lines; None if it is not readable."""
     with open_bytes(path) as file:
         head = file.read(1 << 20).removeprefix(b"\xef\xbb\xbf").lstrip()
     if head[:1] == b"[":
@@ -135,7 +135,7 @@ def _read_lines(path: Path, bad: BadLines) -> Iterator[tuple[int, dict[str, Any]
 
 
 def _read_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of one JSON list, one at a time: only the text is held whole."""
+    """Iterate over the records of one JSON list; only the text is kept in memory."""
     content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
@@ -175,7 +175,7 @@ def _read_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 class _ColumnPlan:
-    """Rows of the columns that were asked for."""
+    """Extracts rows with the requested columns."""
 
     def __init__(self, columns: Sequence[str]):
         self.columns = list(dict.fromkeys(columns))
@@ -184,7 +184,7 @@ class _ColumnPlan:
         self._simple = not any("." in column for column in self.columns)
 
     def rows(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """Raises ValueError where two columns lie in lists of their own."""
+        """Raises ValueError if two columns are in different lists."""
         if len(self._seen) < MAX_KEYS:
             self._seen.update(dict.fromkeys(_key_paths(record)))
         if self._simple:
@@ -196,7 +196,7 @@ class _ColumnPlan:
         return _rows(record, self._tree, "")
 
     def check(self, path: Path, frame: pl.DataFrame) -> None:
-        """Raise a DataError for a column that no record has; offers the nearest key."""
+        """Raise a DataError for a column that no record has; suggests a similar key."""
         if frame.height == 0:
             raise DataError(f"{path}: there is no record in it, or every list of its records is empty")
         for column in self.columns:
@@ -208,7 +208,7 @@ class _ColumnPlan:
 
 
 def _key_paths(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The keys of a record and of those in it, `a.b`."""
+    """The keys of a record and of its nested records, `a.b`."""
     for key, value in record.items():
         yield before + key
         inner = (
@@ -221,7 +221,7 @@ def _key_paths(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
 
 
 def _column_tree(columns: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns by their keys: `{"user": "user", "events": {"item": "events.item"}}`."""
+    """Columns as a tree of keys: `{"user": "user", "events": {"item": "events.item"}}`."""
     tree: dict[str, Any] = {}
     for column in columns:
         keys = [column] if column in record else column.split(".")
@@ -253,7 +253,7 @@ def _rows(value: Any, tree: Any, name: str) -> list[dict[str, Any]]:
         if isinstance(inner, list):
             if several is not None:
                 raise ValueError(
-                    f"'{several}' and '{whole}' are lists, and which elements belong together nobody can know;"
+                    f"'{several}' and '{whole}' are two lists, and it is unknown which elements belong together;"
                     " name columns of one of them"
                 )
             several = whole
@@ -262,10 +262,10 @@ def _rows(value: Any, tree: Any, name: str) -> list[dict[str, Any]]:
 
 
 class _FlattenPlan:
-    """One row with all that a record holds."""
+    """Extracts one row with all values of a record."""
 
     def __init__(self) -> None:
-        self._left_out: dict[str, str] = {}  # key → why
+        self._left_out: dict[str, str] = {}  # key → reason
 
     def rows(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {}
@@ -287,12 +287,12 @@ class _FlattenPlan:
 
     def report(self, path: Path) -> None:
         for name, why in self._left_out.items():
-            logger.warning("%s: '%s' is left out: it holds %s, which no column of a table can", path, name, why)
+            logger.warning("%s: '%s' is left out: it holds %s, which no table column can hold", path, name, why)
 
 
 @dataclass
 class _Chunks:
-    """Rows that become columns of one type each, a hundred thousand at a time."""
+    """Collects rows and converts them to typed columns, 100,000 rows at a time."""
 
     path: Path
     word: str
@@ -311,7 +311,7 @@ class _Chunks:
         return np.concatenate(self.places) if self.places else np.zeros(0, dtype=np.int64)
 
     def frame(self, columns: Sequence[str] | None) -> pl.DataFrame:
-        """All rows. Columns that are not asked for come in the order in which they first occur."""
+        """All rows. If no columns were requested, they have the order of their first occurrence."""
         self._close()
         names = list(dict.fromkeys(columns or [name for chunk in self.frames for name in chunk]))
         lengths = [len(place) for place in self.places]
@@ -339,7 +339,7 @@ class _Chunks:
             at = next(at for at, value in enumerate(values) if not _is_text(value))
             raise DataError(
                 f"{self.path}: {self.word} {self.held[at]}: '{name}' has half of a surrogate pair (an escape such as"
-                " \\ud83d alone), which is no character; fix it"
+                " \\ud83d alone), which is not a character; fix it"
             ) from None
 
     def _joined(self, name: str, parts: list[pl.Series]) -> pl.Series:
@@ -355,7 +355,7 @@ class _Chunks:
 
 
 def _column(name: str, values: list[Any]) -> pl.Series:
-    """Values of JSON as a column of one type: what fits no number type exactly becomes texts."""
+    """Convert JSON values to a column of one type; values that no number type represents exactly become texts."""
     if any(isinstance(element, list) for element in values):
         flat = [element for value in values if isinstance(value, list) for element in value]
         inner = _column(name, flat).dtype
@@ -400,7 +400,7 @@ def _convert_value(kind: Any, value: Any) -> Any:
 
 
 def _common_type(kinds: set[Any]) -> Any:
-    """The type that holds values of all of the types."""
+    """The common type of several types."""
     lists = {kind for kind in kinds if isinstance(kind, pl.List)}
     if lists:
         inner = {kind.inner if isinstance(kind, pl.List) else kind for kind in kinds}

@@ -25,14 +25,14 @@ OFFSET = r"([+-])([0-9]{2}):?([0-9]{2})$"
 YEAR_FIRST = r"^([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})"
 DAY_OR_MONTH_FIRST = r"^[0-9]{1,2}[-/.][0-9]{1,2}[-/.]([0-9]{4}|[0-9]{2})([^0-9]|$)"
 CLOCKS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-SECONDS, MILLISECONDS = 10**11, 10**14  # an epoch with a fraction below this counts these
+SECONDS, MILLISECONDS = 10**11, 10**14  # a time with a fraction below this limit is in this unit
 
 
 def numbers(table: Table, column: str) -> np.ndarray:
-    """A column of numbers `(N,)` float64.
+    """Parse a column of numbers to `(N,)` float64.
 
     Raises:
-        DataError: a value is missing or no number; names the first row.
+        DataError: a value is missing or not a number; names the first row.
     """
     values = number_values(table, column)
     if values.null_count():
@@ -41,10 +41,10 @@ def numbers(table: Table, column: str) -> np.ndarray:
 
 
 def number_values(table: Table, column: str) -> pl.Series:
-    """A column of numbers as Float64, null where a value is missing or no number.
+    """Parse a column of numbers to Float64; null where a value is missing or not a number.
 
     Raises:
-        DataError: the column holds something else than numbers.
+        DataError: the column does not contain numbers.
     """
     series = table.frame[column]
     if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Null)):
@@ -62,7 +62,7 @@ def number_values(table: Table, column: str) -> pl.Series:
 
 
 def _candidate_formats(text: str) -> tuple[str, str]:
-    """The two formats, day first and month first, that a text such as `15.04.2024 16:32` can be written in."""
+    """The two possible formats, day first and month first, of a text such as `15.04.2024 16:32`."""
     date, clock = re.match(r"([0-9]+[-/.][0-9]+[-/.][0-9]+)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]  # it matches
     separator = "".join(letter for letter in date if not letter.isdigit())[0]
     year = "%Y" if len(date.rpartition(separator)[2]) == 4 else "%y"
@@ -73,10 +73,10 @@ def _candidate_formats(text: str) -> tuple[str, str]:
 
 
 def moments(table: Table, column: str, time_format: str | None = None) -> np.ndarray:
-    """A column of times `(N,)` int64; see `moment_values`.
+    """Parse a column of times to `(N,)` int64; see `moment_values`.
 
     Raises:
-        DataError: a value is missing or no time; names the first row.
+        DataError: a value is missing or not a time; names the first row.
     """
     values = moment_values(table, column, time_format)
     if not values.null_count():
@@ -89,8 +89,8 @@ def moments(table: Table, column: str, time_format: str | None = None) -> np.nda
     if isinstance(first, str) and pl.Series([first.strip()]).str.contains(DAY_OR_MONTH_FIRST)[0]:
         forms = option_named("time_format", *_candidate_formats(first.strip()))
         raise DataError(
-            f"{table.where}: column '{column}' has {first!r} in {table.at(bad)}, and days and months are not guessed;"
-            f" say how it is written: {forms}"
+            f"{table.where}: column '{column}' has {first!r} in {table.at(bad)}, with day and month in unclear order;"
+            f" name the format: {forms}"
         )
     raise _value_error(
         table,
@@ -102,19 +102,19 @@ def moments(table: Table, column: str, time_format: str | None = None) -> np.nda
 
 
 def moment_values(table: Table, column: str, time_format: str | None = None) -> pl.Series:
-    """A column of times as Int64, null where a value is missing or no time.
+    """Parse a column of times to Int64; null where a value is missing or not a time.
 
-    Whole numbers stay as they are. Numbers with fractions count seconds or, where they are large, milliseconds, and
-    become microseconds, as dates do (since 1970, UTC unless the text says otherwise). Texts are dates with the year
-    first, with a time of day or without; dates with the day or the month first are taken only by a `time_format`.
+    Integers are kept. Numbers with fractions are seconds or, if they are large, milliseconds; they and dates become
+    microseconds since 1970 (UTC unless the text has a time zone). Texts are dates with the year first, optionally with
+    a time of day; dates with the day or the month first need a `time_format`.
 
     Args:
-        table: with the column.
+        table: contains the column.
         column: its name.
-        time_format: how the texts are written, as in `datetime.strptime` ("%d/%m/%Y %H:%M").
+        time_format: format of the texts, as in `datetime.strptime` ("%d/%m/%Y %H:%M").
 
     Raises:
-        DataError: the column holds something else than times.
+        DataError: the column does not contain times.
     """
     series = table.frame[column]
     if time_format is not None and (series.dtype == pl.String or series.dtype.is_integer()):
@@ -131,10 +131,10 @@ def moment_values(table: Table, column: str, time_format: str | None = None) -> 
 
 
 def without_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
-    """The rows that have a user, an item and, where the config reads them, a rating and a time; and how many lack one.
+    """Drop rows without a user, an item or, if the config reads them, a rating or a time; also return their number.
 
     Raises:
-        DataError: a row lacks an id, and the config does not leave such rows out; names it. Or no row is left.
+        DataError: no row is left; or a row lacks a value and the config does not skip such rows; names the row.
     """
     problems: dict[str, pl.Series] = {}
     for column, what in ((config.user, USER), (config.item, ITEM)):
@@ -149,7 +149,7 @@ def without_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, 
 
 
 def described_items(items: Table, config: PreprocessingConfig) -> tuple[Table, int]:
-    """The rows of an item table that have an id, and how many lack one.
+    """Drop rows of an item table without an id; also return their number.
 
     Raises:
         DataError: as `without_bad_rows`.
@@ -158,10 +158,10 @@ def described_items(items: Table, config: PreprocessingConfig) -> tuple[Table, i
 
 
 def _bad_ids(table: Table, column: str, what: str, refuse: bool) -> dict[str, pl.Series]:
-    """Problem → rows in which a column of ids has it.
+    """Find problems in a column of ids: problem → rows.
 
     Raises:
-        DataError: there is one, and `refuse` is set; names the first row.
+        DataError: there is a problem and `refuse` is set; names the first row.
     """
     ids = table.frame[column]
     problems = {
@@ -180,7 +180,7 @@ def _bad_ids(table: Table, column: str, what: str, refuse: bool) -> dict[str, pl
 
 
 def is_missing_id(ids: pl.Series) -> pl.Series:
-    """Where a column of ids has none: nulls, empty texts, NaN."""
+    """Mask of missing ids: nulls, empty texts, NaN."""
     if ids.dtype == pl.String:
         return (ids.str.strip_chars() == "").fill_null(True)
     return (ids.is_null() | ids.is_nan()) if ids.dtype.is_float() else ids.is_null()
@@ -200,7 +200,7 @@ def _drop_bad_rows(table: Table, problems: dict[str, pl.Series]) -> tuple[Table,
 
 
 def _value_error(table: Table, column: str, bad: pl.Series, wanted: str) -> DataError:
-    """What is wrong with the first bad value of a column."""
+    """The error for the first bad value of a column."""
     value = table.frame[column][int(bad.arg_true()[0])]
     empty = value is None or (isinstance(value, str) and not value.strip()) or value != value
     found = f"is empty in {table.at(bad)}" if empty else f"has {value!r} in {table.at(bad)}{wanted}"
@@ -234,7 +234,7 @@ def _text_times(texts: pl.Series) -> pl.Series:
 
 
 def _date_times(texts: pl.Series) -> pl.Series:
-    """Dates with the year first, as microseconds since 1970; null where a text is none."""
+    """Parse dates with the year first to microseconds since 1970; null for other texts."""
     frame = pl.DataFrame({"text": texts}).with_columns(
         pl.col("text")
         .str.replace(r"(?i)\s*(Z|UTC|GMT)$", "")
@@ -260,7 +260,7 @@ def _times_in_format(texts: pl.Series, time_format: str) -> pl.Series:
         times = texts.str.to_datetime(time_format, strict=False, time_unit="us")
     except pl.exceptions.PolarsError:
         raise DataError(
-            f"{option_named('time_format', time_format)}: is not how a time is written; for instance"
+            f"{option_named('time_format', time_format)}: is not a time format; for instance"
             " '%d/%m/%Y %H:%M:%S' (day, month, year, hour, minute, second)"
         ) from None
     return _microseconds(times)

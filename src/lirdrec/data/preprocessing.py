@@ -1,4 +1,4 @@
-"""Raw tables become the parts of a dataset: ids, rating threshold, repeated pairs, k-core, aligned features, split."""
+"""Preprocessing of raw tables: ids, rating threshold, duplicate pairs, k-core, feature alignment, split."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from lirdrec.option_names import argument, called
 def distinct_pairs(
     users: np.ndarray, items: np.ndarray, timestamps: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """The distinct pairs, sorted by user and then item, so that the order of the source does not matter.
+    """Deduplicate pairs and sort them by user, then item, so that the order of the source does not matter.
 
     Args:
         users, items: `(N,)` int64.
-        timestamps: `(N,)` int64; a repeated pair keeps its earliest.
+        timestamps: `(N,)` int64; a repeated pair keeps its earliest timestamp.
 
     Returns:
-        users, items, timestamps, and the position in the input of the row kept, each `(E,)`.
+        users, items, timestamps, and the input position of each kept row, each `(E,)`.
     """
     order = np.lexsort((items, users) if timestamps is None else (timestamps, items, users))
     u, i = users[order], items[order]
@@ -49,9 +49,10 @@ def distinct_pairs(
 
 
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """Which pairs `(E,)` bool are left when users and items with fewer than `k` pairs are removed again and again.
+    """The k-core as a mask of pairs `(E,)` bool: users and items with fewer than `k` pairs are removed repeatedly.
 
-    The pairs must be distinct. The result is the largest subset in which everyone has at least `k`; it may be empty.
+    The pairs must be distinct. The result is the largest subset in which all users and items have at least `k` pairs;
+    it may be empty.
     """
     keep = np.ones(len(users), dtype=bool)
     if k <= 1 or not len(users):
@@ -81,7 +82,7 @@ def from_frames(
     """A dataset from frames in memory; `Dataset.from_frames` describes the arguments.
 
     Raises:
-        DataError: something is wrong with the data; says what, where and what to do.
+        DataError: the data are invalid; the message says what is wrong, where, and what to do.
         ConfigError: an unknown option, or one out of range.
     """
     config = make_preprocessing_config(options, "from_frames")
@@ -103,13 +104,13 @@ def from_sparse(
     """A dataset from a matrix of users and items; `Dataset.from_sparse` describes the arguments.
 
     Raises:
-        DataError: it is no matrix of numbers, or ids do not fit its shape.
+        DataError: it is not a matrix of numbers, or the number of ids does not match its shape.
     """
     if isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "biuf":
         (rows, columns), shape = np.nonzero(matrix), matrix.shape
         values = matrix[rows, columns].astype(np.float64)
     elif hasattr(matrix, "tocsr") and len(matrix.shape) == 2:
-        entries = matrix.tocsr().tocoo()  # which adds up entries that are stored twice
+        entries = matrix.tocsr().tocoo()  # sums up duplicate entries
         stored = entries.data != 0
         rows, columns, values = entries.row[stored], entries.col[stored], entries.data[stored].astype(np.float64)
         shape = matrix.shape
@@ -119,7 +120,9 @@ def from_sparse(
             " user and a column per item"
         )
     if not np.isfinite(values).all():
-        raise DataError("the matrix has NaN or infinite entries; entries are numbers, and 0 where there is no pair")
+        raise DataError(
+            "the matrix has NaN or infinite entries; entries must be finite numbers, 0 without an interaction"
+        )
     ids = {}
     for what, given, size in ((USER, user_ids, shape[0]), (ITEM, item_ids, shape[1])):
         ids[what] = read_ids(np.arange(size) if given is None else given, f"{what}_ids", what)
@@ -138,7 +141,7 @@ def from_sparse(
 
 @dataclasses.dataclass
 class _Pairs:
-    """Interactions on their way: rows of users and items, times and labels of the split, `(E,)` each."""
+    """Interactions during preprocessing: user rows, item rows, timestamps and split labels, `(E,)` each."""
 
     users: np.ndarray
     items: np.ndarray
@@ -146,7 +149,7 @@ class _Pairs:
     labels: np.ndarray | None
 
     def take(self, chosen: np.ndarray) -> _Pairs:
-        """The interactions of a mask or of positions."""
+        """Select interactions by a mask or by positions."""
         times, labels = (None if array is None else array[chosen] for array in (self.times, self.labels))
         return _Pairs(self.users[chosen], self.items[chosen], times, labels)
 
@@ -160,15 +163,15 @@ def build(
     info: Mapping[str, Any],
     kind: FrameKind = "polars",
 ) -> DatasetParts:
-    """The parts of a dataset from tables that were read.
+    """Build the parts of a dataset from tables.
 
     Args:
         table: the interactions.
         items: the item table, or None.
-        features: name → what was read from a feature file.
-        config: columns, thresholds and split.
+        features: name → contents of a feature file.
+        config: preprocessing options.
         name, info: of the dataset.
-        kind: of the frames that `Dataset.frame` gives.
+        kind: the kind of frame that `Dataset.frame` returns.
 
     Raises:
         DataError, ConfigError: as of `from_frames`.
@@ -210,7 +213,7 @@ def build(
 
 
 def _label_column(config: PreprocessingConfig) -> str | None:
-    """The column of split labels, where the split is not a method."""
+    """The column of split labels, or None if the split is a method."""
     return config.split if config.split not in METHODS else None
 
 
@@ -221,14 +224,14 @@ def _check_columns(table: Table, items: Table | None, config: PreprocessingConfi
         columns = table.frame.columns
         choice = f"choose one of {', '.join(METHODS)}, or a column of labels; it has {', '.join(columns)}"
         raise DataError(
-            f"{table.where}: '{label_column}' is neither a way to split nor a column;"
+            f"{table.where}: '{label_column}' is neither a split method nor a column;"
             f" {nearest(label_column, [*METHODS, *columns], choice)}"
         )
     needed = [config.user, config.item, config.timestamp, config.rating, label_column]
     table.need([column for column in needed if column is not None])
     if config.title is not None and items is None:
         raise ConfigError(
-            f"{called('title')} names the column '{config.title}', and there is no item table; give one"
+            f"{called('title')} names the column '{config.title}', but there is no item table; give one"
             f" ({argument('items', 'FILE')})"
         )
     if table.frame.height == 0:
@@ -236,7 +239,7 @@ def _check_columns(table: Table, items: Table | None, config: PreprocessingConfi
 
 
 def _good_rows(table: Table, config: PreprocessingConfig, counts: dict[str, Any]) -> Table:
-    """Rows with the chosen values and without faults."""
+    """Filter the rows by values (`only`) and drop bad rows."""
     if config.only:
         everything, table = table, keep_only(table, config.only)
         logger.info("%s", left_out(everything, table, config.only))
@@ -248,7 +251,7 @@ def _good_rows(table: Table, config: PreprocessingConfig, counts: dict[str, Any]
 
 
 def _rated_enough(table: Table, config: PreprocessingConfig, counts: dict[str, Any]) -> np.ndarray:
-    """`(N,)` bool: rows at or above the rating threshold; all rows stay, so that messages name the right line."""
+    """`(N,)` bool: rows at or above the rating threshold. No row is removed, so that messages name the right line."""
     if config.min_rating is None or config.rating is None:
         return np.ones(table.frame.height, dtype=bool)
     enough = numbers(table, config.rating) >= config.min_rating
@@ -259,7 +262,7 @@ def _rated_enough(table: Table, config: PreprocessingConfig, counts: dict[str, A
 def _numbered(
     table: Table, items: Table | None, config: PreprocessingConfig, enough: np.ndarray, counts: dict[str, Any]
 ) -> tuple[_Pairs, IdMap, IdMap, pl.DataFrame, Table | None]:
-    """Distinct interactions as rows, all users, all items, their item table, and `items` without bad rows."""
+    """Distinct interactions, all users, all items, the item table in row order, and `items` without bad rows."""
     user_ids = _ids(table, config.user, USER, config.string_ids)
     item_ids = _ids(table, config.item, ITEM, config.string_ids)
     times = None if config.timestamp is None else moments(table, config.timestamp, config.time_format)
@@ -286,7 +289,7 @@ def _numbered(
 
 
 def _core(pairs: _Pairs, keep: np.ndarray, config: PreprocessingConfig, counts: dict[str, Any]) -> np.ndarray:
-    """`(E,)` bool: interactions to keep, after the k-core of those in `keep`."""
+    """`(E,)` bool: the interactions in `keep` that remain after the k-core."""
     if config.k_core <= 1:
         return keep
     core = np.zeros(len(keep), dtype=bool)
@@ -298,7 +301,7 @@ def _core(pairs: _Pairs, keep: np.ndarray, config: PreprocessingConfig, counts: 
 def _items_that_stay(
     stays: np.ndarray, rows: np.ndarray, items: Table | None, config: PreprocessingConfig, counts: dict[str, Any]
 ) -> np.ndarray:
-    """`(I,)` bool: items of the dataset. Those without an interaction stay as `keep_all_items` says."""
+    """`(I,)` bool: items to keep; `keep_all_items` decides about those without an interaction."""
     keep_all = config.keep_all_items
     if keep_all is None:
         keep_all = config.k_core <= 1 and items is not None
@@ -312,7 +315,7 @@ def _items_that_stay(
 
 
 def _split(pairs: _Pairs, config: PreprocessingConfig) -> tuple[list[Interactions], dict[str, Any]]:
-    """Train, validation and test, and how they were split."""
+    """Train, validation and test interactions, and the record of the split."""
     split: dict[str, Any]
     if pairs.labels is not None:
         codes, split = pairs.labels, {"method": "label", "column": config.split}
@@ -327,7 +330,7 @@ def _split(pairs: _Pairs, config: PreprocessingConfig) -> tuple[list[Interaction
 
 
 def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 0.2) -> DatasetParts:
-    """The same pairs, items and features under another split.
+    """The same interactions, items and features under another split.
 
     Args:
         dataset: any dataset; its three splits are taken together.
@@ -367,7 +370,7 @@ def _ids(table: Table, column: str, what: str, string_ids: bool) -> pl.Series:
 def _catalog(
     table: Table, items: Table | None, item_ids: pl.Series, config: PreprocessingConfig
 ) -> tuple[IdMap, pl.DataFrame]:
-    """All items before any is left out, and the item table with `item` first."""
+    """All items before any filter, and the item table with the column `item` first."""
     if items is None:
         ids = IdMap(item_ids.unique().sort(), ITEM)
         return ids, pl.DataFrame({ITEM: ids.series})
@@ -386,7 +389,7 @@ def _catalog(
             f" {items.at(repeated)}); keep one row per item"
         )
     rest = _with_title(items, config)
-    rest = rest.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN says: no value
+    rest = rest.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN means: no value
     if ITEM in rest.columns:
         rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
     described = pl.DataFrame([series.alias(ITEM), *rest.get_columns()])
@@ -395,26 +398,26 @@ def _catalog(
     unknown = pl.Series(ids.rows(asked) < 0)
     if unknown.any():
         missing = asked.filter(unknown).unique().sort()
-        told = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
+        problem = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
         if config.unknown_items == "error":
             raise DataError(
-                f"{told}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
+                f"{problem}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
                 f" or keep them without a description ({argument('unknown_items', 'keep')})"
             )
         if config.unknown_items == "drop":
-            logger.warning("%s; %s left out", told, count(int(unknown.sum()), "interaction"))
+            logger.warning("%s; %s left out", problem, count(int(unknown.sum()), "interaction"))
         else:
-            logger.warning("%s; kept, and nothing is known about them", told)
+            logger.warning("%s; kept with empty columns", problem)
             ids = ids.extended(missing)
             described = pl.concat([described, pl.DataFrame({ITEM: missing})], how="diagonal")
     return ids, described
 
 
 def _with_title(items: Table, config: PreprocessingConfig) -> pl.DataFrame:
-    """The item table with the column of titles called `title`, where the config names one; another `title` is renamed.
+    """Rename the configured column of titles to `title`; another column `title` gets a new name.
 
     Raises:
-        DataError: there is no such column, or it is that of the ids.
+        DataError: there is no such column, or it contains the ids.
     """
     if config.title is None or config.title == TITLE:
         items.need([] if config.title is None else [TITLE])
@@ -422,7 +425,7 @@ def _with_title(items: Table, config: PreprocessingConfig) -> pl.DataFrame:
     items.need([config.title])
     if config.title == config.items_column:
         raise DataError(
-            f"{items.where}: column '{config.title}' holds the item ids, so it cannot be that of the titles; leave"
+            f"{items.where}: column '{config.title}' holds the item ids, not the titles; leave"
             f" {called('title')} out: without titles, ids are shown"
         )
     taken = {TITLE: unused_name(TITLE, items.frame.columns)} if TITLE in items.frame.columns else {}
@@ -430,7 +433,7 @@ def _with_title(items: Table, config: PreprocessingConfig) -> pl.DataFrame:
 
 
 def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
-    """Raise a DataError if the item table lacks its column of ids; names the column whose values are the log's."""
+    """Raise a DataError if the item table lacks its id column; suggests a column that contains the requested ids."""
     if column in items.frame.columns:
         return
     held = ", ".join(items.frame.columns)
@@ -445,7 +448,7 @@ def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
 def _aligned(
     features: Mapping[str, FeatureFile], catalog: IdMap, config: PreprocessingConfig, items: Table | None
 ) -> dict[str, Aligned]:
-    """The features in the order of the catalog; without ids only where a table says what the order is."""
+    """Align the features with the catalog; features without ids need an item table, which defines their order."""
     aligned = {}
     for key, file in features.items():
         where = f"features '{key}'"
@@ -466,7 +469,7 @@ def _aligned(
 def _check_labels(
     users: np.ndarray, items: np.ndarray, labels: np.ndarray, user_map: IdMap, item_map: IdMap, where: str
 ) -> None:
-    """A pair that is repeated under two labels would leak the test into training."""
+    """Raise if a pair has two split labels, since that would leak test data into training."""
     order = np.lexsort((labels, items, users))
     u, i, s = users[order], items[order], labels[order]
     twice = np.flatnonzero((u[1:] == u[:-1]) & (i[1:] == i[:-1]) & (s[1:] != s[:-1]))
@@ -479,14 +482,14 @@ def _check_labels(
 
 
 def _renumber(ids: IdMap, rows: np.ndarray) -> tuple[IdMap, np.ndarray]:
-    """Keep only the ids that occur in `rows`, in order."""
+    """Keep only the ids in `rows`, in order."""
     present = np.zeros(len(ids), dtype=bool)
     present[rows] = True
     return IdMap(ids.series.filter(pl.Series(present)), ids.entity), (np.cumsum(present) - 1)[rows]
 
 
 def _nothing_left(counts: Mapping[str, Any]) -> str:
-    """What took all rows away, and what to do, as the end of a sentence."""
+    """The error if no interaction is left: the filters that removed them, and what to change."""
     steps = {
         "other_rows": ("with other values", "only"),
         "bad_rows_skipped": ("bad", "bad_rows"),

@@ -1,4 +1,4 @@
-"""How raw interactions become a dataset: the options shared by `Dataset.from_frames`, the readers and `prepare`."""
+"""`PreprocessingConfig`: the preprocessing options of `Dataset.from_frames`, the readers and `prepare`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lirdrec.option_names import argument, name_of
 @dataclass(frozen=True)
 @checked
 class PreprocessingConfig:
-    """The options of preparation, in the order in which they act.
+    """Options of preprocessing, in the order in which they are applied.
 
     Raises:
         ConfigError: a value out of range, or a threshold without a rating column.
@@ -23,38 +23,38 @@ class PreprocessingConfig:
 
     user: str = option(USER, "column of user ids")
     item: str = option(ITEM, "column of item ids, in the interactions, the item table and feature frames")
-    items_id: str | None = option(None, "column of item ids in the item table, where it is not called as `item` says")
+    items_id: str | None = option(None, "column of item ids in the item table, if it differs from `item`")
     title: str | None = option(
         None,
-        "column of the item table with the titles, which is called `title` from then on; found by its name if it"
-        " is called title, name, product_name or the like",
+        "column of the item table with the titles, renamed to `title`; by default detected by its name"
+        " (title, name, product_name …)",
     )
     rating: str | None = option(None, "column of ratings, needed with min_rating")
     min_rating: float | None = option(None, "keep only rows rated at least this much")
-    timestamp: str | None = option(None, "column of times: whole numbers, dates or ISO texts")
+    timestamp: str | None = option(None, "column of times: integers, dates or ISO texts")
     only: dict[str, Any] | None = option(None, "column → value or values: keep only rows that have one of them")
-    time_format: str | None = option(None, "how other times are written, as strptime names it: %d/%m/%Y %H:%M")
+    time_format: str | None = option(None, "strptime format of other times: %d/%m/%Y %H:%M")
     bad_rows: Literal["error", "skip"] = option(
         "error", "what to do with rows that lack an id, a rating or a time, or have a wrong number of values"
     )
-    string_ids: bool = option(False, "make all ids strings, integers too")
+    string_ids: bool = option(False, "convert all ids to strings, including integers")
     unknown_items: Literal["error", "drop", "keep"] = option(
         "error",
         "what to do with interactions of items that the item table lacks: drop them, or keep the items, whose rows of"
         " the table are then empty",
     )
-    without_features: Literal["raise", "drop"] = option("raise", "what to do with items that no feature matrix covers")
+    without_features: Literal["raise", "drop"] = option("raise", "what to do with items without features")
     unknown_features: Literal["error", "raise", "drop"] = option(
-        "error", "what to do with feature rows of ids that are no items (raise is an old word for error)"
+        "error", "what to do with feature rows of unknown item ids (raise is an old name of error)"
     )
-    k_core: int = option(0, "remove users and items with fewer than k pairs, again and again; 0 or 1 keeps all")
+    k_core: int = option(0, "repeatedly remove users and items with fewer than k interactions; 0 or 1 keeps all")
     keep_all_items: bool | None = option(
-        None, "keep items without a pair; by default yes if there is an item table and no k-core"
+        None, "keep items without interactions; default: yes if there is an item table and no k-core"
     )
     split: str | None = option(
         "random", "random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels"
     )
-    held_out: float = option(0.2, "share held out by the split, half of it for valid")
+    held_out: float = option(0.2, "share held out by the split, half of it for validation")
     seed: int = option(0, "seed of the split")
 
     @property
@@ -64,19 +64,17 @@ class PreprocessingConfig:
 
     def __post_init__(self) -> None:
         if self.min_rating is not None and self.rating is None:
-            raise ConfigError(
-                f"a least rating needs the name of the column of ratings ({argument('rating', 'COLUMN')})"
-            )
+            raise ConfigError(f"a minimum rating needs the name of the rating column ({argument('rating', 'COLUMN')})")
         if self.k_core < 0:
             raise ConfigError(f"the k-core is {self.k_core}; it must be 0 or more")
         if not 0 < self.held_out < 1:
-            raise ConfigError(f"the share held out is {self.held_out}; it must lie between 0 and 1")
+            raise ConfigError(f"the share held out is {self.held_out}; it must be between 0 and 1")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; it must be 0 or more")
 
 
 def make_preprocessing_config(options: Mapping[str, Any], where: str) -> PreprocessingConfig:
-    """The recipe of options; messages begin with the function `where`, or with the flag on the command line.
+    """Build the configuration; messages begin with the function `where`, or with the flag on the command line.
 
     Raises:
         ConfigError: an option is unknown, or its value is of a wrong type or out of range.

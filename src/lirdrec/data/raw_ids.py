@@ -32,19 +32,19 @@ def read_ids(
     text: bool = False,
     string_ids: bool = False,
 ) -> pl.Series:
-    """Ids as they come from outside, of whatever type, as an Int64 or String series.
+    """Convert ids of any type to an Int64 or String series.
 
-    Blanks around an id are taken off, bytes are read as UTF-8, and decimal numbers without a fraction become integers;
-    what is changed so is counted in a warning.
+    Surrounding blanks are removed, bytes are decoded as UTF-8, and decimal numbers without a fraction become integers;
+    a warning counts the changed ids.
 
     Args:
         ids: anything one-dimensional.
         where, what, place: for messages, as in `clean_ids`.
-        text: the ids come from a text file, so that those that are all written as integers are integers.
-        string_ids: give strings whatever the type is.
+        text: the ids come from a text file: convert them to integers if all are written as integers.
+        string_ids: always return strings.
 
     Raises:
-        DataError: as `clean_ids`, and for bytes that are no text and numbers with a fraction.
+        DataError: as `clean_ids`, and for bytes that are not UTF-8 and numbers with a fraction.
     """
     series = as_series(ids, where)
 
@@ -76,14 +76,14 @@ def read_ids(
 
 
 def has_control_characters(ids: pl.Series) -> pl.Series:
-    """Where texts have a control character other than blanks at their ends: a terminal would obey it."""
+    """Mask of texts with a control character inside, which a terminal would execute."""
     if ids.dtype != pl.String:
         return pl.repeat(False, len(ids), eager=True)
     return ids.str.strip_chars().str.contains(CONTROL).fill_null(False)
 
 
 def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
-    """Texts as Int64 where all are written as integers of 64 bits, perhaps with ".0"; else None."""
+    """Texts as Int64 if all are 64-bit integers, optionally with ".0"; else None."""
     if texts.null_count() or not texts.str.contains(INTEGER_TEXT).all():
         return None
     whole = texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
@@ -99,10 +99,10 @@ def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
 
 
 def _integers_of_texts(texts: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
-    """Texts that are all decimal numbers without a fraction as integers; other texts as they are.
+    """Convert texts to integers if all are decimal numbers without a fraction; else return them unchanged.
 
     Raises:
-        DataError: all are numbers, and some have a fraction or are words for a missing value.
+        DataError: all are numbers, but some have a fraction or denote a missing value.
     """
     if len(texts) == 0 or texts.null_count() or texts.str.contains(INTEGER).all():
         return texts
@@ -125,19 +125,19 @@ def _integers_of_texts(texts: pl.Series, where: str, what: str, at: Callable[[pl
 
 
 def _trimmed(series: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
-    """Texts without blanks around them; a warning counts those that had some."""
+    """Strip surrounding blanks; a warning counts the changed texts."""
     around = series.str.contains(r"^\s|\s$").fill_null(False)
     if not around.any():
         return series
     logger.warning(
-        "%s: blanks around %s taken off, for instance %r in %s",
+        "%s: blanks around %s removed, for instance %r in %s",
         *(where, count(int(around.sum()), f"{what} id"), series[around.arg_true()[0]], at(around)),
     )
     return series.str.strip_chars()
 
 
 def _decoded(series: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
-    """Bytes as the texts that they encode."""
+    """Decode bytes as UTF-8."""
     try:
         return series.cast(pl.String)
     except pl.exceptions.PolarsError:
@@ -157,9 +157,9 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def _without_fraction(series: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
-    """Decimal numbers as integers; a warning counts them."""
+    """Convert decimal numbers to integers; a warning counts them."""
     if series.dtype.is_float():
-        series = series.fill_nan(None)  # how pandas and NumPy write a gap
+        series = series.fill_nan(None)  # missing values of pandas and NumPy
         bad = (series != series.floor()) | series.is_infinite() | (series.abs() >= 2.0**53)
     else:
         bad = (series != series.floor()) | (series.cast(pl.Int64, strict=False).is_null() & series.is_not_null())
@@ -169,7 +169,7 @@ def _without_fraction(series: pl.Series, where: str, what: str, at: Callable[[pl
             f"{where}: {what} id {series[bad.arg_true()[0]]} in {at(bad)} is not an integer below 2^53; ids are"
             " integers or texts, so write the column as one of these"
         )
-    if len(series) and not series.null_count():  # gaps are refused by who asked
+    if len(series) and not series.null_count():  # the caller rejects missing ids
         logger.warning("%s: %s are decimal numbers, read as integers", where, count(len(series), f"{what} id"))
     return series.cast(pl.Int64)
 
@@ -177,8 +177,8 @@ def _without_fraction(series: pl.Series, where: str, what: str, at: Callable[[pl
 def _from_objects(
     series: pl.Series, where: str, what: str, string_ids: bool, at: Callable[[pl.Series], str]
 ) -> pl.Series:
-    """Python objects as a column of one type."""
-    values = [None if value is None or value != value else value for value in series]  # NaN is not itself
+    """Convert Python objects to a column of one type."""
+    values = [None if value is None or value != value else value for value in series]  # NaN is not equal to itself
     kinds = {bool if isinstance(value, (bool, np.bool_)) else type(value) for value in values if value is not None}
     texts = (str, bytes)
     if kinds and all(issubclass(kind, texts) for kind in kinds) and bytes in kinds:
@@ -200,8 +200,8 @@ def _from_objects(
         whole = [None if value is None else int(value) for value in values]
         if string_ids:
             return pl.Series([None if value is None else str(value) for value in whole], dtype=pl.String)
-        if any(value is None for value in whole):
-            return pl.Series([None if value is None else 0 for value in whole], dtype=pl.Int64)  # refused for its gaps
+        if any(value is None for value in whole):  # the caller rejects missing ids
+            return pl.Series([None if value is None else 0 for value in whole], dtype=pl.Int64)
         return big_integers(pl.Series(values=whole, dtype=pl.Object), where, what, at)
     if string_ids and kinds and all(issubclass(kind, (str, int, np.integer)) and kind is not bool for kind in kinds):
         return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)

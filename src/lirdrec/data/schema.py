@@ -1,4 +1,4 @@
-"""The names of columns, in frames that come out of the library and in the files that it writes."""
+"""Column names of returned frames and written files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ SPLITS = ("train", "valid", "test")
 
 
 def unused_name(name: str, columns: Collection[str]) -> str:
-    """A name like `name` that no column has: `item_`, `item_2`, …"""
+    """An unused column name derived from `name`: `item_`, `item_2`, …"""
     names = itertools.chain([f"{name}_"], (f"{name}_{number}" for number in itertools.count(2)))
     return next(one for one in names if one not in columns)

@@ -1,4 +1,4 @@
-"""Split methods: each maps interactions to labels 0 (train), 1 (valid) or 2 (test).
+"""Split methods: each maps interactions to labels 0 (train), 1 (validation) or 2 (test).
 
 Pairs come sorted by user and item (`preprocessing.distinct_pairs`), so a split depends on the set of interactions and
 on the seed, never on the order of lines in a file.
@@ -32,26 +32,24 @@ def split_labels(
     Args:
         method: one of
             "random": per user, see `held_counts`;
-            "temporal": the same numbers per user, the latest pairs are held;
+            "temporal": the same numbers per user, the latest pairs are held out;
             "leave_last_out": each user's last pair is test, the one before valid (users with 3 pairs and more);
             "global_time": one cut in time for everyone: the last `held_out` share of the pairs, first half valid;
             "cold_items": `held_out` of the items, half of them valid and half test; pairs follow their item;
             "none": everything is train.
         users, items: `(E,)` int64.
-        timestamps: `(E,)` int64, needed by the three methods that look at time. Ties are broken by item row, except
-            in "global_time", where pairs of one moment stay on one side.
+        timestamps: `(E,)` int64, needed by the three methods that use time. Ties are broken by item row, except
+            in "global_time", where pairs with equal timestamps stay in one split.
         seed: of "random" and "cold_items".
         held_out: the share to hold out, half of it valid.
 
     Raises:
-        DataError: an unknown method, no timestamps where they are needed, or too little data to split.
+        DataError: an unknown method, missing timestamps, or too little data to split.
     """
     if not 0 < held_out < 1:
-        raise DataError(f"the share held out is {held_out}; it must lie between 0 and 1")
+        raise DataError(f"the share held out is {held_out}; it must be between 0 and 1")
     if method in ("temporal", "global_time", "leave_last_out") and timestamps is None:
-        raise DataError(
-            f"split '{method}' needs to know when things happened: name the column ({argument('timestamp', 'COLUMN')})"
-        )
+        raise DataError(f"split '{method}' needs timestamps: name the column ({argument('timestamp', 'COLUMN')})")
     rng = np.random.default_rng(seed)
     if method == "none":
         return np.zeros(len(users), dtype=np.int8)
@@ -72,14 +70,14 @@ def split_labels(
 
 
 def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """How many of `n` pairs of a user go to valid and to test.
+    """Numbers of validation and test pairs of users with `n` pairs.
 
-    `held = max(2, ⌊held_out·n⌋)`, `valid = ⌊held/2⌋`, test the rest: with 0.2 this fits every user of the public
-    Baby and Sports splits. A user with one or two pairs keeps them all in train: every user keeps a training item.
+    `held = max(2, ⌊held_out·n⌋)`, `valid = ⌊held/2⌋`, test the rest: with 0.2 this equals the public Baby and
+    Sports splits for every user. Users with one or two pairs keep them in train, so every user has a training item.
 
     Args:
         n: `(U,)` numbers of pairs.
-        held_out: the share, or None for two whatever n is (leave-last-out).
+        held_out: the share, or None for two, independent of n (leave-last-out).
     """
     share = np.zeros_like(n) if held_out is None else np.floor(held_out * n + 1e-9).astype(np.int64)
     held = np.where(n < 3, 0, np.minimum(np.maximum(2, share), n - 1))
@@ -90,7 +88,7 @@ def given_labels(column: pl.Series, where: str, place: Callable[[int], str] = ro
     """Labels `(E,)` int8 from a column of 0, 1, 2 or of the words train, valid (validation, val, dev) and test.
 
     Raises:
-        DataError: another value, or none; names the row.
+        DataError: a value is missing or not a label; names the row.
     """
     labels = label_values(column)
     if labels.null_count():
@@ -101,7 +99,7 @@ def given_labels(column: pl.Series, where: str, place: Callable[[int], str] = ro
 
 
 def label_values(column: pl.Series) -> pl.Series:
-    """Labels as Int8, null where a value is missing or no label."""
+    """Labels as Int8; null where a value is missing or not a label."""
     words = column.cast(pl.String).str.strip_chars().str.to_lowercase()
     return words.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
 
@@ -127,7 +125,7 @@ def _global_time(timestamps: np.ndarray, held_out: float) -> np.ndarray:
     if not sizes.all():
         raise DataError(
             f"split 'global_time' would leave {sizes[0]} train, {sizes[1]} valid and {sizes[2]} test pairs:"
-            " too many pairs share one moment; use 'temporal' or 'random'"
+            " too many pairs have the same timestamp; use 'temporal' or 'random'"
         )
     return labels
 

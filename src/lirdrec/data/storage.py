@@ -1,4 +1,4 @@
-"""Prepared datasets: a folder of Parquet, npy and a JSON manifest (docs/architecture.md, "What is written where")."""
+"""Read and write prepared datasets: folders of Parquet and npy files with a JSON manifest (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ EXTRA = (
     "work/features",
     "work/caption",
     "captions.problems.csv",
-)  # what a prepared folder may hold beside the files of its manifest
+)  # names allowed in a prepared folder besides the files of its manifest
 REMEDY = "copy the folder again, or prepare the dataset again"
-# what readers of Parquet and npy raise on damaged files; a header of npy is parsed as Python
+# exceptions of Parquet and npy readers on damaged files; npy headers are parsed as Python
 DAMAGE = (
     *(DataError, ValueError, KeyError, TypeError, OSError, EOFError, SyntaxError, MemoryError, OverflowError),
     *(RecursionError, AttributeError, pl.exceptions.PolarsError),
 )
-ITEM_ROWS = 8192  # of a row group of the item table, which whoever reads it in ranges holds in memory
+ITEM_ROWS = 8192  # rows per row group of the item table; readers of a range load complete row groups
 
 
 def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> Path:
-    """Write a prepared folder, completely or not at all.
+    """Write a prepared folder atomically.
 
     Args:
         dataset: a `Dataset` or its parts.
         folder: target; parents are created.
-        overwrite: replace a folder that holds a prepared dataset already, and nothing else.
+        overwrite: replace a folder, but only if it contains a prepared dataset and nothing else.
 
     Raises:
-        RunFolderError: the folder is taken, or cannot be written (disk full, not allowed).
-        DataError: `dataset.info` or the item table holds something that JSON or Parquet cannot.
+        RunFolderError: the folder exists already, or cannot be written (disk full, no permission).
+        DataError: `dataset.info` or the item table has a value that JSON or Parquet cannot represent.
     """
     with atomic_folder(folder, overwrite, (FORMAT,), EXTRA) as temporary:
         _write(dataset, temporary)
@@ -60,9 +60,9 @@ def read(folder: str | Path, verify: bool = False) -> DatasetParts:
     """Read a prepared folder; the features stay on disk, memory-mapped.
 
     Args:
-        folder: written by `write`, on any machine.
-        verify: check the checksums of the feature matrices too (all their bytes are read); those of the other files
-            are always checked, and so are all sizes.
+        folder: written by `write`.
+        verify: also check the checksums of the feature matrices (reads all their bytes); the checksums of other files
+            and all sizes are always checked.
 
     Raises:
         RunFolderError: a file is missing, damaged, or from a newer version of the format.
@@ -134,7 +134,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
-    """The first entry of a dataset's manifest that has not the type that it must have."""
+    """The first entry of a dataset's manifest with a wrong type."""
     for key, kind in (("name", str), ("info", dict), ("features", dict), ("counts", dict)):
         if not isinstance(manifest.get(key), kind):
             return key
@@ -154,7 +154,7 @@ def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
 
 
 def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
-    """Raise a RunFolderError if a file of the manifest is missing or is not what was written."""
+    """Raise a RunFolderError if a file of the manifest is missing or was changed."""
     for name, expected in manifest["files"].items():
         path = resolve_path(folder, manifest, name)
         try:
@@ -213,7 +213,7 @@ def _write(dataset: DatasetParts, folder: Path) -> None:
 
 
 def write_item_table(table: pl.DataFrame, path: Path) -> None:
-    """Write the item table, in row groups that can be read one at a time.
+    """Write the item table in row groups, which can be read separately.
 
     Raises:
         DataError: a column of a type that Parquet cannot hold.
@@ -227,7 +227,7 @@ def write_item_table(table: pl.DataFrame, path: Path) -> None:
 
 
 def interactions(dataset: DatasetParts) -> pl.DataFrame:
-    """All pairs as rows: user row, item row, split, and timestamps where every split has them."""
+    """The table of all pairs: user row, item row, split and, if every split has them, timestamps."""
     parts = []
     timed = all(dataset.split(name).timestamps is not None for name in SPLITS)
     for name in SPLITS:
@@ -240,7 +240,7 @@ def interactions(dataset: DatasetParts) -> pl.DataFrame:
 
 
 def matrix_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """What an npy file begins with, for matrices that are written in pieces."""
+    """The header of an npy file, for matrices written in blocks."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -249,7 +249,7 @@ def matrix_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 def write_matrix(values: np.ndarray, path: Path, keep: np.ndarray | None = None) -> None:
-    """Write an npy file in blocks: a memory map is never read whole. `keep` `(I,)` bool chooses rows."""
+    """Write an npy file in blocks, so that a memory map is never loaded completely. `keep` `(I,)` bool selects rows."""
     n_rows = len(values) if keep is None else int(keep.sum())
     with path.open("wb") as file:
         file.write(matrix_header(values.dtype, (n_rows, *values.shape[1:])))

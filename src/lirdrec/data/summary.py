@@ -17,7 +17,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
     Keys: name, users, items, interactions, sparsity (share of empty cells), splits (name → pairs), modalities (name →
     dims, dtype, present, coverage, bytes), title (the column of titles, or None), user_degrees and item_degrees (see
     `degree_histogram`; training pairs), cold_items, items_without_training, users_without_training (no training pair),
-    held_users_without_training (those of them who occur in valid or test), memory_to_train (bytes, see
+    held_users_without_training (those of them in valid or test), memory_to_train (bytes, see
     `training_memory`), info.
     """
     users, items = dataset.n_users, dataset.n_items
@@ -56,7 +56,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
 
 
 def degree_histogram(degrees: np.ndarray) -> dict[str, Any]:
-    """A histogram in bins that double: 0, 1, 2-3, 4-7, 8-15 …
+    """A histogram with bins of doubling width: 0, 1, 2-3, 4-7, 8-15 …
 
     Returns:
         `bins`: list of `{"from": a, "to": b, "count": n}` with both ends included, up to the largest degree;
@@ -88,17 +88,17 @@ def training_memory(
     n_layers: int = 3,
     k: int = 10,
 ) -> int:
-    """A rough count of the bytes that training LIRDRec takes, from sizes alone, float32.
+    """Estimate the memory in bytes for training LIRDRec in float32.
 
     With `M` modalities, `K = M+1` branches, `e` the embedding size, `h = 4e`, `N = U+I`, `D = Σ d_m`, the sum of
 
     - features and their DCT: `2·I·D`
     - parameters with gradient and Adam's two moments: `4·(K·U·e + 2·D·h + K·h·e)`
     - hidden layers of the branches and their gradients: `2·K·I·h`
-    - node states of each layer, the read-out, and as much again for gradients: `2·(L+2)·N·K·e`
+    - node states of each layer, the read-out, and the same for gradients: `2·(L+2)·N·K·e`
     - user-item graph, forward and transposed: `2·(3·E + N)`; item graph, likewise: `2·(3·M·k·I + I)`
 
-    in numbers of four bytes, and 300 MB for the Python process with torch.
+    numbers of four bytes, plus 300 MB for the Python process with torch.
     """
     branches, hidden, total, nodes = len(dims) + 1, 4 * embedding_size, sum(dims), n_users + n_items
     numbers = (

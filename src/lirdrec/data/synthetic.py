@@ -60,7 +60,7 @@ def make_synthetic_dataset(
         DataError: sizes that contradict each other.
     """
     _check_sizes(n_users, n_items, n_pairs, groups)
-    # one stream for each purpose: features of the same seed do not change with the number of pairs
+    # one random stream per purpose: features of a seed do not depend on the number of pairs
     seeds = np.random.SeedSequence(seed).spawn(3 + len(dims))
     rng = np.random.default_rng(seeds[0])
     group = rng.permutation(np.arange(n_items) % groups)
@@ -80,8 +80,8 @@ def make_synthetic_dataset(
 def _check_sizes(n_users: int, n_items: int, n_pairs: int, groups: int) -> None:
     if n_pairs > n_users * n_items // 2 or n_pairs < n_users or not 0 < groups <= n_items:
         raise DataError(
-            f"planted: {n_pairs} pairs of {n_users} users and {n_items} items in {groups} groups cannot be drawn;"
-            " there must be a pair per user, at most half of all pairs, and at most a group per item"
+            f"planted: {n_pairs} pairs of {n_users} users and {n_items} items in {groups} groups are not possible;"
+            " there must be a pair per user, at most half of all possible pairs, and at most as many groups as items"
         )
 
 
@@ -145,7 +145,7 @@ def _draw_pairs(
 
 
 def _degrees(n_users: int, n_items: int, n_pairs: int, rng: np.random.Generator) -> np.ndarray:
-    """How many pairs each user has: a common minimum and an exponentially skewed rest, at most 3/4 of the items."""
+    """Number of pairs of each user: a common minimum and an exponentially skewed rest, at most 3/4 of the items."""
     degrees = np.full(n_users, min(5, n_pairs // n_users))
     limit = max(int(degrees.max()), -(-3 * n_items // 4))
     weights = rng.exponential(size=n_users)

@@ -1,4 +1,4 @@
-"""Reads tables from text and binary files; every problem of a file raises a one-sentence DataError."""
+"""Read tables from text and binary files; every problem of a file raises a one-sentence DataError."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Table:
 
     Attributes:
         frame: the columns.
-        where: what messages begin with: a path, or "the interactions".
-        text: whether the values were text: then ids that are all digits become integers.
-        lines: whether rows are lines of a file (the header is line 1); else they are counted from 0.
+        where: prefix of messages: a path, or "the interactions".
+        text: whether the source is a text file, so that ids of digits become integers.
+        lines: whether rows are lines of a file (the header is line 1); else rows are counted from 0.
         skipped: bad rows that were left out when the file was read.
         decimal_comma: whether numbers may be written with a decimal comma.
-        ordered: whether the rows stand as the person gave them, so that features without ids can follow them.
+        ordered: whether the rows have the order of the source, so that features without ids can be aligned with them.
     """
 
     frame: pl.DataFrame
@@ -72,15 +72,15 @@ class Table:
     ordered: bool = True
 
     def place(self, row: int) -> str:
-        """Where a row of the frame is, in words."""
+        """The position of a row, for messages."""
         return f"line {row + 2}" if self.lines else row_place(row)
 
     def at(self, bad: pl.Series) -> str:
-        """Where the first true row of a mask is, in words."""
+        """The position of the first true row of a mask, for messages."""
         return self.place(int(bad.arg_true()[0]))
 
     def need(self, columns: Sequence[str]) -> None:
-        """Raise a DataError if a column is missing; offers the nearest name."""
+        """Raise a DataError if a column is missing; suggests a similar name."""
         for column in columns:
             if column not in self.frame.columns:
                 near = likely_column(column, self.frame.columns)
@@ -105,7 +105,7 @@ class TextTable(Table):
     first: int = 2
 
     def place(self, row: int) -> str:
-        """Where a row of the frame is, in words."""
+        """The position of a row, for messages."""
         return f"line {row + self.first if self.numbers is None else self.numbers[row]}"
 
 
@@ -114,37 +114,37 @@ class RecordTable(Table):
     """A table whose rows are records of a JSON file.
 
     Attributes:
-        numbers: `(N,)` of each row the line, or the place in the list, that it comes from.
-        word: what such a number counts: "line" or "record".
+        numbers: `(N,)` line number, or position in the list, of each row's record.
+        word: "line" or "record", what `numbers` counts.
     """
 
     numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     word: str = "line"
 
     def place(self, row: int) -> str:
-        """Where a row of the frame is, in words."""
+        """The position of a row, for messages."""
         return f"{self.word} {self.numbers[row]}"
 
 
 @dataclass(frozen=True)
 class SelectedTable(Table):
-    """Some rows of another table; messages speak of the rows as that table does.
+    """Some rows of another table; messages give the row positions of that table.
 
     Attributes:
         source: the other table.
-        rows: `(N,)` the rows of it that are left.
+        rows: `(N,)` the rows kept.
     """
 
     source: Table = None  # type: ignore[assignment]  # always given; fields of the base class have defaults
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def place(self, row: int) -> str:
-        """Where a row of the frame is, in words."""
+        """The position of a row, for messages."""
         return self.source.place(int(self.rows[row]))
 
 
 def select_rows(table: Table, keep: pl.Series) -> Table:
-    """The rows of a table for which a mask is true."""
+    """Select the rows of a table by a mask."""
     if keep.all():
         return table
     return SelectedTable(
@@ -162,7 +162,7 @@ def select_rows(table: Table, keep: pl.Series) -> Table:
 
 @dataclass(frozen=True)
 class JoinedTable(Table):
-    """Several tables of the same columns, one below the other; messages name the file that a row lies in.
+    """Concatenated tables with the same columns; messages name the file of a row.
 
     Attributes:
         parts: the tables, in order.
@@ -171,7 +171,7 @@ class JoinedTable(Table):
     parts: tuple[Table, ...] = ()
 
     def place(self, row: int) -> str:
-        """Where a row of the frame is, in words."""
+        """The position of a row, for messages."""
         for part in self.parts:
             if row < part.frame.height:
                 return f"{part.place(row)} of {Path(part.where).name}"
@@ -180,15 +180,15 @@ class JoinedTable(Table):
 
 
 def join_tables(parts: Sequence[Table], columns: Sequence[str], where: str) -> Table:
-    """Tables one below the other.
+    """Concatenate tables.
 
     Args:
-        parts: each has the columns.
+        parts: tables with these columns.
         columns: which to keep.
-        where: what messages begin with.
+        where: prefix of messages.
 
     Raises:
-        DataError: a column is missing in one of them, or holds values of another type than in the others.
+        DataError: a column is missing in one of them, or has another type than in the others.
     """
     for part in parts:
         part.need(columns)
@@ -222,10 +222,10 @@ def read_table(
     the extra `excel` is installed.
 
     Args:
-        source: a file; or the files of which the table consists: several, a folder of parts (as Spark writes them), or
-            a pattern such as "log-*.csv".
-        text: by default every column of a text file is kept as strings (the caller turns them into what they are);
-            with a column's name here only this column is, and the others get the type that all of their values have.
+        source: a file; or several files that form one table: a list, a folder of parts (as Spark writes them), or a
+            pattern such as "log-*.csv".
+        text: by default every column of a text file is kept as strings (the caller converts them);
+            with a column's name, only this column is, and the other columns get the type that fits all their values.
         keys: of JSON files, the columns to read, `a.b` for a key of a nested record; by default all. See
             `lirdrec.data.json_tables.read_json`.
         layout: fields of `lirdrec.data.delimited.TextFormat`, of text files: separator, encoding, header, columns,
@@ -234,7 +234,7 @@ def read_table(
     Raises:
         DataError: a file is missing, empty, truncated, of an unknown encoding, or not a table; or the files have
             different columns.
-        ConfigError: an option that cannot be.
+        ConfigError: an invalid option.
     """
     known = make(TextFormat, layout, "a table")
     parts = find_parts(source)
@@ -268,11 +268,11 @@ def read_table(
 
 
 def warn_text_columns(table: Table, known: str) -> None:
-    """Warn of columns that stay texts because of a few values that are not written as numbers.
+    """Warn about columns that are read as texts because a few values are not numbers.
 
     Args:
         table: with the types found.
-        known: the column of ids, which may be anything.
+        known: the id column, which is not checked.
     """
     for name, kind in table.frame.schema.items():
         if name == known or kind != pl.String:
@@ -294,7 +294,7 @@ def warn_text_columns(table: Table, known: str) -> None:
 
 
 def _mostly_numbers(values: pl.Series) -> bool:
-    """Whether nearly all values are numbers in some notation; codes that begin with 0 are none."""
+    """Whether nearly all values are numbers in some notation; codes with a leading 0 do not count."""
     known = values.drop_nulls()
     if not len(known) or known.str.contains(LEADING_ZERO).any():
         return False
@@ -332,7 +332,7 @@ def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[
 
 
 def _with_folder_columns(table: Table, part: Part, parts: Sequence[Part]) -> Table:
-    """The table of a part with the columns named by its folders; integers if the table is not text."""
+    """Add the columns given by the folder names of a part; integers if the table is not text."""
     frame = table.frame
     for name, value in part.values.items():
         every = pl.Series([other.values.get(name) for other in parts], dtype=pl.String)
@@ -347,7 +347,7 @@ def _is_spreadsheet(path: Path) -> bool:
     head = first_bytes(path)
     if detect_table_format(head) == EXCEL:
         return True
-    if detect_compression(head) != ZIP:  # a text that is called .xls, as many web sites write, is read as a text
+    if detect_compression(head) != ZIP:  # many websites name text files .xls; read those as text
         return False
     if path.suffix.lower() in SPREADSHEETS:
         return True

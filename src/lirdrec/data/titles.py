@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-# Names of columns that hold titles, in any case, with blanks or hyphens for underscores; of several the first is taken.
+# Names of title columns, in any case, with blanks or hyphens for underscores; the first match is used.
 TITLES = (
     "title",
     "name",
@@ -23,14 +23,14 @@ TITLES = (
 
 
 def title_column(table: pl.DataFrame) -> str | None:
-    """The name of the column with the titles, or None."""
+    """The name of the title column, or None."""
     return named_title(table.columns)
 
 
 def named_title(columns: Iterable[str]) -> str | None:
-    """The column whose name says that it holds titles, or None.
+    """Detect the title column by its name; None if there is none.
 
-    Of nested records `product.name` counts as `product_name`; where there is no such column, a single `a.title` does.
+    A nested key `product.name` counts as `product_name`; otherwise a single `a.title` is accepted.
     """
     listed = list(columns)
     found = {_plain(name): name for name in reversed(listed)}
@@ -41,7 +41,7 @@ def named_title(columns: Iterable[str]) -> str | None:
 
 
 def is_title(name: str) -> bool:
-    """Whether a column of this name holds titles, if no column before it does."""
+    """Whether a column with this name can contain titles."""
     return named_title([name]) is not None
 
 
@@ -50,13 +50,13 @@ def _plain(name: str) -> str:
 
 
 def titles(table: pl.DataFrame) -> pl.Series | None:
-    """The titles `(I,)` as strings, null where an item has none; None where there is no such column."""
+    """The titles `(I,)` as strings, null for items without a title; None if there is no title column."""
     name = title_column(table)
     return None if name is None else as_title(table[name])
 
 
 def as_title(column: pl.Series) -> pl.Series:
-    """A column as strings. Lists are words in order, joined by blanks; records and bytes have no title: null."""
+    """Convert a column to strings. Words of a list are joined by blanks; records and bytes become null."""
     kind = column.dtype
     if isinstance(kind, pl.Array):
         column, kind = column.arr.to_list(), pl.List(kind.inner)
@@ -71,10 +71,10 @@ def as_title(column: pl.Series) -> pl.Series:
 
 
 def as_texts(column: pl.Series) -> pl.Series:
-    """A column as texts, null where there is none.
+    """Convert a column to texts; null for missing texts.
 
-    Words of a list are joined by blanks (RecBole's `token_seq`), categories, numbers and times are written out, and
-    bytes that are no UTF-8 text become null.
+    Words of a list are joined by blanks (RecBole's `token_seq`), categories, numbers and times are formatted, and
+    bytes that are not UTF-8 become null.
     """
     kind = column.dtype
     if isinstance(kind, pl.Array):

@@ -22,17 +22,17 @@ def commit(
     entries: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda manifest: {},
     gone: Collection[str] = (),
 ) -> None:
-    """Put new files in their places and say so in the manifest: all of it is seen, or nothing.
+    """Replace files and the manifest of a prepared folder atomically.
 
     Args:
         folder: a prepared folder.
         files: name in the manifest → the finished file, on the same disk; it is moved.
-        entries: from the manifest as it is to the entries that change, for instance `features` and `info`.
-        gone: names of files that the dataset does not have any longer; those that it never had do not count.
+        entries: function from the current manifest to the changed entries, for instance `features` and `info`.
+        gone: names of removed files; unknown names are ignored.
 
     Raises:
         RunFolderError: no prepared folder, or it cannot be written.
-        DataError: `entries` holds something that JSON cannot.
+        DataError: `entries` returns a value that JSON cannot represent.
     """
     folder = Path(folder)
     with dataset_lock(folder):
@@ -54,7 +54,7 @@ def commit(
 
 
 def recover(folder: str | Path) -> None:
-    """Finish a change that was cut short; does nothing to a folder that is in order.
+    """Finish an interrupted change; does nothing if there is none.
 
     Raises:
         RunFolderError: no prepared folder, or it cannot be written.
@@ -67,7 +67,7 @@ def recover(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def dataset_lock(folder: Path) -> Iterator[None]:
-    """Hold a prepared folder while it is read, changed and written again.
+    """Lock a prepared folder while it is changed.
 
     Raises:
         RunFolderError: another process is changing it, or it cannot be written.

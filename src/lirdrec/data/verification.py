@@ -12,17 +12,17 @@ from lirdrec.data.dataset_parts import DatasetParts
 from lirdrec.data.storage import check_files, read_manifest, resolve_path
 from lirdrec.files.transaction import read_stable
 
-_verified: set[tuple[object, ...]] = set()  # states of the files that this process has compared
+_verified: set[tuple[object, ...]] = set()  # states of the files that this process has verified
 
 
 def verify_features(dataset: DatasetParts, names: Collection[str] | None = None) -> None:
     """Compare the feature files of a dataset that was loaded from a prepared folder with their checksums.
 
-    Each file is read once in a process, unless it has changed since. Features in memory are not looked at.
+    Each file is read once in a process, unless it has changed since. Features in memory are not checked.
 
     Args:
         dataset: any dataset.
-        names: of the matrices; None: all.
+        names: names of matrices; None: all.
 
     Raises:
         RunFolderError: a file is missing, or is not what was written; it names the file.

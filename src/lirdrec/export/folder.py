@@ -1,4 +1,4 @@
-"""`export`: write a folder for another engine or runtime, completely or not at all."""
+"""`export`: write a folder for another search engine or runtime, atomically."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ WRITTEN = (
 
 
 def check_kind(kind: str) -> None:
-    """Raises ConfigError where there is no export of this kind."""
+    """Raise a ConfigError if there is no export of this kind."""
     if kind not in KINDS:
         raise ConfigError(f"no export to '{kind}'; {nearest(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
 
 
 def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write what another search engine or runtime needs of a recommender, with a README.txt that says how to use it.
+    """Export a recommender for another search engine or runtime, with a README.txt that explains its use.
 
     Args:
-        recommender: a run, slim or not.
+        recommender: a run, stripped or not.
         kind: one of `KINDS`.
-        folder: the folder to make.
-        overwrite: replace an earlier export, and nothing else.
+        folder: the folder to create.
+        overwrite: replace a folder, but only if it contains an export and nothing else.
 
     Raises:
         ConfigError: an unknown kind, or its library is not installed.
-        CapabilityError: the model has nothing of the kind.
-        RunFolderError: the folder holds something while `overwrite` is off, or cannot be written; for "onnx": the
-            features that the run was trained with are gone.
+        CapabilityError: the model does not support this kind of export.
+        RunFolderError: the folder is not empty and `overwrite` is off, or it cannot be written; for "onnx": the
+            features that the run was trained with are missing.
     """
     check_kind(kind)
     folder = Path(folder)
-    earlier = folder.is_dir() and manifest_format(folder) is None  # exports had no manifest before
+    earlier = folder.is_dir() and manifest_format(folder) is None  # earlier exports have no manifest
     if earlier and any(folder.iterdir()) and overwrite and not (folder / "README.txt").is_file():
-        raise RunFolderError(f"{folder}: is no export, so it is not replaced; choose another name")
+        raise RunFolderError(f"{folder}: is not an export, so it is not replaced; choose another name")
     with atomic_folder(folder, overwrite, (FORMAT,), WRITTEN if earlier else ()) as temporary:
         KINDS[kind](recommender, temporary)
         files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in sorted(temporary.rglob("*"))}

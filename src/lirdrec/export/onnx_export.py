@@ -1,18 +1,18 @@
-"""LIRDRec's item encoder as ONNX: from a new item's raw features to its vectors, outside of Python and of PyTorch.
+"""Export LIRDRec's item encoder as ONNX: it maps raw features of new items to vectors, without Python and PyTorch.
 
-Two graphs, in the symbols of `models/lirdrec.py`; every input is one modality, `(n, d_m)` float32, in which an item
-that lacks it is a row of zeros:
+Two graphs, in the symbols of `models/lirdrec.py`; every input is one modality, `(n, d_m)` float32; items
+without the modality have a row of zeros:
 
-- `item_branches.onnx` is the network alone: `branches` `(n, K, e)`, the normalized `z` of each modality and of the
+- `item_branches.onnx` contains only the network: `branches` `(n, K, e)`, the normalized `z` of each modality and of the
   shared branch, whose DCT is inside its weights.
-- `item_vector.onnx` is all of `Model.add_items` for items that are added one by one: besides the network it holds the
-  catalog's features and what its items pass on (`item_smoothed_l`), finds each new item's nearest items, and gives
-  `vector` `(n, K·e)`, which scores by inner products with the users' vectors, and `branches`. The items of one call do
-  not see each other, while `add_items` takes those of one call as each other's neighbors.
+- `item_vector.onnx` is the complete `Model.add_items` for items added one by one: besides the network, it contains
+  the catalog's features and smoothed vectors (`item_smoothed_l`), finds the nearest items of each new item, and returns
+  `vector` `(n, K·e)`, which scores by inner products with the users' vectors, and `branches`. Unlike in `add_items`,
+  items of the same call are not neighbors of each other.
 
-Neither holds the encoder of texts or pictures that made the features. What is in the catalog is as of the export.
+Neither contains the encoders of texts or images that created the features. The catalog is that at export time.
 
-A graph of ONNX that is put together operator by operator; large tables go into a file beside it, block by block.
+The ONNX graph is built operator by operator; large tables are written block by block to a file beside it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from lirdrec.nn.dct import idct
 from lirdrec.nn.functional import EPSILON
 from lirdrec.recommender.recommender import Recommender
 
-OPSET, IR = 18, 8  # of early 2023: old enough for whatever runtime is in use
-ALIGNED = 4096  # bytes; a runtime can then map a table instead of reading it
+OPSET, IR = 18, 8  # of early 2023: supported by all current runtimes
+ALIGNED = 4096  # bytes; lets a runtime memory-map a table
 
 
 class Graph:
-    """Operators on float32 tensors, addressed by name.
+    """An ONNX graph of operators on float32 tensors, addressed by name.
 
     Args:
-        path: the .onnx file to write; `table` puts its numbers into a .bin file of the same name.
+        path: the .onnx file to write; `table` writes its numbers to a .bin file of the same name.
 
     Raises:
         ConfigError: onnx is not installed.
@@ -58,24 +58,24 @@ class Graph:
         self._constants: list[Any] = []
 
     def add(self, operator: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes: Any) -> Any:
-        """The name of an operator's result; the names, where it has several."""
+        """Add an operator; returns the name of its result, or several names."""
         name = name or f"{operator}_{len(self._nodes)}"
         names = [name] if outputs == 1 else [f"{name}_{number}" for number in range(outputs)]
         self._nodes.append(self._onnx.helper.make_node(operator, inputs, names, **attributes))
         return names[0] if outputs == 1 else names
 
     def constant(self, value: Any) -> str:
-        """An array, kept in the .onnx file; numbers become float32, integers int64."""
+        """Add an array to the .onnx file; floats become float32, integers int64."""
         array = np.ascontiguousarray(value)
         if array.dtype.kind == "f":
             array = array.astype(np.float32)
         name = f"constant_{len(self._constants)}"
-        # ascontiguousarray makes a number a row of one
+        # ascontiguousarray turns a scalar into one row
         self._constants.append(self._onnx.numpy_helper.from_array(array.reshape(np.shape(value)), name))
         return name
 
     def table(self, shape: Sequence[int], blocks: Iterable[np.ndarray]) -> str:
-        """An array given in blocks of rows, kept in the .bin file."""
+        """Add an array, given in blocks of rows, to the .bin file."""
         name = f"constant_{len(self._constants)}"
         with self._tables.open("ab") as file:
             file.write(b"\0" * (-file.tell() % ALIGNED))
@@ -91,7 +91,7 @@ class Graph:
         return name
 
     def save(self, inputs: dict[str, Sequence[Any]], outputs: dict[str, Sequence[Any]], doc: str) -> None:
-        """Write and check the file. Inputs and outputs are name → shape, in which a text is a length that varies."""
+        """Write and check the file. Inputs and outputs are name → shape; a string in a shape is a variable length."""
         helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
         ends = [[helper.make_tensor_value_info(n, kind, s) for n, s in side.items()] for side in (inputs, outputs)]
         graph = helper.make_graph(self._nodes, self._path.stem, *ends, self._constants, doc_string=doc)
@@ -101,16 +101,16 @@ class Graph:
         self._onnx.checker.check_model(str(self._path), full_check=True)
 
 
-ABSENT = -1e30  # below it is the cosine of what is not there
+ABSENT = -1e30  # smaller values mark absent items
 
 README = """\
 item_branches.onnx   from raw features to the {k} branch vectors of {e} numbers each: {branches}
-item_vector.onnx     the same, and from them and the neighbors in the catalog to the item vector, of {width} numbers
-item_vector.bin      belongs to it: features and vectors of the catalog's {n_items:,} items, as of the export
+item_vector.onnx     the same, then with the neighbors in the catalog to the item vector of {width} numbers
+item_vector.bin      its data: features and vectors of the catalog's {n_items:,} items at export time
 
 Inputs, float32, a row per new item: {inputs}
-They are raw features, made by the encoders that made the catalog's; these are not inside. An item that lacks a
-modality has a row of zeros there; each needs at least one.
+They are raw features from the same encoders as the catalog's features; the encoders are not included. Items without
+a modality have a row of zeros; each item needs at least one modality.
 
     import onnxruntime
 
@@ -119,9 +119,9 @@ modality has a row of zeros there; each needs at least one.
 
 with features = {{{example}}}.
 
-A vector is what lirdrec add-items gives to this item alone; items of one call do not see each other. It scores by
-inner products with the users' vectors (lirdrec export --format npy) and can be put beside the items' in an index.
-Vectors of items that were there stay as they are.
+A vector equals that of lirdrec add-items for this item alone; items of one call are not neighbors of each other. It
+scores by inner products with the users' vectors (lirdrec export --format npy) and can be added to an index of items.
+Vectors of existing items do not change.
 """
 
 
@@ -129,9 +129,9 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
     """Write item_branches.onnx, item_vector.onnx, item_vector.bin and README.txt into an empty folder.
 
     Raises:
-        CapabilityError: the model is not LIRDRec, cannot take new items, or the run is slim.
+        CapabilityError: the model is not LIRDRec, cannot add items, or the run is stripped.
         ConfigError: onnx is not installed.
-        RunFolderError: the features that the run was trained with are gone.
+        RunFolderError: the features that the run was trained with are missing.
     """
     name = recommender.info.get("model", "this model")
     vectors = vectors_of(recommender)
@@ -139,7 +139,7 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
     if not isinstance(model, LIRDRec):
         raise CapabilityError(f"the item encoder of {name} cannot be exported; that of lirdrec can")
     if model.config.dct == "matrix":
-        raise CapabilityError('dct="matrix" mixes the items of training, so there is no encoder of one item')
+        raise CapabilityError('dct="matrix" mixes all training items, so there is no encoder of single items')
     encoder = _Encoder(model, Graph(folder / "item_branches.onnx"))
     encoder.branches()
     encoder.save({"branches": encoder.shape}, "LIRDRec: from raw features to branch vectors")
@@ -160,7 +160,7 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
 
 
 class _Encoder:
-    """Adds the formulas of `LIRDRec.item_branches` and `LIRDRec.add_items` to a graph; results are names in it."""
+    """Adds the computations of `LIRDRec.item_branches` and `LIRDRec.add_items` to a graph; results are node names."""
 
     def __init__(self, model: LIRDRec, graph: Graph):
         self.model, self.graph = model, graph
@@ -187,7 +187,7 @@ class _Encoder:
         return side_by_side
 
     def vector(self, recommender: Recommender) -> None:
-        """The item vector `(n, K·e)`: the branches and what comes from the nearest items (Eq. 17)."""
+        """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17)."""
         model, add = self.model, self.graph.add
         own = self.branches()
         smoothed, neighbors = own, self._neighbors(recommender)
@@ -209,12 +209,12 @@ class _Encoder:
 
     def _neighbors(self, recommender: Recommender) -> list[tuple[str, str | None, str]]:
         """The row of S in three parts for each modality: the new item's own weight `(n, 1)`; its neighbors
-        `(n, k-1)` rows, or None where it has none; their weights `(n, k-1)`."""
+        `(n, k-1)` rows, or None without neighbors; their weights `(n, k-1)`."""
         graph, add, weighing = self.graph, self.graph.add, self.model.weights
         assert recommender.features is not None
         catalog = recommender.features.blocks()
         n_near = min(self.model.config.n_neighbors - 1, recommender.n_items)
-        counted = [m for m in self.model.modalities if weighing[m] > 0]  # the others move nothing
+        counted = [m for m in self.model.modalities if weighing[m] > 0]  # the others have weight zero
         there = add("Sum", *(add("Mul", self.present[m], graph.constant(weighing[m])) for m in counted))
         there = add("Max", there, graph.constant(EPSILON))
         found: list[tuple[str, str | None, str]] = []
@@ -227,13 +227,13 @@ class _Encoder:
             cosine = self._cosine(m, [block[m] for block in catalog])
             values, items = add("TopK", cosine, graph.constant([n_near]), outputs=2)
             real = add("Cast", add("Greater", values, graph.constant(ABSENT)), to=1)  # float
-            count = add("Add", self._sum(real), graph.constant(1.0))  # itself too
+            count = add("Add", self._sum(real), graph.constant(1.0))  # including itself
             share = add("Div", share, count)
             found.append((share, items, add("Mul", real, share)))
         return found
 
     def _cosine(self, modality: str, blocks: list[FeatureMatrix]) -> str:
-        """Cosines `(n, I)` up to the new item's norm, which does not change their order; -inf for absent items."""
+        """Cosines `(n, I)` times the new item's norm, which does not change their order; -inf for absent items."""
         n, width = sum(map(len, blocks)), self.widths[modality]
         values = self.graph.table((n, width), (rows for block in blocks for rows in _rows(block)))
         norms = torch.cat([torch.from_numpy(rows).norm(dim=1) for block in blocks for rows in _rows(block)])
@@ -271,4 +271,4 @@ class _Encoder:
 
 def _rows(matrix: FeatureMatrix) -> Iterator[np.ndarray]:
     for _, rows in matrix.blocks():
-        yield np.array(rows, dtype=np.float32)  # a copy: torch warns of arrays that cannot be written
+        yield np.array(rows, dtype=np.float32)  # a copy: torch warns about read-only arrays

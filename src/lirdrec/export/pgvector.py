@@ -1,4 +1,4 @@
-"""Vectors as tables of PostgreSQL with pgvector: files for COPY, and the SQL around them."""
+"""Export vectors as PostgreSQL tables with pgvector: files for COPY, and SQL scripts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lirdrec.export.vectors import item_columns, user_column, vectors_of, with_v
 from lirdrec.recommender.recommender import Recommender
 
 EMBEDDING = "embedding"
-MOST_INDEXED = 2000  # columns that pgvector's indexes take
+MOST_INDEXED = 2000  # maximal dimension of pgvector's indexes
 
 README = """\
 items.csv, users.csv   ids, the items' columns, vectors{seen_file}
-load.sql               makes the tables of the schema lirdrec anew, all or nothing, and copies the files into them
-index.sql              afterwards, for large catalogs: an approximate index (HNSW); without it searches are exact
+load.sql               recreates the tables of the schema lirdrec in one transaction and copies the files into them
+index.sql              afterwards, for large catalogs: an approximate index (HNSW); without it, searches are exact
 
 In this folder, with pgvector installed in the server:
 
@@ -35,7 +35,8 @@ The best items of a user (<#> is the negative inner product):
     ORDER BY i.{embedding} <#> u.embedding
     LIMIT 10;
 
-The index is used where the query vector is a constant or a parameter, as from a first query for the user's vector.
+The index is used if the query vector is a constant or a parameter, for instance from a previous query for the user's
+vector.
 """
 UNSEEN = """
       AND NOT EXISTS (SELECT FROM lirdrec.seen s WHERE s."user" = u."user" AND s.item = i.item)"""
@@ -66,15 +67,15 @@ CREATE TABLE lirdrec.seen (
 \\copy lirdrec.seen FROM 'seen.csv' WITH (FORMAT csv, HEADER, ENCODING 'UTF8')
 """
 INDEX = "CREATE INDEX items_by_vector ON lirdrec.items USING hnsw ({embedding} vector_ip_ops);\n"
-NO_INDEX = "-- pgvector's indexes take vectors of {most:,} columns at most; these have {width:,}: searches stay exact\n"
+NO_INDEX = "-- pgvector's indexes support at most {most:,} columns; these vectors have {width:,}: searches stay exact\n"
 
 
 def write_pgvector(recommender: Recommender, folder: Path) -> None:
-    """Write items.csv, users.csv, seen.csv (not of a slim run), load.sql, index.sql and README.txt."""
+    """Write items.csv, users.csv, seen.csv (not for a stripped run), load.sql, index.sql and README.txt."""
     vectors = vectors_of(recommender)
     items, users = item_columns(recommender), user_column(recommender)
     embedding = EMBEDDING
-    while embedding in items.columns:  # a column of the catalog has the name
+    while embedding in items.columns:  # a catalog column has this name
         embedding = f"item_{embedding}"
     _write_csv(folder / "items.csv", items, vectors.items, embedding)
     _write_csv(folder / "users.csv", users, vectors.users, EMBEDDING)
@@ -96,7 +97,7 @@ def write_pgvector(recommender: Recommender, folder: Path) -> None:
     text = README.format(
         embedding=_quoted(embedding),
         user=example if isinstance(example, int) else "'" + example.replace("'", "''") + "'",
-        seen_file="" if train is None else "\nseen.csv               what each user has seen",
+        seen_file="" if train is None else "\nseen.csv               the items that each user has seen",
         unseen="" if train is None else UNSEEN,
     )
     write_readme(folder, recommender, vectors, text)
@@ -112,7 +113,7 @@ def _write_csv(path: Path, frame: pl.DataFrame, vectors: np.ndarray, embedding: 
 
 def _text(column: pl.Series) -> pl.Series:
     if column.dtype == pl.String:
-        return column.str.replace_all("\0", "", literal=True)  # PostgreSQL has no such character
+        return column.str.replace_all("\0", "", literal=True)  # PostgreSQL does not support this character
     if column.dtype.is_nested():
         return pl.Series(column.name, [None if one is None else _json(one) for one in column.to_list()], pl.String)
     return column
@@ -123,7 +124,7 @@ def _json(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for numbers that are not finite: JSON has none."""
+    """Replace numbers that are not finite by null, since JSON has none."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Vectors as points of Qdrant, and the script that loads them."""
+"""Export vectors as Qdrant points, with a script that loads them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "lirdrec")
 
 README = """\
 items.jsonl, users.jsonl   a point in each line: id, vector, payload (the item's columns; the user's id)
-load.py                    puts them into the collections lirdrec_items and lirdrec_users, with the distance Dot;
-                           what these collections held goes. It needs qdrant-client.
+load.py                    loads them into the collections lirdrec_items and lirdrec_users, with the distance Dot;
+                           existing collections are replaced. It needs qdrant-client.
 
     python load.py http://localhost:6333     a server; its key in QDRANT_API_KEY
     python load.py somewhere/folder          Qdrant's local mode
@@ -35,13 +35,13 @@ The best items of a user, by the user's point:
     best = [(point.payload["item"], point.score) for point in found.points]
 
 Add query_filter=models.Filter(must=[...]) for conditions on columns, must_not=[models.HasIdCondition(has_id=[...])]
-for what the user has seen.
+for the items that the user has seen.
 """
 INTEGER_IDS = "The id of a point is that of the item or user.\n"
 STRING_IDS = """\
-Qdrant takes no texts as ids of points: where ours are texts, the point's is
+Qdrant does not support texts as ids of points: for a text id, the point's id is
     uuid.uuid5(uuid.UUID("{namespace}"), id)
-and the payload has ours.
+and the payload contains the text id.
 """
 
 LOADER = '''\
@@ -74,7 +74,7 @@ client.close()
 
 
 def point_ids(ids: pl.Series) -> pl.Series:
-    """Ids of points: integers as they are, texts as UUIDs that are the same in every export."""
+    """Ids of points: integers unchanged, texts as UUIDs that are equal in every export."""
     if ids.dtype == pl.Int64:
         return ids
     return pl.Series([str(uuid.uuid5(NAMESPACE, one)) for one in ids], dtype=pl.String)

@@ -1,4 +1,4 @@
-"""Vectors as NumPy arrays, and as an index of faiss."""
+"""Export vectors as NumPy arrays or as a faiss index."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ users.parquet, items.parquet  ids and the items' columns, in the same order
     scores, best = index.search(users[row : row + 1], 10)
     print(pl.read_parquet("items.parquet")[best[0]], scores[0])
 
-An approximate one of the same vectors: faiss.IndexHNSWFlat(index.d, 32, faiss.METRIC_INNER_PRODUCT), to which
-index.reconstruct_n(0, index.ntotal) is added.
+For an approximate index, add index.reconstruct_n(0, index.ntotal) to
+faiss.IndexHNSWFlat(index.d, 32, faiss.METRIC_INNER_PRODUCT).
 """
 
 

@@ -1,4 +1,4 @@
-"""Vectors and item columns of a recommender, as other search engines take them."""
+"""Vectors and item columns of a recommender, converted for other search engines."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ BLOCK_ROWS = 8192
 
 WHAT = """\
 {n_users:,} users and {n_items:,} items of a run of lirdrec ({model} on {dataset}); vectors of {width} numbers.
-The score of an item for a user is the inner product of their vectors; larger is better. It is no cosine: do not
-normalize the vectors. What a user has seen already is among the best: ask for so many more, and leave it out.
-Items of equal score may come in another order than lirdrec's.
+The score of an item for a user is the inner product of their vectors; larger is better. It is not a cosine: do not
+normalize the vectors. The best items include those that the user has seen: request more items and remove these.
+Items of equal score may have another order than in lirdrec.
 
 """
 
@@ -45,13 +45,13 @@ def vectors_of(recommender: Recommender) -> Vectors:
 
     Raises:
         CapabilityError: its model scores without vectors.
-        DataError: a number is not finite.
+        DataError: a vector has a number that is not finite.
     """
     scorer = recommender.scorer
     if not isinstance(scorer, VectorScorer):
         model = recommender.info.get("model", "this model")
         raise CapabilityError(
-            f"{model} scores by a matrix of items and items, so it has no vectors to export;"
+            f"{model} scores by an item-item matrix, so it has no vectors to export;"
             " lirdrec recommend --all writes its lists"
         )
     for what, tensor in (("users", scorer.user_vectors), ("items", scorer.item_vectors)):
@@ -62,10 +62,10 @@ def vectors_of(recommender: Recommender) -> Vectors:
 
 
 def item_columns(recommender: Recommender) -> pl.DataFrame:
-    """The item table as other programs take it.
+    """Convert the item table to types that other programs support.
 
-    Categories, decimals, durations (ISO 8601) and integers beyond 64 bits become texts. Left out are bytes, and
-    lists and structs that hold bytes.
+    Categories, decimals, durations (ISO 8601) and integers beyond 64 bits become texts. Bytes, and lists and
+    structs of bytes, are dropped.
     """
     table = recommender.item_table
     columns = []
@@ -99,7 +99,7 @@ def with_vectors(frame: pl.DataFrame, vectors: np.ndarray, name: str) -> Iterato
 
 
 def write_readme(folder: Path, recommender: Recommender, vectors: Vectors, text: str) -> None:
-    """Write README.txt: what all exports have in common, then `text`."""
+    """Write README.txt: the text common to all exports, then `text`."""
     what = WHAT.format(
         n_users=recommender.n_users,
         n_items=recommender.n_items,

@@ -29,7 +29,7 @@ _UMASK = os.umask(0o022)  # reading it requires setting it
 os.umask(_UMASK)
 _OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 _TEMPORARY = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?(?P<pid>\d+)-[0-9a-f]{8}\.(?:tmp|old)")
-_NAME_BYTES = 100  # of the target's name in a temporary one, which thus never becomes too long for the file system
+_NAME_BYTES = 100  # characters of the target's name in a temporary name, to respect the limit of the file system
 _active: set[str] = set()  # temporary names of this process
 _tidied: set[tuple[int, str]] = set()  # (process, folder) whose leftovers were removed
 _DAY = 86_400
@@ -37,7 +37,7 @@ _DAY = 86_400
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; the file written there replaces `path` if the block succeeds.
+    """Yield a temporary path beside `path`; the file written there replaces `path` if the block succeeds.
 
     On return, both the file and its directory entry are flushed to the disk.
 
@@ -61,7 +61,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_errors(path: str | Path) -> Iterator[None]:
-    """Turn operating system errors about writing inside the block into a RunFolderError about `path`."""
+    """Convert operating system errors about writing inside the block to a RunFolderError about `path`."""
     try:
         yield
     except LirdrecError:
@@ -99,7 +99,7 @@ def make_folder(path: str | Path) -> None:
 
 
 def share(path: str | Path) -> None:
-    """Give a file the permissions of new files (by the umask); safetensors makes files readable by the owner only."""
+    """Set the default permissions of new files (by the umask); safetensors makes files readable by the owner only."""
     os.chmod(path, 0o666 & ~_UMASK)
 
 
@@ -156,7 +156,7 @@ def temporary_name(target: Path, ending: str = "tmp") -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders that killed processes left in a folder; once per process and folder.
 
-    Those of another machine, or of a running process, stay. So do replaced folders (`.old`): see `recover`.
+    Files of other machines and of running processes are kept, as are replaced folders (`.old`): see `recover`.
     """
     if (os.getpid(), str(folder)) in _tidied:
         return

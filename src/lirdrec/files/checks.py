@@ -53,7 +53,7 @@ def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.sta
     except OSError as os_error:
         raise error(f"{path}: {unreadable(os_error)}") from None
     except ValueError:
-        raise error(f"{path}: no path can hold such a character") from None
+        raise error(f"{path}: has a character that is not allowed in paths") from None
 
 
 def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
@@ -81,12 +81,12 @@ def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: in
         limit: maximal size in bytes.
 
     Raises:
-        LirdrecError: of the given type: it is no readable file, larger than `limit`, or not UTF-8.
+        LirdrecError: of the given type: it is not a readable file, larger than `limit`, or not UTF-8.
     """
     check_file(path, error)
     size = os.stat(path).st_size
     if size > limit:
-        raise error(f"{path}: has {size:,} bytes, and at most {limit:,} are read; is it the right file?")
+        raise error(f"{path}: has {size:,} bytes, but the limit is {limit:,}; is it the right file?")
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as fault:

@@ -27,9 +27,9 @@ def folder_lock(
 
     Args:
         folder: contains the file `.lock`. A folder that was created here and is still empty at the end is removed.
-        taken: makes the error message from " (process 17)", or from "" if the holder is unknown.
+        taken: builds the error message from " (process 17)", or from "" if the holder is unknown.
         tidy: at the end also remove an empty folder that existed before.
-        nested: the thread that holds the lock may take it again, so that a function that locks can call another one.
+        nested: the thread that holds the lock may acquire it again (a reentrant lock).
 
     Raises:
         RunFolderError: another process or thread holds the lock, or the folder cannot be created.
@@ -101,11 +101,11 @@ def _open_lock(path: Path) -> IO[bytes]:
             number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise RunFolderError(f"{path}: is a link, which a lock never is; remove it") from None
+                raise RunFolderError(f"{path}: is a link, but a lock must be a regular file; remove it") from None
             raise
         if not stat.S_ISREG(os.fstat(number).st_mode):
             os.close(number)
-            raise RunFolderError(f"{path}: is no regular file, which a lock always is; remove it")
+            raise RunFolderError(f"{path}: is not a regular file, but a lock must be one; remove it")
         return os.fdopen(number, "r+b")
 
 
@@ -128,7 +128,7 @@ def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
     if sys.platform == "win32":  # pragma: no cover
         import msvcrt
 
-        handle.seek(1 << 30)  # far behind the process number, which other processes must be able to read
+        handle.seek(1 << 30)  # far after the process number, which other processes must be able to read
         while True:
             try:
                 msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)

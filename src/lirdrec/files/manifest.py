@@ -63,7 +63,9 @@ def refuse_inside(path: str | Path, option: str = "") -> None:
         RunFolderError: names the folder.
     """
     if (around := folder_around(path)) is not None:
-        raise RunFolderError(f"{option}{path}: lies in {around}, which holds files of lirdrec; choose another folder")
+        raise RunFolderError(
+            f"{option}{path}: is inside {around}, which contains files of lirdrec; choose another folder"
+        )
 
 
 def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
         remedy: what to do about a damaged one, such as "restore it or train again".
 
     Raises:
-        RunFolderError: it may not be read, or is no JSON object with a format and a version.
+        RunFolderError: it may not be read, or is not a JSON object with a format and a version.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -106,20 +108,20 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
         raise damaged("its list of files is missing")
     for name, entry in files.items():
         if not is_relative_name(name) or name == MANIFEST:
-            raise damaged(f"it lists {name[:80]!r}, which does not stay inside the folder")
+            raise damaged(f"it lists {name[:80]!r}, which is outside of the folder")
         size = entry.get("bytes") if isinstance(entry, dict) else None
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise damaged(f"it gives no size of {name[:80]!r}")
+            raise damaged(f"it has no size of {name[:80]!r}")
         if not isinstance(entry.get("sha256"), str) or not SHA256.fullmatch(entry["sha256"]):
-            raise damaged(f"it gives no checksum of {name[:80]!r}")
+            raise damaged(f"it has no checksum of {name[:80]!r}")
     for key in ("moved", "removed"):
         names = manifest.get(key, [])
         if not isinstance(names, list) or not all(is_relative_name(name) and name != MANIFEST for name in names):
-            raise damaged(f"its entry '{key}' is no list of files inside the folder")
+            raise damaged(f"its entry '{key}' is not a list of files inside the folder")
     if not set(manifest.get("moved", [])) <= set(files):
         raise damaged("its entry 'moved' names files that it does not list")
     if (stage := manifest.get("stage")) is not None and not (isinstance(stage, str) and STAGE.fullmatch(stage)):
-        raise damaged("its entry 'stage' is no folder of new files")
+        raise damaged("its entry 'stage' is not a folder of new files")
 
 
 def resolve_path(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:

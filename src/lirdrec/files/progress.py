@@ -12,7 +12,7 @@ N_LINES = 10  # progress lines of a task
 
 
 class ProgressCallback(Protocol):
-    """Called with the number of items that were finished; `idle`: they cost nothing and do not count as speed."""
+    """Callback with the number of newly finished items; `idle`: they took no time and do not count for the speed."""
 
     def __call__(self, n: int, /, idle: bool = False) -> None: ...
 
@@ -23,7 +23,7 @@ def no_progress(n: int, /, idle: bool = False) -> None:
 
 @contextlib.contextmanager
 def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "items") -> Iterator[ProgressCallback]:
-    """Show the progress of a task with items per second and time left; gives the callback to report progress to.
+    """Show the progress of a task with items per second and time left; yields the callback that reports progress.
 
     Args:
         name: of the matrix or file.
@@ -104,7 +104,7 @@ class ProgressLines:
 
         Args:
             n: how many.
-            idle: they cost nothing and do not count as speed.
+            idle: they took no time and do not count for the speed.
             note: text at the end of the line.
         """
         before = self._tenth()

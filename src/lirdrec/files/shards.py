@@ -22,7 +22,7 @@ from lirdrec.option_names import argument
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-JOINING = "joining"  # a file that exists from before the finished work is added to the dataset until it is discarded
+JOINING = "joining"  # marker file: exists while finished work is added to the dataset, until it is discarded
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Shards:
         plan: JSON-serializable; everything that determines the content.
         n_rows: number of rows in all shards.
         shard_rows: rows of a shard; the last one may be shorter.
-        dear: if True, raise if the folder has another plan; if False, discard its shards. By default raise if it has
-            finished shards.
+        keep_existing: if True, raise if the folder has another plan; if False, discard its shards. By default raise if
+            it has finished shards.
 
     Raises:
         ConfigError: the folder contains shards of another plan.
@@ -64,17 +64,22 @@ class Shards:
     """
 
     def __init__(
-        self, folder: str | Path, plan: Mapping[str, Any], n_rows: int, shard_rows: int, dear: bool | None = None
+        self,
+        folder: str | Path,
+        plan: Mapping[str, Any],
+        n_rows: int,
+        shard_rows: int,
+        keep_existing: bool | None = None,
     ):
         self.folder, self.n_rows, self.shard_rows = Path(folder), n_rows, shard_rows
         self.plan = {**plan, "rows": n_rows, "shard_rows": shard_rows}
         text = json.dumps(self.plan, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         path = self.folder / PLAN
         if path.is_file() and path.read_text(encoding="utf-8") != text:
-            if has_partial_work(self.folder) if dear is None else dear:
+            if has_partial_work(self.folder) if keep_existing is None else keep_existing:
                 raise ConfigError(
-                    f"{self.folder}: holds unfinished work with other settings (see {PLAN} there);"
-                    f" finish it with those settings, or start again ({argument('restart', True)})"
+                    f"{self.folder}: contains unfinished work with other settings (see {PLAN} there);"
+                    " finish it with those settings, or start again (--no-resume)"
                 )
             forget(self.folder)
         if not path.is_file():
@@ -146,5 +151,5 @@ class Shards:
                 return isinstance(seal["facts"], dict)
         except (ValueError, KeyError, TypeError, OSError):
             pass
-        logger.warning("%s: shard %d is damaged; it is done again", self.folder, index)
+        logger.warning("%s: shard %d is damaged; it is computed again", self.folder, index)
         return False

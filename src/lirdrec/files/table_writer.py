@@ -20,7 +20,7 @@ _FIRST = tuple("=+-@\t\r")
 def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with an apostrophe before texts that begin with = + - @, a tab or a carriage return.
 
-    Spreadsheets take such cells for formulas, and a title could be one. Numbers stay numbers.
+    Spreadsheets treat such cells as formulas, and titles are untrusted. Numbers stay numbers.
     """
     columns = []
     for name, kind in frame.schema.items():
@@ -33,16 +33,16 @@ def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
 
 @contextlib.contextmanager
 def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = False) -> Iterator[WriteFrame]:
-    """Give a function that appends a frame to the file.
+    """Context manager that yields a function that appends a frame to the file.
 
     Args:
         path: the file to write.
-        ending: one of `ENDINGS`. A frame becomes one row group of a Parquet file.
+        ending: suffix, one of `ENDINGS`. A frame becomes one row group of a Parquet file.
         empty: a frame without rows, for the columns and their types.
         csv_safe: make .csv and .tsv files `spreadsheet_safe`.
 
     Raises:
-        ConfigError: an ending of no known format.
+        ConfigError: the suffix of an unknown format.
     """
     if ending == ".parquet":
         with _parquet(path, empty) as write:
@@ -60,7 +60,7 @@ def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = 
         with _json(path) as write:
             yield write
     else:
-        raise ConfigError(f"'{ending}' names no format; choose {', '.join(ENDINGS)}")
+        raise ConfigError(f"'{ending}' is not a known format; choose {', '.join(ENDINGS)}")
 
 
 @contextlib.contextmanager

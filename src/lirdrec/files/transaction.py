@@ -55,7 +55,7 @@ SWITCHING = ".switching"  # contains the lock of a change to a prepared dataset
 EARLIER_STAGE = ".writing-"  # prefix of what killed processes of earlier versions left in a run folder
 LINKED = ("checkpoint", "tensorboard")  # folders that may be on another disk
 REMEDY = "restore the folder from a copy, or choose another one"
-MAX_READS = 50  # of a folder that changes all the time
+MAX_READS = 50  # of a folder that changes continuously
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ T = TypeVar("T")
 def atomic_folder(
     path: str | Path, overwrite: bool = False, formats: Collection[str] = (), extra: Collection[str] = ()
 ) -> Iterator[Path]:
-    """Give an empty temporary folder beside `path`; on success it becomes `path`, on any error it is removed.
+    """Yield an empty temporary folder beside `path`; on success it becomes `path`, on any error it is removed.
 
     Args:
         path: the folder to create. Parents are created.
@@ -116,10 +116,10 @@ def check_replaceable(target: Path, overwrite: bool, formats: Collection[str], e
     if formats and (target / MANIFEST).exists() and manifest_format(target) not in formats:
         name = manifest_format(target)
         reason = f"of the format {name}" if name else f"whose {MANIFEST} is not lirdrec's"
-        raise RunFolderError(f"{target}: holds something else, {reason}; choose another name")
+        raise RunFolderError(f"{target}: contains something else, {reason}; choose another name")
     if foreign := foreign_names(target, extra):
         raise RunFolderError(
-            f"{target}: holds '{foreign[0]}', which lirdrec did not write, so it is left as it is; choose another name"
+            f"{target}: contains '{foreign[0]}', not written by lirdrec, so it is not replaced; choose another name"
         )
 
 
@@ -189,7 +189,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def new_stage(folder: Path) -> Iterator[Path]:
-    """Give an empty hidden folder for the files of the next version of `folder`, which the caller has locked.
+    """Yield an empty hidden folder for the files of the next version of `folder`, which the caller has locked.
 
     At the end it is removed unless the manifest names it.
     """
@@ -266,7 +266,9 @@ def _first_link(folder: Path, name: str) -> Path | None:
 
 def _check_no_links(folder: Path, name: str) -> None:
     if (link := _first_link(folder, name)) is not None:
-        raise RunFolderError(f"{link}: is a link, and files elsewhere are never changed; put the folder itself there")
+        raise RunFolderError(
+            f"{link}: is a link, and files outside of the folder are never changed; use the folder itself"
+        )
 
 
 def _named_stage(folder: Path) -> str | None:
@@ -306,7 +308,7 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
     """A manifest as JSON text.
 
     Raises:
-        TypeError, ValueError: a value is not possible in JSON.
+        TypeError, ValueError: a value cannot be represented in JSON.
     """
     return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

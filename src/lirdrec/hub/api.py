@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def push_to_hub(what: Recommender | Dataset | str | Path, repo: str, **options: Any) -> str:
-    """Put a recommender, a dataset, a run folder or a prepared dataset onto the Hugging Face hub.
+    """Upload a recommender, a dataset, a run folder or a prepared dataset to the Hugging Face hub.
 
     Args:
-        what: an object is written to a temporary folder first; a folder is taken as it is.
+        what: an object, which is first written to a temporary folder; or a folder.
         repo: "OWNER/NAME"; created if missing.
         **options: private, token, revision, message, license, metrics, features, endpoint, progress: see
             `lirdrec.hub.push`.
@@ -55,12 +55,12 @@ def from_hub(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> Recommender | Dataset:
-    """The recommender or the dataset that a repository of the Hugging Face hub holds.
+    """Load the recommender or the dataset in a repository of the Hugging Face hub.
 
     It is read from the hub's cache, after all checks of `lirdrec.hub.pull`, so a second call downloads nothing.
 
     Args:
-        repo: "OWNER/NAME"; where both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
+        repo: "OWNER/NAME"; if both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
         revision: branch, tag or commit; None for the main branch.
         token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
         endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
@@ -69,17 +69,17 @@ def from_hub(
 
     Raises:
         HubError: the repository cannot be read, is damaged, or was not made by lirdrec.
-        ConfigError: a name or an option; the hub's client is not installed.
+        ConfigError: a name or an option is invalid; or the hub's client is not installed.
     """
     snapshot = fetch(repository(repo, revision, endpoint, token), progress)
     return _dataset(snapshot) if snapshot.format == storage.FORMAT else _recommender(snapshot, device)
 
 
 def recommender_from_hub(repo: str, **options: Any) -> Recommender:
-    """The recommender that a repository holds; arguments and errors are those of `from_hub`.
+    """Load the recommender in a repository; arguments and errors are those of `from_hub`.
 
     Raises:
-        HubError: it holds a dataset.
+        HubError: it contains a dataset.
     """
     result = from_hub(repo, **options)
     if isinstance(result, Dataset):
@@ -88,13 +88,13 @@ def recommender_from_hub(repo: str, **options: Any) -> Recommender:
 
 
 def dataset_from_hub(repo: str, **options: Any) -> Dataset:
-    """The dataset that a repository holds; arguments and errors are those of `from_hub`.
+    """Load the dataset in a repository; arguments and errors are those of `from_hub`.
 
     Raises:
-        HubError: it holds a run.
+        HubError: it contains a run.
     """
     if "device" in options:
-        raise ConfigError("a dataset is on no device: leave device out")
+        raise ConfigError("a dataset has no device: leave device out")
     result = from_hub(repo if repo.startswith("datasets/") else f"datasets/{repo}", **options)
     if not isinstance(result, Dataset):
         raise HubError(f"{repo} holds a run, not a dataset: recommender_from_hub")
@@ -102,7 +102,7 @@ def dataset_from_hub(repo: str, **options: Any) -> Dataset:
 
 
 def _dataset(snapshot: Snapshot) -> Dataset:
-    # without its folder, which is in the cache and must not be written to
+    # the folder is omitted: it is in the cache and must not be changed
     return dataclasses.replace(Dataset.load(snapshot.folder), folder=None)
 
 

@@ -48,7 +48,7 @@ def _dataset_header(shared: Shared) -> str:
         "tags": [*TAGS, *(["multimodal"] if shared.manifest["features"] else [])],
         "library_name": "lirdrec",
         "size_categories": [next((name for most, name in SIZES.items() if pairs < most), "n>10M")],
-        # the viewer of the hub would otherwise take the three tables for one
+        # otherwise the hub's viewer treats the three tables as one
         "configs": [{"config_name": name, "data_files": f"{name}.parquet", **more} for name, more in tables],
     }
     return DatasetCardData(**entries).to_yaml()
@@ -62,8 +62,8 @@ def _dataset_body(shared: Shared, repo: Repository) -> str:
     modalities = _table(["modality", "columns", "numbers", "items that have it"], features)
     parts = [
         f"# {_plain(manifest['name'])}",
-        "A dataset for recommendation, prepared with lirdrec: interactions of users and items, split into training, "
-        "validation and test, the table of the items, and a matrix of features for each modality.",
+        "A dataset for recommendation, prepared with lirdrec: user-item interactions, split into training, "
+        "validation and test, an item table, and a feature matrix for each modality.",
         "## Data",
         _table(
             ["users", "items", "training", "validation", "test"],
@@ -71,7 +71,7 @@ def _dataset_body(shared: Shared, repo: Repository) -> str:
         ),
         modalities if features else "It has no features.",
         "## How it was made",
-        _facts(info) or "It does not say.",
+        _facts(info) or "This is not recorded.",
         *_license(shared),
         "## Load it",
         _code(repo, "dataset", "recommender = lirdrec.fit(dataset)"),
@@ -128,7 +128,7 @@ def _run_body(shared: Shared, repo: Repository, metrics: bool) -> str:
         _table(["users", "items", "training pairs"], sizes),
         _facts({key: value for key, value in shared.data_info.items() if key not in ("licence", "license")}),
         "## How it was made",
-        _facts(settings) or "It does not say.",
+        _facts(settings) or "This is not recorded.",
         _table(
             ["metric", *(SPLITS.get(split, split) for split in recorded)],
             [
@@ -142,7 +142,7 @@ def _run_body(shared: Shared, repo: Repository, metrics: bool) -> str:
         *_license(shared),
         "## Load it",
         _code(repo, "recommender", "recommender.recommend(k=10)"),
-        "It is a slim run: it recommends to known users and finds similar items, and nothing else."
+        "It is a stripped run: it can only recommend to known users and find similar items."
         if config.get("slim")
         else _note(),
     ]
@@ -150,7 +150,7 @@ def _run_body(shared: Shared, repo: Repository, metrics: bool) -> str:
 
 
 def _metrics(shared: Shared) -> dict[str, dict[str, float]]:
-    """Split → metric → value of what was recorded."""
+    """Recorded metrics: split → metric → value."""
     found = shared.info.get("metrics", {})
     splits = {split: values for split, values in found.items() if isinstance(values, Mapping)}
     return {
@@ -178,8 +178,8 @@ def _license(shared: Shared) -> list[str]:
 
 def _note() -> str:
     return (
-        "The tables hold the ids of users and items as they were given, and their interactions. All files are Parquet, "
-        "npy, safetensors and JSON; their checksums are in `manifest.json` and are compared when they are loaded."
+        "The tables contain the original ids of users and items, and their interactions. All files are Parquet, "
+        "npy, safetensors and JSON; their checksums are in `manifest.json` and are verified on loading."
     )
 
 
@@ -211,6 +211,6 @@ def _code_word(text: Any) -> str:
 
 
 def _plain(text: Any) -> str:
-    """Text that Markdown and HTML leave as it is, on one line."""
+    """Escape a text for Markdown and HTML, on one line."""
     one_line = " ".join(str(text).split())
     return re.sub(r"([\\`*\[\]<>|#]|\b_|_\b)", r"\\\1", one_line)

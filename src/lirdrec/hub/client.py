@@ -16,11 +16,11 @@ from lirdrec.hub.redaction import without_secrets
 MISSING = 'sharing needs the client of the Hugging Face hub: pip install "lirdrec[hub]"'
 DATASETS = "datasets/"
 LOG_IN = "log in with `hf auth login`, or put a token into the variable HF_TOKEN"
-CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # who makes the hub's requests
+CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # modules that send the hub's requests
 
 
 class HubError(LirdrecError, RuntimeError):
-    """The hub refused, could not be reached, or gave something that cannot be used."""
+    """A request to the hub failed, or its content is not usable."""
 
     exit_code = 1
 
@@ -31,7 +31,7 @@ class Repository:
 
     Attributes:
         name: "OWNER/NAME".
-        type: "model" (a run), "dataset", or None where it is not said.
+        type: "model" (a run), "dataset", or None if it is not given.
         revision: branch, tag or commit, or None for the main branch.
         endpoint: address of the hub, or None for the client's (the variable HF_ENDPOINT).
         token: for this hub, or None for the client's.
@@ -43,7 +43,7 @@ class Repository:
     endpoint: str | None = None
     token: str | None = None
 
-    def __repr__(self) -> str:  # whoever prints it does not print the token
+    def __repr__(self) -> str:  # so that printing it does not show the token
         return f"Repository({str(self)!r})"
 
     def __str__(self) -> str:
@@ -64,25 +64,21 @@ class Repository:
 
 
 def repository(name: str, revision: str | None, endpoint: str | None, token: str | None) -> Repository:
-    """A repository from what a person wrote: "OWNER/NAME", or "datasets/OWNER/NAME" for a dataset.
+    """Parse a repository name: "OWNER/NAME", or "datasets/OWNER/NAME" for a dataset.
 
     Raises:
-        ConfigError: the name, the revision, the address or the token cannot be right; or the client is not installed.
+        ConfigError: the name, the revision, the address or the token is invalid; or the client is not installed.
     """
     text = str(name)
     plain = text.removeprefix(DATASETS)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", plain, re.ASCII) or ".." in plain or "--" in plain:
-        raise ConfigError(
-            f"{text!r} is no name of a repository; write OWNER/NAME, or datasets/OWNER/NAME for a dataset"
-        )
+        raise ConfigError(f"{text!r} is not a repository name; write OWNER/NAME, or datasets/OWNER/NAME for a dataset")
     if revision is not None and not re.fullmatch(r"[\w][\w./-]*", revision, re.ASCII):
         raise ConfigError(f"revision {revision!r}: write the name of a branch or a tag, or a commit")
     if endpoint is not None and not re.fullmatch(r"https?://[^\s@]+", endpoint):
         raise ConfigError("endpoint: write the address of a hub, such as https://huggingface.co")
     if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise ConfigError(
-            "the token is empty or holds characters that no token has (a blank, a line end); copy it again"
-        )
+        raise ConfigError("the token is empty or has invalid characters (a blank, a line end); copy it again")
     made = Repository(plain, "dataset" if plain != text else None, revision, endpoint, token)
     with hub_errors(made):
         made.api()
@@ -91,7 +87,7 @@ def repository(name: str, revision: str | None, endpoint: str | None, token: str
 
 @contextlib.contextmanager
 def bars(shown: bool) -> Iterator[None]:
-    """The client's own progress bars on the error stream, for the time of the block: as its settings say, or none."""
+    """Show or hide the client's progress bars on the error stream inside the block."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if shown or are_progress_bars_disabled():
@@ -106,22 +102,22 @@ def bars(shown: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hub_errors(repo: Repository) -> Iterator[None]:
-    """Turn whatever the client raises inside the block into one sentence.
+    """Convert the client's exceptions inside the block to a one-sentence HubError.
 
     Raises:
-        HubError: what the hub or the way to it did, and what to do.
+        HubError: the request failed; says why and what to do.
     """
     try:
         yield
     except LirdrecError:
         raise
     except Exception as error:
-        # not "from error": the client's own words may hold addresses that are signed
+        # not "from error": the client's messages may contain signed URLs
         raise HubError(_sentence(error, repo)) from None
 
 
 def is_absent(error: BaseException) -> bool:
-    """Whether an error of the client says that there is no such repository to see, here or in the cache."""
+    """Whether an error of the client means that the repository is missing, on the hub or in the cache."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError | RevisionNotFoundError):
@@ -147,20 +143,19 @@ def _sentence(error: BaseException, repo: Repository) -> str:
             return f"{repo}: the disk is full; free some space, or move the hub's cache with the variable HF_HOME"
         if type(one).__module__.split(".")[0] in CLIENTS:
             if type(one).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "ConnectionError"):
-                return f"{hub} cannot be reached; check the connection and the address, and do it again"
+                return f"{hub} cannot be reached; check the connection and the address, and try again"
             return (
-                f"the connection to {hub} was cut or answered too slowly; do it again: what has arrived whole is not "
-                "sent again"
+                f"the connection to {hub} was cut or answered too slowly; try again: complete files are not sent again"
             )
     words = without_secrets(str(error).strip().splitlines()[0] if str(error).strip() else "")
     if repo.token:
         words = words.replace(repo.token, "")
     words = re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", words)
-    return f"{repo}: {hub} gave an answer that was not understood ({type(error).__name__}: {words[:200]})"
+    return f"{repo}: {hub} sent an unexpected response ({type(error).__name__}: {words[:200]})"
 
 
 def _refusal(error: Any, repo: Repository, hub: str) -> str:
-    """The sentence for an answer with a status of 400 or more."""
+    """The message for a response with a status of 400 or more."""
     from huggingface_hub.errors import DisabledRepoError, EntryNotFoundError, GatedRepoError, RevisionNotFoundError
 
     status = error.response.status_code
@@ -177,18 +172,16 @@ def _refusal(error: Any, repo: Repository, hub: str) -> str:
             return f"{hub} does not accept the token; {LOG_IN}"
         return f"{repo}: there is no such repository, or it is private; {LOG_IN}"
     if status == 403:
-        return f"{repo}: the token does not allow this; take one with the right to write to it, or another name"
+        return f"{repo}: the token does not allow this; use a token with write access, or another name"
     if status == 404:
-        return f"{repo}: there is no such repository, or the token does not see it"
+        return f"{repo}: there is no such repository, or the token has no access to it"
     if status in (409, 412):
-        return f"{repo} was changed by someone else in the meantime; do it again"
+        return f"{repo} was changed by someone else in the meantime; try again"
     if status == 429:
         wait = error.response.headers.get("Retry-After", "")
-        return (
-            f"{hub} asks for fewer requests; do it again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}"
-        )
+        return f"{hub} limits requests; try again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}"
     if status >= 500:
-        return f"{hub} is in trouble itself (status {status}); do it again later"
+        return f"{hub} has a problem (status {status}); try again later"
     words = without_secrets(str(error.response.headers.get("X-Error-Message", "")))[:200]
     return f"{repo}: {hub} refused this (status {status}{f': {words}' if words else ''})"
 
@@ -199,7 +192,7 @@ def _had_token(error: Any) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it."""
+    """The error and its causes."""
     seen: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in seen:

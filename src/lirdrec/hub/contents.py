@@ -44,14 +44,14 @@ def check_name(name: object) -> str:
         RunFolderError: it is not valid; the message can follow "FOLDER: ".
     """
     if not isinstance(name, str) or len(name) > 200:
-        raise RunFolderError(f"its {MANIFEST} lists {str(name)[:60]!r}, which is no file name")
+        raise RunFolderError(f"its {MANIFEST} lists {str(name)[:60]!r}, which is not a file name")
     parts = name.split("/")
     plain = all(_PLAIN.fullmatch(part) and part[0] not in ". " and part[-1] not in ". " for part in parts)
     if not plain or len(parts) > PARTS:
-        raise RunFolderError(f"its {MANIFEST} lists {name!r}, which does not stay inside the folder")
+        raise RunFolderError(f"its {MANIFEST} lists {name!r}, which is outside of the folder")
     if name == MANIFEST or Path(name).suffix not in _CHECKS:
         raise RunFolderError(
-            f"its {MANIFEST} lists {name!r}, a kind of file that is never shared; "
+            f"its {MANIFEST} lists {name!r}, a file type that is never shared; "
             f"datasets and runs consist of {', '.join(_CHECKS)}"
         )
     return name
@@ -124,15 +124,15 @@ Content = Path | bytes
 
 @dataclass
 class Shared:
-    """A prepared dataset or a run, ready to be sent.
+    """A prepared dataset or a run, ready to be uploaded.
 
     Attributes:
         folder: the local folder.
         format: "lirdrec-dataset" or "lirdrec-run".
-        manifest: as it is sent.
-        contents: name → path of the file, or its bytes where they differ from those on disk; includes the manifest.
+        manifest: the manifest to upload.
+        contents: name → path of the file, or its bytes if they differ from those on disk; includes the manifest.
         info: metadata on how it was made, scrubbed.
-        data_info: for a run, the same of its training dataset, if found.
+        data_info: for a run, the metadata of its training dataset, if found.
         license: the license it is shared under.
     """
 
@@ -166,7 +166,7 @@ class Shared:
         return content
 
     def json(self, name: str) -> Any:
-        """A JSON file as it is sent, or None."""
+        """The content of a JSON file to upload, or None."""
         content = self.contents.get(name)
         if content is None:
             return None
@@ -175,7 +175,7 @@ class Shared:
 
 @dataclass
 class _Folder:
-    """A verified folder, as it lies on disk."""
+    """A verified folder on disk."""
 
     manifest: dict[str, Any]
     contents: dict[str, Content]
@@ -184,17 +184,17 @@ class _Folder:
 
 
 def gather(folder: str | Path, license: str | None = None, features: bool = True) -> Shared:
-    """Read a folder, verify it, and take out what identifies the machine. Nothing is written.
+    """Read a folder, verify it, and remove what identifies the machine. Nothing is written.
 
     Args:
         folder: a prepared dataset or a finished run.
         license: license given by the user (see `find_license`).
-        features: for a run, also send the features that it refers to, which new items need.
+        features: for a run, also upload the features that it refers to, which are needed to add items.
 
     Raises:
-        RunFolderError: it is neither, is damaged, or holds a file that is never shared.
-        ConfigError: the license.
-        DataError: the item table names files of this machine.
+        RunFolderError: it is neither, is damaged, or contains a file type that is never shared.
+        ConfigError: the license is invalid or missing.
+        DataError: the item table contains paths of this machine.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -238,7 +238,7 @@ def _run(folder: Path, features: bool) -> _Folder:
 
 
 def _settle_reference(folder: Path, local: _Folder, description: dict[str, Any], features: bool) -> None:
-    """Replace a run's reference to the features of a dataset by the features, or by the dataset's name alone."""
+    """Replace a run's reference to the features of a dataset by the features, or only by the dataset's name."""
     store = FeatureStore.read(folder, verify=True)
     if store.folder is not None and (store.folder / MANIFEST).is_file():
         local.data_info = dict(read_manifest(store.folder)["info"])
@@ -256,7 +256,7 @@ def _settle_reference(folder: Path, local: _Folder, description: dict[str, Any],
 
 
 def _clean(folder: Path, name: str, content: Content, known: list[str]) -> Content:
-    """The file as it is sent, after checks of its name and content."""
+    """The file to upload, after checks of its name and content."""
     try:
         check_name(name)
         if isinstance(content, bytes):

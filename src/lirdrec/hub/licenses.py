@@ -55,14 +55,14 @@ def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> Lic
         folder: the folder, for messages.
 
     Raises:
-        ConfigError: neither says anything, the name is unknown, or the two contradict each other.
+        ConfigError: no license is given or recorded, the name is unknown, or the two contradict each other.
     """
     known = info.get("licence") or info.get("license")
     given = None if named is None else _license(named.strip())
     if not known:
         if given is None:
             raise ConfigError(
-                f"{folder}: its license is not known; name the one that its data allow, for instance "
+                f"{folder}: its license is unknown; name one that its data allow, for instance "
                 'license="cc-by-4.0" (--license cc-by-4.0), or "other" with its terms in the repository'
             )
         return given
@@ -71,7 +71,7 @@ def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> Lic
         return recorded
     raise ConfigError(
         f"{folder}: its data are under {_short(recorded.text)!r}, so it cannot be shared as {_short(given.text)!r}; "
-        "leave the license out; the card then names that of the data"
+        "leave the license out; the card then names the license of the data"
     )
 
 
@@ -85,7 +85,7 @@ def _license(named: str) -> License:
 
 
 def _slug(text: str) -> str:
-    """The first words as a name: lower-case letters, digits and hyphens."""
+    """Convert the first words to a name: lower-case letters, digits and hyphens."""
     first = re.split(r"[,;:.]\s", text, maxsplit=1)[0]
     return re.sub(r"[^a-z0-9]+", "-", first.lower())[:NAME_LENGTH].strip("-") or OTHER
 

@@ -52,19 +52,19 @@ def pull(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Get a prepared dataset or a run from the Hugging Face hub.
+    """Download a prepared dataset or a run from the Hugging Face hub.
 
     The files are downloaded into the hub's cache, so an interrupted pull resumes, and a cached copy needs no
-    connection. They are compared with the manifest, copied beside `folder` and renamed. Files that the manifest
+    connection. They are verified against the manifest, copied beside `folder` and renamed. Files that the manifest
     does not list are refused; nothing is unpickled or run.
 
     Args:
-        repo: "OWNER/NAME"; where both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
+        repo: "OWNER/NAME"; if both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
         folder: target folder.
         revision: branch, tag or commit; None for the main branch.
         token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
         endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
-        overwrite: replace a folder that holds a dataset or a run already.
+        overwrite: replace a folder that contains a dataset or a run.
         progress: draw the client's progress bars on the error stream.
 
     Returns:
@@ -72,8 +72,8 @@ def pull(
 
     Raises:
         HubError: the repository cannot be read, is damaged, or was not made by lirdrec.
-        RunFolderError: the folder is taken or cannot be written.
-        ConfigError: a name or an option; the hub's client is not installed.
+        RunFolderError: the folder exists already or cannot be written.
+        ConfigError: a name or an option is invalid; or the hub's client is not installed.
     """
     source = repository(repo, revision, endpoint, token)
     extra = (*storage.EXTRA, *run_folder.TRAINING_FILES)
@@ -107,7 +107,7 @@ def fetch(repo: Repository, progress: bool = False) -> Snapshot:
 
 
 def _manifest(repo: Repository) -> tuple[Repository, Path]:
-    """The repository with its type, and the folder of the cache that now holds its manifest."""
+    """The repository with its type, and the cache folder with its manifest."""
     with hub_errors(repo):
         for kind in (repo.type,) if repo.type else ("model", "dataset"):
             tried = replace(repo, type=kind)
@@ -130,7 +130,7 @@ def _download(repo: Repository, revision: str | None, names: list[str]) -> str:
 
 
 def _read(repo: Repository, folder: Path) -> dict[str, Any]:
-    """The manifest, if it is of a format that this version reads."""
+    """The manifest; raises if this version cannot read its format."""
     path = folder / MANIFEST
     foreign = HubError(f"{repo} holds neither a dataset nor a run of lirdrec")
     if not path.is_file():
@@ -157,7 +157,7 @@ def _names(repo: Repository, manifest: Mapping[str, Any]) -> list[str]:
         if not good or not re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))):
             raise HubError(f"{repo}: its {MANIFEST} gives no checksum of {name}; it is not used")
     features = manifest.get("features", {}) if manifest["format"] == storage.FORMAT else {}
-    for name in features:  # loading makes paths of these names
+    for name in features:  # loading builds paths from these names
         if not {f"features/{name}.npy", f"features/{name}.mask.npy"} <= set(names):
             raise HubError(
                 f"{repo}: its {MANIFEST} names features {name!r} without listing their files; it is not used"
@@ -181,7 +181,7 @@ def _check_listing(repo: Repository, commit: str, names: list[str]) -> None:
     if unlisted:
         raise HubError(
             f"{repo} holds {unlisted[0]!r}, which its {MANIFEST} does not list: it was changed after it was pushed, or "
-            "is not to be trusted; nothing was written"
+            "cannot be trusted; nothing was written"
         )
 
 

@@ -34,22 +34,22 @@ def push(
     endpoint: str | None = None,
     progress: bool = False,
 ) -> str:
-    """Put a prepared dataset or a finished run onto the Hugging Face hub, with a card that describes it.
+    """Upload a prepared dataset or a finished run to the Hugging Face hub, with a card that describes it.
 
-    The files of the manifest and the card are sent in one commit: all or nothing. Checkpoints, logs and locks are not
-    sent. Local paths, host name and keys are removed from texts, and the manifest is rewritten to match. The folder
+    The files of the manifest and the card are uploaded atomically, in one commit. Checkpoints, logs and locks are not
+    uploaded. Local paths, host name and keys are removed from texts, and the manifest is rewritten to match. The folder
     itself is not changed.
 
     Args:
-        folder: the folder to send; its checksums are verified first.
+        folder: the folder to upload; its checksums are verified first.
         repo: "OWNER/NAME"; created if missing.
-        private: only its owner sees the repository. A public one that exists is refused unless this is False.
+        private: only the owner can see the repository. An existing public one is refused unless this is False.
         token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
         revision: the branch, created if missing; None for the main one.
         message: of the commit.
-        license: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed if the data name none.
+        license: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed if the data have none.
         metrics: include the metrics of a run in its card.
-        features: for a run, also send the features of its dataset, which new items need.
+        features: for a run, also upload the features of its dataset, which are needed to add items.
         endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
         progress: draw the client's progress bars on the error stream.
 
@@ -57,17 +57,17 @@ def push(
         The address of the repository.
 
     Raises:
-        ConfigError: the name, the license or an option; the hub's client is not installed.
-        RunFolderError: the folder is damaged, or holds a file that is never shared.
-        DataError: the item table names files of this machine.
-        HubError: the hub refused, or could not be reached; nothing is visible there then.
+        ConfigError: the name, the license or an option is invalid; or the hub's client is not installed.
+        RunFolderError: the folder is damaged, or contains a file type that is never shared.
+        DataError: the item table contains paths of this machine.
+        HubError: the upload was refused or failed; nothing is then visible on the hub.
     """
     target = repository(repo, revision, endpoint, token)
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ConfigError(f"revision {revision!r} is a commit; name the branch to push to")
     shared = gather(folder, license, features)
     if target.type == "dataset" and shared.type != "dataset":
-        raise ConfigError(f"{folder} is a run, which is a model to the hub: write {target.name} without datasets/")
+        raise ConfigError(f"{folder} is a run, which the hub calls a model: write {target.name} without datasets/")
     target = Repository(target.name, shared.type, revision, endpoint, token)
     return send(shared, target, card(shared, target, metrics), private, message, progress)
 
@@ -80,7 +80,7 @@ def send(shared: Shared, repo: Repository, text: str, private: bool, message: st
         address = str(api.create_repo(repo.name, repo_type=repo.type, private=private, exist_ok=True))
         existing = api.repo_info(repo.name, repo_type=repo.type)
         if private and existing.private is False:
-            raise HubError(f"{repo} is public already; to share this with everyone, say so (private=False, --public)")
+            raise HubError(f"{repo} is public already; to publish this, confirm it (private=False, --public)")
         if repo.revision not in (None, MAIN):
             api.create_branch(repo.name, branch=repo.revision, repo_type=repo.type, exist_ok=True)
             existing = api.repo_info(repo.name, repo_type=repo.type, revision=repo.revision)
@@ -103,7 +103,7 @@ def _superseded(repo: Repository, existing: list[str], shared: Shared) -> list[s
         except RunFolderError:
             foreign = True
         if foreign:
-            raise HubError(f"{repo} holds something else already ({name}); choose another name, or empty it first")
+            raise HubError(f"{repo} contains another file already ({name}); choose another name, or empty it first")
     return left
 
 
@@ -122,7 +122,7 @@ def _commit(
     operations += [CommitOperationAdd(name, content) for name, content in shared.contents.items()]
     operations.append(CommitOperationAdd(CARD, text.encode()))
     with warnings.catch_warnings():
-        # a run has tables too, and the client would rather see those in a dataset
+        # the client warns about the tables of a run
         warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
         api.create_commit(
             repo.name,

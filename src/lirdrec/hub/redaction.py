@@ -30,11 +30,11 @@ def without_secrets(text: str) -> str:
 
 
 def scrub(value: Any, known: Sequence[str] = ()) -> Any:
-    """A JSON value in which each absolute path is only its last part; keys and passwords are gone.
+    """A JSON value with each absolute path reduced to its last part, and without keys and passwords.
 
     Args:
-        value: any JSON value; it is not changed.
-        known: folders whose names are taken from the front of paths, even of such with spaces (see `folders_in`).
+        value: any JSON value; is not changed.
+        known: folders to remove from the start of paths, also of paths with spaces (see `folders_in`).
     """
     if isinstance(value, str):
         return _text(value, known)
@@ -95,7 +95,7 @@ def check_table(path: Path) -> None:
     """Raise if an item table has absolute paths: in the column `image`, or in all cells of another.
 
     Raises:
-        DataError: it does; says which column and row.
+        DataError: it does; names column and row.
     """
     import polars as pl
 
@@ -114,7 +114,7 @@ def check_table(path: Path) -> None:
 
 
 def as_bytes(value: Any) -> bytes:
-    """A JSON document as bytes, formatted as in the folders."""
+    """A JSON document as bytes, formatted as in prepared folders and runs."""
     return f"{dumps(value, 2)}\n".encode()
 
 

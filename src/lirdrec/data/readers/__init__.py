@@ -1,4 +1,4 @@
-"""Readers of the file formats that data comes in; `read_any` and `read_raw` find the right one."""
+"""Readers of data formats; `read_any` and `read_raw` detect the right one."""
 
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.readers.amazon import read_amazon

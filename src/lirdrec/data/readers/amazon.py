@@ -1,4 +1,4 @@
-"""Reads Amazon's reviews of 2014, 2018 and 2023, with metadata and image features, as published."""
+"""Read Amazon's reviews of 2014, 2018 and 2023, with metadata and image features, as published."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lirdrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-IMAGE = "image"  # the modality that the published image features become
+IMAGE = "image"  # modality of the published image features
 JSON_NAME = re.compile(r"\.jsonl?(\.gz)?$")
 CSV_NAME = re.compile(r"\.csv(\.gz)?$")
 FEATURES_NAME = re.compile(r"^image_features.*\.b(\.gz)?$")
@@ -50,19 +50,19 @@ def read_amazon(
 
     Args:
         reviews: JSON lines of 2014, 2018 or 2023 (there the item is `parent_asin`), or the table of ratings (CSV),
-            plain or gzipped; or a folder that `find_amazon` understands.
+            plain or gzipped; or a folder for `find_amazon`.
         metadata: JSON lines, or the Python literals of 2014, plain or gzipped; gives the item table its columns
             title, brand, category, description, price and image_url. Only items left after filtering are read.
         image_features: the published file of 4,096 numbers per item; becomes the modality "image".
         name: of the dataset; by default from the file's name.
-        info: further facts to record (source, license …).
+        info: further metadata (source, license …).
         bad_lines: for lines that are no record or lack a value: "raise", or "skip" (logged and counted).
-        options: fields of `PreprocessingConfig` but user, item and rating, which the format decides. Times are
+        options: fields of `PreprocessingConfig` except user, item and rating, which the format defines. Times are
             read unless `timestamp=None`, in the unit of the file (2014 and 2018 seconds, 2023 milliseconds). Items
-            without a review left are dropped unless `keep_all_items=True`, which keeps all that the reviews name.
+            without a review left are dropped unless `keep_all_items=True`, which keeps all items in the reviews.
 
     Raises:
-        DataError: a file or its content is wrong; says what, where and what to do.
+        DataError: a file or its content is wrong; the message says what is wrong, where, and what to do.
         ConfigError: an unknown option, or one out of range.
     """
     config = _make_config(options)
@@ -92,9 +92,9 @@ def _make_config(options: Mapping[str, Any]) -> PreprocessingConfig:
     """The preprocessing of Amazon's reviews; ratings are read only for `min_rating`."""
     for option in FIXED_OPTIONS:
         if option in options:
-            raise ConfigError(f"Amazon reviews: the format decides what '{option}' is; leave the option out")
+            raise ConfigError(f"Amazon reviews: the format defines '{option}'; leave the option out")
     if options.get(TIMESTAMP, TIMESTAMP) not in (TIMESTAMP, None):
-        raise ConfigError("Amazon reviews: the format decides what the time is; leave the option 'timestamp' out")
+        raise ConfigError("Amazon reviews: the format defines the time; leave the option 'timestamp' out")
     options = {TIMESTAMP: TIMESTAMP, "keep_all_items": False, **options, RATING: RATING}
     config = make_preprocessing_config(options, "Amazon reviews")
     if config.split not in (None, *METHODS):
@@ -103,10 +103,10 @@ def _make_config(options: Mapping[str, Any]) -> PreprocessingConfig:
 
 
 def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
-    """The files of a folder: reviews, metadata and image features.
+    """Find the files of a folder: reviews, metadata and image features.
 
     Reviews are the `.json`, `.jsonl` or else `.csv` file (optionally with `.gz`) with such content; metadata is
-    `meta_*`, that of the reviews' category if there are several; image features are `image_features*.b`.
+    `meta_*`, if there are several that of the reviews' category; image features are `image_features*.b`.
 
     Raises:
         DataError: there are no reviews, or the choice is ambiguous.
@@ -136,14 +136,14 @@ def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
 
 
 def check_gzip_files(folder: Path) -> None:
-    """Raise a DataError if a gzipped file of a folder, by its name one of reviews, is cut short or damaged."""
+    """Raise a DataError if a gzipped file with the name of a review file is cut short or damaged."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix == ".gz" and (JSON_NAME.search(path.name) or CSV_NAME.search(path.name)):
             first_lines(path)
 
 
 def is_amazon(path: str | Path) -> bool:
-    """Whether a file holds Amazon reviews, or a folder has a file that does; reads a megabyte of a file at most."""
+    """Whether a file, or a file in a folder, contains Amazon reviews; reads a megabyte of a file at most."""
     path = Path(path)
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith("meta")]

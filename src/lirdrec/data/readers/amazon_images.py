@@ -1,4 +1,4 @@
-"""Reads the image features of Amazon's reviews: records of a 10-byte ASIN and 4,096 little-endian float32."""
+"""Read the image features of Amazon's reviews: records of a 10-byte ASIN and 4,096 little-endian float32."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_ASIN = re.compile(rb"[^0-9A-Za-z]")
 def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) -> FeatureFile:
     """Read the features of some items; the file is read in blocks and never kept in memory.
 
-    An ASIN that the file repeats keeps its first record; how many were repeated is logged.
+    Of a repeated ASIN the first record is used; the number of repetitions is logged.
 
     Args:
         path: the file, plain or gzipped.
@@ -33,8 +33,8 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
         dims: numbers in a record.
 
     Returns:
-        `values` `(n, dims)` float32 with a row per item of `items`, in their order, all zero for those that the file
-        lacks (which thus count as items without an image); `ids` is `items`.
+        `values` `(n, dims)` float32 with a row per item of `items`, in their order, all zero for items missing in
+        the file (which thus count as items without an image); `ids` is `items`.
 
     Raises:
         DataError: the file is missing, cut short, damaged, not of this format, or names none of the items.
@@ -66,7 +66,7 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
                 values[row] = records["values"][at]
                 found[row] = True
     if repeated:
-        logger.warning("%s: %s of items that came before; the first counts", path, count(repeated, "record"))
+        logger.warning("%s: %s of repeated items; the first is used", path, count(repeated, "record"))
     if len(items) and not found.any():
         raise DataError(f"{path}: holds none of the {count(len(items), 'item')}; is it the file of another category?")
     logger.info("%s: features of %d of %d items", path, found.sum(), len(items))
@@ -86,5 +86,5 @@ def _check_asins(path: Path, asins: list[bytes], position: int, record: int) -> 
         if len(asin) != ASIN_BYTES or NO_ASIN.search(asin):
             raise DataError(
                 f"{path}: no ASIN at byte {position + at * record:,} ({asin!r}): damaged, or not a file of image"
-                f" features ({ASIN_BYTES} bytes of ASIN, then {(record - ASIN_BYTES) // 4:,} float32, again and again)"
+                f" features ({ASIN_BYTES} bytes of ASIN, then {(record - ASIN_BYTES) // 4:,} float32, repeated)"
             )

@@ -1,4 +1,4 @@
-"""Reads Amazon's item metadata of 2014, 2018 and 2023 into one set of columns."""
+"""Read Amazon's item metadata of 2014, 2018 and 2023 into the same columns."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PRICE = re.compile(r"(?:from\s*)?\$?\s*([0-9][0-9,]{0,15}(?:\.[0-9]+)?)(?:\s*-\s
 
 
 def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
-    """The item table of some items.
+    """Read the item table of some items.
 
     Lines of other items are not parsed. HTML is removed from texts. Of repeated items the first line is used, and the
     number of repetitions is logged.
@@ -43,16 +43,16 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
     Args:
         path: JSON lines or Python literals, plain or gzipped.
         items: `(n,)` distinct string ids.
-        bad: told of the lines that cannot be used.
+        bad: handles unusable lines.
 
     Returns:
         one row per item of `items`, in their order, with the columns item, title, brand, category (levels of a path
-        joined by " > ", paths by " | "), description (and the listed features), price and image_url; null where
-        nothing is known.
+        joined by " > ", paths by " | "), description (and the listed features), price and image_url; null for
+        missing values.
 
     Raises:
-        DataError: the file is damaged, holds no metadata, knows none of the items, or a line is bad and `bad` says to
-            stop.
+        DataError: the file is damaged, holds no metadata, knows none of the items, or a line is bad and the policy of
+            `bad` is "raise".
     """
     wanted = set(items.to_list())
     as_bytes = {item.encode() for item in wanted}
@@ -81,7 +81,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
         rows = list(parse_lines(number, block, bad, parse))
         frames.append(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
     if repeated:
-        logger.warning("%s: %s of items that came before; the first counts", path, count(repeated, "line"))
+        logger.warning("%s: %s of repeated items; the first is used", path, count(repeated, "line"))
     if len(items) and not seen:
         raise DataError(
             f"{path}: knows none of the {count(len(items), 'item')} of the reviews; is it the metadata of another"
@@ -91,10 +91,10 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
 
 
 def metadata_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A record of any year as a row of `COLUMNS`.
+    """Convert a record of any year to a row of `COLUMNS`.
 
     Raises:
-        ValueError: it has no ASIN, or an object where a text is expected; the message says so.
+        ValueError: it has no ASIN, or an object instead of a text.
     """
     item = record.get("parent_asin") or record.get("asin")
     if not isinstance(item, str):
@@ -111,7 +111,7 @@ def metadata_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def strip_html(text: str) -> str:
-    """A text without HTML entities and tags, runs of white space as one blank, and no half characters."""
+    """Remove HTML entities, tags and lone surrogates from a text, and collapse white space."""
     if "&" in text:
         text = html.unescape(text)
     if "<" in text:
@@ -151,7 +151,7 @@ def _category(record: Mapping[str, Any]) -> str | None:
 
 
 def _price(value: Any) -> float | None:
-    """Dollars; of a range the lower end; None where there is no price (the files also hold scraps of web pages)."""
+    """The price in dollars, the lower end of a range; None without a price (some values are fragments of web pages)."""
     if isinstance(value, str):
         found = PRICE.fullmatch(value.strip())
         return None if found is None else float(found[1].replace(",", ""))
@@ -160,7 +160,7 @@ def _price(value: Any) -> float | None:
 
 
 def _image(record: Mapping[str, Any]) -> str | None:
-    """The address of the main picture, the largest there is."""
+    """The URL of the main image in its largest size."""
     for key in ("imUrl", "imageURLHighRes", "imageURL", "images"):
         value = record.get(key)
         if isinstance(value, str):

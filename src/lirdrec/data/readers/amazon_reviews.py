@@ -1,4 +1,4 @@
-"""Reads Amazon's reviews of 2014, 2018 and 2023 into the columns user, item and optionally rating and time."""
+"""Read Amazon's reviews of 2014, 2018 and 2023 into the columns user, item and optionally rating and time."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class ReviewFormat:
     """The layout of a file of reviews.
 
     Attributes:
-        year: of the collection, as far as the file tells ("2014", "2018", "2023").
+        year: of the collection, if it can be detected ("2014", "2018", "2023").
         names: our column → key of the JSON record, or name of the CSV column in messages.
-        places: our column → position in a line of a CSV file; None for JSON.
-        width: values in a line of a CSV file.
+        places: our column → position of the value in a CSV line; None for JSON.
+        width: number of values in a CSV line.
         header: whether the first line holds names.
-        day: the key with the date as text, where a record has no number for its time.
+        day: the key of the date as text, used if a record has no numeric time.
     """
 
     year: str
@@ -55,7 +55,7 @@ def detect_review_format(path: Path) -> ReviewFormat:
     """Detect the format from the first records.
 
     Raises:
-        DataError: the file is none of the known formats, or cannot be read.
+        DataError: the format is unknown, or the file cannot be read.
     """
     lines = first_lines(path)
     if not lines:
@@ -80,20 +80,20 @@ def first_lines(path: Path) -> list[bytes]:
 
 
 def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: BadLines) -> pl.DataFrame:
-    """The reviews as a frame, in the order of the file.
+    """Read the reviews as a frame, in the order of the file.
 
     Args:
         path: plain or gzipped.
-        form: what `detect_review_format` found.
+        form: the result of `detect_review_format`.
         columns: which of user, item, rating and timestamp to read; a line that lacks one of them is bad.
-        bad: told of the lines that cannot be used.
+        bad: handles unusable lines.
 
     Returns:
         the columns, user and item as strings, rating float64, timestamp int64 in the unit of the file (seconds; in
         2023 milliseconds).
 
     Raises:
-        DataError: the file is damaged or without a good line, or a line is bad and `bad` says to stop.
+        DataError: the file is damaged or without a good line, or a line is bad and the policy of `bad` is "raise".
     """
     form = dataclasses.replace(form, names={column: form.names[column] for column in columns})
     fast = _json_block if form.places is None else _csv_block
@@ -108,7 +108,7 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
         if form.header and not headed:
             number, block, headed = _without_header(number, block)
         frame = fast(block, form)
-        if frame is None:  # something is odd in the block: look at each line
+        if frame is None:  # the block parser rejected the block: parse each line
             rows = list(parse_lines(number, block, bad, parse))
             frame = pl.DataFrame(rows, schema=schema, orient="row")
         frames.append(frame)
@@ -119,7 +119,7 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
 
 
 def _without_header(number: int, block: bytes) -> tuple[int, bytes, bool]:
-    """What follows the header, the first line that is not blank: number of the line, block; whether it was there."""
+    """Skip the header, the first line that is not blank: line number, rest of the block, whether it was found."""
     while block:
         line, _, block = block.partition(b"\n")
         number += 1
@@ -129,7 +129,7 @@ def _without_header(number: int, block: bytes) -> tuple[int, bytes, bool]:
 
 
 def _json_format(lines: list[bytes]) -> ReviewFormat | str:
-    """The format of JSON lines by the first record that can be read, or why it is none."""
+    """The format of JSON lines by the first readable record, or the reason why it is unknown."""
     record: dict[str, Any] = {}
     reason = ""
     for line in lines:
@@ -147,12 +147,12 @@ def _json_format(lines: list[bytes]) -> ReviewFormat | str:
         time = "sort_timestamp" if "sort_timestamp" in record and "timestamp" not in record else "timestamp"
         return ReviewFormat("2023", {USER: "user_id", ITEM: item, RATING: "rating", TIMESTAMP: time})
     if item in record and {"title", "categories", "category", "imUrl", "price"} & record.keys():
-        return "it holds what is known of the items (metadata), which goes with a file of reviews"
+        return "it contains item metadata, which is read together with a file of reviews"
     return reason or f"the first record has the keys {', '.join(map(str, list(record)[:8])) or '(none)'}"
 
 
 def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
-    """The format of a table of ratings, by its header or by which column looks like ASINs, or why it is none."""
+    """The format of a table of ratings, by its header or its column of ASINs, or the reason why it is unknown."""
     try:
         rows = [decode_line(line).split(",") for line in lines]
     except ValueError as error:
@@ -171,8 +171,9 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
     if max(shares) * 2 <= len(rows):
         return "neither its first nor its second column looks like ASINs"
     user, item_at = (0, 1) if shares[1] >= shares[0] else (1, 0)
+    # any table of four columns may contain numbers of ten digits
     if not (ASIN.fullmatch(first[item_at]) and NUMBER.fullmatch(first[2]) and NUMBER.fullmatch(first[3])):
-        return "line 1 holds no user, item, rating and time"  # any table of four columns may hold numbers of ten digits
+        return "line 1 holds no user, item, rating and time"
     names = {USER: "user", ITEM: "item", RATING: "rating", TIMESTAMP: "time"}
     # 2014 has the user first, 2018 the item
     places = {USER: user, ITEM: item_at, RATING: 2, TIMESTAMP: 3}
@@ -180,9 +181,9 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
 
 
 def _json_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
-    """A block through Arrow's parser, or None where that could differ from reading each line.
+    """Parse a block with Arrow; None if the result could differ from parsing each line.
 
-    Every line must begin with a brace: on a line that holds only `null` Arrow ends the whole process. Blank lines and
+    Every line must begin with a brace: Arrow aborts the process on a line that is only `null`. Blank lines and
     several records in a line change the number of rows.
     """
     import pyarrow
@@ -204,7 +205,7 @@ def _json_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
 
 
 def _csv_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
-    """A block through polars' parser, or None where that could differ from reading each line."""
+    """Parse a block with polars; None if the result could differ from parsing each line."""
     assert form.places is not None
     if not block:
         return pl.DataFrame(schema={column: TYPES[column] for column in form.names})
@@ -233,14 +234,14 @@ def _is_utf8(block: bytes) -> bool:
 
 
 def _is_complete(frame: pl.DataFrame) -> bool:
-    """No value is missing, no id empty, no rating NaN or infinite."""
+    """Whether no value is missing, no id is empty, and no rating is NaN or infinite."""
     if any(frame.null_count().row(0)) or any(frame[column].str.contains(BLANK).any() for column in (USER, ITEM)):
         return False
     return RATING not in frame.columns or bool(frame[RATING].is_finite().all())
 
 
 def _fields(line: str, form: ReviewFormat) -> dict[str, Any]:
-    """A line of a CSV file as a record under the names of the format; numbers are numbers."""
+    """Parse a CSV line to a record with the names of the format and numeric values."""
     assert form.places is not None
     values = line.split(",")
     if len(values) != form.width:
@@ -254,7 +255,7 @@ def _fields(line: str, form: ReviewFormat) -> dict[str, Any]:
 
 
 def _review(record: dict[str, Any], form: ReviewFormat) -> tuple[Any, ...]:
-    """The wanted values of a record; raises ValueError with the reason where one is missing or of the wrong type."""
+    """Extract the columns of a record; raises ValueError with the reason if a value is missing or has a wrong type."""
     readers = {USER: _id, ITEM: _id, RATING: _rating, TIMESTAMP: _time}
     if TIMESTAMP in form.names and form.day is not None and record.get(form.names[TIMESTAMP]) is None:
         record = {**record, form.names[TIMESTAMP]: _day(record.get(form.day))}

@@ -47,8 +47,8 @@ WORDS: dict[Kind, str] = {
     "table": "a table",
 }
 MAX_HEADER_BYTES = 1 << 20
-MAX_SHOWN_KEYS = 30  # of a record, in a message
-TABLE_OPTIONS = frozenset({"user", "item", "rating", "items", "only"})  # who says one of these means a table
+MAX_SHOWN_KEYS = 30  # number of keys in a message
+TABLE_OPTIONS = frozenset({"user", "item", "rating", "items", "only"})  # these options imply a table
 READERS: dict[str, Callable[..., Dataset]] = {
     "mmrec": read_mmrec,
     "recbole": read_recbole,
@@ -63,11 +63,11 @@ READERS: dict[str, Callable[..., Dataset]] = {
 
 
 def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = ()) -> Kind:
-    """Detect the kind of data at a path. A file of no other kind is a table; a JSON file only with user and item.
+    """Detect the kind of data at a path. Other files are tables; JSON files need the options user and item.
 
     Args:
         path: a file or a folder; several files or a pattern are parts of a table.
-        options: the names of the given options. A file whose columns they name is a table.
+        options: the names of the given options. A file with given column names is a table.
 
     Raises:
         DataError: no such file, an unknown kind of folder, a pickle, or a .json file without recognizable keys.
@@ -128,7 +128,7 @@ def read_any(path: str | Path) -> Dataset:
     """Read the dataset at a path: prepared, or in one of the published formats that `kind_of` detects.
 
     Raises:
-        DataError: it is none of these, or its content is wrong.
+        DataError: the format is unknown, or the content is invalid.
         RunFolderError: it is a prepared dataset that is damaged or from a newer version.
     """
     if stat_path(path) is None:
@@ -153,15 +153,15 @@ def read_raw(
 
     Args:
         path: a file or a folder; or several files, or a pattern such as "log-*.csv", that are one table.
-        train, validation, test: instead of `path`, the files of a split: tables, or scipy matrices.
+        train, validation, test: the files of a split, instead of `path`: tables, or scipy matrices.
         images: a folder of images, found by item id or by `image_column`; see `lirdrec.data.images.with_images`.
         image_column: column of the item table with paths or file names of images; by default `image`, if it contains
             such. Without `images` the paths are relative to the folder of `items`, or of `path`.
         options: of the reader of this kind of source.
 
     Raises:
-        DataError: something is wrong with the files.
-        ConfigError: the reader does not take an option.
+        DataError: the files are invalid.
+        ConfigError: the reader does not support an option.
     """
     if path is None or train is not None:
         dataset = _read_split(path, {"train": train, "validation": validation, "test": test}, options)
@@ -176,10 +176,10 @@ def read_raw(
     if kind != "prepared":
         _check_options(path, kind, options)
     if kind in ("movielens", "microlens") and image_column is None:
-        return READERS[kind](path, images=images, **options)  # covers that lie in the folder are not looked at first
+        return READERS[kind](path, images=images, **options)  # the covers in the folder are then not read
     if kind == "prepared":
         if options:
-            raise ConfigError(f"{path}: is prepared already, so options do nothing; prepare the raw files again")
+            raise ConfigError(f"{path}: is prepared already, so options have no effect; prepare the raw files again")
         dataset = Dataset.load(path)
     else:
         dataset = READERS[kind](path, **options)
@@ -208,9 +208,9 @@ def _with_images(dataset: Dataset, source: Path, images: str | Path | None, imag
 
 
 def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapping[str, Any]) -> Dataset:
-    """The dataset of the files of a split."""
+    """Read the dataset of the files of a split."""
     if path is not None:
-        raise ConfigError(f"{path}: is one source, and the files of a split are another; name one of them")
+        raise ConfigError(f"{path}: is one source, and the files of a split are another; give only one of them")
     for name in ("train", "test"):
         if files[name] is None:
             raise ConfigError(f"there is no file of {name}: a split needs train and test, and should have validation")
@@ -228,7 +228,7 @@ def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapp
 
 
 def options_of(kind: Kind) -> list[str]:
-    """The names of the options that the reader of a kind of source takes; a prepared dataset takes none."""
+    """The option names of the reader of a kind of source; none for a prepared dataset."""
     if kind == "prepared":
         return []
     parameters = inspect.signature(READERS[kind]).parameters.values()
@@ -262,7 +262,7 @@ def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
     if record is not None and is_list(path):
         raise DataError(f"{path}: its records have the keys {', '.join(list(record)[:MAX_SHOWN_KEYS])}; {hint}")
     try:
-        detect_review_format(path)  # what is wrong with the file is said, not passed over
+        detect_review_format(path)  # report the problem of the file
     except DataError as error:
         if record is None:
             raise
@@ -274,4 +274,4 @@ def _check_options(path: Any, kind: Kind, options: Mapping[str, Any]) -> None:
     known = options_of(kind)
     for option in options:
         if option not in known:
-            raise ConfigError(f"'{option}' says nothing about {path} ({WORDS[kind]}); it takes {', '.join(known)}")
+            raise ConfigError(f"'{option}' does not apply to {path} ({WORDS[kind]}); options: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Reads LightGCN's files: `train.txt` and `test.txt`, each line a user and its items, separated by blanks."""
+"""Read LightGCN's files: `train.txt` and `test.txt`, each line a user and its items, separated by blanks."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LABEL = "split_file"
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
 ID = re.compile(r"(0|[1-9][0-9]{0,18})")
 ITEM_LIST = "item_list.txt"  # org_id remap_id
-TABLE_OPTIONS = frozenset({"user", "item", "header", "columns"})  # who says one of these means a table
+TABLE_OPTIONS = frozenset({"user", "item", "header", "columns"})  # these options imply a table
 FIXED_OPTIONS = ("user", "item", "rating", "min_rating", "timestamp", "only")
 
 
 def is_lightgcn(folder: str | Path) -> bool:
-    """Whether a folder holds train.txt, and perhaps test.txt, with lines of numbers."""
+    """Whether a folder contains train.txt, and optionally test.txt, with lines of numbers."""
     train, test = (Path(folder) / f"{name}.txt" for name in ("train", "test"))
     if not train.is_file():
         return False
@@ -44,10 +44,10 @@ def is_lightgcn(folder: str | Path) -> bool:
 
 
 def check_not_lightgcn(path: Path, options: Collection[str]) -> None:
-    """Raise a DataError for one file of LightGCN's, which is read with its folder; not where options name columns."""
+    """Raise a DataError for a single LightGCN file unless options name columns; the folder must be given instead."""
     names = {name for group in FILES.values() for name in group}
     if path.name in names and not TABLE_OPTIONS.intersection(options) and is_lightgcn(path.parent):
-        what = "holds no table, but a user and the items taken in each line"
+        what = "is not a table: each line has a user and the user's items"
         raise DataError(f"{path}: {what}; name its folder: {path.parent}")
 
 
@@ -59,18 +59,18 @@ def read_lightgcn(
     info: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Dataset:
-    """Read a folder in the form of LightGCN's public data (Gowalla, Yelp2018, Amazon-Book) and keep its split.
+    """Read a folder in the format of LightGCN's public data (Gowalla, Yelp2018, Amazon-Book) and keep its split.
 
-    Ids are the numbers in the files. Items are 0 to the largest, so that row i of a feature matrix is item i. The
-    column `org_id` of an `item_list.txt` is added to the item table. Users without items (lines with a user only) are
-    dropped.
+    Ids are the numbers in the files. The items are 0 to the largest id, so that row i of a feature matrix is item i.
+    The column `org_id` of an `item_list.txt` is added to the item table. Users without items (lines with only a user)
+    are dropped.
 
     Args:
         folder: holds `train.txt` and `test.txt`, `valid.txt` or `val.txt`; `train.txt` alone is split at random.
         features: name → feature file, as for `read_interactions`.
-        name: of the dataset; by default that of the folder.
-        info: further facts to record.
-        options: fields of `PreprocessingConfig` but those that the files decide: user, item, rating, min_rating,
+        name: of the dataset; by default the name of the folder.
+        info: further metadata.
+        options: fields of `PreprocessingConfig` except those that the format defines: user, item, rating, min_rating,
             timestamp, only. The split of the files is kept unless `split` is given.
 
     Raises:
@@ -79,7 +79,7 @@ def read_lightgcn(
     """
     for option in FIXED_OPTIONS:
         if option in options:
-            raise ConfigError(f"{folder}: its files hold users and items and nothing else; leave {called(option)} out")
+            raise ConfigError(f"{folder}: its files contain only users and items; leave {called(option)} out")
     folder = Path(folder)
     is_split = any((folder / file_name).is_file() for split in ("valid", "test") for file_name in FILES[split])
     config = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")
@@ -109,7 +109,7 @@ def _lines(path: Path, split: str, bad_rows: BadRows) -> Table:
         words = line.split()
         wrong = next((word for word in words if not (ID.fullmatch(word) and int(word) <= LARGEST)), None)
         if wrong is not None:
-            bad.add(number, f"{wrong!r} is no id; a line holds the numbers of a user and her items")
+            bad.add(number, f"{wrong!r} is not an id; a line contains the numbers of a user and of the user's items")
             continue
         users += [int(words[0])] * (len(words) - 1) if words else []
         items += [int(word) for word in words[1:]]
@@ -125,11 +125,11 @@ def _lines(path: Path, split: str, bad_rows: BadRows) -> Table:
 
 
 def _item_table(folder: Path, table: Table) -> Table:
-    """All items up to the largest id, in order, with their original ids where a file lists them."""
+    """All items up to the largest id, in order, with their original ids if a file lists them."""
     most = table.frame[ITEM].max()
     assert isinstance(most, int)
     if most >= 10 * table.frame.height + 1_000_000:
-        frame = table.frame.select(pl.col(ITEM).unique().sort())  # ids of their own, not row numbers
+        frame = table.frame.select(pl.col(ITEM).unique().sort())  # ids, not row numbers
     else:
         frame = pl.DataFrame({ITEM: np.arange(most + 1, dtype=np.int64)})
     path = folder / ITEM_LIST

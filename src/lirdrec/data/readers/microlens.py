@@ -1,4 +1,4 @@
-"""Reads MicroLens as published: views of short videos with times, and a title and a cover image per video."""
+"""Read MicroLens as published: views of short videos with times, and a title and a cover image per video."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
 
 PAIRS = "*_pairs.csv"
-TITLES = ("*_title_en.csv", "*_titles_en.csv", "*_titles.csv", "*_title.csv")  # English first
+TITLES = ("*_title_en.csv", "*_titles_en.csv", "*_titles.csv", "*_title.csv")  # English is preferred
 COVERS = ("*_covers", "covers")
 CATEGORIES = "tags_to_summary.csv"
 NAMES = {  # names of columns in the releases
@@ -33,7 +33,7 @@ LINE = re.compile(r"([0-9]+),(.*)")
 
 
 def is_microlens(folder: str | Path) -> bool:
-    """Whether a folder holds a file `…_pairs.csv`."""
+    """Whether a folder contains a file `…_pairs.csv`."""
     return any(Path(folder).glob(PAIRS))
 
 
@@ -49,22 +49,22 @@ def read_microlens(
 ) -> Dataset:
     """Read a MicroLens folder and prepare it.
 
-    The items are the videos of the titles and of the pairs, by id: `title`, where there is `tags_to_summary.csv`
-    `category`, and where there is a folder of covers `image`. Likes, views and comments are not read: they are what
-    users did, those of the test set too.
+    The items are the videos in the titles and in the pairs, sorted by id, with the columns `title`, `category` (if
+    there is `tags_to_summary.csv`) and `image` (if there is a folder of covers). Likes, views and comments are not
+    read: they include the interactions of the test set.
 
     Args:
-        folder: holds `…_pairs.csv` (user, item, timestamp in milliseconds), perhaps `…_titles.csv` or `…_title_en.csv`
-            (item, title; with names of columns or without) and a folder `…_covers` of ITEM.jpg.
+        folder: contains `…_pairs.csv` (user, item, timestamp in milliseconds), optionally `…_titles.csv` or
+            `…_title_en.csv` (item, title; with or without a header) and a folder `…_covers` of ITEM.jpg.
         images: the folder of covers, if it is elsewhere.
         titles: the file of titles, if it is elsewhere or one of several.
         features: name → feature file, as for `read_interactions`.
-        name: of the dataset; by default that of the pairs file without its ending.
-        info: further facts to record.
+        name: of the dataset; by default the name of the pairs file without its suffix.
+        info: further metadata.
         options: fields of `PreprocessingConfig`.
 
     Raises:
-        DataError: a file is missing or damaged; says what, where and what to do.
+        DataError: a file is missing or damaged; the message says what is wrong, where, and what to do.
         ConfigError: an unknown option, or one out of range.
     """
     folder = Path(folder)
@@ -100,7 +100,7 @@ def read_microlens(
 
 
 def _items(pairs: Table, config: PreprocessingConfig, files: Mapping[str, Path]) -> Table:
-    """All videos that any file names, by id, with a column from each file."""
+    """All videos of all files, sorted by id, with one column per file."""
     bad = [BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files.values()]
     frames = {
         column: _texts(path, column, bad_lines) for (column, path), bad_lines in zip(files.items(), bad, strict=True)
@@ -129,7 +129,7 @@ def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
         if cut := LINE.fullmatch(line):
             item = cut[1]
             if item in found:
-                raise DataError(f"{path}: item {item} in line {number} is there already; keep one line per item")
+                raise DataError(f"{path}: item {item} in line {number} is repeated; keep one line per item")
             found[item] = cut[2]
         elif found and found[item].startswith('"') and found[item].count('"') % 2:  # a line end within quotes
             found[item] += f" {line}"

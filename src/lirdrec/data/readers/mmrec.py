@@ -1,4 +1,4 @@
-"""Reads MMRec folders as published: `NAME.inter` with `x_label`, and one `MODALITY_feat.npy` per modality."""
+"""Read MMRec folders as published: `NAME.inter` with `x_label`, and one `MODALITY_feat.npy` per modality."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def read_mmrec(
     """Read an MMRec folder.
 
     Ids are the integers as published. Row i of a feature matrix is item i, so with features there are as many items as
-    rows; without, the items are those that occur. An `items.tsv` becomes the item table (its id column is named as in
-    the .inter file). A row of zeros means that the item lacks the modality.
+    rows; without features, the items are those with interactions. An `items.tsv` becomes the item table
+    (its id column is named as in the .inter file). A row of zeros means that the item lacks the modality.
 
     Args:
         folder: contains one .inter file (tab-separated: user, item, label 0 train, 1 validation, 2 test, optionally
             timestamp).
         user, item, label: names of the columns.
-        name: of the dataset; by default that of the .inter file.
+        name: of the dataset; by default the name of the .inter file.
         bad_rows: "error", or "skip": drop and count rows of the .inter file that lack an id, a label or a time, whose
             ids are no integers, or that have a wrong number of values.
 
     Raises:
-        DataError: something is missing, damaged, or does not fit together.
+        DataError: a file is missing or damaged, or the files contradict each other.
         ConfigError: another value of `bad_rows`.
     """
     folder = Path(folder)
@@ -99,7 +99,7 @@ def _read_features(path: Path) -> FeatureMatrix:
 def _split(
     users: np.ndarray, items: np.ndarray, times: np.ndarray | None, labels: np.ndarray
 ) -> tuple[Interactions, Interactions, Interactions]:
-    """Train, validation and test interactions without repetitions; labels are 0, 1 and 2."""
+    """Deduplicated train, validation and test interactions; labels are 0, 1 and 2."""
 
     def labeled(code: int) -> Interactions:
         rows = labels == code

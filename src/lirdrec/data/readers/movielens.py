@@ -1,4 +1,4 @@
-"""Reads MovieLens as published by GroupLens: ml-latest, ml-32m and similar (CSV), ml-1m, ml-10m (`::`) and ml-100k."""
+"""Read MovieLens as published by GroupLens: ml-latest, ml-32m and similar (CSV), ml-1m, ml-10m (`::`) and ml-100k."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LICENSE = "MovieLens, GroupLens, University of Minnesota: research, not commerci
 
 
 def is_movielens(folder: str | Path) -> bool:
-    """Whether a folder holds `ratings` and `movies`, both .csv or both .dat, or ml-100k's `u.data` and `u.item`."""
+    """Whether a folder contains `ratings` and `movies`, both .csv or both .dat, or ml-100k's `u.data` and `u.item`."""
     if all((Path(folder) / name).is_file() for name in (DATA_100K, ITEMS_100K)):
         return True
     return any(all((Path(folder) / f"{name}{end}").is_file() for name in ("ratings", "movies")) for end in FILM_LINES)
@@ -60,20 +60,20 @@ def read_movielens(
 ) -> Dataset:
     """Read a MovieLens folder and prepare it.
 
-    The item table has every film of the file of movies, in its order: `title` (without the year), `year` (integer),
-    `genres` ("Comedy, Drama") and, if there is a file of tags, `tags`: each once, the most frequent first.
+    The item table has all films of the movie file, in its order: `title` (without the year), `year` (integer),
+    `genres` ("Comedy, Drama") and, if there is a tag file, `tags`: unique, the most frequent first.
 
     Args:
         folder: contains `ratings.csv` and `movies.csv`, optionally `tags.csv` (UTF-8); or the same as .dat, with `::`
             between the values (UTF-8 or Latin-1); or `u.data` and `u.item` of ml-100k. Other files are not read.
         images: a folder of posters named by movieId.
         features: name → feature file, as for `read_interactions`.
-        name: of the dataset; by default that of the folder.
-        info: further facts to record.
+        name: of the dataset; by default the name of the folder.
+        info: further metadata.
         options: fields of `PreprocessingConfig`. All ratings count unless `min_rating` is given.
 
     Raises:
-        DataError: a file is missing or damaged; says what, where and what to do.
+        DataError: a file is missing or damaged; the message says what is wrong, where, and what to do.
         ConfigError: an unknown option, or one out of range.
     """
     folder = Path(folder)
@@ -101,7 +101,7 @@ def read_movielens(
 
 
 def _find_files(folder: Path) -> list[Path]:
-    """The files of ratings, of films and, if there is one, of tags."""
+    """The files of ratings, films and, if there is one, tags."""
     if (folder / DATA_100K).is_file():
         return [folder / DATA_100K, folder / ITEMS_100K]
     suffix = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
@@ -110,7 +110,7 @@ def _find_files(folder: Path) -> list[Path]:
 
 
 def _item_table(files: list[Path], config: PreprocessingConfig) -> Table:
-    """The films with their tags, if there is a second file."""
+    """Read the films, with tags if there is a tag file."""
     bad = [BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files]
     films = (_films_100k if files[0].name == ITEMS_100K else _films)(files[0], bad[0])
     if len(files) > 1:
@@ -121,7 +121,7 @@ def _item_table(files: list[Path], config: PreprocessingConfig) -> Table:
 
 
 def _ratings(path: Path, config: PreprocessingConfig) -> Table:
-    """The file of ratings; of ml-100k and those with `::` no line names the columns."""
+    """Read the ratings; ml-100k and files with `::` have no header."""
     layout: dict[str, Any] = {"bad_rows": config.bad_rows}
     if path.name in SEPARATORS:
         columns = (USER, FILM, RATING, TIMESTAMP)
@@ -130,7 +130,7 @@ def _ratings(path: Path, config: PreprocessingConfig) -> Table:
 
 
 def _films_100k(path: Path, bad: BadLines) -> pl.DataFrame:
-    """movieId, title, year, genres of `u.item`: 24 values with `|` between, of which the last 19 say which genres."""
+    """movieId, title, year, genres of `u.item`: 24 values separated by `|`, the last 19 of which are genre flags."""
     rows = []
     for number, line in enumerate(read_lines(path, DAT_ENCODINGS), 1):
         if not (cut := FILM_100K.fullmatch(line)):
@@ -146,19 +146,19 @@ def _films_100k(path: Path, bad: BadLines) -> pl.DataFrame:
         rows, schema={FILM: pl.String, "title": pl.String, "year": pl.Int64, "genres": pl.String}, orient="row"
     )
     if (twice := frame[FILM].is_duplicated()).any():
-        raise DataError(f"{path}: film {frame[FILM].filter(twice)[0]} is there more than once; keep one line per film")
+        raise DataError(f"{path}: film {frame[FILM].filter(twice)[0]} is repeated; keep one line per film")
     return frame
 
 
 def _films(path: Path, bad: BadLines) -> pl.DataFrame:
-    """movieId, title, year, genres, each null where there is none."""
+    """movieId, title, year, genres; null for missing values."""
     rows: dict[str, tuple[str | None, int | None, str | None]] = {}
     for number, (film, title, genres) in _records(path, FILM_LINES[path.suffix], bad):
         title = strip_quotes(title)
         dated = YEAR.match(title)
         listed = [] if genres.strip() == NO_GENRES else [genre.strip(" '\"") for genre in genres.split("|")]
         if film in rows:
-            raise DataError(f"{path}: film {film} in line {number} is there already; keep one line per film")
+            raise DataError(f"{path}: film {film} in line {number} is repeated; keep one line per film")
         rows[film] = (
             (dated[1] if dated else title) or None,
             int(dated[2]) if dated else None,
@@ -174,7 +174,7 @@ def _films(path: Path, bad: BadLines) -> pl.DataFrame:
 
 
 def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
-    """movieId and its tags: each once whatever its case, what most users wrote first, then in the file's order."""
+    """movieId and its tags, unique up to case: the most frequent first, then in the order of the file."""
     pairs = [(film, strip_quotes(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix], bad)]
     tags = pl.DataFrame(pairs, schema={FILM: pl.String, "tag": pl.String}, orient="row").filter(pl.col("tag") != "")
     return (
@@ -188,7 +188,7 @@ def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
 
 
 def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Line number and values of each line; CSV files begin with the names of their columns."""
+    """Iterate over line number and values of each line; CSV files have a header."""
     line_of = re.compile(pattern)
     lines = enumerate(read_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
     if path.suffix == ".csv":

@@ -19,16 +19,16 @@ from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-ID = r"^-?[0-9]+(\.0*)?$"  # 7, 007 and, as pandas writes integers beside gaps, 7.0
+ID = r"^-?[0-9]+(\.0*)?$"  # 7, 007 and, as pandas writes integers in columns with missing values, 7.0
 
 
 def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
-    """A text file read as numbers: tens of millions of rows of texts take more memory than many machines have.
+    """Read a text file as numbers, since tens of millions of rows of texts would need too much memory.
 
     Args:
         path: the file.
-        ids: columns of ids. Where one of them holds something else than integers of 63 bits, all columns are texts, as
-            the file has them.
+        ids: columns of ids. If one of them has values other than 63-bit integers, all columns are read as
+            texts.
         layout: see `read_table`.
     """
     table = read_table(path, text="", **layout)
@@ -38,19 +38,19 @@ def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
 
 
 def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
-    """The table with its columns of ids checked: published data sets number their users and items.
+    """Validate the id columns of a table: in published datasets, ids are integers.
 
-    Numbers written with zeros before them, such as `007`, stay as they are.
+    Numbers with leading zeros, such as `007`, are not changed.
 
     Args:
-        table: with the columns.
-        config: says what to do with bad rows, and whether ids are strings.
+        table: contains the columns.
+        config: defines how bad rows are handled, and whether ids are strings.
         columns: their names.
-        pattern: how an id is written.
+        pattern: regular expression of an id.
 
     Raises:
-        DataError: a column is missing or holds something else than integers; names the line. Where the config leaves
-            bad rows out, only if all rows are bad.
+        DataError: a column is missing or has a value that is not an integer; names the line. If the config skips bad
+            rows, only if all rows are bad.
     """
     table.need(columns)
     for column in columns:
@@ -60,7 +60,7 @@ def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, p
         texts = values.cast(pl.String).str.strip_chars()
         bad = ~texts.str.contains(pattern).fill_null(False)
         if config.bad_rows == "skip" and not config.string_ids and texts.filter(~bad).str.contains(INTEGER).all():
-            bad |= ~(texts.cast(pl.Int64, strict=False) >= 0).fill_null(False)  # else who makes ids of them says it
+            bad |= ~(texts.cast(pl.Int64, strict=False) >= 0).fill_null(False)  # other ids are checked later
         if config.bad_rows == "skip" and not bad.all():
             if bad.any():
                 where = f"{table.where}, column '{column}'"
@@ -84,10 +84,10 @@ def read_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[st
 
     Args:
         path: the file.
-        encodings: tried in turn; the first that fits all bytes is taken.
+        encodings: tried in turn; the first that can decode all bytes is used.
 
     Raises:
-        DataError: the file is missing or empty, or no encoding fits; names the line.
+        DataError: the file is missing or empty, or no encoding can decode it; names the line.
     """
     content = read_bytes(path)
     for encoding in encodings:
@@ -96,7 +96,7 @@ def read_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[st
         except UnicodeDecodeError as error:
             fault = error
             continue
-        if "\n" not in text:  # as old programs of Apple's end lines
+        if "\n" not in text:  # line ends of classic Mac OS
             text = text.replace("\r", "\n")
         lines = [line.removesuffix("\r") for line in text.split("\n")]
         while lines and not lines[-1].strip():
@@ -109,10 +109,10 @@ def read_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[st
 
 
 def strip_quotes(text: str) -> str:
-    """A value without the quotes of CSV, also where they are misplaced, and with single spaces."""
+    """Remove CSV quotes, also misplaced ones, from a value and collapse its spaces."""
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', ""):
         text = text[1:-1].replace('""', '"')
-    elif ',"' in text and text.endswith('"'):  # opened in the middle: `Postman," The (Postino, Il) (1994)"`
+    elif ',"' in text and text.endswith('"'):  # a quote opened inside the value: `Postman," The (Postino, Il) (1994)"`
         text = text.replace('"', "")
     return " ".join(text.split())

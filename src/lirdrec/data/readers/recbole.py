@@ -1,4 +1,4 @@
-"""Reads RecBole's atomic files: `NAME.inter` and `NAME.item`, tab-separated, with typed columns (`user_id:token`)."""
+"""Read RecBole's atomic files: `NAME.inter` and `NAME.item`, tab-separated, with typed columns (`user_id:token`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 LABEL = "recbole_split"
-UNREAD = (".user", ".kg", ".link", ".net")  # atomic files of users and knowledge graphs: no model here takes them
+UNREAD = (".user", ".kg", ".link", ".net")  # atomic files of users and knowledge graphs: not supported by the models
 
 
 def read_recbole(
@@ -37,14 +37,14 @@ def read_recbole(
     """Read a folder of atomic files and prepare it.
 
     Args:
-        folder: holds `NAME.inter`, or `NAME.train.inter`, `NAME.valid.inter` and `NAME.test.inter` (then this split is
-            kept unless another is asked for), and perhaps `NAME.item`, whose columns become the item table: those of
+        folder: contains `NAME.inter`, or `NAME.train.inter`, `NAME.valid.inter` and `NAME.test.inter` (this split is
+            kept unless `split` is given), and optionally `NAME.item`, whose columns become the item table: those of
             type token_seq as texts, their words joined by blanks; those of type float_seq as lists. `NAME.user`,
             `NAME.kg` and `NAME.link` are not read.
         vectors: columns of type float_seq in `NAME.item` that become feature matrices, not columns of the item table.
         features: name → feature file, as for `read_interactions`.
         name: of the dataset; by default NAME.
-        info: further facts to record.
+        info: further metadata.
         options: fields of `PreprocessingConfig`; by default user is "user_id", item "item_id", and timestamp
             "timestamp" if there is such a column.
 
@@ -73,7 +73,7 @@ def read_recbole(
             sources[column] = vectors_of_frame(part, config.items_column, column)
         items = dataclasses.replace(items, frame=items.frame.drop(*vectors))
     elif vectors:
-        raise DataError(f"{path}: no such file, but vectors {', '.join(vectors)} are to come from it")
+        raise DataError(f"{path}: no such file, but it should contain the vectors {', '.join(vectors)}")
     _say_unread(folder, items, config.items_column)
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
     return Dataset.from_tables(table, items, sources, config, name or stem, info)
@@ -117,7 +117,7 @@ def _interactions(folder: Path, bad_rows: str) -> tuple[Table, str, list[str]]:
 
 
 def _typed(path: Path, bad_rows: str) -> Table:
-    """An atomic file with its types taken from the header; `token` columns stay strings."""
+    """Read an atomic file with the types of its header; `token` columns are strings."""
     table = read_table(path, separator="\t", bad_rows=bad_rows)
     columns = []
     for header in table.frame.columns:
@@ -142,7 +142,7 @@ def _typed(path: Path, bad_rows: str) -> Table:
 
 
 def _float_lists(texts: pl.Series, column: str, table: Table) -> pl.Series:
-    """Numbers separated by blanks as lists; null for empty texts."""
+    """Parse numbers separated by blanks to lists; null for empty texts."""
     words = texts.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
     numbers = words.list.eval(pl.element().cast(pl.Float32, strict=False))
     bad = numbers.list.eval(pl.element().is_null()).list.any().fill_null(False)

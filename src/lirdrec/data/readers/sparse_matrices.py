@@ -1,4 +1,4 @@
-"""Reads interactions from a sparse user-item matrix: scipy's `.npz` files, and scipy matrices in memory."""
+"""Read interactions from a sparse user-item matrix: scipy's `.npz` files, and scipy matrices in memory."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of
 FIXED_OPTIONS = ("user", "rating", "timestamp", "only")
 PICKLE_NAMES = (".pkl", ".pickle", ".pck")
 CONVERT = (
-    "holds pickled Python objects, which are never loaded (they could run code); where you trust a pickled matrix, turn"
-    " it into scipy's format with:"
+    "holds pickled Python objects, which are never loaded (they could run code); if you trust this matrix, convert it"
+    " to scipy's format with:"
     ' python -c "import pickle, scipy.sparse as s;'
     " s.save_npz('{stem}.npz', s.csr_matrix(pickle.load(open('{name}', 'rb'))))\""
     " and then: lirdrec prepare {stem}.npz"
@@ -36,7 +36,7 @@ CONVERT = (
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle by its name, or begins as pickles do."""
+    """Whether a file is a pickle by its suffix or its first bytes."""
     if path.suffix.lower() in PICKLE_NAMES:
         return True
     with path.open("rb") as file:
@@ -44,7 +44,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def check_not_pickle(path: Path) -> None:
-    """Raise a DataError that says how to convert a pickled matrix, if a file is a pickle."""
+    """Raise a DataError if a file is a pickle; the message explains how to convert it."""
     if path.is_file() and is_pickle(path):
         raise DataError(f"{path}: {CONVERT.format(stem=path.name.partition('.')[0], name=path.name)}")
 
@@ -74,21 +74,21 @@ def read_matrices(
 ) -> Dataset:
     """Read a sparse matrix of users and items, or one for each split.
 
-    Row and column numbers are the ids. Every column is an item, with interactions or without, so that row i of a
+    Row and column numbers are the ids. Every column is an item, even without interactions, so that row i of a
     feature matrix is item i. Users without an item are dropped. Stored zeros are no interactions; values are used as
     ratings only with `min_rating`.
 
     Args:
-        train, validation, test: each a file that `scipy.sparse.save_npz` wrote, or a scipy matrix in memory, all of one
-            shape. With `train` alone the pairs are split as `split` says.
+        train, validation, test: each a file that `scipy.sparse.save_npz` wrote, or a scipy matrix in memory, all of the
+            same shape. `train` alone is split by the method `split`.
         items: a table with a row per item, whose ids are column numbers.
         features: name → feature file, as for `read_interactions`.
-        name: of the dataset; by default the name of the file, or of its folder where there are several.
-        info: further facts to record.
-        options: fields of `PreprocessingConfig` but those that a matrix decides: user, rating, timestamp, only.
+        name: of the dataset; by default the name of the file, or of its folder if there are several.
+        info: further metadata.
+        options: fields of `PreprocessingConfig` except those that a matrix defines: user, rating, timestamp, only.
 
     Raises:
-        DataError: a file is missing, damaged, pickled, or no scipy matrix, or the shapes differ.
+        DataError: a file is missing, damaged, pickled, or not a scipy matrix, or the shapes differ.
         ConfigError: an unknown option, or one out of range.
     """
     for option in FIXED_OPTIONS:
@@ -119,7 +119,7 @@ def read_matrices(
 
 
 def _read_splits(sources: Mapping[str, Any], config: PreprocessingConfig) -> tuple[Table, dict[str, tuple[int, ...]]]:
-    """The interactions of all matrices as one table, and the shape of each matrix by its name in messages."""
+    """Combine the interactions of all matrices into one table; also return the shape of each matrix by its name."""
     shapes, tables = {}, []
     for split, source in sources.items():
         where = str(source) if isinstance(source, (str, Path)) else f"the matrix of {split}"
@@ -131,7 +131,7 @@ def _read_splits(sources: Mapping[str, Any], config: PreprocessingConfig) -> tup
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise a DataError unless all matrices have one shape."""
+    """Raise a DataError unless all matrices have the same shape."""
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{shape} in {where}" for where, shape in shapes.items())
         raise DataError(
@@ -140,13 +140,13 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _open(path: Path, where: str) -> Any:
-    """A file of `save_npz`; nothing in it is ever unpickled."""
+    """Load a file of `save_npz`; nothing is unpickled."""
     import scipy.sparse
 
     exists(path)
     check_not_pickle(path)
     if not is_matrix(path):
-        raise DataError(f"{where}: no matrix of scipy.sparse.save_npz (an npz archive with 'format' and 'shape')")
+        raise DataError(f"{where}: not a matrix of scipy.sparse.save_npz (an npz archive with 'format' and 'shape')")
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
@@ -165,7 +165,7 @@ def _table(matrix: Any, where: str, split: str, config: PreprocessingConfig) -> 
     try:
         coo = matrix.tocoo()
     except AttributeError:
-        raise DataError(f"{where}: a {type(matrix).__name__} is no scipy matrix") from None
+        raise DataError(f"{where}: a {type(matrix).__name__} is not a scipy matrix") from None
     if coo.ndim != 2 or coo.data.dtype.kind not in "biuf":
         raise DataError(f"{where}: must be a matrix of users and items that holds numbers, not {coo.data.dtype}")
     users, items = (np.asarray(indices, dtype=np.int64) for indices in (coo.row, coo.col))
@@ -174,7 +174,7 @@ def _table(matrix: Any, where: str, split: str, config: PreprocessingConfig) -> 
             raise DataError(f"{where}: names {axis} {int(indices.max())}, and there are {count(size, axis)}")
     nonzero = coo.data != 0
     if not nonzero.any():
-        raise DataError(f"{where}: holds no value but zero")
+        raise DataError(f"{where}: contains only zeros")
     values = coo.data[nonzero].astype(np.float64)
     columns = {USER: users[nonzero], config.item: items[nonzero], RATING: values}
     frame = pl.DataFrame(columns).with_columns(pl.lit(split).alias(LABEL)).sort(USER, config.item)

@@ -1,4 +1,4 @@
-"""Reads interactions that are published with one file per split: train, validation and test."""
+"""Read interactions with one file per split: train, validation and test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AMAZON_2023 = {USER: "user_id", ITEM: "parent_asin", "rating": "rating", "timest
 
 
 def find_split_files(folder: str | Path) -> dict[str, Path] | None:
-    """The files NAME.train.csv, NAME.valid.csv and NAME.test.csv of a folder (or .tsv, .parquet, .jsonl), by split.
+    """Find NAME.train.csv, NAME.valid.csv and NAME.test.csv in a folder (or .tsv, .parquet, .jsonl), by split.
 
     Returns:
         None if one of the three is missing.
@@ -59,20 +59,20 @@ def read_split_folder(
     """Read a folder with NAME.train.csv, NAME.valid.csv and NAME.test.csv, such as the benchmark splits of Amazon 2023.
 
     Args:
-        folder: what `find_split_files` understands; `meta_NAME.jsonl.gz` in it becomes `metadata`.
-        metadata: the products of Amazon's reviews; only for files with the columns of Amazon 2023.
+        folder: see `find_split_files`; `meta_NAME.jsonl.gz` in it becomes `metadata`.
+        metadata: Amazon's item metadata; only for files with the columns of Amazon 2023.
         items, features, info: see `read_interactions`.
         name: of the dataset; by default NAME.
-        options: fields of `PreprocessingConfig`. The columns of Amazon 2023 need not be named.
+        options: fields of `PreprocessingConfig`. The columns of Amazon 2023 are detected.
 
     Raises:
-        DataError: a file is missing or damaged; says what, where and what to do.
+        DataError: a file is missing or damaged; the message says what is wrong, where, and what to do.
         ConfigError: an unknown option, or one out of range.
     """
     folder = Path(folder)
     files = find_split_files(folder)
     if files is None:
-        raise DataError(f"{folder}: there must be one file each that ends in .train.csv, .valid.csv and .test.csv")
+        raise DataError(f"{folder}: there must be one file each with the suffix .train.csv, .valid.csv and .test.csv")
     stem = files["train"].name.partition(".train.")[0]
     with open_bytes(files["train"]) as file:
         columns = file.readline(1 << 16).decode("utf-8", errors="replace").removeprefix("\ufeff").strip().split(",")
@@ -95,7 +95,7 @@ def read_split_files(train: str | Path, validation: str | Path | None, test: str
             folder of `train`.
 
     Raises:
-        DataError: a file or its content is wrong, or a pair is in two files.
+        DataError: a file is missing or invalid, or a pair is in two files.
         ConfigError: an unknown option, or one out of range.
     """
     paths = {"train": train, "valid": validation, "test": test}

@@ -1,4 +1,4 @@
-"""Reads interactions from tables of any supported format, with an optional item table and feature files."""
+"""Read interactions from tables of any supported format, with an optional item table and feature files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preproce
 from lirdrec.data.splits import METHODS
 from lirdrec.data.tables import Table, join_tables, read_table
 
-LABEL = "split_file"  # the column that names the split where each split is a file
+LABEL = "split_file"  # the column of split names if each split is a file
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -37,28 +37,28 @@ def read_interactions(
 ) -> Dataset:
     """Read a table of interactions and prepare it.
 
-    Ids of text files are integers if every id of the column is written as one, else strings. In tab-separated files
+    Ids of text files are integers if all ids of the column are integers, else strings. In tab-separated files
     quotes have no meaning; in comma-separated files they enclose a value.
 
     Args:
         path: a table with the columns named in `options`: separated text (CSV, TSV …), JSON, Parquet, Arrow, ORC,
             compressed or not; or several files, a folder of parts, or a pattern such as "log-*.csv". In JSON `a.b`
-            names the key `b` of a nested record, or of each record of a nested list, which then gives as many rows.
+            names the key `b` of a nested record, or of each record of a nested list, each of which becomes a row.
             A mapping from "train", "valid" and "test" to files: see `read_split_files`.
         items: a table of the same formats with a row per item.
         features: name → .npy (rows in the order of `items`), or .npz, .safetensors, .parquet or .csv with ids.
-        separator: of a text file, such as ";" or "tab"; by default detected from its first lines. That of `items` is
-            always detected.
-        encoding: of text files, such as "cp1252"; by default UTF-8, or UTF-16 if the file begins with its mark.
-        header: whether the first line of text files names the columns; without it give `columns`.
+        separator: of a text file, such as ";" or "tab"; by default detected from its first lines. The separator of
+            `items` is always detected.
+        encoding: of text files, such as "cp1252"; by default UTF-8, or UTF-16 if it begins with a byte order mark.
+        header: whether the first line of text files contains the column names; if False, give `columns`.
         columns: the names of the columns of files without a header, in order.
         items_columns: the same for `items`, if it has no header.
         name: of the dataset; by default the file's name.
-        info: further facts to record (source, license …).
+        info: further metadata (source, license …).
         options: fields of `PreprocessingConfig` (user, item, rating, min_rating, timestamp, split, seed …).
 
     Raises:
-        DataError: a file or its content is wrong; says what, where and what to do.
+        DataError: a file is missing or invalid; the message says what is wrong, where, and what to do.
         ConfigError: an unknown option, or one out of range.
     """
     is_split = isinstance(path, Mapping)
@@ -93,7 +93,7 @@ def _read_one(
 def _read_splits(
     files: Mapping[str, str | Path], config: PreprocessingConfig, layout: Mapping[str, Any]
 ) -> tuple[Table, list[str | Path], str]:
-    """As `_read_one`, of one file per split; the column `LABEL` of the table names the split of each row."""
+    """Like `_read_one`, but with one file per split; the column `LABEL` contains the split of each row."""
     needed = [column for column in needed_columns(config) if column != LABEL]
     tables = []
     for split, file in files.items():
@@ -117,5 +117,5 @@ def _as_list(path: Paths) -> list[str | Path]:
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without its suffix and that of a compression."""
+    """The name of a file without its suffix and a compression suffix."""
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSED_SUFFIXES else path.stem
