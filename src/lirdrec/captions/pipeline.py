@@ -35,7 +35,7 @@ class Outcome:
         edited: items whose caption is a person's.
         problems: items that should have got one and did not; `captions.problems.csv` says why.
         waiting: pictures that are still to be done.
-        tokens_in, tokens_out: of all answers, as far as the model told.
+        tokens_in, tokens_out: of all answers, as far as the model reports them.
     """
 
     written: int
@@ -124,15 +124,15 @@ class Captioning:
         return self.survey.waiting({**self._sealed, **self._failed})
 
     def work(self, limit: int | None = None, told: Callable[[Answer], None] = lambda answer: None) -> None:
-        """Ask for captions that are missing; each answer is sealed when it comes.
+        """Ask the model for the missing captions; each answer is saved when it arrives.
 
         Args:
-            limit: pictures to ask about at most.
+            limit: maximum number of images.
             told: gets each answer.
 
         Raises:
-            TrainingError: the server is not there (any more), or so many answers in a row were of no use that
-                something must be wrong. What was sealed stays.
+            TrainingError: the server cannot be reached, or too many answers in a row were unusable. Saved answers
+                are kept.
         """
         keys = self.waiting()[:limit]
         for place, answer in self.captioner.answers([self.survey.wanted[key].path for key in keys]):
@@ -191,5 +191,5 @@ class Captioning:
             last = answer.problem or f"{UNUSABLE}: {' '.join((text or '').split())[:120]!r}"
             raise TrainingError(
                 f"{self.captioner.model}: {TOO_MANY} pictures in a row without a caption, the last one because {last};"
-                " what is done is kept: mend that, then the same command goes on"
+                " finished captions are kept: fix the cause, then run the same command again to continue"
             )

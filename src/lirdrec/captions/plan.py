@@ -1,4 +1,4 @@
-"""What there is to caption: the pictures of a dataset, less those that have their caption already.
+"""Captioning plan: the images of a dataset that have no caption yet.
 
 What captioning will take, before it starts.
 """

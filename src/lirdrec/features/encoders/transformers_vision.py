@@ -89,10 +89,10 @@ def load(model: str, revision: str | None, precision: str) -> Module:
         import torch
         from transformers import AutoModel
 
-        network, told = AutoModel.from_pretrained(
+        network, loading_info = AutoModel.from_pretrained(
             model, revision=revision, dtype=getattr(torch, precision), output_loading_info=True
         )
-        missing = sorted(name for name in told["missing_keys"] if not name.startswith(_OTHER_TOWER))
+        missing = sorted(name for name in loading_info["missing_keys"] if not name.startswith(_OTHER_TOWER))
         missing = [name for name in missing if "pooler" not in name.split(".")]
         if missing:
             raise ConfigError(f"'{model}' lacks weights that its configuration asks for: {', '.join(missing[:3])} …")
