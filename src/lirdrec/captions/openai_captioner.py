@@ -1,4 +1,4 @@
-"""Captions by a server that speaks OpenAI's HTTP interface."""
+"""Captioner for servers with OpenAI's HTTP interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions for a prepared dataset: each answer is sealed as it comes; at the end they become columns of its items."""
+"""Captions for a prepared dataset: each answer is saved on arrival; the last step writes item columns."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import Shards, forget
 
 WORK = Path("work", "caption")
-TOO_MANY = 16  # answers in a row that are of no use: then it is not the pictures' fault
+TOO_MANY = 16  # unusable answers in a row after which the run stops
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """Counts of a captioning run.
 
     Attributes:
         written: items that got a new caption.
         captions: items that have one now.
-        edited: items whose caption is a person's.
-        problems: items that should have got one and did not; `captions.problems.csv` says why.
-        waiting: pictures that are still to be done.
+        edited: items whose caption was edited by a person.
+        problems: items whose caption failed; `captions.problems.csv` gives the reasons.
+        waiting: images that have no answer yet.
         tokens_in, tokens_out: of all answers, as far as the model reports them.
     """
 
@@ -120,7 +120,7 @@ class Captioning:
         self._useless = 0
 
     def waiting(self) -> list[str]:
-        """The keys of the pictures that the model is still to be asked about."""
+        """Keys of the images that have no answer yet."""
         return self.survey.waiting({**self._sealed, **self._failed})
 
     def work(self, limit: int | None = None, told: Callable[[Answer], None] = lambda answer: None) -> None:

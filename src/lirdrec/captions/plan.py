@@ -17,7 +17,7 @@ from lirdrec.captions.prompt import Attributes
 from lirdrec.features.remote.cost import LETTERS, Estimate, mean_of_known
 from lirdrec.features.sources import PictureSource
 
-RANGE = 1024  # items whose pictures are looked at together
+RANGE = 1024  # number of items whose images are checked together
 
 
 @dataclass

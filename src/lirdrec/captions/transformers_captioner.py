@@ -1,4 +1,4 @@
-"""Captions by a model that runs in this process, through Hugging Face transformers."""
+"""Captioner for Hugging Face models that run in this process."""
 
 from __future__ import annotations
 

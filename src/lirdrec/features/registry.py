@@ -50,7 +50,7 @@ def parse_jobs(
         options: of the encoders; each gets those that it takes. None stands for the default.
 
     Raises:
-        ConfigError: an option that nothing takes that is wanted, a name used twice, or nothing to encode.
+        ConfigError: an option that no requested encoder takes, a name used twice, or nothing to encode.
         DataError: the dataset lacks the column, or the folder of pictures is not there.
     """
     wanted = list(wanted) or _defaults(folder, template, images)
@@ -117,7 +117,7 @@ def _defaults(folder: str | Path, template: str | None, images: str | Path | Non
     named = names_pictures(rows)
     pictures = images is not None or (named and IMAGES in rows.manifest["info"])
     if named and not pictures:
-        logger.warning("%s: the pictures of column '%s' are left out; --images says where they lie", folder, IMAGE)
+        logger.warning("%s: the pictures of column '%s' are left out; give their folder with --images", folder, IMAGE)
     try:
         TextSource(folder, template)
         found.append(("text", DEFAULTS["text"]))

@@ -1,4 +1,4 @@
-"""Texts as vectors by a server that speaks OpenAI's HTTP interface.
+"""Text encoder for servers with OpenAI's HTTP interface.
 
 What the encoding of texts by a server will take, before it starts.
 """

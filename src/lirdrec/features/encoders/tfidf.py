@@ -1,4 +1,4 @@
-"""Vectors of texts without any download: hashed parts of words, weighed by TF-IDF, turned into a few columns."""
+"""Text encoder without download: hashed character n-grams, weighted by TF-IDF, reduced to a few columns."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Any vision model of Hugging Face, by name or from a folder, without torchvision.
-
-Vision models of Hugging Face: what they would do, known without their weights, and one vector of each picture.
-"""
+"""Image encoder for Hugging Face vision models, by name or from a folder, without torchvision."""
 
 from __future__ import annotations
 
