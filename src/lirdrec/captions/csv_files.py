@@ -1,4 +1,4 @@
-"""Captions out into a CSV file that a person edits, and back."""
+"""Export of captions to a CSV file for editing, and import of the edited file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions by a server that speaks OpenAI's HTTP interface."""
+"""Captioner for servers with OpenAI's HTTP interface."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class OpenAICaptioner(Captioner):
             "temperature": 0,
         }
         try:
-            return self.endpoint.ask("/chat/completions", body, partial(_read, begun=time.monotonic()))
+            return self.endpoint.ask("/chat/completions", body, partial(_read, started=time.monotonic()))
         except RequestRejected as error:
             return Answer(None, str(error))
         except RetriesExhausted as error:
@@ -95,7 +95,7 @@ def as_data_url(path: Path, side: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _read(answer: Any, begun: float) -> Answer:
+def _read(answer: Any, started: float) -> Answer:
     try:
         choice = answer["choices"][0]
         content = choice["message"].get("content")
@@ -109,4 +109,4 @@ def _read(answer: Any, begun: float) -> Answer:
     if not isinstance(content, str) or not content.strip():
         raise TransientError("the server's answer is empty")
     n_in, n_out = tokens_of(answer, "prompt_tokens"), tokens_of(answer, "completion_tokens")
-    return Answer(content, tokens_in=n_in, tokens_out=n_out, seconds=time.monotonic() - begun)
+    return Answer(content, tokens_in=n_in, tokens_out=n_out, seconds=time.monotonic() - started)

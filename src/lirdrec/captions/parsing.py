@@ -1,4 +1,4 @@
-"""Reads what a captioning model answered: the attributes, and the caption that they make."""
+"""Parses answers of a captioning model into attributes and a caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions for a prepared dataset: each answer is sealed as it comes; at the end they become columns of its items."""
+"""Captions for a prepared dataset: each answer is saved on arrival; the last step writes item columns."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import Shards, forget
 
 WORK = Path("work", "caption")
-TOO_MANY = 16  # answers in a row that are of no use: then it is not the pictures' fault
+TOO_MANY = 16  # unusable answers in a row after which the run stops
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """Counts of a captioning run.
 
     Attributes:
         written: items that got a new caption.
         captions: items that have one now.
-        edited: items whose caption is a person's.
-        problems: items that should have got one and did not; `captions.problems.csv` says why.
-        waiting: pictures that are still to be done.
-        tokens_in, tokens_out: of all answers, as far as the model told.
+        edited: items whose caption was edited by a person.
+        problems: items whose caption failed; `captions.problems.csv` gives the reasons.
+        waiting: images that have no answer yet.
+        tokens_in, tokens_out: of all answers, as far as the model reports them.
     """
 
     written: int
@@ -120,19 +120,19 @@ class Captioning:
         self._useless = 0
 
     def waiting(self) -> list[str]:
-        """The keys of the pictures that the model is still to be asked about."""
+        """Keys of the images that have no answer yet."""
         return self.survey.waiting({**self._sealed, **self._failed})
 
     def work(self, limit: int | None = None, told: Callable[[Answer], None] = lambda answer: None) -> None:
-        """Ask for captions that are missing; each answer is sealed when it comes.
+        """Ask the model for the missing captions; each answer is saved when it arrives.
 
         Args:
-            limit: pictures to ask about at most.
+            limit: maximum number of images.
             told: gets each answer.
 
         Raises:
-            TrainingError: the server is not there (any more), or so many answers in a row were of no use that
-                something must be wrong. What was sealed stays.
+            TrainingError: the server cannot be reached, or too many answers in a row were unusable. Saved answers
+                are kept.
         """
         keys = self.waiting()[:limit]
         for place, answer in self.captioner.answers([self.survey.wanted[key].path for key in keys]):
@@ -191,5 +191,5 @@ class Captioning:
             last = answer.problem or f"{UNUSABLE}: {' '.join((text or '').split())[:120]!r}"
             raise TrainingError(
                 f"{self.captioner.model}: {TOO_MANY} pictures in a row without a caption, the last one because {last};"
-                " what is done is kept: mend that, then the same command goes on"
+                " finished captions are kept: fix the cause, then run the same command again to continue"
             )

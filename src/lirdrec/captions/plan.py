@@ -1,4 +1,4 @@
-"""What there is to caption: the pictures of a dataset, less those that have their caption already.
+"""Captioning plan: the images of a dataset that have no caption yet.
 
 What captioning will take, before it starts.
 """
@@ -17,7 +17,7 @@ from lirdrec.captions.prompt import Attributes
 from lirdrec.features.remote.cost import LETTERS, Estimate, mean_of_known
 from lirdrec.features.sources import PictureSource
 
-RANGE = 1024  # items whose pictures are looked at together
+RANGE = 1024  # number of items whose images are checked together
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""From sealed answers to columns of the item table, and the list of what did not work."""
+"""Converts saved answers to columns of the item table and a list of problems."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Results:
     Attributes:
         columns: `item` and the columns of captions, of the items that get new ones.
         problems: in the order of the items.
-        tokens_in, tokens_out: of all answers, as far as the model told.
+        tokens_in, tokens_out: of all answers, as far as the model reports them.
     """
 
     columns: pl.DataFrame

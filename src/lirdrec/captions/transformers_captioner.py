@@ -1,4 +1,4 @@
-"""Captions by a model that runs in this process, through Hugging Face transformers."""
+"""Captioner for Hugging Face models that run in this process."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class TransformersCaptioner(Captioner):
                         " --device-map auto, or a server (--endpoint)"
                     ) from error
                 self.batch_size = len(batch) // 2
-                logger.warning("out of memory with %d pictures; going on with %d", len(batch), self.batch_size)
+                logger.warning("out of memory with %d pictures; continuing with %d", len(batch), self.batch_size)
                 give_memory_back()
                 continue
             yield from zip((place for place, _ in batch), answers, strict=True)
@@ -197,8 +197,8 @@ class TransformersCaptioner(Captioner):
         import torch
 
         model, tokenizer = self._loaded, self._processor.tokenizer
-        begun = time.monotonic()
-        inputs = self._inputs(pictures).to(model.device, dtype=model.dtype)  # whole numbers stay what they are
+        started = time.monotonic()
+        inputs = self._inputs(pictures).to(model.device, dtype=model.dtype)  # integers keep their dtype
         with torch.inference_mode():
             made = model.generate(
                 **inputs,
@@ -214,7 +214,7 @@ class TransformersCaptioner(Captioner):
         texts = tokenizer.batch_decode(made, skip_special_tokens=True)
         asked = inputs["attention_mask"].sum(dim=1).tolist()
         said = (made != tokenizer.pad_token_id).sum(dim=1).tolist()
-        seconds = (time.monotonic() - begun) / len(pictures)
+        seconds = (time.monotonic() - started) / len(pictures)
         return [
             Answer(text, tokens_in=n_in, tokens_out=n_out, seconds=seconds)
             for text, n_in, n_out in zip(texts, asked, said, strict=True)

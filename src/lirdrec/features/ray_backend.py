@@ -1,20 +1,18 @@
-"""The same run on a Ray cluster: shards are encoded by workers of other processes and machines, and sealed here.
+"""Encoding on a Ray cluster: remote workers encode the shards, and this process saves them.
 
-Why not Ray Data? It was the first choice, and it does not fit what the run promises. It wants to read its input itself,
-on the workers, or to be given all of it at once; here the inputs are drawn one shard at a time, because the next shard
-depends on what is sealed or known already, and must never all be in memory. Each of its executions starts and ends its
-own pool of actors, so that handing it the shards in portions would load the weights again for each. A pool of actors
-that is fed by hand has neither fault, and Ray's own retries mend it: an actor whose process dies is started anew and
-does its shards again.
+Why not Ray Data? It reads its input on the workers or receives all of it at once; here the inputs are read one shard
+at a time, because the next shard depends on the shards saved so far, and the inputs may not fit in memory. Each of its
+executions starts a new pool of actors, so passing the shards in portions would load the weights again for each portion.
+Our actor pool has neither problem, and Ray's retries handle failures: an actor whose process dies is started again
+and repeats its shards.
 
-A shard is encoded whole by one worker and by the same function as everywhere (`encoding.encode_shard`), in the same
+One worker encodes a complete shard with the function that all backends use (`encoding.encode_shard`), in the same
 batches and in as many threads as this process would take (another number of threads gives other last bits). So the
 bytes are those of a single process, as far as the machines compute alike (processors, versions of libraries), and
 unless memory runs out: that halves the batches of a shard, here not those of the following ones.
 
 All machines need the same lirdrec, and see pictures and models in folders under the same paths.
 
-The workers of a Ray cluster: processes with an encoder each, the shards that they have, and how far they are.
 """
 
 from __future__ import annotations
@@ -136,16 +134,16 @@ class Pool:
 
 
 class _Shard:
-    """A shard on its way: how many of its inputs were told to the progress."""
+    """A shard in progress: how many of its inputs were reported to the progress bar."""
 
     def __init__(self, index: int, n_items: int, worker: Any):
         self.index, self.n_items, self.worker = index, n_items, worker
-        self.told = 0
+        self.reported = 0
 
     def more(self, done: int) -> int:
-        """Inputs to tell now; none twice, also when the shard is done again."""
-        new = max(0, min(done, self.n_items) - self.told)
-        self.told += new
+        """Number of inputs to report now; none is counted twice, even when the shard is repeated."""
+        new = max(0, min(done, self.n_items) - self.reported)
+        self.reported += new
         return new
 
 

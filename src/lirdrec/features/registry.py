@@ -1,4 +1,4 @@
-"""Encoders by name: the same words on the command line, in Python and in what a dataset notes about its matrices.
+"""Registry of encoders by name; the command line, Python and the dataset manifest use the same names.
 
 What a person asked for, `--text MODEL --image NAME=MODEL`, as jobs of the run.
 """
@@ -50,7 +50,7 @@ def parse_jobs(
         options: of the encoders; each gets those that it takes. None stands for the default.
 
     Raises:
-        ConfigError: an option that nothing takes that is wanted, a name used twice, or nothing to encode.
+        ConfigError: an option that no requested encoder takes, a name used twice, or nothing to encode.
         DataError: the dataset lacks the column, or the folder of pictures is not there.
     """
     wanted = list(wanted) or _defaults(folder, template, images)
@@ -117,7 +117,7 @@ def _defaults(folder: str | Path, template: str | None, images: str | Path | Non
     named = names_pictures(rows)
     pictures = images is not None or (named and IMAGES in rows.manifest["info"])
     if named and not pictures:
-        logger.warning("%s: the pictures of column '%s' are left out; --images says where they lie", folder, IMAGE)
+        logger.warning("%s: the pictures of column '%s' are left out; give their folder with --images", folder, IMAGE)
     try:
         TextSource(folder, template)
         found.append(("text", DEFAULTS["text"]))
@@ -136,22 +136,22 @@ DESCRIPTOR, EFFICIENTNET = "descriptor", "efficientnet-lite0"
 NAMES: Mapping[Kind, tuple[str, ...]] = {"text": (HASHED, MINILM), "image": (DESCRIPTOR, EFFICIENTNET)}
 DEFAULTS: Mapping[Kind, str] = {"text": HASHED, "image": DESCRIPTOR}
 
-# What each kind of encoder can be told, beside its model.
+# The options that each kind of encoder takes, besides its model.
 _LANGUAGE = ("pooling", "prompt", "max_length", "device", "precision", "revision")
 _VISION = ("device", "precision", "revision")
 _SERVER = ("concurrency", "timeout", "requests_per_minute")
-_OF_MACHINE = ("device", *_SERVER)  # says nothing about the vectors
+_OF_MACHINE = ("device", *_SERVER)  # does not change the vectors
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An encoder that was chosen: enough to make it again.
+    """The chosen encoder: its kind, model and options.
 
     Attributes:
         kind: "text" or "image".
         model: `hashed`, `minilm`, `endpoint:URL#MODEL`, `descriptor`, `efficientnet-lite0`, or a model of Hugging Face
             by its name or folder.
-        options: what the encoder is told; those that are None are its defaults.
+        options: of the encoder; None stands for the default.
 
     Raises:
         ConfigError: an option that this encoder does not take, or a name that is nearly one of ours.
@@ -240,7 +240,7 @@ def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None
     Args:
         dataset_folder: the prepared dataset.
         name: of the matrix.
-        model: where the encoder's model lies now, if not where it was.
+        model: the path of the encoder's model, if it was moved.
         device: what to run on.
 
     Raises:
@@ -249,10 +249,12 @@ def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None
     """
     folder = Path(dataset_folder)
     manifest = read_manifest(folder)
-    told = manifest["info"].get("encoders", {}).get(name)
-    if name not in manifest["features"] or not told or not told.get("origin"):
-        raise DataError(f"{folder}: nothing is noted about how the features '{name}' were made; give vectors instead")
-    origin = told["origin"]
+    entry = manifest["info"].get("encoders", {}).get(name)
+    if name not in manifest["features"] or not entry or not entry.get("origin"):
+        raise DataError(
+            f"{folder}: the dataset does not record how the features '{name}' were made; give vectors instead"
+        )
+    origin = entry["origin"]
     choice = EncoderSpec(origin["kind"], model or origin["model"], origin["options"])
     if device is not None and "device" in choice.takes:
         choice = EncoderSpec(choice.kind, choice.model, {**choice.options, "device": device})
@@ -261,13 +263,13 @@ def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None
         state = fitted_state(folder, name)
         if state is None:
             raise DataError(
-                f"{folder}: what the encoder of '{name}' had learned is not there; make it anew: lirdrec features"
+                f"{folder}: the fitted state of the encoder of '{name}' is missing; make it again: lirdrec features"
             )
         encoder.load_state(state)
-    if identity(encoder) != told["identity"]:
+    if identity(encoder) != entry["identity"]:
         raise ConfigError(
-            f"{folder}: the features '{name}' were made by another model than {choice.model} is now; say where it"
-            " lies, or make the features anew (lirdrec features)"
+            f"{folder}: the features '{name}' were made by another model than {choice.model} is now; give its"
+            " path, or make the features again (lirdrec features)"
         )
     return encoder
 

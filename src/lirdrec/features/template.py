@@ -1,4 +1,4 @@
-"""One text an item, made of its columns: "{title}. {brand}. {category}"."""
+"""Text template of an item, filled from its columns: "{title}. {brand}. {category}"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colors and edges of a picture as a vector: no weights, no download, the same on every machine."""
+"""Image encoder from color and edge statistics: no weights, no download, same result on every machine."""
 
 from __future__ import annotations
 

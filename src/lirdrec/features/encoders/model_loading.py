@@ -1,4 +1,4 @@
-"""Models of sentence-transformers and Hugging Face from a name or a folder, or one sentence that says why not."""
+"""Loads sentence-transformers and Hugging Face models by name or folder, with one-sentence error messages."""
 
 from __future__ import annotations
 

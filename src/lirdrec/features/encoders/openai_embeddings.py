@@ -1,4 +1,4 @@
-"""Texts as vectors by a server that speaks OpenAI's HTTP interface.
+"""Text encoder for servers with OpenAI's HTTP interface.
 
 What the encoding of texts by a server will take, before it starts.
 """
@@ -100,12 +100,12 @@ class OpenAIEmbeddings(Encoder):
     def measure(self, texts: Sequence[str]) -> RequestTiming | None:
         """What one request of texts takes; None where the server refuses it. The vectors are not kept."""
         texts = [self.prompt + text for text in texts]
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             tokens = self._ask(texts, partial(tokens_of, name="prompt_tokens"))
         except RequestRejected:
             return None
-        return RequestTiming(sum(map(len, texts)), tokens, time.monotonic() - begun)
+        return RequestTiming(sum(map(len, texts)), tokens, time.monotonic() - started)
 
     def _part(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """The vectors of one request; where it is refused, of its texts one by one, to find those that are at fault."""

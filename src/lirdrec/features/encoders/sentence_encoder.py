@@ -1,4 +1,4 @@
-"""Vectors of texts by any encoder of sentence-transformers or Hugging Face."""
+"""Text encoder for sentence-transformers and Hugging Face models."""
 
 from __future__ import annotations
 

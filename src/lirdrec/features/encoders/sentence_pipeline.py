@@ -1,4 +1,4 @@
-"""What a sentence-transformers model does with a text, told from its modules, and changed where a person asks."""
+"""Pipeline of a sentence-transformers model, read from its modules; options can change it."""
 
 from __future__ import annotations
 

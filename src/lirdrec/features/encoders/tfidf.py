@@ -1,4 +1,4 @@
-"""Vectors of texts without any download: hashed parts of words, weighed by TF-IDF, turned into a few columns."""
+"""Text encoder without download: hashed character n-grams, weighted by TF-IDF, reduced to a few columns."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TfidfEncoder(Encoder):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The settings; what was fitted is told by the state."""
+        """The settings; the state holds the fitted values."""
         return {
             "encoder": "hashed",
             "dims": self.wanted,
@@ -133,10 +133,10 @@ class TfidfEncoder(Encoder):
         try:
             columns, idf, components = state["columns"], state["idf"], state["components"]
         except KeyError as error:
-            raise DataError(f"the state of the hashed text encoder lacks {error}; make the features anew") from None
+            raise DataError(f"the state of the hashed text encoder lacks {error}; make the features again") from None
         fits = components.ndim == 2 and components.shape[1] == len(columns) == len(idf) > 0
         if not fits or columns.min() < 0 or columns.max() >= self.n_features:
-            raise DataError("the state of the hashed text encoder does not fit together; make the features anew")
+            raise DataError("the state of the hashed text encoder does not fit together; make the features again")
         self._state = {"columns": columns, "idf": idf, "components": components}
         self.__dict__.pop("_projection", None)
 

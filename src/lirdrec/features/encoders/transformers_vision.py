@@ -1,7 +1,4 @@
-"""Any vision model of Hugging Face, by name or from a folder, without torchvision.
-
-Vision models of Hugging Face: what they would do, known without their weights, and one vector of each picture.
-"""
+"""Image encoder for Hugging Face vision models, by name or from a folder, without torchvision."""
 
 from __future__ import annotations
 
@@ -89,10 +86,10 @@ def load(model: str, revision: str | None, precision: str) -> Module:
         import torch
         from transformers import AutoModel
 
-        network, told = AutoModel.from_pretrained(
+        network, loading_info = AutoModel.from_pretrained(
             model, revision=revision, dtype=getattr(torch, precision), output_loading_info=True
         )
-        missing = sorted(name for name in told["missing_keys"] if not name.startswith(_OTHER_TOWER))
+        missing = sorted(name for name in loading_info["missing_keys"] if not name.startswith(_OTHER_TOWER))
         missing = [name for name in missing if "pooler" not in name.split(".")]
         if missing:
             raise ConfigError(f"'{model}' lacks weights that its configuration asks for: {', '.join(missing[:3])} …")

@@ -1,4 +1,4 @@
-"""Where a model's weights lie, what they are, and what they run on."""
+"""Model weights: their path, their hash, and the device they run on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks servers that speak OpenAI's HTTP interface: in parallel, at a bearable pace, again where it makes sense.
+"""Client of servers with OpenAI's HTTP interface: parallel requests, a rate limit, retries.
 
 What servers say when they do not do as they were asked, sorted and put into words.
 """
@@ -227,7 +227,7 @@ class OpenAIClient:
         return got
 
     def _post(self, url: httpx.URL, body: Mapping[str, Any]) -> httpx.Response:
-        """The whole response, within `timeout` seconds altogether: httpx counts from each byte anew."""
+        """The complete response, within `timeout` seconds in total (httpx restarts its timeout at each byte)."""
         import httpx
 
         until = time.monotonic() + self.timeout
@@ -237,14 +237,14 @@ class OpenAIClient:
                 for part in response.iter_bytes():
                     parts.append(part)
                     if time.monotonic() > until:
-                        raise TransientError(f"no whole answer within {self.timeout:g} seconds")
+                        raise TransientError(f"no complete answer within {self.timeout:g} seconds")
                 headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
                 return httpx.Response(response.status_code, headers=headers, content=b"".join(parts))
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             said = self.scrub(str(error)) or type(error).__name__
             if not self._answered:
                 raise TrainingError(
-                    f"{self.name}: no server answers there ({said}); start it, or mend its address"
+                    f"{self.name}: no server answers there ({said}); start it, or correct its address"
                 ) from None
             raise TransientError(f"the server is gone ({said})", gone=True) from None
         except httpx.TimeoutException:

@@ -1,4 +1,4 @@
-"""What asking a model will take, before it starts: tokens, money, time."""
+"""Cost estimate of requests to a model, before they start: tokens, money, time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work in threads, each result handed over as it is ready."""
+"""Parallel map in threads; each result is returned as soon as it is ready."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def parallel_map(inputs: Iterable[A], work: Callable[[A], T], threads: int) -> Iterator[tuple[int, T]]:
-    """Do work on inputs; (place, result) as they are ready, the inputs drawn as needed.
+    """Apply `work` to the inputs; yields (index, result) as they are ready and reads inputs as needed.
 
     No more than `threads` inputs are under way, or done and not yet taken by the caller: he can keep each result before
-    he asks for the next. The first error of `work` ends it: no further input is begun.
+    he asks for the next. After the first error of `work`, no further input is started.
     """
     todo: Iterator[tuple[int, A]] = iter(enumerate(inputs))
     drawing, ended, free = threading.Lock(), threading.Event(), threading.Semaphore(threads)

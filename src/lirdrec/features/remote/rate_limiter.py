@@ -1,4 +1,4 @@
-"""How fast a server is asked."""
+"""Rate limiter for requests to a server."""
 
 from __future__ import annotations
 
