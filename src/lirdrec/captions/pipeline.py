@@ -123,12 +123,12 @@ class Captioning:
         """Keys of the images that have no answer yet."""
         return self.survey.waiting({**self._sealed, **self._failed})
 
-    def work(self, limit: int | None = None, told: Callable[[Answer], None] = lambda answer: None) -> None:
+    def work(self, limit: int | None = None, on_answer: Callable[[Answer], None] = lambda answer: None) -> None:
         """Ask the model for the missing captions; each answer is saved when it arrives.
 
         Args:
             limit: maximum number of images.
-            told: gets each answer.
+            on_answer: gets each answer.
 
         Raises:
             TrainingError: the server cannot be reached, or too many answers in a row were unusable. Saved answers
@@ -136,7 +136,7 @@ class Captioning:
         """
         keys = self.waiting()[:limit]
         for place, answer in self.captioner.answers([self.survey.wanted[key].path for key in keys]):
-            told(answer)
+            on_answer(answer)
             self._keep(keys[place], answer)
 
     def finish(self) -> Outcome:
