@@ -31,6 +31,7 @@ lint: $(READY) ## check style, format, types and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python .ci/check_words.py
 
 format: $(READY) ## format the code and sort the imports
 	$(BIN)/ruff check --fix-only

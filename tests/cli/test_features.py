@@ -81,7 +81,7 @@ def test_the_hints_are_commands_that_work_as_typed(lirdrec, data):
     told = {}
     for hint in hints:
         again = json.loads(lirdrec(*shlex.split(hint), "--json").stdout)
-        told |= {one["name"]: one["told"] for one in again}
+        told |= {one["name"]: one["entry"] for one in again}
     assert sorted(told) == ["caption", "look", "text"]
     assert told["text"]["source"] == {"template": "this is a {title}"} and told["text"]["dims"] == 384
     assert told["caption"]["source"] == {"column": "caption"} and told["caption"]["dims"] == 384
@@ -92,7 +92,7 @@ def test_json_says_the_same(lirdrec, data):
     made = json.loads(lirdrec("features", data, "--text", "words=hashed", "--json").stdout)
     assert [one["name"] for one in made] == ["words"]
     assert made[0]["items"] == 24 and made[0]["encoded"] == len(COLORS) * len(THINGS)
-    assert made[0]["told"]["source"] == {"template": "{title}"}
+    assert made[0]["entry"]["source"] == {"template": "{title}"}
     again = json.loads(lirdrec("features", data, "--text", "words=hashed", "--json").stdout)
     assert (again[0]["encoded"], again[0]["copied"]) == (0, 24)
 

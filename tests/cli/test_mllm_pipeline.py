@@ -87,7 +87,7 @@ def test_from_pictures_to_recommendations(lirdrec, shop, tmp_path, by):
     # nobody took these things: what is known of their colour is what was read off the captions
     for item in range(SOLD, N):
         near = json.loads(lirdrec("similar", "run", "--item", item, "-k", 3, "--json").stdout)
-        assert {colour(one["neighbour"]) for one in near} == {colour(item)}
+        assert {colour(one["neighbor"]) for one in near} == {colour(item)}
     for user in range(12):
         liked = json.loads(lirdrec("recommend", "run", "--user", user, "-k", 2, "--json").stdout)
         assert {colour(one["item"]) for one in liked} == {colour(user)}

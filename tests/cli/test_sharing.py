@@ -76,7 +76,7 @@ def test_a_dataset_for_everyone(shell, hub, sample):
 
 
 BAD = [
-    (["push", "RUN", "me/films"], 2, ["RUN", "licence"]),
+    (["push", "RUN", "me/films"], 2, ["RUN", "license"]),
     (["push", "RUN", "films", "--license", "mit"], 2, ["'films'", "OWNER/NAME"]),
     (["push", "nowhere", "me/films"], 2, ["nowhere"]),
     (["push", "RUN", "you/films", "--license", "mit"], 1, ["you/films", "token"]),

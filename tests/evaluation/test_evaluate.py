@@ -238,3 +238,10 @@ def test_nothing_held_out():
     everything_warm = dataset(train=pairs(*((0, i) for i in range(6))), valid=pairs(), test=pairs((1, 0)))
     with assert_error(DataError, mentions=["hand", "cold"]):
         evaluate(recommender, everything_warm, k=1, candidates="cold")
+
+
+def test_hit_rate_is_another_name_of_hit():
+    recommender = recommender_of(SCORES, USERS, ITEMS)
+    expected = evaluate(recommender, dataset(), k=2, metrics=("hit",)).values
+    assert list(expected) == ["hit@2"]
+    assert evaluate(recommender, dataset(), k=2, metrics=("hit_rate", "hit")).values == expected

@@ -56,7 +56,7 @@ def test_what_is_made_is_what_the_encoder_gives_and_is_told(tmp_path):
     assert (folder / "features/text.missing.csv").read_text() == "item\ni1\ni3\n"
     assert not list((folder / "features").glob("brand.[pm]*.csv")) and not (folder / "features/brand.cut.npy").exists()
     told = read_manifest(folder)["info"]["encoders"]["text"]
-    assert told == made.told
+    assert told == made.entry
     assert told | {"lirdrec": ""} == {
         "identity": {"encoder": "counting", "model": "a", "dims": [3]},
         "source": {"column": "title"},

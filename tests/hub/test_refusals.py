@@ -155,8 +155,8 @@ BAD = [
     ("me/films", {"revision": "../x"}, ["revision", "'../x'"]),
     ("me/films", {"revision": "0" * 40}, ["revision", "0" * 40]),
     ("me/films", {"endpoint": "huggingface.co"}, ["endpoint", "https://huggingface.co"]),
-    ("me/films", {"licence": "mitt"}, ["'mitt'", "'mit'"]),
-    ("me/films", {"licence": "mit"}, ["'cc-by-4.0'", "'mit'"]),
+    ("me/films", {"license": "mitt"}, ["'mitt'", "'mit'"]),
+    ("me/films", {"license": "mit"}, ["'cc-by-4.0'", "'mit'"]),
 ]
 
 

@@ -178,7 +178,7 @@ def content_weights(k: int) -> np.ndarray:
 def test_content_knn_by_hand(k):
     model = solved(ContentKNN, ContentKNNConfig(k, modality_weights=WEIGHTS))
     np.testing.assert_allclose(all_scores(model), X @ content_weights(k), atol=1e-5)
-    assert (model.neighbors[5] == -1).all()  # no features, no neighbors
+    assert (model.neighbours[5] == -1).all()  # no features, no neighbors
 
 
 def test_content_knn_without_a_limit_is_the_sum_of_all_similarities():

@@ -123,7 +123,7 @@ def test_columns_items_and_recommendations_tell_every_value(client):
     for item in client.post("/recommend", json=asked).json()["items"]:
         assert item["columns"] == client.get(f"/items/{item['item']}").json()["columns"]
     for name in described:
-        if described[name]["colours"]:
+        if described[name]["colors"]:
             drawn = client.get("/projection", params={"column": name}).json()
             assert len(drawn["codes"]) == N and max(drawn["codes"]) < len(drawn["labels"])
     assert client.get("/projection", params={"column": "partly"}).json()["codes"][:2] == [-1, -1]

@@ -192,7 +192,7 @@ def test_a_column_that_is_none_is_refused(client, column):
 def test_columns(client):
     found = {one["name"]: one for one in get(client, "/facets")["columns"]}
     assert "image" not in found and "item" not in found
-    assert found["kind"] == {"name": "kind", "kind": "choice", "values": sorted(KINDS), "colours": True}
+    assert found["kind"] == {"name": "kind", "kind": "choice", "values": sorted(KINDS), "colors": True}
     assert found["price"]["values"] == [5.0, 82.0]
 
 

@@ -1,4 +1,4 @@
-"""What a captioning model is asked: one short answer for each of the attributes that a catalogue cares for."""
+"""What a captioning model is asked: one short answer for each of the attributes that a catalog cares for."""
 
 from __future__ import annotations
 

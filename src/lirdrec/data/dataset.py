@@ -115,6 +115,9 @@ class Dataset(DatasetParts):
         Raises:
             DataError: the data are invalid; the message says what is wrong, where, and what to do.
             ConfigError: an argument has a wrong type or is out of range.
+
+        >>> Dataset.from_frames(polars.DataFrame({"user": ["ann", "bob"], "item": ["a", "b"]}), split="none").n_items
+        2
         """
         options = {key: value for key, value in locals().items() if key not in ("cls", "interactions")}
         return cls.from_parts(preprocessing.from_frames(interactions, **options))
@@ -173,6 +176,9 @@ class Dataset(DatasetParts):
 
         Raises:
             RunFolderError: also if a feature file of the folder that the dataset was loaded from is damaged.
+
+        >>> dataset.save(folder / "dataset").name
+        'dataset'
         """
         verify_features(self)  # the copy gets new checksums, which would hide the damage
         return storage.write(self, folder, overwrite=overwrite)

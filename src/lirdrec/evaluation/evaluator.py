@@ -21,7 +21,14 @@ from torch import Tensor
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.ids import IdMap, count
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.evaluation.metrics import PER_LIST, PER_USER, check_metrics, list_metrics, per_user_metrics
+from lirdrec.evaluation.metrics import (
+    PER_LIST,
+    PER_USER,
+    canonical_metric,
+    check_metrics,
+    list_metrics,
+    per_user_metrics,
+)
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import MEMORY_LIMIT, rank_users
@@ -243,7 +250,7 @@ def evaluate(
         dataset: gives the held-out pairs, and the training pairs to mask (not masked for split="train").
         split: which pairs are held out.
         k: cut-offs; None: 10 and 20, or, where fewer items are ranked, one that fits.
-        metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini.
+        metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, …
         candidates: "cold" ranks only the items without a training pair.
         per_user, breakdown: also return each user's values, and metrics by item popularity and user activity.
         memory_limit: bytes for a block of scores.
@@ -256,7 +263,7 @@ def evaluate(
     >>> 0 <= metrics["recall@10"] <= 1
     True
     """
-    names = tuple(metrics)
+    names = tuple(dict.fromkeys(map(canonical_metric, metrics)))
     check_metrics(names)
     if getattr(recommender, "info", {}).get("refit"):
         log.warning("the run was trained on all interactions, %s included: its metrics there mean nothing", split)

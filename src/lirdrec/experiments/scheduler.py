@@ -148,7 +148,7 @@ class _Run:
     def until_done(self) -> Results:
         """Compute all cells."""
         seen: set[str] | None = None
-        told = False
+        announced = False
         try:
             while True:
                 done = self._done()
@@ -156,9 +156,9 @@ class _Run:
                     seen = set(done)
                     if self._plan(done):
                         continue
-                if not told and done:
+                if not announced and done:
                     self.progress.say(f"{len(done)} trials were done before")
-                told = True
+                announced = True
                 waiting = [cell for key, cell in self.planned.items() if key not in done and key not in self.running]
                 if not waiting and not self.running:
                     self._tidy(done)

@@ -153,7 +153,7 @@ def _add_to_dataset(
             copied=work.copied,
             resumed=work.resumed,
             seconds=work.seconds,
-            told=entries[work.job.name],
+            entry=entries[work.job.name],
             dropped=dropped,
         )
         for work in works

@@ -145,7 +145,7 @@ class FeatureResult:
         encoded: inputs encoded in this call; `copied`: items whose vector was cached; `resumed`: items finished by an
             earlier, interrupted call.
         seconds: spent on encoding in this call.
-        told: the manifest entry `info["encoders"][NAME]`.
+        entry: the manifest entry `info["encoders"][NAME]`.
         dropped: counts of what was removed from the dataset because it had no features; None if nothing was.
     """
 
@@ -162,7 +162,7 @@ class FeatureResult:
     copied: int = 0
     resumed: int = 0
     seconds: float = 0.0
-    told: Mapping[str, Any] = field(default_factory=dict)
+    entry: Mapping[str, Any] = field(default_factory=dict)
     dropped: Mapping[str, int] | None = None
 
     def summary(self) -> dict[str, Any]:

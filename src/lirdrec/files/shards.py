@@ -79,7 +79,7 @@ class Shards:
             if has_partial_work(self.folder) if keep_existing is None else keep_existing:
                 raise ConfigError(
                     f"{self.folder}: contains unfinished work with other settings (see {PLAN} there);"
-                    " finish it with those settings, or start again (--no-resume)"
+                    f" finish it with those settings, or start again ({argument('restart', True)})"
                 )
             forget(self.folder)
         if not path.is_file():

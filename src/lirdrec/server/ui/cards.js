@@ -2,7 +2,7 @@
 
 import { picture } from "./api.js";
 import { about, called, hue } from "./catalog.js";
-import { calm, el, told } from "./dom.js";
+import { calm, el, formatNumber } from "./dom.js";
 
 export const itemLink = (id) => `#/item/${encodeURIComponent(String(id))}`;
 export const userLink = (id) => `#/user/${encodeURIComponent(String(id))}`;
@@ -70,7 +70,7 @@ export function card(model, one, more = {}) {
           el(
             "div",
             { class: "row" },
-            more.score !== undefined && el("span", { class: "score" }, told(more.score)),
+            more.score !== undefined && el("span", { class: "score" }, formatNumber(more.score)),
             more.note && el("span", { class: "note" }, more.note),
             more.action,
           ),
@@ -85,7 +85,7 @@ export const grid = (cards, name) => el("ul", { class: "cards", "aria-label": na
 
 /** How near a neighbor is. */
 function likeness(value) {
-  const text = told(value);
+  const text = formatNumber(value);
   return el(
     "div",
     { class: "row" },
@@ -126,6 +126,6 @@ export function rearranged(list, cards) {
 const total = (values) => values.reduce((sum, one) => sum + one, 0);
 
 function spoken(names, parts) {
-  const said = names.map((name) => `${name} ${told(parts[name])}`).join(", ");
-  return `${said}; together ${told(total(names.map((name) => parts[name])))}`;
+  const said = names.map((name) => `${name} ${formatNumber(parts[name])}`).join(", ");
+  return `${said}; together ${formatNumber(total(names.map((name) => parts[name])))}`;
 }

@@ -1,7 +1,7 @@
 // Description of the served run: loaded once, and again after a change.
 
 import { api } from "./api.js";
-import { told } from "./dom.js";
+import { formatNumber } from "./dom.js";
 
 // the same names, in the same order, as lirdrec.data.titles.TITLES
 const TITLES = [
@@ -24,7 +24,7 @@ export function catalog() {
   return asked;
 }
 
-/** Ask anew: an item came or went, or the key is another. */
+/** Ask again: items were added or removed, or the key has changed. */
 export function changed() {
   asked = null;
 }
@@ -53,7 +53,7 @@ export function about(model, columns) {
 /** A value of a column as text. */
 export function shown(value) {
   if (value === null || value === undefined || value === "") return "–";
-  if (typeof value === "number") return told(value);
+  if (typeof value === "number") return formatNumber(value);
   if (typeof value === "boolean") return value ? "yes" : "no";
   return Array.isArray(value) ? value.join(", ") : String(value);
 }

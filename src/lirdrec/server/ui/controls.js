@@ -1,7 +1,7 @@
 // Controls of a recommendation list: branch weights, diversity, filters.
 
 import { hue, titleColumn } from "./catalog.js";
-import { debounced, el, told } from "./dom.js";
+import { debounced, el, formatNumber } from "./dom.js";
 
 const HIGHEST = 2;
 
@@ -19,7 +19,7 @@ export function controls(model, state, changed) {
       max: 0.9,
       step: 0.1,
       value: state.diversity,
-      said: (x) => (x ? told(x, 1) : "off"),
+      said: (x) => (x ? formatNumber(x, 1) : "off"),
       testid: "diversity",
     },
     (value) => {
@@ -85,7 +85,7 @@ function weights(model, state, changed) {
         step: 0.1,
         value: state.weights[name],
         hue: hue(model, name),
-        said: (x) => `× ${told(x, 1)}`,
+        said: (x) => `× ${formatNumber(x, 1)}`,
       },
       (value) => {
         state.weights[name] = value;
@@ -259,7 +259,7 @@ function range(column, id, before, set, soon) {
     el("input", {
       type: "number",
       step: "any",
-      placeholder: told(bound),
+      placeholder: formatNumber(bound),
       "aria-label": `${column.name}, ${text}`,
       value: value ?? "",
       on: { input: read },

@@ -48,7 +48,7 @@ export function debounced(run, ms) {
 }
 
 /** A number for people; one that is too large for JavaScript came as text. */
-export function told(number, digits = 2) {
+export function formatNumber(number, digits = 2) {
   if (typeof number === "string") return number;
   if (Number.isInteger(number)) return number.toLocaleString("en");
   const most = Math.abs(number) >= 100 ? 1 : digits;

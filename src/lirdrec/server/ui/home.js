@@ -22,7 +22,7 @@ export async function home(root, _, signal) {
         el("span", { class: "quiet", id: "people" }, "Look at a person"),
         el(
           "ul",
-          { class: "row", "aria-labeledby": "people" },
+          { class: "row", "aria-labelledby": "people" },
           someone.map((one) =>
             el("li", {}, el("a", { class: "chip", href: userLink(one.user) }, icon("user"), String(one.user))),
           ),

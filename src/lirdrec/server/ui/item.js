@@ -3,7 +3,7 @@
 import { api, picture } from "./api.js";
 import { bar, card, grid, legend, scaleOf, userLink } from "./cards.js";
 import { called, catalog, changed, shown, titleColumn } from "./catalog.js";
-import { counted, el, say, told } from "./dom.js";
+import { counted, el, say, formatNumber } from "./dom.js";
 import { ScatterPlot } from "./scatter.js";
 
 const NEIGHBORS = 12;
@@ -122,9 +122,9 @@ async function audience(model, one, place, signal) {
             "li",
             {},
             el("a", { href: userLink(member.user), class: "who" }, String(member.user)),
-            el("span", { class: "place" }, `place ${told(member.place)}`),
+            el("span", { class: "place" }, `place ${formatNumber(member.place)}`),
             bar(model, member.parts, scale),
-            el("span", { class: "score" }, told(member.score)),
+            el("span", { class: "score" }, formatNumber(member.score)),
           ),
         ),
       ),
@@ -136,7 +136,7 @@ async function audience(model, one, place, signal) {
 
 function reach(found) {
   const share = found.reach * 100;
-  const some = share === 0 ? "Nobody" : `About ${share < 1 ? "less than 1" : told(Math.round(share))} % of the people`;
+  const some = share === 0 ? "Nobody" : `About ${share < 1 ? "less than 1" : formatNumber(Math.round(share))} % of the people`;
   const known = found.liked ? ` ${counted(found.liked, "person", "people")} liked it already.` : "";
   return `${some} would see it among their first ${found.listed}.${known} These are the most likely, with its place in their list.`;
 }

@@ -3,7 +3,7 @@
 import { api, picture } from "./api.js";
 import { itemLink } from "./cards.js";
 import { catalog } from "./catalog.js";
-import { counted, debounced, el, icon, say, told } from "./dom.js";
+import { counted, debounced, el, icon, say, formatNumber } from "./dom.js";
 import { HUES, ScatterPlot } from "./scatter.js";
 
 const LISTED = 40;
@@ -66,7 +66,7 @@ export async function map(root, _, signal) {
     list.replaceChildren(...places.slice(0, LISTED).map((at) => mini(at)));
     if (focused) list.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
     if (places.length > LISTED)
-      list.append(el("li", { class: "quiet rest" }, `and ${told(places.length - LISTED)} more; zoom in to see them`));
+      list.append(el("li", { class: "quiet rest" }, `and ${formatNumber(places.length - LISTED)} more; zoom in to see them`));
   }, 140);
   const plane = new ScatterPlot(canvas, points, {
     moved: listing,
@@ -138,7 +138,7 @@ export async function map(root, _, signal) {
               },
               el("i", { class: "dot", vars: { "--hue": hueOf(code, kind) } }),
               label,
-              el("span", { class: "quiet" }, told(count)),
+              el("span", { class: "quiet" }, formatNumber(count)),
             ),
           ),
         ),
@@ -205,7 +205,7 @@ function explained(points) {
   const share = Math.round(100 * (points.explained[0] + points.explained[1]));
   const some =
     points.items.length < points.total
-      ? ` ${told(points.items.length)} of ${counted(points.total, "item")} are drawn.`
+      ? ` ${formatNumber(points.items.length)} of ${counted(points.total, "item")} are drawn.`
       : "";
   return `Items that the model finds alike lie near each other, as far as two directions can tell: they hold ${share} % of what sets items apart.${some}`;
 }

@@ -4,7 +4,7 @@ import { api, picture, Problem } from "./api.js";
 import { bar, card, grid, itemLink, legend, rearranged, scaleOf } from "./cards.js";
 import { called, catalog, titleColumn } from "./catalog.js";
 import { controls, request, untouched } from "./controls.js";
-import { counted, el, icon, say, told } from "./dom.js";
+import { counted, el, icon, say, formatNumber } from "./dom.js";
 
 const SHOWN = 30; // liked items shown at first
 const STEP = 24; // recommendations per page
@@ -134,7 +134,7 @@ const moved = (usual, item, now) => {
 const gives = (weights) => {
   const [[name, share]] = Object.entries(weights).sort((a, b) => b[1] - a[1]);
   return Math.abs(share - 1 / Object.keys(weights).length) > 0.02
-    ? ` Goes most by ${name} (${told(share * 100, 0)} %).`
+    ? ` Goes most by ${name} (${formatNumber(share * 100, 0)} %).`
     : "";
 };
 
@@ -207,9 +207,9 @@ async function explain(model, who, one) {
 
 function partsTable(model, one) {
   const rows = model.parts.map((name) =>
-    el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, told(one.parts[name], 3))),
+    el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, formatNumber(one.parts[name], 3))),
   );
-  const sum = el("tr", { class: "sum" }, el("th", { scope: "row" }, "score"), el("td", {}, told(one.score, 3)));
+  const sum = el("tr", { class: "sum" }, el("th", { scope: "row" }, "score"), el("td", {}, formatNumber(one.score, 3)));
   return el("table", { class: "parts" }, el("tbody", {}, rows, sum));
 }
 
