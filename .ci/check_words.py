@@ -41,7 +41,7 @@ INSTEAD = {
 }
 # keys on disk and texts that are sent to a model keep their first spelling
 KEPT = re.compile(
-    r"""["'](licence|normalise|colours?)["']|neighbours|n_neighbours|line such as colour|main colours|catalogue of a shop"""
+    r"""["'](licence|normalise|colours?)["']|neighbours|n_neighbours|such as colour|main colours|catalogue of a shop"""
 )
 PATTERN = re.compile("|".join(rf"(?P<w{number}>\b(?:{word})\b)" for number, word in enumerate(INSTEAD)), re.IGNORECASE)
 

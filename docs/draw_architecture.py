@@ -65,7 +65,7 @@ STATIONS = [
 
 
 def text(x: float, y: float, words: str, size: int = 13, color: str = GRAY, extra: str = "") -> str:
-    """One centerd line."""
+    """One centered line."""
     return f'<text x="{x}" y="{y}" font-size="{size}" fill="{color}" {extra}>{escape(words)}</text>'
 
 

@@ -36,9 +36,9 @@ def normalized(scores: Tensor, how: Normalization) -> Tensor:
         below = torch.searchsorted(ordered, scores.contiguous())
         upto = torch.searchsorted(ordered, scores.contiguous(), right=True)
         scores = (below + upto).to(scores.dtype)
-    centerd = scores - scores.mean(1, keepdim=True)
-    deviation = centerd.square().mean(1, keepdim=True).sqrt()
-    return torch.where(deviation > 0, centerd / deviation.clamp(min=1e-30), 0)
+    centered = scores - scores.mean(1, keepdim=True)
+    deviation = centered.square().mean(1, keepdim=True).sqrt()
+    return torch.where(deviation > 0, centered / deviation.clamp(min=1e-30), 0)
 
 
 class FusedScorer(Scorer):
