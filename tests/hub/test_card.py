@@ -27,7 +27,7 @@ def test_a_datasets_card(hub, login, sample):
     push(sample, "me/films")
     card, content = read_card(hub, "datasets/me/films")
     header = card.data.to_dict()
-    assert header["license"] == "other" and header["license_name"] == "movielens-research-license"
+    assert header["license"] == "other" and header["license_name"] == "movielens-research-licence"
     assert header["size_categories"] == ["10K<n<100K"] and header["pretty_name"] == "movielens"
     assert {"lirdrec", "recommendation", "multimodal"} <= set(header["tags"]) and header["library_name"] == "lirdrec"
     assert [one["data_files"] for one in header["configs"]] == [
