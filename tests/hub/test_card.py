@@ -13,7 +13,7 @@ from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_error
 
-MOVIELENS = "MovieLens research license, non-commercial, same terms on redistribution: see MOVIELENS-README.txt"
+MOVIELENS = "MovieLens research licence, non-commercial, same terms on redistribution: see MOVIELENS-README.txt"
 
 
 def read_card(hub, name: str):
@@ -103,7 +103,7 @@ def test_licenses(named, known, license):
         (None, None, ['"cc-by-4.0"', '"other"']),
         ("", None, ["''", "'other'"]),
         ("apache2.0", None, ["'apache2.0'", "'apache-2.0'"]),
-        ("mit", MOVIELENS, ["MovieLens research license", "'mit'"]),
+        ("mit", MOVIELENS, ["MovieLens research licence", "'mit'"]),
         ("cc-by-4.0", "cc-by-nc-4.0", ["'cc-by-nc-4.0'", "'cc-by-4.0'"]),
     ],
 )
