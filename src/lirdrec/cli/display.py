@@ -73,7 +73,7 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
 
 
 def show_undescribed(number: int) -> None:
-    """Print how many items are not in the item table, if any, and what `lirdrec features` then needs."""
+    """Print how many items are not in the item table, and that `features` then needs `--drop-featureless-items`."""
     if number:
         console().print(
             f"{number:,} items are not in the item table, so they have no text: unless an image or a second matrix"

@@ -178,7 +178,10 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
 
 
 def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, tuple[pl.DataFrame, int, np.ndarray | None]]:
-    """The frame, and the body it was read from; if the rows fit only that way, a backslash escapes a quote."""
+    """The body that could be read, and its frame, number of skipped rows, and line numbers.
+
+    Quotes have no meaning if no value begins with one. If the rows do not fit otherwise, a backslash escapes a quote.
+    """
     if body.quoted and not body.begins_with_quotes():
         body = dataclasses.replace(body, quoted=False)  # no value begins with a quote, so no value is quoted
     if body.quoted and b'\\"' in body.content:

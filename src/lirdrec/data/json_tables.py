@@ -100,10 +100,10 @@ def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | 
         for row in rows:
             chunks.add(number, row)
     frame = chunks.frame(columns)
-    if columns is not None:
-        plan.check(path, frame)  # type: ignore[union-attr]
+    if isinstance(plan, _ColumnPlan):
+        plan.check(path, frame)
     else:
-        plan.report(path)  # type: ignore[union-attr]
+        plan.report(path)
     return JsonRows(frame, chunks.numbers(), word)
 
 

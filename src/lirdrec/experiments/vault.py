@@ -307,7 +307,7 @@ def _check_trained(cell: TrialSpec, recommender: Recommender) -> None:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Text for the first difference."""
+    """The first option with two values in two mappings of options, as text: `key = 3, not 4`."""
     for key in [*old, *(key for key in new if key not in old)]:
         one, other = old.get(key), new.get(key)
         if one != other:

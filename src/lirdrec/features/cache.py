@@ -64,7 +64,7 @@ class VectorCache:
 
 
 class _Matrix:
-    """An index from input keys to rows of one matrix."""
+    """An existing feature matrix whose vectors are reused: an index from the key of an input (its hash) to a row."""
 
     def __init__(self, folder: Path, name: str, manifest: Mapping[str, Any]):
         def load(ending: str) -> np.ndarray:

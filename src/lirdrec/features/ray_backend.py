@@ -271,7 +271,7 @@ class RayLoop:
                 with _environment("OMP_NUM_THREADS", str(threads)):  # inherited by all that Ray starts
                     ray.init(address=LOCAL, num_cpus=n, **options)
             else:
-                _knock(self.address)  # Ray itself goes on trying for many minutes
+                _knock(self.address)  # Ray itself retries for many minutes
                 ray.init(address=self.address, **options)
         except (OSError, ValueError, RuntimeError) as error:
             if _wants_a_token(error):

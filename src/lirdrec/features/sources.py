@@ -136,7 +136,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """The columns that are read."""
+        """The columns of the item table that this source uses."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> list[Item]:

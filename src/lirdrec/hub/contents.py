@@ -48,7 +48,9 @@ def check_name(name: object) -> str:
     parts = name.split("/")
     plain = all(_PLAIN.fullmatch(part) and part[0] not in ". " and part[-1] not in ". " for part in parts)
     if not plain or len(parts) > PARTS:
-        raise RunFolderError(f"its {MANIFEST} lists {name!r}, which is outside of the folder")
+        raise RunFolderError(
+            f"its {MANIFEST} lists {name!r}, which is not a plain name inside the folder; upload the folder again"
+        )
     if name == MANIFEST or Path(name).suffix not in _CHECKS:
         raise RunFolderError(
             f"its {MANIFEST} lists {name!r}, a file type that is never shared; "

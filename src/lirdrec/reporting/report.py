@@ -87,7 +87,7 @@ class Report:
             yield from section.blocks
 
     def to_html(self, alone: bool = False) -> str:
-        """The page, one self-contained file; alone: no other files are written next to it."""
+        """The page as one self-contained HTML text; `alone` leaves out the sentence on the files beside it."""
         from lirdrec.provenance import environment
 
         values = self.environment

@@ -251,7 +251,11 @@ def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
 
 
 def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
-    """The kind "amazon", unless options name the keys, or the records have keys called user and item."""
+    """The kind of a JSON file: "table" if options name its keys or it has the keys user and item, else "amazon".
+
+    Raises:
+        DataError: its records are neither.
+    """
     if TABLE_OPTIONS.intersection(options):
         return "table"
     record = first_record(path)

@@ -16,7 +16,7 @@ from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.schema import SPLITS
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
-from lirdrec.option_names import argument
+from lirdrec.option_names import argument, called
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,10 @@ def read_recbole(
             sources[column] = vectors_of_frame(part, config.items_column, column)
         items = dataclasses.replace(items, frame=items.frame.drop(*vectors))
     elif vectors:
-        raise DataError(f"{path}: no such file, but it should contain the vectors {', '.join(vectors)}")
+        raise DataError(
+            f"{path}: no such item table, which should contain the vectors {', '.join(vectors)}; add it, or leave"
+            f" {called('vectors')} out"
+        )
     _say_unread(folder, items, config.items_column)
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
     return Dataset.from_tables(table, items, sources, config, name or stem, info)

@@ -93,7 +93,7 @@ def read_matrices(
     """
     for option in FIXED_OPTIONS:
         if option in options:
-            raise ConfigError(f"a matrix has no columns to name; leave {called(option)} out")
+            raise ConfigError(f"a matrix of users and items has no named columns; leave {called(option)} out")
     sources = {"train": train, "valid": validation, "test": test}
     sources = {split: source for split, source in sources.items() if source is not None}
     splits = len(sources) > 1

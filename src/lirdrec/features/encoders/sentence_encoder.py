@@ -102,7 +102,7 @@ class SentenceEncoder(Encoder):
         """Columns of the vectors."""
         dims = self._outline.get_embedding_dimension()
         if dims is None:
-            raise ConfigError(f"{self.model}: the model does not tell how many columns its vectors have")
+            raise ConfigError(f"{self.model}: the number of columns of its vectors is unknown; choose another model")
         return dims
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:

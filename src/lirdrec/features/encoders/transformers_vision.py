@@ -118,7 +118,7 @@ def pixels_of(processor: Any, picture: Image) -> np.ndarray:
 def pooled(network: Module, pixels: Tensor, pooling: str) -> Tensor:
     """Vectors `(B, d)` of pixels `(B, 3, h, w)`."""
     if pooling == "image_embeds":
-        found: Any = network.get_image_features(pixel_values=pixels)  # type: ignore[operator]
+        found: Any = network.get_image_features(pixel_values=pixels)  # type: ignore[operator]  # a method
         found = getattr(found, "pooler_output", found)  # a tensor itself before transformers 5
     elif pooling == "pooler":
         found = network(pixel_values=pixels).pooler_output

@@ -52,7 +52,7 @@ def inspect_matrix(
         RunFolderError: not a prepared dataset, or the page cannot be written.
     """
     if n_items < 0 or n_neighbors < 1:
-        raise ConfigError("at least 0 items with 1 neighbor each can be shown")
+        raise ConfigError(f"n_items is {n_items} and n_neighbors {n_neighbors}; they must be at least 0 and 1")
     folder, data = Path(dataset_folder), Dataset.load(dataset_folder)
     matrix, titles = _matrix(data, folder, modality), Titles(data)
     generators = [np.random.default_rng([seed, stream]) for stream in range(4)]

@@ -146,7 +146,7 @@ def build_query_batch(
     if histories:
         model = snapshot.recommender.model("serve new users")
         vectors.append(model.fold_in(scorer, [rows for _, rows in histories]))
-    positions = [position for group in (trained, folded, histories) for position, _ in group]  # type: ignore[attr-defined]
+    positions = [*(at for at, _ in trained), *(at for at, _ in folded), *(at for at, _ in histories)]
     if not positions:
         return QueryBatch([], torch.empty(0, 0), _NONE, _NONE, unknown_users)
     joined = torch.cat(vectors) if len(vectors) > 1 else vectors[0]

@@ -158,7 +158,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def cut(self) -> None:
         """Close the connection now; without unsent data in an orderly way."""
-        self.connections.discard(self)  # type: ignore[arg-type]
+        self.connections.discard(self)  # type: ignore[arg-type]  # uvicorn types it by its own protocols
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
