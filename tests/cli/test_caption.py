@@ -15,8 +15,8 @@ from PIL import Image
 from lirdrec.captions import pipeline
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.images import with_images
+from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.remote.client import OpenAIClient
-from lirdrec.features.writer import set_item_columns
 
 from ..features.misbehaving_server import Server, describe, embed
 from ..helpers import assert_refused

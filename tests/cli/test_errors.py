@@ -15,13 +15,13 @@ import polars as pl
 import pytest
 import typer
 
-from lirdrec import memory
+from lirdrec import available_memory
+from lirdrec.available_memory import check_memory, free_memory, in_words
 from lirdrec.cli import errors, options, train
 from lirdrec.data import compression
 from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files import checks
-from lirdrec.memory import check_memory, free_memory, in_words
 
 from ..helpers import assert_error, assert_refused
 
@@ -159,7 +159,7 @@ def test_a_nested_or_binary_configuration_is_refused(lirdrec, tmp_path, sample):
 
 
 def test_a_memory_limit_beyond_the_memory_is_refused(lirdrec, run, monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda: 8 << 30)
+    monkeypatch.setattr(available_memory, "free_memory", lambda: 8 << 30)
     result = lirdrec("evaluate", run, "--memory-limit", str(9 << 10))
     assert result.exit_code == 2
     assert "--memory-limit 9216" in result.stderr
@@ -184,7 +184,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 def test_an_archive_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, lirdrec, monkeypatch):
     (tmp_path / "pairs.csv").write_text(PAIRS)
     np.savez_compressed(tmp_path / "text.npz", ids=np.arange(11), v=np.zeros((11, 1 << 16), dtype=np.float32))
-    monkeypatch.setattr(memory, "free_memory", lambda: 1 << 20)
+    monkeypatch.setattr(available_memory, "free_memory", lambda: 1 << 20)
     options = ["--user", "user", "--item", "item", "--features", "text=text.npz"]
     result = lirdrec("prepare", "pairs.csv", *options, "-o", "o")
     assert result.exit_code == 2
@@ -241,7 +241,7 @@ def test_memory_that_is_free_is_below_that_of_the_machine():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
 def test_memory_that_is_free_obeys_the_limit_of_the_shell():
-    code = "import lirdrec.memory as m; print(m.free_memory())"
+    code = "import lirdrec.available_memory as m; print(m.free_memory())"
     done = subprocess.run(
         ["sh", "-c", f"ulimit -v 500000; exec {sys.executable} -c '{code}'"], capture_output=True, text=True, check=True
     )

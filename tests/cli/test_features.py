@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from lirdrec.data import Dataset
-from lirdrec.features.writer import set_item_columns
+from lirdrec.features.dataset_writer import set_item_columns
 
 from ..helpers import assert_refused
 from .conftest import files

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from lirdrec.data.dataset import Dataset
+from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.remote.client import OpenAIClient
-from lirdrec.features.writer import set_item_columns
 
 from ..features.misbehaving_server import Server, embed
 from ..helpers import assert_refused

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from lirdrec.data import Dataset
-from lirdrec.data import verification as module
+from lirdrec.data import storage as module
 from lirdrec.data.features import open_array
 from lirdrec.data.readers import read_features
-from lirdrec.data.verification import verify_features
+from lirdrec.data.storage import verify_features
 from lirdrec.errors import DataError, RunFolderError
 
 from ..helpers import assert_error

@@ -59,7 +59,7 @@ def prepare_child() -> None:
     """Let no clock, no drawing and no order of a folder make one child differ from another, or slow."""
     from matplotlib.figure import Figure
 
-    import lirdrec.recommender.io
+    import lirdrec.recommender.serialization
 
     ticks = itertools.count()
 
@@ -70,7 +70,7 @@ def prepare_child() -> None:
     time.perf_counter = seconds
     os.scandir = _SortedScandir  # type: ignore[assignment]
     Figure.savefig = _drawn  # type: ignore[method-assign, assignment]
-    lirdrec.recommender.io.environment = lambda seed=None: {"seed": seed}  # type: ignore[assignment]
+    lirdrec.recommender.serialization.environment = lambda seed=None: {"seed": seed}  # type: ignore[assignment]
     os.environ.pop("LIRDREC_API_KEY", None)
 
 

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lirdrec.captions import pipeline as run_module
+from lirdrec.captions.answer_parser import caption_of, clean, read_answer
 from lirdrec.captions.captioner import COLUMNS, Answer, Captioner
 from lirdrec.captions.csv_files import export_captions, import_captions
 from lirdrec.captions.openai_captioner import OpenAICaptioner
-from lirdrec.captions.parsing import caption_of, clean, read_answer
 from lirdrec.captions.pipeline import captioning
 from lirdrec.captions.plan import estimate
 from lirdrec.captions.prompt import Attributes, read_attributes, render, to_toml

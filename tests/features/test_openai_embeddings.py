@@ -18,7 +18,7 @@ from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encoder import encode_rows
 from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
 from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError
-from lirdrec.features.remote.rate_limiter import RateLimiter
+from lirdrec.features.remote.concurrency import RateLimiter
 
 from ..helpers import assert_error
 from .misbehaving_server import Server, embed

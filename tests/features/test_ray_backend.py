@@ -25,7 +25,7 @@ from lirdrec.features.encode import Task, local
 from lirdrec.features.pipeline import FeatureJob, make_features
 from lirdrec.features.ray_backend import AHEAD, RayLoop, Share, share_out
 from lirdrec.features.sources import Item, TextSource, text_item
-from lirdrec.files.progress import no_progress
+from lirdrec.files.progress_bars import no_progress
 
 from ..helpers import assert_error
 from . import killed_features

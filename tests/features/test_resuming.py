@@ -19,11 +19,11 @@ import pytest
 
 from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
+from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.encoder import Encoded, Prepared
 from lirdrec.features.job import FeatureJobRunner
 from lirdrec.features.pipeline import FeatureJob, features_lock, make_features
 from lirdrec.features.sources import PictureSource, TextSource
-from lirdrec.features.writer import set_item_columns
 
 from ..helpers import assert_error
 from .killed_features import SHARD_ROWS, Counting, Fitted, jobs
@@ -209,7 +209,9 @@ def test_two_runs_at_once_are_refused(folder):
     assert not (folder / "work").exists()
 
 
-@pytest.mark.parametrize("where", ["pathlib.Path.write_bytes", "lirdrec.features.writer.matrix_header", "numpy.save"])
+@pytest.mark.parametrize(
+    "where", ["pathlib.Path.write_bytes", "lirdrec.features.dataset_writer.matrix_header", "numpy.save"]
+)
 def test_a_full_disk_is_one_sentence_and_loses_nothing(folder, whole, monkeypatch, where):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -15,7 +15,7 @@ from lirdrec.data import Dataset
 from lirdrec.data.storage import read_manifest
 from lirdrec.data.transaction import recover
 from lirdrec.errors import DataError, RunFolderError
-from lirdrec.features.writer import KEYS, MASK, PROBLEMS, VALUES, FeatureResult, add_features, set_item_columns
+from lirdrec.features.dataset_writer import KEYS, MASK, PROBLEMS, VALUES, FeatureResult, add_features, set_item_columns
 from lirdrec.files.atomic import sha256
 
 from ..helpers import assert_error

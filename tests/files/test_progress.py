@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from lirdrec.files.progress import ProgressLines, duration
+from lirdrec.files.progress_bars import ProgressLines, duration
 from lirdrec.training.callbacks import EpochLines, ProgressBar
 from lirdrec.training.config import still_improving
 

@@ -16,7 +16,7 @@ from lirdrec.data import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.data.transaction import commit
 from lirdrec.errors import RunFolderError
-from lirdrec.features.writer import set_item_columns
+from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.files import atomic
 from lirdrec.files.atomic import atomic_write, recover
 from lirdrec.files.locks import folder_lock
@@ -145,7 +145,7 @@ def test_two_changes_of_the_item_table_both_stay(dataset, tmp_path, monkeypatch)
         table.write_parquet(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lirdrec.features.writer.write_item_table", write)
+        patch.setattr("lirdrec.features.dataset_writer.write_item_table", write)
         set_item_columns(folder, dataset.item_table.select("item", pl.lit(1).alias("a")))
     assert refused and str(folder) in refused[0]
     set_item_columns(folder, dataset.item_table.select("item", pl.lit(2).alias("b")))

@@ -16,7 +16,7 @@ from lirdrec.data import Dataset
 from lirdrec.data.storage import check_files
 from lirdrec.errors import DataError
 from lirdrec.hub.contents import check_name, gather
-from lirdrec.hub.redaction import check_table, scrub, scrub_environment
+from lirdrec.hub.metadata_redaction import check_table, scrub, scrub_environment
 
 from ..helpers import assert_error
 from .conftest import contents

@@ -19,9 +19,9 @@ from lirdrec.models.registry import build, config_type, model_names, model_type
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
 from lirdrec.ranking.top_k import top_k_dense
 from lirdrec.recommender.inputs import make_model_inputs
-from lirdrec.recommender.io import VECTORS
 from lirdrec.recommender.new_users import as_new_users
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.serialization import VECTORS
 
 from ..helpers import assert_error
 from .conftest import hand_made

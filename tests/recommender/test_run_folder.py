@@ -223,7 +223,7 @@ def test_a_full_disk_leaves_no_new_folder(recommender, tmp_path, monkeypatch):
     def full(tensors, path):
         raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("lirdrec.recommender.io.save_file", full)
+    monkeypatch.setattr("lirdrec.recommender.serialization.save_file", full)
     with assert_error(RunFolderError, mentions=[tmp_path / "new", "disk"]):
         recommender.save(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ import pytest
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, RunFolderError, UnknownIdError
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.middleware import JsonFormatter
-from lirdrec.server.http.redaction import hide_paths, redact
+from lirdrec.server.http.path_redaction import hide_paths, redact
 from lirdrec.server.store import ConflictError, StoreError
 
 from .servers import Servers

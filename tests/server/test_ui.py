@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lirdrec.server.catalog.placeholder import initials, placeholder
+from lirdrec.server.catalog.images import initials, placeholder
 
 from .shop import KINDS, N_USERS, asked, picture, vectors
 
@@ -172,9 +172,9 @@ def test_added_items_are_marked_and_removed_ones_are_gone(client, recommender):
 
 
 def test_a_large_catalog_is_thinned_but_keeps_what_was_added(client, recommender, monkeypatch):
-    from lirdrec.server.routes import ui
+    from lirdrec.server.routes import ui_data
 
-    monkeypatch.setattr(ui, "MAX_POINTS", 10)
+    monkeypatch.setattr(ui_data, "MAX_POINTS", 10)
     items = [{"id": 7000 + n, "columns": {}, "features": vectors(recommender, 105)} for n in range(3)]
     client.post("/items", json={"items": items})
     points = get(client, "/projection")

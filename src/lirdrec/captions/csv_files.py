@@ -6,15 +6,15 @@ from pathlib import Path
 
 import polars as pl
 
+from lirdrec.captions.answer_parser import clean
 from lirdrec.captions.captioner import CAPTION, MACHINE, read_columns
-from lirdrec.captions.parsing import clean
 from lirdrec.data.ids import count
 from lirdrec.data.schema import ITEM
 from lirdrec.data.tables import read_table
 from lirdrec.data.transaction import recover
 from lirdrec.errors import DataError
+from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.sources import IMAGE, ItemRows
-from lirdrec.features.writer import set_item_columns
 from lirdrec.files.atomic import atomic_write
 from lirdrec.files.manifest import refuse_inside
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lirdrec.captions.answer_parser import clean, read_answer
 from lirdrec.captions.captioner import CAPTION, Answer, Captioner, captioned, edited, read_columns
-from lirdrec.captions.parsing import clean, read_answer
+from lirdrec.captions.item_columns import UNUSABLE, note, results
 from lirdrec.captions.plan import make_plan
 from lirdrec.captions.prompt import Attributes
-from lirdrec.captions.results import UNUSABLE, note, results
 from lirdrec.data.schema import ITEM
 from lirdrec.data.transaction import dataset_lock, recover
 from lirdrec.errors import TrainingError
+from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.sources import IMAGE, ItemRows, PictureSource
-from lirdrec.features.writer import set_item_columns
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import Shards, forget
 

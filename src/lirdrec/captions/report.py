@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.captions.captioner import ATTRIBUTES, CAPTION, captioned, edited, read_columns
-from lirdrec.captions.results import INFO
+from lirdrec.captions.item_columns import INFO
 from lirdrec.data.ids import count
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError

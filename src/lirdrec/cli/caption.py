@@ -169,7 +169,7 @@ def caption(
         _refuse_unused(context, LocalOptions, "is about a local model, and --endpoint uses a server: leave it out")
     if files != FileOptions():
         return _files(dataset, work.images, files)
-    from lirdrec.cli.caption_display import show_outcome
+    from lirdrec.cli.caption_output import show_outcome
 
     outcome = _caption_images(dataset, _captioner(model, attributes, prompt, server, local), attributes, server, work)
     if outcome is None:
@@ -216,7 +216,7 @@ def _caption_images(
     """Show the plan, ask, and caption; None if the answer is no."""
     from lirdrec.captions.pipeline import captioning
     from lirdrec.captions.plan import estimate
-    from lirdrec.cli.caption_display import show_survey, work
+    from lirdrec.cli.caption_output import show_survey, work
 
     with captioning(
         dataset,

@@ -58,7 +58,7 @@ def agreed(plan: Plan[P], yes: bool) -> tuple[bool, P | None]:
 
 def _show(estimate: Estimate, remote: bool) -> None:
     from lirdrec.data.ids import count
-    from lirdrec.files.progress import duration
+    from lirdrec.files.progress_bars import duration
 
     if settings.quiet:
         return

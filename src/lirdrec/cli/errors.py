@@ -14,9 +14,9 @@ from typing import Any
 
 import typer
 
+from lirdrec.available_memory import free_memory, in_words
 from lirdrec.cli.output import FAULT, INTERRUPTED, REFUSED
 from lirdrec.errors import WORDS, LirdrecError
-from lirdrec.memory import free_memory, in_words
 
 LONGEST_WORD = 300  # characters; file systems take 255 in a name
 LONGEST_MESSAGE = 2_000

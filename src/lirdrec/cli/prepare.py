@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lirdrec.cli.display import show_dataset, show_differences, show_run, show_undescribed
+from lirdrec.cli.inspect_output import show_dataset, show_differences, show_run, show_undescribed
 from lirdrec.cli.options import (
     DropOption,
     EncodingOption,

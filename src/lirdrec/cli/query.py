@@ -330,7 +330,7 @@ def _load(run: Path, device: str) -> Recommender:
 
 def _check_k(k: int | None) -> None:
     """Raise an error for a k that no run can serve, before one is read."""
-    from lirdrec.recommender.queries import check_k
+    from lirdrec.recommender.query_arguments import check_k
 
     if k is not None:
         check_k(k)

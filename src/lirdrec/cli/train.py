@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lirdrec.available_memory import check_memory
 from lirdrec.cli.options import (
     CsvSafeOption,
     DatasetArgument,
@@ -34,7 +35,6 @@ from lirdrec.cli.output import (
 )
 from lirdrec.config import nearest
 from lirdrec.errors import ConfigError, RunFolderError
-from lirdrec.memory import check_memory
 
 if TYPE_CHECKING:
     import polars as pl
@@ -185,7 +185,7 @@ class MetricOptions:
             ConfigError: a value that no run can be evaluated with; raised before a run is read, which may take long.
         """
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
-        from lirdrec.recommender.queries import check_k
+        from lirdrec.recommender.query_arguments import check_k
 
         if self.split is not None and self.split not in SPLITS:
             raise ConfigError(f"--split {self.split}: choose one of {', '.join(SPLITS)}")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from lirdrec.available_memory import check_memory
 from lirdrec.data.compression import is_compressed, read_bytes
 from lirdrec.data.delimited import check_names
-from lirdrec.data.file_types import ARROW_STREAM, ORC, PARQUET
+from lirdrec.data.file_signatures import ARROW_STREAM, ORC, PARQUET
 from lirdrec.data.frames import first_line
 from lirdrec.errors import DataError
-from lirdrec.memory import check_memory
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,7 +26,7 @@ def read_columnar(path: Path, kind: str) -> pl.DataFrame:
 
     Args:
         path: the file, possibly compressed.
-        kind: the format, from `file_types.detect_table_format`.
+        kind: the format, from `file_signatures.detect_table_format`.
 
     Raises:
         DataError: the file is damaged, does not fit into memory, or two columns have the same name.

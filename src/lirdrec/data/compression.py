@@ -15,11 +15,11 @@ from typing import BinaryIO, cast
 
 import pyarrow
 
-from lirdrec.data.file_types import BZIP2, GZIP, HEAD_BYTES, XZ, ZIP, check_not_archive, detect_compression
+from lirdrec.available_memory import free_memory, in_words
+from lirdrec.data.file_signatures import BZIP2, GZIP, HEAD_BYTES, XZ, ZIP, check_not_archive, detect_compression
 from lirdrec.data.frames import first_line
 from lirdrec.errors import DataError, unreadable
 from lirdrec.files.checks import check_file
-from lirdrec.memory import free_memory, in_words
 
 CHUNK_BYTES = 16 << 20
 MEMORY_FACTOR = 3  # memory needed to parse a text, in multiples of its size

@@ -15,7 +15,7 @@ from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING, DatasetParts, In
 from lirdrec.data.frames import from_polars
 from lirdrec.data.ids import count
 from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER
-from lirdrec.data.verification import verify_features
+from lirdrec.data.storage import verify_features
 
 __all__ = ["USERS_MAY_LACK_TRAINING", "Dataset", "Interactions"]
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.available_memory import check_memory
 from lirdrec.data.compression import exists
 from lirdrec.data.features import as_floats, open_array
 from lirdrec.data.frames import first_line
@@ -20,7 +21,6 @@ from lirdrec.data.ids import count
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.tables import Table, read_table
 from lirdrec.errors import DataError
-from lirdrec.memory import check_memory
 
 ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movieId", "asin", "sku", "product_id")
 TABLES = (".parquet", ".pq", ".csv", ".tsv")

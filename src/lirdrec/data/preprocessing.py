@@ -14,16 +14,16 @@ from lirdrec.config import nearest
 from lirdrec.data.alignment import Aligned, FeatureFile, align, as_feature_file, same_type
 from lirdrec.data.column_matching import column_of_ids
 from lirdrec.data.dataset_parts import DatasetParts, Interactions
-from lirdrec.data.event_filters import in_words, keep_only, left_out
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.ids import IdMap, count, describe_ids
-from lirdrec.data.parsing import described_items, moments, numbers, without_bad_rows
+from lirdrec.data.interaction_filters import in_words, keep_only, left_out
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, SPLITS, TITLE, USER, unused_name
 from lirdrec.data.splits import METHODS, given_labels, split_labels
 from lirdrec.data.tables import Table
+from lirdrec.data.value_parsing import described_items, moments, numbers, without_bad_rows
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import argument, called
 

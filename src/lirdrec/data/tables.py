@@ -19,7 +19,7 @@ from lirdrec.data.column_matching import likely_column
 from lirdrec.data.compression import exists, first_bytes, is_compressed, open_bytes
 from lirdrec.data.delimited import COMMA_NUMBER, NO_HEADER, NUMBER, NUMERIC, TextFormat, read_delimited, typed
 from lirdrec.data.file_parts import Part, find_parts, table_suffix
-from lirdrec.data.file_types import (
+from lirdrec.data.file_signatures import (
     EXCEL,
     HEAD_BYTES,
     PARQUET,

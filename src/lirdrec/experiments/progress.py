@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lirdrec.experiments.trial import TrialResult, TrialSpec
-from lirdrec.files.progress import duration
+from lirdrec.files.progress_bars import duration
 
 NAME_WIDTH = 44
 HIDDEN = ("metric", "epochs", "patience")  # options that are equal in all trials

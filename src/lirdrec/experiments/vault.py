@@ -74,7 +74,7 @@ def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | Non
     with locked(Path(folder) / "locks" / f"seal-{sealed.vault.name}"):
         if not _is_complete(sealed):  # another process may have sealed it in the meantime
             from lirdrec.data.readers import read_any
-            from lirdrec.data.verification import verify_features
+            from lirdrec.data.storage import verify_features
 
             data = read_any(dataset)
             verify_features(data)

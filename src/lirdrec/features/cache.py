@@ -11,7 +11,7 @@ import numpy as np
 
 from lirdrec.data.features import open_array
 from lirdrec.data.storage import read_manifest, resolve_path
-from lirdrec.features.writer import CUT, KEYS, MASK, STATE, VALUES, file_name
+from lirdrec.features.dataset_writer import CUT, KEYS, MASK, STATE, VALUES, file_name
 from lirdrec.files.atomic import sha256
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ import numpy as np
 
 from lirdrec.features.encoder import Encoder, encode_rows
 from lirdrec.features.sources import KEY_BYTES, Item
-from lirdrec.files.progress import ProgressCallback, no_progress
+from lirdrec.files.progress_bars import ProgressCallback, no_progress
 
 Arrays = dict[str, np.ndarray]
 Facts = dict[str, Any]

@@ -15,8 +15,8 @@ from lirdrec.data.ids import count
 from lirdrec.data.readers.amazon_images import read_image_features
 from lirdrec.data.storage import write_matrix
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.dataset_writer import MASK, VALUES, FeatureResult, add_features
 from lirdrec.features.pipeline import features_lock
-from lirdrec.features.writer import MASK, VALUES, FeatureResult, add_features
 
 BINARY = (".b", ".gz")  # records of an Amazon id and numbers
 

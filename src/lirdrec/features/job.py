@@ -23,11 +23,11 @@ from lirdrec.data.features import check_name
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.cache import VectorCache, fitted_state
+from lirdrec.features.dataset_writer import PROBLEMS, FeatureResult, join
 from lirdrec.features.encode import Arrays, Facts, Loop, Task, encode_shard
 from lirdrec.features.encoder import Encoder, Input
 from lirdrec.features.sources import KEY_BYTES, Item, Source
-from lirdrec.features.writer import PROBLEMS, FeatureResult, join
-from lirdrec.files.progress import ProgressCallback, progress_bar
+from lirdrec.files.progress_bars import ProgressCallback, progress_bar
 from lirdrec.files.shards import JOINING, Shards, has_partial_work
 
 SAMPLE = 50_000  # maximum number of inputs for fitting
@@ -170,7 +170,7 @@ class FeatureJobRunner:
         reuse: another prepared folder whose vectors may be copied.
 
     Attributes:
-        encoded, copied, resumed, seconds: see `lirdrec.features.writer.FeatureResult`.
+        encoded, copied, resumed, seconds: see `lirdrec.features.dataset_writer.FeatureResult`.
 
     Raises:
         ConfigError: unfinished work has other settings.

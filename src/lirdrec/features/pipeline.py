@@ -18,11 +18,11 @@ from lirdrec.data.images import IMAGES
 from lirdrec.data.storage import ITEMS, read_manifest, write_item_table
 from lirdrec.data.transaction import dataset_lock, recover
 from lirdrec.errors import ConfigError
-from lirdrec.features.checks import check_items_covered, check_not_empty, check_overwrite, covered
+from lirdrec.features.dataset_writer import FeatureResult, add_features, drop_items, read_frame
 from lirdrec.features.encode import Loop, encode_shard, local
 from lirdrec.features.job import FeatureJob, FeatureJobRunner
 from lirdrec.features.sources import PictureSource
-from lirdrec.features.writer import FeatureResult, add_features, drop_items, read_frame
+from lirdrec.features.write_checks import check_items_covered, check_not_empty, check_overwrite, covered
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import JOINING, has_partial_work

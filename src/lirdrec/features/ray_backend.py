@@ -33,7 +33,7 @@ from lirdrec.errors import ConfigError, LirdrecError, TrainingError
 from lirdrec.features.encode import Arrays, Done, Facts, Task, encode_shard
 from lirdrec.features.encoder import Encoder
 from lirdrec.features.sources import Item
-from lirdrec.files.progress import ProgressCallback, no_progress
+from lirdrec.files.progress_bars import ProgressCallback, no_progress
 
 AHEAD = 2  # shards that a worker has at once: one in work, one waiting
 RETRIES = 3  # deaths that a worker survives, and that a shard survives

@@ -11,7 +11,7 @@ from typing import Any
 from lirdrec._version import __version__
 from lirdrec.errors import ConfigError, LirdrecError
 from lirdrec.files.atomic import DISK_FULL
-from lirdrec.hub.redaction import without_secrets
+from lirdrec.hub.metadata_redaction import without_secrets
 
 MISSING = 'sharing needs the client of the Hugging Face hub: pip install "lirdrec[hub]"'
 DATASETS = "datasets/"

@@ -19,7 +19,7 @@ from lirdrec.data.storage import check_files, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.files.atomic import sha256
 from lirdrec.hub.licenses import License, find_license
-from lirdrec.hub.redaction import as_bytes, check_table, folders_in, scrub, scrub_file
+from lirdrec.hub.metadata_redaction import as_bytes, check_table, folders_in, scrub, scrub_file
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.run_folder import is_run, open_run, read_json
 

@@ -20,12 +20,12 @@ from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import flush, is_leftover, write_errors
 from lirdrec.files.locks import LOCK, folder_lock
 from lirdrec.files.manifest import refuse_inside
-from lirdrec.files.progress import progress_bar
+from lirdrec.files.progress_bars import progress_bar
 from lirdrec.files.shards import PLAN, Shards
 from lirdrec.files.table_writer import ENDINGS, table_writer
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.top_k import rank_users
-from lirdrec.recommender.queries import long_frame
+from lirdrec.recommender.query_arguments import long_frame
 from lirdrec.recommender.recommender import Recommender
 
 SHARD_USERS = 4096

@@ -14,7 +14,7 @@ import torch
 
 from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.verification import verify_features
+from lirdrec.data.storage import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from lirdrec.available_memory import check_memory
 from lirdrec.data.dataset import Dataset
 from lirdrec.graphs.cache import NeighborSource
-from lirdrec.memory import check_memory
 from lirdrec.models.base import Features, ModelInputs
 
 

@@ -8,7 +8,7 @@ import torch
 
 from lirdrec.errors import CapabilityError
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.recommender.queries import check_queries
+from lirdrec.recommender.query_arguments import check_queries
 from lirdrec.recommender.recommender import Recommender
 
 BATCH_USERS = 1024  # folded in at once

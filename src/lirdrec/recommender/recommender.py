@@ -28,9 +28,8 @@ from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
-from lirdrec.recommender.io import read_run, write_metrics, write_run
 from lirdrec.recommender.new_items import check_added_items, new_features, new_table
-from lirdrec.recommender.queries import (
+from lirdrec.recommender.query_arguments import (
     SimilarityScorer,
     as_histories,
     blocks,
@@ -41,7 +40,7 @@ from lirdrec.recommender.queries import (
     pair_rows,
     popular,
 )
-from lirdrec.recommender.rebuild import rebuild
+from lirdrec.recommender.serialization import read_run, rebuild, write_metrics, write_run
 from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.schema import SPLITS
 from lirdrec.errors import RunFolderError
 from lirdrec.models.registry import config_type
-from lirdrec.recommender.io import read_run
 from lirdrec.recommender.presets import preset
+from lirdrec.recommender.serialization import read_run
 from lirdrec.training.config import TrainConfig
 
 

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.reporting.charts.chart_data import rank_in
+from lirdrec.reporting.charts.panels import rank_in
 from lirdrec.reporting.formatting import NARROW, Better, Column, Value, label, printed, text_of
 from lirdrec.reporting.statistics import Measure
 

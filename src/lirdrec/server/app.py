@@ -22,7 +22,7 @@ from lirdrec.server.http.connections import Connections
 from lirdrec.server.http.middleware import AuthMiddleware, ObservabilityMiddleware
 from lirdrec.server.http.openapi import describe
 from lirdrec.server.http.protocol import STATE
-from lirdrec.server.routes import admin, events, items, recommend, ui
+from lirdrec.server.routes import admin, events, items, recommend, ui_data
 from lirdrec.server.routes.common import FastPath
 
 UI_FOLDER = Path(__file__).parent / "ui"
@@ -57,7 +57,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.services = services
-    modules = (recommend, ui, items, events, admin)  # ui first: /items/{item}/image before /items/{item}
+    modules = (recommend, ui_data, items, events, admin)  # ui first: /items/{item}/image before /items/{item}
     routes = [route for module in modules for route in module.router.routes]
     errors.register(app, routes)
     for module in modules:

@@ -18,7 +18,7 @@ from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.redaction import hide_paths, redact
+from lirdrec.server.http.path_redaction import hide_paths, redact
 from lirdrec.server.metrics import Metrics
 from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.state import LiveState, Snapshot

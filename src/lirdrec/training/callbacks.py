@@ -12,7 +12,7 @@ from typing import Any
 
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write, flush
-from lirdrec.files.progress import draws_bars, duration
+from lirdrec.files.progress_bars import draws_bars, duration
 from lirdrec.training.loop import Callback
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from lirdrec.config import field_docs
 from lirdrec.data.compression import open_bytes
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.file_parts import find_parts, is_parts_folder, is_pattern
-from lirdrec.data.file_types import HEAD_BYTES, check_maybe_table
+from lirdrec.data.file_signatures import HEAD_BYTES, check_maybe_table
 from lirdrec.data.images import with_images, with_images_beside
 from lirdrec.data.json_tables import first_record, is_json, is_list
 from lirdrec.data.preprocessing_config import PreprocessingConfig

@@ -14,7 +14,6 @@ from lirdrec.data.delimited import BadRows
 from lirdrec.data.feature_files import read_npy
 from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.ids import IdMap, count, describe_ids
-from lirdrec.data.parsing import moments, without_bad_rows
 from lirdrec.data.preprocessing import distinct_pairs
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
@@ -22,6 +21,7 @@ from lirdrec.data.readers.raw_text import check_id_columns
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.splits import given_labels, label_values
 from lirdrec.data.tables import Table, read_table, select_rows
+from lirdrec.data.value_parsing import moments, without_bad_rows
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.available_memory import check_memory
 from lirdrec.data.compression import exists
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import UNREADABLE, read_features
@@ -19,7 +20,6 @@ from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preproce
 from lirdrec.data.schema import RATING, USER
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.memory import check_memory
 from lirdrec.option_names import called
 
 LABEL = "split_file"

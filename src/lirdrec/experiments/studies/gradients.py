@@ -56,7 +56,7 @@ def measure(job: Job) -> list[dict[str, float]]:
     import numpy as np
     import torch
 
-    from lirdrec.data.verification import verify_features
+    from lirdrec.data.storage import verify_features
     from lirdrec.devices import resolve_device
     from lirdrec.evaluation.evaluator import GroundTruth
     from lirdrec.experiments.config import resolve_options

@@ -16,10 +16,10 @@ from lirdrec.data.ids import count
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest, resolve_path
 from lirdrec.errors import ConfigError, RunFolderError, reason
+from lirdrec.features.dataset_writer import MISSING, PROBLEMS, file_name
 from lirdrec.features.inspection import statistics
 from lirdrec.features.inspection.neighbors import nearest_rows
 from lirdrec.features.inspection.views import InspectionViews, Titles
-from lirdrec.features.writer import MISSING, PROBLEMS, file_name
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lirdrec.config import at_least
 from lirdrec.data.ids import count
 from lirdrec.errors import ConfigError, TrainingError
-from lirdrec.features.remote.parallel import parallel_map
-from lirdrec.features.remote.rate_limiter import RateLimiter
+from lirdrec.features.remote.concurrency import RateLimiter, parallel_map
 
 if TYPE_CHECKING:
     import httpx
@@ -195,7 +194,7 @@ class OpenAIClient:
             raise RetriesExhausted(f"{error} ({count(self.attempts, 'attempt')})") from None
 
     def each(self, inputs: Iterable[A], work: Callable[[A], T]) -> Iterator[tuple[int, T]]:
-        """Work on inputs, `concurrency` at once; see `lirdrec.features.remote.parallel.each`."""
+        """Work on inputs, `concurrency` at once; see `lirdrec.features.remote.concurrency.each`."""
         return parallel_map(inputs, work, self.concurrency)
 
     def close(self) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.reporting.charts.chart_data import MEAN, SD, equals, names_of, summarize
-from lirdrec.reporting.charts.panels import Panels
+from lirdrec.reporting.charts.panels import MEAN, SD, Panels, equals, names_of, summarize
 from lirdrec.reporting.figure import ACCENT, GRAY, INK, Figure, style, styles
 from lirdrec.reporting.formatting import label
 

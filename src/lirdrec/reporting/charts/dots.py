@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.reporting.charts.chart_data import MEAN, SD, equals, names_of, rank_in, summarize
-from lirdrec.reporting.charts.panels import Panels, write_right
+from lirdrec.reporting.charts.panels import MEAN, SD, Panels, equals, names_of, rank_in, summarize, write_right
 from lirdrec.reporting.figure import ACCENT, GRAY, INK, RED, RULE, Figure, Style, style, styles
 from lirdrec.reporting.formatting import label
 from lirdrec.reporting.statistics import Measure

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.reporting.charts.chart_data import MEAN, names_of, summarize
-from lirdrec.reporting.charts.panels import Panels
+from lirdrec.reporting.charts.panels import MEAN, Panels, names_of, summarize
 from lirdrec.reporting.figure import GROUND, RED, Figure, style
 from lirdrec.reporting.formatting import label
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lirdrec.reporting.charts.chart_data import MEAN, SD, equals, names_of, summarize
-from lirdrec.reporting.charts.panels import Panels, write_right
+from lirdrec.reporting.charts.panels import MEAN, SD, Panels, equals, names_of, summarize, write_right
 from lirdrec.reporting.figure import ACCENT, GROUND, RED, Figure, Style, style, styles
 from lirdrec.reporting.formatting import label
 

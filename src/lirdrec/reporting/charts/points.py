@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from lirdrec.reporting.charts.chart_data import MEAN, RUNS, SD, names_of, summarize
-from lirdrec.reporting.charts.panels import Panels
+from lirdrec.reporting.charts.panels import MEAN, RUNS, SD, Panels, names_of, summarize
 from lirdrec.reporting.figure import ACCENT, Figure, Style, style, styles
 from lirdrec.reporting.formatting import label
 

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from lirdrec.errors import CapabilityError, LirdrecError, RunFolderError, UnknownIdError
-from lirdrec.server.http.redaction import redact
+from lirdrec.server.http.path_redaction import redact
 from lirdrec.server.store import ConflictError, StoreError
 
 MEDIA_TYPE = "application/problem+json"

@@ -11,7 +11,7 @@ from lirdrec.models.registry import model_type
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
-from lirdrec.server.http.redaction import redact
+from lirdrec.server.http.path_redaction import redact
 from lirdrec.server.routes.common import get_services, json_response, parse_body, post
 from lirdrec.server.run_pointer import allowed_run
 from lirdrec.server.schemas import ModelAnswer, Status, SwapRequest

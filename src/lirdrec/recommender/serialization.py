@@ -1,4 +1,7 @@
-"""Write a `RunState` to the files of a run folder and read it back (docs/architecture.md, "What is written")."""
+"""Write a `RunState` to the files of a run folder, read it back, and build its model from the saved weights.
+
+The files are listed in docs/architecture.md, "What is written".
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lirdrec.data.dataset import Interactions
+from lirdrec.config import make
+from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER
 from lirdrec.errors import DataError, RunFolderError, reason, unreadable
 from lirdrec.files.atomic import share
 from lirdrec.files.manifest import MANIFEST, resolve_path, stamp
 from lirdrec.files.transaction import read_stable
+from lirdrec.models.base import Model
+from lirdrec.models.registry import build, config_type, model_type
 from lirdrec.provenance import environment
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.feature_store import FeatureStore
+from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.run_folder import (
     REMEDY,
     VECTORS,
@@ -255,3 +263,26 @@ def _read_table(path: Path) -> pl.DataFrame:
 def _read_tensors(path: Path, device: torch.device | str) -> dict[str, Tensor]:
     with read_errors(path):
         return load_file(path, device=str(device))
+
+
+_NO_PAIRS = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def rebuild(state: RunState) -> Model:
+    """The trained model of a run, on the run's device, in evaluation mode."""
+    assert state.train is not None and state.features is not None and state.weights is not None
+    n, name = state.n_trained_items, state.info["model"]
+    dataset = Dataset(
+        name=state.info.get("dataset", "run"),
+        users=state.users,
+        items=IdMap(state.items.series.head(n), state.items.entity),
+        train=state.train,
+        valid=_NO_PAIRS,
+        test=_NO_PAIRS,
+        features=state.features.blocks()[0] if model_type(name).capabilities.needs_features else {},
+        item_table=state.item_table.head(n),
+    )
+    inputs = make_model_inputs(dataset, state.device)
+    model = build(name, inputs, make(config_type(name), state.info["model_config"], f"the run of {name}"))
+    model.load_state_dict(dict(state.weights))
+    return model.to(state.device).eval()

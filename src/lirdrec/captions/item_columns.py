@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec.captions.answer_parser import caption_of, read_answer
 from lirdrec.captions.captioner import ATTRIBUTES, COLUMNS, KEY, MACHINE
-from lirdrec.captions.parsing import caption_of, read_answer
 from lirdrec.captions.plan import CaptionPlan
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import file_entry, read_manifest

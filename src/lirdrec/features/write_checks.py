@@ -12,9 +12,9 @@ from lirdrec.data.ids import count, describe_ids
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError, RunFolderError, reason
+from lirdrec.features.dataset_writer import MASK, SHOWN, FeatureResult, file_name
 from lirdrec.features.job import FeatureJob, FeatureJobRunner, bare, json_like
 from lirdrec.features.sources import ItemRows, PictureSource, default_texts, names_pictures
-from lirdrec.features.writer import MASK, SHOWN, FeatureResult, file_name
 
 
 def check_overwrite(folder: Path, job: FeatureJob) -> None:
