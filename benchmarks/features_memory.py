@@ -28,7 +28,8 @@ import polars as pl
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.features.encoder import Encoded, Encoder, Prepared
-from lirdrec.features.pipeline import Job, make_features
+from lirdrec.features.job import FeatureJob
+from lirdrec.features.pipeline import make_features
 from lirdrec.features.sources import TextSource
 from lirdrec.files.atomic import atomic_write
 
@@ -73,7 +74,7 @@ def measure(folder: Path) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     started = time.perf_counter()
     template = "{title}. {brand}. {description}"
-    (made,) = make_features(folder, [Job("text", Free(), TextSource(folder, template))], progress=False)
+    (made,) = make_features(folder, [FeatureJob("text", Free(), TextSource(folder, template))], progress=False)
     seconds = time.perf_counter() - started
     assert made.present == made.encoded == made.items
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

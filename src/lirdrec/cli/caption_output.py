@@ -7,11 +7,11 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lirdrec.captions.captioner import Answer
+from lirdrec.captions.item_columns import PROBLEMS
 from lirdrec.captions.pipeline import Captioning, Outcome
-from lirdrec.captions.results import PROBLEMS
 from lirdrec.cli.output import console, settings, table
 from lirdrec.data.ids import count
-from lirdrec.files.progress import ProgressLines, draws_bars
+from lirdrec.files.progress_bars import ProgressLines, draws_bars
 
 
 def work(job: Captioning, n: int) -> None:
