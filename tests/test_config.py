@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lirdrec.config import make, option, parse_assignments
+from lirdrec.config import make_config, option, parse_assignments
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.errors import ConfigError
 from lirdrec.models.registry import config_type, model_names
@@ -41,7 +41,7 @@ class Options:
     ],
 )
 def test_lists_are_written_with_commas_or_as_in_toml(typed, expected):
-    assert getattr(make(Options, parse_assignments([typed])), typed.partition("=")[0]) == expected
+    assert getattr(make_config(Options, parse_assignments([typed])), typed.partition("=")[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_lists_are_written_with_commas_or_as_in_toml(typed, expected):
 )
 def test_other_values_are_refused_in_plain_words(typed, facts):
     with assert_error(ConfigError, mentions=["configuration", *facts]):
-        make(Options, parse_assignments([typed]))
+        make_config(Options, parse_assignments([typed]))
 
 
 @pytest.mark.parametrize("name", [*model_names(), "training", "recipe"])

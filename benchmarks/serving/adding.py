@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from load import RESULTS
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.registry import build, config_type, model_type
 from lirdrec.recommender.inputs import make_model_inputs
@@ -59,7 +59,7 @@ def main() -> None:
 
 def trained(name: str) -> Recommender:
     data = make_synthetic_dataset(USERS, ITEMS, 10 * ITEMS, DIMS, groups=10, noise=0.3, seed=1)
-    model = build(name, make_model_inputs(data, "cpu", seed=3), make(config_type(name), {}, name))
+    model = build(name, make_model_inputs(data, "cpu", seed=3), make_config(config_type(name), {}, name))
     if model_type(name).capabilities.training == "closed_form":
         model.solve()
     return Recommender.from_training(model, data)

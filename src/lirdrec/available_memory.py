@@ -33,10 +33,10 @@ def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) 
     """
     free = free_memory()
     if free is not None and need > free:
-        raise error(f"{what}: needs at least {in_words(need)} of memory, but {in_words(free)} are free")
+        raise error(f"{what}: needs at least {format_bytes(need)} of memory, but {format_bytes(free)} are free")
 
 
-def in_words(size: int) -> str:
+def format_bytes(size: int) -> str:
     """`12.3 GB`; large sizes with commas."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= scale:

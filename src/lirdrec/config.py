@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from lirdrec.errors import ConfigError
 from lirdrec.files.checks import read_text, stat_path
-from lirdrec.option_names import argument, called
+from lirdrec.option_names import option_name, option_text
 
 C = TypeVar("C")
 MAX_INT = 2**63 - 1  # of an integer tensor
@@ -35,13 +35,13 @@ def option(default: Any, doc: str) -> Any:
 
 def option_named(name: str, *values: str) -> str:
     """An option of preprocessing for a message, with the values to choose from, as the user would write it."""
-    return " or ".join(argument(name, value) for value in values) if values else called(name)
+    return " or ".join(option_text(name, value) for value in values) if values else option_name(name)
 
 
 EARLIER_NAMES = {"n_neighbours": "n_neighbors"}  # of fields, in runs that were saved before they were renamed
 
 
-def make(
+def make_config(
     config_type: type[C],
     values: Mapping[str, Any],
     where: str = "the configuration",
@@ -63,14 +63,14 @@ def make(
     known_keys = list(field_docs(config_type))
     for key in values:
         if key not in known_keys:
-            hint = nearest(key, known_keys, f"known keys: {', '.join(known_keys)}")
+            hint = suggest_name(key, known_keys, f"known keys: {', '.join(known_keys)}")
             raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
     label = label or (lambda key: f"{where}: '{key}'")
     converted = {key: _convert(value, hints[key], label(key)) for key, value in values.items()}
     return config_type(**converted)
 
 
-def checked(config_type: type[C]) -> type[C]:
+def validated(config_type: type[C]) -> type[C]:
     """Class decorator, below `dataclass`: check and convert the types of all fields as `make` does.
 
     The check runs before the class's own `__post_init__`. The same mistake gives the same message whether the
@@ -95,7 +95,7 @@ def checked(config_type: type[C]) -> type[C]:
     return config_type
 
 
-def at_least(config: Any, minimum: int, *names: str) -> None:
+def check_minimum(config: Any, minimum: int, *names: str) -> None:
     """Check fields of a configuration, for its `__post_init__`.
 
     Raises:
@@ -106,7 +106,7 @@ def at_least(config: Any, minimum: int, *names: str) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be {minimum} or more")
 
 
-def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
     """The end of a message about an unknown name: a suggestion of the most similar known one, or else `otherwise`."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean '{matches[0]}'?" if matches else otherwise

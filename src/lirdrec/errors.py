@@ -59,7 +59,7 @@ class TrainingError(LirdrecError, RuntimeError):
     exit_code = 1
 
 
-def reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The first line of an exception's message; of an OSError without number and path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -67,7 +67,7 @@ def reason(error: BaseException) -> str:
     return text[0] if text else type(error).__name__
 
 
-def unreadable(error: BaseException, remedy: str = "") -> str:
+def describe_read_error(error: BaseException, remedy: str = "") -> str:
     """The reason why a file cannot be read, and what to do; follows the path in a message.
 
     Args:
@@ -78,5 +78,5 @@ def unreadable(error: BaseException, remedy: str = "") -> str:
     if isinstance(error, PermissionError):
         return WORDS[errno.EACCES]
     words = WORDS.get(number) if number is not None else None
-    words = words or f"cannot be read: {reason(error)}"
+    words = words or f"cannot be read: {describe_error(error)}"
     return f"{words}; {remedy}" if remedy else words

@@ -10,7 +10,7 @@ _IN_TEXT = re.compile(f"[{_UNSEEN}]")
 _IN_LINE = re.compile(f"[{_UNSEEN}\t\n]")
 
 
-def visible(text: str, line: bool = True) -> str:
+def escape_text(text: str, line: bool = True) -> str:
     r"""Escape these characters as `\x1b` or `\u202e`.
 
     Args:
@@ -20,6 +20,6 @@ def visible(text: str, line: bool = True) -> str:
     return (_IN_LINE if line else _IN_TEXT).sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def visible_json(text: str) -> str:
+def escape_json(text: str) -> str:
     r"""Escape these characters in a JSON document as `\u001b`; its meaning does not change."""
     return _IN_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

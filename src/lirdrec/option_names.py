@@ -39,7 +39,7 @@ def flag(option: str) -> str:
     return FLAG_NAMES.get(option) or "--" + option.replace("_", "-")
 
 
-def argument(option: str, value: Any) -> str:
+def option_text(option: str, value: Any) -> str:
     """An option with its value for a message, as the user would write it.
 
     Args:
@@ -51,7 +51,7 @@ def argument(option: str, value: Any) -> str:
     return flag(option) if option in SWITCHES else f"{flag(option)} {shlex.quote(str(value))}"
 
 
-def called(option: str) -> str:
+def option_name(option: str) -> str:
     """The name of an option inside a sentence."""
     return flag(option) if _on_command_line.get() else option
 

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from lirdrec import available_memory
-from lirdrec.available_memory import check_memory, free_memory, in_words
+from lirdrec.available_memory import check_memory, format_bytes, free_memory
 from lirdrec.cli import errors, options, train
 from lirdrec.data import compression
 from lirdrec.data.tables import read_table
@@ -50,10 +50,10 @@ def failing(monkeypatch):
         (FileNotFoundError(errno.ENOENT, "No such file", "no/.k.json.118-a75153b3.tmp"), ["no/k.json"]),
         (OSError(errno.ENOSPC, "No space left on device"), ["lirdrec config"]),
         (pl.exceptions.ComputeError("write failed: No space left on device (os error 28)"), ["lirdrec config"]),
-        (MemoryError(), [in_words(8 << 30), "lirdrec config"]),
+        (MemoryError(), [format_bytes(8 << 30), "lirdrec config"]),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9000000000 bytes."),
-            ["9.0 GB", in_words(8 << 30)],
+            ["9.0 GB", format_bytes(8 << 30)],
         ),
         (MemoryError("Unable to allocate 7.28 TiB for an array"), ["7.28 TiB"]),
         (ValueError("Overflow when unpacking long long"), ["Overflow when unpacking long long"]),
@@ -163,8 +163,8 @@ def test_a_memory_limit_beyond_the_memory_is_refused(lirdrec, run, monkeypatch):
     result = lirdrec("evaluate", run, "--memory-limit", str(9 << 10))
     assert result.exit_code == 2
     assert "--memory-limit 9216" in result.stderr
-    assert in_words(9 << 30) in result.stderr
-    assert in_words(8 << 30) in result.stderr
+    assert format_bytes(9 << 30) in result.stderr
+    assert format_bytes(8 << 30) in result.stderr
 
 
 def test_a_negative_seed_is_refused(lirdrec, sample):
@@ -189,7 +189,7 @@ def test_an_archive_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, li
     result = lirdrec("prepare", "pairs.csv", *options, "-o", "o")
     assert result.exit_code == 2
     assert "text.npz" in result.stderr
-    assert in_words(1 << 20) in result.stderr
+    assert format_bytes(1 << 20) in result.stderr
 
 
 def test_ids_of_bytes_that_are_no_text(tmp_path, lirdrec):

@@ -18,7 +18,7 @@ from lirdrec.cli.main import app
 from lirdrec.cli.output import table
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.ids import IdMap
-from lirdrec.escaping import visible, visible_json
+from lirdrec.escaping import escape_json, escape_text
 from lirdrec.files.table_writer import spreadsheet_safe
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
@@ -57,10 +57,10 @@ def asked(*arguments: object, code: int = 0) -> tuple[str, str]:
 
 @pytest.mark.parametrize("bad", BAD)
 def test_each_such_character_is_written_out(bad):
-    assert visible(f"a{bad}b") == f"a{ascii(bad)[1:-1]}b" and visible(f"a{bad}b").isprintable()
-    assert text_of(f"a{bad}b", Column("x", "x", format="text")) == visible(f"a{bad}b")
+    assert escape_text(f"a{bad}b") == f"a{ascii(bad)[1:-1]}b" and escape_text(f"a{bad}b").isprintable()
+    assert text_of(f"a{bad}b", Column("x", "x", format="text")) == escape_text(f"a{bad}b")
     document = json.dumps({"title": f"a{bad}b"}, ensure_ascii=False)
-    shown = visible_json(document)
+    shown = escape_json(document)
     assert shown.isprintable() and json.loads(shown) == {"title": f"a{bad}b"}
     record = logging.LogRecord("lirdrec", logging.INFO, "", 0, "a%sb", (bad,), None)
     line = JsonFormatter().format(record)
@@ -68,8 +68,8 @@ def test_each_such_character_is_written_out(bad):
 
 
 def test_letters_of_all_scripts_stay():
-    assert visible(FINE) == FINE and visible_json(FINE) == FINE
-    assert visible("a\tb\nc") == r"a\tb\nc" and visible("a\tb\nc", line=False) == "a\tb\nc"
+    assert escape_text(FINE) == FINE and escape_json(FINE) == FINE
+    assert escape_text("a\tb\nc") == r"a\tb\nc" and escape_text("a\tb\nc", line=False) == "a\tb\nc"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from lirdrec.captions.captioner import read_columns
 from lirdrec.captions.plan import make_plan
 from lirdrec.data import Dataset
-from lirdrec.features.sources import ItemRows, PictureSource
+from lirdrec.features.sources import ImageSource, ItemRows
 
 from ..features import broken_pictures
 from ..helpers import assert_mentions
@@ -134,5 +134,5 @@ def test_sixty_broken_files_from_the_raw_table_to_the_matrix(lirdrec, tmp_path):
     looked = lirdrec("inspect", "ready", "--modality", "text", "--html", "page.html")
     assert looked.exit_code == 0, looked.stderr
     assert (
-        make_plan(PictureSource(tmp_path / "ready"), read_columns(ItemRows(tmp_path / "ready")), {}, False).missing == 0
+        make_plan(ImageSource(tmp_path / "ready"), read_columns(ItemRows(tmp_path / "ready")), {}, False).missing == 0
     )

@@ -52,14 +52,14 @@ def test_train_shows_its_figures_beside_popularity(lirdrec, data):
 
 
 def test_command_line_and_python_train_the_same(lirdrec, trained, data):
-    from lirdrec.config import make
+    from lirdrec.config import make_config
     from lirdrec.models.lirdrec import LIRDRecConfig
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.presets import preset
 
     model, training = preset("lirdrec")
-    model = make(LIRDRecConfig, {**vars(model), "embedding_size": 8})
-    training = make(type(training), {**vars(training), "epochs": 2})
+    model = make_config(LIRDRecConfig, {**vars(model), "embedding_size": 8})
+    training = make_config(type(training), {**vars(training), "epochs": 2})
     own = fit(Dataset.load(data), model, training, progress=False)
     assert own.recommend(k=5).equals(Recommender.load(trained).recommend(k=5))
 

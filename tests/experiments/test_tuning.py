@@ -232,7 +232,7 @@ def test_a_grid_that_names_an_unknown_option_is_told(monkeypatch):
 
 
 def test_every_registered_model_has_a_space_of_right_options():
-    from lirdrec.config import make
+    from lirdrec.config import make_config
     from lirdrec.models.registry import config_type, model_names
 
     for name in model_names():
@@ -240,5 +240,5 @@ def test_every_registered_model_has_a_space_of_right_options():
         draw = random.Random(0)
         for choice in [*space.first, *(space.draw(draw) for _ in range(20))]:
             of_model, training = parts(choice)
-            make(config_type(name), of_model, name)
-            make(TrainConfig, training, name)
+            make_config(config_type(name), of_model, name)
+            make_config(TrainConfig, training, name)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from lirdrec.features.images import PictureError, open_picture, thumbnail
+from lirdrec.features.images import ImageError, open_image, thumbnail
 
 from ..helpers import assert_error, assert_mentions
 from .broken_pictures import COLORS, GRAYS, SIZE, Case, encoded, make, noise, scene
@@ -81,39 +81,39 @@ def test_heic_without_its_reader_says_what_to_install(monkeypatch, tmp_path):
     path = tmp_path / "i1.heic"
     for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic", b"msf1\0\0\0\0"):
         path.write_bytes(heic(brands))
-        with assert_error(PictureError, mentions=[path, "HEIC", "lirdrec[heif]"]):
-            open_picture(path)
+        with assert_error(ImageError, mentions=[path, "HEIC", "lirdrec[heif]"]):
+            open_image(path)
 
 
 def test_avif_is_told_from_heic_by_all_its_brands():
     content = encoded(noise(), "AVIF")
     renamed = content[:8] + b"mif1" + content[12:]
-    np.testing.assert_array_equal(np.asarray(open_picture(renamed)), np.asarray(open_picture(content)))
+    np.testing.assert_array_equal(np.asarray(open_image(renamed)), np.asarray(open_image(content)))
 
 
 def test_heic_pictures_open():
     pillow_heif = pytest.importorskip("pillow_heif")
     file = io.BytesIO()
     pillow_heif.from_pillow(scene()).save(file, format="HEIF", quality=95)
-    found = open_picture(file.getvalue())
+    found = open_image(file.getvalue())
     assert found.mode == "RGB" and found.size == scene().size
     assert np.abs(np.asarray(found, int) - np.asarray(scene().convert("RGB"), int)).mean() < 12
-    with pytest.raises(PictureError):
-        open_picture(file.getvalue()[: len(file.getvalue()) // 2])
-    with pytest.raises(PictureError):
-        open_picture(heic())
+    with pytest.raises(ImageError):
+        open_image(file.getvalue()[: len(file.getvalue()) // 2])
+    with pytest.raises(ImageError):
+        open_image(heic())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "ICO", "AVIF"])
 def test_cut_anywhere_it_opens_whole_or_is_refused(kind):
     """Nothing half decoded: a picture that opens despite the cut has every pixel of the whole one."""
     content = encoded(noise(), kind)
-    whole = np.asarray(open_picture(content))
+    whole = np.asarray(open_image(content))
     opened = 0
     for cut in np.linspace(0, len(content) - 1, 60).astype(int):
         try:
-            found = open_picture(content[:cut])
-        except PictureError:
+            found = open_image(content[:cut])
+        except ImageError:
             continue
         opened += 1
         np.testing.assert_array_equal(np.asarray(found), whole)
@@ -129,8 +129,8 @@ def test_bytes_turned_over_never_crash(kind):
         for place in draw.integers(0, min(len(content), 400), 3):  # headers are where it hurts
             damaged[place] = draw.integers(256)
         try:
-            assert open_picture(bytes(damaged)).mode == "RGB"
-        except PictureError as error:
+            assert open_image(bytes(damaged)).mode == "RGB"
+        except ImageError as error:
             assert "\n" not in str(error)
 
 
@@ -142,7 +142,7 @@ def test_upright(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
-    found = open_picture(encoded(stored, kind, exif=exif, **options))
+    found = open_image(encoded(stored, kind, exif=exif, **options))
     assert found.size == SIZE
     assert np.abs(np.asarray(found).astype(int) - np.asarray(scene()).astype(int)).mean() < 3
 
@@ -159,12 +159,12 @@ def test_modes_of_png(mode):
     else:
         stored = scene("L").convert(mode)
     assert stored.mode == mode
-    np.testing.assert_array_equal(np.asarray(open_picture(encoded(stored, "PNG"))), expected)
+    np.testing.assert_array_equal(np.asarray(open_image(encoded(stored, "PNG"))), expected)
 
 
 def test_half_clear_lies_on_white():
     half = Image.new("RGBA", (4, 4), (200, 0, 100, 128))
-    color = open_picture(encoded(half, "PNG")).getpixel((1, 1))
+    color = open_image(encoded(half, "PNG")).getpixel((1, 1))
     assert np.abs(np.array(color) - (np.array([200, 0, 100]) * 128 + 255 * 127) / 255).max() <= 1
 
 
@@ -172,7 +172,7 @@ def test_half_clear_lies_on_white():
 def test_deep_pictures_are_scaled_not_clipped(values):
     stored = Image.fromarray(np.repeat(np.repeat(values.reshape(2, 2), 4, axis=0), 4, axis=1))
     top = {"u": 65535, "f": 1, "i": 255}[values.dtype.kind]
-    found = np.asarray(open_picture(encoded(stored, "TIFF")))[::4, ::4, 0].reshape(-1)
+    found = np.asarray(open_image(encoded(stored, "TIFF")))[::4, ::4, 0].reshape(-1)
     np.testing.assert_allclose(found, values / top * 255, atol=1)
 
 
@@ -180,19 +180,19 @@ def test_large_pictures_keep_enough():
     """A quarter of a large JPEG and of a large PNG are the same picture; a long one keeps its short side."""
     large = scene(size=(4400, 6000))
     for kind in ("JPEG", "PNG", "TIFF"):
-        found = open_picture(encoded(large, kind), enough=1000)
+        found = open_image(encoded(large, kind), enough=1000)
         assert found.size == (1100, 1500), kind
         reference = np.asarray(large.resize(found.size, Image.Resampling.BOX)).astype(int)
         assert np.abs(np.asarray(found).astype(int) - reference).mean() < 3
-    assert open_picture(encoded(scene(size=(9000, 3)), "PNG")).size == (9000, 3)
+    assert open_image(encoded(scene(size=(9000, 3)), "PNG")).size == (9000, 3)
 
 
 def test_the_limit_is_on_what_is_decoded():
     content = encoded(scene(size=(2000, 2000)), "PNG")
-    assert open_picture(content, max_pixels=4_000_000).size == (2000, 2000)
-    with assert_error(PictureError, mentions=["2,000 × 2,000", "3,999,999"]):
-        open_picture(content, max_pixels=3_999_999)
-    assert open_picture(encoded(scene(size=(2000, 2000)), "JPEG"), max_pixels=300_000, enough=400).size == (500, 500)
+    assert open_image(content, max_pixels=4_000_000).size == (2000, 2000)
+    with assert_error(ImageError, mentions=["2,000 × 2,000", "3,999,999"]):
+        open_image(content, max_pixels=3_999_999)
+    assert open_image(encoded(scene(size=(2000, 2000)), "JPEG"), max_pixels=300_000, enough=400).size == (500, 500)
 
 
 def test_thumbnail_is_a_small_upright_jpeg(folder):
@@ -201,16 +201,16 @@ def test_thumbnail_is_a_small_upright_jpeg(folder):
         assert (small.format, max(small.size)) == ("JPEG", 32)
     narrow = Image.open(io.BytesIO(thumbnail(encoded(scene(size=(5000, 2)), "PNG"), size=64)))
     assert narrow.size == (64, 1)
-    with assert_error(PictureError, mentions=[folder[0] / "empty.jpg"]):
+    with assert_error(ImageError, mentions=[folder[0] / "empty.jpg"]):
         thumbnail(folder[0] / "empty.jpg")
 
 
 def test_names_that_are_no_files(tmp_path):
     for path in (tmp_path / "missing.jpg", tmp_path / "missing" / "one.jpg", tmp_path / ("x" * 5000)):
-        with assert_error(PictureError, mentions=[path]):
-            open_picture(path)
-    with assert_error(PictureError, mentions=[repr("a\0b")]):
-        open_picture(Path("a\0b"))
+        with assert_error(ImageError, mentions=[path]):
+            open_image(path)
+    with assert_error(ImageError, mentions=[repr("a\0b")]):
+        open_image(Path("a\0b"))
 
 
 def test_threads_leave_warnings_and_pillow_as_they_were(folder):
@@ -223,8 +223,8 @@ def test_threads_leave_warnings_and_pillow_as_they_were(folder):
         inside = list(warnings.filters)
 
         def attempt(source: Path | bytes) -> None:
-            with contextlib.suppress(PictureError):
-                open_picture(source)
+            with contextlib.suppress(ImageError):
+                open_image(source)
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(attempt, [damaged, folder[0] / "tiff_cut.tif", folder[0] / "jpeg_bad_exif.jpg"] * 40))
@@ -238,7 +238,7 @@ def test_real_posters_are_as_pillow_opens_them(real_data):
     files = sorted((real_data / "posters").glob("*.jpg"))[:20]
     assert files
     for file in files:
-        np.testing.assert_array_equal(np.asarray(open_picture(file)), np.asarray(Image.open(file).convert("RGB")))
+        np.testing.assert_array_equal(np.asarray(open_image(file)), np.asarray(Image.open(file).convert("RGB")))
 
 
 def test_quarters_are_where_the_scene_has_them():

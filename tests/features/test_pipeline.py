@@ -20,7 +20,7 @@ from lirdrec.features import job as making
 from lirdrec.features.encode import encode_shard
 from lirdrec.features.encoder import Encoded, Encoder
 from lirdrec.features.pipeline import FeatureJob, make_features
-from lirdrec.features.sources import Item, ItemRows, PictureSource, TextSource, text_item
+from lirdrec.features.sources import ImageSource, Item, ItemRows, TextSource, text_item
 
 from ..helpers import assert_error
 from .killed_features import Counting, Fitted
@@ -189,7 +189,7 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
     (pictures / "deep" / "b.png").write_bytes(b"123")
     names = ["a.png", "deep/b.png", None, "c.png", "deep", "https://shop.example/d.png", "a.png\x00", ""]
     folder = prepare(tmp_path / "data", image=names, title=["t"] * 8)
-    source = PictureSource(folder, root=pictures)
+    source = ImageSource(folder, root=pictures)
     made = make_features(folder, [FeatureJob("image", Sizes(), source), job(folder)], progress=False)[0]
     assert np.load(folder / "features/image.npy")[:, 0].tolist() == [5, 3, 0, 0, 0, 0, 0, 0]
     assert made.missing == 2 and (folder / "features/image.missing.csv").read_text() == "item\ni2\ni7\n"
@@ -198,18 +198,18 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
     )
     assert len({sentence for _, _, sentence in made.problems}) == 4  # a reason of its own for each
     # where they are is noted, so the next call needs no --images; a picture that changed is seen by its content
-    assert PictureSource(folder).root == pictures
+    assert ImageSource(folder).root == pictures
     (pictures / "a.png").write_bytes(b"1234567")
-    again = make_features(folder, [FeatureJob("image", Sizes(), PictureSource(folder))], progress=False)[0]
+    again = make_features(folder, [FeatureJob("image", Sizes(), ImageSource(folder))], progress=False)[0]
     assert (again.encoded, again.copied) == (1, 1)
     assert np.load(folder / "features/image.npy")[:2, 0].tolist() == [7, 3]
     with assert_error(DataError, mentions=[tmp_path / "nowhere", "images"]):
-        PictureSource(folder, root=tmp_path / "nowhere")
+        ImageSource(folder, root=tmp_path / "nowhere")
 
 
 def test_the_pictures_column_must_be_there(tmp_path):
     with assert_error(DataError, mentions=[tmp_path / "data", "'image'", "item, title", "images"]):
-        PictureSource(prepare(tmp_path / "data", title=["a"]))
+        ImageSource(prepare(tmp_path / "data", title=["a"]))
 
 
 def test_items_without_features_are_named_and_finished_work_is_kept(tmp_path):

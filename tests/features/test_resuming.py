@@ -23,7 +23,7 @@ from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.encoder import Encoded, Prepared
 from lirdrec.features.job import FeatureJobRunner
 from lirdrec.features.pipeline import FeatureJob, features_lock, make_features
-from lirdrec.features.sources import PictureSource, TextSource
+from lirdrec.features.sources import ImageSource, TextSource
 
 from ..helpers import assert_error
 from .killed_features import SHARD_ROWS, Counting, Fitted, jobs
@@ -258,7 +258,7 @@ def shown(tmp_path) -> Path:
 
 def looks(folder: Path, root: Path, encoder: Counting | None = None) -> list[FeatureJob]:
     brand = FeatureJob("brand", Counting(), TextSource(folder, column="brand"))
-    return [brand, FeatureJob("image", encoder or Seen(), PictureSource(folder, root=root))]
+    return [brand, FeatureJob("image", encoder or Seen(), ImageSource(folder, root=root))]
 
 
 def values(folder: Path, root: Path) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lirdrec.config import make, to_dict
+from lirdrec.config import make_config, to_dict
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, ConfigError
@@ -90,7 +90,7 @@ def popularity(dataset) -> float:
 
 
 def configuration(name: str):
-    return make(config_type(name), SMALL.get(name, {}))
+    return make_config(config_type(name), SMALL.get(name, {}))
 
 
 def training(name: str, **options) -> TrainConfig:
@@ -181,13 +181,13 @@ class TestEveryModel:
 
     def test_configuration_round_trip(self, name):
         config = configuration(name)
-        assert make(config_type(name), to_dict(config)) == config
+        assert make_config(config_type(name), to_dict(config)) == config
         assert model_for_config(config) is model_type(name)
         assert model_type(name).name == name
 
     def test_unknown_option_is_an_error(self, name):
         with assert_error(ConfigError, mentions=["configuration", "'n_layerz'"]):
-            make(config_type(name), {"n_layerz": 3})
+            make_config(config_type(name), {"n_layerz": 3})
 
     def test_gradients_reach_every_parameter(self, name, dataset):
         model = untrained(name, dataset)
@@ -313,7 +313,7 @@ def test_an_unknown_model_is_named_with_its_neighbor():
 )
 def test_values_out_of_range_of_lirdrec(options, facts):
     with assert_error(ConfigError, mentions=facts):
-        make(config_type("lirdrec"), options)
+        make_config(config_type("lirdrec"), options)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_modalities_that_do_not_fit_the_dataset(options, facts, dataset):
 
 @pytest.mark.parametrize("modalities", [("image",), ("text",), ("text", "image")])
 def test_one_modality_left_out_learns_too(modalities, dataset, popularity):
-    config = make(config_type("lirdrec"), {**SMALL["lirdrec"], "modalities": list(modalities)})
+    config = make_config(config_type("lirdrec"), {**SMALL["lirdrec"], "modalities": list(modalities)})
     found = fit(dataset, config, TRAINING, progress=False, cache=False)
     assert found.scorer.part_names == (*modalities, "shared")
     assert evaluate(found, dataset)["recall@20"] > popularity + 0.2

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.errors import ConfigError
 from lirdrec.nn import losses
 from lirdrec.nn.losses import RankingLoss, RankingOptions, full_softmax, info_nce, sampled_softmax
@@ -142,4 +142,4 @@ def test_length_counts_unless_cosines_are_asked_for():
 )
 def test_bad_options(options, facts):
     with assert_error(ConfigError, mentions=facts):
-        make(RankingOptions, options)
+        make_config(RankingOptions, options)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError, RunFolderError
@@ -37,7 +37,7 @@ def data() -> Dataset:
 
 def made(data: Dataset, name: str, **options: object) -> Recommender:
     torch.manual_seed(0)
-    model = build(name, make_model_inputs(data, "cpu", seed=3), make(config_type(name), options, name))
+    model = build(name, make_model_inputs(data, "cpu", seed=3), make_config(config_type(name), options, name))
     if model.capabilities.training == "closed_form":
         model.solve()
     return Recommender.from_training(model, data)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig
@@ -268,7 +268,7 @@ def without_times(line: dict) -> dict:
 )
 def test_options_out_of_range(options, facts):
     with assert_error(ConfigError, mentions=facts):
-        make(TrainConfig, options)
+        make_config(TrainConfig, options)
 
 
 class Enough(Callback):

@@ -8,7 +8,7 @@ import polars as pl
 
 from lirdrec.captions.answer_parser import clean
 from lirdrec.captions.captioner import CAPTION, MACHINE, read_columns
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.data.tables import read_table
 from lirdrec.data.transaction import recover
@@ -16,7 +16,7 @@ from lirdrec.errors import DataError
 from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.sources import IMAGE, ItemRows
 from lirdrec.files.atomic import atomic_write
-from lirdrec.files.manifest import refuse_inside
+from lirdrec.files.manifest import check_not_inside_folder
 
 
 def export_captions(folder: str | Path, path: str | Path) -> int:
@@ -26,12 +26,12 @@ def export_captions(folder: str | Path, path: str | Path) -> int:
         DataError: the dataset has no captions yet.
         RunFolderError: the file cannot be written.
     """
-    refuse_inside(path)
+    check_not_inside_folder(path)
     recover(folder)
     rows = ItemRows(folder)
     if CAPTION not in rows.schema:
         raise DataError(
-            f"{folder}: has no captions of its {count(len(rows), 'item')} yet; make them with lirdrec caption"
+            f"{folder}: has no captions of its {pluralize(len(rows), 'item')} yet; make them with lirdrec caption"
         )
     shown = [name for name in ("title", "name", IMAGE) if name in rows.schema]
     table = rows.read(0, len(rows), (ITEM, *shown))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.captions.captioner import SIDE, Answer, Captioner
-from lirdrec.config import at_least
+from lirdrec.config import check_minimum
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError, tokens_of
 
@@ -38,7 +38,7 @@ class OpenAICaptioner(Captioner):
         if not model:
             raise ConfigError("--endpoint needs the name that the server gives its model: --model NAME")
         self.endpoint, self.model, self.prompt, self.max_tokens, self.side = endpoint, model, prompt, max_tokens, side
-        at_least(self, 1, "max_tokens", "side")
+        check_minimum(self, 1, "max_tokens", "side")
         self.concurrency = endpoint.concurrency
 
     @property
@@ -86,9 +86,9 @@ def as_data_url(path: Path, side: int) -> str:
     """
     from PIL import Image
 
-    from lirdrec.features.images import open_picture
+    from lirdrec.features.images import open_image
 
-    picture = open_picture(path)
+    picture = open_image(path)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=QUALITY)

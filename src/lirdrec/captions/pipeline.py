@@ -17,7 +17,7 @@ from lirdrec.data.schema import ITEM
 from lirdrec.data.transaction import dataset_lock, recover
 from lirdrec.errors import TrainingError
 from lirdrec.features.dataset_writer import set_item_columns
-from lirdrec.features.sources import IMAGE, ItemRows, PictureSource
+from lirdrec.features.sources import IMAGE, ImageSource, ItemRows
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import Shards, forget
 
@@ -76,7 +76,7 @@ def captioning(
     """
     folder = Path(folder)
     recover(folder)
-    source = PictureSource(folder, column, images)
+    source = ImageSource(folder, column, images)
     with folder_lock(folder / WORK, lambda who: f"{folder}: is being captioned already{who}; wait for it", tidy=True):
         job = Captioning(folder, captioner, attributes, source, restart, overwrite_edited)
         try:
@@ -100,7 +100,7 @@ class Captioning:
         folder: Path,
         captioner: Captioner,
         attributes: Attributes,
-        source: PictureSource,
+        source: ImageSource,
         restart: bool,
         overwrite_edited: bool,
     ):

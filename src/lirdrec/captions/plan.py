@@ -15,7 +15,7 @@ import polars as pl
 from lirdrec.captions.captioner import KEY, MACHINE, Answer, Captioner, caption_key, edited
 from lirdrec.captions.prompt import Attributes
 from lirdrec.features.remote.cost import LETTERS, Estimate, mean_of_known
-from lirdrec.features.sources import PictureSource
+from lirdrec.features.sources import ImageSource
 
 RANGE = 1024  # number of items whose images are checked together
 
@@ -56,7 +56,7 @@ class CaptionPlan:
 
 
 def make_plan(
-    source: PictureSource, table: pl.DataFrame, identity: Mapping[str, Any], overwrite_edited: bool
+    source: ImageSource, table: pl.DataFrame, identity: Mapping[str, Any], overwrite_edited: bool
 ) -> CaptionPlan:
     """Read all pictures once and compare them with the captions that are there.
 

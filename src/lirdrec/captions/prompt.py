@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lirdrec.config import at_least, checked, make, option, read_toml
+from lirdrec.config import check_minimum, make_config, option, read_toml, validated
 from lirdrec.errors import ConfigError
 
 NOTHING = "unknown"  # what the model is to write where the picture shows nothing of the kind
@@ -24,7 +24,7 @@ DEFAULT = {
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class Attributes:
     """The attributes asked for, and how they are asked for.
 
@@ -44,7 +44,7 @@ class Attributes:
     attributes: Mapping[str, str] = option(DEFAULT, "name → what to say of it")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "max_words")
+        check_minimum(self, 1, "max_words")
         if not self.attributes:
             raise ConfigError('the prompt needs at least one attribute: a line such as colour = "the main colours"')
         seen: dict[str, str] = {}
@@ -66,7 +66,7 @@ def read_attributes(path: str | Path) -> Attributes:
     """
     values = read_toml(path)
     try:
-        return make(Attributes, values, str(path))
+        return make_config(Attributes, values, str(path))
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from None

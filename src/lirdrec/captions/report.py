@@ -13,11 +13,11 @@ import polars as pl
 
 from lirdrec.captions.captioner import ATTRIBUTES, CAPTION, captioned, edited, read_columns
 from lirdrec.captions.item_columns import INFO
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
 from lirdrec.features.images import thumbnail
-from lirdrec.features.sources import IMAGE, ItemRows, PictureSource, default_texts
+from lirdrec.features.sources import IMAGE, ImageSource, ItemRows, default_texts
 from lirdrec.reporting import Card, Cards, Column, Report, Row, Section, Table
 
 SHOWN, BESIDE = 12, 6  # items without a text, and with one
@@ -42,7 +42,7 @@ def write_case_study(
         DataError: there are no captions yet, or the image folder is missing.
         RunFolderError: the page cannot be written.
     """
-    source = PictureSource(folder, column, images)
+    source = ImageSource(folder, column, images)
     rows = source.rows
     table = read_columns(rows)
     if not captioned(table).any():
@@ -76,7 +76,7 @@ def _item_sections(table: pl.DataFrame, image: Callable[[int], bytes | None], se
     if without_text["captioned"].any():
         cards = [_card(row, image) for row in _sample(without_text, SHOWN, seed)]
         among = f"{without_text['captioned'].sum():,} that have a caption and no text of their own"
-        lead = f"{count(len(cards), 'item')} of the {among}, drawn at random."
+        lead = f"{pluralize(len(cards), 'item')} of the {among}, drawn at random."
         sections.append(Section("Items without any text", [Cards(cards, lead)]))
     if with_text["captioned"].any():
         cards = [_card(row, image) for row in _sample(with_text, BESIDE if sections else SHOWN, seed)]
@@ -106,7 +106,7 @@ def _texts(rows: ItemRows) -> list[str | None]:
     return template.render(rows.read(0, len(rows), tuple(template.columns)))
 
 
-def _thumbnails(source: PictureSource) -> Callable[[int], bytes | None]:
+def _thumbnails(source: ImageSource) -> Callable[[int], bytes | None]:
     def image(row: int) -> bytes | None:
         value = source.read(row, row + 1)[0].value
         try:
@@ -160,17 +160,19 @@ def _attributes(table: pl.DataFrame, names: Sequence[str]) -> Table:
         Column("distinct", "different answers", format="count"),
         Column("common", "most often", format="text"),
     ]
-    title = f"Attributes of {count(len(captions), 'caption')} as the model gave them."
+    title = f"Attributes of {pluralize(len(captions), 'caption')} as the model gave them."
     return Table("attributes", columns, rows, title, ["Attributes that the image does not show are left out."])
 
 
 def _answer(table: pl.DataFrame, info: Mapping[str, Any]) -> str:
     n, without_text = int(table["captioned"].sum()), table.filter(pl.col("text").is_null())
     by = f" by **{info['model']}**" if info.get("model") else ""
-    sentences = [f"{n:,} of {count(table.height, 'item')} have a caption{by}."]
+    sentences = [f"{n:,} of {pluralize(table.height, 'item')} have a caption{by}."]
     if without_text.height:
         helped = int(without_text["captioned"].sum())
-        sentences.append(f"{count(without_text.height, 'item')} without any text: {helped:,} of them have a caption.")
+        sentences.append(
+            f"{pluralize(without_text.height, 'item')} without any text: {helped:,} of them have a caption."
+        )
     else:
         sentences.append("Every item has its own text, which the model did not see.")
     lengths = [len(_parse(text)) for text in table[ATTRIBUTES].to_list() if text]
@@ -180,5 +182,5 @@ def _answer(table: pl.DataFrame, info: Mapping[str, Any]) -> str:
     if by_person := int(table["edited"].sum()):
         sentences.append(f"People wrote or changed {by_person:,}.")
     if info.get("problems"):
-        sentences.append(f"{count(int(info['problems']), 'image')} gave none.")
+        sentences.append(f"{pluralize(int(info['problems']), 'image')} gave none.")
     return " ".join(sentences)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lirdrec.captions.captioner import SIDE, Answer, Captioner
-from lirdrec.config import at_least, nearest
+from lirdrec.config import check_minimum, suggest_name
 from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError, TrainingError
@@ -60,12 +60,14 @@ class TransformersCaptioner(Captioner):
     ):
         if precision not in get_args(Precision):
             known = get_args(Precision)
-            raise ConfigError(f"precision '{precision}': {nearest(precision, known, 'choose ' + ', '.join(known))}")
+            raise ConfigError(
+                f"precision '{precision}': {suggest_name(precision, known, 'choose ' + ', '.join(known))}"
+            )
         self.prompt, self.revision, self.device = prompt, revision, device
         self.source, self.model = model, Path(model).resolve().name if Path(model).is_dir() else model
         self.precision, self.device_map, self.side = precision, device_map, side
         self.batch_size, self.max_tokens = batch_size, max_tokens
-        at_least(self, 1, "batch_size", "max_tokens", "side")
+        check_minimum(self, 1, "batch_size", "max_tokens", "side")
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -167,9 +169,9 @@ class TransformersCaptioner(Captioner):
     def _open(self, path: Path) -> Image:
         from PIL import Image
 
-        from lirdrec.features.images import open_picture
+        from lirdrec.features.images import open_image
 
-        picture = open_picture(path)
+        picture = open_image(path)
         picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
         return picture
 

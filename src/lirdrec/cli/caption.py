@@ -259,7 +259,7 @@ def _refuse_unused(context: typer.Context, group: type, reason: str) -> None:
 def _confirm(job: Captioning, estimate_cost: Callable[..., Estimate], n: int, yes: bool, probe: bool) -> int | None:
     """Show what `n` images will cost and ask; the number of images that the probe captioned, or None for no."""
     from lirdrec.captions.plan import PROBE
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
 
     def measured() -> list[Answer]:
         answers: list[Answer] = []
@@ -274,23 +274,25 @@ def _confirm(job: Captioning, estimate_cost: Callable[..., Estimate], n: int, ye
     if go:
         return len(answers or ())
     if answers:
-        console(errors=True).print(f"{count(len(answers), 'caption')} kept; the same command continues", soft_wrap=True)
+        console(errors=True).print(
+            f"{pluralize(len(answers), 'caption')} kept; the same command continues", soft_wrap=True
+        )
     return None
 
 
 def _files(dataset: Path, images: Path | None, files: FileOptions) -> None:
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
 
     out = console()
     if files.imported is not None:
         from lirdrec.captions.csv_files import import_captions
 
-        out.print(f"{count(import_captions(dataset, files.imported), 'caption')} changed.", soft_wrap=True)
+        out.print(f"{pluralize(import_captions(dataset, files.imported), 'caption')} changed.", soft_wrap=True)
     if files.export is not None:
         from lirdrec.captions.csv_files import export_captions
 
         n = export_captions(dataset, files.export)
-        out.print(f"{count(n, 'item')} written to {files.export}.", markup=False, soft_wrap=True)
+        out.print(f"{pluralize(n, 'item')} written to {files.export}.", markup=False, soft_wrap=True)
     if files.report is not None:
         from lirdrec.captions.report import write_case_study
 

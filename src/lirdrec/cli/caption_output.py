@@ -10,7 +10,7 @@ from lirdrec.captions.captioner import Answer
 from lirdrec.captions.item_columns import PROBLEMS
 from lirdrec.captions.pipeline import Captioning, Outcome
 from lirdrec.cli.output import console, settings, table
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.files.progress_bars import ProgressLines, draws_bars
 
 
@@ -23,7 +23,7 @@ def work(job: Captioning, n: int) -> None:
         def log_progress(answer: Answer) -> None:
             nonlocal problems
             problems += answer.problem is not None
-            lines.advance(1, note=count(problems, "problem") if problems else "")
+            lines.advance(1, note=pluralize(problems, "problem") if problems else "")
 
         return job.work(n, log_progress)
     bar = Progress(
@@ -49,7 +49,7 @@ def work(job: Captioning, n: int) -> None:
                 task,
                 advance=1,
                 speed=f"{speed:.1f} a second" if speed else "",
-                problems=count(problems, "problem") if problems else "",
+                problems=pluralize(problems, "problem") if problems else "",
             )
 
         job.work(n, advance)
@@ -77,18 +77,18 @@ def show_outcome(dataset: Path, outcome: Outcome) -> None:
     """Print the number of captions and problems, and the next command."""
     out = console()
     edited = f", {outcome.edited:,} of them by people" if outcome.edited else ""
-    out.print(f"{count(outcome.written, 'new caption')}; {outcome.captions:,} in total{edited}.", soft_wrap=True)
+    out.print(f"{pluralize(outcome.written, 'new caption')}; {outcome.captions:,} in total{edited}.", soft_wrap=True)
     if outcome.tokens_in or outcome.tokens_out:
         out.print(f"{outcome.tokens_in:,} input tokens, {outcome.tokens_out:,} output tokens.", soft_wrap=True)
     if outcome.problems:
         out.print(
-            f"{count(outcome.problems, 'item')} without a caption: {dataset / PROBLEMS} has the reasons;"
+            f"{pluralize(outcome.problems, 'item')} without a caption: {dataset / PROBLEMS} has the reasons;"
             " the same command tries again.",
             style="yellow",
             soft_wrap=True,
             markup=False,
         )
     if outcome.waiting:
-        out.print(f"{count(outcome.waiting, 'image')} left: the same command continues.", soft_wrap=True)
+        out.print(f"{pluralize(outcome.waiting, 'image')} left: the same command continues.", soft_wrap=True)
     if outcome.captions:
         out.print(f"To inspect them: lirdrec caption {dataset} --report captions.html", markup=False, soft_wrap=True)

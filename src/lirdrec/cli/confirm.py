@@ -41,7 +41,7 @@ def agreed(plan: Plan[P], yes: bool) -> tuple[bool, P | None]:
     Raises:
         ConfigError: inputs would be sent to a server, and there is no terminal to ask.
     """
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
 
     if not yes and not _is_terminal():
         if not plan.remote:
@@ -49,7 +49,8 @@ def agreed(plan: Plan[P], yes: bool) -> tuple[bool, P | None]:
         estimate = plan.estimate(None)
         _show(estimate, plan.remote)
         raise ConfigError(
-            f"{count(estimate.inputs, estimate.unit)} would be sent to {plan.place}; no terminal to confirm: pass --yes"
+            f"{pluralize(estimate.inputs, estimate.unit)} would be sent to {plan.place}; no terminal to confirm:"
+            " pass --yes"
         )
     probe = plan.measure() if plan.question is not None and (yes or _ask(plan.question)) else None
     _show(plan.estimate(probe), plan.remote)
@@ -57,12 +58,12 @@ def agreed(plan: Plan[P], yes: bool) -> tuple[bool, P | None]:
 
 
 def _show(estimate: Estimate, remote: bool) -> None:
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
     from lirdrec.files.progress_bars import duration
 
     if settings.quiet:
         return
-    measured = f"measured on {count(estimate.measured, estimate.unit)}"
+    measured = f"measured on {pluralize(estimate.measured, estimate.unit)}"
     how = measured if estimate.measured else "a rough guess; models differ much"
     rows = [[f"{estimate.unit}s", f"{estimate.inputs:,}", ""]]
     for name, tokens in (("read", estimate.tokens_in), ("written", estimate.tokens_out)):
@@ -75,7 +76,7 @@ def _show(estimate: Estimate, remote: bool) -> None:
         note = "in the currency of the prices" if estimate.cost is not None else f"unknown: give {prices}, per million"
         rows.append(["cost", "?" if estimate.cost is None else f"{estimate.cost:,.2f}", note])
     time = estimate.time
-    pace = f"{count(estimate.concurrency, 'parallel request')}" if remote else ""
+    pace = f"{pluralize(estimate.concurrency, 'parallel request')}" if remote else ""
     rows.append(["time", "?" if time is None else f"about {duration(time)}", pace if time else "not measured"])
     console(errors=True).print(table("Estimated cost", ["", "total", " "], rows, right=("total",)))
 

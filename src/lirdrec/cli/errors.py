@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from lirdrec.available_memory import free_memory, in_words
+from lirdrec.available_memory import format_bytes, free_memory
 from lirdrec.cli.output import FAULT, INTERRUPTED, REFUSED
 from lirdrec.errors import WORDS, LirdrecError
 
@@ -181,8 +181,12 @@ def _limit_error(error: BaseException, command: str) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         free, requested = free_memory(), ALLOCATED.search(text)
-        need = f"{in_words(int(requested[1])) if requested[1] else requested[2]} requested at once" if requested else ""
-        available = "" if free is None else f"{in_words(free)} free"
+        need = (
+            f"{format_bytes(int(requested[1])) if requested[1] else requested[2]} requested at once"
+            if requested
+            else ""
+        )
+        available = "" if free is None else f"{format_bytes(free)} free"
         sizes = ", ".join(size for size in (need, available) if size)
         return f"there is not enough memory{f' ({sizes})' if sizes else ''}; ask for less, in: {command}"
     if isinstance(error, RecursionError):

@@ -289,13 +289,13 @@ def _check_imports(dataset: Path, files: Sequence[tuple[str, Path]], encoded: Se
 
 
 def _import(dataset: Path, files: Sequence[tuple[str, Path]], overwrite: bool, quiet: bool) -> None:
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
     from lirdrec.features.import_vectors import add_file
 
     for name, path in files:
         matrix = add_file(dataset, name, path, overwrite)
         if not quiet:
-            console().print(f"{name}: vectors of {path} for {count(matrix.present, 'item')}.", markup=False)
+            console().print(f"{name}: vectors of {path} for {pluralize(matrix.present, 'item')}.", markup=False)
 
 
 @contextmanager
@@ -336,7 +336,7 @@ def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRu
 
 
 def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
 
     columns = ["matrix", "encoder", "dims", "items", "missing", "problems", "cut", "items/s"]
     rows = []
@@ -347,18 +347,18 @@ def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
     for result in results:
         if result.copied or result.resumed:
             console().print(
-                f"{result.name}: {count(result.encoded, 'input')} encoded now; {count(result.copied, 'item')} with a"
-                f" vector already; {result.resumed:,} encoded by an interrupted call.",
+                f"{result.name}: {pluralize(result.encoded, 'input')} encoded now; {pluralize(result.copied, 'item')}"
+                f" with a vector already; {result.resumed:,} encoded by an interrupted call.",
                 markup=False,
             )
 
 
 def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
 
     for result in results:
         if result.problems:
-            title = f"{count(result.n_problems, 'problem')} of {result.name}"
+            title = f"{pluralize(result.n_problems, 'problem')} of {result.name}"
             if result.n_problems > len(result.problems):
                 title += f", the first {len(result.problems)}"
             console().print(table(title, ["item", "source", "problem"], result.problems))
@@ -367,18 +367,18 @@ def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
         if result.missing:
             path = f"{dataset}/features/{result.name}.missing.csv"
             source = "an image" if job.encoder.kind == "image" else "a text"
-            message = f"{count(result.missing, 'item')} without {source} for {result.name}: {path}"
+            message = f"{pluralize(result.missing, 'item')} without {source} for {result.name}: {path}"
             console().print(message, soft_wrap=True, markup=False)
 
 
 def _show_dropped(dropped: Mapping[str, int]) -> None:
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
 
     console().print(
-        f"Left out for lack of features: {count(dropped['items'], 'item')}"
-        f" with {count(dropped['pairs'], 'interaction')}."
-        f" {count(dropped['users'], 'user')} without a training interaction now:"
-        f" {count(dropped['held_out_pairs'], 'validation or test interaction')} left out, too.",
+        f"Left out for lack of features: {pluralize(dropped['items'], 'item')}"
+        f" with {pluralize(dropped['pairs'], 'interaction')}."
+        f" {pluralize(dropped['users'], 'user')} without a training interaction now:"
+        f" {pluralize(dropped['held_out_pairs'], 'validation or test interaction')} left out, too.",
         style="yellow",
     )
 

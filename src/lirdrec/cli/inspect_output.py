@@ -15,7 +15,7 @@ LARGEST = 8  # maximum number of listed products of a training step
 
 def show_dataset(summary: Mapping[str, Any]) -> None:
     """Print the summary of a dataset (`lirdrec.data.summary.summarize` and `lirdrec.data.images.described`)."""
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
 
     out = console()
     splits = summary["splits"]
@@ -62,12 +62,12 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
     }
     for key, (noun, words) in notes.items():
         if summary[key]:
-            out.print(f"{count(summary[key], noun)} {words}")
+            out.print(f"{pluralize(summary[key], noun)} {words}")
     left_out = {"bad_rows_skipped": "", "bad_item_rows_skipped": " of the item table"}
     prepared = summary["info"].get("preparation", {})
     for key, words in left_out.items():
         if prepared.get(key):
-            out.print(f"{count(prepared[key], 'bad row')}{words} left out", style="yellow")
+            out.print(f"{pluralize(prepared[key], 'bad row')}{words} left out", style="yellow")
     for entity, others in (("user", "items"), ("item", "users")):
         _histogram(f"Training {others} per {entity}", summary[f"{entity}_degrees"])
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.errors import ConfigError
-from lirdrec.escaping import visible, visible_json
-from lirdrec.files.manifest import refuse_inside
+from lirdrec.escaping import escape_json, escape_text
+from lirdrec.files.manifest import check_not_inside_folder
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,7 +41,7 @@ def console(errors: bool = False) -> Console:
     class Escaping(Console):
         def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
-                yield segment if segment.control else Segment(visible(segment.text, line=False), segment.style)
+                yield segment if segment.control else Segment(escape_text(segment.text, line=False), segment.style)
 
     return Escaping(stderr=errors, highlight=False, soft_wrap=False)
 
@@ -80,7 +80,7 @@ def check_output(output: Path | None, csv_safe: bool = False) -> None:
         raise ConfigError(f"--output {output}: choose a name that ends in {', '.join(ENDINGS)}")
     if output.is_dir():
         raise ConfigError(f"--output {output}: is a folder; name a file")
-    refuse_inside(output, "--output ")
+    check_not_inside_folder(output, "--output ")
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; make it first")
 
@@ -92,7 +92,7 @@ def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> No
         frame, output: the table and its file.
         csv_safe: see `files.table_writer.spreadsheet_safe`.
     """
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
     from lirdrec.files.atomic import atomic_write
     from lirdrec.files.table_writer import spreadsheet_safe
 
@@ -106,7 +106,7 @@ def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> No
         else:
             safe = spreadsheet_safe(frame) if csv_safe else frame
             safe.write_csv(temporary, separator="\t" if ending == ".tsv" else ",")
-    console(errors=True).print(f"{count(frame.height, 'row')} written to {output}", markup=False)
+    console(errors=True).print(f"{pluralize(frame.height, 'row')} written to {output}", markup=False)
 
 
 def write_json(value: Any, output: Path) -> None:
@@ -124,7 +124,7 @@ def write_json(value: Any, output: Path) -> None:
 def print_json(value: Any) -> None:
     """One JSON document on the output stream; with escapes only where its encoding may lack a letter."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
-    print(visible_json(json.dumps(value, ensure_ascii=not unicode, indent=2)))
+    print(escape_json(json.dumps(value, ensure_ascii=not unicode, indent=2)))
 
 
 def table(
@@ -139,10 +139,10 @@ def table(
     from rich.text import Text
 
     cells = [
-        [cell if isinstance(cell, Text) else Text("" if cell is None else visible(str(cell))) for cell in row]
+        [cell if isinstance(cell, Text) else Text("" if cell is None else escape_text(str(cell))) for cell in row]
         for row in rows
     ]
-    names = [visible(column) for column in columns]
+    names = [escape_text(column) for column in columns]
     to_right = [column in right for column in columns]
     widths = _widths(cells, len(names))
     if sum(widths) + GAP * len(widths) > console().width and 0 < len(cells) <= FEW_ROWS:
@@ -152,7 +152,7 @@ def table(
         names, to_right = [names[0] if first else "", *heads], [False, *(True for _ in heads)]
         widths = _widths(cells, len(names))
     drawn = Table(
-        title=None if title is None else visible(title),
+        title=None if title is None else escape_text(title),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

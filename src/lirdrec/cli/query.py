@@ -273,7 +273,7 @@ def add_items(
     """
     from contextlib import nullcontext
 
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
     from lirdrec.recommender.run_folder import is_run, run_lock
 
     # locked from reading to writing: otherwise items that another process adds meanwhile would be lost
@@ -283,7 +283,7 @@ def add_items(
         frame = _read_items(items, item, recommender.items, recommender.item_table, layout)
         recommender.add_items(frame, dict(named_file(one) for one in features or []))
         target = recommender.save(save_as or run, overwrite=save_as is None)
-    console().print(f"{count(frame.height, 'item')} added; {target} now has {recommender.n_items:,}", markup=False)
+    console().print(f"{pluralize(frame.height, 'item')} added; {target} now has {recommender.n_items:,}", markup=False)
 
 
 def strip(
@@ -367,7 +367,7 @@ def _candidates(recommender: Recommender, items: CandidateOptions, conditions: F
 
 
 def _recommend_all(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
     from lirdrec.recommender.batch import recommend_all
 
     show = not settings.quiet
@@ -376,7 +376,7 @@ def _recommend_all(recommender: Recommender, output: Path, resume: bool, options
     except KeyboardInterrupt:
         console(errors=True).print("The users ranked so far are saved. To continue: the same command", markup=False)
         raise
-    console(errors=True).print(f"{count(done.rows, 'row')} written to {output}", markup=False)
+    console(errors=True).print(f"{pluralize(done.rows, 'row')} written to {output}", markup=False)
 
 
 def _named(texts: list[str], id_map: IdMap) -> list[str]:

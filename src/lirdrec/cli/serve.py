@@ -132,7 +132,7 @@ def serve(
     Changes are written to disk before they are confirmed, and are loaded again after a restart. To switch to a newer
     run without a pause: echo first > runs/current, lirdrec serve runs/current --runs-dir runs, then POST /model.
     """
-    from lirdrec.config import make
+    from lirdrec.config import make_config
 
     try:
         from lirdrec.server.config import ServerConfig
@@ -146,7 +146,7 @@ def serve(
         values["max_body_bytes"] = _bytes(values.pop("max_body"))
     values["access_log"] = not values.pop("no_access_log", False) and not settings.quiet
     values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-    config = make(ServerConfig, {"run": str(run), **values}, "serve")
+    config = make_config(ServerConfig, {"run": str(run), **values}, "serve")
     check(config)
     if not settings.quiet:
         _show_address(config.host, config.port, config.ui, config.keys is not None)

@@ -33,7 +33,7 @@ from lirdrec.cli.output import (
     table,
     write_frame,
 )
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError, RunFolderError
 
 if TYPE_CHECKING:
@@ -138,11 +138,13 @@ def train(
 
 
 def _show_refit(data: Dataset, refit: Path) -> None:
-    from lirdrec.data.ids import count
+    from lirdrec.data.ids import pluralize
     from lirdrec.data.schema import SPLITS
 
     n = sum(len(data.split(name)) for name in SPLITS)
-    message = f"Trained on all {count(n, 'interaction')} with the settings of {refit}; no data is left to evaluate on."
+    message = (
+        f"Trained on all {pluralize(n, 'interaction')} with the settings of {refit}; no data is left to evaluate on."
+    )
     console().print(message, markup=False, soft_wrap=True)
 
 
@@ -335,7 +337,7 @@ def configuration(
     """Model and training configuration: the preset, then the TOML file, then --set, then --seed."""
     from dataclasses import fields
 
-    from lirdrec.config import make, parse_assignments, read_toml, to_dict
+    from lirdrec.config import make_config, parse_assignments, read_toml, to_dict
     from lirdrec.evaluation.metrics import canonical_metric, split_name
     from lirdrec.models.registry import config_type
     from lirdrec.recommender.presets import preset as preset_of
@@ -346,7 +348,7 @@ def configuration(
     for heading, given in from_file.items():
         if heading not in types or not isinstance(given, dict):
             raise ConfigError(f"{file}: '{heading}' is not known; it takes the tables [model] and [training]")
-        make(types[heading], given, f"{file}, [{heading}]")
+        make_config(types[heading], given, f"{file}, [{heading}]")
         if heading == "training":
             _refuse_steps(model, given, f"{file}, [training]: ")
     keys = {field.name: heading for heading, kind in types.items() for field in fields(kind)}
@@ -359,7 +361,7 @@ def configuration(
         values[heading] |= given
     for key, value in given_values.items():
         if key not in keys:
-            hint = nearest(key, keys, f"list them with: lirdrec config --model {model}")
+            hint = suggest_name(key, keys, f"list them with: lirdrec config --model {model}")
             raise ConfigError(f"--set {key}: unknown key '{key}'; {hint}")
         if keys[key] == "training":
             _refuse_steps(model, [key], "--set ")
@@ -368,9 +370,9 @@ def configuration(
         values["training"]["seed"] = seed
     if isinstance(values["training"]["metric"], str):
         values["training"]["metric"] = canonical_metric(values["training"]["metric"])
-    training: TrainConfig = make(TrainConfig, values["training"], "[training]")
+    training: TrainConfig = make_config(TrainConfig, values["training"], "[training]")
     split_name(training.metric)  # a wrong name is found before the dataset is read
-    return make(types["model"], values["model"], "[model]"), training
+    return make_config(types["model"], values["model"], "[model]"), training
 
 
 def training_keys(model: str) -> list[str]:

@@ -13,11 +13,11 @@ import polars as pl
 from lirdrec.data.feature_files import FeatureFile, read_features, vectors_of_frame
 from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.frames import to_polars
-from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.raw_ids import read_ids, whole_texts
 from lirdrec.data.tables import Table
 from lirdrec.errors import DataError
-from lirdrec.option_names import argument
+from lirdrec.option_names import option_text
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def as_feature_file(source: Any, where: str, item_column: str) -> FeatureFile:
             raise DataError(f"{where}: a tuple must be (ids, matrix), but this one has {len(source)} parts")
         ids, values = read_ids(source[0], f"{where}, ids", "item"), as_floats(source[1], where)
         if len(ids) != len(values):
-            raise DataError(f"{where}: {count(len(ids), 'id')} for {count(len(values), 'row')} of features")
+            raise DataError(f"{where}: {pluralize(len(ids), 'id')} for {pluralize(len(values), 'row')} of features")
         return FeatureFile(values, ids, where)
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)) or hasattr(source, "columns") or hasattr(source, "schema"):
         table = Table(to_polars(source)[0], where)
@@ -100,10 +100,10 @@ def align(
     rows = items.rows(ids)
     if (rows < 0).any():
         unknown = file.ids.filter(pl.Series(rows < 0))
-        problem = f"{where}: {count(len(unknown), 'id')} not among the items: {describe_ids(unknown)}"
+        problem = f"{where}: {pluralize(len(unknown), 'id')} not among the items: {describe_ids(unknown)}"
         if not drop_unknown:
             raise DataError(
-                f"{problem}; add them to the item table, or leave them out ({argument('unknown_features', 'drop')})"
+                f"{problem}; add them to the item table, or leave them out ({option_text('unknown_features', 'drop')})"
             )
         logger.warning("%s; their features are left out", problem)
     source = np.full(len(items), -1, dtype=np.int64)
@@ -118,7 +118,7 @@ def _in_order(values: np.ndarray, nonzero: np.ndarray, items: IdMap, where: str,
     """Align rows without ids: row i belongs to the i-th of the first `listed` items."""
     if len(values) != listed:
         raise DataError(
-            f"{where}: {count(len(values), 'row')} for {count(listed, 'item')} of {order};"
+            f"{where}: {pluralize(len(values), 'row')} for {pluralize(listed, 'item')} of {order};"
             " give one row per item in their order, or features with ids"
         )
     ends = f": the first is {items.series[0]}, the last {items.series[listed - 1]}" if listed else ""

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import SPLITS
 from lirdrec.errors import ConfigError, DataError
 
@@ -86,7 +86,7 @@ def recipe(name: str) -> BenchmarkDataset:
         ConfigError: there is no such recipe; the message suggests the most similar name.
     """
     if (known := PUBLISHED.get(name.lower())) is None:
-        hint = nearest(name.lower(), PUBLISHED, f"there are {', '.join(PUBLISHED)}")
+        hint = suggest_name(name.lower(), PUBLISHED, f"there are {', '.join(PUBLISHED)}")
         raise ConfigError(f"there is no published dataset '{name}'; {hint}")
     return known
 
@@ -138,11 +138,13 @@ def _reason(dataset: Dataset, expected: BenchmarkDataset, found: Mapping[str, in
         preparation, source = {}, {}
     noted = []
     if below := preparation.get("below_min_rating"):
-        noted.append(f"{count(below, 'row')} rated below {preparation.get('min_rating')} left out, and here all count")
+        noted.append(
+            f"{pluralize(below, 'row')} rated below {preparation.get('min_rating')} left out, and here all count"
+        )
     if dropped := preparation.get("items_without_features_dropped"):
-        noted.append(f"{count(dropped, 'item')} without features dropped, and the published data keep them")
+        noted.append(f"{pluralize(dropped, 'item')} without features dropped, and the published data keep them")
     if skipped := source.get("bad_lines"):
-        noted.append(f"{count(skipped, 'bad line')} of the source left out")
+        noted.append(f"{pluralize(skipped, 'bad line')} of the source left out")
     share = found["interactions"] / expected.interactions
     if not noted or not 0.5 < share < 2:  # the recorded counts cannot explain the difference
         noted.append(_by_counts(dataset, expected, found))
@@ -157,7 +159,7 @@ def _by_counts(dataset: Dataset, expected: BenchmarkDataset, found: Mapping[str,
     )
     if smallest < CORE:
         return (
-            f"some users or items have only {count(int(smallest), 'interaction')}, so this is not the {CORE}-core:"
+            f"some users or items have only {pluralize(int(smallest), 'interaction')}, so this is not the {CORE}-core:"
             f" prepare it with k_core={CORE}, from {expected.files[0]}"
         )
     if all(found[what] < getattr(expected, what) for what in found):

@@ -15,10 +15,10 @@ from typing import BinaryIO, cast
 
 import pyarrow
 
-from lirdrec.available_memory import free_memory, in_words
+from lirdrec.available_memory import format_bytes, free_memory
 from lirdrec.data.file_signatures import BZIP2, GZIP, HEAD_BYTES, XZ, ZIP, check_not_archive, detect_compression
 from lirdrec.data.frames import first_line
-from lirdrec.errors import DataError, unreadable
+from lirdrec.errors import DataError, describe_read_error
 from lirdrec.files.checks import check_file
 
 CHUNK_BYTES = 16 << 20
@@ -55,7 +55,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if kind is not None and error.errno in (None, errno.EINVAL):  # of pyarrow, and of zip archives
             raise _damaged(path, kind, error) from None
-        raise DataError(f"{path}: {unreadable(error)}") from None
+        raise DataError(f"{path}: {describe_read_error(error)}") from None
 
 
 def _opened(path: Path, kind: str | None, stack: contextlib.ExitStack) -> BinaryIO:
@@ -112,15 +112,15 @@ def read_bytes(path: Path) -> bytes:
                     return b"".join(pieces)
                 pieces.append(piece)
                 size += len(piece)
-            problem = f"unpacks to more than {in_words(most)}"
+            problem = f"unpacks to more than {format_bytes(most)}"
         else:
             size = path.stat().st_size
             if most is None or size <= most:
                 return file.read()
-            problem = f"has {in_words(size)}"
+            problem = f"has {format_bytes(size)}"
     raise DataError(
         f"{path}: {problem}, which becomes a table only in {MEMORY_FACTOR} times as much memory, and"
-        f" {in_words(free or 0)} are free; write it as Parquet, or read a part of it"
+        f" {format_bytes(free or 0)} are free; write it as Parquet, or read a part of it"
     )
 
 

@@ -13,7 +13,7 @@ import polars as pl
 from lirdrec.data import preprocessing, storage
 from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING, DatasetParts, Interactions
 from lirdrec.data.frames import from_polars
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER
 from lirdrec.data.storage import verify_features
 
@@ -196,6 +196,6 @@ class Dataset(DatasetParts):
         sizes = " + ".join(f"{len(self.split(name)):,}" for name in SPLITS)
         modalities = ", ".join(f"{name} {m.dims}" for name, m in self.features.items()) or "no features"
         return (
-            f"Dataset({self.name!r}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')}, {sizes} pairs,"
-            f" {modalities})"
+            f"Dataset({self.name!r}, {pluralize(self.n_users, 'user')}, {pluralize(self.n_items, 'item')}, "
+            f"{sizes} pairs, {modalities})"
         )

@@ -13,7 +13,7 @@ import polars as pl
 
 from lirdrec.data.features import FeatureMatrix, check_name
 from lirdrec.data.frames import FrameKind, to_polars
-from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.schema import ITEM, SPLITS
 from lirdrec.errors import DataError
 
@@ -119,7 +119,9 @@ class DatasetParts:
         table, _ = to_polars(self.item_table)
         object.__setattr__(self, "item_table", table)
         if table.height != self.n_items:
-            raise DataError(f"the item table has {count(table.height, 'row')} for {count(self.n_items, 'item')}")
+            raise DataError(
+                f"the item table has {pluralize(table.height, 'row')} for {pluralize(self.n_items, 'item')}"
+            )
         if table.columns[:1] != [ITEM] or not table[ITEM].equals(self.items.series, check_dtypes=True):
             raise DataError("the first column of the item table must be 'item' and hold the item ids in row order")
 
@@ -148,7 +150,7 @@ class DatasetParts:
             check_name(name)
             if len(matrix) != self.n_items:
                 raise DataError(
-                    f"features '{name}': {count(len(matrix), 'row')} for {count(self.n_items, 'item')};"
+                    f"features '{name}': {pluralize(len(matrix), 'row')} for {pluralize(self.n_items, 'item')};"
                     " there must be one row each"
                 )
         if self.features:
@@ -156,8 +158,8 @@ class DatasetParts:
             if without.any():
                 listed = describe_ids(self.items.ids[without], 10)
                 raise DataError(
-                    f"no features in any modality for {int(without.sum())} of {count(self.n_items, 'item')}: {listed};"
-                    " give them features, or drop them (without_features='drop')"
+                    f"no features in any modality for {int(without.sum())} of {pluralize(self.n_items, 'item')}:"
+                    f" {listed}; give them features, or drop them (without_features='drop')"
                 )
 
     def _check_users(self) -> None:
@@ -175,10 +177,12 @@ class DatasetParts:
         if method not in USERS_MAY_LACK_TRAINING:
             listed = describe_ids(self.users.ids[lacking], 10)
             raise DataError(
-                f"no training item for {count(number, 'user')} of valid or test: {listed};"
+                f"no training item for {pluralize(number, 'user')} of valid or test: {listed};"
                 " move one of their items to train, leave them out, or say with info['split']['method'] = 'label'"
                 " that the split was given so"
             )
         logger.warning(
-            "%s: no training item for %s of valid or test; evaluation leaves them out", self.name, count(number, "user")
+            "%s: no training item for %s of valid or test; evaluation leaves them out",
+            self.name,
+            pluralize(number, "user"),
         )

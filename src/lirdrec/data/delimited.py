@@ -19,7 +19,7 @@ import polars as pl
 
 from lirdrec.data.compression import read_bytes
 from lirdrec.data.frames import first_line
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -396,8 +396,8 @@ class _Body:
             expected = len(self.first()) if self.header else self._width()
             hint = " (a separator inside a value must stand in quotes)" if values > expected else ""
             raise DataError(
-                f"{self.path}: cannot be read as a table: line {bad[0].line} has {count(values, 'value')} for"
-                f" {count(expected, 'column')}{hint}; to leave such lines out: --bad-rows skip (in Python"
+                f"{self.path}: cannot be read as a table: line {bad[0].line} has {pluralize(values, 'value')} for"
+                f" {pluralize(expected, 'column')}{hint}; to leave such lines out: --bad-rows skip (in Python"
                 " bad_rows='skip')"
             )
         if fault is not None:
@@ -483,14 +483,14 @@ def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:
     if layout.columns is not None:
         if len(layout.columns) != width:
             raise DataError(
-                f"{body.path}: has {count(width, 'value')} in a line, and the names given are those of"
-                f" {count(len(layout.columns), 'column')}"
+                f"{body.path}: has {pluralize(width, 'value')} in a line, and the names given are those of"
+                f" {pluralize(len(layout.columns), 'column')}"
             )
         return list(layout.columns)
     raw = body.first()
     names = [name.strip() for name in raw]
     if len(names) != width:
-        raise DataError(f"{body.path}: the header has {count(len(names), 'name')} for {count(width, 'column')}")
+        raise DataError(f"{body.path}: the header has {pluralize(len(names), 'name')} for {pluralize(width, 'column')}")
     if names != raw:
         logger.warning("%s: blanks around names of columns are left out: %s", body.path, ", ".join(names))
     names = [name or f"column_{at}" for at, name in enumerate(names, 1)]

@@ -17,7 +17,7 @@ from lirdrec.available_memory import check_memory
 from lirdrec.data.compression import exists
 from lirdrec.data.features import as_floats, open_array
 from lirdrec.data.frames import first_line
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.tables import Table, read_table
 from lirdrec.errors import DataError
@@ -213,7 +213,7 @@ def _choose(
         return FeatureFile(values, None, str(path))
     ids = read_ids(arrays[id_name], f"{path}, array '{id_name}'", "item")
     if len(ids) != len(values):
-        raise DataError(f"{path}: {count(len(ids), 'id')} for {count(len(values), 'row')} of features")
+        raise DataError(f"{path}: {pluralize(len(ids), 'id')} for {pluralize(len(values), 'row')} of features")
     return FeatureFile(values, ids, str(path))
 
 

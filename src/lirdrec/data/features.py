@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.ids import count, describe_ids
+from lirdrec.data.ids import describe_ids, pluralize
 from lirdrec.errors import DataError, LirdrecError
 
 BLOCK_BYTES = 32 << 20
@@ -136,7 +136,7 @@ def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> 
         rows = describe_ids(bad if ids is None else [ids[row] for row in bad])
         named = " (counted from 0)" if ids is None else ", of the ids"
         raise DataError(
-            f"{where}: NaN or infinite values in {count(len(bad), 'row')}{named}: {rows};"
+            f"{where}: NaN or infinite values in {pluralize(len(bad), 'row')}{named}: {rows};"
             " fix them, or set the whole row to 0 to say that the item lacks this modality"
         )
     return nonzero

@@ -11,7 +11,7 @@ import polars as pl
 
 from lirdrec.data.frames import append_frame, first_line, row_place
 from lirdrec.errors import DataError, UnknownIdError
-from lirdrec.option_names import argument
+from lirdrec.option_names import option_text
 from lirdrec.row_buffers import append_rows
 
 LARGEST = 2**63 - 1
@@ -191,13 +191,13 @@ def clean_ids(ids: Any, where: str, what: str = "id", place: Callable[[int], str
         if (negative := series < 0).any():
             raise DataError(
                 f"{where}: negative {what} id {series[negative.arg_true()[0]]} in {at(negative)};"
-                f" integer ids must be 0 or more (or turn them into strings: {argument('string_ids', True)})"
+                f" integer ids must be 0 or more (or turn them into strings: {option_text('string_ids', True)})"
             )
         whole = series.cast(pl.Int64, strict=False)
         if (large := whole.is_null()).any():
             raise DataError(
                 f"{where}: {what} id {series[large.arg_true()[0]]} in {at(large)} is too large:"
-                f" integer ids go up to {LARGEST} (turn them into strings: {argument('string_ids', True)})"
+                f" integer ids go up to {LARGEST} (turn them into strings: {option_text('string_ids', True)})"
             )
         return whole
     if series.dtype.is_float():
@@ -230,7 +230,7 @@ def text_ids(texts: pl.Series, where: str, what: str, place: Callable[[int], str
         fault = "negative" if value.startswith("-") else "too large"
         raise DataError(
             f"{where}: {what} id {value} in {place(row)} is {fault}: integer ids go"
-            f" from 0 to {LARGEST}; read the ids as strings ({argument('string_ids', True)}) if they are only labels"
+            f" from 0 to {LARGEST}; read the ids as strings ({option_text('string_ids', True)}) if they are only labels"
         )
     return whole
 
@@ -242,7 +242,7 @@ def describe_ids(ids: Iterable[Any], limit: int = 5) -> str:
     return shown + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
 
-def count(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """`1 row`, `2 rows`, `1,000 rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
@@ -294,7 +294,7 @@ def big_integers(series: pl.Series, where: str, what: str, at: Any) -> pl.Series
     value = series[bad.arg_true()[0]]
     raise DataError(
         f"{where}: {what} id {value} in {at(bad)}: integer ids go from 0 to {LARGEST}"
-        f" (turn them into strings: {argument('string_ids', True)})"
+        f" (turn them into strings: {option_text('string_ids', True)})"
     )
 
 
@@ -327,11 +327,11 @@ def known_rows(ids: list[Any], known: IdMap) -> np.ndarray:
     """
     rows = known.rows(ids)
     if (rows < 0).any():
-        raise UnknownIdError(unknown_sentence([one for one, row in zip(ids, rows, strict=True) if row < 0], known))
+        raise UnknownIdError(unknown_ids_message([one for one, row in zip(ids, rows, strict=True) if row < 0], known))
     return rows
 
 
-def unknown_sentence(unknown: list[Any], known: IdMap) -> str:
+def unknown_ids_message(unknown: list[Any], known: IdMap) -> str:
     """The error message for unknown ids, with similar known ids."""
     kind = "integers" if known.is_integer else "strings"
     if len(unknown) > 1:

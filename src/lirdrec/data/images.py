@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import as_texts, is_title
 from lirdrec.errors import DataError
@@ -86,7 +86,9 @@ def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series |
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of images")
     found = _by_id(ids, folder) if column is None else _by_path(ids, folder, column)
-    logger.info("%s: an image for %s of %s", folder, f"{len(found) - found.null_count():,}", count(len(ids), "item"))
+    logger.info(
+        "%s: an image for %s of %s", folder, f"{len(found) - found.null_count():,}", pluralize(len(ids), "item")
+    )
     return found
 
 
@@ -128,14 +130,14 @@ def _by_id(ids: pl.Series, folder: Path) -> pl.Series:
         logger.warning(
             "%s: several images for %s; the first by name is used (%s, not %s)",
             folder,
-            count(several["id"].n_unique(), "item"),
+            pluralize(several["id"].n_unique(), "item"),
             one,
             other,
         )
     found = wanted.join(table.unique("id", keep="first"), on="id", how="left", maintain_order="left")[IMAGE]
     if found.null_count() == len(found):
         raise DataError(
-            f"{folder}: none of {count(len(images), 'image')} is named after an item: the first is {images[0]},"
+            f"{folder}: none of {pluralize(len(images), 'image')} is named after an item: the first is {images[0]},"
             f" the first item {ids[0]}; rename them to ITEM.jpg, or name a column of the item table with their paths"
         )
     return found
@@ -166,7 +168,7 @@ def _by_path(ids: pl.Series, folder: Path, column: pl.Series) -> pl.Series:
         logger.warning(
             "%s: %s of column '%s' missing: %s",
             folder,
-            count(len(missing), "image"),
+            pluralize(len(missing), "image"),
             column.name,
             describe_ids(missing),
         )
@@ -213,7 +215,7 @@ def _listing(folder: Path, below: str = ".", deep: bool = False) -> list[str]:
             return []
         raise DataError(f"{folder / below}: cannot be listed ({error.strerror})") from None
     if unreadable:
-        logger.warning("%s: %s with a name that is not UTF-8 left out", folder / below, count(unreadable, "file"))
+        logger.warning("%s: %s with a name that is not UTF-8 left out", folder / below, pluralize(unreadable, "file"))
     return found
 
 

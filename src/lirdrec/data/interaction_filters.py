@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.ids import count, describe_ids
+from lirdrec.data.ids import describe_ids, pluralize
 from lirdrec.data.tables import Table, select_rows
 from lirdrec.errors import DataError
 
@@ -54,7 +54,7 @@ def in_words(only: Mapping[str, Any]) -> str:
 
 def left_out(before: Table, after: Table, only: Mapping[str, Any]) -> str:
     """The message with the number of rows that were kept."""
-    return f"{before.where}: {count(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
+    return f"{before.where}: {pluralize(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
 
 
 def _value_text(value: Any) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from lirdrec.data.compression import open_bytes
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.option_names import argument
+from lirdrec.option_names import option_text
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class BadLines:
             DataError: the policy is "raise".
         """
         if self.policy == "raise":
-            remedy = f"leave such lines out ({argument(self.option, 'skip')})"
+            remedy = f"leave such lines out ({option_text(self.option, 'skip')})"
             raise DataError(f"{self.path}: line {line}: {reason}; correct the line, or {remedy}")
         self.count += 1
         self.example = self.example or f"line {line}: {reason}"
@@ -68,7 +68,7 @@ class BadLines:
     def report(self) -> None:
         """Log how many lines were skipped, if any."""
         if self.count:
-            logger.warning("%s: %s left out (%s)", self.path, count(self.count, "bad line"), self.example)
+            logger.warning("%s: %s left out (%s)", self.path, pluralize(self.count, "bad line"), self.example)
 
 
 def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.data.compression import open_bytes, read_bytes
 from lirdrec.data.ids import LARGEST
 from lirdrec.data.json_lines import BadLines, parse_lines, parse_record, read_blocks
@@ -202,7 +202,7 @@ class _ColumnPlan:
         for column in self.columns:
             if frame[column].null_count() == frame.height and column not in self._seen:
                 inner = next((name for name in self._seen if name.endswith(f".{column}")), None)
-                near = f"did you mean '{inner}'?" if inner else nearest(column, self._seen, "")
+                near = f"did you mean '{inner}'?" if inner else suggest_name(column, self._seen, "")
                 there = f"it has {', '.join(self._seen)}" + (f"; {near}" if near else "")
                 raise DataError(f"{path}: no column '{column}'; {there}")
 

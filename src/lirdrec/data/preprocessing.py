@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.data.alignment import Aligned, FeatureFile, align, as_feature_file, same_type
 from lirdrec.data.column_matching import column_of_ids
 from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
-from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.interaction_filters import in_words, keep_only, left_out
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, SPLITS, TITLE, USER, unused_name
 from lirdrec.data.splits import METHODS, given_labels, split_labels
 from lirdrec.data.tables import Table
-from lirdrec.data.value_parsing import described_items, moments, numbers, without_bad_rows
+from lirdrec.data.value_parsing import drop_bad_items, drop_bad_rows, parse_numbers, parse_times
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.option_names import argument, called
+from lirdrec.option_names import option_name, option_text
 
 
 def distinct_pairs(
@@ -128,7 +128,7 @@ def from_sparse(
         ids[what] = read_ids(np.arange(size) if given is None else given, f"{what}_ids", what)
         if len(ids[what]) != size:
             side = "rows" if what == USER else "columns"
-            raise DataError(f"{what}_ids: {count(len(ids[what]), 'id')}, but the matrix has {size:,} {side}")
+            raise DataError(f"{what}_ids: {pluralize(len(ids[what]), 'id')}, but the matrix has {size:,} {side}")
         IdMap(ids[what], what)  # each id once
     pairs = {USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values}
     given = {} if min_rating is None else {"rating": RATING, "min_rating": min_rating}
@@ -225,14 +225,14 @@ def _check_columns(table: Table, items: Table | None, config: PreprocessingConfi
         choice = f"choose one of {', '.join(METHODS)}, or a column of labels; it has {', '.join(columns)}"
         raise DataError(
             f"{table.where}: '{label_column}' is neither a split method nor a column;"
-            f" {nearest(label_column, [*METHODS, *columns], choice)}"
+            f" {suggest_name(label_column, [*METHODS, *columns], choice)}"
         )
     needed = [config.user, config.item, config.timestamp, config.rating, label_column]
     table.need([column for column in needed if column is not None])
     if config.title is not None and items is None:
         raise ConfigError(
-            f"{called('title')} names the column '{config.title}', but there is no item table; give one"
-            f" ({argument('items', 'FILE')})"
+            f"{option_name('title')} names the column '{config.title}', but there is no item table; give one"
+            f" ({option_text('items', 'FILE')})"
         )
     if table.frame.height == 0:
         raise DataError(f"{table.where}: there are no rows")
@@ -244,7 +244,7 @@ def _good_rows(table: Table, config: PreprocessingConfig, counts: dict[str, Any]
         everything, table = table, keep_only(table, config.only)
         logger.info("%s", left_out(everything, table, config.only))
         counts |= {"only": in_words(config.only), "other_rows": everything.frame.height - table.frame.height}
-    table, skipped = without_bad_rows(table, config)
+    table, skipped = drop_bad_rows(table, config)
     if skipped := skipped + table.skipped:
         counts["bad_rows_skipped"] = skipped
     return table
@@ -254,7 +254,7 @@ def _rated_enough(table: Table, config: PreprocessingConfig, counts: dict[str, A
     """`(N,)` bool: rows at or above the rating threshold. No row is removed, so that messages name the right line."""
     if config.min_rating is None or config.rating is None:
         return np.ones(table.frame.height, dtype=bool)
-    enough = numbers(table, config.rating) >= config.min_rating
+    enough = parse_numbers(table, config.rating) >= config.min_rating
     counts |= {"rating": config.rating, "min_rating": config.min_rating, "below_min_rating": int((~enough).sum())}
     return enough
 
@@ -265,13 +265,13 @@ def _numbered(
     """Distinct interactions, all users, all items, the item table in row order, and `items` without bad rows."""
     user_ids = _ids(table, config.user, USER, config.string_ids)
     item_ids = _ids(table, config.item, ITEM, config.string_ids)
-    times = None if config.timestamp is None else moments(table, config.timestamp, config.time_format)
+    times = None if config.timestamp is None else parse_times(table, config.timestamp, config.time_format)
     labels, label_column = None, _label_column(config)
     if label_column is not None:
         labels = given_labels(table.frame[label_column], table.where, table.place)
     if items is not None:
         _need_ids(items, config.items_column, item_ids)
-        items, skipped = described_items(items, config)
+        items, skipped = drop_bad_items(items, config)
         if skipped := skipped + items.skipped:
             counts["bad_item_rows_skipped"] = skipped
     catalog, described = _catalog(table, items, item_ids, config)
@@ -380,7 +380,7 @@ def _catalog(
         if not (items.text or table.text):
             raise DataError(
                 f"the item ids are {item_ids.dtype} in {table.where} and {series.dtype} in {items.where};"
-                f" make them the same type ({argument('string_ids', True)} makes both strings)"
+                f" make them the same type ({option_text('string_ids', True)} makes both strings)"
             )
         series = series.cast(pl.String)
     if (repeated := series.is_duplicated()).any():
@@ -398,14 +398,14 @@ def _catalog(
     unknown = pl.Series(ids.rows(asked) < 0)
     if unknown.any():
         missing = asked.filter(unknown).unique().sort()
-        problem = f"{table.where}: {count(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
+        problem = f"{table.where}: {pluralize(len(missing), 'item')} not in {items.where}: {describe_ids(missing)}"
         if config.unknown_items == "error":
             raise DataError(
-                f"{problem}; add them there, leave their rows out ({argument('unknown_items', 'drop')}),"
-                f" or keep them without a description ({argument('unknown_items', 'keep')})"
+                f"{problem}; add them there, leave their rows out ({option_text('unknown_items', 'drop')}),"
+                f" or keep them without a description ({option_text('unknown_items', 'keep')})"
             )
         if config.unknown_items == "drop":
-            logger.warning("%s; %s left out", problem, count(int(unknown.sum()), "interaction"))
+            logger.warning("%s; %s left out", problem, pluralize(int(unknown.sum()), "interaction"))
         else:
             logger.warning("%s; kept with empty columns", problem)
             ids = ids.extended(missing)
@@ -426,7 +426,7 @@ def _with_title(items: Table, config: PreprocessingConfig) -> pl.DataFrame:
     if config.title == config.items_column:
         raise DataError(
             f"{items.where}: column '{config.title}' holds the item ids, not the titles; leave"
-            f" {called('title')} out: without titles, ids are shown"
+            f" {option_name('title')} out: without titles, ids are shown"
         )
     taken = {TITLE: unused_name(TITLE, items.frame.columns)} if TITLE in items.frame.columns else {}
     return items.frame.rename({**taken, config.title: TITLE})
@@ -438,10 +438,10 @@ def _need_ids(items: Table, column: str, item_ids: pl.Series) -> None:
         return
     held = ", ".join(items.frame.columns)
     if (found := column_of_ids(items.frame, item_ids)) is None:
-        hint = f"none of them holds these ids, so name the right one ({argument('items_id', 'COLUMN')})"
+        hint = f"none of them holds these ids, so name the right one ({option_text('items_id', 'COLUMN')})"
     else:
-        ids = count(item_ids.n_unique(), "item id")
-        hint = f"'{found[0]}' holds {found[1]:,} of the {ids}: name it ({argument('items_id', found[0])})"
+        ids = pluralize(item_ids.n_unique(), "item id")
+        hint = f"'{found[0]}' holds {found[1]:,} of the {ids}: name it ({option_text('items_id', found[0])})"
     raise DataError(f"{items.where}: no column '{column}'; it has {held}; {hint}")
 
 
@@ -458,7 +458,7 @@ def _aligned(
             table = "an item table" if items is None else f"a table of the items in the file's order, not {items.where}"
             raise DataError(
                 f"{where}{source}: has no ids, and nothing says which item a row belongs to; give {table} with a row"
-                f" for each row of it ({argument('items', 'FILE')}), or save it with ids, for instance with"
+                f" for each row of it ({option_text('items', 'FILE')}), or save it with ids, for instance with"
                 " numpy.savez(FILE, ids=ids, vectors=matrix)"
             )
         order, listed = (items.where, items.frame.height) if items is not None else ("", None)
@@ -476,7 +476,7 @@ def _check_labels(
     if len(twice):
         at = twice[0]
         raise DataError(
-            f"{where}: {count(len(twice), 'pair')} in two splits, for instance user {user_map.ids[u[at]]} and item"
+            f"{where}: {pluralize(len(twice), 'pair')} in two splits, for instance user {user_map.ids[u[at]]} and item"
             f" {item_map.ids[i[at]]}; keep each pair in one"
         )
 
@@ -499,14 +499,14 @@ def _nothing_left(counts: Mapping[str, Any]) -> str:
         "removed_by_k_core": ("of users or items with too few others", "k_core"),
     }
     gone = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
-    by = [called(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
-    said = f"no interaction is left of {count(counts['rows'], 'row')}"
+    by = [option_name(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
+    said = f"no interaction is left of {pluralize(counts['rows'], 'row')}"
     said += f" ({', '.join(gone)})" if gone else ""
     hints = []
     if counts.get("removed_by_k_core"):
-        hints.append(f"lower {called('k_core')}, which is {counts['k_core']}")
+        hints.append(f"lower {option_name('k_core')}, which is {counts['k_core']}")
     if counts.get("below_min_rating"):
-        hints.append(f"lower {called('min_rating')}, which is {counts['min_rating']:g}")
+        hints.append(f"lower {option_name('min_rating')}, which is {counts['min_rating']:g}")
     if counts.get("items_without_features_dropped"):
         hints.append(f"give features to more items (without any: {counts['items_without_features_dropped']:,})")
     return f"{said}; {' or '.join(hints) or 'look at ' + ', '.join(by)}"

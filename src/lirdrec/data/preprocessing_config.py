@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lirdrec.config import checked, make, option
+from lirdrec.config import make_config, option, validated
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.errors import ConfigError
-from lirdrec.option_names import argument, name_of
+from lirdrec.option_names import name_of, option_text
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class PreprocessingConfig:
     """Options of preprocessing, in the order in which they are applied.
 
@@ -64,7 +64,9 @@ class PreprocessingConfig:
 
     def __post_init__(self) -> None:
         if self.min_rating is not None and self.rating is None:
-            raise ConfigError(f"a minimum rating needs the name of the rating column ({argument('rating', 'COLUMN')})")
+            raise ConfigError(
+                f"a minimum rating needs the name of the rating column ({option_text('rating', 'COLUMN')})"
+            )
         if self.k_core < 0:
             raise ConfigError(f"the k-core is {self.k_core}; it must be 0 or more")
         if not 0 < self.held_out < 1:
@@ -79,4 +81,4 @@ def make_preprocessing_config(options: Mapping[str, Any], where: str) -> Preproc
     Raises:
         ConfigError: an option is unknown, or its value is of a wrong type or out of range.
     """
-    return make(PreprocessingConfig, options, where, label=lambda key: name_of(key, where))
+    return make_config(PreprocessingConfig, options, where, label=lambda key: name_of(key, where))

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.frames import row_place
-from lirdrec.data.ids import INTEGER, as_series, big_integers, clean_ids, count, text_ids
+from lirdrec.data.ids import INTEGER, as_series, big_integers, clean_ids, pluralize, text_ids
 from lirdrec.errors import DataError
-from lirdrec.option_names import argument
+from lirdrec.option_names import option_text
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
     if where and dotted.any():
         logger.warning(
             "%s: %s written with a decimal point, such as %s, read as integers",
-            *(where, count(int(dotted.sum()), "id"), texts[dotted.arg_true()[0]]),
+            *(where, pluralize(int(dotted.sum()), "id"), texts[dotted.arg_true()[0]]),
         )
     return whole
 
@@ -120,7 +120,7 @@ def _integers_of_texts(texts: pl.Series, where: str, what: str, at: Callable[[pl
     wrong = wrong if wrong.any() else texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False).is_null()
     raise DataError(
         f"{where}: {what} id {texts[wrong.arg_true()[0]]} in {at(wrong)} is a decimal number; ids are integers or"
-        f" texts ({argument('string_ids', True)} takes them as texts)"
+        f" texts ({option_text('string_ids', True)} takes them as texts)"
     )
 
 
@@ -131,7 +131,7 @@ def _trimmed(series: pl.Series, where: str, what: str, at: Callable[[pl.Series],
         return series
     logger.warning(
         "%s: blanks around %s removed, for instance %r in %s",
-        *(where, count(int(around.sum()), f"{what} id"), series[around.arg_true()[0]], at(around)),
+        *(where, pluralize(int(around.sum()), f"{what} id"), series[around.arg_true()[0]], at(around)),
     )
     return series.str.strip_chars()
 
@@ -170,7 +170,7 @@ def _without_fraction(series: pl.Series, where: str, what: str, at: Callable[[pl
             " integers or texts, so write the column as one of these"
         )
     if len(series) and not series.null_count():  # the caller rejects missing ids
-        logger.warning("%s: %s are decimal numbers, read as integers", where, count(len(series), f"{what} id"))
+        logger.warning("%s: %s are decimal numbers, read as integers", where, pluralize(len(series), f"{what} id"))
     return series.cast(pl.Int64)
 
 
@@ -196,7 +196,7 @@ def _from_objects(
                     f"{where}: {what} id {values[bad.arg_true()[0]]} in {at(bad)} is not an integer; ids are"
                     " integers or texts"
                 )
-            logger.warning("%s: %s are decimal numbers, read as integers", where, count(len(values), f"{what} id"))
+            logger.warning("%s: %s are decimal numbers, read as integers", where, pluralize(len(values), f"{what} id"))
         whole = [None if value is None else int(value) for value in values]
         if string_ids:
             return pl.Series([None if value is None else str(value) for value in whole], dtype=pl.String)
@@ -206,7 +206,7 @@ def _from_objects(
     if string_ids and kinds and all(issubclass(kind, (str, int, np.integer)) and kind is not bool for kind in kinds):
         return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
     names = ", ".join(sorted(kind.__name__ for kind in kinds))
-    remedy = f" (integers and texts together: {argument('string_ids', True)})" if kinds & {str, int} == kinds else ""
+    remedy = f" (integers and texts together: {option_text('string_ids', True)})" if kinds & {str, int} == kinds else ""
     raise DataError(
         f"{where}: {what} ids of type a mix of types ({names}); they must be all integers or all strings{remedy}"
     )

@@ -13,7 +13,7 @@ import polars as pl
 
 from lirdrec.data.frames import row_place
 from lirdrec.errors import DataError
-from lirdrec.option_names import argument
+from lirdrec.option_names import option_text
 
 METHODS = ("random", "cold_items", "temporal", "global_time", "leave_last_out", "none")
 LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "0": 0, "1": 1, "2": 2}
@@ -49,7 +49,7 @@ def split_labels(
     if not 0 < held_out < 1:
         raise DataError(f"the share held out is {held_out}; it must be between 0 and 1")
     if method in ("temporal", "global_time", "leave_last_out") and timestamps is None:
-        raise DataError(f"split '{method}' needs timestamps: name the column ({argument('timestamp', 'COLUMN')})")
+        raise DataError(f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')})")
     rng = np.random.default_rng(seed)
     if method == "none":
         return np.zeros(len(users), dtype=np.int8)

@@ -18,7 +18,7 @@ from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.features import FeatureMatrix, open_array, row_blocks
 from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
-from lirdrec.errors import DataError, RunFolderError, unreadable
+from lirdrec.errors import DataError, RunFolderError, describe_read_error
 from lirdrec.files.atomic import sha256
 from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, resolve_path
 from lirdrec.files.manifest import read_manifest as read_any_manifest
@@ -106,7 +106,7 @@ def _read(folder: Path, verify: bool) -> DatasetParts:
         )
     except PermissionError as error:
         path = error.filename or folder
-        raise RunFolderError(f"{path}: {unreadable(error)}") from None
+        raise RunFolderError(f"{path}: {describe_read_error(error)}") from None
     except DAMAGE as error:
         raise RunFolderError(f"{folder}: the prepared dataset is damaged ({error}); prepare it again") from error
 
@@ -164,7 +164,7 @@ def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
         try:
             found = path.is_file()
         except OSError as error:
-            raise RunFolderError(f"{path}: {unreadable(error)}") from None
+            raise RunFolderError(f"{path}: {describe_read_error(error)}") from None
         if not found:
             raise RunFolderError(f"{folder}: {name} is missing; copy the whole folder again, or prepare it again")
         if path.stat().st_size != expected["bytes"]:
@@ -180,7 +180,7 @@ def _digest(path: Path) -> str:
     try:
         return sha256(path)
     except PermissionError as error:
-        raise RunFolderError(f"{path}: {unreadable(error)}") from None
+        raise RunFolderError(f"{path}: {describe_read_error(error)}") from None
 
 
 def _is_big(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.data.binary_tables import read_columnar, read_spreadsheet
 from lirdrec.data.column_matching import likely_column
 from lirdrec.data.compression import exists, first_bytes, is_compressed, open_bytes
@@ -30,12 +30,12 @@ from lirdrec.data.file_signatures import (
     detect_table_format,
 )
 from lirdrec.data.frames import row_place
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.json_tables import is_json, read_json
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.errors import DataError
-from lirdrec.option_names import argument
+from lirdrec.option_names import option_text
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Table:
                 near = likely_column(column, self.frame.columns)
                 hint = f"; did you mean '{near}'?" if near else ""
                 if near and column in (USER, ITEM):
-                    hint += f" then name it ({argument(column, near)})"
+                    hint += f" then name it ({option_text(column, near)})"
                 if any(NUMERIC.fullmatch(name) for name in self.frame.columns):
                     hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
                 raise DataError(f"{self.where}: no column '{column}'; it has {', '.join(self.frame.columns)}{hint}")
@@ -236,7 +236,7 @@ def read_table(
             different columns.
         ConfigError: an invalid option.
     """
-    known = make(TextFormat, layout, "a table")
+    known = make_config(TextFormat, layout, "a table")
     parts = find_parts(source)
     if len(parts) == 1 and not parts[0].values:
         table = _read_file(parts[0].path, known, text, keys)
@@ -289,7 +289,7 @@ def warn_text_columns(table: Table, known: str) -> None:
                 "%s: column '%s' is read as texts, not numbers, because of %r in %s (%s like that); write numbers with"
                 " one decimal %s and nothing between thousands, such as %s, and leave a cell empty where there is none",
                 *(table.where, name, values[int(wrong.arg_true()[0])], table.at(wrong)),
-                *(count(int(wrong.sum()), "value"), mark, example),
+                *(pluralize(int(wrong.sum()), "value"), mark, example),
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec.config import option_named
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.raw_ids import has_control_characters
 from lirdrec.data.schema import ITEM, USER
@@ -28,19 +28,19 @@ CLOCKS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 SECONDS, MILLISECONDS = 10**11, 10**14  # a time with a fraction below this limit is in this unit
 
 
-def numbers(table: Table, column: str) -> np.ndarray:
+def parse_numbers(table: Table, column: str) -> np.ndarray:
     """Parse a column of numbers to `(N,)` float64.
 
     Raises:
         DataError: a value is missing or not a number; names the first row.
     """
-    values = number_values(table, column)
+    values = parse_number_values(table, column)
     if values.null_count():
         raise _value_error(table, column, values.is_null(), ", not a number")
     return values.to_numpy()
 
 
-def number_values(table: Table, column: str) -> pl.Series:
+def parse_number_values(table: Table, column: str) -> pl.Series:
     """Parse a column of numbers to Float64; null where a value is missing or not a number.
 
     Raises:
@@ -72,13 +72,13 @@ def _candidate_formats(text: str) -> tuple[str, str]:
     return day, month
 
 
-def moments(table: Table, column: str, time_format: str | None = None) -> np.ndarray:
-    """Parse a column of times to `(N,)` int64; see `moment_values`.
+def parse_times(table: Table, column: str, time_format: str | None = None) -> np.ndarray:
+    """Parse a column of times to `(N,)` int64; see `parse_time_values`.
 
     Raises:
         DataError: a value is missing or not a time; names the first row.
     """
-    values = moment_values(table, column, time_format)
+    values = parse_time_values(table, column, time_format)
     if not values.null_count():
         return values.to_numpy()
     bad = values.is_null()
@@ -101,7 +101,7 @@ def moments(table: Table, column: str, time_format: str | None = None) -> np.nda
     )
 
 
-def moment_values(table: Table, column: str, time_format: str | None = None) -> pl.Series:
+def parse_time_values(table: Table, column: str, time_format: str | None = None) -> pl.Series:
     """Parse a column of times to Int64; null where a value is missing or not a time.
 
     Integers are kept. Numbers with fractions are seconds or, if they are large, milliseconds; they and dates become
@@ -130,7 +130,7 @@ def moment_values(table: Table, column: str, time_format: str | None = None) -> 
     raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not times")
 
 
-def without_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
+def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
     """Drop rows without a user, an item or, if the config reads them, a rating or a time; also return their number.
 
     Raises:
@@ -142,17 +142,17 @@ def without_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, 
     if config.bad_rows == "error":
         return table, 0
     if config.min_rating is not None and config.rating is not None:
-        problems["no rating"] = number_values(table, config.rating).is_null()
+        problems["no rating"] = parse_number_values(table, config.rating).is_null()
     if config.timestamp is not None:
-        problems["no time"] = moment_values(table, config.timestamp, config.time_format).is_null()
+        problems["no time"] = parse_time_values(table, config.timestamp, config.time_format).is_null()
     return _drop_bad_rows(table, problems)
 
 
-def described_items(items: Table, config: PreprocessingConfig) -> tuple[Table, int]:
+def drop_bad_items(items: Table, config: PreprocessingConfig) -> tuple[Table, int]:
     """Drop rows of an item table without an id; also return their number.
 
     Raises:
-        DataError: as `without_bad_rows`.
+        DataError: as `drop_bad_rows`.
     """
     return _drop_bad_rows(items, _bad_ids(items, config.items_column, ITEM, config.bad_rows == "error"))
 
@@ -194,8 +194,8 @@ def _drop_bad_rows(table: Table, problems: dict[str, pl.Series]) -> tuple[Table,
     row = int(bad.arg_true()[0])
     first = f"{next(problem for problem, mask in problems.items() if mask[row])} in {table.place(row)}"
     if skipped == table.frame.height:
-        raise DataError(f"{table.where}: there is no good row among {count(skipped, 'row')}; the first: {first}")
-    logger.warning("%s: %s left out; the first: %s", table.where, count(skipped, "bad row"), first)
+        raise DataError(f"{table.where}: there is no good row among {pluralize(skipped, 'row')}; the first: {first}")
+    logger.warning("%s: %s left out; the first: %s", table.where, pluralize(skipped, "bad row"), first)
     return select_rows(table, ~bad), skipped
 
 

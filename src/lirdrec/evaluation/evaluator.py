@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.ids import IdMap, count
+from lirdrec.data.ids import IdMap, pluralize
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.metrics import (
     PER_LIST,
@@ -227,7 +227,7 @@ class Metrics:
     def __str__(self) -> str:
         width = max(map(len, self.values), default=0)
         lines = "\n".join(f"{name:{width}}  {value:.4f}" for name, value in self.values.items())
-        return f"{count(self.n_users, 'user')}\n{lines}"
+        return f"{pluralize(self.n_users, 'user')}\n{lines}"
 
 
 def evaluate(
@@ -296,7 +296,7 @@ def _ground_truth(recommender: HasScorer, dataset: Dataset, split: str, candidat
         users, items = user_rows[interactions.users], item_rows[interactions.items]
         is_known = (users >= 0) & (items >= 0)
         if not is_known.all():
-            lost = count(int((~is_known).sum()), "pair")
+            lost = pluralize(int((~is_known).sum()), "pair")
             log.warning("%s of %s left out: the model does not know the user or the item", lost, name)
         return torch.from_numpy(users[is_known]).to(device), torch.from_numpy(items[is_known]).to(device)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.training.config import TrainConfig
@@ -134,7 +134,9 @@ def resolve_options(cell: TrialSpec) -> tuple[Any, TrainConfig]:
     if cell.modalities is not None and "modalities" in {entry.name for entry in fields(kind)}:
         options["modalities"] = list(cell.modalities)
     training = {**cell.training, "seed": cell.seed}
-    return make(kind, options, f"options of {cell.model}"), make(TrainConfig, training, "training options")
+    return make_config(kind, options, f"options of {cell.model}"), make_config(
+        TrainConfig, training, "training options"
+    )
 
 
 def sort_assignments(
@@ -166,7 +168,7 @@ def sort_assignments(
             raise ConfigError(f"--set {name}: no model of this experiment has such an option; {hint}")
         kind = 2 if name in settings else 1 if name in training else 0
         sorted_values[kind][name] = value
-    make(TrainConfig, sorted_values[1], "--set")
+    make_config(TrainConfig, sorted_values[1], "--set")
     for model, names in by_model.items():
-        make(config_type(model), {k: v for k, v in sorted_values[0].items() if k in names}, f"--set, {model}")
+        make_config(config_type(model), {k: v for k, v in sorted_values[0].items() if k in names}, f"--set, {model}")
     return sorted_values

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
@@ -70,7 +70,7 @@ def experiment(name: str) -> Experiment:
         ConfigError: unknown name; the message suggests the nearest one.
     """
     if name not in _EXPERIMENTS:
-        hint = nearest(name, _EXPERIMENTS, f"known experiments: {', '.join(_EXPERIMENTS)}")
+        hint = suggest_name(name, _EXPERIMENTS, f"known experiments: {', '.join(_EXPERIMENTS)}")
         raise ConfigError(f"unknown experiment '{name}'; {hint}")
     module = importlib.import_module(f"lirdrec.experiments.studies.{name}")
     return Experiment(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.export.onnx_export import write_onnx
 from lirdrec.export.pgvector import write_pgvector
@@ -36,7 +36,7 @@ WRITTEN = (
 def check_kind(kind: str) -> None:
     """Raise a ConfigError if there is no export of this kind."""
     if kind not in KINDS:
-        raise ConfigError(f"no export to '{kind}'; {nearest(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
+        raise ConfigError(f"no export to '{kind}'; {suggest_name(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
 
 
 def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite: bool = False) -> Path:

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING
 from lirdrec.data.features import open_array
-from lirdrec.data.ids import count, describe_ids
+from lirdrec.data.ids import describe_ids, pluralize
 from lirdrec.data.schema import ITEM, SPLIT, SPLITS, USER
 from lirdrec.data.storage import (
     INTERACTIONS,
@@ -31,7 +31,7 @@ from lirdrec.data.storage import (
     write_matrix,
 )
 from lirdrec.data.transaction import commit, dataset_lock, recover
-from lirdrec.errors import DataError, RunFolderError, reason
+from lirdrec.errors import DataError, RunFolderError, describe_error
 from lirdrec.features.sources import KEY_BYTES, ItemRows
 from lirdrec.files.atomic import share, write_errors
 from lirdrec.files.checks import check_file
@@ -199,7 +199,9 @@ def read_frame(folder: Path, manifest: Mapping[str, Any], name: str) -> pl.DataF
     try:
         return pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise RunFolderError(f"{path}: is damaged ({reason(error)}); restore it or prepare the dataset again") from None
+        raise RunFolderError(
+            f"{path}: is damaged ({describe_error(error)}); restore it or prepare the dataset again"
+        ) from None
 
 
 def add_features(
@@ -269,7 +271,7 @@ def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.
     ids = frame[ITEM].cast(table.schema[ITEM], strict=False)
     if (unknown := ~ids.is_in(table[ITEM].implode()).fill_null(False)).any():
         raise DataError(
-            f"{folder}: {count(int(unknown.sum()), 'id')} not among the items:"
+            f"{folder}: {pluralize(int(unknown.sum()), 'id')} not among the items:"
             f" {describe_ids(frame[ITEM].filter(unknown))}"
         )
     if (twice := ids.is_duplicated()).any():

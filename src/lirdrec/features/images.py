@@ -1,4 +1,4 @@
-"""Open untrusted image files safely: each becomes an RGB image, or a `PictureError` of one sentence.
+"""Open untrusted image files safely: each becomes an RGB image, or a `ImageError` of one sentence.
 
 Batches are opened by a few threads, since Pillow decodes without holding Python's lock.
 """
@@ -96,11 +96,11 @@ _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation → 
 _one_large = threading.Lock()  # large pictures one after the other: threads must not multiply the memory
 
 
-class PictureError(DataError):
+class ImageError(DataError):
     """A file that cannot be used as an image."""
 
 
-def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int = ENOUGH) -> Image:
+def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int = ENOUGH) -> Image:
     """Open the first frame of an image, upright and RGB; transparency becomes white, color profiles are ignored.
 
     The type is detected from the content. The size in the header is checked before anything is decoded. Large images
@@ -135,9 +135,9 @@ def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
     """A small JPEG of an image: at most `size` pixels a side.
 
     Raises:
-        PictureError: as `open_picture`.
+        PictureError: as `open_image`.
     """
-    image = open_picture(source, enough=size)
+    image = open_image(source, enough=size)
     image.thumbnail((size, size))
     content = io.BytesIO()
     image.save(content, format="JPEG", quality=85)
@@ -153,8 +153,8 @@ def _content(source: Path | bytes, where: str) -> Iterator[BinaryIO]:
             file: io.BytesIO | io.BufferedReader = io.BytesIO(source)
         else:
             file = open_file(source)
-    except PictureError as error:
-        raise PictureError(f"{where if where.isprintable() else repr(where)}: {error}") from None
+    except ImageError as error:
+        raise ImageError(f"{where if where.isprintable() else repr(where)}: {error}") from None
     with file:
         yield file
 
@@ -168,17 +168,17 @@ def open_file(path: Path) -> io.BufferedReader:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise PictureError("is a folder, not a picture")
+            raise ImageError("is a folder, not a picture")
         if not stat.S_ISREG(status.st_mode):
-            raise PictureError("is not a regular file")
+            raise ImageError("is not a regular file")
         _check_bytes(status.st_size)
         return path.open("rb")
-    except PictureError:
+    except ImageError:
         raise
     except OSError as error:
-        raise PictureError(_refusal(error)) from None
+        raise ImageError(_refusal(error)) from None
     except ValueError:  # a NUL in the name
-        raise PictureError("is no name of a file") from None
+        raise ImageError("is no name of a file") from None
 
 
 def _refusal(error: OSError) -> str:
@@ -191,40 +191,38 @@ def _refusal(error: OSError) -> str:
 
 def _check_bytes(size: int) -> None:
     if size == 0:
-        raise PictureError("the file is empty")
+        raise ImageError("the file is empty")
     if size > MAX_BYTES:
-        raise PictureError(f"{size / 2**20:,.0f} MB are too much for a picture (the limit is 256 MB)")
+        raise ImageError(f"{size / 2**20:,.0f} MB are too much for a picture (the limit is 256 MB)")
 
 
 def _check_size(claimed: tuple[int, int], where: str, max_pixels: int, decoded: tuple[int, int] | None = None) -> None:
     width, height = decoded or claimed
     if width < 1 or height < 1:
-        raise PictureError(f"{where}: the picture has no pixels ({width} × {height})")
+        raise ImageError(f"{where}: the picture has no pixels ({width} × {height})")
     if width * height > max_pixels:
-        raise PictureError(
-            f"{where}: {claimed[0]:,} × {claimed[1]:,} pixels are too many (the limit is {max_pixels:,})"
-        )
+        raise ImageError(f"{where}: {claimed[0]:,} × {claimed[1]:,} pixels are too many (the limit is {max_pixels:,})")
 
 
 @contextlib.contextmanager
 def _faults(where: str, what: str) -> Iterator[None]:
-    """Convert exceptions into a `PictureError`. Pillow raises nearly any exception on damaged files."""
+    """Convert exceptions into a `ImageError`. Pillow raises nearly any exception on damaged files."""
     from PIL.Image import DecompressionBombError
 
     try:
         yield
-    except PictureError:
+    except ImageError:
         raise
     except MemoryError:
-        raise PictureError(f"{where}: takes more memory than there is") from None
+        raise ImageError(f"{where}: takes more memory than there is") from None
     except DecompressionBombError:  # by a part of the file that is larger than its header says
-        raise PictureError(f"{where}: claims more pixels than any picture has") from None
+        raise ImageError(f"{where}: claims more pixels than any picture has") from None
     except Exception as error:
         said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         if "truncated" in said.lower():
-            raise PictureError(f"{where}: the picture is cut off") from None
+            raise ImageError(f"{where}: the picture is cut off") from None
         detail = "" if isinstance(error, (struct.error, SyntaxError, IndexError)) else f" ({said})"
-        raise PictureError(f"{where}: {what}{detail}; it is damaged") from error
+        raise ImageError(f"{where}: {what}{detail}; it is damaged") from error
 
 
 def _read_header(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
@@ -238,7 +236,7 @@ def _read_header(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
     if name is None:
         text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
         other = next((what for signature, what in _OTHERS.items() if text.startswith(signature)), "something else")
-        raise PictureError(f"{where}: holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO picture")
+        raise ImageError(f"{where}: holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO picture")
     from PIL import features
 
     file.seek(0)
@@ -247,9 +245,7 @@ def _read_header(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
     if name == "Heif":
         return _heif(file, where)
     if name == "Avif" and not features.check("avif"):
-        raise PictureError(
-            f"{where}: is an AVIF picture, and this Pillow was built without AVIF; install Pillow's wheel"
-        )
+        raise ImageError(f"{where}: is an AVIF picture, and this Pillow was built without AVIF; install Pillow's wheel")
     # Not Image.open: it refuses or warns by limits of its own before a JPEG could be asked for a smaller decoding.
     module = importlib.import_module(f"PIL.{name}ImagePlugin")
     image: ImageFile = getattr(module, f"{name}ImageFile")(file, where)
@@ -270,7 +266,7 @@ def _heif(file: BinaryIO, where: str) -> ImageFile:
     try:
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError:
-        raise PictureError(
+        raise ImageError(
             f"{where}: is a HEIC picture, which takes pillow-heif (pip install 'lirdrec[heif]'), or save it as JPEG"
         ) from None
     image: ImageFile = HeifImageFile(file, where)
@@ -283,7 +279,7 @@ def _largest_icon(file: BinaryIO, where: str, max_pixels: int) -> bytes | None:
     file.seek(0)
     (n,) = struct.unpack_from("<H", content, 4)
     if n == 0:
-        raise PictureError(f"{where}: holds no icon")
+        raise ImageError(f"{where}: holds no icon")
     entries = [struct.unpack_from("<BBBBHHII", content, 6 + 16 * at) for at in range(n)]
     *_, size, offset = max(entries, key=lambda entry: ((entry[0] or 256) * (entry[1] or 256), entry[5]))
     icon = content[offset : offset + size]
@@ -303,7 +299,7 @@ def _has_many_passes(image: ImageFile, file: BinaryIO, where: str) -> bool:
     n_scans = file.read().count(b"\xff\xda")
     file.seek(place)
     if n_scans > _MAX_SCANS:
-        raise PictureError(f"{where}: {n_scans:,} scans are too many for a progressive JPEG")
+        raise ImageError(f"{where}: {n_scans:,} scans are too many for a progressive JPEG")
     return True
 
 
@@ -364,7 +360,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedImages:
     """The opened images of a batch.
 
     Attributes:
@@ -389,21 +385,21 @@ class Opened:
 
 def open_batch(
     batch: Sequence[Prepared], make: Callable[[Image], np.ndarray], enough: int = ENOUGH, threads: int | None = None
-) -> Opened:
+) -> OpenedImages:
     """Open images and convert each to an array in the same thread, so that few are in memory at full size.
 
     Args:
         batch: its values are paths or contents of image files.
         make: converts an upright RGB image to an array; called by several threads.
-        enough: pixels of the shorter side that `make` needs, see `open_picture`.
+        enough: pixels of the shorter side that `make` needs, see `open_image`.
         threads: at most; by default four, or as many as there are cores.
     """
 
     def open_one(prepared: Prepared) -> np.ndarray | str:
         try:
             source = prepared.value if isinstance(prepared.value, bytes) else Path(prepared.value)
-            return make(open_picture(source, enough=enough))
-        except PictureError as error:
+            return make(open_image(source, enough=enough))
+        except ImageError as error:
             return str(error)
 
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
@@ -415,4 +411,4 @@ def open_batch(
         else:
             arrays.append(result)
             places.append(place)
-    return Opened(arrays, places, problems, len(batch))
+    return OpenedImages(arrays, places, problems, len(batch))

@@ -11,7 +11,7 @@ from lirdrec.data.alignment import align
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.features import FeatureMatrix, check_name
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.readers.amazon_images import read_image_features
 from lirdrec.data.storage import write_matrix
 from lirdrec.errors import ConfigError, DataError
@@ -48,8 +48,8 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
     without = int((~np.any([matrix.present, *others], axis=0)).sum())
     if without:
         raise DataError(
-            f"{path}: with it {without:,} of {count(dataset.n_items, 'item')} of {folder} would have no features in any"
-            f" matrix; add another one first, for instance lirdrec features {folder} --text hashed"
+            f"{path}: with it {without:,} of {pluralize(dataset.n_items, 'item')} of {folder} would have no features"
+            f" in any matrix; add another one first, for instance lirdrec features {folder} --text hashed"
         )
     with features_lock(folder) as work:
         files = {ending: work / f".{name}{ending}" for ending in (VALUES, MASK)}

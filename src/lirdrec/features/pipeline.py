@@ -21,7 +21,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.features.dataset_writer import FeatureResult, add_features, drop_items, read_frame
 from lirdrec.features.encode import Loop, encode_shard, local
 from lirdrec.features.job import FeatureJob, FeatureJobRunner
-from lirdrec.features.sources import PictureSource
+from lirdrec.features.sources import ImageSource
 from lirdrec.features.write_checks import check_items_covered, check_not_empty, check_overwrite, covered
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
@@ -190,13 +190,13 @@ def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
 
 def _image_folder(works: Sequence[FeatureJobRunner]) -> dict[str, Any]:
     """The manifest entry of the image folder, if images were encoded."""
-    roots = [work.job.source.root for work in works if isinstance(work.job.source, PictureSource)]
+    roots = [work.job.source.root for work in works if isinstance(work.job.source, ImageSource)]
     return {IMAGES: str(roots[0].absolute())} if roots else {}
 
 
 def _image_columns(works: Sequence[FeatureJobRunner]) -> dict[str, pl.Series]:
     """New columns of image paths, for item tables without one."""
-    sources = [work.job.source for work in works if isinstance(work.job.source, PictureSource)]
+    sources = [work.job.source for work in works if isinstance(work.job.source, ImageSource)]
     return {source.column: source.found for source in sources if source.found is not None}
 
 

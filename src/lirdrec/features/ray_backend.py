@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, LirdrecError, TrainingError
 from lirdrec.features.encode import Arrays, Done, Facts, Task, encode_shard
 from lirdrec.features.encoder import Encoder
@@ -306,8 +306,8 @@ def share_out(machines: Sequence[Mapping[str, float]], workers: int | None, thre
         room = sum(host // cpus for host in hosts)
     if not room or (workers or 1) > room:
         raise ConfigError(
-            f"the Ray cluster has room for {room} workers of {'a GPU' if gpus else count(threads, 'thread')} each, not"
-            f" for {workers or 1}: take fewer workers" + ("" if gpus else ", or fewer threads (OMP_NUM_THREADS)")
+            f"the Ray cluster has room for {room} workers of {'a GPU' if gpus else pluralize(threads, 'thread')} each,"
+            f" not for {workers or 1}: take fewer workers" + ("" if gpus else ", or fewer threads (OMP_NUM_THREADS)")
         )
     return Share(workers or room, cpus, min(gpus, 1))
 

@@ -21,7 +21,7 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.cache import fitted_state
 from lirdrec.features.encoder import Encoder, Kind
 from lirdrec.features.job import FeatureJob, identity
-from lirdrec.features.sources import ItemRows, PictureSource, Source, TextSource, names_pictures
+from lirdrec.features.sources import ImageSource, ItemRows, Source, TextSource, names_pictures
 from lirdrec.option_names import flag
 
 logger = logging.getLogger(__name__)
@@ -103,12 +103,12 @@ def _source(folder: str | Path, template: str | None, images: str | Path | None,
     return TextSource(folder, column=CAPTION) if what == "caption" else TextSource(folder, template)
 
 
-def _pictures(folder: str | Path, images: str | Path | None) -> PictureSource:
+def _pictures(folder: str | Path, images: str | Path | None) -> ImageSource:
     """The pictures that the item table names; where it names none, those of the folder that are named after items."""
     rows = ItemRows(folder)
     if images is None or names_pictures(rows):
-        return PictureSource(folder, root=images)
-    return PictureSource(folder, root=images, found=image_column(rows.read(0, len(rows))[ITEM], Path(images)))
+        return ImageSource(folder, root=images)
+    return ImageSource(folder, root=images, found=image_column(rows.read(0, len(rows))[ITEM], Path(images)))
 
 
 def _defaults(folder: str | Path, template: str | None, images: str | Path | None) -> list[tuple[What, str]]:

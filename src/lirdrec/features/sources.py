@@ -18,7 +18,7 @@ from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import ITEMS, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Input, Kind
-from lirdrec.features.images import PictureError, open_file
+from lirdrec.features.images import ImageError, open_file
 from lirdrec.features.template import Template, default_template
 
 KEY_BYTES = 16
@@ -187,7 +187,7 @@ class TextSource(Source):
         return [text_item(text) for text in texts]
 
 
-class PictureSource(Source):
+class ImageSource(Source):
     """Image files whose paths are in a column of the item table.
 
     Args:
@@ -246,7 +246,7 @@ class PictureSource(Source):
         try:
             with open_file(path) as file:
                 key = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
-        except PictureError as error:
+        except ImageError as error:
             return Item(problem=str(error), source=name)
         except OSError as error:
             return Item(problem=f"cannot be read ({error.strerror or error})", source=name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.data.titles import is_title, named_title
 from lirdrec.errors import ConfigError, DataError
 
@@ -89,7 +89,7 @@ class Template:
         known = list(columns)
         for name in self.columns:
             if name not in known:
-                hint = nearest(name, known, f"the table has {', '.join(known) or 'no column'}")
+                hint = suggest_name(name, known, f"the table has {', '.join(known) or 'no column'}")
                 raise ConfigError(f"template {self.text!r}: the item table has no column '{name}'; {hint}")
 
     def render(self, frame: pl.DataFrame) -> list[str | None]:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from lirdrec.data.features import open_array
-from lirdrec.data.ids import count, describe_ids
+from lirdrec.data.ids import describe_ids, pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest, resolve_path
-from lirdrec.errors import ConfigError, DataError, RunFolderError, reason
+from lirdrec.errors import ConfigError, DataError, RunFolderError, describe_error
 from lirdrec.features.dataset_writer import MASK, SHOWN, FeatureResult, file_name
 from lirdrec.features.job import FeatureJob, FeatureJobRunner, bare, json_like
-from lirdrec.features.sources import ItemRows, PictureSource, default_texts, names_pictures
+from lirdrec.features.sources import ImageSource, ItemRows, default_texts, names_pictures
 
 
 def check_overwrite(folder: Path, job: FeatureJob) -> None:
@@ -44,12 +44,10 @@ def check_not_empty(works: Sequence[FeatureJobRunner], joined: Mapping[str, Feat
         work.shards.discard()
     job, result = empty[0].job, joined[empty[0].job.name]
     problem = f"; the first problem: {result.problems[0][1]}: {result.problems[0][2]}" if result.problems else ""
-    searched = (
-        f"; images were searched in {job.source.root} (--images)" if isinstance(job.source, PictureSource) else ""
-    )
+    searched = f"; images were searched in {job.source.root} (--images)" if isinstance(job.source, ImageSource) else ""
     raise DataError(
-        f"{empty[0].folder}: no item got a vector for '{job.name}': of {count(result.items, 'item')}"
-        f" {result.missing:,} have no {job.source.kind} and {count(result.n_problems, 'input')} cannot be used"
+        f"{empty[0].folder}: no item got a vector for '{job.name}': of {pluralize(result.items, 'item')}"
+        f" {result.missing:,} have no {job.source.kind} and {pluralize(result.n_problems, 'input')} cannot be used"
         f"{problem}{searched}"
     )
 
@@ -63,7 +61,7 @@ def covered(folder: Path, joined: Mapping[str, FeatureResult]) -> np.ndarray:
         try:
             masks.append(open_array(path, mapped=False))
         except (OSError, ValueError, MemoryError) as error:
-            raise RunFolderError(f"{path}: is damaged ({reason(error)}); prepare the dataset again") from None
+            raise RunFolderError(f"{path}: is damaged ({describe_error(error)}); prepare the dataset again") from None
     return np.any(masks, axis=0)
 
 
@@ -80,7 +78,7 @@ def check_items_covered(
     option = _second_matrix(rows, works)
     second = f"give them some with a second matrix (for instance {option}), or " if option else ""
     raise DataError(
-        f"{folder}: no features in any matrix for {len(without):,} of {count(len(keep), 'item')}:"
+        f"{folder}: no features in any matrix for {len(without):,} of {pluralize(len(keep), 'item')}:"
         f" {describe_ids(shown, SHOWN)}{more}; {second}leave these items out (--drop-featureless-items);"
         f" what was encoded is kept{listed}"
     )

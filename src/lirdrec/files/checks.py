@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from lirdrec.errors import WORDS, DataError, LirdrecError, unreadable
+from lirdrec.errors import WORDS, DataError, LirdrecError, describe_read_error
 
 KIND_NAMES = {
     stat.S_IFIFO: "a FIFO (a named pipe)",
@@ -51,7 +51,7 @@ def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.sta
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as os_error:
-        raise error(f"{path}: {unreadable(os_error)}") from None
+        raise error(f"{path}: {describe_read_error(os_error)}") from None
     except ValueError:
         raise error(f"{path}: has a character that is not allowed in paths") from None
 
@@ -92,7 +92,7 @@ def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: in
     except UnicodeDecodeError as fault:
         raise error(f"{path}: not UTF-8 text (byte 0x{fault.object[fault.start]:02x} at {fault.start:,})") from None
     except OSError as os_error:
-        raise error(f"{path}: {unreadable(os_error)}") from None
+        raise error(f"{path}: {describe_read_error(os_error)}") from None
 
 
 def kind_name(status: os.stat_result) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lirdrec.errors import RunFolderError, unreadable
+from lirdrec.errors import RunFolderError, describe_read_error
 from lirdrec.files.atomic import sha256
 
 MANIFEST = "manifest.json"
@@ -52,7 +52,7 @@ def folder_around(path: str | Path) -> Path | None:
     return next((folder for folder in parents if (manifest_format(folder) or "").startswith("lirdrec-")), None)
 
 
-def refuse_inside(path: str | Path, option: str = "") -> None:
+def check_not_inside_folder(path: str | Path, option: str = "") -> None:
     """Raise if a file would be written into a prepared dataset, a run or an export.
 
     Args:
@@ -82,7 +82,7 @@ def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
     try:
         value = json.loads(_text(path))
     except OSError as error:
-        raise RunFolderError(f"{path}: {unreadable(error, remedy)}") from None
+        raise RunFolderError(f"{path}: {describe_read_error(error, remedy)}") from None
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: is damaged: it is not JSON ({type(error).__name__}); {remedy}") from None
     if not isinstance(value, dict):
@@ -131,7 +131,7 @@ def resolve_path(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
     return folder / manifest["stage"] / name if manifest.get("stage") else folder / (name + BESIDE)
 
 
-def stamp(folder: str | Path) -> tuple[object, ...] | None:
+def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
     """A value that changes whenever the manifest of a folder is written; None if there is none."""
     path = Path(folder) / MANIFEST
     try:
@@ -141,7 +141,7 @@ def stamp(folder: str | Path) -> tuple[object, ...] | None:
         return None
 
 
-def checksum(folder: str | Path) -> str | None:
+def manifest_checksum(folder: str | Path) -> str | None:
     """A checksum of all files of a folder by its manifest; None if there is no readable manifest.
 
     Unlike `stamp`, it does not change when the files get their final names.

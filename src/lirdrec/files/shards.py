@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write, remove, sha256, write_errors
 from lirdrec.files.locks import LOCK
-from lirdrec.option_names import argument
+from lirdrec.option_names import option_text
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Shards:
             if has_partial_work(self.folder) if keep_existing is None else keep_existing:
                 raise ConfigError(
                     f"{self.folder}: contains unfinished work with other settings (see {PLAN} there);"
-                    f" finish it with those settings, or start again ({argument('restart', True)})"
+                    f" finish it with those settings, or start again ({option_text('restart', True)})"
                 )
             forget(self.folder)
         if not path.is_file():

@@ -44,9 +44,9 @@ from lirdrec.files.manifest import (
     STAGE,
     check_manifest,
     manifest_format,
+    manifest_stamp,
     read_manifest,
     resolve_path,
-    stamp,
 )
 
 logger = logging.getLogger(__name__)
@@ -327,14 +327,14 @@ def read_stable(folder: Path, read: Callable[[], T]) -> T:
         if not folder.exists() and not recover(folder) and _is_being_replaced(folder):
             time.sleep(0.01)
             continue
-        before = stamp(folder)
+        before = manifest_stamp(folder)
         try:
             value = read()
         except (LirdrecError, OSError):
-            if stamp(folder) == before:
+            if manifest_stamp(folder) == before:
                 raise
             continue
-        if stamp(folder) == before:
+        if manifest_stamp(folder) == before:
             return value
     return read()
 

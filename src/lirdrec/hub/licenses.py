@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError
 
 OTHER = "other"
@@ -79,7 +79,7 @@ def _license(named: str) -> License:
     if named.lower() in KNOWN:
         return License(named.lower(), named.lower())
     if not named or " " not in named:
-        hint = nearest(named.lower(), KNOWN, "a custom license is a sentence in quotes, or 'other'")
+        hint = suggest_name(named.lower(), KNOWN, "a custom license is a sentence in quotes, or 'other'")
         raise ConfigError(f"license {named!r} is not known; {hint}")
     return License(OTHER, named)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.hub.card import card
 from lirdrec.hub.client import HubError, Repository, bars, hub_errors, repository
@@ -74,7 +74,7 @@ def push(
 
 def send(shared: Shared, repo: Repository, text: str, private: bool, message: str | None, progress: bool) -> str:
     """Create the repository if missing, commit the files and the card, and return the address."""
-    log.info("%s: %s, %.1f MB", repo, count(len(shared.contents), "file"), shared.bytes / 1e6)
+    log.info("%s: %s, %.1f MB", repo, pluralize(len(shared.contents), "file"), shared.bytes / 1e6)
     api = repo.api()
     with hub_errors(repo), bars(progress):
         address = str(api.create_repo(repo.name, repo_type=repo.type, private=private, exist_ok=True))

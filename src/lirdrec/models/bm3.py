@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
@@ -42,7 +42,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class BM3Config:
     """Hyper-parameters of BM3; it has no option for the ranking loss since it uses no negatives.
 
@@ -60,12 +60,12 @@ class BM3Config:
     regularization: float = option(0.1, "λ of the lengths of all user and item vectors")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "embedding_size", "n_layers")
+        check_minimum(self, 1, "embedding_size", "n_layers")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
         if not self.contrast_weight > 0:
             raise ConfigError(f"contrast_weight is {self.contrast_weight}; it must be more than 0")
-        at_least(self, 0, "regularization")
+        check_minimum(self, 0, "regularization")
 
 
 class BM3(Model):

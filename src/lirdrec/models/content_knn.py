@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lirdrec.config import checked, option
+from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
@@ -31,7 +31,7 @@ from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class ContentKNNConfig:
     """Hyper-parameters of content kNN.
 

@@ -35,7 +35,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lirdrec.config import checked, option
+from lirdrec.config import option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
@@ -47,7 +47,7 @@ ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class EASEConfig:
     """Hyper-parameters of EASE.
 
@@ -68,7 +68,7 @@ class EASEConfig:
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class _FeatureOptions(EASEConfig):
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
@@ -81,7 +81,7 @@ class _FeatureOptions(EASEConfig):
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class CEASEConfig(_FeatureOptions):
     """Hyper-parameters of collective EASE.
 
@@ -100,7 +100,7 @@ class CEASEConfig(_FeatureOptions):
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class AddEASEConfig(_FeatureOptions):
     """Hyper-parameters of additive EASE.
 

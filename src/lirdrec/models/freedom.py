@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
@@ -50,7 +50,7 @@ from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class FREEDOMConfig(RankingOptions):
     """Hyper-parameters of FREEDOM.
 
@@ -73,8 +73,8 @@ class FREEDOMConfig(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbors")
-        at_least(self, 0, "regularization")
+        check_minimum(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbors")
+        check_minimum(self, 0, "regularization")
         if not 0 <= self.edge_dropout < 1:
             raise ConfigError(f"edge_dropout is {self.edge_dropout}; it must be at least 0 and less than 1")
         check_modality_weights(self.modality_weights)

@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.graphs.edges import Edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.modalities import chosen_modalities
@@ -50,7 +50,7 @@ from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class GRCNConfig(RankingOptions):
     """Hyper-parameters of GRCN.
 
@@ -67,8 +67,8 @@ class GRCNConfig(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size")
-        at_least(self, 0, "n_routings", "regularization")
+        check_minimum(self, 1, "embedding_size")
+        check_minimum(self, 0, "n_routings", "regularization")
 
 
 class GRCN(Model):

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lirdrec.config import checked, option
+from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.ranking.histories import history_matrix
@@ -21,7 +21,7 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class ItemKNNConfig:
     """Hyper-parameters of item-kNN.
 

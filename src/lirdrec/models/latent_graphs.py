@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.links import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
@@ -55,7 +55,7 @@ Degrees = Callable[[str, Links], Tensor]
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class LatentGraphOptions(RankingOptions):
     """Hyper-parameters of both LATTICE and MICRO."""
 
@@ -69,10 +69,10 @@ class LatentGraphOptions(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbors")
+        check_minimum(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbors")
         if not 0 <= self.frozen_weight < 1:
             raise ConfigError(f"frozen_weight is {self.frozen_weight}; it must be at least 0 and less than 1")
-        at_least(self, 0, "regularization")
+        check_minimum(self, 0, "regularization")
 
 
 class LatentGraphModel(Model):

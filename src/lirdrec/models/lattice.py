@@ -27,14 +27,14 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lirdrec.config import checked
+from lirdrec.config import validated
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
 from lirdrec.models.latent_graphs import Degrees, LatentGraphModel, LatentGraphOptions
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class LATTICEConfig(LatentGraphOptions):
     """Hyper-parameters of LATTICE.
 

@@ -36,7 +36,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
@@ -50,7 +50,7 @@ from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class LGMRecConfig(PenaltyOptions):
     """Hyper-parameters of LGMRec.
 
@@ -74,8 +74,8 @@ class LGMRecConfig(PenaltyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "n_hyper_layers", "n_hyperedges")
-        at_least(self, 0, "n_layers", "n_modality_layers", "global_weight", "contrast_weight")
+        check_minimum(self, 1, "embedding_size", "n_hyper_layers", "n_hyperedges")
+        check_minimum(self, 0, "n_layers", "n_modality_layers", "global_weight", "contrast_weight")
         if not 0 <= self.hyper_dropout < 1:
             raise ConfigError(f"hyper_dropout is {self.hyper_dropout}; it must be at least 0 and less than 1")
         if not self.hyper_temperature > 0:

@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.nn.init import xavier_uniform_
@@ -35,7 +35,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class LightGCNConfig(PenaltyOptions):
     """Hyper-parameters of LightGCN.
 
@@ -51,7 +51,7 @@ class LightGCNConfig(PenaltyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "n_layers")
+        check_minimum(self, 1, "embedding_size", "n_layers")
 
 
 class LightGCN(Model):

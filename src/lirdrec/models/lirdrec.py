@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
@@ -45,7 +45,7 @@ from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class LIRDRecConfig(RankingOptions):
     """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid.
 
@@ -79,8 +79,8 @@ class LIRDRecConfig(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "n_neighbors", "hidden_multiplier")
-        at_least(self, 0, "n_layers", "n_item_layers", "regularization")
+        check_minimum(self, 1, "embedding_size", "n_neighbors", "hidden_multiplier")
+        check_minimum(self, 0, "n_layers", "n_item_layers", "regularization")
         if self.pwc in ("released", "logits") and self.embedding_size < 4:
             raise ConfigError(
                 "embedding_size must be 4 or more: the weighting network's hidden layer is a quarter of it"

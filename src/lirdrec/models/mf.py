@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.nn.init import xavier_normal_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
@@ -29,7 +29,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class MFConfig(PenaltyOptions):
     """Hyper-parameters of MF-BPR.
 
@@ -44,7 +44,7 @@ class MFConfig(PenaltyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size")
+        check_minimum(self, 1, "embedding_size")
 
 
 class MF(Model):

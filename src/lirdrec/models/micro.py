@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
@@ -39,7 +39,7 @@ from lirdrec.nn.losses import info_nce
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class MICROConfig(LatentGraphOptions):
     """Hyper-parameters of MICRO.
 
@@ -55,7 +55,7 @@ class MICROConfig(LatentGraphOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "contrast_weight")
+        check_minimum(self, 0, "contrast_weight")
         if not self.contrast_temperature > 0:
             raise ConfigError(f"contrast_temperature is {self.contrast_temperature}; it must be more than 0")
         if self.n_contrasted is not None and self.n_contrasted < 1:

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import torch
 
-from lirdrec.config import checked
+from lirdrec.config import validated
 from lirdrec.models.base import Capabilities, Model
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class PopularityConfig:
     """Popularity has no hyper-parameters.
 

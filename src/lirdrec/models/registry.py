@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Model, ModelInputs
 
@@ -43,7 +43,7 @@ def model_type(name: str) -> type[Model]:
     """
     if name not in _MODELS:
         name = str(name)
-        hint = nearest(name.lower(), _MODELS, f"known models: {', '.join(_MODELS)}")
+        hint = suggest_name(name.lower(), _MODELS, f"known models: {', '.join(_MODELS)}")
         raise ConfigError(f"unknown model '{name}'; {hint}")
     module, attribute = _MODELS[name]
     model_class: type[Model] = getattr(importlib.import_module(module), attribute)

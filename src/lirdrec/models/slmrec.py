@@ -47,7 +47,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
@@ -62,7 +62,7 @@ Parts = list[tuple[Tensor, Tensor]]  # users and items of each channel
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class SLMRecConfig:
     """Hyper-parameters of SLMRec; its ranking loss is part of the model.
 
@@ -86,8 +86,8 @@ class SLMRecConfig:
     modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in the order of fac; none: all")
 
     def __post_init__(self) -> None:
-        at_least(self, 2, "embedding_size")
-        at_least(self, 0, "n_layers", "contrast_weight", "regularization")
+        check_minimum(self, 2, "embedding_size")
+        check_minimum(self, 0, "n_layers", "contrast_weight", "regularization")
         for name in ("temperature", "contrast_temperature"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.init import uniform_, xavier_normal_, xavier_uniform_
@@ -36,7 +36,7 @@ from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class VBPRConfig(PenaltyOptions):
     """Hyper-parameters of VBPR.
 
@@ -52,7 +52,7 @@ class VBPRConfig(PenaltyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size")
+        check_minimum(self, 1, "embedding_size")
 
 
 class VBPR(Model):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.nn.functional import normalize
 
@@ -23,7 +23,7 @@ BLOCK_BYTES = 8 * 2**20  # of the logits of a block; blocks that fit the CPU cac
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class RankingOptions:
     """Options of the ranking loss, the first fields of the configs of all models trained on pairs."""
 
@@ -47,7 +47,7 @@ class RankingOptions:
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class PenaltyOptions(RankingOptions):
     """Options of models that penalize the vectors of each batch with a weighted `batch_penalty`."""
 
@@ -58,7 +58,7 @@ class PenaltyOptions(RankingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "regularization")
+        check_minimum(self, 0, "regularization")
 
 
 class RankingLoss:

@@ -14,7 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.data.titles import as_texts, is_title
 from lirdrec.errors import ConfigError
 
@@ -78,7 +78,7 @@ class Filter:
         for column, condition in conditions.items():
             for name, value in _comparisons(condition).items():
                 if name not in _COMPARISONS:
-                    hint = nearest(name, _COMPARISONS, f"choose {', '.join(_COMPARISONS)}")
+                    hint = suggest_name(name, _COMPARISONS, f"choose {', '.join(_COMPARISONS)}")
                     raise ConfigError(f"filter on '{column}': no comparison '{name}'; {hint}")
                 if (name == "in") is not isinstance(value, list):
                     raise ConfigError(
@@ -102,7 +102,7 @@ class Filter:
         for name, condition in self.conditions.items():
             if name not in items.columns:
                 known = ", ".join(items.columns)
-                raise ConfigError(f"filter: no column '{name}'; {nearest(name, items.columns, f'it has {known}')}")
+                raise ConfigError(f"filter: no column '{name}'; {suggest_name(name, items.columns, f'it has {known}')}")
             column = items[name]
             column, kind = _readable(as_texts(column) if is_title(name) and column.dtype == pl.List else column)
             for comparison, value in _comparisons(condition).items():

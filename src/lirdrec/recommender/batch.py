@@ -19,7 +19,7 @@ from lirdrec.data.schema import USER
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import flush, is_leftover, write_errors
 from lirdrec.files.locks import LOCK, folder_lock
-from lirdrec.files.manifest import refuse_inside
+from lirdrec.files.manifest import check_not_inside_folder
 from lirdrec.files.progress_bars import progress_bar
 from lirdrec.files.shards import PLAN, Shards
 from lirdrec.files.table_writer import ENDINGS, table_writer
@@ -84,7 +84,7 @@ def recommend_all(
     output = Path(output)
     if output.suffix.lower() not in ENDINGS:
         raise ConfigError(f"{output}: choose a name that ends in {', '.join(ENDINGS)}")
-    refuse_inside(output)
+    check_not_inside_folder(output)
     # one user first: all errors are raised before anything is written
     recommender.recommend(recommender.users.series[:1], k, exclude_seen=exclude_seen, candidates=candidates)
     rows = None if candidates is None else np.unique(known_rows(as_list(candidates), recommender.items))

@@ -16,7 +16,7 @@ import numpy as np
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix, open_array
-from lirdrec.errors import RunFolderError, unreadable
+from lirdrec.errors import RunFolderError, describe_read_error
 from lirdrec.files.manifest import MANIFEST, file_entry, is_relative_name, resolve_path
 from lirdrec.recommender.run_folder import REMEDY, Writer, check_file, read_json, write_json
 from lirdrec.row_buffers import append_rows
@@ -223,7 +223,7 @@ def _read_matrix(folder: Path, manifest: Mapping[str, Any], prefix: str, name: s
         try:
             arrays.append(open_array(path))
         except (OSError, ValueError, MemoryError) as error:
-            raise RunFolderError(f"{path}: {unreadable(error, 'restore it')}") from None
+            raise RunFolderError(f"{path}: {describe_read_error(error, 'restore it')}") from None
     values, present = arrays
     if values.ndim != 2 or values.dtype.kind != "f" or present.dtype != np.bool_ or present.shape != values.shape[:1]:
         raise RunFolderError(f"{folder}: the features '{name}' are not a matrix with its mask; restore them")

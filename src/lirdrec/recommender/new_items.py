@@ -13,11 +13,11 @@ from lirdrec.data.alignment import align, as_feature_file
 from lirdrec.data.feature_files import FeatureFile
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import first_line, to_polars
-from lirdrec.data.ids import IdMap, as_list, count, describe_ids
+from lirdrec.data.ids import IdMap, as_list, describe_ids, pluralize
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
-from lirdrec.option_names import argument
+from lirdrec.option_names import option_text
 from lirdrec.ranking.scorers import Scorer
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
     exists = catalog.rows(ids.series) >= 0
     if exists.any():
         raise DataError(
-            f"{count(int(exists.sum()), 'new item')} in the catalog already: "
+            f"{pluralize(int(exists.sum()), 'new item')} in the catalog already: "
             f"{describe_ids(ids.series.filter(pl.Series(exists)).to_list())}; add only items that are new"
         )
     _warn_of_zeros(ids, catalog)
@@ -128,9 +128,9 @@ def new_features(
     is_empty = ~np.any([matrix.present for matrix in matrices.values()], axis=0)
     if is_empty.any():
         raise DataError(
-            f"no features in any modality ({', '.join(trained)}) for {count(int(is_empty.sum()), 'new item')}: "
-            f"{describe_ids(ids.ids[is_empty])}; give each at least one ({argument('features', 'NAME=FILE')}), or let a"
-            " server make them of texts and images (lirdrec serve --encoders)"
+            f"no features in any modality ({', '.join(trained)}) for {pluralize(int(is_empty.sum()), 'new item')}: "
+            f"{describe_ids(ids.ids[is_empty])}; give each at least one ({option_text('features', 'NAME=FILE')}), or"
+            " let a server make them of texts and images (lirdrec serve --encoders)"
         )
     return matrices
 

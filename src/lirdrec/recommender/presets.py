@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.errors import ConfigError
 from lirdrec.models.registry import model_type
 from lirdrec.training.config import TrainConfig
@@ -47,10 +47,10 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
     options = {} if loss is None else {"loss": loss}
     if loss == "softmax":
         options |= SOFTMAX_OPTIONS.get(model, {})
-    config: Any = make(model_class.Config, options, "the preset")
+    config: Any = make_config(model_class.Config, options, "the preset")
     rate = PUBLISHED_RATES.get(model, COMMON_RATE)
     if name == "paper" and loss != "softmax":
-        return config, make(TrainConfig, dict(model_class.published), "the preset")
+        return config, make_config(TrainConfig, dict(model_class.published), "the preset")
     if loss == "softmax":
         return config, TrainConfig(batch_size=FAST_BATCH, order="users", learning_rate=SOFTMAX_RATE)
     if not offers_losses:  # an in-batch loss depends on the batch size, so this stays as published

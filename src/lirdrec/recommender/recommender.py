@@ -17,7 +17,7 @@ from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import FrameKind, append_frame, from_polars
-from lirdrec.data.ids import IdMap, as_list, count, known_rows
+from lirdrec.data.ids import IdMap, as_list, known_rows, pluralize
 from lirdrec.data.schema import ITEM, SCORE, USER
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
@@ -406,7 +406,7 @@ class Recommender:
         merged, store = append_frame(self.item_table, table), self.features.with_added(new)
         # nothing can fail from here on
         self.scorer, self.items, self.item_table, self.features = scorer, ids, merged, store
-        log.info("added %s; the catalog has %d now", count(table.height, "item"), len(ids))
+        log.info("added %s; the catalog has %d now", pluralize(table.height, "item"), len(ids))
 
     # ------------------------------------------------------------ saving
 
@@ -486,7 +486,7 @@ class Recommender:
     def __repr__(self) -> str:
         run = f"{self.info.get('model', 'scorer')} of {self.info.get('dataset', 'unnamed data')}"
         slim = ", slim" if self.is_slim else ""
-        return f"Recommender({run}, {count(self.n_users, 'user')}, {count(self.n_items, 'item')}{slim})"
+        return f"Recommender({run}, {pluralize(self.n_users, 'user')}, {pluralize(self.n_items, 'item')}{slim})"
 
     # ------------------------------------------------------------ inside
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.schema import SPLITS
 from lirdrec.errors import RunFolderError
@@ -26,7 +26,7 @@ def settings_of(run: str | Path) -> tuple[Any, TrainConfig]:
     """
     info = read_run(run).info
     kind = config_type(str(info.get("model")))
-    config: Any = make(kind, dict(info.get("model_config") or {}), f"{run}")
+    config: Any = make_config(kind, dict(info.get("model_config") or {}), f"{run}")
     if info.get("training") is None:  # a closed form has no epochs
         return config, preset(str(info.get("model")))[1]
     metrics = info.get("metrics", {})
@@ -34,7 +34,7 @@ def settings_of(run: str | Path) -> tuple[Any, TrainConfig]:
         raise RunFolderError(
             f"{run}: was trained without validation, so no number of epochs was chosen; name a run that had one"
         )
-    training = make(TrainConfig, dict(info["training"]), f"{run}")
+    training = make_config(TrainConfig, dict(info["training"]), f"{run}")
     return config, replace(training, epochs=int(metrics["best_epoch"]))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lirdrec.errors import RunFolderError, unreadable
+from lirdrec.errors import RunFolderError, describe_read_error
 from lirdrec.files import atomic
 from lirdrec.files.atomic import recover, sha256, write_errors
 from lirdrec.files.locks import folder_lock
@@ -199,7 +199,7 @@ def read_errors(path: Path) -> Iterator[None]:
             pass
         yield
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
-        raise RunFolderError(f"{path}: {unreadable(error, REMEDY)}") from None
+        raise RunFolderError(f"{path}: {describe_read_error(error, REMEDY)}") from None
 
 
 def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small: int = SMALL_FILE_BYTES) -> None:
@@ -211,7 +211,7 @@ def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small
     try:
         size = path.stat().st_size if path.is_file() else None
     except OSError as error:
-        raise RunFolderError(f"{path}: {unreadable(error, REMEDY)}") from None
+        raise RunFolderError(f"{path}: {describe_read_error(error, REMEDY)}") from None
     if size is None:
         raise RunFolderError(f"{path}: is missing; {REMEDY}")
     if size != entry["bytes"]:
@@ -221,7 +221,7 @@ def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small
     try:
         damaged = (verify or size <= small) and sha256(path) != entry["sha256"]
     except OSError as error:
-        raise RunFolderError(f"{path}: {unreadable(error)}") from None
+        raise RunFolderError(f"{path}: {describe_read_error(error)}") from None
     if damaged:
         raise RunFolderError(f"{path}: is damaged: its checksum differs from the manifest's; {REMEDY}")
 
@@ -235,7 +235,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: {unreadable(error, REMEDY)}") from None
+        raise RunFolderError(f"{path}: {describe_read_error(error, REMEDY)}") from None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER
-from lirdrec.errors import DataError, RunFolderError, reason, unreadable
+from lirdrec.errors import DataError, RunFolderError, describe_error, describe_read_error
 from lirdrec.files.atomic import share
-from lirdrec.files.manifest import MANIFEST, resolve_path, stamp
+from lirdrec.files.manifest import MANIFEST, manifest_stamp, resolve_path
 from lirdrec.files.transaction import read_stable
 from lirdrec.models.base import Model
 from lirdrec.models.registry import build, config_type, model_type
@@ -77,12 +77,12 @@ def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwr
         if state.folder is not None and state.folder.resolve() == folder.resolve():
             _check_unchanged(state, folder)
         write_files(folder, _writers(state, folder, slim))
-        return stamp(folder)
+        return manifest_stamp(folder)
 
 
 def _check_unchanged(state: RunState, folder: Path) -> None:
     """Refuse to overwrite what another process has changed in the run since it was loaded."""
-    if state.saved is not None and stamp(folder) not in (state.saved, None):
+    if state.saved is not None and manifest_stamp(folder) not in (state.saved, None):
         raise RunFolderError(
             f"{folder}: another process has changed this run since it was loaded; load it again and repeat the change,"
             " or save to another folder"
@@ -105,7 +105,7 @@ def write_metrics(state: RunState) -> Stamp | None:
                 METRICS: lambda path: write_json(path, state.info["metrics"]),
             },
         )
-        return stamp(folder)
+        return manifest_stamp(folder)
 
 
 def read_run(
@@ -115,7 +115,7 @@ def read_run(
     folder = Path(folder)
 
     def read() -> RunState:
-        before = stamp(folder)
+        before = manifest_stamp(folder)
         return replace(_read(folder, verify, device, features), folder=folder, saved=before)
 
     return read_stable(folder, read)
@@ -154,7 +154,7 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
     except RunFolderError:
         raise
     except DAMAGE as error:
-        raise RunFolderError(f"{folder}: is damaged: {reason(error)}; {REMEDY}") from None
+        raise RunFolderError(f"{folder}: is damaged: {describe_error(error)}; {REMEDY}") from None
     n_users, n_items = len(state.users), len(state.items)
     if (scorer.n_users, scorer.n_items) != (n_users, n_items):
         raise RunFolderError(
@@ -250,14 +250,14 @@ def _read_interactions(path: Path) -> Interactions:
     try:
         return Interactions(table[USER].to_numpy(), table[ITEM].to_numpy(), times)
     except (DataError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
-        raise RunFolderError(f"{path}: is damaged: {reason(error)}; {REMEDY}") from None
+        raise RunFolderError(f"{path}: is damaged: {describe_error(error)}; {REMEDY}") from None
 
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, glob=False)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise RunFolderError(f"{path}: {unreadable(error, REMEDY)}") from None
+        raise RunFolderError(f"{path}: {describe_read_error(error, REMEDY)}") from None
 
 
 def _read_tensors(path: Path, device: torch.device | str) -> dict[str, Tensor]:
@@ -283,6 +283,6 @@ def rebuild(state: RunState) -> Model:
         item_table=state.item_table.head(n),
     )
     inputs = make_model_inputs(dataset, state.device)
-    model = build(name, inputs, make(config_type(name), state.info["model_config"], f"the run of {name}"))
+    model = build(name, inputs, make_config(config_type(name), state.info["model_config"], f"the run of {name}"))
     model.load_state_dict(dict(state.weights))
     return model.to(state.device).eval()

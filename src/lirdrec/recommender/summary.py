@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lirdrec.config import make
+from lirdrec.config import make_config
 from lirdrec.devices import resolve_device
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
@@ -34,7 +34,7 @@ def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False,
     assert recommender.train is not None
     step = None
     if model.capabilities.training == "gradient":
-        training = make(TrainConfig, recommender.info.get("training", {}), f"the training options of {folder}")
+        training = make_config(TrainConfig, recommender.info.get("training", {}), f"the training options of {folder}")
         step = measure_step(model, training, repeats).to_dict()
     sizes = {name: tensor.numel() for name, tensor in model.named_parameters()}
     sizes = sizes or {name: tensor.numel() for name, tensor in model.named_buffers()}

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lirdrec.escaping import visible
+from lirdrec.escaping import escape_text
 from lirdrec.reporting.statistics import Measure
 
 Value = Measure | float | int | str | None
@@ -65,7 +65,7 @@ def text_of(value: Measure | float | int | str, column: Column) -> str:
     if isinstance(value, Measure):
         value = value.mean
     if isinstance(value, str):
-        return visible(value, line=False)
+        return escape_text(value, line=False)
     if math.isnan(value):
         return MISSING
     if column.format == "duration":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lirdrec._version import __version__
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write, make_folder
-from lirdrec.files.manifest import refuse_inside
+from lirdrec.files.manifest import check_not_inside_folder
 from lirdrec.reporting import html
 from lirdrec.reporting.figure import Figure
 from lirdrec.reporting.html import Cards
@@ -137,7 +137,7 @@ class Report:
             RunFolderError: it cannot be written, or would be inside a prepared dataset or a run.
         """
         path = Path(path)
-        refuse_inside(path)
+        check_not_inside_folder(path)
         make_folder(path.parent)
         _write(path, self.to_html(alone=True).encode())
         return path

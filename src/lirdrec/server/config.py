@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import URL
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.server.store import default_store_url
 
@@ -21,7 +21,7 @@ KEYED_RATE = 200.0  # default rate limit of a key, requests per second
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class ServerConfig:
     """Options of a server. The defaults are safe: only this machine can connect, and everything has a limit.
 
@@ -71,8 +71,8 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         counts = ("workers", "max_pixels", "max_batch", "max_connections", "address_connections", "ranking_batch")
-        at_least(self, 1, "max_body_bytes", *counts)
-        at_least(self, 0, "port", "threads")
+        check_minimum(self, 1, "max_body_bytes", *counts)
+        check_minimum(self, 0, "port", "threads")
         for name in ("threads", *counts):
             if getattr(self, name) > LARGEST:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at most {LARGEST:,}")
@@ -84,7 +84,7 @@ class ServerConfig:
         if self.port > 65535:
             raise ConfigError(f"port is {self.port}; it must be at most 65535")
         if self.rate_limit is not None:
-            at_least(self, 0, "rate_limit")
+            check_minimum(self, 0, "rate_limit")
             if self.rate_limit > LARGEST:
                 raise ConfigError(f"rate_limit is {self.rate_limit}; it must be at most {LARGEST:,}; 0 is no limit")
         for origin in self.cors:

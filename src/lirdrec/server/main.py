@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lirdrec.config import make, to_dict
+from lirdrec.config import make_config, to_dict
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write
@@ -147,7 +147,7 @@ def _allow_files(connections: int) -> None:
 def worker() -> ASGIApp:
     """The application of one of several worker processes."""
     middleware.configure()
-    config = make(ServerConfig, json.loads(os.environ[CONFIG]))
+    config = make_config(ServerConfig, json.loads(os.environ[CONFIG]))
     threading.Thread(target=_end_with_parent, args=(config.timeout_seconds + 5,), daemon=True).start()
     app = _application(config)
 

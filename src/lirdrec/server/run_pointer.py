@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.files.atomic import atomic_write, flush, remove_leftovers, temporary_name, write_errors
-from lirdrec.files.manifest import checksum
+from lirdrec.files.manifest import manifest_checksum
 from lirdrec.recommender.run_folder import is_run, open_run
 from lirdrec.server.private_files import write_lock
 
@@ -45,7 +45,7 @@ class RunPointer:
     def stamp(self) -> Stamp:
         """Target and checksum of the run to serve, to detect a change."""
         target = self.target()
-        return target, checksum(target)
+        return target, manifest_checksum(target)
 
     def moved(self) -> bool:
         """Whether it points to another run than the served one."""

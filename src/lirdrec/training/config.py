@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lirdrec.config import at_least, checked, option
+from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 
 
 @dataclass(frozen=True)
-@checked
+@validated
 class TrainConfig:
     """Options of the training loop. The defaults are the paper's setting (`preset="paper"`).
 
@@ -41,8 +41,8 @@ class TrainConfig:
     tensorboard: bool = option(False, "also write TensorBoard events (needs lirdrec[tensorboard])")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "epochs", "batch_size", "evaluate_every", "checkpoint_every", "decay_epochs")
-        at_least(self, 0, "patience", "warmup_epochs", "seed")
+        check_minimum(self, 1, "epochs", "batch_size", "evaluate_every", "checkpoint_every", "decay_epochs")
+        check_minimum(self, 0, "patience", "warmup_epochs", "seed")
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be more than 0")
         if not 0 < self.decay <= 1:

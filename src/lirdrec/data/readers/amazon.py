@@ -14,7 +14,7 @@ import polars as pl
 
 from lirdrec.data.alignment import align
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.json_lines import BadLines, Policy
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.amazon_images import read_image_features
@@ -179,7 +179,7 @@ def _with_metadata(dataset: Dataset, bad: BadLines) -> Dataset:
     has_metadata = table.select(pl.any_horizontal(pl.exclude(ITEM).is_not_null())).to_series()
     missing = int((~has_metadata).sum())
     if missing:
-        logger.warning("%s: nothing about %s of %d", bad.path, count(missing, "item"), dataset.n_items)
+        logger.warning("%s: nothing about %s of %d", bad.path, pluralize(missing, "item"), dataset.n_items)
     source = {**dataset.info["source"], "bad_metadata_lines": bad.count, "items_without_metadata": missing}
     return dataclasses.replace(dataset, item_table=table, info={**dataset.info, "source": source})
 

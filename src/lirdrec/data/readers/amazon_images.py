@@ -11,7 +11,7 @@ import polars as pl
 
 from lirdrec.data.compression import exists, is_compressed, open_bytes
 from lirdrec.data.feature_files import FeatureFile
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,11 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
                 values[row] = records["values"][at]
                 found[row] = True
     if repeated:
-        logger.warning("%s: %s of repeated items; the first is used", path, count(repeated, "record"))
+        logger.warning("%s: %s of repeated items; the first is used", path, pluralize(repeated, "record"))
     if len(items) and not found.any():
-        raise DataError(f"{path}: holds none of the {count(len(items), 'item')}; is it the file of another category?")
+        raise DataError(
+            f"{path}: holds none of the {pluralize(len(items), 'item')}; is it the file of another category?"
+        )
     logger.info("%s: features of %d of %d items", path, found.sum(), len(items))
     return FeatureFile(values, items, str(path))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.json_lines import BadLines, finite_float, parse_lines, parse_record, read_blocks
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
@@ -81,10 +81,10 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
         rows = list(parse_lines(number, block, bad, parse))
         frames.append(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
     if repeated:
-        logger.warning("%s: %s of repeated items; the first is used", path, count(repeated, "line"))
+        logger.warning("%s: %s of repeated items; the first is used", path, pluralize(repeated, "line"))
     if len(items) and not seen:
         raise DataError(
-            f"{path}: knows none of the {count(len(items), 'item')} of the reviews; is it the metadata of another"
+            f"{path}: knows none of the {pluralize(len(items), 'item')} of the reviews; is it the metadata of another"
             " category or another year?"
         )
     return pl.DataFrame({ITEM: items}).join(pl.concat(frames), on=ITEM, how="left", maintain_order="left")

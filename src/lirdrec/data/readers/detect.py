@@ -30,7 +30,7 @@ from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.storage import MANIFEST
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files.checks import check_file, is_folder, stat_path
-from lirdrec.option_names import argument
+from lirdrec.option_names import option_text
 
 Kind = Literal[
     "prepared", "mmrec", "recbole", "movielens", "microlens", "amazon", "splits", "lightgcn", "matrix", "table"
@@ -261,7 +261,7 @@ def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
     record = first_record(path)
     if record is not None and {USER, ITEM} <= record.keys():
         return "table"
-    named = f"{argument('user', 'KEY')}, {argument('item', 'KEY')}"
+    named = f"{option_text('user', 'KEY')}, {option_text('item', 'KEY')}"
     hint = f"say which keys of a log hold the users and the items: {named}"
     if record is not None and is_list(path):
         raise DataError(f"{path}: its records have the keys {', '.join(list(record)[:MAX_SHOWN_KEYS])}; {hint}")

@@ -20,7 +20,7 @@ from lirdrec.data.readers.raw_text import read_lines
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.tables import RecordTable, Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.option_names import called
+from lirdrec.option_names import option_name
 
 LABEL = "split_file"
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
@@ -79,7 +79,7 @@ def read_lightgcn(
     """
     for option in FIXED_OPTIONS:
         if option in options:
-            raise ConfigError(f"{folder}: its files contain only users and items; leave {called(option)} out")
+            raise ConfigError(f"{folder}: its files contain only users and items; leave {option_name(option)} out")
     folder = Path(folder)
     is_split = any((folder / file_name).is_file() for split in ("valid", "test") for file_name in FILES[split])
     config = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")

@@ -13,7 +13,7 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.delimited import BadRows
 from lirdrec.data.feature_files import read_npy
 from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
-from lirdrec.data.ids import IdMap, count, describe_ids
+from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.preprocessing import distinct_pairs
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
@@ -21,7 +21,7 @@ from lirdrec.data.readers.raw_text import check_id_columns
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.splits import given_labels, label_values
 from lirdrec.data.tables import Table, read_table, select_rows
-from lirdrec.data.value_parsing import moments, without_bad_rows
+from lirdrec.data.value_parsing import drop_bad_rows, parse_times
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"
@@ -72,7 +72,7 @@ def read_mmrec(
     features = {modality: _read_features(path) for modality, path in files.items()}
     items = IdMap(_item_ids(item_ids, files, features), ITEM)
     users = IdMap(user_ids.unique().sort(), USER)
-    times = moments(table, TIMESTAMP) if TIMESTAMP in table.frame.columns else None
+    times = parse_times(table, TIMESTAMP) if TIMESTAMP in table.frame.columns else None
     splits = _split(users.rows(user_ids), items.rows(item_ids), times, labels)
     repeated = len(user_ids) - sum(len(split.users) for split in splits)
     return Dataset(
@@ -119,7 +119,7 @@ def _read_interactions(path: Path, user: str, item: str, label: str, bad_rows: B
     labeled = label_values(table.frame[label]).is_not_null()
     if bad_rows == "skip" and labeled.any() and not labeled.all():
         table = dataclasses.replace(select_rows(table, labeled), skipped=table.skipped + int((~labeled).sum()))
-    table, n_dropped = without_bad_rows(check_id_columns(table, config, user, item, pattern=NUMBER), config)
+    table, n_dropped = drop_bad_rows(check_id_columns(table, config, user, item, pattern=NUMBER), config)
     skipped = table.skipped + n_dropped
     return table, {"rows": height, "bad_rows_skipped": skipped} if skipped else {}
 
@@ -137,8 +137,8 @@ def _item_ids(ids: pl.Series, files: dict[str, Path], features: dict[str, Featur
     beyond = ids.filter(ids >= size).unique().sort()
     if len(beyond):
         raise DataError(
-            f"{files[modality]}: {count(size, 'row')}, but the interactions name {count(len(beyond), 'item')} beyond"
-            f" them ({describe_ids(beyond)}); row i must be item i"
+            f"{files[modality]}: {pluralize(size, 'row')}, but the interactions name {pluralize(len(beyond), 'item')}"
+            f" beyond them ({describe_ids(beyond)}); row i must be item i"
         )
     return np.arange(size)
 

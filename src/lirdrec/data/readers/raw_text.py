@@ -12,7 +12,7 @@ import polars as pl
 
 from lirdrec.config import option_named
 from lirdrec.data.compression import read_bytes
-from lirdrec.data.ids import INTEGER, count
+from lirdrec.data.ids import INTEGER, pluralize
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.tables import Table, read_table, select_rows
 from lirdrec.errors import DataError
@@ -65,7 +65,10 @@ def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, p
             if bad.any():
                 where = f"{table.where}, column '{column}'"
                 logger.warning(
-                    "%s: %s without an id left out; the first: %s", where, count(int(bad.sum()), "row"), table.at(bad)
+                    "%s: %s without an id left out; the first: %s",
+                    where,
+                    pluralize(int(bad.sum()), "row"),
+                    table.at(bad),
                 )
             table = dataclasses.replace(select_rows(table, ~bad), skipped=table.skipped + int(bad.sum()))
             continue

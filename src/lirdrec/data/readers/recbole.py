@@ -16,7 +16,7 @@ from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.schema import SPLITS
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import DataError
-from lirdrec.option_names import argument, called
+from lirdrec.option_names import option_name, option_text
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def read_recbole(
     elif vectors:
         raise DataError(
             f"{path}: no such item table, which should contain the vectors {', '.join(vectors)}; add it, or leave"
-            f" {called('vectors')} out"
+            f" {option_name('vectors')} out"
         )
     _say_unread(folder, items, config.items_column)
     info = {"source": {"format": "recbole", "files": files}, **(info or {})}
@@ -93,7 +93,7 @@ def _say_unread(folder: Path, items: Table | None, item: str) -> None:
                 "%s: column '%s' (float_seq) stays a list of the item table; a feature matrix: %s",
                 folder,
                 column,
-                argument("vectors", column),
+                option_text("vectors", column),
             )
 
 

@@ -15,12 +15,12 @@ from lirdrec.data.compression import exists
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import UNREADABLE, read_features
 from lirdrec.data.frames import first_line
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.schema import RATING, USER
 from lirdrec.data.tables import Table, join_tables, read_table
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.option_names import called
+from lirdrec.option_names import option_name
 
 LABEL = "split_file"
 PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of protocol 2 to 5 begin
@@ -93,7 +93,7 @@ def read_matrices(
     """
     for option in FIXED_OPTIONS:
         if option in options:
-            raise ConfigError(f"a matrix of users and items has no named columns; leave {called(option)} out")
+            raise ConfigError(f"a matrix of users and items has no named columns; leave {option_name(option)} out")
     sources = {"train": train, "valid": validation, "test": test}
     sources = {split: source for split, source in sources.items() if source is not None}
     splits = len(sources) > 1
@@ -171,7 +171,7 @@ def _table(matrix: Any, where: str, split: str, config: PreprocessingConfig) -> 
     users, items = (np.asarray(indices, dtype=np.int64) for indices in (coo.row, coo.col))
     for axis, indices, size in (("row", users, coo.shape[0]), ("column", items, coo.shape[1])):
         if len(indices) and (indices.min() < 0 or indices.max() >= size):
-            raise DataError(f"{where}: names {axis} {int(indices.max())}, and there are {count(size, axis)}")
+            raise DataError(f"{where}: names {axis} {int(indices.max())}, and there are {pluralize(size, axis)}")
     nonzero = coo.data != 0
     if not nonzero.any():
         raise DataError(f"{where}: contains only zeros")

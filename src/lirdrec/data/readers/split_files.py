@@ -16,7 +16,7 @@ from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.tabular import read_interactions
 from lirdrec.data.schema import ITEM, SPLITS, USER
 from lirdrec.errors import DataError
-from lirdrec.option_names import called
+from lirdrec.option_names import option_name
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 AMAZON_2023 = {USER: "user_id", ITEM: "parent_asin", "rating": "rating", "timestamp": "timestamp"}
@@ -40,7 +40,7 @@ def find_split_files(folder: str | Path) -> dict[str, Path] | None:
             listed = ", ".join(path.name for path in paths)
             raise DataError(
                 f"{folder}: several files could be {split}: {listed}; name the three files instead of the folder"
-                f" ({called('train')}, {called('validation')}, {called('test')})"
+                f" ({option_name('train')}, {option_name('validation')}, {option_name('test')})"
             )
         files[split] = paths[0]
     return files

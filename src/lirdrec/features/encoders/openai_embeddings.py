@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lirdrec.config import at_least
+from lirdrec.config import check_minimum
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Prepared
 from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError, tokens_of
@@ -59,7 +59,7 @@ class OpenAIEmbeddings(Encoder):
         if not model:
             raise ConfigError("a server needs the name that it gives its model")
         self.endpoint, self.model, self.prompt, self.texts = endpoint, model, prompt or "", texts
-        at_least(self, 1, "texts")
+        check_minimum(self, 1, "texts")
         self._asked_dims = dims
         if dims is not None and dims < 1:
             raise ConfigError(f"dims is {dims}; it must be 1 or more")

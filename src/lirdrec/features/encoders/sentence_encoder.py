@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lirdrec.config import nearest
-from lirdrec.data.ids import count
+from lirdrec.config import suggest_name
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared, give_memory_back
 from lirdrec.features.encoders import sentence_pipeline
@@ -67,12 +67,12 @@ class SentenceEncoder(Encoder):
         normalize: bool | None = None,
     ):
         if pooling is not None and pooling not in sentence_pipeline.POOLINGS:
-            hint = nearest(
+            hint = suggest_name(
                 pooling, sentence_pipeline.POOLINGS, f"choose one of {', '.join(sentence_pipeline.POOLINGS)}"
             )
             raise ConfigError(f"pooling is '{pooling}'; {hint}")
         if precision not in PRECISIONS:
-            hint = nearest(precision, PRECISIONS, f"choose one of {', '.join(PRECISIONS)}")
+            hint = suggest_name(precision, PRECISIONS, f"choose one of {', '.join(PRECISIONS)}")
             raise ConfigError(f"precision is '{precision}'; {hint}")
         if max_length is not None and max_length < 1:
             raise ConfigError(f"--max-length is {max_length}; it must be 1 or more")
@@ -202,8 +202,8 @@ class SentenceEncoder(Encoder):
         special = len(self._tokenise([""], None)["input_ids"][0])
         if special >= limit:
             raise ConfigError(
-                f"--max-length is {limit}, and this model puts {count(special, 'token')} of its own to each text; give"
-                f" {special + 1} or more"
+                f"--max-length is {limit}, and this model puts {pluralize(special, 'token')} of its own to each text;"
+                f" give {special + 1} or more"
             )
         return limit
 

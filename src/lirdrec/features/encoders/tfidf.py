@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lirdrec.config import at_least
-from lirdrec.data.ids import count
+from lirdrec.config import check_minimum
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
 
@@ -57,8 +57,8 @@ class TfidfEncoder(Encoder):
         self.wanted, self.n_features, self.characters, self.seed = dims, n_features, tuple(characters), seed
         if dims < 1:
             raise ConfigError(f"dims is {dims}; it must be 1 or more")
-        at_least(self, 1, "n_features")
-        at_least(self, 0, "seed")
+        check_minimum(self, 1, "n_features")
+        check_minimum(self, 0, "seed")
         if not 1 <= self.characters[0] <= self.characters[-1]:
             raise ConfigError(
                 f"characters is {self.characters}; give the least and the greatest length, such as (2, 3)"
@@ -110,7 +110,7 @@ class TfidfEncoder(Encoder):
         strengths = svd.singular_values_
         dims = max(1, int((strengths > 1e-4 * strengths[0]).sum()))  # the rest is rounding
         if dims < self.wanted:
-            have = f"{count(len(texts), 'text')} have only {count(dims, 'direction')}"
+            have = f"{pluralize(len(texts), 'text')} have only {pluralize(dims, 'direction')}"
             logger.warning("%s: dims is %d, not %d", have, dims, self.wanted)
         self.load_state(
             {

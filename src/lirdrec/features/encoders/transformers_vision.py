@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lirdrec.config import nearest
+from lirdrec.config import suggest_name
 from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, LirdrecError
@@ -220,7 +220,7 @@ class VisionEncoder(Encoder):
         self, model: str | Path, device: str = "auto", precision: str = "float32", revision: str | None = None
     ):
         if precision not in PRECISIONS:
-            hint = nearest(precision, PRECISIONS, f"choose one of {', '.join(PRECISIONS)}")
+            hint = suggest_name(precision, PRECISIONS, f"choose one of {', '.join(PRECISIONS)}")
             raise ConfigError(f"precision is '{precision}'; {hint}")
         self.model = os.path.expanduser(model)
         self.device, self.precision, self.revision = device, precision, revision

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from lirdrec.config import nearest as nearest_name
+from lirdrec.config import suggest_name as nearest_name
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest, resolve_path
-from lirdrec.errors import ConfigError, RunFolderError, reason
+from lirdrec.errors import ConfigError, RunFolderError, describe_error
 from lirdrec.features.dataset_writer import MISSING, PROBLEMS, file_name
 from lirdrec.features.inspection import statistics
 from lirdrec.features.inspection.neighbors import nearest_rows
@@ -144,29 +144,29 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
     n = coverage["present"]
     if coverage["problems"]:
         sentences.append(
-            f"The input of {count(coverage['problems'], 'item')} could not be used: see {coverage['problems_file']}."
+            f"The input of {pluralize(coverage['problems'], 'item')} was not usable: see {coverage['problems_file']}."
         )
     if facts["encoder"] and facts["encoder"].get("cut", 0) > 0.2 * max(1, n):
         sentences.append(
-            f"The input of {count(facts['encoder']['cut'], 'item')} was longer than the encoder's limit and cut."
+            f"The input of {pluralize(facts['encoder']['cut'], 'item')} was longer than the encoder's limit and cut."
         )
     if coverage["missing"] > 0.2 * coverage["items"]:
         sentences.append(f"{coverage['missing'] / coverage['items']:.0%} of the items have no vector here.")
     if duplicates["items"] > max(1, 0.01 * n):
         sentences.append(
-            f"{count(duplicates['items'], 'item')} share their vector with another: copies in the catalog, a"
+            f"{pluralize(duplicates['items'], 'item')} share their vector with another: copies in the catalog, a"
             " placeholder image, or texts with too little information."
         )
     if duplicates["near"]["items"] > max(1, 0.02 * duplicates["near"]["asked"]):
         sentences.append(
-            f"{duplicates['near']['items']:,} of {count(duplicates['near']['asked'], 'item')} have a neighbor of"
+            f"{duplicates['near']['items']:,} of {pluralize(duplicates['near']['asked'], 'item')} have a neighbor of"
             f" cosine > {duplicates['near']['threshold']}: near-duplicates, or too similar"
             " vectors."
         )
     constant = len(facts["constant_columns"])
     if constant > 0.05 * facts["dims"]:
         sentences.append(
-            f"{count(constant, 'column')} of {facts['dims']:,} are the same for all items and carry no information."
+            f"{pluralize(constant, 'column')} of {facts['dims']:,} are the same for all items and carry no information."
         )
     cosine = spread["cosine"]
     if cosine and cosine["mean"] > 0.6:
@@ -179,7 +179,7 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
     if hubs["most"] > max(30, 10 * hubs["by_chance"]) and hubs["most"] > 0.02 * hubs["asked"]:
         sentences.append(
             f"{hubs['item']['title']} is among the {hubs['k']} nearest of {hubs['most']:,} of"
-            f" {count(hubs['asked'], 'item')}: a hub that will be recommended to many users."
+            f" {pluralize(hubs['asked'], 'item')}: a hub that will be recommended to many users."
         )
     norms = facts["norms"]
     if norms["min"] > 0 and norms["max"] > 20 * norms["median"]:
@@ -200,7 +200,7 @@ def _coverage(folder: Path, modality: str, present: np.ndarray, ids: pl.Series) 
         try:
             return str(path), pl.read_csv(path, infer_schema=False).to_dicts()
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise RunFolderError(f"{path}: is damaged ({reason(error)}); make the features again") from None
+            raise RunFolderError(f"{path}: is damaged ({describe_error(error)}); make the features again") from None
 
     (path, problems), (_, listed_missing) = listed(PROBLEMS), listed(MISSING)
     current = set(ids.filter(pl.Series(~present)).cast(pl.String))  # others may have been removed

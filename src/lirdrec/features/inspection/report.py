@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.features.inspection import tables
 from lirdrec.features.inspection.views import InspectionViews
 from lirdrec.reporting import Card, Cards, Figure, Report, Section, drawn
@@ -63,9 +63,9 @@ def report(
 def _answer(facts: Facts) -> str:
     items, present = facts["coverage"]["items"], facts["coverage"]["present"]
     if present == items:
-        summary = f"All {count(items, 'item')} have a vector"
+        summary = f"All {pluralize(items, 'item')} have a vector"
     else:
-        summary = f"**{present / items:.1%}** of {count(items, 'item')} have a vector"
+        summary = f"**{present / items:.1%}** of {pluralize(items, 'item')} have a vector"
     rank = facts["spread"]["effective_rank"]
     summary += f" of {facts['dims']:,} numbers, which vary in about **{rank:.0f}** independent directions. "
     if not facts["remarks"]:

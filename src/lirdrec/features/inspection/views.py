@@ -10,8 +10,8 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import titles
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.images import PictureError, thumbnail
-from lirdrec.features.sources import IMAGE, PictureSource, TextSource
+from lirdrec.features.images import ImageError, thumbnail
+from lirdrec.features.sources import IMAGE, ImageSource, TextSource
 
 MAX_TEXT = 160  # characters of a text
 
@@ -37,7 +37,7 @@ class InspectionViews:
         self.titles = Titles(data)
         self._texts = _text_source(folder, encoder or {})
         try:
-            self._images: PictureSource | None = PictureSource(folder)
+            self._images: ImageSource | None = ImageSource(folder)
         except DataError:  # no column of image paths, or the folder has moved
             self._images = None
 
@@ -57,7 +57,7 @@ class InspectionViews:
         (item,) = self._images.read(row, row + 1)
         try:
             return thumbnail(item.value, size) if isinstance(item.value, Path) else None
-        except PictureError:
+        except ImageError:
             return None
 
 

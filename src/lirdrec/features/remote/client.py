@@ -15,8 +15,8 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lirdrec.config import at_least
-from lirdrec.data.ids import count
+from lirdrec.config import check_minimum
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.remote.concurrency import RateLimiter, parallel_map
 
@@ -128,7 +128,7 @@ class OpenAIClient:
     ):
         self.concurrency, self.timeout, self.requests_per_minute = concurrency, timeout, requests_per_minute
         self.attempts, self.first_wait, self.sleep = attempts, first_wait, sleep
-        at_least(self, 1, "concurrency", "attempts")
+        check_minimum(self, 1, "concurrency", "attempts")
         if not timeout > 0:
             raise ConfigError(f"timeout is {timeout}; it must be more than 0 seconds")
         self.address = _address(url)
@@ -191,7 +191,7 @@ class OpenAIClient:
                 raise TrainingError(
                     f"{self.name}: {error}; what is done is kept, the same command goes on when it is back"
                 ) from None
-            raise RetriesExhausted(f"{error} ({count(self.attempts, 'attempt')})") from None
+            raise RetriesExhausted(f"{error} ({pluralize(self.attempts, 'attempt')})") from None
 
     def each(self, inputs: Iterable[A], work: Callable[[A], T]) -> Iterator[tuple[int, T]]:
         """Work on inputs, `concurrency` at once; see `lirdrec.features.remote.concurrency.each`."""

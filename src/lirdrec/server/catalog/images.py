@@ -18,7 +18,7 @@ import polars as pl
 from lirdrec.data.images import IMAGE, IMAGES, image_column
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import DataError, LirdrecError
-from lirdrec.features.images import PictureError, open_picture, thumbnail
+from lirdrec.features.images import ImageError, open_image, thumbnail
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.reporting.figure import COLORS, RED
 from lirdrec.server.cache import ByteCache
@@ -167,7 +167,7 @@ class ItemImages:
 def _thumbnail(source: Path | bytes) -> ItemImage | None:
     try:
         return ItemImage.from_content(thumbnail(source, SIDE), "image/jpeg")
-    except PictureError as error:
+    except ImageError as error:
         log.info("a placeholder replaces an image that cannot be shown: %s", error)
         return None
 
@@ -209,5 +209,5 @@ def sanitized_image(content: bytes, max_pixels: int) -> bytes:
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     if not content.startswith(_SIGNATURES) and not is_webp:
         raise DataError("the picture must be a JPEG, PNG or WebP; its content is something else")
-    open_picture(content, max_pixels=max_pixels, enough=STORED_SIDE)
+    open_image(content, max_pixels=max_pixels, enough=STORED_SIDE)
     return thumbnail(content, STORED_SIDE)

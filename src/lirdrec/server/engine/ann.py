@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lirdrec.data.ids import count
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.engine.query import QueryBatch
@@ -118,7 +118,7 @@ class ApproximateIndex:
             index.train(vectors)
             index.nprobe = max(1, math.ceil(cells * self.cell_share))
         index.add(vectors)
-        log.info("index %s of %s built", self.kind, count(n, "item"))
+        log.info("index %s of %s built", self.kind, pluralize(n, "item"))
         return index
 
     def _needed(self, snapshot: Snapshot, batch: QueryBatch, masks: Sequence[Mask], k: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lirdrec.data.ids import count, describe_ids
+from lirdrec.data.ids import describe_ids, pluralize
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, UnknownIdError
 from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, sound_rows
@@ -228,7 +228,7 @@ def _item_rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
     if unknown := [item for item, row in zip(history, rows, strict=True) if row < 0]:
         for item in unknown:
             _check_id_type(item, snapshot.item_rows, "item")
-        raise UnknownIdError(f"{count(len(unknown), 'item')} of the history unknown: {describe_ids(unknown)}")
+        raise UnknownIdError(f"{pluralize(len(unknown), 'item')} of the history unknown: {describe_ids(unknown)}")
     return torch.unique(torch.tensor(rows))
 
 

@@ -23,7 +23,7 @@ import orjson
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lirdrec.escaping import visible_json
+from lirdrec.escaping import escape_json
 from lirdrec.server.auth import network_of
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.dependencies import Services
@@ -48,7 +48,7 @@ class JsonFormatter(logging.Formatter):
         value |= getattr(record, "fields", {})
         if record.exc_info:
             value["traceback"] = self.formatException(record.exc_info)
-        return visible_json(_dumped(value))
+        return escape_json(_dumped(value))
 
 
 def _dumped(value: dict[str, Any]) -> str:
