@@ -23,18 +23,18 @@ from .broken_pictures import COLORS, GRAYS, SIZE, Case, encoded, make, noise, sc
 CHILD = """
 import json, resource, sys
 from pathlib import Path
-from lirdrec.features.images import PictureError, open_picture
+from lirdrec.features.images import ImageError, open_image
 
 folder, names = Path(sys.argv[1]), json.loads(sys.argv[2])
-open_picture(folder / "jpeg.png"), open_picture(folder / "gif_animated.gif")
+open_image(folder / "jpeg.png"), open_image(folder / "gif_animated.gif")
 before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
 for name in names:
     try:
-        picture = open_picture(folder / name)
+        picture = open_image(folder / name)
         width, height = picture.size
         assert picture.mode == "RGB"
         found[name] = [picture.getpixel((width * x // 4, height * y // 4)) for y in (1, 3) for x in (1, 3)]
-    except PictureError as error:
+    except ImageError as error:
         found[name] = str(error)
 growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(json.dumps({"growth": growth * (1 if sys.platform == "darwin" else 1024), "found": found}))

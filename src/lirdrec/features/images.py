@@ -113,7 +113,7 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int =
         enough: pixels that either side keeps where it has them.
 
     Raises:
-        PictureError: missing, no picture, damaged, cut off, or too large; one sentence that names the file.
+        ImageError: missing, no picture, damaged, cut off, or too large; one sentence that names the file.
     """
     where = str(source) if isinstance(source, Path) else "this picture"
     with _content(source, where) as file, quiet:
@@ -135,7 +135,7 @@ def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
     """A small JPEG of an image: at most `size` pixels a side.
 
     Raises:
-        PictureError: as `open_image`.
+        ImageError: as `open_image`.
     """
     image = open_image(source, enough=size)
     image.thumbnail((size, size))
@@ -163,7 +163,7 @@ def open_file(path: Path) -> io.BufferedReader:
     """The file, open for reading; other than regular files are rejected before opening, since pipes block forever.
 
     Raises:
-        PictureError: missing, empty, too large, or not a regular file; the sentence does not name the file.
+        ImageError: missing, empty, too large, or not a regular file; the sentence does not name the file.
     """
     try:
         status = path.stat()
