@@ -136,7 +136,12 @@ class Job:
         return replace(data, features={name: data.features[name] for name in modalities})
 
     def fit(
-        self, dataset: Dataset | None = None, *, callbacks: tuple[Callback, ...] = (), part: str = ""
+        self,
+        dataset: Dataset | None = None,
+        *,
+        callbacks: tuple[Callback, ...] = (),
+        part: str = "",
+        calibrate_new_items: bool = False,
     ) -> Recommender:
         """Train the trial's model with its options, resuming from the checkpoint of a killed worker.
 
@@ -144,6 +149,7 @@ class Job:
             dataset: training data; None: the trial's dataset.
             callbacks: further training callbacks.
             part: name of the training, for trials with several: each has its own checkpoint.
+            calibrate_new_items: as of `lirdrec.fit`.
         """
         from lirdrec.recommender.fit import fit
 
@@ -160,6 +166,7 @@ class Job:
             checkpoint=self.runs / f"checkpoint{part}",
             checkpoint_seconds=self.checkpoint_seconds,
             callbacks=(self.callback, *callbacks),
+            calibrate_new_items=calibrate_new_items,
         )
         self.earlier += self.callback.earlier
         if recommender.info.get("stopped") == "interrupted":

@@ -209,8 +209,7 @@ class GRCN(Model):
         confidence = memory["item_confidence"]
         memory["item_confidence"] = append_rows(confidence, confidence.new_zeros(len(zeros), confidence.shape[1]))
         new_vectors = self.ranking.transform_for_scoring(torch.cat([zeros, *contents], 1))
-        item_vectors = append_rows(scorer.item_vectors, new_vectors)
-        return VectorScorer(scorer.user_vectors, item_vectors, scorer.part_names, None, memory)
+        return scorer.with_items(new_vectors, memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:

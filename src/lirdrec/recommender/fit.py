@@ -16,17 +16,20 @@ from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.storage import verify_features
 from lirdrec.devices import resolve_device
-from lirdrec.errors import ConfigError
+from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.recommender.inputs import check_size, make_model_inputs
+from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder, fit_new_item_encoder
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.refit import merge_splits, settings_of
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
+from lirdrec.recommender.serialization import read_run
 from lirdrec.training.callbacks import EpochLines, HistoryLogger, ProgressBar, epoch_progress
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig, still_improving
@@ -46,6 +49,7 @@ class _Job:
         refit: the earlier run whose settings are used, or None.
         progress: whether to show it.
         callbacks: those of the caller.
+        calibrate: whether simulated launches choose the encoder of new items.
     """
 
     dataset: Dataset
@@ -55,6 +59,7 @@ class _Job:
     refit: str | Path | None
     progress: bool
     callbacks: tuple[Callback, ...]
+    calibrate: bool = True
 
 
 def fit(
@@ -74,6 +79,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     callbacks: tuple[Callback, ...] = (),
+    calibrate_new_items: bool = True,
 ) -> Recommender:
     """Train a model on a dataset. Validation chooses the best epoch; test is not used.
 
@@ -94,6 +100,8 @@ def fit(
         checkpoint: without `run`: folder for checkpoints, written at most every `checkpoint_seconds`, from which the
             same call resumes.
         callbacks: called after every step and epoch; they may stop the training.
+        calibrate_new_items: after the training, choose by simulated launches how the vectors and scores of items that
+            are added later are computed (docs/new_items.md). It takes about as long as a few validations.
 
     Raises:
         ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` with `config`.
@@ -105,6 +113,7 @@ def fit(
     True
     """
     job = _make_job(dataset, config, training, model, preset, refit, progress, callbacks)
+    job = replace(job, calibrate=calibrate_new_items)
     torch_device, may_exist = resolve_device(device), overwrite or resume
     if run is not None:
         check_new(run, may_exist)
@@ -211,10 +220,38 @@ def _train(
             training.epochs,
             result.best_epoch,
         )
+    scorer = model.scorer()
+    encoder = _new_item_encoder(job, model, scorer)
+    if encoder is not None:
+        info[NEW_ITEMS] = encoder.to_info()
     best = next((line for line in result.history if line["epoch"] == result.best_epoch), {})
     metrics = {"best_epoch": result.best_epoch, "epochs": n_epochs, "valid": best.get("valid", {})}
     info |= {"training": to_dict(training), "stopped": result.stopped, "metrics": metrics}
-    return Recommender.from_training(model, job.dataset, info=info)
+    return Recommender.from_training(model, job.dataset, scorer=scorer, info=info)
+
+
+def _new_item_encoder(job: _Job, model: Model, scorer: Scorer) -> NewItemEncoder | None:
+    """The encoder of items that are added later: from the earlier run in a refit, else from simulated launches."""
+    if job.refit is not None:
+        return NewItemEncoder.from_info(read_run(job.refit).info.get(NEW_ITEMS))
+    if not isinstance(scorer, VectorScorer) or not model.capabilities.cold_items:
+        return None
+    if not job.calibrate or job.validate is None:
+        return None
+    inputs, valid = model.inputs, job.dataset.valid
+    names = getattr(model, "modalities", tuple(inputs.features))
+    users, items = (torch.tensor(rows, device=inputs.device) for rows in (valid.users, valid.items))
+    try:
+        return fit_new_item_encoder(
+            model,
+            scorer,
+            {name: inputs.features[name] for name in names},
+            Histories(inputs.users, inputs.items, inputs.n_users),
+            Histories(users, items, inputs.n_users),
+            seed=job.training.seed,
+        )
+    except CapabilityError:  # an option of this model excludes new items
+        return None
 
 
 def fitting_metric(dataset: Dataset, metric: str) -> str:

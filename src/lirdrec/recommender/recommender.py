@@ -22,12 +22,13 @@ from lirdrec.data.schema import ITEM, SCORE, USER
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
+from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.new_items import check_added_items, new_features, new_table
 from lirdrec.recommender.query_arguments import (
     SimilarityScorer,
@@ -400,7 +401,12 @@ class Recommender:
         new = new_features(IdMap(table[ITEM], self.items.entity), features, blocks[0])
         catalog = [self._trained_features(model, blocks[0])]
         catalog += [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks[1:]]
-        scorer = model.add_items(self.scorer, catalog, {name: self._features(m) for name, m in new.items()})
+        arriving = {name: self._features(matrix) for name, matrix in new.items()}
+        scorer = model.add_items(self.scorer, catalog, arriving)
+        encoder = NewItemEncoder.from_info(self.info.get(NEW_ITEMS))
+        if encoder is not None and isinstance(scorer, VectorScorer):
+            used = {name: catalog[0][name] for name in getattr(model, "modalities", arriving)}
+            scorer = encoder.apply(scorer, self.n_items, used, {name: arriving[name] for name in used})
         check_added_items(scorer, self.n_items, table[ITEM])
         ids = self.items.extended(table[ITEM])
         merged, store = append_frame(self.item_table, table), self.features.with_added(new)

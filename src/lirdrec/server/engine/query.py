@@ -219,8 +219,8 @@ def _check(snapshot: Snapshot, query: Query) -> None:
         scorer = recommender.scorer
         if not isinstance(scorer, VectorScorer):
             raise CapabilityError("this model's score has no branches to weigh")
-        if unknown := set(query.branch_weights) - set(scorer.part_names):
-            raise ConfigError(f"no branch '{min(unknown)}'; the model has {', '.join(scorer.part_names)}")
+        if unknown := set(query.branch_weights) - set(scorer.branch_names):
+            raise ConfigError(f"no branch '{min(unknown)}'; the model has {', '.join(scorer.branch_names)}")
 
 
 def _item_rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
@@ -244,7 +244,7 @@ def _check_id_type(id: Id, known: Mapping[Id, int], entity: str) -> None:
 
 def _weigh(snapshot: Snapshot, queries: Sequence[Query], positions: Sequence[int], vectors: Tensor) -> None:
     """Multiply the branches of the vectors by the weights of their queries, in place."""
-    names = snapshot.recommender.scorer.part_names
+    names = snapshot.recommender.scorer.branch_names
     for row, position in enumerate(positions):
         if weights := queries[position].branch_weights:
             factors = torch.tensor([float(weights.get(name, 1.0)) for name in names])

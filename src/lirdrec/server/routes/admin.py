@@ -88,7 +88,7 @@ def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:
         "change": snapshot.number,
         "user_ids": "integer" if recommender.users.is_integer else "text",
         "item_ids": "integer" if recommender.items.is_integer else "text",
-        "parts": list(recommender.scorer.part_names),
+        "parts": list(recommender.scorer.branch_names),
         "features": {name: matrix.dims for name, matrix in trained.items()},
         "encoders": {} if services.encoders is None else services.encoders.kinds,
         "loading": services.encoders is None,

@@ -92,7 +92,7 @@ async def user(request: Request, user: str, offset: Offset = 0, limit: Limit = 5
             "liked": [_short(snapshot, item) for item in rows[offset : offset + limit]],
             "weights": None
             if weights is None
-            else dict(zip(recommender.scorer.part_names, weights[0].tolist(), strict=True)),
+            else dict(zip(recommender.scorer.branch_names, weights[0].tolist(), strict=True)),
         }
     )
 
