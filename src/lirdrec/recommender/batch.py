@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lirdrec.files.shards import PLAN, Shards
 from lirdrec.files.table_writer import ENDINGS, table_writer
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.top_k import rank_users
+from lirdrec.recommender.new_item_policy import NewItemPolicy
 from lirdrec.recommender.query_arguments import long_frame
 from lirdrec.recommender.recommender import Recommender
 
@@ -55,6 +56,7 @@ def recommend_all(
     *,
     exclude_seen: bool = True,
     candidates: Any = None,
+    new_items: Any = "calibrated",
     restart: bool = False,
     progress: bool = False,
     shard_users: int = SHARD_USERS,
@@ -69,7 +71,7 @@ def recommend_all(
     Args:
         recommender: a run, slim only where `exclude_seen` is off.
         output: .parquet, .csv, .tsv or .json; an existing file is replaced when the new one is complete.
-        k, exclude_seen, candidates: as in `Recommender.recommend`.
+        k, exclude_seen, candidates, new_items: as in `Recommender.recommend`.
         restart: discard unfinished work.
         progress: show a bar on the error stream.
         shard_users: users of a shard.
@@ -86,9 +88,10 @@ def recommend_all(
         raise ConfigError(f"{output}: choose a name that ends in {', '.join(ENDINGS)}")
     check_not_inside_folder(output)
     # one user first: all errors are raised before anything is written
-    recommender.recommend(recommender.users.series[:1], k, exclude_seen=exclude_seen, candidates=candidates)
+    policy, options = NewItemPolicy.parse(new_items), {"exclude_seen": exclude_seen, "candidates": candidates}
+    recommender.recommend(recommender.users.series[:1], k, new_items=policy, **options)
     rows = None if candidates is None else np.unique(known_rows(as_list(candidates), recommender.items))
-    request = _Request(k, exclude_seen, rows)
+    request = _Request(k, exclude_seen, rows, policy)
     with folder_lock(output.with_name(output.name + ".parts"), lambda who: f"{output}: is being written{who}") as parts:
         _check_own_folder(parts)
         if restart:
@@ -109,6 +112,7 @@ class _Request:
     k: int
     exclude_seen: bool
     candidates: np.ndarray | None
+    policy: NewItemPolicy
 
 
 def _plan(recommender: Recommender, request: _Request) -> dict[str, Any]:
@@ -119,6 +123,7 @@ def _plan(recommender: Recommender, request: _Request) -> dict[str, Any]:
         "k": request.k,
         "exclude_seen": request.exclude_seen,
         "candidates": None if chosen is None else hashlib.sha256(chosen.tobytes()).hexdigest(),
+        "new_items": asdict(request.policy),
     }
 
 
@@ -147,7 +152,9 @@ def _ranked(recommender: Recommender, user_rows: range, request: _Request) -> It
         seen = Histories(*pairs, recommender.n_users).to(device)
     candidates = None if request.candidates is None else torch.tensor(request.candidates, device=device)
     users = torch.arange(user_rows.start, user_rows.stop, device=device)
-    for _, scores, items in rank_users(recommender.scorer, users, request.k, seen=seen, candidates=candidates):
+    quota = request.policy.quota(request.k, recommender.n_trained_items)
+    scorer = recommender.policy_scorer(request.policy)
+    for _, scores, items in rank_users(scorer, users, request.k, seen=seen, candidates=candidates, quota=quota):
         yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
 

@@ -24,7 +24,8 @@ from lirdrec.models.registry import model_for_config
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.recommender.inputs import check_size, make_model_inputs
-from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder, fit_new_item_encoder
+from lirdrec.recommender.launch_simulation import fit_new_item_encoder
+from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.refit import merge_splits, settings_of

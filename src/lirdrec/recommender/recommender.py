@@ -29,6 +29,7 @@ from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
+from lirdrec.recommender.new_item_policy import NewItemPolicy
 from lirdrec.recommender.new_items import check_added_items, new_features, new_table
 from lirdrec.recommender.query_arguments import (
     SimilarityScorer,
@@ -233,6 +234,7 @@ class Recommender:
         exclude_seen: bool = True,
         candidates: Any = None,
         unknown: Literal["raise", "skip", "popular"] = "raise",
+        new_items: Any = "calibrated",
     ) -> Any:
         """The k best items for each user.
 
@@ -243,6 +245,8 @@ class Recommender:
             candidates: item ids to choose from; None for the whole catalog.
             unknown: what to do with unknown user ids: "raise", "skip", or "popular": recommend the items with the most
                 training users, with that number as the score.
+            new_items: how items that were added after the training compete: "calibrated", "none", "boost=0.05" or
+                "share=0.2" (`NewItemPolicy`).
 
         Returns:
             A frame user, item, rank, score: users in the order given, best item first.
@@ -274,8 +278,9 @@ class Recommender:
         scores = np.full((len(rows), k), -np.inf)
         items = np.full((len(rows), k), -1)
         if not is_unknown.all():
-            known = rows[~is_unknown]
-            scores[~is_unknown], items[~is_unknown] = self._rank_users(known, k, exclude_seen, candidate_rows)
+            known, policy = rows[~is_unknown], NewItemPolicy.parse(new_items)
+            ranked = self._rank_users(known, k, exclude_seen, candidate_rows, policy)
+            scores[~is_unknown], items[~is_unknown] = ranked
         if is_unknown.any():
             histories = self._full_histories("tell what is popular")
             scores[is_unknown], items[is_unknown] = popular(histories, self.n_items, k, candidate_rows)
@@ -283,14 +288,20 @@ class Recommender:
         return self._frame(long_frame(USER, series, items, scores, self.items))
 
     def recommend_for_history(
-        self, items_or_lists: Any, k: int = 10, *, exclude_seen: bool = True, candidates: Any = None
+        self,
+        items_or_lists: Any,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        new_items: Any = "calibrated",
     ) -> Any:
         """The k best items for new users, given the items that they liked.
 
         Args:
             items_or_lists: one list of item ids (known or added), or a list of such lists, or an array with a history
                 in each row.
-            k, candidates: as in `recommend`.
+            k, candidates, new_items: as in `recommend`.
             exclude_seen: leave out the items of the history.
 
         Returns:
@@ -309,7 +320,8 @@ class Recommender:
         bounds = np.cumsum([0, *map(len, lists)])
         histories = [np.unique(flat[start:stop]) for start, stop in itertools.pairwise(bounds)]
         candidate_rows = self._candidates(candidates)
-        model = self.model("serve new users")
+        model, policy = self.model("serve new users"), NewItemPolicy.parse(new_items)
+        scorer, quota = self.policy_scorer(policy), policy.quota(k, self.n_trained_items)
         results = []
         for block in blocks(len(histories), self._query_width()):
             rows = histories[block]
@@ -317,7 +329,7 @@ class Recommender:
             check_queries(queries, block.start)
             owner = np.repeat(np.arange(len(rows)), [len(history) for history in rows])
             seen = (self._rows(owner), self._rows(np.concatenate(rows))) if exclude_seen else None
-            results.append(top_k(self.scorer, queries, k, seen=seen, candidates=candidate_rows))
+            results.append(top_k(scorer, queries, k, seen=seen, candidates=candidate_rows, quota=quota))
         scores, items = (torch.cat(columns).cpu().numpy() for columns in zip(*results, strict=True))
         numbers = pl.Series(HISTORY, range(len(histories)), dtype=pl.Int64)
         return self._frame(long_frame(HISTORY, numbers, items, scores, self.items))
@@ -373,6 +385,15 @@ class Recommender:
 
     # ------------------------------------------------------------ new items
 
+    @property
+    def new_item_encoder(self) -> NewItemEncoder | None:
+        """How vectors and scores of added items are computed; None where the run has no simulated launches."""
+        return NewItemEncoder.from_info(self.info.get(NEW_ITEMS))
+
+    def policy_scorer(self, policy: NewItemPolicy) -> Scorer:
+        """The scorer with the offsets of new items that a policy asks for."""
+        return policy.scorer(self.scorer, self.new_item_encoder, self.n_trained_items)
+
     def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:
         """Add items that were not in the training data; changes this recommender.
 
@@ -403,7 +424,7 @@ class Recommender:
         catalog += [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks[1:]]
         arriving = {name: self._features(matrix) for name, matrix in new.items()}
         scorer = model.add_items(self.scorer, catalog, arriving)
-        encoder = NewItemEncoder.from_info(self.info.get(NEW_ITEMS))
+        encoder = self.new_item_encoder
         if encoder is not None and isinstance(scorer, VectorScorer):
             used = {name: catalog[0][name] for name in getattr(model, "modalities", arriving)}
             scorer = encoder.apply(scorer, self.n_items, used, {name: arriving[name] for name in used})
@@ -526,10 +547,11 @@ class Recommender:
         return int(self.scorer.queries(self._rows(np.zeros(1, dtype=np.int64))).shape[1])
 
     def _rank_users(
-        self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None
+        self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None, policy: NewItemPolicy
     ) -> tuple[np.ndarray, np.ndarray]:
-        seen = self._histories if exclude_seen else None
-        blocks = rank_users(self.scorer, self._rows(rows), k, seen=seen, candidates=candidates)
+        seen, quota = self._histories if exclude_seen else None, policy.quota(k, self.n_trained_items)
+        scorer = self.policy_scorer(policy)
+        blocks = rank_users(scorer, self._rows(rows), k, seen=seen, candidates=candidates, quota=quota)
         _, scores, items = (torch.cat(columns).cpu().numpy() for columns in zip(*blocks, strict=True))
         return scores, items
 
