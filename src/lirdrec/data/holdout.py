@@ -1,8 +1,9 @@
-"""Remove items from a dataset, to demonstrate `add_items` with them later."""
+"""Remove items from a dataset, to add them later with `add_items`: for a demonstration, or to measure a launch."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,9 @@ import polars as pl
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap, as_list, known_rows
+from lirdrec.data.schema import SPLITS
+from lirdrec.data.splits import split_labels
+from lirdrec.errors import DataError
 
 
 def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame, dict[str, FeatureMatrix]]:
@@ -53,3 +57,115 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
         frame_kind=dataset.frame_kind,
     )
     return rest, dataset.item_table[rows], taken(rows)
+
+
+@dataclass(frozen=True)
+class LaunchedItems:
+    """Items that are launched after the training, and what users take of them.
+
+    Attributes:
+        table, features: arguments for `Recommender.add_items`.
+        users: `(n,)` int64 rows of the users, in the dataset of the launch.
+        items: `(n,)` int64 rows of the items, in `table`.
+    """
+
+    table: pl.DataFrame
+    features: dict[str, FeatureMatrix]
+    users: np.ndarray
+    items: np.ndarray
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A dataset without some of its items, and these items: one part to choose settings by, one for the test.
+
+    Attributes:
+        dataset: the known items with their interactions, split 8:1:1.
+        valid, test: the launched items.
+    """
+
+    dataset: Dataset
+    valid: LaunchedItems
+    test: LaunchedItems
+
+
+def draw_launch(
+    dataset: Dataset, seed: int = 0, share: float = 0.1, by: Literal["random", "time"] = "random"
+) -> Launch:
+    """Remove two shares of the items with their interactions: items of the validation launch and of the test launch.
+
+    Args:
+        dataset: is not changed; its own split is ignored.
+        seed: of the random choice of items and of the random split of the other interactions.
+        share: share of the items of each of the two launches.
+        by: "random": random items, and the interactions of the others split at random per user; "time": the items
+            whose first interactions are the latest, and each user's latest interactions held out.
+
+    Raises:
+        DataError: "time" without timestamps, or a share that leaves no items.
+    """
+    if not 0 < share < 0.5 or round(share * dataset.n_items) < 1:
+        raise DataError(f"the share of launched items is {share}; it must be between 0 and 0.5, and give an item")
+    users, items = (np.concatenate([getattr(dataset.split(s), side) for s in SPLITS]) for side in ("users", "items"))
+    all_times = [dataset.split(name).timestamps for name in SPLITS if len(dataset.split(name).users)]
+    times = None if any(t is None for t in all_times) else np.concatenate([t for t in all_times if t is not None])
+    n = round(share * dataset.n_items)
+    if by == "time":
+        if times is None:
+            raise DataError(f"{dataset.name}: a launch by time needs timestamps of the interactions")
+        first = np.full(dataset.n_items, np.iinfo(np.int64).max)
+        np.minimum.at(first, items, times)
+        order = np.argsort(-first, kind="stable")
+    else:
+        order = np.random.default_rng(seed).permutation(dataset.n_items)
+    launched = np.zeros(dataset.n_items, np.int8)  # 1: validation, 2: test
+    launched[order[:n]], launched[order[n : 2 * n]] = 2, 1
+    known = launched[items] == 0
+    labels = np.full(len(users), -1, np.int8)
+    known_times = None if times is None else times[known]
+    method = "temporal" if by == "time" else "random"
+    labels[known] = split_labels(method, users[known], items[known], known_times, seed=seed)
+    return _launch(dataset, launched, users, items, times, labels)
+
+
+def _launch(
+    dataset: Dataset,
+    launched: np.ndarray,
+    users: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray | None,
+    labels: np.ndarray,
+) -> Launch:
+    """The launch of given items; users without a training interaction are left out."""
+    trained = np.bincount(users[labels == 0], minlength=dataset.n_users) > 0
+    new_user, position = np.cumsum(trained) - 1, np.zeros(dataset.n_items, np.int64)
+    for part in range(3):
+        position[launched == part] = np.arange((launched == part).sum())
+
+    def features(part: int) -> dict[str, FeatureMatrix]:
+        at = np.flatnonzero(launched == part)
+        return {name: FeatureMatrix(np.array(m.values[at]), m.present[at]) for name, m in dataset.features.items()}
+
+    def pairs(chosen: np.ndarray) -> Interactions:
+        chosen = chosen & trained[users]
+        kept_times = None if times is None else times[chosen]
+        return Interactions(new_user[users[chosen]], position[items[chosen]], kept_times)
+
+    def launched_items(number: int) -> LaunchedItems:
+        taken = pairs(launched[items] == number)
+        table = dataset.item_table.filter(pl.Series(launched == number))
+        return LaunchedItems(table, features(number), taken.users, taken.items)
+
+    rest = Dataset(
+        dataset.name,
+        IdMap(dataset.users.series.filter(pl.Series(trained)), dataset.users.entity),
+        IdMap(dataset.items.series.filter(pl.Series(launched == 0)), dataset.items.entity),
+        pairs(labels == 0),
+        pairs(labels == 1),
+        pairs(labels == 2),
+        features=features(0),
+        item_table=dataset.item_table.filter(pl.Series(launched == 0)),
+        info=dict(dataset.info),
+        frame_kind=dataset.frame_kind,
+    )
+    return Launch(rest, launched_items(1), launched_items(2))
