@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,15 +106,18 @@ def _launch(model: Model, scorer: VectorScorer, features: Mapping[str, Features]
     return _Launch(new, known, grown.item_vectors[len(known) :], neighbors)
 
 
-def _lists(
-    vectors: Tensor, rows: Tensor, scorer: VectorScorer, train: Histories, hits: Histories, users: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of some items for each user: scores and hits `(U, K)`, and the number of hits there are `(U,)`.
+class _Lists(NamedTuple):
+    """The best of some items for each user: scores and hits `(U, K)`, and the number of relevant items `(U,)`."""
 
-    Args:
-        vectors: `(n, D)` of the items in rows `rows` `(n,)`.
-        train: items to leave out; hits: relevant items.
-    """
+    scores: Tensor
+    hits: Tensor
+    relevant: Tensor
+
+
+def _lists(
+    vectors: Tensor, rows: Tensor, scorer: VectorScorer, seen: Histories | None, truth: Histories, users: Tensor
+) -> _Lists:
+    """Rank the items in rows `rows` `(n,)` with the vectors `(n, D)`; items in `seen` are left out."""
     position = torch.full((scorer.n_items,), -1, device=rows.device)
     position[rows] = torch.arange(len(rows), device=rows.device)
     k, step = min(K, len(rows)), max(1, BLOCK_BYTES // (4 * len(rows)))
@@ -121,14 +125,14 @@ def _lists(
     for block in users.split(step):
         scores = scorer.user_vectors[block] @ vectors.T
         relevant = torch.zeros_like(scores, dtype=torch.bool)
-        for histories, target, value in ((train, scores, -torch.inf), (hits, relevant, True)):
-            owner, items = histories.pairs(block)
-            columns = position[items]
-            target[owner[columns >= 0], columns[columns >= 0]] = value
+        for histories, target, value in ((seen, scores, -torch.inf), (truth, relevant, True)):
+            if histories is not None:
+                owner, items = histories.pairs(block)
+                columns = position[items]
+                target[owner[columns >= 0], columns[columns >= 0]] = value
         top = scores.topk(k, dim=1)
         parts.append((top.values, relevant.gather(1, top.indices), relevant.sum(1)))
-    values, found, total = (torch.cat(column) for column in zip(*parts, strict=True))
-    return values, found, total
+    return _Lists(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _recalls(
@@ -143,8 +147,8 @@ def _recalls(
     sums = []
     for candidate in candidates:
         vectors = candidate.mix(launch.content, scorer.item_vectors[launch.known], launch.neighbors)
-        _, found, total = _lists(vectors, launch.new, scorer, train, validation, users)
-        sums.append((found.sum(1) / total.clamp(min=1)).sum().double().cpu())
+        lists = _lists(vectors, launch.new, scorer, train, validation, users)
+        sums.append((lists.hits.sum(1) / lists.relevant.clamp(min=1)).sum().double().cpu())
     return torch.stack(sums)
 
 
@@ -156,22 +160,30 @@ def _frontier(
     validation: Histories,
     users: Tensor,
 ) -> tuple[LaunchStep, ...]:
-    """The effect of increasing offsets, the mean over launches."""
-    lists = []
+    """The effect of increasing offsets, the mean over launches.
+
+    Nobody has seen a new item. So the lists that cost and share come from do not leave out the launched items that a
+    user has in training; else too few new items would compete, and the cost would be too low. Recall is measured on
+    lists without them.
+    """
+    unseen, masked, content = [], [], []
     for launch in launches:
         trained = scorer.item_vectors[launch.known]
+        known = _lists(trained, launch.known, scorer, train, validation, users)
         new = encoder.mix(launch.content, trained, launch.neighbors)
-        lists.append(
-            tuple(
-                _lists(vectors, rows, scorer, train, validation, users)
-                for vectors, rows in ((trained, launch.known), (new, launch.new))
-            )
-        )
+        unseen.append((known, _lists(new, launch.new, scorer, None, validation, users)))
+        masked.append((known, _lists(new, launch.new, scorer, train, validation, users)))
+        content.append((known, _lists(launch.content, launch.new, scorer, None, validation, users)))
+    reference = _merge(0.0, content)[0]
     # the scale of scores: how far the places of a typical user's list are apart, and the best new item from its end
-    span = _median(torch.cat([known[0][:, 0] - known[0][:, -1] for known, _ in lists]))
-    gap = _median(torch.cat([known[0][:, -1] - new[0][:, 0] for known, new in lists]))
-    offsets = [*torch.linspace(-span, max(span, 2 * gap), N_OFFSETS).tolist(), 0.0]
-    return tuple(_step(offset, lists) for offset in sorted(set(offsets)))
+    span = _median(torch.cat([known.scores[:, 0] - known.scores[:, -1] for known, _ in unseen]))
+    gap = _median(torch.cat([known.scores[:, -1] - new.scores[:, 0] for known, new in unseen]))
+    steps = []
+    for offset in sorted({*torch.linspace(-span, max(span, 2 * gap), N_OFFSETS).tolist(), 0.0}):
+        known_recall, _, share = _merge(offset, unseen)
+        cost = 1 - known_recall / reference if reference else 0.0
+        steps.append(LaunchStep(offset, cost, share, _merge(offset, masked)[1]))
+    return tuple(steps)
 
 
 def _median(values: Tensor) -> float:
@@ -179,20 +191,19 @@ def _median(values: Tensor) -> float:
     return float(finite.median()) if len(finite) else 0.0
 
 
-def _step(offset: float, lists: Sequence[tuple[tuple[Tensor, Tensor, Tensor], ...]]) -> LaunchStep:
-    """The lists of known and of new items, merged with this offset."""
-    before = after = new_hits = n_new = places = n_places = 0.0
-    for (known_scores, known_hits, known_total), (scores, hits, total) in lists:
-        merged = torch.cat([known_scores, scores + offset], dim=1)
+def _merge(offset: float, launches: Sequence[tuple[_Lists, _Lists]]) -> tuple[float, float, float]:
+    """Recall of known and of new items, and the share of places of new items, in lists merged with this offset."""
+    sums = torch.zeros(6, dtype=torch.float64)
+    for known, new in launches:
+        merged = torch.cat([known.scores, new.scores + offset], dim=1)
         top = merged.topk(min(K, merged.shape[1]), dim=1).indices
-        is_new = top >= known_scores.shape[1]
-        found = torch.cat([known_hits, hits], dim=1).gather(1, top)
-        has_known, has_new = known_total > 0, total > 0
-        before += float((known_hits.sum(1) / known_total)[has_known].sum())
-        after += float(((found & ~is_new).sum(1) / known_total)[has_known].sum())
-        new_hits += float(((found & is_new).sum(1) / total)[has_new].sum())
-        n_new += float(has_new.sum())
-        places += float(is_new.sum())
-        n_places += float(is_new.numel())
-    cost = 1 - after / before if before else 0.0
-    return LaunchStep(offset, cost, places / n_places, new_hits / n_new if n_new else 0.0)
+        is_new = top >= known.scores.shape[1]
+        hits = torch.cat([known.hits, new.hits], dim=1).gather(1, top)
+        for column, chosen, lists in ((0, ~is_new, known), (2, is_new, new)):
+            recall = (hits & chosen).sum(1) / lists.relevant.clamp(min=1)
+            sums[column] += recall.sum().double().cpu()
+            sums[column + 1] += int((lists.relevant > 0).sum())
+        sums[4] += int(is_new.sum())
+        sums[5] += is_new.numel()
+    known_recall, new_recall, share = (sums[::2] / sums[1::2].clamp(min=1)).tolist()
+    return known_recall, new_recall, share

@@ -39,7 +39,7 @@ class LaunchStep:
 
     Attributes:
         offset: added to the scores of new items.
-        cost: relative loss of Recall@20 on known items, compared with lists without new items.
+        cost: relative loss of Recall@20 on known items, compared with content vectors without an offset.
         share: share of all list places that new items get.
         recall: Recall@20 of new items among all items.
     """
