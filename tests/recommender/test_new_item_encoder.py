@@ -17,7 +17,7 @@ from lirdrec.models.base import Features
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import NEW_ITEM, VectorScorer
 from lirdrec.ranking.top_k import Quota, top_k
-from lirdrec.recommender.launch_simulation import K, _lists, _merge
+from lirdrec.recommender.launch_simulation import MAX_COST, K, _lists, _merge
 from lirdrec.recommender.new_item_encoder import LaunchStep, Neighbors, NewItemEncoder
 from lirdrec.recommender.new_item_policy import NewItemPolicy
 from lirdrec.recommender.recommender import Recommender
@@ -53,12 +53,12 @@ def with_new(data, **changes) -> Recommender:
     return recommender
 
 
-def test_fit_chooses_an_encoder_whose_frontier_is_ordered(data):
+def test_fit_calibrates_an_encoder_whose_frontier_is_ordered(data):
     encoder = data[0].new_item_encoder
     offsets = [step.offset for step in encoder.frontier]
     shares = [step.share for step in encoder.frontier]
     assert offsets == sorted(offsets) and shares == sorted(shares) and shares[-1] > shares[0]
-    assert encoder.offset in offsets and encoder.offset == encoder.offset_for(0.03)
+    assert encoder.offset in offsets and encoder.offset == encoder.offset_for(MAX_COST)
 
 
 def test_scores_of_known_items_keep_every_bit(data):

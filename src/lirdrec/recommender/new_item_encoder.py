@@ -8,9 +8,8 @@ therefore does two things, both after training and with everything else frozen:
     v = normalize(a ĉ + (1 - a) m̂) · length                          a: share of the content vector
     score(u, i) = ⟨u, v⟩ + b                                          b: the offset of new items, 0 for trained ones
 
-`launch_simulation` chooses `a`, `n` and `b` on the validation interactions, with a tenth of the trained items treated
-as new in each of ten rounds: `a` and `n` by the recall of the new items among themselves; `b` is the largest offset
-that costs known items at most 3 % of their hits.
+`launch_simulation` calibrates `b` on the validation interactions, with a tenth of the trained items treated as new in
+each of ten rounds: `b` is the largest offset that costs known items at most 2 % of their hits.
 """
 
 from __future__ import annotations
