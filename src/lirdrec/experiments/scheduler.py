@@ -32,12 +32,12 @@ SETTINGS = "experiment.json"
 TRIES = 2  # a failed trial is tried once more at the next start
 
 
-def run(experiment: Experiment, context: ExperimentConfig) -> Path:
+def run(experiment: Experiment, config: ExperimentConfig) -> Path:
     """Compute all trials of an experiment and write its report.
 
     Args:
         experiment: the experiment.
-        context: its configuration. `context.output` may have results of the same experiment, interrupted or with other
+        config: its configuration. `config.output` may have results of the same experiment, interrupted or with other
             settings; matching results are used, nothing is computed twice.
 
     Returns:
@@ -47,60 +47,60 @@ def run(experiment: Experiment, context: ExperimentConfig) -> Path:
         ConfigError, DataError: unknown dataset or model; options that differ from a scored declaration.
         KeyboardInterrupt: stopped by Ctrl-C; the same call resumes.
     """
-    return _reported(experiment, context, compute(experiment, context))
+    return _reported(experiment, config, compute(experiment, config))
 
 
-def report(experiment: Experiment, context: ExperimentConfig) -> Path:
+def report(experiment: Experiment, config: ExperimentConfig) -> Path:
     """Write the report of the results so far, without computing any trial."""
-    _check(experiment, context)
-    started = (context.output / "cells").is_dir()  # otherwise planning would write tuning proposals
-    results = _Run(experiment, replace(context, quiet=True)).known() if started else Results()
+    _check(experiment, config)
+    started = (config.output / "cells").is_dir()  # otherwise planning would write tuning proposals
+    results = _Run(experiment, replace(config, quiet=True)).known() if started else Results()
     if not len(results):
-        raise ConfigError(f"{context.output}: there is no result of '{experiment.name}' with these settings yet")
-    return _reported(experiment, context, results)
+        raise ConfigError(f"{config.output}: there is no result of '{experiment.name}' with these settings yet")
+    return _reported(experiment, config, results)
 
 
-def _reported(experiment: Experiment, context: ExperimentConfig, results: Results) -> Path:
+def _reported(experiment: Experiment, config: ExperimentConfig, results: Results) -> Path:
     """Write the report, and data files with all trials and epochs."""
     for name, frame in (("runs", results.runs()), ("histories", results.histories())):
-        with atomic_write(context.output / f"{name}.parquet") as temporary:
+        with atomic_write(config.output / f"{name}.parquet") as temporary:
             frame.write_parquet(temporary)
-    return experiment.report(context, results)
+    return experiment.report(config, results)
 
 
-def compute(experiment: Experiment, context: ExperimentConfig) -> Results:
+def compute(experiment: Experiment, config: ExperimentConfig) -> Results:
     """Compute all trials of an experiment; returns their results in the order of the plan."""
-    _check(experiment, context)
-    make_folder(context.output)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(context).items()}
-    write_json(context.output / SETTINGS, {"experiment": experiment.name, **settings})
-    return _Run(experiment, context).until_done()
+    _check(experiment, config)
+    make_folder(config.output)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    write_json(config.output / SETTINGS, {"experiment": experiment.name, **settings})
+    return _Run(experiment, config).until_done()
 
 
-def _check(experiment: Experiment, context: ExperimentConfig) -> None:
+def _check(experiment: Experiment, config: ExperimentConfig) -> None:
     """Raise for unknown datasets, features and models, and for the folder of another experiment."""
     from lirdrec.experiments.tuning import feature_names
     from lirdrec.models.registry import model_type
 
-    name = _name_of(context.output)
+    name = _name_of(config.output)
     if name not in (None, experiment.name):
         raise ConfigError(
-            f"{context.output} holds the experiment '{name}'; give '{experiment.name}' a folder of its own with "
+            f"{config.output} holds the experiment '{name}'; give '{experiment.name}' a folder of its own with "
             "--output"
-            + (f", and take the settings from it: --config-from {context.output}" if name == "compare" else "")
+            + (f", and take the settings from it: --config-from {config.output}" if name == "compare" else "")
         )
-    for dataset in context.datasets:
+    for dataset in config.datasets:
         fingerprint(dataset)  # raises where there is none
-        for label, names in context.feature_sets.items():
+        for label, names in config.feature_sets.items():
             known = feature_names(dataset)
             for name in names:
                 if name not in known:
                     listed = ", ".join(known) or "none"
                     raise ConfigError(f"feature set '{label}': {dataset} has no features '{name}'; it has {listed}")
-    for model in context.models:
+    for model in config.models:
         model_type(model)
-    if context.tuned is not None and not (context.tuned / "cells").is_dir():
-        raise ConfigError(f"{context.tuned}: no results of an experiment; name the folder of a 'compare'")
+    if config.tuned is not None and not (config.tuned / "cells").is_dir():
+        raise ConfigError(f"{config.tuned}: no results of an experiment; name the folder of a 'compare'")
 
 
 def _name_of(folder: Path) -> str | None:
@@ -136,14 +136,14 @@ class _Files:
 
 
 class _Run:
-    def __init__(self, experiment: Experiment, context: ExperimentConfig):
-        self.experiment, self.context = experiment, context
-        self.store = TrialStore(context.output)
+    def __init__(self, experiment: Experiment, config: ExperimentConfig):
+        self.experiment, self.config = experiment, config
+        self.store = TrialStore(config.output)
         self.planned: dict[str, TrialSpec] = {}
         self.again: dict[str, int] = {}  # key → attempts so far of cells that failed at an earlier start
         self.running: dict[str, _Running] = {}
-        expected = experiment.expected(context) if experiment.expected is not None else {}
-        self.progress = Progress(expected, context.jobs, context.metric, context.quiet)
+        expected = experiment.expected(config) if experiment.expected is not None else {}
+        self.progress = Progress(expected, config.jobs, config.metric, config.quiet)
 
     def until_done(self) -> Results:
         """Compute all cells."""
@@ -188,13 +188,13 @@ class _Run:
         return done
 
     def _results(self, done: dict[str, TrialResult]) -> Results:
-        return Results(done.values(), self.experiment.name, self.context.output)
+        return Results(done.values(), self.experiment.name, self.config.output)
 
     def _plan(self, done: dict[str, TrialResult]) -> bool:
         """Update the planned trials; returns whether there are new ones."""
         before = self.planned
         planned: dict[str, TrialSpec] = {}
-        for cell in self.experiment.plan(self.context, self._results(done)):
+        for cell in self.experiment.plan(self.config, self._results(done)):
             key = cell.key
             planned.setdefault(key, cell)
             if key not in before:
@@ -208,7 +208,7 @@ class _Run:
     def _start(self, waiting: list[TrialSpec]) -> None:
         """Start waiting trials up to the number of jobs, except those claimed by other processes."""
         for cell in waiting:
-            if len(self.running) >= self.context.jobs:
+            if len(self.running) >= self.config.jobs:
                 return
             with ExitStack() as stack:
                 if not stack.enter_context(self.store.claim(cell)):
@@ -217,7 +217,7 @@ class _Run:
                 if earlier is not None and (earlier.done or earlier.attempts > self.again.get(cell.key, 0)):
                     continue  # another process has just computed it
                 attempt = 1 if earlier is None else earlier.attempts + 1
-                files = _Files(self.context.output, cell.key)
+                files = _Files(self.config.output, cell.key)
                 if files.result.is_file():  # computed, but the scheduler was killed before it recorded the result
                     self._record(cell, files, attempt, 0)
                     continue
@@ -229,17 +229,17 @@ class _Run:
                 self.running[cell.key] = _Running(cell, process, stack.pop_all(), files, attempt)
 
     def _begin(self, cell: TrialSpec, files: _Files) -> subprocess.Popen[bytes]:
-        context = self.context
-        sealed = seal(cell.dataset, context.output, cell.split)
+        config = self.config
+        sealed = seal(cell.dataset, config.output, cell.split)
         if cell.final:
             Preregistration(sealed.vault).declare(cell)
         job = {
             "cell": cell.with_(dataset=os.path.abspath(sealed.development)).to_json(),
-            "folder": os.path.abspath(context.output),
+            "folder": os.path.abspath(config.output),
             "runs": os.path.abspath(files.runs),
             "vault": os.path.abspath(sealed.vault) if cell.final else None,
-            "device": context.device,
-            "cache": context.cache,
+            "device": config.device,
+            "cache": config.cache,
         }
         write_json(files.job, job)
         with files.log.open("wb") as output:
@@ -248,7 +248,7 @@ class _Run:
                 stdin=subprocess.PIPE,  # closes when this process ends, however it ends
                 stdout=output,
                 stderr=output,
-                env=_environment(context.jobs),
+                env=_environment(config.jobs),
             )
 
     def _collect(self) -> None:
@@ -284,7 +284,7 @@ class _Run:
     def _tidy(self, done: dict[str, TrialResult]) -> None:
         """Remove files of finished trials that remained after a kill."""
         for key, result in done.items():
-            files = _Files(self.context.output, key)
+            files = _Files(self.config.output, key)
             for file in (files.job, files.result, *([files.log] if result.done else [])):
                 file.unlink(missing_ok=True)
             if result.done and not result.cell.extra.get("keep"):

@@ -89,7 +89,7 @@ class TuningState:
 
 
 def base_cell(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     dataset: str,
     model: str,
     feature_set: str = "",
@@ -103,30 +103,30 @@ def base_cell(
     """A "train" trial with the options of the configuration and of the experiment, the base of other trials.
 
     Args:
-        context: gives the fixed model and training options, the metric, and the feature sets.
+        config: gives the fixed model and training options, the metric, and the feature sets.
         dataset, model, split, variant, extra: fields of the trial.
-        feature_set: a label of `context.sets`; any other label means all features.
+        feature_set: a label of `config.sets`; any other label means all features.
         model_options, training: options of the experiment; they override those of the configuration.
     """
     return TrialSpec(
         "train",
         dataset,
         model,
-        {**context.options_of(model), **(model_options or {})},
-        {"metric": context.metric, **context.training, **(training or {})},
+        {**config.options_of(model), **(model_options or {})},
+        {"metric": config.metric, **config.training, **(training or {})},
         variant=variant,
         feature_set=feature_set,
-        modalities=context.sets.get(feature_set),
+        modalities=config.sets.get(feature_set),
         split=split,
         extra=extra or {},
     )
 
 
-def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> TuningState:
+def suggest(config: ExperimentConfig, results: Results, base: TrialSpec) -> TuningState:
     """Continue the search for the best configuration of `base.model`; called by every `plan`.
 
     Args:
-        context: gives the budget, losses, sampler and output folder.
+        config: gives the budget, losses, sampler and output folder.
         results: the results so far.
         base: a "train" trial (see `base_cell`): its options are fixed, other options of the search space are tuned. Its
             seed is that of the trials and of the proposals.
@@ -135,21 +135,21 @@ def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> Tun
         ConfigError: Optuna is needed, but not installed.
         RunFolderError: the file of proposals is damaged.
     """
-    space = _space(context, base)
-    if context.trials == 0:
+    space = _space(config, base)
+    if config.trials == 0:
         return TuningState((), True, _cell(base, 0, {"options": space.first[0]}), (), base)
-    content: dict[str, Any] = {"space": _described(space), "sampler": context.sampler, "prune": context.prune}
+    content: dict[str, Any] = {"space": _described(space), "sampler": config.sampler, "prune": config.prune}
     content["base"] = base.to_json() | {"dataset": fingerprint(base.dataset)}
-    by_time = context.minutes is not None
+    by_time = config.minutes is not None
     content["by"] = "time" if by_time else "trials"
     name = "-".join(filter(None, (base.dataset_name, base.model, base.feature_set, base.variant)))
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    path = context.output / "tuning" / f"{name}-{short_hash(content)[:8]}.json"
-    budget = [context.trials, context.minutes]
-    limit = n_trials(context, base)
+    path = config.output / "tuning" / f"{name}-{short_hash(content)[:8]}.json"
+    budget = [config.trials, config.minutes]
+    limit = n_trials(config, base)
     proposals, choices = _read(path)
     found = _results(base, proposals, results)
-    if not _complete(context, found, limit) or not _is_chosen(choices, budget):
+    if not _complete(config, found, limit) or not _is_chosen(choices, budget):
         with locked(path.with_suffix(".lock")):
             proposals, choices = _read(path)  # another process may have added proposals
             before = len(proposals), len(choices)
@@ -157,15 +157,15 @@ def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> Tun
                 found = _results(base, proposals, results)
                 known = len(proposals) if by_time else len(proposals) // PAIR * PAIR
                 past = [one for one in found[:known] if one is not None]
-                left = _left(context, past)
+                left = _left(config, past)
                 if len(past) < known or (left is not None and left <= 0):
                     break
-                stop = _threshold(past, context.metric) if context.prune else []
-                options = _propose(context, space, proposals, past, base.seed)
+                stop = _threshold(past, config.metric) if config.prune else []
+                options = _propose(config, space, proposals, past, base.seed)
                 proposals.append({"options": options, "stop_below": stop, "seconds": left})
             found = _results(base, proposals[:limit], results)
-            number = _best(found, context.metric)
-            if _complete(context, found, limit) and number is not None and not _is_chosen(choices, budget):
+            number = _best(found, config.metric)
+            if _complete(config, found, limit) and number is not None and not _is_chosen(choices, budget):
                 choices.append({"budget": budget, "number": number})
             if before != (len(proposals), len(choices)):
                 write_json(path, {"search": content, "trials": proposals, "chosen": choices})
@@ -173,19 +173,19 @@ def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> Tun
     found = _results(base, proposals, results)
     cells = tuple(_cell(base, number, proposal) for number, proposal in enumerate(proposals))
     chosen = next((cells[one["number"]] for one in choices if one["budget"] == budget), None)
-    finished = chosen is not None or _complete(context, found, limit)
+    finished = chosen is not None or _complete(config, found, limit)
     return TuningState(cells, finished, chosen, tuple(one for one in found if one is not None), base)
 
 
-def n_trials(context: ExperimentConfig, base: TrialSpec) -> int:
+def n_trials(config: ExperimentConfig, base: TrialSpec) -> int:
     """Maximum number of trials of the search: at most the size of the search space."""
-    size = _space(context, base).size
-    return size if context.trials is None else min(size, context.trials)
+    size = _space(config, base).size
+    return size if config.trials is None else min(size, config.trials)
 
 
-def _space(context: ExperimentConfig, base: TrialSpec) -> Space:
+def _space(config: ExperimentConfig, base: TrialSpec) -> Space:
     modalities = base.modalities if base.modalities is not None else feature_names(base.dataset)
-    return space_of(base.model, {**base.model_options, **base.training}, context.losses, modalities)
+    return space_of(base.model, {**base.model_options, **base.training}, config.losses, modalities)
 
 
 @lru_cache
@@ -229,23 +229,23 @@ def _results(base: TrialSpec, proposals: Sequence[Mapping[str, Any]], results: R
     return [results.get(_cell(base, number, proposal)) for number, proposal in enumerate(proposals)]
 
 
-def _complete(context: ExperimentConfig, found: Sequence[TrialResult | None], limit: int) -> bool:
+def _complete(config: ExperimentConfig, found: Sequence[TrialResult | None], limit: int) -> bool:
     past = [one for one in found if one is not None]
     if not past or len(past) < len(found):
         return False
-    left = _left(context, past)
+    left = _left(config, past)
     return len(found) >= limit or (left is not None and left <= 0)
 
 
-def _left(context: ExperimentConfig, past: Sequence[TrialResult]) -> float | None:
+def _left(config: ExperimentConfig, past: Sequence[TrialResult]) -> float | None:
     """Remaining seconds of tuning; None without a time budget."""
-    if context.minutes is None:
+    if config.minutes is None:
         return None
-    return round(context.minutes * 60 - sum(one.seconds for one in past), 1)
+    return round(config.minutes * 60 - sum(one.seconds for one in past), 1)
 
 
 def _propose(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     space: Space,
     proposals: Sequence[Mapping[str, Any]],
     past: Sequence[TrialResult],
@@ -257,9 +257,9 @@ def _propose(
     if number < len(space.first):
         return space.first[number]
     generator = random.Random(f"{seed}:{number}")
-    if context.sampler == "tpe" and number >= AT_RANDOM:
+    if config.sampler == "tpe" and number >= AT_RANDOM:
         for attempt in range(10):
-            choice = _by_tpe(space, proposals, past, context.metric, generator.randrange(2**31) + attempt)
+            choice = _by_tpe(space, proposals, past, config.metric, generator.randrange(2**31) + attempt)
             if canonical(choice) not in proposed:
                 return choice
     for _ in range(100):

@@ -41,19 +41,19 @@ VARIANTS = (
 TITLES = {"full": "the full model", "w/o PWC": "without PWC", "w/o DCT": "without DCT"}
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """All variants with all seeds."""
-    yield from variants.planned(_groups(context))
+    yield from variants.planned(_groups(config))
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """A table, a figure, and the parts that matter."""
-    study = Study(_groups(context), results, context.metric)
+    study = Study(_groups(config), results, config.metric)
     notes = [one.note for one in VARIANTS if one.note]
     table = study.table("ablation", "Variant", "LIRDRec with one part changed at a time.", notes)
-    figure = study.figure("ablation", f"Test {study.metric} of the variants, {over(context.seeds)}.")
+    figure = study.figure("ablation", f"Test {study.metric} of the variants, {over(config.seeds)}.")
     return variants.write(
-        context,
+        config,
         results,
         study,
         title="Contribution of each part of LIRDRec",
@@ -79,8 +79,8 @@ def _answer(study: Study, group: Group) -> str:
     )
 
 
-def _groups(context: ExperimentConfig) -> list[Group]:
-    for model in context.models:
+def _groups(config: ExperimentConfig) -> list[Group]:
+    for model in config.models:
         if model not in MODELS:
             raise ConfigError(f"the ablation is defined for lirdrec only, not for {model}; omit --models")
-    return variants.groups(context, MODELS, lambda dataset, model, modalities: VARIANTS)
+    return variants.groups(config, MODELS, lambda dataset, model, modalities: VARIANTS)

@@ -35,12 +35,12 @@ STAGES = {"test": "Only unseen items", "test_all": "All items"}
 CANNOT = "cannot"
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Transductive trials, and inductive ones as soon as the number of epochs is known."""
-    for dataset in context.datasets:
-        for model in context.models or MODELS:
-            for seed in range(context.seeds):
-                for cell in _transductive(context, results, dataset, model, seed):
+    for dataset in config.datasets:
+        for model in config.models or MODELS:
+            for seed in range(config.seeds):
+                for cell in _transductive(config, results, dataset, model, seed):
                     yield cell
                     if cell.work != "trial":
                         inductive = _inductive(cell, results.get(cell))
@@ -78,13 +78,13 @@ def _scored(job: Job, recommender: Any) -> dict[str, Any]:
     return {"unseen": data.n_items - len(np.unique(data.train.items)), "items": data.n_items}
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """Metrics of both modes and both lists of candidates, compared with random ranking."""
     import polars as pl
 
-    found = _found(context, results)
-    have = sentences.metrics_of(results, "test", (context.metric,))
-    metric = context.metric if context.metric in have or not have else have[0]
+    found = _found(config, results)
+    have = sentences.metrics_of(results, "test", (config.metric,))
+    metric = config.metric if config.metric in have or not have else have[0]
     shown = [name for name in dict.fromkeys((metric, metric.replace("recall", "ndcg"))) if name in have] or [metric]
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in found))
     blocks: list[Any] = []
@@ -101,7 +101,7 @@ def report(context: ExperimentConfig, results: Results) -> Path:
         if metric in one.figures.get(stage, {})
     ]
     if rows:
-        caption = f"Test {metric} for unseen items, {sentences.over(context.seeds)}."
+        caption = f"Test {metric} for unseen items, {sentences.over(config.seeds)}."
         blocks.append(
             bars(
                 pl.DataFrame(rows),
@@ -120,10 +120,10 @@ def report(context: ExperimentConfig, results: Results) -> Path:
         question="How well are items without interactions recommended, from their features alone?",
         answer=" ".join(_answer(one, found, metric) for one in datasets) or "There are no results yet.",
         sections=[Section("Unseen items", blocks), *sentences.failures(results)],
-        settings=sentences.settings(context),
-        commands=sentences.commands(context),
+        settings=sentences.settings(config),
+        commands=sentences.commands(config),
         name=results.experiment,
-    ).write(context.output, results, context.formats)
+    ).write(config.output, results, config.formats)
 
 
 def expected_recall(results: list[TrialResult], k: int) -> float | None:
@@ -132,7 +132,7 @@ def expected_recall(results: list[TrialResult], k: int) -> float | None:
     return sum(min(1.0, k / size) for size in sizes) / len(sizes) if sizes else None
 
 
-def _found(context: ExperimentConfig, results: Results) -> dict[tuple[str, str, str], list[TrialResult]]:
+def _found(config: ExperimentConfig, results: Results) -> dict[tuple[str, str, str], list[TrialResult]]:
     """(dataset's name, model, mode) → finished results."""
     found: dict[tuple[str, str, str], list[TrialResult]] = {}
     for result in results.where(work=("cold:transductive", "cold:inductive"), status="done"):
@@ -237,17 +237,17 @@ def _answer(dataset: str, found: Mapping[tuple[str, str, str], list[TrialResult]
 
 
 def _transductive(
-    context: ExperimentConfig, results: Results, dataset: str, model: str, seed: int
+    config: ExperimentConfig, results: Results, dataset: str, model: str, seed: int
 ) -> Iterator[TrialSpec]:
     """The trial; closed-form models, which train fast, are first tuned on the same split."""
     split = {"split": "cold_items", "seed": seed}
     extra = {"candidates": "cold"}
-    feature_set = next(iter(context.sets))
-    base = settled(context, dataset, model, feature_set)
+    feature_set = next(iter(config.sets))
+    base = settled(config, dataset, model, feature_set)
     base = base.with_(split=split, extra=extra)
     if model_type(model).capabilities.training == "closed_form":
-        asked = base_cell(context, dataset, model, feature_set, split=split, extra=extra)
-        found = suggest(context, results, asked)
+        asked = base_cell(config, dataset, model, feature_set, split=split, extra=extra)
+        found = suggest(config, results, asked)
         yield from found.cells
         if found.chosen is None:
             return

@@ -20,32 +20,32 @@ from lirdrec.models.registry import model_names, model_type
 SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """The trials of all searches, and the final trainings of finished ones."""
-    for base in searches(context):
-        found = suggest(context, results, base)
+    for base in searches(config):
+        found = suggest(config, results, base)
         yield from found.cells
         if found.chosen is not None:
-            for seed in context.seeds_of(base.model):
-                yield found.final(seed, keep=True) if context.keep else found.final(seed)
+            for seed in config.seeds_of(base.model):
+                yield found.final(seed, keep=True) if config.keep else found.final(seed)
 
 
-def expected(context: ExperimentConfig) -> dict[tuple[str, str], int]:
+def expected(config: ExperimentConfig) -> dict[tuple[str, str], int]:
     """(dataset, model) → number of trials."""
     numbers: dict[tuple[str, str], int] = {}
-    for base in searches(context):
+    for base in searches(config):
         model = base.model
         key = (base.dataset, model)
-        numbers[key] = numbers.get(key, 0) + n_trials(context, base) + len(context.seeds_of(model))
+        numbers[key] = numbers.get(key, 0) + n_trials(config, base) + len(config.seeds_of(model))
     return numbers
 
 
-def searches(context: ExperimentConfig) -> Iterator[TrialSpec]:
+def searches(config: ExperimentConfig) -> Iterator[TrialSpec]:
     """Base trials of the searches: one for each dataset, model and, for models with features, feature set."""
-    for dataset in context.datasets:
-        for model in context.models or model_names():
-            for label in context.sets if uses_features(model) else ("",):
-                yield base_cell(context, dataset, model, label)
+    for dataset in config.datasets:
+        for model in config.models or model_names():
+            for label in config.sets if uses_features(model) else ("",):
+                yield base_cell(config, dataset, model, label)
 
 
 def uses_features(model: str) -> bool:
@@ -54,6 +54,6 @@ def uses_features(model: str) -> bool:
     return kind.capabilities.needs_features or "modalities" in {one.name for one in fields(kind.Config)}
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """Test metrics, tests over users, chosen settings, cost, published results."""
-    return compare_report.write(context, results, [suggest(context, results, base) for base in searches(context)])
+    return compare_report.write(config, results, [suggest(config, results, base) for base in searches(config)])

@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 HIDDEN = ("metric", "device")  # options that are not settings of the model
 
 
-def write(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Path:
+def write(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Path:
     """Write `report` into the experiment's folder; returns the path of the HTML page."""
-    return report(context, results, searches).write(context.output, results, context.formats)
+    return report(config, results, searches).write(config.output, results, config.formats)
 
 
-def report(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Report:
+def report(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Report:
     """The report of a comparison, finished or not.
 
     Args:
-        context: as for the plan. Its setting "ours" names the model that the others are compared with; default:
+        config: as for the plan. Its setting "ours" names the model that the others are compared with; default:
             LIRDRec or, if it is not among the models, the first of them.
         results: results of the tuning trials and of the final trainings.
         searches: states of the tunings; they give the rows of models without any result.
     """
-    found = gather(context, results, searches)
+    found = gather(config, results, searches)
     sections = []
     if found.main:
         sections.append(Section("Test metrics", metric_tables(found)))
         sections.append(Section("Tests over users", _differences(found)))
         sections.append(Section("Accuracy and cost", _cost(found)))
-    sections.append(Section("Tuning", _tuning(context, found)))
-    sections.append(Section("Published results", published_tables(found, context.datasets)))
+    sections.append(Section("Tuning", _tuning(config, found)))
+    sections.append(Section("Published results", published_tables(found, config.datasets)))
     problems = [
         f"- **{e.title} on {label(e.dataset)}**: {e.problem}. {e.error}".rstrip() for e in found.entries if e.problem
     ]
@@ -60,8 +60,8 @@ def report(context: ExperimentConfig, results: Results, searches: Sequence[Tunin
         "Which model recommends best if all have the same tuning budget and the test set is scored once?",
         answer(found),
         [section for section in sections if section.blocks],
-        settings=_settings(context),
-        commands=[context.command] if context.command else [],
+        settings=_settings(config),
+        commands=[config.command] if config.command else [],
         name="compare",
     )
 
@@ -170,15 +170,15 @@ def _cost(found: Rows) -> list[Any]:
     return [recall, cost]
 
 
-def _tuning(context: ExperimentConfig, comparison: Rows) -> list[Any]:
+def _tuning(config: ExperimentConfig, comparison: Rows) -> list[Any]:
     """A table of the chosen settings, and a figure of the best validation metric after each trial."""
     rows = [
-        Row(_chosen_cells(context, entry), block=label(entry.dataset), accent=entry.model == comparison.ours)
+        Row(_chosen_cells(config, entry), block=label(entry.dataset), accent=entry.model == comparison.ours)
         for entry in comparison.entries
     ]
     columns = [
         Column("model", "Model", format="text"),
-        Column("valid", f"Valid {label(context.metric)}"),
+        Column("valid", f"Valid {label(config.metric)}"),
         Column("loss", "Loss", format="text"),
         Column("rate", "Learning rate", format="text"),
         Column("batch", "Batch", format="text"),
@@ -187,11 +187,11 @@ def _tuning(context: ExperimentConfig, comparison: Rows) -> list[Any]:
         Column("tuned", "Tuned in", format="duration"),
         Column("options", "Other options", format="text"),
     ]
-    note = f"Chosen by validation {label(context.metric)}, without the test set. Options not listed: defaults."
-    return [Table("settings", columns, rows, "Chosen settings", [note]), *_tuning_curves(context, comparison)]
+    note = f"Chosen by validation {label(config.metric)}, without the test set. Options not listed: defaults."
+    return [Table("settings", columns, rows, "Chosen settings", [note]), *_tuning_curves(config, comparison)]
 
 
-def _chosen_cells(context: ExperimentConfig, entry: Entry) -> dict[str, Value]:
+def _chosen_cells(config: ExperimentConfig, entry: Entry) -> dict[str, Value]:
     """The cells of the table of chosen settings for a row of the comparison."""
     cells: dict[str, Value] = {"model": entry.title, "trials": len(entry.trials)}
     cells["tuned"] = sum(trial.seconds for trial in entry.trials) if entry.trials else None
@@ -203,15 +203,15 @@ def _chosen_cells(context: ExperimentConfig, entry: Entry) -> dict[str, Value]:
     cells["loss"] = loss_of(chosen) or MISSING
     cells["rate"] = plain(options.pop("learning_rate", MISSING))
     cells["batch"] = plain(options.pop("batch_size", MISSING))
-    hidden = {*HIDDEN, "loss", *context.training, *context.model_options}  # options set by hand are listed below
+    hidden = {*HIDDEN, "loss", *config.training, *config.model_options}  # options set by hand are listed below
     others = [f"{name} {plain(value)}" for name, value in sorted(options.items()) if name not in hidden]
     cells["options"] = ", ".join(others) or "defaults"
     cells["epoch"] = Measure.of([final.best_epoch for final in entry.finals if final.best_epoch])
-    cells["valid"] = entry.measure(context.metric, "valid")
+    cells["valid"] = entry.measure(config.metric, "valid")
     return cells
 
 
-def _tuning_curves(context: ExperimentConfig, comparison: Rows) -> list[Any]:
+def _tuning_curves(config: ExperimentConfig, comparison: Rows) -> list[Any]:
     """A figure of the best validation metric after each trial; [] if no model has two trials."""
     import polars as pl
 
@@ -219,7 +219,7 @@ def _tuning_curves(context: ExperimentConfig, comparison: Rows) -> list[Any]:
     for entry in comparison.entries:
         best = -math.inf
         for number, trial in enumerate(entry.trials, 1):
-            value = trial.figure(context.metric) if trial.done else None
+            value = trial.figure(config.metric) if trial.done else None
             best = max(best, -math.inf if value is None else value)
             if best > -math.inf:
                 points += [
@@ -238,22 +238,22 @@ def _tuning_curves(context: ExperimentConfig, comparison: Rows) -> list[Any]:
             panel="panel" if frame["panel"].n_unique() > 1 else None,
             accent=comparison.ours,
             x_label="trial",
-            y_label=f"best validation {label(context.metric)}",
+            y_label=f"best validation {label(config.metric)}",
             caption="Progress of tuning: the best validation metric after each trial.",
         )
     ]
 
 
-def _settings(context: ExperimentConfig) -> dict[str, Any]:
-    budget = f"{context.minutes:g} minutes each" if context.minutes else f"{context.trials} trials each"
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    budget = f"{config.minutes:g} minutes each" if config.minutes else f"{config.trials} trials each"
     found = {
-        "datasets": [Path(path).name for path in context.datasets],
-        "models": list(context.models) or "all",
-        "feature sets": {name or "all": list(values) for name, values in context.feature_sets.items()},
-        "seeds": context.seeds,
-        "tuning": f"{budget}, {context.sampler}, by validation {context.metric}",
-        "losses": list(context.losses) or "all",
-        "set by hand": {**context.model_options, **context.training, **context.settings},
-        "device": context.device,
+        "datasets": [Path(path).name for path in config.datasets],
+        "models": list(config.models) or "all",
+        "feature sets": {name or "all": list(values) for name, values in config.feature_sets.items()},
+        "seeds": config.seeds,
+        "tuning": f"{budget}, {config.sampler}, by validation {config.metric}",
+        "losses": list(config.losses) or "all",
+        "set by hand": {**config.model_options, **config.training, **config.settings},
+        "device": config.device,
     }
     return {name: value for name, value in found.items() if value not in ({}, [])}

@@ -110,10 +110,10 @@ class Rows:
         return [panel(entry.dataset, name) for name in ([entry.features] if entry.features else sets or [""])]
 
 
-def gather(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Rows:
+def gather(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Rows:
     """The rows of a comparison, also of one that is not finished; arguments as for `compare_report.report`."""
-    entries = _entries(context, results, searches)
-    ours = _ours(context, entries)
+    entries = _entries(config, results, searches)
+    ours = _ours(config, entries)
     metrics = _metrics(entries)
     return Rows(entries, ours, metrics, _tested(entries, ours, metrics))
 
@@ -123,7 +123,7 @@ def panel(dataset: str, features: str) -> str:
     return f"{label(dataset)}, {features}" if features else label(dataset)
 
 
-def _entries(context: ExperimentConfig, results: Results, searches: Sequence[TuningState]) -> list[Entry]:
+def _entries(config: ExperimentConfig, results: Results, searches: Sequence[TuningState]) -> list[Entry]:
     """A row for each dataset, model and set of features, in the order of tables."""
     bases = [(one.base.dataset_name, one.base.model, one.base.feature_set) for one in searches]
     found: dict[tuple[str, str, str], Entry] = {key: Entry(*key) for key in bases}
@@ -155,9 +155,9 @@ def _entries(context: ExperimentConfig, results: Results, searches: Sequence[Tun
             scored = found.get((str(dataset), str(model), str(features)))
             if scored is not None and scored.finals:
                 scored.users = over_seeds([frame.select(values) for frame in part.partition_by("key")])
-    ours = _ours(context, list(found.values()))
-    places = {Path(one).name: at for at, one in enumerate(context.datasets)}
-    sets = list(context.sets)
+    ours = _ours(config, list(found.values()))
+    places = {Path(one).name: at for at, one in enumerate(config.datasets)}
+    sets = list(config.sets)
     return sorted(
         found.values(),
         key=lambda e: (
@@ -169,11 +169,11 @@ def _entries(context: ExperimentConfig, results: Results, searches: Sequence[Tun
     )
 
 
-def _ours(context: ExperimentConfig, entries: Sequence[Entry]) -> str:
+def _ours(config: ExperimentConfig, entries: Sequence[Entry]) -> str:
     """The model that the others are compared with."""
     present = {entry.model for entry in entries}
-    ours = str(context.setting("ours", OURS))
-    return ours if ours in present else next((model for model in context.models if model in present), ours)
+    ours = str(config.setting("ours", OURS))
+    return ours if ours in present else next((model for model in config.models if model in present), ours)
 
 
 def _metrics(entries: Sequence[Entry]) -> list[str]:

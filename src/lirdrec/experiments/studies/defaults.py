@@ -15,7 +15,7 @@ from lirdrec.experiments.tuning import base_cell, feature_names
 
 
 def settled(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     dataset: str,
     model: str,
     feature_set: str = "",
@@ -28,21 +28,21 @@ def settled(
 ) -> TrialSpec:
     """The cell of work "train" of a model with all its settings.
 
-    Options that `context` sets go before all. The others are those of the best trial in `context.tuned` for this
+    Options that `config` sets go before all. The others are those of the best trial in `config.tuned` for this
     dataset, model and feature set (with these options and this loss); where there is none, the published defaults,
     with which tuning begins, too.
 
     Args:
-        context, dataset, model, feature_set, split, variant, extra: as in `tuning.base_cell`.
-        loss: one ranking loss, for models that have the choice; None: the only one of `context.losses`, or whichever.
+        config, dataset, model, feature_set, split, variant, extra: as in `tuning.base_cell`.
+        loss: one ranking loss, for models that have the choice; None: the only one of `config.losses`, or whichever.
         training: set by the experiment; goes before the tuned and the published options.
     """
-    if loss is None and len(context.losses) == 1:
-        loss = context.losses[0]
-    base = base_cell(context, dataset, model, feature_set, split=split, variant=variant, training=training, extra=extra)
+    if loss is None and len(config.losses) == 1:
+        loss = config.losses[0]
+    base = base_cell(config, dataset, model, feature_set, split=split, variant=variant, training=training, extra=extra)
     fixed = {**base.model_options, **base.training}
     names = base.modalities if base.modalities is not None else feature_names(dataset)
-    found = _best_trial(context, base, loss)
+    found = _best_trial(config, base, loss)
     if found is not None:
         of_model, of_training = dict(found.cell.model_options), dict(found.cell.training)
     else:
@@ -53,21 +53,21 @@ def settled(
     )
 
 
-def losses_of(context: ExperimentConfig, model: str) -> tuple[str | None, ...]:
+def losses_of(config: ExperimentConfig, model: str) -> tuple[str | None, ...]:
     """The losses to repeat an experiment with: those asked for, where the model has the choice; else (None,)."""
     from dataclasses import fields
 
     from lirdrec.models.registry import config_type
 
     has = "loss" in {one.name for one in fields(config_type(model))}
-    return context.losses if has and context.losses and "loss" not in context.model_options else (None,)
+    return config.losses if has and config.losses and "loss" not in config.model_options else (None,)
 
 
-def _best_trial(context: ExperimentConfig, base: TrialSpec, loss: str | None) -> TrialResult | None:
+def _best_trial(config: ExperimentConfig, base: TrialSpec, loss: str | None) -> TrialResult | None:
     """The best trial of an earlier tuning of the same model on the same data, by validation."""
     best: tuple[float, TrialResult] | None = None
-    for result in _trials(context.tuned) if context.tuned is not None else ():
-        cell, value = result.cell, result.figure(context.metric)
+    for result in _trials(config.tuned) if config.tuned is not None else ():
+        cell, value = result.cell, result.figure(config.metric)
         if value is None or (cell.model, cell.feature_set, cell.split) != (base.model, base.feature_set, base.split):
             continue
         given = {**cell.model_options, **cell.training}

@@ -30,15 +30,15 @@ SETTINGS = {"steps": (10, "weights are multiples of 1 / steps")}
 MIX = "mix"
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """The models; then the grid of mixes on validation for each seed; then the chosen mix."""
-    for members, trials in _groups(context):
+    for members, trials in _groups(config):
         for cells in members.values():
             yield from cells
         if not all((one := results.get(cell)) is not None and one.done for cells in members.values() for cell in cells):
             continue
         yield from trials
-        chosen = choose([results.get(cell) for cell in trials], context.metric)
+        chosen = choose([results.get(cell) for cell in trials], config.metric)
         if chosen is not None:
             yield from _finals(trials, chosen)
 
@@ -87,66 +87,66 @@ def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any]
     return {"weights": entry["weights"], "how": entry["how"], "value": means[best]}
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """Metrics of single models and of the mix, the best weights, and whether the mix is better."""
     stage = sentences.stage_of(results)
-    have = sentences.metrics_of(results, stage, (context.metric,))
+    have = sentences.metrics_of(results, stage, (config.metric,))
     metrics = tuple(name for name in sentences.SHOWN if name in have) or have
-    many = len(context.datasets) > 1
+    many = len(config.datasets) > 1
     rows, grid_rows, answers = [], [], []
     scored: dict[tuple[str, str], list[TrialResult]] = {}
-    for members, trials in _groups(context):
+    for members, trials in _groups(config):
         dataset = trials[0].dataset_name
         block = label(dataset) if many else ""
-        chosen = choose([results.get(cell) for cell in trials], context.metric)
+        chosen = choose([results.get(cell) for cell in trials], config.metric)
         by_model = {name: _done(results, cells) for name, cells in members.items()}
         if chosen is not None:
             by_model[MIX] = _done(results, _finals(trials, chosen))
         for name, some in by_model.items():
             cells: dict[str, Any] = {"model": _mix_title(members, chosen) if name == MIX else label(name)}
-            cells["valid"] = sentences.measured(some, context.metric, "valid")
+            cells["valid"] = sentences.measured(some, config.metric, "valid")
             cells |= {metric: sentences.measured(some, metric, stage) for metric in metrics}
             rows.append(Row(cells, block, accent=name == MIX))
             scored[dataset, name] = some
-        grid_rows += _grid_rows(list(members), [results.get(cell) for cell in trials], context.metric, block)
-        answers.append(_answer(context, results, dataset, members, by_model, chosen, stage))
-    columns = [Column("model", "Model", format="text"), Column("valid", label(context.metric), "Valid", "higher")]
+        grid_rows += _grid_rows(list(members), [results.get(cell) for cell in trials], config.metric, block)
+        answers.append(_answer(config, results, dataset, members, by_model, chosen, stage))
+    columns = [Column("model", "Model", format="text"), Column("valid", label(config.metric), "Valid", "higher")]
     columns += [Column(name, label(name), stage.capitalize(), "higher") for name in metrics]
     table = Table("fusion", columns, rows, "Single models, and the mix chosen on validation.")
-    names = list(dict.fromkeys(name for members, _ in _groups(context) for name in members))
-    sections = [Section("The mix", [*_figure(context, scored, stage), table])]
+    names = list(dict.fromkeys(name for members, _ in _groups(config) for name in members))
+    sections = [Section("The mix", [*_figure(config, scored, stage), table])]
     if grid_rows:
-        sections.append(Section("Weights", [_grid_table(names, context.metric, grid_rows)]))
+        sections.append(Section("Weights", [_grid_table(names, config.metric, grid_rows)]))
     return Report(
         title="Mix of models",
         question=f"Is a mix of {sentences.listed(map(label, names))} better than the best single model?",
         answer=" ".join(answers),
         sections=[*sections, *sentences.failures(results)],
-        settings=sentences.settings(context),
-        commands=sentences.commands(context),
+        settings=sentences.settings(config),
+        commands=sentences.commands(config),
         name=results.experiment,
-    ).write(context.output, results, context.formats)
+    ).write(config.output, results, config.formats)
 
 
 def _done(results: Results, cells: Sequence[TrialSpec]) -> list[TrialResult]:
     return [result for result in map(results.get, cells) if result is not None and result.done]
 
 
-def _figure(context: ExperimentConfig, scored: Mapping[tuple[str, str], list[TrialResult]], stage: str) -> list[Figure]:
+def _figure(config: ExperimentConfig, scored: Mapping[tuple[str, str], list[TrialResult]], stage: str) -> list[Figure]:
     """Dots of (dataset, model) → results; [] without any metric."""
     import polars as pl
 
     rows = [
-        {"dataset": dataset, "model": name, "value": result.figures[stage][context.metric]}
+        {"dataset": dataset, "model": name, "value": result.figures[stage][config.metric]}
         for (dataset, name), some in scored.items()
         for result in some
-        if context.metric in result.figures.get(stage, {})
+        if config.metric in result.figures.get(stage, {})
     ]
     if not rows:
         return []
-    caption = f"{stage.capitalize()} {context.metric} of single models and of the mix, {sentences.over(context.seeds)}."
-    panel = "dataset" if len(context.datasets) > 1 else None
-    frame, x_label = pl.DataFrame(rows), f"{stage} {context.metric}"
+    caption = f"{stage.capitalize()} {config.metric} of single models and of the mix, {sentences.over(config.seeds)}."
+    panel = "dataset" if len(config.datasets) > 1 else None
+    frame, x_label = pl.DataFrame(rows), f"{stage} {config.metric}"
     return [dots(frame, "fusion", rows="model", panel=panel, accent=MIX, x_label=x_label, caption=caption)]
 
 
@@ -158,7 +158,7 @@ def _grid_table(names: Sequence[str], metric: str, rows: Sequence[Row]) -> Table
 
 
 def _answer(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     results: Results,
     dataset: str,
     members: Mapping[str, Sequence[TrialSpec]],
@@ -169,7 +169,7 @@ def _answer(
     where = f"On {label(dataset)}"
     if chosen is None or not by_model.get(MIX):
         return f"{where} there is no mix yet."
-    figures = {name: sentences.measured(some, context.metric, stage) for name, some in by_model.items()}
+    figures = {name: sentences.measured(some, config.metric, stage) for name, some in by_model.items()}
     known = {name: measure for name, measure in figures.items() if measure is not None}
     alone = {name: measure for name, measure in known.items() if name != MIX}
     if MIX not in known or not alone:
@@ -178,10 +178,10 @@ def _answer(
     weights = sentences.listed(f"{label(n)} {w:g}" for n, w in zip(members, chosen["weights"], strict=True))
     text = (
         f"{where}, the weights chosen on validation are {weights}, over {chosen['how']}s. The mix has a {stage} "
-        f"{context.metric} of **{sentences.format_mean_sd(known[MIX])}**, the best single model, {label(best)}, "
+        f"{config.metric} of **{sentences.format_mean_sd(known[MIX])}**, the best single model, {label(best)}, "
         f"{sentences.format_mean_sd(alone[best])}: {sentences.format_gain(known[MIX].mean, alone[best].mean)}."
     )
-    test = _tested(context, results, by_model[MIX], by_model[best])
+    test = _tested(config, results, by_model[MIX], by_model[best])
     if test is not None:
         p = max(test.t_p, test.w_p)
         verdict = "is" if p < ALPHA else "is not"
@@ -194,15 +194,15 @@ def _answer(
 
 
 def _tested(
-    context: ExperimentConfig, results: Results, ours: list[TrialResult], theirs: list[TrialResult]
+    config: ExperimentConfig, results: Results, ours: list[TrialResult], theirs: list[TrialResult]
 ) -> PairedTest | None:
     frames = [_per_user(results, one) for one in (ours, theirs)]
-    if any(frame is None or context.metric not in frame.columns for frame in frames):
+    if any(frame is None or config.metric not in frame.columns for frame in frames):
         return None
     one, other = (frame.sort("user") for frame in frames if frame is not None)
     if not one["user"].equals(other["user"]):
         return None
-    return paired(one[context.metric].to_numpy(), other[context.metric].to_numpy())
+    return paired(one[config.metric].to_numpy(), other[config.metric].to_numpy())
 
 
 def _per_user(results: Results, found: list[TrialResult]) -> pl.DataFrame | None:
@@ -233,20 +233,20 @@ def _mix_title(members: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> 
     return "Mix: " + " + ".join(f"{w:g} {label(n)}" for n, w in zip(members, weights, strict=False) if w > 0)
 
 
-def _groups(context: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec]], list[TrialSpec]]]:
+def _groups(config: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec]], list[TrialSpec]]]:
     """For each dataset: model → trials of the model, and the trials that evaluate mixes on validation."""
-    models = context.models or MODELS
+    models = config.models or MODELS
     if len(models) < 2:
         raise ConfigError("a mix needs two models or more: name them with --models, for instance lirdrec,freedom")
-    steps = context.setting("steps", SETTINGS["steps"][0])
+    steps = config.setting("steps", SETTINGS["steps"][0])
     if not isinstance(steps, int) or steps < 1:
         raise ConfigError(f"steps is {steps!r}; give an integer of 1 or more")
-    for dataset in context.datasets:
+    for dataset in config.datasets:
         # the same seeds for all models, deterministic ones too: each mix has one member per model
-        bases = {model: settled(context, dataset, model, next(iter(context.sets))) for model in models}
+        bases = {model: settled(config, dataset, model, next(iter(config.sets))) for model in models}
         extra = {"final": True, "keep": True}
         members = {
-            model: [base.with_(seed=seed, variant="alone", extra=extra) for seed in range(context.seeds)]
+            model: [base.with_(seed=seed, variant="alone", extra=extra) for seed in range(config.seeds)]
             for model, base in bases.items()
         }
         same = {"dataset": fingerprint(dataset), "seed": None}  # the seed is that of the mix, see `_members`
@@ -259,7 +259,7 @@ def _groups(context: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpe
                 seed=seed,
                 extra={"members": described, "steps": steps},
             )
-            for seed in range(context.seeds)
+            for seed in range(config.seeds)
         ]
         yield members, trials
 

@@ -45,9 +45,9 @@ NOTES = {
 }
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """All models with real and with random features, with all seeds."""
-    for cells in _cells(context).values():
+    for cells in _cells(config).values():
         yield from cells
 
 
@@ -78,11 +78,11 @@ def measure(job: Job) -> list[dict[str, float]]:
     return watch(model_type(job.cell.model), config, inputs, training, truth if len(truth.users) else None, k)
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """For each model: gradients, losses, random features, and the epochs in which the inequality holds."""
-    cells = _cells(context)
+    cells = _cells(config)
     done = {place: [one for one in map(results.get, some) if one and one.done] for place, some in cells.items()}
-    k = context.metric.partition("@")[2]
+    k = config.metric.partition("@")[2]
     places = list(dict.fromkeys((dataset, model) for dataset, model, _ in done))
     many = len({dataset for dataset, _ in places}) > 1
     sections, answers = [], []
@@ -101,10 +101,10 @@ def report(context: ExperimentConfig, results: Results) -> Path:
         "than random ones?",
         answer="\n\n".join(answers),
         sections=[*sections, *sentences.failures(results)],
-        settings=sentences.settings(context) | {"epochs": _epochs(context), "loss": "bpr"},
-        commands=sentences.commands(context),
+        settings=sentences.settings(config) | {"epochs": _epochs(config), "loss": "bpr"},
+        commands=sentences.commands(config),
         name=results.experiment,
-    ).write(context.output, results, context.formats)
+    ).write(config.output, results, config.formats)
 
 
 def holds(results: Sequence[TrialResult], small: str, large: str) -> list[bool]:
@@ -262,21 +262,21 @@ def _answer(name: str, model: str, real: Sequence[TrialResult], random: Sequence
     return text
 
 
-def _epochs(context: ExperimentConfig) -> int:
-    return int(context.training.get("epochs", EPOCHS))
+def _epochs(config: ExperimentConfig) -> int:
+    return int(config.training.get("epochs", EPOCHS))
 
 
-def _cells(context: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSpec]]:
+def _cells(config: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSpec]]:
     """(dataset's name, model, variant) → trials."""
     found: dict[tuple[str, str, str], list[TrialSpec]] = {}
-    epochs = _epochs(context)
-    for dataset in context.datasets:
-        for model in context.models or MODELS:
+    epochs = _epochs(config)
+    for dataset in config.datasets:
+        for model in config.models or MODELS:
             training = {"epochs": epochs, "patience": epochs}
-            base = settled(context, dataset, model, next(iter(context.sets)), loss="bpr", training=training)
+            base = settled(config, dataset, model, next(iter(config.sets)), loss="bpr", training=training)
             base = base.with_(work="gradients:measure", model_options={**base.model_options, "loss": "bpr"})
             for variant in (REAL, RANDOM):
                 extra = {"random": True} if variant == RANDOM else {}
-                cells = [base.with_(seed=s, variant=variant, extra=extra) for s in range(context.seeds)]
+                cells = [base.with_(seed=s, variant=variant, extra=extra) for s in range(config.seeds)]
                 found[base.dataset_name, model, variant] = cells
     return found

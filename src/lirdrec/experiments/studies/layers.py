@@ -21,16 +21,16 @@ SETTINGS = {"layers": ((1, 2, 3, 4), "numbers of user-item layers to try")}
 OPTION = "n_layers"
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """All numbers of layers with all seeds."""
-    yield from variants.planned(_groups(context))
+    yield from variants.planned(_groups(config))
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """A figure of the metric over the number of layers, a table, and the best number."""
     import polars as pl
 
-    study = Study(_groups(context), results, context.metric)
+    study = Study(_groups(config), results, config.metric)
     names = listed(dict.fromkeys(label(group.model) for group in study.found))
     table = study.table("layers", "Layers", f"{names} by number of layers.")
     frame = study.frame().filter(pl.col("metric") == study.metric)
@@ -47,11 +47,11 @@ def report(context: ExperimentConfig, results: Results) -> Path:
                 x_label="layers over the user-item graph",
                 y_label=f"{study.stage} {label(study.metric)}",
                 points=True,
-                caption=f"{study.stage.capitalize()} {study.metric} by the number of layers, {over(context.seeds)}.",
+                caption=f"{study.stage.capitalize()} {study.metric} by the number of layers, {over(config.seeds)}.",
             )
         ]
     return variants.write(
-        context,
+        config,
         results,
         study,
         title="Number of layers",
@@ -85,14 +85,14 @@ def _answer(study: Study, group: Group) -> str:
     return text + "."
 
 
-def _groups(context: ExperimentConfig) -> list[Group]:
-    given = context.setting("layers", SETTINGS["layers"][0])
+def _groups(config: ExperimentConfig) -> list[Group]:
+    given = config.setting("layers", SETTINGS["layers"][0])
     numbers = [given] if isinstance(given, int) else list(given)
     if not numbers or not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
         raise ConfigError(f"layers is {given!r}; give integers, for instance --set layers=[1,2,3]")
-    models = context.models or MODELS
+    models = config.models or MODELS
     for model in models:
         if OPTION not in {one.name for one in fields(config_type(model))}:
             raise ConfigError(f"{model} has no layers over the user-item graph; name other models")
     found = [Variant(str(one), {OPTION: one}) for one in dict.fromkeys(numbers)]
-    return variants.groups(context, models, lambda dataset, model, modalities: found)
+    return variants.groups(config, models, lambda dataset, model, modalities: found)

@@ -19,19 +19,19 @@ MODELS = ("lirdrec",)
 ALL = "all modalities"
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """All sets of modalities with all seeds."""
-    yield from variants.planned(_groups(context))
+    yield from variants.planned(_groups(config))
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """A table, a figure, and the most important modality."""
-    study = Study(_groups(context), results, context.metric)
+    study = Study(_groups(config), results, config.metric)
     names = listed(dict.fromkeys(label(group.model) for group in study.found))
     table = study.table("modality", "Modalities", f"{names} with subsets of the modalities.")
-    drawn = study.figure("modality", f"{study.stage.capitalize()} {study.metric} by modalities, {over(context.seeds)}.")
+    drawn = study.figure("modality", f"{study.stage.capitalize()} {study.metric} by modalities, {over(config.seeds)}.")
     return variants.write(
-        context,
+        config,
         results,
         study,
         title="Contribution of each modality",
@@ -79,6 +79,6 @@ def _answer(study: Study, group: Group) -> str:
     return text
 
 
-def _groups(context: ExperimentConfig) -> list[Group]:
-    models = [model for model in context.models or MODELS if uses_features(model)]
-    return variants.groups(context, models, lambda dataset, model, modalities: sets_of(modalities))
+def _groups(config: ExperimentConfig) -> list[Group]:
+    models = [model for model in config.models or MODELS if uses_features(model)]
+    return variants.groups(config, models, lambda dataset, model, modalities: sets_of(modalities))

@@ -30,33 +30,33 @@ SETTINGS = {
 }
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """All points of the grid with all seeds."""
-    for _, _, cells in _grid(context):
+    for _, _, cells in _grid(config):
         yield from cells
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """A heat map for each dataset and model, and the difference between the best and the worst settings."""
     import polars as pl
 
-    down, across = _names(context)
+    down, across = _names(config)
     rows: list[dict[str, Any]] = []
     places: dict[str, dict[tuple[Any, Any], Measure]] = {}
-    for group, (a, b), cells in _grid(context):
+    for group, (a, b), cells in _grid(config):
         found = [results.get(cell) for cell in cells]
         for one in found:
-            value = None if one is None or not one.done else one.figure(context.metric)
+            value = None if one is None or not one.done else one.figure(config.metric)
             if one is not None and value is not None:
                 rows.append({"group": group, down: a, across: b, "seed": one.cell.seed, "value": value})
-        measure = sentences.measured(found, context.metric, "valid")
+        measure = sentences.measured(found, config.metric, "valid")
         if measure is not None:
             places.setdefault(group, {})[a, b] = measure
     blocks: list[Any] = []
     if rows:
         frame = pl.DataFrame(rows)
         many = len(places) > 1
-        caption = f"Validation {context.metric}, {sentences.over(context.seeds)}; the best is framed."
+        caption = f"Validation {config.metric}, {sentences.over(config.seeds)}; the best is framed."
         blocks.append(
             heatmap(
                 frame,
@@ -74,22 +74,22 @@ def report(context: ExperimentConfig, results: Results) -> Path:
         )
     return Report(
         title="Sensitivity to settings",
-        question=f"How does validation {context.metric} change with {down} and {across}?",
-        answer=" ".join(_answer(context, group, found) for group, found in places.items()) or "There are no results.",
+        question=f"How does validation {config.metric} change with {down} and {across}?",
+        answer=" ".join(_answer(config, group, found) for group, found in places.items()) or "There are no results.",
         sections=[Section("The grid", blocks), *sentences.failures(results)],
-        settings=sentences.settings(context),
-        commands=sentences.commands(context),
+        settings=sentences.settings(config),
+        commands=sentences.commands(config),
         name=results.experiment,
-    ).write(context.output, results, context.formats)
+    ).write(config.output, results, config.formats)
 
 
-def _answer(context: ExperimentConfig, group: str, found: dict[tuple[Any, Any], Measure]) -> str:
-    down, across = _names(context)
+def _answer(config: ExperimentConfig, group: str, found: dict[tuple[Any, Any], Measure]) -> str:
+    down, across = _names(config)
     best, worst = (pick(found, key=lambda at: found[at].mean) for pick in (max, min))
     top, low = found[best].mean, found[worst].mean
     places = [f"{down} = {a:g} and {across} = {b:g}" for a, b in (best, worst)]
     text = (
-        f"On {group}, validation {context.metric} is best, **{sentences.format_mean_sd(found[best])}**, at "
+        f"On {group}, validation {config.metric} is best, **{sentences.format_mean_sd(found[best])}**, at "
         f"{places[0]}; worst, {sentences.format_mean_sd(found[worst])}, at {places[1]}."
     )
 
@@ -119,19 +119,19 @@ def _answer(context: ExperimentConfig, group: str, found: dict[tuple[Any, Any], 
     return text
 
 
-def _grid(context: ExperimentConfig) -> Iterator[tuple[str, tuple[Any, Any], list[TrialSpec]]]:
+def _grid(config: ExperimentConfig) -> Iterator[tuple[str, tuple[Any, Any], list[TrialSpec]]]:
     """Name of the group, values (down, across), trials."""
-    down, across = _names(context)
-    values = [_values(context, name) for name in ("down_values", "across_values")]
-    many_models, many_sets = len(context.models or MODELS) > 1, len(context.sets) > 1
+    down, across = _names(config)
+    values = [_values(config, name) for name in ("down_values", "across_values")]
+    many_models, many_sets = len(config.models or MODELS) > 1, len(config.sets) > 1
     training = {one.name for one in fields(TrainConfig)}
-    for dataset in context.datasets:
-        for model in context.models or MODELS:
+    for dataset in config.datasets:
+        for model in config.models or MODELS:
             for name in (down, across):
                 if name not in training | {one.name for one in fields(config_type(model))}:
                     raise ConfigError(f"{model} has no option '{name}'; say which to change with --set down=… across=…")
-            for feature_set in context.sets:
-                base = settled(context, dataset, model, feature_set)
+            for feature_set in config.sets:
+                base = settled(config, dataset, model, feature_set)
                 said = [label(base.dataset_name)]
                 said += [label(model)] * many_models + [feature_set] * (many_sets and bool(feature_set))
                 for point in product(*values):
@@ -140,19 +140,19 @@ def _grid(context: ExperimentConfig) -> Iterator[tuple[str, tuple[Any, Any], lis
                         where = "training" if name in training else "model_options"
                         cell = cell.with_(**{where: {**getattr(cell, where), name: value}})
                     point_name = f"{down} {point[0]:g}, {across} {point[1]:g}"
-                    cells = [cell.with_(seed=seed, variant=point_name) for seed in context.seeds_of(model)]
+                    cells = [cell.with_(seed=seed, variant=point_name) for seed in config.seeds_of(model)]
                     yield " · ".join(said), point, cells
 
 
-def _names(context: ExperimentConfig) -> tuple[str, str]:
-    down, across = (str(context.setting(name, SETTINGS[name][0])) for name in ("down", "across"))
+def _names(config: ExperimentConfig) -> tuple[str, str]:
+    down, across = (str(config.setting(name, SETTINGS[name][0])) for name in ("down", "across"))
     if down == across:
         raise ConfigError(f"down and across are both '{down}'; a grid needs two options")
     return down, across
 
 
-def _values(context: ExperimentConfig, name: str) -> Sequence[Any]:
-    given = context.setting(name, SETTINGS[name][0])
+def _values(config: ExperimentConfig, name: str) -> Sequence[Any]:
+    given = config.setting(name, SETTINGS[name][0])
     found = list(given) if isinstance(given, (list, tuple)) else [given]
     if not found or not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in found):
         raise ConfigError(f"{name} is {given!r}; give numbers, for instance --set {name}=[0.1,0.2]")

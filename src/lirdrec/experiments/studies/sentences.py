@@ -47,15 +47,15 @@ def over(seeds: int) -> str:
     return f"mean over {count(seeds, 'seed')}, ± one sd" if seeds > 1 else "one seed"
 
 
-def settings(context: ExperimentConfig) -> dict[str, Any]:
+def settings(config: ExperimentConfig) -> dict[str, Any]:
     """The experiment's non-default settings."""
-    values = asdict(context)
+    values = asdict(config)
     defaults = asdict(ExperimentConfig(datasets=("-",), output=Path(".")))
     kept: dict[str, Any] = {
-        "datasets": ", ".join(Path(dataset).name for dataset in context.datasets),
-        "metric": context.metric,
+        "datasets": ", ".join(Path(dataset).name for dataset in config.datasets),
+        "metric": config.metric,
     }
-    kept |= {"seeds": context.seeds}
+    kept |= {"seeds": config.seeds}
     skipped = {"datasets", "output", "command", "quiet", "formats", "cache", "keep", "jobs", "tuned"}
     for name, value in values.items():
         if name in kept or name in skipped or value == defaults[name] or not value:
@@ -65,14 +65,14 @@ def settings(context: ExperimentConfig) -> dict[str, Any]:
         else:
             kept[name] = value
     kept["other settings"] = (
-        "published defaults" if context.tuned is None else f"those of the best trials in {context.tuned.name}"
+        "published defaults" if config.tuned is None else f"those of the best trials in {config.tuned.name}"
     )
     return {name: value if isinstance(value, (int, float, str)) else _plain(value) for name, value in kept.items()}
 
 
-def commands(context: ExperimentConfig) -> tuple[str, ...]:
+def commands(config: ExperimentConfig) -> tuple[str, ...]:
     """The command line, if there is one."""
-    return (context.command,) if context.command else ()
+    return (config.command,) if config.command else ()
 
 
 def failures(results: Results) -> list[Section]:

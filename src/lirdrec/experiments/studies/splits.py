@@ -34,21 +34,21 @@ BY_TIME = ("temporal", "global_time", "leave_last_out")
 Runs = Mapping[tuple[str, str, str], Sequence[TrialResult]]  # (dataset's name, method, model) → results
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """All models under all splits with all seeds."""
-    for cells in _cells(context).values():
+    for cells in _cells(config).values():
         yield from cells
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """Metrics and ranks by split, and how well the splits agree."""
-    metrics = sentences.metrics_of(results, "test", (context.metric,))
-    metric = context.metric if context.metric in metrics or not metrics else metrics[0]
+    metrics = sentences.metrics_of(results, "test", (config.metric,))
+    metric = config.metric if config.metric in metrics or not metrics else metrics[0]
     shown = [name for name in dict.fromkeys((metric, "recall@20", "ndcg@20")) if name in metrics]
-    methods = _methods(context)
+    methods = _methods(config)
     runs: Runs = {
         key: [result for result in map(results.get, cells) if result is not None]
-        for key, cells in _cells(context).items()
+        for key, cells in _cells(config).items()
     }
     means: dict[str, dict[str, dict[str, float]]] = {}  # dataset → method → model → mean
     for (dataset, method, model), some in runs.items():
@@ -60,17 +60,17 @@ def report(context: ExperimentConfig, results: Results) -> Path:
         question="How do the metrics of the models, and their order, change with the data split?",
         answer=" ".join(_answer(dataset, by_method, metric) for dataset, by_method in means.items()),
         sections=[
-            Section("Metrics", [*_figure(context, runs, metric), _metric_table(runs, methods, shown)]),
+            Section("Metrics", [*_figure(config, runs, metric), _metric_table(runs, methods, shown)]),
             Section("Order", [_rank_table(runs, means, metric)]),
             *sentences.failures(results),
         ],
-        settings=sentences.settings(context) | {"methods": ", ".join(methods)},
-        commands=sentences.commands(context),
+        settings=sentences.settings(config) | {"methods": ", ".join(methods)},
+        commands=sentences.commands(config),
         name=results.experiment,
-    ).write(context.output, results, context.formats)
+    ).write(config.output, results, config.formats)
 
 
-def _figure(context: ExperimentConfig, runs: Runs, metric: str) -> list[Figure]:
+def _figure(config: ExperimentConfig, runs: Runs, metric: str) -> list[Figure]:
     """Bars of each model under each split; [] without results."""
     import polars as pl
 
@@ -90,7 +90,7 @@ def _figure(context: ExperimentConfig, runs: Runs, metric: str) -> list[Figure]:
             series="model",
             panel="dataset" if _has_blocks(runs) else None,
             y_label=f"test {label(metric)}",
-            caption=f"Test {metric} of the models under each split, {sentences.over(context.seeds)}.",
+            caption=f"Test {metric} of the models under each split, {sentences.over(config.seeds)}.",
         )
     ]
 
@@ -179,8 +179,8 @@ def _answer(dataset: str, by_method: Mapping[str, Mapping[str, float]], metric: 
     return text
 
 
-def _methods(context: ExperimentConfig) -> list[str]:
-    given = context.setting("methods", SETTINGS["methods"][0])
+def _methods(config: ExperimentConfig) -> list[str]:
+    given = config.setting("methods", SETTINGS["methods"][0])
     methods = list(dict.fromkeys([given] if isinstance(given, str) else given))
     for method in methods:
         if method not in METHODS or method == "none":
@@ -191,22 +191,22 @@ def _methods(context: ExperimentConfig) -> list[str]:
     return methods
 
 
-def _cells(context: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSpec]]:
+def _cells(config: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSpec]]:
     """(dataset's name, method, model) → cells."""
-    methods = _methods(context)
+    methods = _methods(config)
     found: dict[tuple[str, str, str], list[TrialSpec]] = {}
-    for dataset in context.datasets:
+    for dataset in config.datasets:
         if any(method in BY_TIME for method in methods) and not _has_times(dataset):
             raise DataError(
                 f"{dataset}: splits by time need timestamps, and it has none; prepare it with a timestamp column, or "
                 "choose other splits with --set methods=…"
             )
         for method in methods:
-            for model in context.models or MODELS:
-                base = settled(context, dataset, model, next(iter(context.sets)))
+            for model in config.models or MODELS:
+                base = settled(config, dataset, model, next(iter(config.sets)))
                 # the same settings under every split, so that only the split differs
                 base = base.with_(split={"split": method, "seed": 0}, variant=method, extra={"final": True})
-                cells = [base.with_(seed=seed) for seed in context.seeds_of(model)]
+                cells = [base.with_(seed=seed) for seed in config.seeds_of(model)]
                 found[base.dataset_name, method, model] = cells
     return found
 

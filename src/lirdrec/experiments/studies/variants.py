@@ -69,7 +69,7 @@ class Group:
 
 
 def groups(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     models: Sequence[str],
     variants: Callable[[str, str, tuple[str, ...]], Sequence[Variant]],
     final: bool = True,
@@ -77,7 +77,7 @@ def groups(
     """One group for each dataset, model, feature set and loss.
 
     Args:
-        context: the experiment's configuration.
+        config: the experiment's configuration.
         models: names of models.
         variants: `(dataset, model, modalities) -> list of Variant`, the reference first.
         final: score the sealed test.
@@ -85,14 +85,14 @@ def groups(
     from lirdrec.experiments.tuning import feature_names
 
     found = []
-    for dataset in context.datasets:
+    for dataset in config.datasets:
         for model in models:
-            for feature_set, names in context.sets.items():
+            for feature_set, names in config.sets.items():
                 modalities = names if names is not None else feature_names(dataset)
-                for loss in losses_of(context, model):
-                    base = settled(context, dataset, model, feature_set, loss=loss)
+                for loss in losses_of(config, model):
+                    base = settled(config, dataset, model, feature_set, loss=loss)
                     cells = {
-                        one.label: tuple(_cells(context, base, one, loss, final))
+                        one.label: tuple(_cells(config, base, one, loss, final))
                         for one in variants(dataset, model, tuple(modalities))
                     }
                     name = [base.dataset_name, model, feature_set, loss or ""]
@@ -107,7 +107,7 @@ def groups(
 
 
 def _cells(
-    context: ExperimentConfig, base: TrialSpec, variant: Variant, loss: str | None, final: bool
+    config: ExperimentConfig, base: TrialSpec, variant: Variant, loss: str | None, final: bool
 ) -> Iterator[TrialSpec]:
     options = {**base.model_options, **variant.options}
     modalities = base.modalities
@@ -118,8 +118,8 @@ def _cells(
             kept = {name: options["modality_weights"].get(name, 0.0) for name in modalities}
             options["modality_weights"] = kept if sum(kept.values()) > 0 else None
     # declarations are named by variant, so each loss needs its own variant name
-    name = variant.label if loss is None or len(context.losses) < 2 else f"{variant.label}, {loss}"
-    for seed in context.seeds_of(base.model):
+    name = variant.label if loss is None or len(config.losses) < 2 else f"{variant.label}, {loss}"
+    for seed in config.seeds_of(base.model):
         extra = {**base.extra, "final": True} if final else base.extra
         yield base.with_(model_options=options, modalities=modalities, variant=name, seed=seed, extra=extra)
 
@@ -303,7 +303,7 @@ class Study:
 
 
 def write(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     results: Results,
     study: Study,
     *,
@@ -320,7 +320,7 @@ def write(
         question=question,
         answer=answer,
         sections=[*sections, *sentences.failures(results)],
-        settings=sentences.settings(context),
-        commands=sentences.commands(context),
+        settings=sentences.settings(config),
+        commands=sentences.commands(config),
         name=results.experiment,
-    ).write(context.output, results, context.formats)
+    ).write(config.output, results, config.formats)
