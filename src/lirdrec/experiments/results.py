@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
+from lirdrec.reporting.statistics import over_seeds
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,6 +48,14 @@ class Results:
     def get(self, cell: TrialSpec) -> TrialResult | None:
         """The result of a trial, or None if there is none yet."""
         return self._by_cell.get(cell)
+
+    def of(self, cells: Iterable[TrialSpec]) -> list[TrialResult]:
+        """The results of trials, including failures; trials without a result are skipped."""
+        return [result for result in map(self.get, cells) if result is not None]
+
+    def done(self, cells: Iterable[TrialSpec]) -> list[TrialResult]:
+        """The results of trials that succeeded."""
+        return [result for result in self.of(cells) if result.done]
 
     def where(self, condition: Callable[[TrialResult], bool] | None = None, **values: Any) -> Results:
         """Filter results by the values of fields: `where(model="mf", work="train")`.
@@ -130,6 +139,15 @@ class Results:
             labels = [pl.lit(value).alias(name) for name, value in self._identity(result).items()]
             parts.append(values.select(*labels, pl.all()))
         return pl.concat(parts, how="diagonal") if parts else _frame([], {"user": str})
+
+    def mean_per_user(self, results: Sequence[TrialResult]) -> pl.DataFrame | None:
+        """Per-user test values averaged over trials of this experiment, sorted by user; None if a trial has none."""
+        import polars as pl
+
+        paths = [result.per_user for result in results]
+        if self.folder is None or not paths or None in paths:
+            return None
+        return over_seeds([pl.read_parquet(self.folder / str(path), glob=False) for path in paths])
 
     def remarks(self) -> list[str]:
         """Warnings for the reader of the metrics: trainings that were cut off by the maximum number of epochs."""

@@ -134,6 +134,9 @@ def parts(choice: Choice) -> tuple[Choice, Choice]:
 def _with(values: Sequence[Any], default: Any) -> tuple[Any, ...]:
     """The values with the default added if missing; numbers are sorted."""
     complete = [*values] if canonical(default) in map(canonical, values) else [*values, default]
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in complete):
-        complete.sort()
-    return tuple(complete)
+    return tuple(sorted(complete) if all_numbers(complete) else complete)
+
+
+def all_numbers(values: Sequence[Any]) -> bool:
+    """Whether all values are numbers; booleans are not."""
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)

@@ -78,6 +78,7 @@ STARTED = time.perf_counter()
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
+    from lirdrec.evaluation.evaluator import GroundTruth
     from lirdrec.recommender.recommender import Recommender
 
 Candidates = Literal["all", "cold"]
@@ -166,6 +167,20 @@ class Job:
             raise KeyboardInterrupt
         self.best_epoch = int(recommender.info.get("metrics", {}).get("best_epoch", 0))
         return recommender
+
+    def validation_truth(self) -> GroundTruth:
+        """The validation interactions of the trial's dataset, with training items masked."""
+        import numpy as np
+        import torch
+
+        from lirdrec.evaluation.evaluator import GroundTruth
+
+        data = self.dataset
+        train, valid = (
+            (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
+            for part in (data.train, data.valid)
+        )
+        return GroundTruth.of(train, valid, data.n_users)
 
     def score_valid(self, recommender: Recommender, dataset: Dataset | None = None) -> dict[str, float]:
         """Validation metrics: recall and NDCG at 10 and 20, and the training metric; stored as stage "valid"."""

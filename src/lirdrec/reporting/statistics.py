@@ -10,10 +10,11 @@ below α keeps the probability of any false rejection below α, also for depende
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from lirdrec.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
+Key = TypeVar("Key", bound=Hashable)
 USER = "user"
 ALPHA = 0.01
 # averages over seeds in another order differ in their last bits; rounding removes that
@@ -171,6 +173,34 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     by_t = holm([comparison.test.t_p for comparison in comparisons])
     by_w = holm([comparison.test.w_p for comparison in comparisons])
     return [replace(c, t_p_holm=t, w_p_holm=w) for c, t, w in zip(comparisons, by_t, by_w, strict=True)]
+
+
+def compare_pairs(
+    pairs: Iterable[tuple[Key, pl.DataFrame | None, pl.DataFrame | None]], metrics: Sequence[str]
+) -> dict[Key, dict[str, Comparison]]:
+    """Test pairs of models on each metric that both have, with Holm's correction over all tests.
+
+    Args:
+        pairs: key of the pair, and the values of our and of their users (as in `compare`). Pairs without values, or of
+            models that were evaluated on different users, are skipped.
+        metrics: names of columns.
+
+    Returns:
+        Key of the pair → metric → test.
+    """
+    keys: list[Key] = []
+    comparisons: list[Comparison] = []
+    for key, ours, theirs in pairs:
+        if ours is None or theirs is None:
+            continue
+        common = [name for name in metrics if name in ours.columns and name in theirs.columns]
+        with contextlib.suppress(DataError):
+            comparisons += compare(ours, {"": theirs}, common)
+        keys += [key] * (len(comparisons) - len(keys))
+    tests: dict[Key, dict[str, Comparison]] = {}
+    for key, test in zip(keys, corrected(comparisons), strict=True):
+        tests.setdefault(key, {})[test.metric] = test
+    return tests
 
 
 def gain(ours: float, theirs: float) -> float:

@@ -6,11 +6,11 @@ with each seed, and its sealed test is scored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
-from lirdrec.experiments.config import ExperimentConfig
+from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import compare_report
 from lirdrec.experiments.trial import TrialSpec
@@ -22,21 +22,20 @@ SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """The trials of all searches, and the final trainings of finished ones."""
+    kept = {"keep": True} if config.keep else {}
     for base in searches(config):
-        found = suggest(config, results, base)
-        yield from found.cells
-        if found.chosen is not None:
+        search = suggest(config, results, base)
+        yield from search.cells
+        if search.chosen is not None:
             for seed in config.seeds_of(base.model):
-                yield found.final(seed, keep=True) if config.keep else found.final(seed)
+                yield search.final(seed, **kept)
 
 
-def expected(config: ExperimentConfig) -> dict[tuple[str, str], int]:
+def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
     """(dataset, model) → number of trials."""
-    numbers: dict[tuple[str, str], int] = {}
+    numbers: Counter[tuple[str, str]] = Counter()
     for base in searches(config):
-        model = base.model
-        key = (base.dataset, model)
-        numbers[key] = numbers.get(key, 0) + n_trials(config, base) + len(config.seeds_of(model))
+        numbers[base.dataset, base.model] += n_trials(config, base) + len(config.seeds_of(base.model))
     return numbers
 
 
@@ -50,8 +49,7 @@ def searches(config: ExperimentConfig) -> Iterator[TrialSpec]:
 
 def uses_features(model: str) -> bool:
     """Whether the model uses features."""
-    kind = model_type(model)
-    return kind.capabilities.needs_features or "modalities" in {one.name for one in fields(kind.Config)}
+    return model_type(model).capabilities.needs_features or "modalities" in option_names(model)
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
