@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,6 +55,10 @@ class Sealed:
     development: Path
     vault: Path
 
+    def is_complete(self) -> bool:
+        """Whether both folders have been written."""
+        return (self.development / "manifest.json").is_file() and (self.vault / SEALED).is_file()
+
 
 def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | None = None) -> Sealed:
     """Split a dataset into its development copy and the sealed test set, unless that was done before.
@@ -68,36 +72,34 @@ def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | Non
         DataError: the dataset does not exist, or does not allow the split.
         RunFolderError: the folder cannot be written.
     """
-    sealed = sealed_paths(dataset, folder, split)
-    if _is_complete(sealed):
-        return sealed
-    with locked(Path(folder) / "locks" / f"seal-{sealed.vault.name}"):
-        if not _is_complete(sealed):  # another process may have sealed it in the meantime
-            from lirdrec.data.readers import read_any
-            from lirdrec.data.storage import verify_features
-
-            data = read_any(dataset)
-            verify_features(data)
-            if split:
-                data = data.resplit(**split)
-            with write_errors(sealed.vault):
-                sealed.vault.mkdir(parents=True, exist_ok=True)
-            with atomic_write(sealed.vault / SEALED) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack([data.test.users, data.test.items]))
-            counts: dict[str, Any] = {"users": data.n_users, "items": data.n_items}
-            counts["interactions"] = len(data.train) + len(data.valid) + len(data.test)
-            counts["test_sha256"] = sha256(sealed.vault / SEALED)
-            write_json(sealed.vault / "counts.json", counts)
-            without_test(data).save(sealed.development, overwrite=True)
-    return sealed
-
-
-def sealed_paths(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | None = None) -> Sealed:
-    """The folders of `seal`; creates nothing."""
     name = f"{Path(os.path.abspath(dataset)).name}-{fingerprint(dataset)[:8]}"
     if split:
         name += f"-{split.get('split', 'split')}-{short_hash(dict(split))[:8]}"
-    return Sealed(Path(folder) / "data" / name, Path(folder) / "sealed" / name)
+    sealed = Sealed(Path(folder) / "data" / name, Path(folder) / "sealed" / name)
+    if not sealed.is_complete():
+        with locked(Path(folder) / "locks" / f"seal-{name}"):
+            if not sealed.is_complete():  # another process may have sealed it in the meantime
+                _seal(dataset, split, sealed)
+    return sealed
+
+
+def _seal(dataset: str | Path, split: Mapping[str, Any] | None, sealed: Sealed) -> None:
+    from lirdrec.data.readers import read_any
+    from lirdrec.data.storage import verify_features
+
+    data = read_any(dataset)
+    verify_features(data)
+    if split:
+        data = data.resplit(**split)
+    test = sealed.vault / SEALED
+    with write_errors(sealed.vault):
+        sealed.vault.mkdir(parents=True, exist_ok=True)
+    with atomic_write(test) as temporary, temporary.open("wb") as file:
+        np.save(file, np.stack([data.test.users, data.test.items]))
+    counts: dict[str, Any] = {"users": data.n_users, "items": data.n_items}
+    counts["interactions"] = len(data.train) + len(data.valid) + len(data.test)
+    write_json(sealed.vault / "counts.json", counts | {"test_sha256": sha256(test)})
+    without_test(data).save(sealed.development, overwrite=True)
 
 
 def without_test(dataset: Dataset) -> Dataset:
@@ -158,17 +160,17 @@ class Preregistration:
             ConfigError: it is declared with other options, and its test has been scored.
         """
         name, options = declaration_name(cell), declared_options(cell)
-        if self.declarations().get(name) == options:
+        if self.declared(cell) == options:
             return
         with locked(self.vault / "lock"):
-            declared = self.declarations()
-            if name in declared and declared[name] != options and self.scored(cell):
-                different = _difference(declared[name], options)
+            declarations = self.declarations()
+            declared = declarations.get(name, options)
+            if declared != options and self.scored(cell):
                 raise ConfigError(
-                    f"{name}: its test has been scored with other options ({different}), which cannot be changed "
-                    "afterwards; use the same settings, or another --output"
+                    f"{name}: its test has been scored with other options ({_difference(declared, options)}), which "
+                    "cannot be changed afterwards; use the same settings, or another --output"
                 )
-            write_json(self.path, {**declared, name: options})
+            write_json(self.path, {**declarations, name: options})
 
     def declared(self, cell: TrialSpec) -> dict[str, Any] | None:
         """The options of the trial's declaration, or None."""
@@ -220,20 +222,16 @@ class Vault:
         stem = f"{short_hash(name)}-{cell.seed}" + ("" if candidates == "all" else f"-{candidates}")
         path = self.vault / "scores" / f"{stem}.json"
         with locked(self.vault / "locks" / stem):
+            users = path.with_suffix(".parquet")
             if path.is_file():
-                values = _recorded(path)
-                users = path.with_suffix(".parquet")
                 if per_user is not None and users.is_file() and not per_user.is_file():
-                    _copy(users, per_user)
-                return values
+                    _write(per_user, lambda temporary: temporary.write_bytes(users.read_bytes()))
+                return _recorded(path)
             result = self._evaluate(recommender, development, candidates, cutoffs)
             assert result.per_user is not None
-            path.parent.mkdir(exist_ok=True)
-            for file in (path.with_suffix(".parquet"), per_user):
+            for file in (users, per_user):
                 if file is not None:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_write(file) as temporary:
-                        result.per_user.write_parquet(temporary)
+                    _write(file, result.per_user.write_parquet)
             content = {"declaration": name, "seed": cell.seed, "options": declared_options(cell)}
             write_checked(path, content | {"figures": result.values})
         return dict(result.values)
@@ -286,10 +284,6 @@ def _test_interactions(vault: Path) -> np.ndarray:
         raise RunFolderError(f"{path}: damaged ({error}); start in another folder") from None
 
 
-def _is_complete(sealed: Sealed) -> bool:
-    return (sealed.development / "manifest.json").is_file() and (sealed.vault / SEALED).is_file()
-
-
 def _check_trained(cell: TrialSpec, recommender: Recommender) -> None:
     """Raise unless the recommender has the trial's model, model options, training options and seed."""
     from lirdrec.config import to_dict
@@ -317,7 +311,8 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "nothing else"
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target) as temporary:
-        temporary.write_bytes(source.read_bytes())
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file atomically, creating its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        write(temporary)

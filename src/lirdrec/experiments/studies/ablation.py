@@ -17,16 +17,13 @@ from lirdrec.reporting import Section
 MODELS = ("lirdrec",)
 # every variant sets both options, since tuning may have chosen others: "full" is the published model
 FULL = {"pwc": "released", "dct": "features"}
-VARIANTS = tuple(
-    Variant(label, {**FULL, **changed})
-    for label, changed in {
-        "full": {},
-        "w/o PWC": {"pwc": None},
-        "uniform weights": {"pwc": "uniform"},
-        "PWC on logits": {"pwc": "logits"},
-        "w/o DCT": {"dct": None},
-        "DCT over matrix": {"dct": "matrix"},
-    }.items()
+VARIANTS = (
+    Variant("full", FULL),
+    Variant("w/o PWC", {**FULL, "pwc": None}),
+    Variant("uniform weights", {**FULL, "pwc": "uniform"}),
+    Variant("PWC on logits", {**FULL, "pwc": "logits"}),
+    Variant("w/o DCT", {**FULL, "dct": None}),
+    Variant("DCT over matrix", {**FULL, "dct": "matrix"}),
 )
 NOTES = (
     "Uniform weights: α = 1/K for every user, nothing is learned.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results
@@ -22,13 +23,13 @@ SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """The trials of all searches, and the final trainings of finished ones."""
-    kept = {"keep": True} if config.keep else {}
+    extra: dict[str, Any] = {"keep": True} if config.keep else {}
     for base in searches(config):
         search = suggest(config, results, base)
         yield from search.cells
         if search.chosen is not None:
             for seed in config.seeds_of(base.model):
-                yield search.final(seed, **kept)
+                yield search.final(seed, **extra)
 
 
 def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:

@@ -71,7 +71,7 @@ def _differences(rows: Rows) -> list[Any]:
     import polars as pl
 
     main, ours = label(rows.main), label(rows.ours)
-    tested = [(entry, test) for entry in rows.entries if (test := entry.comparisons.get(rows.main))]
+    tested = [(entry, entry.comparisons[rows.main]) for entry in rows.entries if rows.main in entry.comparisons]
     if not tested:
         return []
     values, cells = [], []

@@ -75,7 +75,7 @@ def _blocks(config: ExperimentConfig, results: Results, done: Runs) -> list[Any]
         "startup-seconds",
         x="seconds",
         x_label="seconds of training",
-        log_x=bool(timed["seconds"].max() > 20 * timed["seconds"].min()),
+        log_x=bool(timed.select(pl.col("seconds").max() > 20 * pl.col("seconds").min()).item()),
         points=False,
         caption=f"{about} seconds of training without validation; each epoch at its mean time.",
         **style,

@@ -57,8 +57,7 @@ def dots(
         kinds = names_of(data, series, order) if series else []
         dot_styles = styles(kinds if series else names, accent)
         height = len(names) * (0.27 if len(kinds) < 3 else 0.15 * len(kinds)) + 0.75
-        panels = Panels.of(data, panel, labels, row_height=max(1.4, height), names_left=True)
-        left = panels.left()
+        panels = Panels(data, panel, labels, row_height=max(1.4, height), names_left=True)
         for axes, part in panels:
             for kind in kinds or [None]:
                 apart = min(0.26, 0.7 / len(kinds)) if kinds else 0.0
@@ -72,8 +71,8 @@ def dots(
                         _write_value(axes, height, f"{mean:.{digits}f}", dot_style, record[rows] == accent)
                 if kind is not None:
                     axes.plot([], [], "o", color=dot_styles[kind].color, markersize=6, label=labels(kind))
-            _name_rows(axes, names, labels if axes in left else None, accent, reference)
-        panels.name_x(value, x_label)
+            _name_rows(axes, names, labels if axes in panels.left else None, accent, reference)
+        panels.name_axes(value, x_label)
         if len(kinds) > 1:
             panels.legend(len(kinds))
     return Figure(name, panels.drawing, data, caption, alt)

@@ -47,7 +47,7 @@ def heatmap(
         shades = LinearSegmentedColormap.from_list("shades", ["#f3f7fa", "#a9cbe4", "#4c93c7", "#0b5a96", "#083a63"])
         across, down = _grid(data, x, x_order), _grid(data, y, y_order)
         height = 0.36 * len(down) + 0.85
-        panels = Panels.of(data, panel, labels, row_height=height, columns=1 if len(across) > 6 else 2, grid=False)
+        panels = Panels(data, panel, labels, row_height=height, columns=1 if len(across) > 6 else 2, grid=False)
         for axes, part in panels:
             cells = {
                 (down.index(record[y]), across.index(record[x])): record[MEAN] for record in part.iter_rows(named=True)
@@ -59,8 +59,7 @@ def heatmap(
             axes.set_yticks(range(len(down)), [_short(value, labels) for value in down])
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
-        panels.name_x(x, x_label)
-        panels.name_y(y, y_label)
+        panels.name_axes(x, x_label, y, y_label)
     return Figure(name, panels.drawing, data, caption, alt)
 
 

@@ -62,7 +62,7 @@ def lines(
     data = summarize(frame, [panel, series, x], y)
     names = names_of(data, series, order)
     with style():
-        panels = Panels.of(data, panel, labels, share_y=share_y, names_right=len(names) if series else 0)
+        panels = Panels(data, panel, labels, share_y=share_y, names_right=len(names) if series else 0)
         line_styles = styles(names, accent)
         for axes, part in panels:
             ends = []
@@ -82,8 +82,7 @@ def lines(
             _set_x_axis(axes, [labels(step) for step in steps], log_x, part[x].dtype.is_integer())
             if series:
                 _end_labels(axes, ends, log_y)
-        panels.name_x(x, x_label)
-        panels.name_y(y, y_label)
+        panels.name_axes(x, x_label, y, y_label)
     return Figure(name, panels.drawing, data, caption, alt)
 
 

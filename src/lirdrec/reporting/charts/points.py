@@ -56,7 +56,7 @@ def points(
     with style():
         names = names_of(data, series)
         crowded = len(names) > 8
-        panels = Panels.of(data, panel, labels, columns=1 if crowded else 2, row_height=3.4 if crowded else None)
+        panels = Panels(data, panel, labels, columns=1 if crowded else 2, row_height=3.4 if crowded else None)
         point_styles = styles(names, accent)
         for axes, part in panels:
             if log_x:
@@ -77,8 +77,7 @@ def points(
                     markersize=7 if main else 6,
                     zorder=3,
                 )
-        panels.name_x(x, x_label)
-        panels.name_y(y, y_label)
+        panels.name_axes(x, x_label, y, y_label)
         panels.drawing.draw_without_rendering()  # fixes the positions of the points
         for axes, part in panels:
             _name_points(axes, part, x, y, series, point_styles, accent, labels)
