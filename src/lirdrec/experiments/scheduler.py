@@ -33,21 +33,18 @@ TRIES = 2  # a failed trial is tried once more at the next start
 
 
 def run(experiment: Experiment, config: ExperimentConfig) -> Path:
-    """Compute all trials of an experiment and write its report.
+    """Compute all trials of an experiment and write its report; returns the HTML page.
 
     Args:
         experiment: the experiment.
         config: its configuration. `config.output` may have results of the same experiment, interrupted or with other
             settings; matching results are used, nothing is computed twice.
 
-    Returns:
-        Path of the HTML page.
-
     Raises:
         ConfigError, DataError: unknown dataset or model; options that differ from a scored declaration.
         KeyboardInterrupt: stopped by Ctrl-C; the same call resumes.
     """
-    return _reported(experiment, config, compute(experiment, config))
+    return _write_report(experiment, config, compute(experiment, config))
 
 
 def report(experiment: Experiment, config: ExperimentConfig) -> Path:
@@ -57,10 +54,10 @@ def report(experiment: Experiment, config: ExperimentConfig) -> Path:
     results = _Run(experiment, replace(config, quiet=True)).known() if started else Results()
     if not len(results):
         raise ConfigError(f"{config.output}: there is no result of '{experiment.name}' with these settings yet")
-    return _reported(experiment, config, results)
+    return _write_report(experiment, config, results)
 
 
-def _reported(experiment: Experiment, config: ExperimentConfig, results: Results) -> Path:
+def _write_report(experiment: Experiment, config: ExperimentConfig, results: Results) -> Path:
     """Write the report, and data files with all trials and epochs."""
     for name, frame in (("runs", results.runs()), ("histories", results.histories())):
         with atomic_write(config.output / f"{name}.parquet") as temporary:
@@ -84,18 +81,18 @@ def _check(experiment: Experiment, config: ExperimentConfig) -> None:
 
     name = _name_of(config.output)
     if name not in (None, experiment.name):
+        tuned = f", and take the settings from it: --config-from {config.output}" if name == "compare" else ""
         raise ConfigError(
             f"{config.output} holds the experiment '{name}'; give '{experiment.name}' a folder of its own with "
-            "--output"
-            + (f", and take the settings from it: --config-from {config.output}" if name == "compare" else "")
+            f"--output{tuned}"
         )
     for dataset in config.datasets:
         fingerprint(dataset)  # raises where there is none
         for label, names in config.feature_sets.items():
-            known = feature_names(dataset)
+            available = feature_names(dataset)
             for name in names:
-                if name not in known:
-                    listed = ", ".join(known) or "none"
+                if name not in available:
+                    listed = ", ".join(available) or "none"
                     raise ConfigError(f"feature set '{label}': {dataset} has no features '{name}'; it has {listed}")
     for model in config.models:
         model_type(model)
@@ -106,27 +103,15 @@ def _check(experiment: Experiment, config: ExperimentConfig) -> None:
 def _name_of(folder: Path) -> str | None:
     """The experiment whose folder it is, or None."""
     try:
-        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return str(found["experiment"])
+        return str(json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["experiment"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / SETTINGS}: damaged ({error}); delete it to go on") from None
-
-
-@dataclass
-class _Running:
-    """A cell that a worker computes."""
-
-    cell: TrialSpec
-    process: subprocess.Popen[bytes]
-    claim: ExitStack
-    files: _Files
-    attempt: int
+        raise ConfigError(f"{folder / SETTINGS}: damaged ({error}); delete it to continue") from None
 
 
 class _Files:
-    """Where a worker finds its job and leaves its result and its log."""
+    """Job, result, log and run folder of a worker."""
 
     def __init__(self, folder: Path, key: str):
         jobs = folder / "jobs"
@@ -135,25 +120,36 @@ class _Files:
         self.runs = folder / "runs" / key
 
 
+@dataclass
+class _Worker:
+    """A process that computes a trial."""
+
+    cell: TrialSpec
+    process: subprocess.Popen[bytes]
+    claim: ExitStack
+    files: _Files
+    attempt: int
+
+
 class _Run:
     def __init__(self, experiment: Experiment, config: ExperimentConfig):
         self.experiment, self.config = experiment, config
         self.store = TrialStore(config.output)
         self.planned: dict[str, TrialSpec] = {}
-        self.again: dict[str, int] = {}  # key → attempts so far of cells that failed at an earlier start
-        self.running: dict[str, _Running] = {}
+        self.again: dict[str, int] = {}  # key → attempts so far of trials that failed at an earlier start
+        self.running: dict[str, _Worker] = {}
         expected = experiment.expected(config) if experiment.expected is not None else {}
         self.progress = Progress(expected, config.jobs, config.metric, config.quiet)
 
     def until_done(self) -> Results:
-        """Compute all cells."""
-        seen: set[str] | None = None
+        """Compute all trials."""
+        ended: set[str] | None = None
         announced = False
         try:
             while True:
                 done = self._done()
-                if done.keys() != seen:  # something has ended, here or in another process
-                    seen = set(done)
+                if done.keys() != ended:  # a trial has ended, here or in another process
+                    ended = set(done)
                     if self._plan(done):
                         continue
                 if not announced and done:
@@ -165,7 +161,7 @@ class _Run:
                     return self._results(done)
                 self._start(waiting)
                 waiting = [cell for cell in waiting if cell.key not in self.running]
-                self.progress.show(done.values(), waiting, [one.cell for one in self.running.values()])
+                self.progress.show(done.values(), waiting, [worker.cell for worker in self.running.values()])
                 time.sleep(POLL if self.running else POLL_OTHERS)
                 self._collect()
         finally:
@@ -180,12 +176,12 @@ class _Run:
 
     def _done(self) -> dict[str, TrialResult]:
         """Results of the planned trials in the order of the plan, without those to be tried again."""
-        done = {}
-        for key, cell in self.planned.items():
-            result = self.store.result(cell)
-            if result is not None and (result.done or result.attempts > self.again.get(key, 0)):
-                done[key] = result
-        return done
+        results = {key: self.store.result(cell) for key, cell in self.planned.items()}
+        return {key: result for key, result in results.items() if result is not None and self._is_settled(result)}
+
+    def _is_settled(self, result: TrialResult) -> bool:
+        """Whether a result is not one of an earlier start that is to be tried again."""
+        return result.done or result.attempts > self.again.get(result.cell.key, 0)
 
     def _results(self, done: dict[str, TrialResult]) -> Results:
         return Results(done.values(), self.experiment.name, self.config.output)
@@ -193,14 +189,11 @@ class _Run:
     def _plan(self, done: dict[str, TrialResult]) -> bool:
         """Update the planned trials; returns whether there are new ones."""
         before = self.planned
-        planned: dict[str, TrialSpec] = {}
-        for cell in self.experiment.plan(self.config, self._results(done)):
-            key = cell.key
-            planned.setdefault(key, cell)
-            if key not in before:
-                result = self.store.result(cell)
-                if result is not None and not result.done and result.attempts < TRIES:
-                    self.again[key] = result.attempts
+        planned = {cell.key: cell for cell in self.experiment.plan(self.config, self._results(done))}
+        for key in planned.keys() - before.keys():
+            result = self.store.result(planned[key])
+            if result is not None and not result.done and result.attempts < TRIES:
+                self.again[key] = result.attempts
         # in the order of the last plan: the final trainings of a model come before the tuning of the next
         self.planned = planned | {key: cell for key, cell in before.items() if key not in planned}
         return len(self.planned) > len(before)
@@ -214,7 +207,7 @@ class _Run:
                 if not stack.enter_context(self.store.claim(cell)):
                     continue
                 earlier = self.store.result(cell)
-                if earlier is not None and (earlier.done or earlier.attempts > self.again.get(cell.key, 0)):
+                if earlier is not None and self._is_settled(earlier):
                     continue  # another process has just computed it
                 attempt = 1 if earlier is None else earlier.attempts + 1
                 files = _Files(self.config.output, cell.key)
@@ -226,20 +219,19 @@ class _Run:
                 except DataError as error:  # for instance a split that the dataset does not allow
                     self._ended(TrialResult(cell, "failed", str(error), attempts=attempt))
                     continue
-                self.running[cell.key] = _Running(cell, process, stack.pop_all(), files, attempt)
+                self.running[cell.key] = _Worker(cell, process, stack.pop_all(), files, attempt)
 
     def _begin(self, cell: TrialSpec, files: _Files) -> subprocess.Popen[bytes]:
-        config = self.config
-        sealed = seal(cell.dataset, config.output, cell.split)
+        sealed = seal(cell.dataset, self.config.output, cell.split)
         if cell.final:
             Preregistration(sealed.vault).declare(cell)
         job = {
             "cell": cell.with_(dataset=os.path.abspath(sealed.development)).to_json(),
-            "folder": os.path.abspath(config.output),
+            "folder": os.path.abspath(self.config.output),
             "runs": os.path.abspath(files.runs),
             "vault": os.path.abspath(sealed.vault) if cell.final else None,
-            "device": config.device,
-            "cache": config.cache,
+            "device": self.config.device,
+            "cache": self.config.cache,
         }
         write_json(files.job, job)
         with files.log.open("wb") as output:
@@ -248,7 +240,7 @@ class _Run:
                 stdin=subprocess.PIPE,  # closes when this process ends, however it ends
                 stdout=output,
                 stderr=output,
-                env=_environment(config.jobs),
+                env=_environment(self.config.jobs),
             )
 
     def _collect(self) -> None:
@@ -311,11 +303,10 @@ def _environment(jobs: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // jobs))
     home = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
-    defaults = {"OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads}
-    if jobs > 1:
-        defaults["OMP_WAIT_POLICY"] = "passive"  # active waiting would slow down the other workers
-    return {**defaults, **os.environ, "PYTHONPATH": path}
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    # active waiting would slow down other workers
+    waiting = {"OMP_WAIT_POLICY": "passive"} if jobs > 1 else {}
+    return {"OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads, **waiting, **os.environ, "PYTHONPATH": path}
 
 
 def _last_line(log_file: Path) -> str:

@@ -4,8 +4,7 @@ The sd over seeds shows how a metric varies when training is repeated; tests ove
 on this test set. Each user's value is averaged over the seeds first; then `d_u = ours_u - theirs_u` is tested against
 zero, two-sided, by Student's t-test and by Wilcoxon's signed-rank test (without d = 0).
 
-Holm (1979): of m ascending p-values, the i-th (from 0) becomes `max_{j ≤ i} min(1, (m - j) p_(j))`; rejecting those
-below α keeps the probability of any false rejection below α, also for dependent tests.
+Holm (1979): of m ascending p-values, the i-th (from 0) becomes `max_{j ≤ i} min(1, (m - j) p_(j))`.
 """
 
 from __future__ import annotations
@@ -32,12 +31,10 @@ DECIMALS = 12
 
 @dataclass(frozen=True)
 class Measure:
-    """Mean and standard deviation of a metric over one or more runs.
+    """Mean and standard deviation of a metric over `n` runs.
 
     Attributes:
-        mean: over the runs.
         sd: standard deviation of the runs (n - 1 in the denominator), not of the mean; None for a single run.
-        n: number of runs.
         marks: symbols after the value in a table, explained in the table's notes.
     """
 
@@ -120,12 +117,11 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected by Holm's step-down procedure, in the given order."""
-    corrected = [1.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+    p = np.asarray(p_values, dtype=np.float64)
+    order = p.argsort(kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
+    return corrected.tolist()
 
 
 def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
