@@ -16,16 +16,17 @@ from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES
 from lirdrec.training.config import TrainConfig
 
 TEMPERATURES = (0.07, 0.1, 0.15, 0.2, 0.3)
+_BPR = {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)}
 # training options searched in addition to the grid, by ranking loss; "": gradient models with a fixed loss
 STEPS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "bpr": {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)},
+    "bpr": _BPR,
     "softmax": {
         "temperature": TEMPERATURES,
         "scoring": ("product", "cosine"),
         "batch_size": (4096, 8192),
         "learning_rate": (5e-4, 1e-3, 2e-3, 5e-3),
     },
-    "": {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)},
+    "": _BPR,
 }
 # start of the search, by ranking loss: the published setting (LIRDRec's, or that of common public code), then softmax
 FIRST: Mapping[str, Mapping[str, Any]] = {

@@ -164,11 +164,7 @@ class TrialResult:
 
 
 class TrialStore:
-    """Trial results stored in an experiment's folder as `cells/KEY.json`, written atomically.
-
-    Args:
-        folder: the experiment's folder; created by the first write.
-    """
+    """Trial results stored in an experiment's folder as `cells/KEY.json`, written atomically."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -206,10 +202,7 @@ class TrialStore:
         write_checked(path, result.to_json())
 
     def claim(self, cell: TrialSpec) -> AbstractContextManager[bool]:
-        """Context manager: reserve a trial for this process; gives False if another process has reserved it.
-
-        An operating system lock on `locks/KEY`: it is released when the process dies.
-        """
+        """Context manager: an operating system lock on the trial; gives False if another process holds it."""
         return locked(self.folder / "locks" / cell.key, wait=False)
 
     def _path(self, cell: TrialSpec) -> Path:

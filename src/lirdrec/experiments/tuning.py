@@ -2,15 +2,12 @@
 
 A search is a list of proposals in `tuning/NAME.json`, each a trial. `suggest` reads the results so far and returns the
 trials to compute next, so a search can be interrupted and resumed, and run by several processes. Proposals are made in
-pairs, from the results of all earlier pairs, so they do not depend on the number of parallel trials or on the order in
-which trials end.
+pairs, from the results of all earlier pairs, so they do not depend on the order in which trials end.
 
 The first proposals are the published defaults with each loss; the next pair is random; then Optuna's TPE proposes, with
 one seed per number. Trials are pruned by the median rule: from epoch `WARM_UP` on, a trial stops if its best value so
 far is below the median of the earlier trials at that epoch. The thresholds are part of the proposal, so an interrupted
-trial stops at the same epoch.
-
-Only validation metrics are used; trials get the development copy of the dataset (`vault`).
+trial stops at the same epoch. Only validation metrics are used (`vault`).
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ import json
 import random
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -254,16 +251,16 @@ def _propose(
     if number < len(space.first):
         return space.first[number]
     generator = random.Random(f"{seed}:{number}")
-    if config.sampler == "tpe" and number >= AT_RANDOM:
-        for attempt in range(10):
-            choice = _by_tpe(space, proposals, past, config.metric, generator.randrange(2**31) + attempt)
-            if canonical(choice) not in proposed:
-                return choice
-    for _ in range(100):
-        choice = space.draw(generator)
-        if canonical(choice) not in proposed:
-            return choice
-    return next(choice for choice in space.all() if canonical(choice) not in proposed)
+
+    def candidates() -> Iterator[Choice]:
+        if config.sampler == "tpe" and number >= AT_RANDOM:
+            for attempt in range(10):
+                yield _by_tpe(space, proposals, past, config.metric, generator.randrange(2**31) + attempt)
+        for _ in range(100):
+            yield space.draw(generator)
+        yield from space.all()
+
+    return next(choice for choice in candidates() if canonical(choice) not in proposed)
 
 
 def _by_tpe(

@@ -35,7 +35,6 @@ from lirdrec.files.atomic import atomic_write, sha256, write_errors, write_json
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
-    from lirdrec.evaluation.evaluator import Metrics
     from lirdrec.recommender.recommender import Recommender
 
 SEALED = "test.npy"
@@ -129,11 +128,7 @@ def declared_options(cell: TrialSpec) -> dict[str, Any]:
 
 
 class Preregistration:
-    """Declarations of one sealed test set.
-
-    Args:
-        vault: the vault folder of `seal`.
-    """
+    """Declarations in the vault folder of `seal`."""
 
     def __init__(self, vault: str | Path):
         self.vault = Path(vault)
@@ -146,12 +141,11 @@ class Preregistration:
             RunFolderError: the file is damaged.
         """
         try:
-            declarations: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))
+            return dict(json.loads(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
         except ValueError as error:
             raise RunFolderError(f"{self.path}: damaged ({error}); restore it, or start in another folder") from None
-        return declarations
 
     def declare(self, cell: TrialSpec) -> None:
         """Record the options of a final trial, for all its seeds; an equal declaration is kept.
@@ -183,11 +177,7 @@ class Preregistration:
 
 
 class Vault:
-    """Test interactions of one sealed dataset; read only when a declared model is scored for the first time.
-
-    Args:
-        vault: the vault folder of `seal`.
-    """
+    """Test interactions in the vault folder of `seal`; read only when a declared model is scored for the first time."""
 
     def __init__(self, vault: str | Path):
         self.vault = Path(vault)
@@ -207,8 +197,7 @@ class Vault:
 
         Args:
             cell: the final trial; its options must be those declared.
-            recommender: trained with these options and the trial's seed.
-            development: the development copy that it was trained on.
+            recommender: trained with these options and the trial's seed, on `development`.
             candidates: "cold": rank only items without training interactions.
             cutoffs: cut-offs of recall and NDCG.
             per_user: Parquet file for the values of each user.
@@ -217,6 +206,9 @@ class Vault:
             ConfigError: not declared, or the options of the trial or of the recommender differ from the declaration.
             RunFolderError: the test interactions or the recorded scores are damaged.
         """
+        from lirdrec.data.dataset import Interactions
+        from lirdrec.evaluation.evaluator import evaluate
+
         self._check_declared(cell, recommender, development)
         name = declaration_name(cell)
         stem = f"{short_hash(name)}-{cell.seed}" + ("" if candidates == "all" else f"-{candidates}")
@@ -227,7 +219,10 @@ class Vault:
                 if per_user is not None and users.is_file() and not per_user.is_file():
                     _write(per_user, lambda temporary: temporary.write_bytes(users.read_bytes()))
                 return _recorded(path)
-            result = self._evaluate(recommender, development, candidates, cutoffs)
+            test = Interactions(*_test_interactions(self.vault))
+            complete = dataclasses.replace(development, test=test, folder=None)
+            options: dict[str, Any] = {"metrics": FINAL_METRICS, "candidates": candidates, "per_user": True}
+            result = evaluate(recommender, complete, "test", k=cutoffs, **options)
             assert result.per_user is not None
             for file in (users, per_user):
                 if file is not None:
@@ -248,26 +243,13 @@ class Vault:
         if len(development.test):
             raise ConfigError(f"{name}: this dataset has test interactions; score with the development copy")
 
-    def _evaluate(
-        self, recommender: Recommender, development: Dataset, candidates: Literal["all", "cold"], cutoffs: Sequence[int]
-    ) -> Metrics:
-        from lirdrec.data.dataset import Interactions
-        from lirdrec.evaluation.evaluator import evaluate
-
-        users, items = _test_interactions(self.vault)
-        complete = dataclasses.replace(development, test=Interactions(users, items), folder=None)
-        return evaluate(
-            recommender, complete, "test", k=cutoffs, metrics=FINAL_METRICS, candidates=candidates, per_user=True
-        )
-
 
 def _recorded(path: Path) -> dict[str, float]:
     """The metrics of an earlier test score."""
     try:
-        metrics: dict[str, float] = read_checked(path)["figures"]
+        return dict(read_checked(path)["figures"])
     except (ValueError, KeyError) as error:
         raise RunFolderError(f"{path}: damaged ({error}); restore it, or start in another folder") from None
-    return metrics
 
 
 def _test_interactions(vault: Path) -> np.ndarray:
@@ -302,12 +284,12 @@ def _check_trained(cell: TrialSpec, recommender: Recommender) -> None:
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The first option with two values in two mappings of options, as text: `key = 3, not 4`."""
-    for key in [*old, *(key for key in new if key not in old)]:
-        one, other = old.get(key), new.get(key)
-        if one != other:
-            if isinstance(one, Mapping) and isinstance(other, Mapping):
-                return f"{key}: {_difference(one, other)}"
-            return f"{key} = {one!r}, not {other!r}"
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if before != after:
+            if isinstance(before, Mapping) and isinstance(after, Mapping):
+                return f"{key}: {_difference(before, after)}"
+            return f"{key} = {before!r}, not {after!r}"
     return "nothing else"
 
 

@@ -67,7 +67,11 @@ def bars(
                 )
                 _draw_spread(axes, positions, rows, written_digits)
             _name_groups(axes, [labels(group) for group in groups], 60 / min(len(panels), 2))
-            _set_y_axis(axes, from_zero and min(part[MEAN], default=0) >= 0)
+            axes.margins(y=0.12)
+            if from_zero and min(part[MEAN], default=0) >= 0:
+                axes.set_ylim(bottom=0)
+            else:
+                axes.axhline(0, color=GRAY, linewidth=0.8, zorder=2)
         panels.name_axes(x, x_label, y, y_label)
         if series is not None and len(names) > 1:
             panels.legend(len(names))
@@ -90,14 +94,6 @@ def _draw_spread(axes: Axes, positions: Sequence[float], rows: pl.DataFrame, dig
                 fontsize=7.5,
                 color=GRAY,
             )
-
-
-def _set_y_axis(axes: Axes, from_zero: bool) -> None:
-    axes.margins(y=0.12)
-    if from_zero:
-        axes.set_ylim(bottom=0)
-    else:
-        axes.axhline(0, color=GRAY, linewidth=0.8, zorder=2)
 
 
 def _name_groups(axes: Axes, texts: Sequence[str], room: float) -> None:
