@@ -16,7 +16,7 @@ from lirdrec.experiments.studies.gradient_probe import random_features
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.experiments.vault import Preregistration
 
-from .facts import assert_facts, between, emphasized
+from .helpers import assert_facts, between, emphasized
 
 TRAINING = {"epochs": 8, "batch_size": 256, "learning_rate": 5e-3}
 

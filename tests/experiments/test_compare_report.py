@@ -17,7 +17,7 @@ from lirdrec.experiments.studies.literature import SOURCES, SPLITS, published
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.reporting import Measure, Report, Table
 
-from .facts import assert_facts
+from .helpers import assert_facts
 
 N = 1500
 SHIFT = {"lirdrec": 0.0, "freedom": -0.01, "bm3": 0.0, "vbpr": +0.02}  # against LIRDRec, in every user's recall

@@ -74,10 +74,9 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "datasets", tuple(map(os.fspath, self.datasets)))
-        object.__setattr__(self, "output", Path(self.output))
-        object.__setattr__(self, "tuned", None if self.tuned is None else Path(self.tuned))
-        for name in ("models", "losses", "formats"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, kind in {"output": Path, "tuned": Path, "models": tuple, "losses": tuple, "formats": tuple}.items():
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else kind(value))
         if not self.datasets:
             raise ConfigError("name at least one dataset")
         for name, least in (("seeds", 1), ("jobs", 1), ("trials", 0)):

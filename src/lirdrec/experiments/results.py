@@ -138,11 +138,11 @@ class Results:
     def remarks(self) -> list[str]:
         """Warnings for the reader of the metrics: trainings that were cut off by the maximum number of epochs."""
         trained = [result for result in self._results if result.done and result.epochs]
-        capped = [result for result in trained if result.was_still_improving]
+        capped = sum(result.was_still_improving for result in trained)
         if not capped:
             return []
         return [
-            f"**{len(capped)} of {len(trained)} trainings were still improving when --epochs ended them**: "
+            f"**{capped} of {len(trained)} trainings were still improving when --epochs ended them**: "
             "their metrics are too low; increase --epochs before you compare models."
         ]
 

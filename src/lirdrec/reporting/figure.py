@@ -46,7 +46,7 @@ def styles(names: Sequence[Any], accent: Any = ACCENT) -> dict[Any, Style]:
     """A style for each name: red for `accent`, fixed styles for known models, the remaining ones for other names."""
     palette = [Style(c, d, m) for d, m in zip(DASHES, MARKERS, strict=True) for c in COLORS]
     known = dict(zip(PLACES, palette, strict=False))
-    chosen = {name: Style(RED) if name == accent else known[name] for name in names if name == accent or name in known}
+    chosen = {name: known[name] for name in names if name in known} | ({accent: Style(RED)} if accent in names else {})
     free = [candidate for candidate in palette if candidate not in chosen.values()]
     for name in names:
         if name not in chosen:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
 
+PAGE = "report.html.j2"
 LONG = 160  # characters: with longer texts, the image is beside the text
 
 
@@ -97,16 +98,19 @@ def render(**variables: Any) -> str:
     dark = "".join(f"--{_VARIABLES[color]}:{value};" for color, value in _DARK.items())
     light += "--ground:#ffffff;--soft:#f5f7f9;--tint:#fdf1ec;--shade:#0c18242e;"
     dark += "--ground:#14191f;--soft:#1c232b;--tint:#2b201c;--shade:#000000b0;"
-    return _template().render(light=light, dark=dark, **variables)
+    return template(PAGE).render(light=light, dark=dark, **variables)
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this package."""
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("lirdrec.reporting"), autoescape=True, keep_trailing_newline=True)
+    environment = Environment(loader=PackageLoader("lirdrec.reporting"), autoescape=True)
+    environment.keep_trailing_newline = name == PAGE
+    environment.trim_blocks = environment.lstrip_blocks = name != PAGE
     environment.filters.update(inline=inline, prose=prose, drawing=drawing, plain=_plain)
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def drawing(figure: Figure) -> Markup:

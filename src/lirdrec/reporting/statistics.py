@@ -104,15 +104,13 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
     n, mean = len(d), float(d.mean())
     if not d.any():
         return PairedTest(n, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
-    error = float(d.std(ddof=1)) / math.sqrt(n)
     if np.all(d == d[0]):  # the same gain for every user: the variance is 0
-        error, t, t_p = 0.0, math.copysign(math.inf, mean), 0.0
+        low, high, t, t_p = mean, mean, math.copysign(math.inf, mean), 0.0
     else:
-        t = mean / error
-        t_p = float(2 * stats.t.sf(abs(t), n - 1))
-    half = float(stats.t.ppf(0.975, n - 1)) * error
+        test = stats.ttest_1samp(d, 0.0)
+        (low, high), t, t_p = test.confidence_interval(0.95), test.statistic, test.pvalue
     ranks = stats.wilcoxon(d, zero_method="wilcox", alternative="two-sided")
-    return PairedTest(n, mean, mean - half, mean + half, t, t_p, float(ranks.statistic), float(ranks.pvalue))
+    return PairedTest(n, mean, *map(float, (low, high, t, t_p, ranks.statistic, ranks.pvalue)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -6,7 +6,6 @@ ranked at the printed precision: values that print the same are tied, and all of
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lirdrec.errors import ConfigError
 from lirdrec.reporting.charts.panels import rank_in
 from lirdrec.reporting.formatting import NARROW, Better, Column, Value, label, printed, text_of
+from lirdrec.reporting.html import template
 from lirdrec.reporting.statistics import Measure
 
 if TYPE_CHECKING:
@@ -128,33 +128,20 @@ class Table:
 
     def to_html(self) -> str:
         """A `<table>` element, styled by the report's page."""
-        lines = ["<table>"]
-        if self.caption:
-            lines.append(f"<caption><span>{html.escape(self.caption)}</span></caption>")
-        lines.append("<thead>")
-        if any(column.group for column in self.columns):
-            spans = "".join(
-                f'<th colspan="{width}" scope="colgroup" class="group">{html.escape(group)}</th>'
-                if group
-                else f'<td colspan="{width}"></td>'
-                for group, width in self._groups()
-            )
-            lines.append(f"<tr>{spans}</tr>")
-        kinds = ("" if column.format == "text" else _html_class("n") for column in self.columns)
-        titles = (html.escape(column.title) for column in self.columns)
-        heads = "".join(f'<th scope="col"{kind}>{title}</th>' for kind, title in zip(kinds, titles, strict=True))
-        lines += [f"<tr>{heads}</tr>", "</thead>"]
-        for block, rows in self._blocks():
-            lines.append("<tbody>")
-            if block:
-                span = f'colspan="{len(self.columns)}" scope="rowgroup"'
-                lines.append(f'<tr class="block"><th {span}>{html.escape(block)}</th></tr>')
-            for row, rank in rows:
-                name = "accent" if row.accent else "muted" if row.muted else ""
-                cells = "".join(self._html_cell(*span, row, rank) for span in self._spans(row))
-                lines.append(f"<tr{_html_class(name)}>{cells}</tr>")
-            lines.append("</tbody>")
-        return "\n".join([*lines, "</table>"])
+
+        def cell(column: Column, width: int, row: Row, rank: Mapping[str, int]) -> dict[str, Any]:
+            main, spread, marks = printed(row.cells.get(column.key), column)
+            kind = "n" if column.format != "text" else "long" if self._is_long(column) else ""
+            if width > 1 or (_is_words(row.cells.get(column.key)) and column.format != "text"):
+                kind = "said"
+            rank_of = rank.get(column.key, 0)
+            return {"main": main, "spread": spread, "marks": marks, "rank": rank_of, "width": width, "kind": kind}
+
+        blocks = [
+            (block, [(row, [cell(*span, row, rank) for span in self._spans(row)]) for row, rank in rows])
+            for block, rows in self._blocks()
+        ]
+        return template("table.html.j2").render(table=self, groups=self._groups(), blocks=blocks)
 
     def to_latex(self) -> str:
         r"""A `table` with booktabs rules; needs `\usepackage{booktabs}`."""
@@ -257,6 +244,7 @@ class Table:
         return table
 
     def _groups(self) -> list[tuple[str, int]]:
+        """Headings over columns, with the number of their columns."""
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, key=lambda c: c.group)]
 
     def _is_long(self, column: Column) -> bool:
@@ -290,23 +278,6 @@ class Table:
         for _, columns in groupby(self.columns, key=words):
             first, *others = columns
             yield first, 1 + len(others)
-
-    def _html_cell(self, column: Column, width: int, row: Row, rank: Mapping[str, int]) -> str:
-        value = row.cells.get(column.key)
-        main, spread, marks = (html.escape(part) for part in printed(value, column))
-        main = {1: f"<b>{main}</b>", 2: f"<u>{main}</u>"}.get(rank.get(column.key, 0), main)
-        if spread:
-            main += f" <small>±{NARROW}{spread}</small>"
-        if marks:
-            main += f"<sup>{marks}</sup>"
-        if column is self.columns[0]:
-            return f'<th scope="row">{main}</th>'
-        if width > 1:
-            return f'<td colspan="{width}" class="said">{main}</td>'
-        if _is_words(value) and column.format != "text":
-            return f'<td class="said">{main}</td>'
-        kind = "n" if column.format != "text" else "long" if self._is_long(column) else ""
-        return f"<td{_html_class(kind)}>{main}</td>"
 
     def _latex_cell(self, column: Column, width: int, row: Row, rank: Mapping[str, int]) -> str:
         value = row.cells.get(column.key)
@@ -358,10 +329,6 @@ def _number(value: Value) -> float | None:
 
 def _is_words(value: Value) -> bool:
     return isinstance(value, str) and value[:1].isalpha()
-
-
-def _html_class(name: str) -> str:
-    return f' class="{name}"' if name else ""
 
 
 def _key(heading: Sequence[Any]) -> str:

@@ -28,14 +28,7 @@ def write_report(
     sections: Sequence[Section],
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the report of a study into the experiment's folder; returns the HTML page.
-
-    Args:
-        config, results: arguments of the study's `report`.
-        title, question, answer: as in `Report`.
-        sections: the study's sections; failed trials are added.
-        settings: settings to list in addition to those of `config`.
-    """
+    """Write the report of a study, with its failed trials and `settings` beside those of `config`; returns the page."""
     return Report(
         title,
         question,

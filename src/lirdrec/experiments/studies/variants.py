@@ -70,13 +70,7 @@ class Group:
 def groups(
     config: ExperimentConfig, models: Sequence[str], variants: Callable[[tuple[str, ...]], Sequence[Variant]]
 ) -> list[Group]:
-    """One group for each dataset, model, feature set and loss.
-
-    Args:
-        config: the experiment's configuration.
-        models: names of models.
-        variants: names of the modalities → variants, the reference first.
-    """
+    """One group for each dataset, model, feature set and loss; `variants` maps modalities to variants."""
     names, found = [], []
     for dataset in config.datasets:
         for model in models:

@@ -1,6 +1,4 @@
-"""Panel layout of charts (small multiples): one matplotlib axes per value of the `panel` column.
-
-Also the data preparation that charts share: means over runs, and ordered names of a tidy frame.
+"""Panel layout of charts (small multiples), and the data preparation that charts share.
 
 Rows that agree in all keys of a chart (x, series, panel …) are runs: charts show their mean and, for two or more runs,
 their standard deviation.
