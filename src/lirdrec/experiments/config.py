@@ -135,7 +135,7 @@ def resolve_options(cell: TrialSpec) -> tuple[Any, TrainConfig]:
     options, training = dict(cell.model_options), {**cell.training, "seed": cell.seed}
     if cell.modalities is not None and "modalities" in option_names(cell.model):
         options["modalities"] = list(cell.modalities)
-    config = make_config(config_type(cell.model), options, f"options of {cell.model}")
+    config: Any = make_config(config_type(cell.model), options, f"options of {cell.model}")
     return config, make_config(TrainConfig, training, "training options")
 
 
