@@ -124,7 +124,7 @@ def option_names(model: str) -> set[str]:
     return {entry.name for entry in fields(config_type(model))}
 
 
-def resolve_options(cell: TrialSpec) -> tuple[Any, TrainConfig]:
+def resolve_options(trial: TrialSpec) -> tuple[Any, TrainConfig]:
     """The model config and the `TrainConfig` of a trial, including its `modalities` and seed.
 
     Raises:
@@ -132,10 +132,10 @@ def resolve_options(cell: TrialSpec) -> tuple[Any, TrainConfig]:
     """
     from lirdrec.models.registry import config_type
 
-    options, training = dict(cell.model_options), {**cell.training, "seed": cell.seed}
-    if cell.modalities is not None and "modalities" in option_names(cell.model):
-        options["modalities"] = list(cell.modalities)
-    config: Any = make_config(config_type(cell.model), options, f"options of {cell.model}")
+    options, training = dict(trial.model_options), {**trial.training, "seed": trial.seed}
+    if trial.modalities is not None and "modalities" in option_names(trial.model):
+        options["modalities"] = list(trial.modalities)
+    config: Any = make_config(config_type(trial.model), options, f"options of {trial.model}")
     return config, make_config(TrainConfig, training, "training options")
 
 

@@ -82,7 +82,7 @@ class Progress:
         seconds: dict[tuple[str, str], list[float]] = {}
         for result in done:
             seconds.setdefault((result.cell.dataset, result.cell.model), []).append(result.seconds)
-        remaining = Counter((cell.dataset, cell.model) for cell in waiting)
+        remaining = Counter((trial.dataset, trial.model) for trial in waiting)
         for key, number in self.expected.items():
             remaining[key] = max(remaining[key], number - len(seconds.get(key, ())))
         total = len(done) + sum(remaining.values())
@@ -98,12 +98,12 @@ class Progress:
             self.bar.stop()
 
 
-def name_of(cell: TrialSpec) -> str:
+def name_of(trial: TrialSpec) -> str:
     """Short description of a trial."""
-    work = "" if cell.work in ("train", "trial") else cell.work.partition(":")[2]
-    split = str((cell.split or {}).get("split", ""))
-    seed = "" if cell.work == "trial" else f"seed {cell.seed}"
-    parts = (cell.dataset_name, split, cell.model, cell.feature_set, cell.variant, work, seed)
+    work = "" if trial.work in ("train", "trial") else trial.work.partition(":")[2]
+    split = str((trial.split or {}).get("split", ""))
+    seed = "" if trial.work == "trial" else f"seed {trial.seed}"
+    parts = (trial.dataset_name, split, trial.model, trial.feature_set, trial.variant, work, seed)
     return "  ".join(filter(None, parts))
 
 

@@ -45,9 +45,9 @@ class Results:
     def __len__(self) -> int:
         return len(self._results)
 
-    def get(self, cell: TrialSpec) -> TrialResult | None:
+    def get(self, trial: TrialSpec) -> TrialResult | None:
         """The result of a trial, or None if there is none yet."""
-        return self._by_cell.get(cell)
+        return self._by_cell.get(trial)
 
     def of(self, cells: Iterable[TrialSpec]) -> list[TrialResult]:
         """The results of trials, including failures; trials without a result are skipped."""

@@ -155,12 +155,12 @@ class _Run:
                 if not announced and done:
                     self.progress.say(f"{len(done)} trials were done before")
                 announced = True
-                waiting = [cell for key, cell in self.planned.items() if key not in done and key not in self.running]
+                waiting = [trial for key, trial in self.planned.items() if key not in done and key not in self.running]
                 if not waiting and not self.running:
                     self._tidy(done)
                     return self._results(done)
                 self._start(waiting)
-                waiting = [cell for cell in waiting if cell.key not in self.running]
+                waiting = [trial for trial in waiting if trial.key not in self.running]
                 self.progress.show(done.values(), waiting, [worker.cell for worker in self.running.values()])
                 time.sleep(POLL if self.running else POLL_OTHERS)
                 self._collect()
@@ -176,7 +176,7 @@ class _Run:
 
     def _done(self) -> dict[str, TrialResult]:
         """Results of the planned trials in the order of the plan, without those to be tried again."""
-        results = {key: self.store.result(cell) for key, cell in self.planned.items()}
+        results = {key: self.store.result(trial) for key, trial in self.planned.items()}
         return {key: result for key, result in results.items() if result is not None and self._is_settled(result)}
 
     def _is_settled(self, result: TrialResult) -> bool:
@@ -189,47 +189,47 @@ class _Run:
     def _plan(self, done: dict[str, TrialResult]) -> bool:
         """Update the planned trials; returns whether there are new ones."""
         before = self.planned
-        planned = {cell.key: cell for cell in self.experiment.plan(self.config, self._results(done))}
+        planned = {trial.key: trial for trial in self.experiment.plan(self.config, self._results(done))}
         for key in planned.keys() - before.keys():
             result = self.store.result(planned[key])
             if result is not None and not result.done and result.attempts < TRIES:
                 self.again[key] = result.attempts
         # in the order of the last plan: the final trainings of a model come before the tuning of the next
-        self.planned = planned | {key: cell for key, cell in before.items() if key not in planned}
+        self.planned = planned | {key: trial for key, trial in before.items() if key not in planned}
         return len(self.planned) > len(before)
 
     def _start(self, waiting: list[TrialSpec]) -> None:
         """Start waiting trials up to the number of jobs, except those claimed by other processes."""
-        for cell in waiting:
+        for trial in waiting:
             if len(self.running) >= self.config.jobs:
                 return
             with ExitStack() as stack:
-                if not stack.enter_context(self.store.claim(cell)):
+                if not stack.enter_context(self.store.claim(trial)):
                     continue
-                earlier = self.store.result(cell)
+                earlier = self.store.result(trial)
                 if earlier is not None and self._is_settled(earlier):
                     continue  # another process has just computed it
                 attempt = 1 if earlier is None else earlier.attempts + 1
-                files = _Files(self.config.output, cell.key)
+                files = _Files(self.config.output, trial.key)
                 if files.result.is_file():  # computed, but the scheduler was killed before it recorded the result
-                    self._record(cell, files, attempt, 0)
+                    self._record(trial, files, attempt, 0)
                     continue
                 try:
-                    process = self._begin(cell, files)
+                    process = self._begin(trial, files)
                 except DataError as error:  # for instance a split that the dataset does not allow
-                    self._ended(TrialResult(cell, "failed", str(error), attempts=attempt))
+                    self._ended(TrialResult(trial, "failed", str(error), attempts=attempt))
                     continue
-                self.running[cell.key] = _Worker(cell, process, stack.pop_all(), files, attempt)
+                self.running[trial.key] = _Worker(trial, process, stack.pop_all(), files, attempt)
 
-    def _begin(self, cell: TrialSpec, files: _Files) -> subprocess.Popen[bytes]:
-        sealed = seal(cell.dataset, self.config.output, cell.split)
-        if cell.final:
-            Preregistration(sealed.vault).declare(cell)
+    def _begin(self, trial: TrialSpec, files: _Files) -> subprocess.Popen[bytes]:
+        sealed = seal(trial.dataset, self.config.output, trial.split)
+        if trial.final:
+            Preregistration(sealed.vault).declare(trial)
         job = {
-            "cell": cell.with_(dataset=os.path.abspath(sealed.development)).to_json(),
+            "cell": trial.with_(dataset=os.path.abspath(sealed.development)).to_json(),
             "folder": os.path.abspath(self.config.output),
             "runs": os.path.abspath(files.runs),
-            "vault": os.path.abspath(sealed.vault) if cell.final else None,
+            "vault": os.path.abspath(sealed.vault) if trial.final else None,
             "device": self.config.device,
             "cache": self.config.cache,
         }
@@ -254,20 +254,20 @@ class _Run:
                 if worker.process.stdin is not None:
                     worker.process.stdin.close()
 
-    def _record(self, cell: TrialSpec, files: _Files, attempt: int, code: int) -> None:
+    def _record(self, trial: TrialSpec, files: _Files, attempt: int, code: int) -> None:
         try:
             values = json.loads(files.result.read_text(encoding="utf-8"))
         except FileNotFoundError:
             killed = hasattr(signal, "SIGKILL") and code in (-signal.SIGKILL, 128 + signal.SIGKILL)
             # a worker killed by SIGKILL while its parent runs: the system was out of memory
             values = {"status": "out of memory"} if killed else {"status": "failed", "error": _last_line(files.log)}
-        result = TrialResult.from_json({"cell": cell.to_json(), "attempts": attempt, **values})
+        result = TrialResult.from_json({"cell": trial.to_json(), "attempts": attempt, **values})
         self._ended(result)
         files.result.unlink(missing_ok=True)
         files.job.unlink(missing_ok=True)
         if result.done:
             files.log.unlink(missing_ok=True)
-        if result.done and cell.extra.get("keep"):
+        if result.done and trial.extra.get("keep"):
             for checkpoint in files.runs.glob("checkpoint*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
         elif result.status != "out of memory":  # it may resume on a machine with more memory
@@ -285,7 +285,7 @@ class _Run:
     def _ended(self, result: TrialResult) -> None:
         self.store.record(result)
         done = self._done()
-        waiting = [cell for key, cell in self.planned.items() if key not in done]
+        waiting = [trial for key, trial in self.planned.items() if key not in done]
         self.progress.ended(result, done.values(), waiting)
 
     def _stop(self) -> None:

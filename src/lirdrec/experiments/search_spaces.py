@@ -98,8 +98,8 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), m
     shared = {name: _with(values, defaults[name]) for name, values in kind.grid.items() if name not in fixed}
     shared.pop("loss", None)
     if len(modalities) == 2 and "modality_weights" in defaults and "modality_weights" not in fixed:
-        one, other = modalities
-        weights = tuple({one: weight, other: round(1 - weight, 6)} for weight in WEIGHTS)
+        first_name, second_name = modalities
+        weights = tuple({first_name: weight, second_name: round(1 - weight, 6)} for weight in WEIGHTS)
         shared["modality_weights"] = (defaults["modality_weights"], *weights)
     start = {name: defaults[name] for name in shared}
     if kind.capabilities.training == "closed_form":

@@ -159,8 +159,8 @@ class TrialResult:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
         """The inverse of `to_json`."""
-        cell, history = TrialSpec.from_json(values["cell"]), tuple(values.get("history", ()))
-        return cls(**{**values, "cell": cell, "history": history})
+        trial, history = TrialSpec.from_json(values["cell"]), tuple(values.get("history", ()))
+        return cls(**{**values, "cell": trial, "history": history})
 
 
 class TrialStore:
@@ -170,21 +170,21 @@ class TrialStore:
         self.folder = Path(folder)
         self._cache: dict[str, tuple[int, TrialResult]] = {}  # key → modification time, result
 
-    def result(self, cell: TrialSpec) -> TrialResult | None:
+    def result(self, trial: TrialSpec) -> TrialResult | None:
         """The result of a trial, or None if there is none yet.
 
         Raises:
             RunFolderError: the file is damaged.
         """
-        path = self._path(cell)
+        path = self._path(trial)
         try:
             stamp = path.stat().st_mtime_ns
-            if self._cache.get(cell.key, (None,))[0] == stamp:
-                return self._cache[cell.key][1]
-            result = replace(_read_result(path), cell=cell)  # with the dataset's current path
+            if self._cache.get(trial.key, (None,))[0] == stamp:
+                return self._cache[trial.key][1]
+            result = replace(_read_result(path), cell=trial)  # with the dataset's current path
         except FileNotFoundError:
             return None
-        self._cache[cell.key] = (stamp, result)
+        self._cache[trial.key] = (stamp, result)
         return result
 
     def __iter__(self) -> Iterator[TrialResult]:
@@ -201,12 +201,12 @@ class TrialStore:
         make_folder(path.parent)
         write_checked(path, result.to_json())
 
-    def claim(self, cell: TrialSpec) -> AbstractContextManager[bool]:
+    def claim(self, trial: TrialSpec) -> AbstractContextManager[bool]:
         """Context manager: an operating system lock on the trial; gives False if another process holds it."""
-        return locked(self.folder / "locks" / cell.key, wait=False)
+        return locked(self.folder / "locks" / trial.key, wait=False)
 
-    def _path(self, cell: TrialSpec) -> Path:
-        return self.folder / "cells" / f"{cell.key}.json"
+    def _path(self, trial: TrialSpec) -> Path:
+        return self.folder / "cells" / f"{trial.key}.json"
 
 
 def _read_result(path: Path) -> TrialResult:

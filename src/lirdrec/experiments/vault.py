@@ -116,14 +116,14 @@ def without_test(dataset: Dataset) -> Dataset:
     )
 
 
-def declaration_name(cell: TrialSpec) -> str:
+def declaration_name(trial: TrialSpec) -> str:
     """Name of the declaration of a final trial, the same for all seeds."""
-    return " | ".join(str(getattr(cell, label)) for label in LABELS)
+    return " | ".join(str(getattr(trial, label)) for label in LABELS)
 
 
-def declared_options(cell: TrialSpec) -> dict[str, Any]:
+def declared_options(trial: TrialSpec) -> dict[str, Any]:
     """Options that the declaration of a final trial fixes."""
-    values = cell.to_json()
+    values = trial.to_json()
     return {name: values[name] for name in OPTIONS}
 
 
@@ -147,32 +147,32 @@ class Preregistration:
         except ValueError as error:
             raise RunFolderError(f"{self.path}: damaged ({error}); restore it, or start in another folder") from None
 
-    def declare(self, cell: TrialSpec) -> None:
+    def declare(self, trial: TrialSpec) -> None:
         """Record the options of a final trial, for all its seeds; an equal declaration is kept.
 
         Raises:
             ConfigError: it is declared with other options, and its test has been scored.
         """
-        name, options = declaration_name(cell), declared_options(cell)
-        if self.declared(cell) == options:
+        name, options = declaration_name(trial), declared_options(trial)
+        if self.declared(trial) == options:
             return
         with locked(self.vault / "lock"):
             declarations = self.declarations()
             declared = declarations.get(name, options)
-            if declared != options and self.scored(cell):
+            if declared != options and self.scored(trial):
                 raise ConfigError(
                     f"{name}: its test has been scored with other options ({_difference(declared, options)}), which "
                     "cannot be changed afterwards; use the same settings, or another --output"
                 )
             write_json(self.path, {**declarations, name: options})
 
-    def declared(self, cell: TrialSpec) -> dict[str, Any] | None:
+    def declared(self, trial: TrialSpec) -> dict[str, Any] | None:
         """The options of the trial's declaration, or None."""
-        return self.declarations().get(declaration_name(cell))
+        return self.declarations().get(declaration_name(trial))
 
-    def scored(self, cell: TrialSpec) -> list[int]:
+    def scored(self, trial: TrialSpec) -> list[int]:
         """The seeds of the trial's declaration whose test has been scored."""
-        paths = (self.vault / "scores").glob(f"{short_hash(declaration_name(cell))}-*.json")
+        paths = (self.vault / "scores").glob(f"{short_hash(declaration_name(trial))}-*.json")
         return sorted({int(path.stem.split("-")[1]) for path in paths})
 
 
@@ -185,7 +185,7 @@ class Vault:
 
     def score(
         self,
-        cell: TrialSpec,
+        trial: TrialSpec,
         recommender: Recommender,
         development: Dataset,
         *,
@@ -196,7 +196,7 @@ class Vault:
         """Test metrics of a declared model: computed once; later calls return the recorded values.
 
         Args:
-            cell: the final trial; its options must be those declared.
+            trial: the final trial; its options must be those declared.
             recommender: trained with these options and the trial's seed, on `development`.
             candidates: "cold": rank only items without training interactions.
             cutoffs: cut-offs of recall and NDCG.
@@ -209,9 +209,9 @@ class Vault:
         from lirdrec.data.dataset import Interactions
         from lirdrec.evaluation.evaluator import evaluate
 
-        self._check_declared(cell, recommender, development)
-        name = declaration_name(cell)
-        stem = f"{short_hash(name)}-{cell.seed}" + ("" if candidates == "all" else f"-{candidates}")
+        self._check_declared(trial, recommender, development)
+        name = declaration_name(trial)
+        stem = f"{short_hash(name)}-{trial.seed}" + ("" if candidates == "all" else f"-{candidates}")
         path = self.vault / "scores" / f"{stem}.json"
         with locked(self.vault / "locks" / stem):
             users = path.with_suffix(".parquet")
@@ -227,19 +227,19 @@ class Vault:
             for file in (users, per_user):
                 if file is not None:
                     _write(file, result.per_user.write_parquet)
-            content = {"declaration": name, "seed": cell.seed, "options": declared_options(cell)}
+            content = {"declaration": name, "seed": trial.seed, "options": declared_options(trial)}
             write_checked(path, content | {"figures": result.values})
         return dict(result.values)
 
-    def _check_declared(self, cell: TrialSpec, recommender: Recommender, development: Dataset) -> None:
+    def _check_declared(self, trial: TrialSpec, recommender: Recommender, development: Dataset) -> None:
         """Raise unless the trial is declared with its options, and the recommender was trained with them."""
-        name, options = declaration_name(cell), self.preregistration.declared(cell)
+        name, options = declaration_name(trial), self.preregistration.declared(trial)
         if options is None:
             raise ConfigError(f"{name}: not declared, so its test cannot be scored; declare its options first")
-        if options != declared_options(cell):
-            different = _difference(options, declared_options(cell))
+        if options != declared_options(trial):
+            different = _difference(options, declared_options(trial))
             raise ConfigError(f"{name}: declared with other options ({different}), so its test cannot be scored")
-        _check_trained(cell, recommender)
+        _check_trained(trial, recommender)
         if len(development.test):
             raise ConfigError(f"{name}: this dataset has test interactions; score with the development copy")
 
@@ -266,20 +266,22 @@ def _test_interactions(vault: Path) -> np.ndarray:
         raise RunFolderError(f"{path}: damaged ({error}); start in another folder") from None
 
 
-def _check_trained(cell: TrialSpec, recommender: Recommender) -> None:
+def _check_trained(trial: TrialSpec, recommender: Recommender) -> None:
     """Raise unless the recommender has the trial's model, model options, training options and seed."""
     from lirdrec.config import to_dict
     from lirdrec.experiments.config import resolve_options
 
-    model, training = resolve_options(cell)
+    model, training = resolve_options(trial)
     info = recommender.info
-    expected = {"model": cell.model, **to_dict(model), "seed": cell.seed}
+    expected = {"model": trial.model, **to_dict(model), "seed": trial.seed}
     actual = {"model": info.get("model"), **info.get("model_config", {}), "seed": info.get("seed")}
     if "training" in info:
         expected |= {f"training.{key}": value for key, value in to_dict(training).items()}
         actual |= {f"training.{key}": value for key, value in info["training"].items()}
     if actual != expected:
-        raise ConfigError(f"{declaration_name(cell)}: the recommender was trained with {_difference(actual, expected)}")
+        raise ConfigError(
+            f"{declaration_name(trial)}: the recommender was trained with {_difference(actual, expected)}"
+        )
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ def _answer(study: Study, group: Group) -> str:
     if not study.tests:
         return text
     worse, better = (
-        [TITLES.get(variant, variant) for variant in list(group.cells)[1:] if study.differs(group, variant) == sign]
+        [TITLES.get(variant, variant) for variant in list(group.trials)[1:] if study.differs(group, variant) == sign]
         for sign in (-1, 1)
     )
     if worse:

@@ -122,7 +122,7 @@ def gather(config: ExperimentConfig, results: Results, searches: Sequence[Tuning
         kind, _, k = name.partition("@")
         return int(k or 0), KINDS.index(kind) if kind in KINDS else len(KINDS)
 
-    names = dict.fromkeys(name for entry in entries for one in entry.finals for name in one.figures.get("test", {}))
+    names = dict.fromkeys(name for entry in entries for final in entry.finals for name in final.figures.get("test", {}))
     rows = Rows(sorted(entries, key=order), ours, sorted(names, key=metric_order))
     users = [results.mean_per_user(entry.finals) for entry in rows.entries]
     pairs = []

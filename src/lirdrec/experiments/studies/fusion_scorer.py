@@ -60,8 +60,8 @@ class FusedScorer(Scorer):
             raise ConfigError("a mix needs models of the same users and items, and a name and a weight for each")
         self.members, self.part_names, self.weights, self.how = list(members), tuple(names), list(weights), how
         self.n_users, self.n_items = members[0].n_users, members[0].n_items
-        one = torch.zeros(1, dtype=torch.int64, device=next(iter(members[0].tensors().values())).device)
-        self.widths = [int(m.queries(one).shape[1]) for m in members]
+        user = torch.zeros(1, dtype=torch.int64, device=next(iter(members[0].tensors().values())).device)
+        self.widths = [int(m.queries(user).shape[1]) for m in members]
 
     def queries(self, users: Tensor) -> Tensor:
         return torch.cat([m.queries(users) for m in self.members], dim=1)

@@ -54,7 +54,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def _answer(study: Study, group: Group) -> str:
-    measures = {layers: measure for layers in group.cells if (measure := study.measure(group, layers)) is not None}
+    measures = {layers: measure for layers in group.trials if (measure := study.measure(group, layers)) is not None}
     if not measures:
         return f"On {label(group.dataset)} there are no results."
     best, worst = (pick(measures, key=lambda layers: measures[layers].mean) for pick in (max, min))
@@ -64,7 +64,9 @@ def _answer(study: Study, group: Group) -> str:
         share = 100 * (measures[best].mean - measures[worst].mean) / max(measures[best].mean, 1e-12)
         text += f"; {count(int(worst), 'layer')} the worst, {format_mean_sd(measures[worst])} ({share:.1f} % less)"
     # the number of layers must be chosen on validation, so report that choice, too
-    valid = {layers: measure.mean for layers in group.cells if (measure := study.measure(group, layers, stage="valid"))}
+    valid = {
+        layers: measure.mean for layers in group.trials if (measure := study.measure(group, layers, stage="valid"))
+    }
     if study.stage == "test" and valid:
         text += f". Validation chooses {count(int(max(valid, key=valid.__getitem__)), 'layer')}"
     return text + "."

@@ -57,8 +57,8 @@ def sets_of(modalities: Sequence[str]) -> list[Variant]:
 def _answer(study: Study, group: Group) -> str:
     text = study.describe(group)
     # of two modalities, the variant without one is the variant with the other alone
-    single = {name.removesuffix(" only"): name for name in group.cells if name.endswith(" only")}
-    without = {name.removeprefix("w/o "): name for name in group.cells if name.startswith("w/o ")}
+    single = {name.removesuffix(" only"): name for name in group.trials if name.endswith(" only")}
+    without = {name.removeprefix("w/o "): name for name in group.trials if name.startswith("w/o ")}
     if len(single) == 2:
         without = dict(zip(single, reversed(single.values()), strict=True))
     measures = {

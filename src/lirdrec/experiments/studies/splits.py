@@ -118,14 +118,14 @@ def _table(
     return Table(name, all_columns, rows, caption)
 
 
-def kendall(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
+def kendall(first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
     """Kendall's τ-b of two rankings of the same models; None with fewer than two common models, or only ties."""
     from scipy import stats
 
-    names = [name for name in one if name in other]
+    names = [name for name in first if name in second]
     if len(names) < 2:
         return None
-    tau = float(stats.kendalltau([one[n] for n in names], [other[n] for n in names]).statistic)
+    tau = float(stats.kendalltau([first[n] for n in names], [second[n] for n in names]).statistic)
     return None if tau != tau else tau
 
 

@@ -53,38 +53,38 @@ class Group:
     Attributes:
         name: heading over the rows; "" if there is only one group.
         dataset, model: their names.
-        cells: label of the variant → its trials, one per seed; the first variant is the reference.
+        trials: label of the variant → its trials, one per seed; the first variant is the reference.
     """
 
     name: str
     dataset: str
     model: str
-    cells: Mapping[str, Sequence[TrialSpec]]
+    trials: Mapping[str, Sequence[TrialSpec]]
 
     @property
     def reference(self) -> str:
         """Label of the reference variant."""
-        return next(iter(self.cells))
+        return next(iter(self.trials))
 
 
 def groups(
     config: ExperimentConfig, models: Sequence[str], variants: Callable[[tuple[str, ...]], Sequence[Variant]]
 ) -> list[Group]:
     """One group for each dataset, model, feature set and loss; `variants` maps modalities to variants."""
-    names, found = [], []
+    names, unnamed = [], []
     for dataset in config.datasets:
         for model in models:
             for feature_set, modalities in config.sets.items():
                 for loss in losses_of(config, model):
                     base = settled(config, dataset, model, feature_set, loss=loss)
                     chosen = variants(feature_names(dataset) if modalities is None else modalities)
-                    cells = {variant.label: _trials(config, base, variant, loss) for variant in chosen}
+                    trials = {variant.label: _trials(config, base, variant, loss) for variant in chosen}
                     names.append((base.dataset_name, model, feature_set, loss or ""))
-                    found.append(Group("", base.dataset_name, model, cells))
+                    unnamed.append(Group("", base.dataset_name, model, trials))
     # the names of groups contain only the parts in which groups differ
     differs = [len(set(parts)) > 1 for parts in zip(*names, strict=True)]
     named = []
-    for parts, group in zip(names, found, strict=True):
+    for parts, group in zip(names, unnamed, strict=True):
         shown = [label(part) for part, differ in zip(parts, differs, strict=True) if differ and part]
         named.append(replace(group, name=" · ".join(shown)))
     return named
@@ -105,10 +105,10 @@ def _trials(config: ExperimentConfig, base: TrialSpec, variant: Variant, loss: s
     return [changed.with_(seed=seed) for seed in config.seeds_of(base.model)]
 
 
-def planned(found: Iterable[Group]) -> Iterator[TrialSpec]:
+def planned(groups: Iterable[Group]) -> Iterator[TrialSpec]:
     """The trials of all groups."""
-    for group in found:
-        for trials in group.cells.values():
+    for group in groups:
+        for trials in group.trials.values():
             yield from trials
 
 
@@ -116,41 +116,41 @@ class Study:
     """Groups with their results.
 
     Args:
-        found: the groups.
+        groups: the groups.
         results: results of their trials so far.
         metric: metric of the answer.
     """
 
-    def __init__(self, found: Sequence[Group], results: Results, metric: str):
-        self.found, self.results = found, results
+    def __init__(self, groups: Sequence[Group], results: Results, metric: str):
+        self.groups, self.results = groups, results
         self.stage = sentences.stage_of(results)
         names = sentences.metrics_of(results, self.stage, metric)
         self.metric = next(iter(names), metric)
         self.metrics = tuple(name for name in sentences.SHOWN if name in names) or names
-        self.panel = "group" if len(found) > 1 else None
-        self.models = sentences.listed(dict.fromkeys(label(group.model) for group in found))
+        self.panel = "group" if len(groups) > 1 else None
+        self.models = sentences.listed(dict.fromkeys(label(group.model) for group in groups))
         users = {
             (group.name, variant): results.mean_per_user(results.done(trials))
-            for group in found
-            for variant, trials in group.cells.items()
+            for group in groups
+            for variant, trials in group.trials.items()
         }
         # (group, variant) → metric → paired test against the reference, with Holm's correction over all of them
         self.tests = compare_pairs(
             [
                 ((group.name, variant), users[group.name, variant], users[group.name, group.reference])
-                for group in found
-                for variant in list(group.cells)[1:]
+                for group in groups
+                for variant in list(group.trials)[1:]
             ],
             self.metrics,
         )
 
     def measure(self, group: Group, variant: str, metric: str = "", stage: str = "") -> Measure | None:
         """Mean and sd of a metric over the seeds of a variant."""
-        return sentences.measured(self.results.of(group.cells[variant]), metric or self.metric, stage or self.stage)
+        return sentences.measured(self.results.of(group.trials[variant]), metric or self.metric, stage or self.stage)
 
     def status(self, group: Group, variant: str) -> str:
         """The reason why a variant has no metric: the status of a failed trial, or "not computed"."""
-        results = self.results.of(group.cells[variant])
+        results = self.results.of(group.trials[variant])
         return next((result.status for result in results if not result.done), "not computed")
 
     def differs(self, group: Group, variant: str, metric: str = "") -> int:
@@ -167,8 +167,8 @@ class Study:
         columns.append(Column("change", label(self.metric), "Change", format="percent", digits=1))
         rows = [
             Row(self._row(group, variant), group.name, accent=variant == group.reference)
-            for group in self.found
-            for variant in group.cells
+            for group in self.groups
+            for variant in group.trials
         ]
         general = NOTES if self.tests else NOTES[:1] if self.stage == "test" else ()
         return Table(name, columns, rows, caption, [*general, *notes])
@@ -193,8 +193,8 @@ class Study:
 
         rows = [
             (group.name, variant, value)
-            for group in self.found
-            for variant, trials in group.cells.items()
+            for group in self.groups
+            for variant, trials in group.trials.items()
             for result in self.results.done(trials)
             if (value := result.figure(self.metric, self.stage)) is not None
         ]
@@ -210,8 +210,8 @@ class Study:
             name,
             rows="variant",
             panel=self.panel,
-            row_order=list(dict.fromkeys(variant for group in self.found for variant in group.cells)),
-            accent=self.found[0].reference,
+            row_order=list(dict.fromkeys(variant for group in self.groups for variant in group.trials)),
+            accent=self.groups[0].reference,
             x_label=f"{self.stage} {self.metric}",
             caption=caption,
         )
@@ -237,7 +237,7 @@ class Study:
             f"**{format_mean_sd(base)}** ({count(base.n, 'seed')})."
         )
         parts = []
-        for variant in list(group.cells)[1:]:
+        for variant in list(group.trials)[1:]:
             changed, title = self.measure(group, variant), titles.get(variant, variant)
             if changed is None:
                 parts.append((float("inf"), f"{title}: {self.status(group, variant)}"))
@@ -260,5 +260,5 @@ class Study:
         self, config: ExperimentConfig, title: str, question: str, answer: Callable[[Study, Group], str], main: Section
     ) -> Path:
         """Write the report with one section and the answers of all groups; returns the HTML page."""
-        answers = " ".join(answer(self, group) for group in self.found)
+        answers = " ".join(answer(self, group) for group in self.groups)
         return sentences.write_report(config, self.results, title, question, answers, [main])
