@@ -87,7 +87,7 @@ class Shards:
                 self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-        self._sealed = {index for index in range(len(self)) if self._is_sealed(index)}
+        self.sealed = {index for index in range(len(self)) if self._is_sealed(index)}
 
     def __len__(self) -> int:
         return -(-self.n_rows // self.shard_rows)
@@ -98,7 +98,7 @@ class Shards:
 
     def pending(self) -> list[int]:
         """The indices of the unfinished shards, in order."""
-        return [index for index in range(len(self)) if index not in self._sealed]
+        return [index for index in range(len(self)) if index not in self.sealed]
 
     def seal(self, index: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
         """Write a shard: first its arrays, then its seal. Equal content gives equal bytes.
@@ -114,7 +114,7 @@ class Shards:
             seal["sha256"] = hashlib.sha256(content).hexdigest()
         with atomic_write(self._seal(index)) as temporary:
             temporary.write_text(json.dumps(seal, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-        self._sealed.add(index)
+        self.sealed.add(index)
 
     def read(self, index: int) -> Shard:
         """A finished shard."""
