@@ -180,7 +180,8 @@ class Captioning:
         entry = {"model": self.captioner.model, **self.captioner.identity, "attributes": self._attributes, **counts}
         self._record(entry, problems, table[ITEM])
         self._shards.discard()
-        return Outcome(columns.height, *counts.values(), len(self.waiting()), tokens_in, tokens_out)
+        waiting = len(self.waiting())
+        return Outcome(columns.height, n_captions, n_edited, len(problems), waiting, tokens_in, tokens_out)
 
     def discard_if_empty(self) -> None:
         """Remove the work folder if it contains no answer."""
