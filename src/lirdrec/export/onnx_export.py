@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lirdrec.data.features import FeatureMatrix, row_blocks
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.export.vectors import vectors_of, write_readme
+from lirdrec.export.vectors import Vectors
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.nn.dct import idct
 from lirdrec.nn.functional import EPSILON
@@ -125,8 +125,8 @@ Vectors of existing items do not change.
 """
 
 
-def write_onnx(recommender: Recommender, folder: Path) -> None:
-    """Write item_branches.onnx, item_vector.onnx, item_vector.bin and README.txt into an empty folder.
+def write_onnx(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write item_branches.onnx, item_vector.onnx and item_vector.bin; returns the text for README.txt.
 
     Raises:
         CapabilityError: the model is not LIRDRec, cannot add items, or the run is stripped.
@@ -134,7 +134,6 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
         RunFolderError: the features that the run was trained with are missing.
     """
     name = recommender.info.get("model", "this model")
-    vectors = vectors_of(recommender)
     model = recommender.model("export its item encoder")
     if not isinstance(model, LIRDRec):
         raise CapabilityError(f"the item encoder of {name} cannot be exported; that of lirdrec can")
@@ -147,7 +146,7 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
     encoder.vector(recommender)
     outputs: dict[str, Any] = {"vector": ["n", vectors.width], "branches": encoder.shape}
     encoder.save(outputs, "LIRDRec: from raw features to the vectors of items that are added one by one")
-    text = README.format(
+    return README.format(
         k=len(model.branches),
         e=model.config.embedding_size,
         branches=", ".join(model.branches),
@@ -156,7 +155,6 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
         inputs=", ".join(f"{m} (n, {width})" for m, width in encoder.widths.items()),
         example=", ".join(f'"{m}": …' for m in model.modalities),
     )
-    write_readme(folder, recommender, vectors, text)
 
 
 class _Encoder:
@@ -200,7 +198,8 @@ class _Encoder:
                 terms.append(add("Mul", smoothed, share))
                 if items is not None:
                     near = add("Gather", level, items, axis=0)  # (n, k-1, D)
-                    terms.append(self._squeezed(add("MatMul", self._unsqueezed(weights), near)))
+                    product = add("MatMul", self._along_columns("Unsqueeze", weights), near)
+                    terms.append(self._along_columns("Squeeze", product))
             smoothed = add("Sum", *terms)
         if model.config.scoring == "cosine":
             self._normalized(add("Add", own, smoothed), "vector")
@@ -217,20 +216,20 @@ class _Encoder:
         counted = [m for m in self.model.modalities if weighing[m] > 0]  # the others have weight zero
         there = add("Sum", *(add("Mul", self.present[m], graph.constant(weighing[m])) for m in counted))
         there = add("Max", there, graph.constant(EPSILON))
-        found: list[tuple[str, str | None, str]] = []
+        parts: list[tuple[str, str | None, str]] = []
         for m in counted:
-            whole = graph.constant(weighing[m] * sum(weighing.values()))
-            share = add("Div", add("Mul", self.present[m], whole), there)
+            total = graph.constant(weighing[m] * sum(weighing.values()))
+            share = add("Div", add("Mul", self.present[m], total), there)
             if n_near == 0:
-                found.append((share, None, share))
+                parts.append((share, None, share))
                 continue
             cosine = self._cosine(m, [block[m] for block in catalog])
             values, items = add("TopK", cosine, graph.constant([n_near]), outputs=2)
-            real = add("Cast", add("Greater", values, graph.constant(ABSENT)), to=1)  # float
-            count = add("Add", self._sum(real), graph.constant(1.0))  # including itself
+            exists = add("Cast", add("Greater", values, graph.constant(ABSENT)), to=1)  # float
+            count = add("Add", self._along_columns("ReduceSum", exists), graph.constant(1.0))  # including itself
             share = add("Div", share, count)
-            found.append((share, items, add("Mul", real, share)))
-        return found
+            parts.append((share, items, add("Mul", exists, share)))
+        return parts
 
     def _cosine(self, modality: str, blocks: list[FeatureMatrix]) -> str:
         """Cosines `(n, I)` times the new item's norm, which does not change their order; -inf for absent items."""
@@ -244,9 +243,8 @@ class _Encoder:
         return str(self.graph.add("Add", scaled, self.graph.constant(absent)))
 
     def _presence(self, modality: str) -> str:
-        add, constant = self.graph.add, self.graph.constant
-        largest = add("ReduceMax", add("Abs", modality), constant([1]), keepdims=1)
-        return str(add("Cast", add("Greater", largest, constant(0.0)), to=1))
+        largest = self._along_columns("ReduceMax", self.graph.add("Abs", modality))
+        return str(self.graph.add("Cast", self.graph.add("Greater", largest, self.graph.constant(0.0)), to=1))
 
     def _linear(self, x: str, weight: Tensor, bias: Tensor | None = None) -> str:
         inputs = [x, self._weights(weight)] + ([] if bias is None else [self._weights(bias)])
@@ -256,17 +254,13 @@ class _Encoder:
         return self.graph.constant(tensor.detach().cpu().numpy())
 
     def _normalized(self, x: str, name: str | None = None) -> str:
-        norm = self.graph.add("ReduceL2", x, self.graph.constant([1]), keepdims=1)
-        return str(self.graph.add("Div", x, self.graph.add("Max", norm, self.graph.constant(EPSILON)), name=name))
+        norm = self.graph.add("Max", self._along_columns("ReduceL2", x), self.graph.constant(EPSILON))
+        return str(self.graph.add("Div", x, norm, name=name))
 
-    def _sum(self, x: str) -> str:
-        return str(self.graph.add("ReduceSum", x, self.graph.constant([1]), keepdims=1))
-
-    def _unsqueezed(self, x: str) -> str:
-        return str(self.graph.add("Unsqueeze", x, self.graph.constant([1])))
-
-    def _squeezed(self, x: str) -> str:
-        return str(self.graph.add("Squeeze", x, self.graph.constant([1])))
+    def _along_columns(self, operator: str, x: str) -> str:
+        """Apply an operator to axis 1; reductions keep the axis."""
+        attributes: dict[str, Any] = {"keepdims": 1} if operator.startswith("Reduce") else {}
+        return str(self.graph.add(operator, x, self.graph.constant([1]), **attributes))
 
 
 def _rows(matrix: FeatureMatrix) -> Iterator[np.ndarray]:

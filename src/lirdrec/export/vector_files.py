@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lirdrec.data.schema import USER
 from lirdrec.errors import ConfigError
-from lirdrec.export.vectors import Vectors, item_columns, user_column, vectors_of, write_readme
+from lirdrec.export.vectors import Vectors, item_columns
 from lirdrec.recommender.recommender import Recommender
 
 NPY_README = """\
@@ -43,16 +44,18 @@ faiss.IndexHNSWFlat(index.d, 32, faiss.METRIC_INNER_PRODUCT).
 """
 
 
-def write_npy(recommender: Recommender, folder: Path) -> None:
-    """Write users.npy, items.npy, users.parquet, items.parquet and README.txt into an empty folder."""
-    vectors = vectors_of(recommender)
+def write_npy(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write users.npy, items.npy, users.parquet and items.parquet; returns the text for README.txt."""
     np.save(folder / "items.npy", vectors.items, allow_pickle=False)
     _write_users_and_tables(recommender, vectors, folder)
-    write_readme(folder, recommender, vectors, NPY_README)
+    return NPY_README
 
 
-def write_faiss(recommender: Recommender, folder: Path) -> None:
-    """Write items.faiss (an exact index of inner products), users.npy, users.parquet, items.parquet and README.txt.
+def write_faiss(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write items.faiss (an exact index of inner products), users.npy, users.parquet and items.parquet.
+
+    Returns:
+        The text for README.txt.
 
     Raises:
         ConfigError: faiss is not installed.
@@ -61,15 +64,14 @@ def write_faiss(recommender: Recommender, folder: Path) -> None:
         import faiss
     except ImportError:
         raise ConfigError('an index of faiss needs faiss: pip install "lirdrec[ann]"') from None
-    vectors = vectors_of(recommender)
     index = faiss.IndexFlatIP(vectors.width)
     index.add(vectors.items)
     faiss.write_index(index, str(folder / "items.faiss"))
     _write_users_and_tables(recommender, vectors, folder)
-    write_readme(folder, recommender, vectors, FAISS_README)
+    return FAISS_README
 
 
 def _write_users_and_tables(recommender: Recommender, vectors: Vectors, folder: Path) -> None:
     np.save(folder / "users.npy", vectors.users, allow_pickle=False)
-    user_column(recommender).write_parquet(folder / "users.parquet")
+    recommender.users.series.to_frame(USER).write_parquet(folder / "users.parquet")
     item_columns(recommender).write_parquet(folder / "items.parquet")

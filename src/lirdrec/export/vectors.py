@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from lirdrec.data.schema import USER
 from lirdrec.data.titles import as_texts
 from lirdrec.errors import CapabilityError, DataError
 from lirdrec.ranking.scorers import VectorScorer, all_finite
 from lirdrec.recommender.recommender import Recommender
 
 BLOCK_ROWS = 8192
-
-WHAT = """\
-{n_users:,} users and {n_items:,} items of a run of lirdrec ({model} on {dataset}); vectors of {width} numbers.
-The score of an item for a user is the inner product of their vectors; larger is better. It is not a cosine: do not
-normalize the vectors. The best items include those that the user has seen: request more items and remove these.
-Items of equal score may have another order than in lirdrec.
-
-"""
 
 
 @dataclass(frozen=True)
@@ -54,11 +44,12 @@ def vectors_of(recommender: Recommender) -> Vectors:
             f"{model} scores by an item-item matrix, so it has no vectors to export;"
             " lirdrec recommend --all writes its lists"
         )
-    for what, tensor in (("users", scorer.user_vectors), ("items", scorer.item_vectors)):
+    arrays = []
+    for name, tensor in (("users", scorer.user_vectors), ("items", scorer.item_vectors)):
         if not all_finite(tensor):
-            raise DataError(f"the vectors of the {what} hold numbers that are not finite; train again")
-    users, items = (one.detach().float().cpu().numpy() for one in (scorer.user_vectors, scorer.item_vectors))
-    return Vectors(np.ascontiguousarray(users), np.ascontiguousarray(items))
+            raise DataError(f"the vectors of the {name} contain numbers that are not finite; train again")
+        arrays.append(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
+    return Vectors(*arrays)
 
 
 def item_columns(recommender: Recommender) -> pl.DataFrame:
@@ -86,25 +77,8 @@ def _holds_bytes(kind: Any) -> bool:
     return kind in (pl.Binary, pl.Object)
 
 
-def user_column(recommender: Recommender) -> pl.DataFrame:
-    """The users' ids as a table."""
-    return pl.DataFrame({USER: recommender.users.series})
-
-
 def with_vectors(frame: pl.DataFrame, vectors: np.ndarray, name: str) -> Iterator[pl.DataFrame]:
     """The rows in blocks, with their vectors as the last column, a list of float32."""
     for start in range(0, frame.height, BLOCK_ROWS):
         block = pl.Series(name, vectors[start : start + BLOCK_ROWS]).arr.to_list()
         yield frame[start : start + BLOCK_ROWS].with_columns(block.alias(name))
-
-
-def write_readme(folder: Path, recommender: Recommender, vectors: Vectors, text: str) -> None:
-    """Write README.txt: the text common to all exports, then `text`."""
-    what = WHAT.format(
-        n_users=recommender.n_users,
-        n_items=recommender.n_items,
-        model=recommender.info.get("model", "a model"),
-        dataset=recommender.info.get("dataset", "unnamed data"),
-        width=vectors.width,
-    )
-    (folder / "README.txt").write_text(what + text, encoding="utf-8")

@@ -70,12 +70,13 @@ def _acquire(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
             owner = _owner(handle)
             handle.close()
             raise RunFolderError(taken(owner))
-        if _has_its_name(handle, folder / LOCK):
-            handle.seek(0)
-            handle.truncate()
-            handle.write(str(os.getpid()).encode())
-            handle.flush()
-            return handle
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle.fileno()), (folder / LOCK).stat()):
+                handle.seek(0)
+                handle.truncate()
+                handle.write(str(os.getpid()).encode())
+                handle.flush()
+                return handle
         handle.close()  # the last holder removed it while we opened it
 
 
@@ -113,14 +114,6 @@ def _owner(handle: IO[bytes]) -> str:
     handle.seek(0)
     owner = handle.read().decode(errors="replace").strip()
     return f" (process {owner})" if owner else ""
-
-
-def _has_its_name(handle: IO[bytes], path: Path) -> bool:
-    """Whether the locked file is still the one at this path."""
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def lock_file(handle: IO[bytes], wait: bool = False) -> bool:

@@ -57,7 +57,7 @@ def check_not_inside_folder(path: str | Path, option: str = "") -> None:
 
     Args:
         path: of the file.
-        option: of the command line that names it, such as "--output "; comes before the path in the message.
+        option: prefix of the path in the message, such as "--output ".
 
     Raises:
         RunFolderError: names the folder.
@@ -72,8 +72,8 @@ def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
     """Read a manifest and check its `format` and `format_version`; for the rest see `check_manifest`.
 
     Args:
-        folder: the folder; its manifest must exist.
-        remedy: what to do about a damaged one, such as "restore it or train again".
+        folder: its manifest must exist.
+        remedy: end of the message about a damaged manifest, such as "restore it or train again".
 
     Raises:
         RunFolderError: it may not be read, or is not a JSON object with a format and a version.
@@ -144,7 +144,7 @@ def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
 def manifest_checksum(folder: str | Path) -> str | None:
     """A checksum of all files of a folder by its manifest; None if there is no readable manifest.
 
-    Unlike `stamp`, it does not change when the files get their final names.
+    Unlike `manifest_stamp`, it does not change when the files get their final names.
     """
     try:
         files = json.loads(_text(Path(folder) / MANIFEST))["files"]

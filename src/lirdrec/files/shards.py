@@ -55,8 +55,11 @@ class Shards:
         plan: JSON-serializable; everything that determines the content.
         n_rows: number of rows in all shards.
         shard_rows: rows of a shard; the last one may be shorter.
-        keep_existing: if True, raise if the folder has another plan; if False, discard its shards. By default raise if
-            it has finished shards.
+        keep_existing: on a folder with another plan: True raises, False discards its shards, None raises if any shard
+            is finished.
+
+    Attributes:
+        sealed: the indices of the finished shards.
 
     Raises:
         ConfigError: the folder contains shards of another plan.
