@@ -37,9 +37,7 @@ _DAY = 86_400
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; the file written there replaces `path` if the block succeeds.
-
-    On return, both the file and its directory entry are flushed to the disk.
+    """Yield a temporary path beside `path`; if the block succeeds, its file replaces `path` and is flushed to the disk.
 
     Raises:
         RunFolderError: the file cannot be written (a full disk included).
@@ -104,11 +102,15 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text as UTF-8, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | Path, value: Any, indent: int = 1, default: Callable[[Any], Any] | None = None) -> None:
     """Write a JSON document as UTF-8 with a newline at its end, atomically; for the arguments see `json.dumps`."""
-    with atomic_write(path) as temporary:
-        text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, default=default) + "\n")
 
 
 def flush(path: Path) -> None:
@@ -145,9 +147,9 @@ def temporary_name(target: Path, ending: str = "tmp") -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders that killed processes left in a folder; once per process and folder.
+    """Remove temporary files and folders of killed processes of this machine in a folder; once per process and folder.
 
-    Files of other machines and of running processes are kept, as are replaced folders (`.old`): see `recover`.
+    Replaced folders (`.old`) are kept: see `recover`.
     """
     key = os.getpid(), str(folder)
     if key in _tidied:

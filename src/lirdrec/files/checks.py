@@ -50,7 +50,7 @@ def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
     """Whether a path is a folder; False for a regular file, or if it does not exist.
 
     Raises:
-        LirdrecError: of the type `error`: it is a FIFO, a socket, a device or an unreadable folder, or `stat_path` fails.
+        LirdrecError: of the type `error`: it is neither a file nor a readable folder, or `stat_path` fails.
     """
     status = stat_path(path, error)
     if status is None or stat.S_ISREG(status.st_mode):

@@ -23,10 +23,10 @@ _held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) → how
 def folder_lock(
     folder: str | Path, taken: Callable[[str], str], tidy: bool = False, nested: bool = False
 ) -> Iterator[Path]:
-    """Lock a folder for this process and thread; the folder is created if it is missing.
+    """Lock a folder for this process and thread by its file `.lock`; a missing folder is created.
 
     Args:
-        folder: contains the file `.lock`. A folder that was created here and is still empty at the end is removed.
+        folder: removed at the end if it was created here and is empty.
         taken: builds the error message from " (process 17)", or from "" if the holder is unknown.
         tidy: at the end also remove an empty folder that existed before.
         nested: the thread that holds the lock may acquire it again (a reentrant lock).
@@ -96,7 +96,7 @@ def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> IO[bytes]:
-    """Open a lock file, created if it is missing. Links are never followed: their target would be overwritten."""
+    """Open or create a lock file. Links are never followed: their target would be overwritten."""
     with write_errors(path.parent):
         try:
             number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)

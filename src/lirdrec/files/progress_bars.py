@@ -40,31 +40,27 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
         return
     from rich import progress
     from rich.console import Console
-    from rich.text import Text
-
-    class Speed(progress.ProgressColumn):
-        def render(self, task: progress.Task) -> Text:
-            speed = bar.tasks[worked].speed or 0.0
-            return Text(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s" if speed >= 0.1 else "")
 
     bar = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(bar_width=24),
         progress.MofNCompleteColumn(),
-        Speed(),
+        progress.TextColumn("{task.fields[speed]}"),
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         refresh_per_second=4,
         speed_estimate_period=60,
     )
     with bar:
-        worked = bar.add_task(name, total=None, visible=False)  # measures the speed
-        task = bar.add_task(name, total=total, completed=done)
+        timed = bar.add_task(name, total=None, visible=False)  # measures the speed
+        task = bar.add_task(name, total=total, completed=done, speed="")
 
         def advance(n: int, /, idle: bool = False) -> None:
             if not idle:
-                bar.advance(worked, n)
-            bar.advance(task, n)
+                bar.advance(timed, n)
+            speed = bar.tasks[timed].speed or 0.0
+            shown = f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s" if speed >= 0.1 else ""
+            bar.update(task, advance=n, speed=shown)
 
         yield advance
 

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from lirdrec.errors import ConfigError
-from lirdrec.files.atomic import atomic_write, remove, sha256, write_errors
+from lirdrec.files.atomic import atomic_write, remove, sha256, write_errors, write_text
 from lirdrec.files.locks import LOCK
 from lirdrec.option_names import option_text
 
@@ -88,8 +88,7 @@ class Shards:
         if not path.is_file():
             with write_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(path, text)
         self.sealed = {index for index in range(len(self)) if self._is_sealed(index)}
 
     def __len__(self) -> int:
@@ -104,19 +103,14 @@ class Shards:
         return [index for index in range(len(self)) if index not in self.sealed]
 
     def seal(self, index: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        """Write a shard: first its arrays, then its seal. Equal content gives equal bytes.
-
-        Raises:
-            RunFolderError: it cannot be written (a full disk included).
-        """
+        """Write a shard: first its arrays, then its seal. Equal content gives equal bytes."""
         seal: dict[str, Any] = {"facts": dict(facts), "sha256": None}
         if arrays:
             content = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
             with atomic_write(self._arrays(index)) as temporary:
                 temporary.write_bytes(content)
             seal["sha256"] = hashlib.sha256(content).hexdigest()
-        with atomic_write(self._seal(index)) as temporary:
-            temporary.write_text(json.dumps(seal, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(self._seal(index), json.dumps(seal, ensure_ascii=False, sort_keys=True) + "\n")
         self.sealed.add(index)
 
     def read(self, index: int) -> Shard:

@@ -26,7 +26,6 @@ from typing import Any, TypeVar
 from lirdrec.errors import LirdrecError, RunFolderError
 from lirdrec.files import atomic
 from lirdrec.files.atomic import (
-    atomic_write,
     flush,
     flush_tree,
     is_leftover,
@@ -36,6 +35,7 @@ from lirdrec.files.atomic import (
     remove_leftovers,
     temporary_name,
     write_errors,
+    write_text,
 )
 from lirdrec.files.locks import LOCK, no_locks_below
 from lirdrec.files.manifest import (
@@ -209,7 +209,7 @@ def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed
         removed: names of files that the next version does not have.
 
     Raises:
-        RunFolderError: it cannot be written; the folder is then as it was.
+        RunFolderError: it cannot be written; the folder is unchanged then.
     """
     moved = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir())
     for name in (*moved, *removed):
@@ -217,7 +217,8 @@ def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed
     with write_errors(folder):
         flush_tree(stage)
         flush(folder)
-        _write_manifest(folder, {**manifest, "stage": stage.name, "moved": moved, "removed": sorted(removed)})
+        manifest = {**manifest, "stage": stage.name, "moved": moved, "removed": sorted(removed)}
+        write_text(folder / MANIFEST, manifest_text(manifest))
     try:
         recover_folder(folder)
     except OSError as error:  # the new version is published and is read from its stage
@@ -243,7 +244,8 @@ def recover_folder(folder: Path) -> None:
             with contextlib.suppress(OSError):  # only empty folders are removed
                 (folder / parent).rmdir()
     if "moved" in manifest:
-        _write_manifest(folder, {k: v for k, v in manifest.items() if k not in ("stage", "moved", "removed")})
+        manifest = {key: value for key, value in manifest.items() if key not in ("stage", "moved", "removed")}
+        write_text(folder / MANIFEST, manifest_text(manifest))
     for parent in sorted({(folder / name).parent for name in manifest.get("files", ())} | {folder}):
         remove_leftovers(parent)
     for path in folder.iterdir():
@@ -286,11 +288,6 @@ def _link_as(path: Path, name: Path) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     flush(name.parent)
-
-
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    with atomic_write(folder / MANIFEST) as temporary:
-        temporary.write_text(manifest_text(manifest), encoding="utf-8")
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
