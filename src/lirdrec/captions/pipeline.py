@@ -84,7 +84,7 @@ def captioning(
     Args:
         folder: a prepared dataset.
         captioner: the model that describes the images.
-        attributes: what its prompt asks for.
+        attributes: the attributes that its prompt requests.
         column: of the item table, with the path of each item's image.
         images: the folder that the paths start from; by default the one recorded by `lirdrec prepare`.
         restart: discard unfinished work, also of another captioner.
@@ -145,27 +145,18 @@ class Captioning:
         return [key for key in self.survey.wanted if key not in self._sealed and key not in self._failed]
 
     def work(self, limit: int | None = None, on_answer: Callable[[Answer], None] = lambda answer: None) -> None:
-        """Ask the model for the missing captions; each answer is saved when it arrives.
-
-        Args:
-            limit: maximum number of images.
-            on_answer: gets each answer.
+        """Ask the model for the captions of at most `limit` images; each answer goes to `on_answer` and is saved.
 
         Raises:
-            TrainingError: the server cannot be reached, or too many answers in a row were unusable. Saved answers
-                are kept.
+            TrainingError: the server cannot be reached, or too many answers in a row were unusable.
         """
         keys = self.waiting()[:limit]
         for index, answer in self.captioner.answers([self.survey.wanted[key].path for key in keys]):
             on_answer(answer)
-            self._keep(keys[index], answer)
+            self._save(keys[index], answer)
 
     def finish(self) -> Outcome:
-        """Write the captions into the item table and remove the unfinished work.
-
-        Raises:
-            RunFolderError: the folder cannot be written.
-        """
+        """Write the captions into the item table and remove the unfinished work."""
         columns, problems, tokens_in, tokens_out = self._collect()
         with dataset_lock(self.folder):
             now = read_columns(ItemRows(self.folder))
@@ -234,12 +225,7 @@ class Captioning:
         finally:
             path.unlink(missing_ok=True)
 
-    def _keep(self, key: str, answer: Answer) -> None:
-        """Save an answer.
-
-        Raises:
-            TrainingError: too many answers in a row were unusable.
-        """
+    def _save(self, key: str, answer: Answer) -> None:
         text = None if answer.text is None else clean(answer.text, keep_lines=True)
         if answer.picture or answer.passing:  # the next run tries again
             self._failed[key] = answer.problem or UNUSABLE

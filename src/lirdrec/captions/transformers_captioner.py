@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.captions.captioner import SIDE, Answer, Captioner, open_scaled
-from lirdrec.config import check_minimum, suggest_name
+from lirdrec.config import check_minimum, validated
 from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError, TrainingError
@@ -26,6 +27,8 @@ MODEL = "meta-llama/Llama-3.2-11B-Vision-Instruct"  # the paper's
 Precision = Literal["bfloat16", "float16", "float32"]
 
 
+@dataclass(eq=False)
+@validated
 class TransformersCaptioner(Captioner):
     """A model of `AutoModelForImageTextToText` with its processor: Mllama, LLaVA, Qwen-VL, SmolVLM …
 
@@ -33,7 +36,7 @@ class TransformersCaptioner(Captioner):
 
     Args:
         prompt: sent with every image.
-        model: name on the Hugging Face hub, or a folder.
+        model: name on the Hugging Face hub, or a folder, whose name it becomes.
         revision: commit, tag or branch; default main.
         device: "auto", "cpu", "cuda", …; ignored if `device_map` is given.
         precision: of weights and activations.
@@ -46,26 +49,21 @@ class TransformersCaptioner(Captioner):
         ConfigError: an unknown precision, or a number out of range.
     """
 
-    def __init__(
-        self,
-        prompt: str,
-        model: str = MODEL,
-        revision: str | None = None,
-        device: str = "auto",
-        precision: Precision = "bfloat16",
-        device_map: str | None = None,
-        batch_size: int = 8,
-        max_tokens: int = 400,
-        side: int = SIDE,
-    ):
-        if precision not in (names := get_args(Precision)):
-            hint = suggest_name(precision, names, f"choose {', '.join(names)}")
-            raise ConfigError(f"precision '{precision}': {hint}")
-        self.prompt, self.revision, self.device = prompt, revision, device
-        self.source, self.model = model, Path(model).resolve().name if Path(model).is_dir() else model
-        self.precision, self.device_map, self.side = precision, device_map, side
-        self.batch_size, self.max_tokens = batch_size, max_tokens
+    prompt: str
+    model: str = MODEL
+    revision: str | None = None
+    device: str = "auto"
+    precision: Precision = "bfloat16"
+    device_map: str | None = None
+    batch_size: int = 8
+    max_tokens: int = 400
+    side: int = SIDE
+
+    def __post_init__(self) -> None:
         check_minimum(self, 1, "batch_size", "max_tokens", "side")
+        self.source = self.model
+        if Path(self.model).is_dir():
+            self.model = Path(self.model).resolve().name
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -1,18 +1,14 @@
 """Export LIRDRec's item encoder as ONNX: it maps raw features of new items to vectors, without Python and PyTorch.
 
-Two graphs, in the symbols of `models/lirdrec.py`; every input is one modality, `(n, d_m)` float32; items
-without the modality have a row of zeros:
+Two graphs, in the symbols of `models/lirdrec.py`; each input is a modality, `(n, d_m)` float32, zeros if missing:
 
 - `item_branches.onnx` contains only the network: `branches` `(n, K, e)`, the normalized `z` of each modality and of the
   shared branch, whose DCT is inside its weights.
-- `item_vector.onnx` is the complete `Model.add_items` for items added one by one: besides the network, it contains
-  the catalog's features and smoothed vectors (`item_smoothed_l`), finds the nearest items of each new item, and returns
-  `vector` `(n, K·e)`, which scores by inner products with the users' vectors, and `branches`. Unlike in `add_items`,
-  items of the same call are not neighbors of each other.
+- `item_vector.onnx` is the complete `Model.add_items` for items added one by one: it also contains the features and
+  smoothed vectors (`item_smoothed_l`) of the catalog at export time, finds the nearest items of each new item, and
+  returns `vector` `(n, K·e)` and `branches`. Items of the same call are not neighbors of each other.
 
-Neither contains the encoders of texts or images that created the features. The catalog is that at export time.
-
-The ONNX graph is built operator by operator; large tables are written block by block to a file beside it.
+The graph is built operator by operator; large tables are written block by block to a file beside it.
 """
 
 from __future__ import annotations
@@ -66,12 +62,11 @@ class Graph:
 
     def constant(self, value: Any) -> str:
         """Add an array to the .onnx file; floats become float32, integers int64."""
-        array = np.ascontiguousarray(value)
+        array = np.array(value, order="C")
         if array.dtype.kind == "f":
             array = array.astype(np.float32)
         name = f"constant_{len(self._constants)}"
-        # ascontiguousarray turns a scalar into one row
-        self._constants.append(self._onnx.numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        self._constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
     def table(self, shape: Sequence[int], blocks: Iterable[np.ndarray]) -> str:
@@ -187,8 +182,8 @@ class _Encoder:
     def vector(self, recommender: Recommender) -> None:
         """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17)."""
         model, add = self.model, self.graph.add
-        own = self.branches()
-        smoothed, neighbors = own, self._neighbors(recommender)
+        branches = self.branches()
+        smoothed, neighbors = branches, self._neighbors(recommender)
         memory = recommender.scorer.tensors()
         for layer in range(model.config.n_item_layers):
             states = memory[f"memory.item_smoothed_{layer}"].cpu().numpy()
@@ -202,9 +197,9 @@ class _Encoder:
                     terms.append(self._along_columns("Squeeze", product))
             smoothed = add("Sum", *terms)
         if model.config.scoring == "cosine":
-            self._normalized(add("Add", own, smoothed), "vector")
+            self._normalized(add("Add", branches, smoothed), "vector")
         else:
-            add("Add", own, smoothed, name="vector")
+            add("Add", branches, smoothed, name="vector")
 
     def _neighbors(self, recommender: Recommender) -> list[tuple[str, str | None, str]]:
         """The row of S in three parts for each modality: the new item's own weight `(n, 1)`; its neighbors

@@ -27,13 +27,10 @@ def push_to_hub(what: Recommender | Dataset | str | Path, repo: str, **options: 
         what: an object, which is first written to a temporary folder; or a folder.
         repo: "OWNER/NAME"; created if missing.
         **options: private, token, revision, message, license, metrics, features, endpoint, progress: see
-            `lirdrec.hub.push`.
+            `lirdrec.hub.push`, also for the errors raised.
 
     Returns:
         The address of the repository.
-
-    Raises:
-        LirdrecError: see `lirdrec.hub.push`.
     """
     if isinstance(what, str | Path):
         return push(what, repo, **options)
