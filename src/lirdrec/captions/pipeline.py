@@ -153,7 +153,7 @@ class Captioning:
         keys = self.waiting()[:limit]
         for index, answer in self.captioner.answers([self.survey.wanted[key].path for key in keys]):
             on_answer(answer)
-            self._save(keys[index], answer)
+            self._keep(keys[index], answer)
 
     def finish(self) -> Outcome:
         """Write the captions into the item table and remove the unfinished work."""
@@ -225,7 +225,7 @@ class Captioning:
         finally:
             path.unlink(missing_ok=True)
 
-    def _save(self, key: str, answer: Answer) -> None:
+    def _keep(self, key: str, answer: Answer) -> None:
         text = None if answer.text is None else clean(answer.text, keep_lines=True)
         if answer.picture or answer.passing:  # the next run tries again
             self._failed[key] = answer.problem or UNUSABLE

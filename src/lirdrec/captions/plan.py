@@ -104,7 +104,7 @@ def estimate(
         words = WORDS * attributes.max_words + 3  # its name, quotes, comma
         n_out = len(attributes.attributes) * words * 1.4
     return Estimate(
-        "picture",
+        "image",
         pictures,
         n_in,
         n_out,

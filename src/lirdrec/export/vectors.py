@@ -1,20 +1,54 @@
-"""Vectors and item columns of a recommender, converted for other search engines."""
+"""Vectors and item columns of a recommender for other search engines, and their export as NumPy arrays or for faiss."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from lirdrec.data.schema import USER
 from lirdrec.data.titles import as_texts
-from lirdrec.errors import CapabilityError, DataError
+from lirdrec.errors import CapabilityError, ConfigError, DataError
 from lirdrec.ranking.scorers import VectorScorer, all_finite
 from lirdrec.recommender.recommender import Recommender
 
 BLOCK_ROWS = 8192
+
+NPY_README = """\
+users.npy, items.npy          float32, a row per user and per item
+users.parquet, items.parquet  their ids and the items' columns, in the same order
+
+    import numpy as np
+    import polars as pl
+
+    users, items = np.load("users.npy", mmap_mode="r"), np.load("items.npy", mmap_mode="r")
+    row = pl.read_parquet("users.parquet")["user"].index_of(user)
+    scores = items @ users[row]
+    best = np.argsort(-scores, kind="stable")[:10]
+    print(pl.read_parquet("items.parquet")[best], scores[best])
+"""
+
+FAISS_README = """\
+items.faiss                   exact index (IndexFlatIP); its ids are row numbers of items.parquet
+users.npy                     float32, a row per user
+users.parquet, items.parquet  ids and the items' columns, in the same order
+
+    import faiss
+    import numpy as np
+    import polars as pl
+
+    index, users = faiss.read_index("items.faiss"), np.load("users.npy", mmap_mode="r")
+    row = pl.read_parquet("users.parquet")["user"].index_of(user)
+    scores, best = index.search(users[row : row + 1], 10)
+    print(pl.read_parquet("items.parquet")[best[0]], scores[0])
+
+For an approximate index, add index.reconstruct_n(0, index.ntotal) to
+faiss.IndexHNSWFlat(index.d, 32, faiss.METRIC_INNER_PRODUCT).
+"""
 
 
 @dataclass(frozen=True)
@@ -82,3 +116,36 @@ def with_vectors(frame: pl.DataFrame, vectors: np.ndarray, name: str) -> Iterato
     for start in range(0, frame.height, BLOCK_ROWS):
         block = pl.Series(name, vectors[start : start + BLOCK_ROWS]).arr.to_list()
         yield frame[start : start + BLOCK_ROWS].with_columns(block.alias(name))
+
+
+def write_npy(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write users.npy, items.npy, users.parquet and items.parquet; returns the text for README.txt."""
+    np.save(folder / "items.npy", vectors.items, allow_pickle=False)
+    _write_users_and_tables(recommender, vectors, folder)
+    return NPY_README
+
+
+def write_faiss(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write items.faiss (an exact index of inner products), users.npy, users.parquet and items.parquet.
+
+    Returns:
+        The text for README.txt.
+
+    Raises:
+        ConfigError: faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError('an index of faiss needs faiss: pip install "lirdrec[ann]"') from None
+    index = faiss.IndexFlatIP(vectors.width)
+    index.add(vectors.items)
+    faiss.write_index(index, str(folder / "items.faiss"))
+    _write_users_and_tables(recommender, vectors, folder)
+    return FAISS_README
+
+
+def _write_users_and_tables(recommender: Recommender, vectors: Vectors, folder: Path) -> None:
+    np.save(folder / "users.npy", vectors.users, allow_pickle=False)
+    recommender.users.series.to_frame(USER).write_parquet(folder / "users.parquet")
+    item_columns(recommender).write_parquet(folder / "items.parquet")

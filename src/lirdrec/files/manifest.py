@@ -39,10 +39,9 @@ def file_entry(path: Path) -> dict[str, Any]:
 def manifest_format(folder: str | Path) -> str | None:
     """The format in the manifest of a folder, such as "lirdrec-run"; None if there is no readable manifest."""
     try:
-        value = json.loads(_text(Path(folder) / MANIFEST))
-    except (OSError, ValueError, RecursionError):
+        name = json.loads(_text(Path(folder) / MANIFEST))["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    name = value.get("format") if isinstance(value, dict) else None
     return name if isinstance(name, str) else None
 
 
@@ -133,7 +132,7 @@ def resolve_path(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
 
 def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
     """A value that changes whenever the manifest of a folder is written; None if there is none."""
-    path = Path(folder) / MANIFEST
+    path = Path(folder, MANIFEST)
     try:
         status = os.stat(path)
         return status.st_ino, status.st_mtime_ns, status.st_size, _text(path)

@@ -59,23 +59,16 @@ def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = 
             write_csv(empty, include_header=True)
             yield write_csv
     elif ending == ".json":
-        with _json(path) as write:
-            yield write
+        with path.open("w", encoding="utf-8", newline="\n") as stream:  # the same bytes as if written in one piece
+            before = "["
+
+            def write_json(frame: pl.DataFrame) -> None:
+                nonlocal before
+                if frame.height:
+                    stream.write(before + json.dumps(frame.to_dicts(), ensure_ascii=False, indent=1)[1:-2])
+                    before = ","
+
+            yield write_json
+            stream.write("[]\n" if before == "[" else "\n]\n")
     else:
         raise ConfigError(f"'{ending}' is not a known format; choose {', '.join(ENDINGS)}")
-
-
-@contextlib.contextmanager
-def _json(path: Path) -> Iterator[WriteFrame]:
-    """One list of objects, with the same bytes as if it were written in one piece."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        before = "["
-
-        def write(frame: pl.DataFrame) -> None:
-            nonlocal before
-            if frame.height:
-                file.write(before + json.dumps(frame.to_dicts(), ensure_ascii=False, indent=1)[1:-2])
-                before = ","
-
-        yield write
-        file.write("[]\n" if before == "[" else "\n]\n")

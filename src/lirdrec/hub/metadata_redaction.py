@@ -29,19 +29,19 @@ def without_secrets(text: str) -> str:
     return _SECRETS.sub("", text)
 
 
-def scrub(value: Any, known: Sequence[str] = ()) -> Any:
+def scrub(value: Any, folders: Sequence[str] = ()) -> Any:
     """A JSON value with each absolute path reduced to its last part, and without keys and passwords.
 
     Args:
         value: any JSON value; is not changed.
-        known: folders to remove from the start of paths, also of paths with spaces (see `folders_in`).
+        folders: folders to remove from the start of paths, also of paths with spaces (see `folders_in`).
     """
     if isinstance(value, str):
-        return _text(value, known)
+        return _text(value, folders)
     if isinstance(value, dict):
-        return {_text(str(key), known): scrub(inner, known) for key, inner in value.items()}
+        return {_text(str(key), folders): scrub(inner, folders) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [scrub(inner, known) for inner in value]
+        return [scrub(inner, folders) for inner in value]
     return value
 
 
@@ -63,7 +63,7 @@ def scrub_environment(facts: Any) -> dict[str, Any]:
     return scrub(kept)
 
 
-def scrub_file(path: Path, known: Sequence[str]) -> bytes | None:
+def scrub_file(path: Path, folders: Sequence[str]) -> bytes | None:
     """The scrubbed content of a text file (.json, .jsonl, .csv), or None if it is unchanged.
 
     Raises:
@@ -72,7 +72,7 @@ def scrub_file(path: Path, known: Sequence[str]) -> bytes | None:
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
-        if (clean := scrub(rows, known)) == rows:
+        if (clean := scrub(rows, folders)) == rows:
             return None
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows(clean)
@@ -80,11 +80,11 @@ def scrub_file(path: Path, known: Sequence[str]) -> bytes | None:
     content = path.read_text(encoding="utf-8")
     if path.suffix == ".jsonl":
         lines = [json.loads(line) for line in content.splitlines() if line.strip()]
-        if (clean := scrub(lines, known)) == lines:
+        if (clean := scrub(lines, folders)) == lines:
             return None
         return "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in clean).encode()
     value = json.loads(content)
-    clean = scrub_environment(value) if path.name == "environment.json" else scrub(value, known)
+    clean = scrub_environment(value) if path.name == "environment.json" else scrub(value, folders)
     return None if clean == value else as_bytes(clean)
 
 
@@ -115,11 +115,11 @@ def as_bytes(value: Any) -> bytes:
     return f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode()
 
 
-def _text(text: str, known: Iterable[str]) -> str:
+def _text(text: str, folders: Iterable[str]) -> str:
     text = without_secrets(text)
     if _ABSOLUTE_PATH.match(text) and "\n" not in text:
         return _last(text)
-    for folder in sorted(known, key=len, reverse=True):
+    for folder in sorted(folders, key=len, reverse=True):
         base = folder.rstrip("/\\")
         if len(base) > 1:
             text = re.sub(rf"{_BEFORE}{re.escape(base)}[/\\]", "", text)
