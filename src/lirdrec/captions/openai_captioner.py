@@ -59,10 +59,12 @@ class OpenAICaptioner(Captioner):
         return self.endpoint.each(pictures, self._answer)
 
     def _answer(self, path: Path) -> Answer:
+        jpeg = io.BytesIO()
         try:
-            url = as_data_url(path, self.side)
+            open_scaled(path, self.side).save(jpeg, "JPEG", quality=QUALITY)
         except DataError as error:
             return Answer(None, str(error), picture=True)
+        url = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
         content = [{"type": "text", "text": self.prompt}, {"type": "image_url", "image_url": {"url": url}}]
         body = {
             "model": self.model,
@@ -76,17 +78,6 @@ class OpenAICaptioner(Captioner):
             return Answer(None, str(error))
         except RetriesExhausted as error:
             return Answer(None, str(error), passing=True)
-
-
-def as_data_url(path: Path, side: int) -> str:
-    """An image as a JPEG in a data URL.
-
-    Raises:
-        DataError: the file is not a readable image.
-    """
-    content = io.BytesIO()
-    open_scaled(path, side).save(content, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
 def _read(answer: Any, started: float) -> Answer:

@@ -54,14 +54,7 @@ class CaptionPlan:
 def make_plan(
     source: ImageSource, table: pl.DataFrame, identity: Mapping[str, Any], overwrite_edited: bool
 ) -> CaptionPlan:
-    """Read all images once and compare them with the existing captions.
-
-    Args:
-        source: the images.
-        table: `read_columns` of the same dataset.
-        identity: of the captioner.
-        overwrite_edited: whether edited captions may be replaced.
-    """
+    """Read all images once and compare them with the existing captions in `table`, from `read_columns`."""
     by_person = edited(table).to_list()
     machine, keys = (table[name].to_list() for name in (MACHINE, KEY))
     missing = unchanged = kept = 0

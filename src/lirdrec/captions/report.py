@@ -35,7 +35,7 @@ def write_case_study(
         path: of the page.
         images: the image folder; by default the one recorded by `lirdrec prepare`.
         column: of the item table, with the image path of each item.
-        seed: of the random items.
+        seed: for drawing items.
 
     Raises:
         DataError: there are no captions yet, or the image folder is missing.

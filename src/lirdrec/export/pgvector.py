@@ -71,11 +71,7 @@ NO_INDEX = "-- pgvector's indexes support at most {most:,} columns; these vector
 
 
 def write_pgvector(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
-    """Write items.csv, users.csv, seen.csv (not for a stripped run), load.sql and index.sql.
-
-    Returns:
-        The text for README.txt.
-    """
+    """Write items.csv, users.csv, seen.csv (not for a stripped run), load.sql and index.sql; returns its README."""
     items, users, train = item_columns(recommender), recommender.users.series.to_frame(USER), recommender.train
     embedding = EMBEDDING
     while embedding in items.columns:  # a catalog column has this name

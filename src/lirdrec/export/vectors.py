@@ -126,10 +126,7 @@ def write_npy(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
 
 
 def write_faiss(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
-    """Write items.faiss (an exact index of inner products), users.npy, users.parquet and items.parquet.
-
-    Returns:
-        The text for README.txt.
+    """Write items.faiss, an exact index, and users.npy, users.parquet, items.parquet; returns the text for README.txt.
 
     Raises:
         ConfigError: faiss is not installed.

@@ -45,26 +45,16 @@ def manifest_format(folder: str | Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def folder_around(path: str | Path) -> Path | None:
-    """The prepared dataset, run or export that contains a path, up to two folders deep; None if there is none."""
-    parents = list(Path(os.path.abspath(path)).parents)[:3]
-    return next((folder for folder in parents if (manifest_format(folder) or "").startswith("lirdrec-")), None)
-
-
 def check_not_inside_folder(path: str | Path, option: str = "") -> None:
-    """Raise if a file would be written into a prepared dataset, a run or an export.
+    """Raise a RunFolderError if a file would be written into a prepared dataset, a run or an export.
 
-    Args:
-        path: of the file.
-        option: prefix of the path in the message, such as "--output ".
-
-    Raises:
-        RunFolderError: names the folder.
+    Its message begins with `option`, such as "--output ".
     """
-    if (around := folder_around(path)) is not None:
-        raise RunFolderError(
-            f"{option}{path}: is inside {around}, which contains files of lirdrec; choose another folder"
-        )
+    for folder in list(Path(os.path.abspath(path)).parents)[:3]:  # features/added-0/text.npy
+        if (manifest_format(folder) or "").startswith("lirdrec-"):
+            raise RunFolderError(
+                f"{option}{path}: is inside {folder}, which contains files of lirdrec; choose another folder"
+            )
 
 
 def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:

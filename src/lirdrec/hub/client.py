@@ -50,11 +50,7 @@ class Repository:
         return f"{DATASETS if self.type == 'dataset' else ''}{self.name}"
 
     def api(self) -> Any:
-        """The hub's client for this repository.
-
-        Raises:
-            ConfigError: the client is not installed.
-        """
+        """The hub's client for this repository; a ConfigError if it is not installed."""
         try:
             from huggingface_hub import HfApi
         except ImportError:

@@ -27,12 +27,7 @@ KNOWN = frozenset(_KNOWN.split())
 
 @dataclass(frozen=True)
 class License:
-    """A license as written on a card.
-
-    Attributes:
-        identifier: the hub's identifier; "other" for a license that the hub does not list.
-        text: the license text of the metadata or of the user; else the identifier.
-    """
+    """A license on a card: the hub's identifier ("other" if it has none), and the text of the metadata or the user."""
 
     identifier: str
     text: str
@@ -57,7 +52,7 @@ def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> Lic
     Args:
         named: license given by the user: an identifier such as "mit", a sentence, or None.
         info: of the dataset or the run; its "licence" (or "license") is the license of the data.
-        folder: the folder, for messages.
+        folder: for messages.
 
     Raises:
         ConfigError: no license is given or recorded, the name is unknown, or the two contradict each other.

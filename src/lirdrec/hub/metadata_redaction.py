@@ -55,9 +55,7 @@ def folders_in(value: Any) -> list[str]:
 
 def scrub_environment(facts: Any) -> dict[str, Any]:
     """The environment needed to repeat a run (versions, revision, seed, time, system name), without the host name."""
-    if not isinstance(facts, dict):
-        return {}
-    kept = {key: facts[key] for key in ENVIRONMENT if key in facts}
+    kept = {key: facts[key] for key in ENVIRONMENT if key in facts} if isinstance(facts, dict) else {}
     if isinstance(kept.get("platform"), str):
         kept["platform"] = kept["platform"].split("-")[0]
     return scrub(kept)
