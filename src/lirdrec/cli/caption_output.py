@@ -7,8 +7,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lirdrec.captions.captioner import Answer
-from lirdrec.captions.item_columns import PROBLEMS
-from lirdrec.captions.pipeline import Captioning, Outcome
+from lirdrec.captions.pipeline import PROBLEMS, Captioning, Outcome
 from lirdrec.cli.output import console, settings, table
 from lirdrec.data.ids import pluralize
 from lirdrec.files.progress_bars import ProgressLines, draws_bars
