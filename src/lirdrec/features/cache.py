@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,19 @@ from lirdrec.files.atomic import sha256
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Cached:
+    """Cached vectors of some inputs: `found` (n,) bool, `vectors` (f, d) of these or None, their `cut` (f,) bool."""
+
+    found: np.ndarray
+    vectors: np.ndarray | None
+    cut: np.ndarray
+
+
 class VectorCache:
     """The vectors of one encoder identity in some prepared folders.
 
-    Memory holds 16 bytes for each vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
+    Memory holds 16 bytes per vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
     skipped: its items are encoded again.
 
     Args:
@@ -37,30 +47,20 @@ class VectorCache:
             if entry.get("identity") == identity and _is_complete(folder, name, manifest)
         ]
 
-    def look_up(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Look up inputs.
-
-        Args:
-            keys: `(n, 16)` uint8; all zero where there is no input.
-
-        Returns:
-            `found` (n,) bool, the vectors of those found (f, d), or None if there are none, and their `cut` (f,) bool.
-        """
+    def look_up(self, keys: np.ndarray) -> Cached:
+        """Look up inputs by their keys `(n, 16)` uint8; a key is all zero where there is no input."""
         found = np.zeros(len(keys), dtype=bool)
         cut = np.zeros(len(keys), dtype=bool)
         vectors: np.ndarray | None = None
         for matrix in self._matrices:
             rows = np.where(found, -1, matrix.rows(keys))
-            here = np.flatnonzero(rows >= 0)
-            if not len(here):
-                continue
-            copied = matrix.vectors(rows[here])
-            if vectors is None:
-                vectors = np.zeros((len(keys), copied.shape[1]), dtype=np.float32)
-            vectors[here] = copied
-            cut[here] = matrix.cut[rows[here]]
-            found[here] = True
-        return found, None if vectors is None else vectors[found], cut[found]
+            new = np.flatnonzero(rows >= 0)
+            if len(new):
+                copied = matrix.vectors(rows[new])
+                if vectors is None:
+                    vectors = np.zeros((len(keys), copied.shape[1]), dtype=np.float32)
+                vectors[new], cut[new], found[new] = copied, matrix.cut[rows[new]], True
+        return Cached(found, None if vectors is None else vectors[found], cut[found])
 
 
 class _Matrix:
@@ -80,10 +80,10 @@ class _Matrix:
 
     def rows(self, keys: np.ndarray) -> np.ndarray:
         """The row of each key, -1 where there is none."""
-        at = np.searchsorted(self._heads, _heads(keys))
-        rows = self._rows[np.minimum(at, len(self._rows) - 1)] if len(self._rows) else np.full(len(keys), -1)
-        same = (self.keys[rows] == keys).all(axis=1) & keys.any(axis=1) if len(self._rows) else False
-        return np.where(same, rows, -1)
+        if not len(self._rows):
+            return np.full(len(keys), -1)
+        rows = self._rows[np.minimum(np.searchsorted(self._heads, _heads(keys)), len(self._rows) - 1)]
+        return np.where((self.keys[rows] == keys).all(axis=1) & keys.any(axis=1), rows, -1)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Vectors of some rows. The memory map is opened for each call, since pages of an open map accumulate."""
@@ -102,12 +102,11 @@ def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:
 
 def _is_complete(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
     needed = [file_name(name, ending) for ending in (VALUES, MASK, KEYS)]
-    if not all(file in manifest["files"] for file in needed):
-        return False
-    if all(_is_intact(folder, manifest, file) for file in needed):
-        return True
-    logger.warning("%s: a file of features '%s' is damaged; its items are encoded again", folder, name)
-    return False
+    complete = all(file in manifest["files"] for file in needed)
+    intact = complete and all(_is_intact(folder, manifest, file) for file in needed)
+    if complete and not intact:
+        logger.warning("%s: a file of features '%s' is damaged; its items are encoded again", folder, name)
+    return intact
 
 
 def _is_intact(folder: Path, manifest: Mapping[str, Any], name: str) -> bool:

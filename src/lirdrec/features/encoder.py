@@ -13,6 +13,8 @@ import numpy as np
 
 from lirdrec.errors import TrainingError
 
+logger = logging.getLogger(__name__)
+
 Kind = Literal["text", "image"]
 Input = str | Path | bytes  # a text; or an image: its file, or the content of one
 
@@ -48,14 +50,14 @@ class Encoded:
 class Encoder(ABC):
     """Base class of encoders, which turn inputs of one kind into vectors.
 
-    An encoder is cheap to construct and loads its weights at the first use. The same
-    identity, state and inputs in the same batches give the same bits on the same machine.
+    An encoder is cheap to construct and loads its weights at the first use. The same identity, state and inputs in the
+    same batches give the same bits on the same machine.
 
     Attributes:
         kind: of its inputs, "text" or "image".
         shard_rows: items of a shard, the unit of work that is written at once: some seconds.
-        batch_size: inputs of a batch unless the user says otherwise; halved when memory runs out.
-        needs_fit: whether `fit` must have seen a sample of the inputs first.
+        batch_size: default number of inputs of a batch; halved when memory runs out.
+        needs_fit: whether `fit` must be called first, with a sample of the inputs.
     """
 
     kind: ClassVar[Kind]
@@ -106,9 +108,6 @@ class Encoder(ABC):
         """Free large memory, such as weights; the next use loads them again."""
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Rows:
     """Vectors of some inputs, in their order.
@@ -129,13 +128,9 @@ class Rows:
 def encode_rows(
     encoder: Encoder, inputs: Sequence[Input], batch_size: int, advance: Callable[[int], None] = lambda n: None
 ) -> Rows:
-    """Encode inputs, longest first, so that a batch that is too large fails at once.
+    """Encode inputs in batches, longest first, so that a batch that is too large fails at once.
 
-    Args:
-        encoder: whose `encode` makes the vectors.
-        inputs: texts or files.
-        batch_size: inputs of a batch at most.
-        advance: called with the number of inputs of each finished batch.
+    `advance` is called with the number of inputs of each finished batch.
 
     Raises:
         TrainingError: not even one input fits into memory.
@@ -175,12 +170,10 @@ def out_of_memory(error: Exception) -> bool:
     """Whether an error means that the machine or a device is out of memory."""
     import torch
 
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
     # the CPU allocator and some CUDA libraries raise plain RuntimeErrors
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
-    )
+    signs = ("can't allocate memory", "out of memory") if isinstance(error, RuntimeError) else ()
+    message = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in message for sign in signs)
 
 
 def give_memory_back() -> None:

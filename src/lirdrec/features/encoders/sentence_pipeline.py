@@ -1,4 +1,4 @@
-"""Pipeline of a sentence-transformers model, read from its modules; options can change it."""
+"""Read and change the pipeline of a sentence-transformers model: pooling, normalization, length limit, prompt."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
 
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken", "max": "max"}  # ours → the library's
 
 
 def set_pooling(model: SentenceTransformer, pooling: str) -> None:
-    """Put another pooling in the place of the model's own.
+    """Replace the model's pooling.
 
     Raises:
-        ConfigError: the model does not pool tokens, or what follows needs the vectors of its own pooling.
+        ConfigError: the model does not pool tokens, or later layers need its own pooling.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-    modules = list(model.children())
-    at = next((at for at, module in enumerate(modules) if isinstance(module, Pooling)), None)
-    if at is None:
+    poolings = _poolings(model)
+    if not poolings:
         raise ConfigError(f"pooling='{pooling}': this model gives one vector a text by itself; leave pooling out")
-    old = modules[at]
-    if not isinstance(old.pooling_mode, str) and any(not isinstance(later, Normalize) for later in modules[at + 1 :]):
+    at, old = poolings[0]
+    later = list(model.children())[at + 1 :]
+    if not isinstance(old.pooling_mode, str) and any(not isinstance(module, Normalize) for module in later):
         raise ConfigError(f"pooling='{pooling}': this model's last layers need its own pooling; leave pooling out")
     model[at] = Pooling(old.embedding_dimension, POOLINGS[pooling], include_prompt=old.include_prompt)
 
 
 def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
-    """Let the vectors have length 1, or let them have the length that the layers give."""
+    """Scale vectors to length 1, or remove that step."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     if normalize and not normalizes(model):
@@ -50,28 +51,29 @@ def normalizes(model: SentenceTransformer) -> bool:
 
 
 def pooling_of(model: SentenceTransformer) -> str | None:
-    """The pooling, several joined with "+"; None where the model gives one vector a text by itself."""
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    ours = {library: name for name, library in POOLINGS.items()}
-    for module in model.children():
-        if isinstance(module, Pooling):
-            modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else module.pooling_mode
-            return "+".join(ours.get(mode, mode) for mode in modes)
+    """The pooling, several joined with "+"; None if the model gives one vector a text by itself."""
+    names = {library: name for name, library in POOLINGS.items()}
+    for _, module in _poolings(model):
+        modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else module.pooling_mode
+        return "+".join(names.get(mode, mode) for mode in modes)
     return None
 
 
 def pools_prompt(model: SentenceTransformer) -> bool:
-    """Whether the tokens of the prompt count in the pooling (they do in most models)."""
+    """Whether the tokens of the prompt are pooled (in most models they are)."""
+    return all(module.include_prompt for _, module in _poolings(model))
+
+
+def _poolings(model: SentenceTransformer) -> list[tuple[int, Pooling]]:
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    return all(module.include_prompt for module in model.children() if isinstance(module, Pooling))
+    return [(at, module) for at, module in enumerate(model.children()) if isinstance(module, Pooling)]
 
 
 def takes_tokens(model: SentenceTransformer) -> bool:
-    """Whether the model takes a tokeniser's plain output, so that we may tokenise and pad; else the library does it.
+    """Whether the model takes the plain output of a tokenizer, which we pad ourselves; else the library does it.
 
-    False for chat templates, processors of pictures and texts, and modules other than a transformer.
+    False for chat templates, processors of images and texts, and modules other than a transformer.
     """
     from sentence_transformers.sentence_transformer.modules import Transformer
     from transformers import PreTrainedTokenizerBase
@@ -90,24 +92,20 @@ def limit_of(model: SentenceTransformer, asked: int | None) -> int | None:
     """Tokens of a text, prompt and special tokens included; None for no limit.
 
     Raises:
-        ConfigError: more is asked for than the model has positions.
+        ConfigError: `asked` is more than the model has positions.
     """
     positions = _positions(model)
     if asked is not None:
         if positions is not None and asked > positions:
             raise ConfigError(f"--max-length is {asked:,}, and this model has positions for {positions:,} tokens")
         return asked
-    own = model.max_seq_length
-    own = None if own is None or own > 10**9 else int(own)  # tokenisers without a limit have a very large one
-    return min((limit for limit in (own, positions) if limit is not None), default=None)
+    limits = (model.max_seq_length, positions)
+    # tokenizers without a limit have a very large one
+    return min((int(limit) for limit in limits if limit is not None and limit <= 10**9), default=None)
 
 
 def prompt_of(model: SentenceTransformer, asked: str | None) -> str:
-    """The text that is put before each input.
-
-    Args:
-        model: whose configuration may name prompts.
-        asked: a name of the configuration, or the prompt itself, or None for the model's default.
+    """The text put before each input: `asked`, or the model's prompt of that name; None is the model's default.
 
     Raises:
         ConfigError: `asked` is a single word, as names are, and the model has no prompt of that name.
@@ -129,10 +127,10 @@ def _positions(model: SentenceTransformer) -> int | None:
     backbone = model.transformers_model
     if backbone is None:
         return None
+    tables = ("position_embeddings", "position_embedding")  # the latter in CLIP, which has one for images, too
     for name, module in backbone.named_modules():
-        tables = ("position_embeddings", "position_embedding")  # the latter in CLIP, whose pictures have one as well
         if name.endswith(tables) and "vision" not in name and isinstance(module, nn.Embedding):
-            # RoBERTa and its kin count positions from behind the padding index
+            # RoBERTa and similar models count positions from behind the padding index
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    known = getattr(backbone.config, "max_position_embeddings", None)
-    return known if known and known > 0 else None
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    return positions if positions and positions > 0 else None
