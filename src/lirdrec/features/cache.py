@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from lirdrec.data.features import open_array
 from lirdrec.data.storage import read_manifest, resolve_path
@@ -28,14 +29,10 @@ class Cached:
 
 
 class VectorCache:
-    """The vectors of one encoder identity in some prepared folders.
+    """The vectors of an encoder, by its identity, in prepared folders (in order of priority).
 
     Memory holds 16 bytes per vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
     skipped: its items are encoded again.
-
-    Args:
-        folders: prepared folders, in order of priority.
-        identity: of the encoder, with the hash of its fitted state.
     """
 
     def __init__(self, folders: Iterable[Path], identity: Mapping[str, Any]):
@@ -92,8 +89,6 @@ class _Matrix:
 
 def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:
     """The fitted state of a matrix's encoder; None if it was not stored, or is damaged."""
-    from safetensors.numpy import load_file
-
     manifest = read_manifest(folder)
     if not _is_intact(folder, manifest, file_name(name, STATE)):
         return None

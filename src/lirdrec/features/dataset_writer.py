@@ -66,16 +66,10 @@ def drop_items(
     to: Path,
     without: Collection[str] = (),
 ) -> Dropped:
-    """Write the files of a dataset without some items to the folder `to`.
+    """Write the files of a dataset with the items of `keep` `(I,)` bool only to the folder `to`.
 
-    All users stay, even those without an interaction, so that user rows keep their meaning.
-
-    Args:
-        folder, manifest: the prepared folder.
-        table: the new item table, before items are removed.
-        keep: `(I,)` bool.
-        to: where to write.
-        without: matrices to leave out, since they are replaced.
+    All users stay, even those without an interaction, so that user rows keep their meaning. `table` is the new item
+    table, before items are removed; the matrices `without` are left out, since they are replaced.
 
     Raises:
         DataError: no training interaction would be left.
@@ -122,17 +116,14 @@ class FeatureResult:
 
     Attributes:
         files: file ending (`VALUES`, `MASK` and optional others) → file, on the disk of the prepared folder.
-        dims: columns.
-        dtype: of the values, such as "float32".
+        dims, dtype: columns and type of the values.
         mask: `(I,)` bool, the items with a vector.
         missing: items without an input (listed in `features/NAME.missing.csv`).
         cut: items whose input was longer than the encoder's limit.
         n_problems: items whose input cannot be used.
         problems: the first ten, as (item, source, sentence); all are in `features/NAME.problems.csv`.
-        name: of the matrix.
-        encoded: inputs encoded in this call; `copied`: items whose vector was cached; `resumed`: items finished by an
-            earlier, interrupted call.
-        seconds: spent on encoding in this call.
+        encoded: inputs encoded in this call, in `seconds`; `copied`: items whose vector was cached; `resumed`: items
+            finished by an earlier, interrupted call.
         entry: the manifest entry `info["encoders"][NAME]`.
         dropped: counts of what was removed from the dataset because it had no features; None if nothing was.
     """
@@ -201,12 +192,10 @@ def add_features(
     """Add matrices to a prepared folder, or replace those of the same name; a kill at any moment leaves it loadable.
 
     Args:
-        folder: the prepared folder.
         matrices: name → the finished files; they are moved.
         encoders: name → entry of `info["encoders"]`; a matrix without one here loses its old entry.
-        info: other entries of `info` that change.
+        info, counts: other entries of the manifest that change.
         files: name in the manifest → other files of the dataset to replace in the same step.
-        counts: of the dataset, if they change.
 
     Raises:
         RunFolderError: not a prepared folder, or it cannot be written.
@@ -226,11 +215,9 @@ def add_features(
 
 
 def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
-    """Add columns to the item table of a prepared folder, or replace those of the same name.
+    """Add the columns of `frame` to the item table of a prepared folder, or replace those of the same name.
 
-    Args:
-        folder: the prepared folder.
-        frame: `item` and the columns; items without a row get null in new columns and keep existing values.
+    `frame` has the column `item`; items without a row get null in new columns and keep existing values.
 
     Raises:
         DataError: an id that is no item, or that occurs twice.
@@ -276,14 +263,9 @@ def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.
 def join(
     shards: Shards, folder: Path, rows: ItemRows, state: Mapping[str, np.ndarray], keep: np.ndarray | None = None
 ) -> FeatureResult:
-    """Concatenate finished shards into the files of a matrix.
+    """Concatenate sealed shards into the files of a matrix in `folder`, for the items of `keep` `(I,)` bool.
 
-    Args:
-        shards: all of them sealed.
-        folder: where to write; existing files are replaced.
-        rows: the item table, for the ids of items with problems.
-        state: the fitted state of the encoder; may be empty.
-        keep: `(I,)` bool, the items that stay; by default all.
+    `rows` gives the ids of items with problems, `state` is the fitted state of the encoder or empty.
 
     Raises:
         RunFolderError: a file cannot be written (a full disk included).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,9 @@ Input = str | Path | bytes  # a text; or an image: its file, or the content of o
 
 @dataclass(frozen=True)
 class Prepared:
-    """An input preprocessed on the CPU, before batches are formed.
+    """An input of `encode`, preprocessed on the CPU: token ids, a path …
 
-    Attributes:
-        value: input of `encode`: token ids, a path …
-        length: inputs of similar length share a batch.
-        cut: whether it was truncated to the encoder's limit.
+    Inputs of similar `length` share a batch; `cut` tells if it was truncated to the encoder's limit.
     """
 
     value: Any
@@ -36,12 +34,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The vectors of a batch.
-
-    Attributes:
-        vectors: `(n, d)` float32; the rows that `problems` names are zero.
-        problems: index in the batch → a sentence on why this input gets no vector.
-    """
+    """Vectors `(n, d)` float32 of a batch, and `problems`: index of a row of zeros → why it has no vector."""
 
     vectors: np.ndarray
     problems: Mapping[int, str] = field(default_factory=dict)
@@ -70,8 +63,7 @@ class Encoder(ABC):
     def identity(self) -> Mapping[str, Any]:
         """Settings that determine the vectors, JSON-able: encoder, model, revision, pooling, prompt, precision …
 
-        Vectors of equal identity are interchangeable; after a change all items are encoded again. It contains no local
-        path: a model in a folder is identified by its content.
+        After a change all items are encoded again. A model in a folder is identified by its content, not its path.
         """
 
     @property
@@ -110,13 +102,9 @@ class Encoder(ABC):
 
 @dataclass(frozen=True)
 class Rows:
-    """Vectors of some inputs, in their order.
+    """Vectors `(n, d)` float32 of some inputs, zero where there is a problem (index → one sentence).
 
-    Attributes:
-        vectors: `(n, d)` float32, zero where there is a problem.
-        problems: index → one sentence.
-        cut: indices of inputs longer than the encoder's limit.
-        batch_size: the largest that fitted into memory; the next call may start from it.
+    `cut` are indices of truncated inputs; `batch_size` is the largest that fitted into memory.
     """
 
     vectors: np.ndarray
@@ -178,8 +166,6 @@ def out_of_memory(error: Exception) -> bool:
 
 def give_memory_back() -> None:
     """Free memory after a failed batch."""
-    import gc
-
     import torch
 
     gc.collect()

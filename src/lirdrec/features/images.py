@@ -34,31 +34,26 @@ ENOUGH = 1024  # pixels of the shorter side beyond which no encoder needs more
 _MAX_SCANS = 500  # a progressive JPEG has about ten; thousands of empty ones would take hours
 _LARGE = 8_000_000  # pixels
 
-# First bytes of a file → Pillow's module that reads it. File names are ignored: shops name WebP files .jpg.
-_SIGNATURES = {
-    b"\xff\xd8\xff": "Jpeg",
-    b"\x89PNG\r\n\x1a\n": "Png",
-    b"GIF87a": "Gif",
-    b"GIF89a": "Gif",
-    b"BM": "Bmp",
-    b"II*\0": "Tiff",
-    b"MM\0*": "Tiff",
-    b"II+\0": "Tiff",
-    b"MM\0+": "Tiff",
-    b"\0\0\1\0": "Ico",
+# Pillow's module → the first bytes of its files. File names are ignored: shops name WebP files .jpg.
+_SIGNATURES: dict[str, bytes | tuple[bytes, ...]] = {
+    "Jpeg": b"\xff\xd8\xff",
+    "Png": b"\x89PNG\r\n\x1a\n",
+    "Gif": (b"GIF87a", b"GIF89a"),
+    "Bmp": b"BM",
+    "Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "Ico": b"\0\0\1\0",
 }
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-_OTHERS = {
-    b"<!doctype html": "a web page",
-    b"<html": "a web page",
-    b"<svg": "an SVG drawing",
-    b"<?xml": "an XML text",
-    b"%pdf": "a PDF document",
-    b"%!ps": "a PostScript document",
-    b"8bps": "a Photoshop document",
-    b"pk\3\4": "a ZIP archive",
-    b"\x1f\x8b": "gzipped data",
+_OTHERS: dict[str, bytes | tuple[bytes, ...]] = {
+    "a web page": (b"<!doctype html", b"<html"),
+    "an SVG drawing": b"<svg",
+    "an XML text": b"<?xml",
+    "a PDF document": b"%pdf",
+    "a PostScript document": b"%!ps",
+    "a Photoshop document": b"8bps",
+    "a ZIP archive": b"pk\3\4",
+    "gzipped data": b"\x1f\x8b",
 }
 _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation in EXIF → Pillow's Transpose that undoes it
 
@@ -113,7 +108,7 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int =
     Args:
         source: the file, or its content.
         max_pixels: of the decoded image; about four bytes each.
-        enough: pixels that either side keeps where it has them.
+        enough: pixels that either side keeps if it has them.
 
     Raises:
         ImageError: missing, no image, damaged, cut off, or too large; one sentence that names the file.
@@ -224,48 +219,32 @@ def _image_errors(problem: str) -> Iterator[None]:
 def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
     """Read the header with the Pillow plugin that fits the first bytes; nothing is decoded yet."""
     start = file.read(64)
-    name = next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
+    name = next((name for name, signature in _SIGNATURES.items() if start.startswith(signature)), None)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         name = "WebP"
-    elif start[4:8] == b"ftyp":
-        name = _family(start)
+    elif start[4:8] == b"ftyp":  # an ISO base media file, with its brands in the first box
+        length = min(int.from_bytes(start[:4], "big"), len(start))
+        brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
+        name = "Avif" if brands & _AVIF else "Heif" if brands & _HEIF else None
     if name is None:
         text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-        other = next((what for signature, what in _OTHERS.items() if text.startswith(signature)), "something else")
+        other = next((kind for kind, signature in _OTHERS.items() if text.startswith(signature)), "something else")
         raise ImageError(f"holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO image")
     from PIL import features
 
     file.seek(0)
     if name == "Ico" and (inside := _largest_icon(file, max_pixels)) is not None:
         return _read_header(io.BytesIO(inside), max_pixels)
-    if name == "Heif":
-        return _heif(file)
     if name == "Avif" and not features.check("avif"):
         raise ImageError("is an AVIF image, and this Pillow was built without AVIF; install Pillow's wheel")
     # Not Image.open: it refuses or warns by limits of its own before a JPEG could be asked for a smaller decoding.
-    module = importlib.import_module(f"PIL.{name}ImagePlugin")
-    image: ImageFile = getattr(module, f"{name}ImageFile")(file)
-    return image
-
-
-def _family(start: bytes) -> str | None:
-    """The image format of an ISO base media file, by the brands in its first box; None if it is no image."""
-    length = min(int.from_bytes(start[:4], "big"), len(start))
-    brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
-    if brands & _AVIF:
-        return "Avif"
-    return "Heif" if brands & _HEIF else None
-
-
-def _heif(file: BinaryIO) -> ImageFile:
-    """The header of a HEIC image, read by pillow-heif where it is installed."""
     try:
-        from pillow_heif.as_plugin import HeifImageFile
+        module = importlib.import_module("pillow_heif.as_plugin" if name == "Heif" else f"PIL.{name}ImagePlugin")
     except ImportError:
         raise ImageError(
             "is a HEIC image, which takes pillow-heif (pip install 'lirdrec[heif]'), or save it as JPEG"
         ) from None
-    image: ImageFile = HeifImageFile(file)
+    image: ImageFile = getattr(module, f"{name}ImageFile")(file)
     return image
 
 
@@ -287,13 +266,13 @@ def _largest_icon(file: BinaryIO, max_pixels: int) -> bytes | None:
 
 
 def _has_many_passes(image: ImageFile, file: BinaryIO) -> bool:
-    """Whether a JPEG is progressive: it is held whole at its full size, so that a smaller decoding saves nothing."""
+    """Whether a JPEG is progressive: it is decoded at its full size, so that a smaller decoding saves nothing."""
     if not image.info.get("progressive"):
         return False
-    place = file.tell()
+    position = file.tell()
     file.seek(0)
     n_scans = file.read().count(b"\xff\xda")
-    file.seek(place)
+    file.seek(position)
     if n_scans > _MAX_SCANS:
         raise ImageError(f"{n_scans:,} scans are too many for a progressive JPEG")
     return True
@@ -356,15 +335,11 @@ def encode_images(
     dims: int,
     enough: int = ENOUGH,
 ) -> Encoded:
-    """Open, convert and encode images; those that cannot be opened are problems.
+    """Open, convert and encode images (paths or contents of files); those that cannot be opened are problems.
 
-    Args:
-        batch: its values are paths or contents of image files.
-        convert: turns an upright RGB image into an array, in the thread that opens it, so that few images are in
-            memory at full size.
-        encode: turns the arrays into vectors `(n, dims)`.
-        dims: columns of the vectors.
-        enough: pixels of the shorter side that `convert` needs, see `open_image`.
+    `convert` turns an upright RGB image into an array, in the thread that opens it, so that few images are in memory at
+    full size; `enough` are the pixels of the shorter side that it needs. `encode` turns the arrays into vectors
+    `(n, dims)`.
     """
 
     def open_converted(prepared: Prepared) -> np.ndarray | str:

@@ -10,8 +10,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,14 @@ Merge = Callable[[Arrays, Facts], tuple[Arrays, Facts]]
 def sample(source: Source, step: int = 4096) -> list[Input]:
     """Inputs of at most `SAMPLE` items, drawn with a fixed seed, in the order of the items."""
     n = len(source)
-    rows = np.arange(n)
+    chosen = np.full(n, n <= SAMPLE)
     if n > SAMPLE:
-        rows = np.sort(np.random.default_rng(SEED).choice(n, SAMPLE, replace=False))
+        chosen[np.random.default_rng(SEED).choice(n, SAMPLE, replace=False)] = True
     inputs = []
     for start in range(0, n, step):
-        chosen = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + step)] - start
-        if len(chosen):
-            items = source.read(start, min(n, start + step))
-            inputs += [value for at in chosen if (value := items[at].value) is not None]
+        if chosen[start : start + step].any():
+            items = compress(source.read(start, min(n, start + step)), chosen[start : start + step])
+            inputs += [item.value for item in items if item.value is not None]
     return inputs
 
 
@@ -73,13 +73,9 @@ def bare(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """Specification of one feature matrix.
+    """Specification of one feature matrix: its name, its encoder, and the source of its inputs.
 
-    Attributes:
-        name: of the matrix in the dataset.
-        encoder: makes the vectors.
-        source: of the inputs, of the encoder's kind.
-        origin: `EncoderSpec.origin`, stored in the dataset to rebuild the encoder for serving.
+    `origin` is `EncoderSpec.origin`, stored in the dataset to rebuild the encoder for serving.
 
     Raises:
         ConfigError: an invalid name, or an encoder and inputs of different kinds.
@@ -114,17 +110,10 @@ def _merge(cached: Cached, keys: np.ndarray, arrays: Arrays, facts: Facts) -> tu
 
 
 class FeatureJobRunner:
-    """Makes one matrix in a work folder; unfinished work is resumed.
+    """Makes one matrix of a prepared folder; unfinished work in a subfolder of `place` is resumed.
 
-    Args:
-        folder: the prepared dataset.
-        place: folder of unfinished work; this job uses a subfolder of its name.
-        job: the matrix to make.
-        restart: discard unfinished work.
-        reuse: another prepared folder whose vectors may be copied.
-
-    Attributes:
-        encoded, copied, resumed, seconds: see `lirdrec.features.dataset_writer.FeatureResult`.
+    With `restart` unfinished work is discarded. `reuse` is another prepared folder whose vectors may be copied. The
+    attributes `encoded`, `copied`, `resumed`, `seconds` are those of `FeatureResult`.
 
     Raises:
         ConfigError: unfinished work has other settings.
@@ -193,29 +182,29 @@ class FeatureJobRunner:
         self.seconds = time.perf_counter() - started
 
     def join(self, keep: np.ndarray | None = None) -> FeatureResult:
-        """The files of the matrix, for the items of `keep` `(I,)` bool (by default all)."""
-        state = self.job.encoder.state() if self.job.encoder.needs_fit else {}
-        return join(self.shards, self.place / "joined", self.job.source.rows, state, keep)
-
-    def manifest_entry(self, joined: FeatureResult) -> dict[str, Any]:
-        """The entry of the matrix in `info["encoders"]` of the manifest."""
-        return {
+        """The finished matrix, for the items of `keep` `(I,)` bool (by default all)."""
+        job = self.job
+        state = job.encoder.state() if job.encoder.needs_fit else {}
+        result = join(self.shards, self.place / "joined", job.source.rows, state, keep)
+        entry = {
             "identity": self.identity,
-            "source": self.job.source.description,
-            "origin": None if self.job.origin is None else dict(self.job.origin),
-            "dims": joined.dims,
-            "present": joined.present,
-            "missing": joined.missing,
-            "problems": joined.n_problems,
-            "cut": joined.cut,
+            "source": job.source.description,
+            "origin": None if job.origin is None else dict(job.origin),
+            "dims": result.dims,
+            "present": result.present,
+            "missing": result.missing,
+            "problems": result.n_problems,
+            "cut": result.cut,
             "lirdrec": __version__,
         }
+        counts = {name: getattr(self, name) for name in ("encoded", "copied", "resumed", "seconds")}
+        return replace(result, name=job.name, entry=entry, **counts)
 
     def waiting(self) -> Iterator[list[Input]]:
         """The distinct inputs that `run` will encode, shard by shard; inputs with a cached vector are left out."""
         for index in self._pending:
             items, _, cached = self._look_up(index)
-            wanted = [item for item, found in zip(items, cached.found, strict=True) if not found]
+            wanted = compress(items, ~cached.found)
             yield list({item.key: item.value for item in wanted if item.value is not None}.values())
 
     @cached_property
@@ -262,7 +251,7 @@ class FeatureJobRunner:
     def _tasks(self, merges: dict[int, Merge], advance: ProgressCallback) -> Iterator[Task]:
         for index in self._pending:
             items, keys, cached = self._look_up(index)
-            wanted = [item for item, found in zip(items, cached.found, strict=True) if not found]
+            wanted = list(compress(items, ~cached.found))
             merge = partial(_merge, cached, keys)
             advance(int(cached.found.sum()), idle=True)
             if any(item.value is not None for item in wanted):

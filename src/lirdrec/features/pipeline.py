@@ -131,11 +131,9 @@ def _add_to_dataset(
 ) -> list[FeatureResult]:
     """Join the shards of each matrix and add all matrices to the dataset in one step; see `make_features`.
 
-    Args:
-        changed_folder: where other changed files of the dataset are written first.
+    Other changed files of the dataset are first written to `changed_folder`.
     """
     joined = {work.job.name: work.join() for work in works}
-    entries = {work.job.name: work.manifest_entry(joined[work.job.name]) for work in works}
     _check_not_empty(works, joined)
     images = [work.job.source for work in works if isinstance(work.job.source, ImageSource)]
     info = {IMAGES: str(images[0].root.absolute())} if images else {}
@@ -161,20 +159,9 @@ def _add_to_dataset(
                 changed_folder.mkdir(parents=True, exist_ok=True)
                 write_item_table(table, files[ITEMS])
         with _joining(works):
+            entries = {name: result.entry for name, result in joined.items()}
             add_features(folder, matrices, entries, info, files, counts)
-    return [
-        with_values(
-            joined[work.job.name],
-            name=work.job.name,
-            encoded=work.encoded,
-            copied=work.copied,
-            resumed=work.resumed,
-            seconds=work.seconds,
-            entry=entries[work.job.name],
-            dropped=dropped,
-        )
-        for work in works
-    ]
+    return [with_values(result, dropped=dropped) for result in joined.values()]
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Encoding on a Ray cluster: remote workers encode the shards, and this process saves them.
 
-Ray Data does not fit: it reads its input on the workers or receives all of it at once, and each of its executions
-starts new actors. Here one shard is read at a time, because the next one depends on the shards saved so far and the
-inputs may not fit into memory; and the actors keep their weights for all shards. Ray's retries handle failures: an
-actor whose process dies is started again and repeats its shards.
+Ray Data does not fit: it reads its input on the workers or receives all of it at once, and each execution starts new
+actors. Here one shard is read at a time, since the inputs may not fit into memory, and the actors keep their weights
+for all shards. An actor whose process dies is started again by Ray and repeats its shards.
 
 A worker encodes a complete shard with `encode.encode_shard`, in the same batches and with as many threads as this
 process (another number changes the last bits). So the bytes are those of a single process, if the machines compute
@@ -40,7 +39,7 @@ STORE_BYTES = 160 * 2**20  # shared memory of a local Ray; shards beyond it are 
 CONNECT_SECONDS = 5.0
 
 
-class RayLoop:
+class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
     """A loop for `make_features(…, loop=…)` that distributes the shards over the workers of a Ray cluster.
 
         with RayLoop("auto") as loop:
@@ -50,8 +49,7 @@ class RayLoop:
     connected.
 
     Args:
-        address: "local" starts Ray on this machine; "auto" is the cluster of this machine; or "HOST:PORT", or
-            "ray://HOST:PORT".
+        address: "local" starts Ray on this machine, "auto" is its cluster; or "HOST:PORT", or "ray://HOST:PORT".
         workers: processes that encode; by default one for each GPU of the cluster, or without GPUs one for each
             `OMP_NUM_THREADS` processors (by default those of this machine); two with "local".
 
@@ -67,9 +65,6 @@ class RayLoop:
         self.address, self.workers = address, workers
         self._started = False
 
-    def __enter__(self) -> RayLoop:
-        return self
-
     def __exit__(self, *error: object) -> None:
         if self._started:
             import_ray().shutdown()
@@ -84,12 +79,14 @@ class RayLoop:
             TrainingError: one input does not fit into a worker's memory, or workers die again and again.
             ConfigError: a worker does not see the files.
         """
-        ray = self._connect()
+        import torch
+
+        threads = torch.get_num_threads()
+        ray = self._connect(threads)
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         started_here = self._started and self.address == LOCAL
-        workers = LOCAL_WORKERS if started_here and not any("GPU" in machine for machine in machines) else None
-        threads = _threads()
-        share = share_out(machines, self.workers or workers, threads)
+        default = LOCAL_WORKERS if started_here and not any("GPU" in machine for machine in machines) else None
+        share = share_out(machines, self.workers or default, threads)
         # workers with their own environment start slowly
         pool = Pool(ray, encoder, share, {} if started_here else {"OMP_NUM_THREADS": str(threads)})
         try:
@@ -97,9 +94,10 @@ class RayLoop:
             with contextlib.redirect_stdout(sys.stderr):
                 yield from pool.run(tasks, batch_size, advance)
         finally:
-            pool.end()
+            for worker in pool.workers:
+                ray.kill(worker)
 
-    def _connect(self) -> Any:
+    def _connect(self, threads: int) -> Any:
         ray = import_ray()
         if ray.is_initialized():
             return ray
@@ -108,7 +106,6 @@ class RayLoop:
         try:
             if self.address == LOCAL:
                 options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-                threads = _threads()
                 # rather more work than processors than other bits
                 n = max((self.workers or LOCAL_WORKERS) * threads, os.cpu_count() or 1)
                 with _environment("OMP_NUM_THREADS", str(threads)):  # inherited by all that Ray starts
@@ -141,12 +138,9 @@ class Share:
 
 
 def share_out(machines: Sequence[Mapping[str, float]], workers: int | None, threads: int) -> Share:
-    """Choose workers that all have room on the machines.
+    """Share of the machines ("CPU" and "GPU" of each) for workers of one GPU, or without GPUs of `threads` processors.
 
-    Args:
-        machines: "CPU" and "GPU" of each.
-        workers: by default as many as have room: one a GPU, or without GPUs one for `threads` processors.
-        threads: of a worker.
+    By default as many workers as have room.
 
     Raises:
         ConfigError: there is no room for so many.
@@ -219,7 +213,7 @@ class Pool:
             concurrency_groups={"encode": 1, "progress": 1},
         )(_Worker)
         self._encoder = [ray.put(encoder)]  # in a list, so that a worker fetches it once and not for each shard
-        self._workers = [worker.remote() for _ in range(share.workers)]
+        self.workers = [worker.remote() for _ in range(share.workers)]
         self._shards: dict[Any, _Shard] = {}
 
     def run(self, tasks: Iterable[Task], batch_size: int, advance: ProgressCallback) -> Iterator[Done]:
@@ -246,19 +240,14 @@ class Pool:
                 advance(shard.n_items - facts["encoded"], idle=True)
                 yield shard.index, arrays, facts
 
-    def end(self) -> None:
-        """Stop the workers; their unfinished shards are lost."""
-        for worker in self._workers:
-            self._ray.kill(worker)
-
     def _least_busy(self) -> Any:
-        busy = [sum(shard.worker is worker for shard in self._shards.values()) for worker in self._workers]
+        busy = [sum(shard.worker is worker for shard in self._shards.values()) for worker in self.workers]
         fewest = min(busy)
-        return self._workers[busy.index(fewest)] if fewest < AHEAD else None
+        return self.workers[busy.index(fewest)] if fewest < AHEAD else None
 
     def _report_progress(self, advance: ProgressCallback) -> None:
         """Ask the workers for their progress; one that is starting or dead does not answer."""
-        asked = {worker.progress.options(concurrency_group="progress").remote(): worker for worker in self._workers}
+        asked = {worker.progress.options(concurrency_group="progress").remote(): worker for worker in self.workers}
         answered, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
         for reference in answered:
             try:
@@ -305,24 +294,15 @@ def _check_files(items: list[Item]) -> None:
         )
 
 
-def _threads() -> int:
-    """Number of threads of this process."""
-    import torch
-
-    return torch.get_num_threads()
-
-
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
+    before = os.environ.copy()
     os.environ[name] = value
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        del os.environ[name]
+        os.environ.update({name: before[name]} if name in before else {})
 
 
 def _wants_token(error: BaseException | None) -> bool:

@@ -20,7 +20,15 @@ from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.cache import fitted_state
 from lirdrec.features.encoder import Encoder, Kind
+from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
+from lirdrec.features.encoders.efficientnet import EfficientNetLite0
+from lirdrec.features.encoders.model_loading import minilm_folder
+from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
+from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
+from lirdrec.features.encoders.tfidf import TfidfEncoder
+from lirdrec.features.encoders.transformers_vision import VisionEncoder
 from lirdrec.features.job import FeatureJob, identity
+from lirdrec.features.remote.client import OpenAIClient
 from lirdrec.features.sources import ImageSource, ItemRows, Source, TextSource, names_pictures
 from lirdrec.option_names import flag
 
@@ -181,32 +189,15 @@ class EncoderSpec:
         return {"kind": self.kind, "model": named, "options": options}
 
     def encoder(self) -> Encoder:
-        """The encoder; its weights are loaded when it is first used.
-
-        Raises:
-            ConfigError: the package that it needs is not installed, or an option is out of range.
-        """
+        """The encoder, without its weights; raises a ConfigError if a package is missing or an option out of range."""
         options = dict(self.options)
         if self.kind == "image":
             if self.model == DESCRIPTOR:
-                from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
-
                 return ColorEdgeEncoder()
-            if self.model == EFFICIENTNET:
-                from lirdrec.features.encoders.efficientnet import EfficientNetLite0
-
-                return EfficientNetLite0(**options)
-            from lirdrec.features.encoders.transformers_vision import VisionEncoder
-
-            return VisionEncoder(self.model, **options)
+            return EfficientNetLite0(**options) if self.model == EFFICIENTNET else VisionEncoder(self.model, **options)
         if self.model == HASHED:
-            from lirdrec.features.encoders.tfidf import TfidfEncoder
-
             return TfidfEncoder(**options)
         if self.model.startswith(ENDPOINT):
-            from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
-            from lirdrec.features.remote.client import OpenAIClient
-
             url, _, served = self.model.removeprefix(ENDPOINT).partition("#")
             if not url or not served:
                 raise ConfigError(
@@ -215,9 +206,6 @@ class EncoderSpec:
                 )
             server_options = {name: options.pop(name) for name in _SERVER if name in options}
             return OpenAIEmbeddings(OpenAIClient(url, **server_options), served, **options)
-        from lirdrec.features.encoders.model_loading import minilm_folder
-        from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
-
         return SentenceEncoder(minilm_folder() if self.model == MINILM else self.model, **options)
 
 
@@ -232,13 +220,9 @@ def image_encoder(name: str, **options: Any) -> Encoder:
 
 
 def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None, device: str | None = None) -> Encoder:
-    """The encoder that made a matrix of a prepared dataset, ready for new items.
+    """The encoder that made the matrix `name` of a prepared dataset, ready for new items.
 
-    Args:
-        dataset_folder: the prepared dataset.
-        name: of the matrix.
-        model: the path of the encoder's model, if it was moved.
-        device: what to run on.
+    `model` is the path of the encoder's model, if it was moved; `device` is where it runs.
 
     Raises:
         DataError: the matrix was not made by `lirdrec features`, or the encoder's fitted state is missing.
@@ -257,8 +241,7 @@ def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None
         spec = EncoderSpec(spec.kind, spec.model, {**spec.options, "device": device})
     encoder = spec.encoder()
     if encoder.needs_fit:
-        state = fitted_state(folder, name)
-        if state is None:
+        if (state := fitted_state(folder, name)) is None:
             raise DataError(
                 f"{folder}: the fitted state of the encoder of '{name}' is missing; make it again: lirdrec features"
             )

@@ -30,12 +30,9 @@ KEY_BYTES = 16
 
 @dataclass(frozen=True)
 class Item:
-    """The input of one item: `value`, or None if it has none or a `problem`.
+    """The input of one item: a `value`, or a `problem` (one sentence) and its `source` (the path), or neither.
 
-    Attributes:
-        key: 16 bytes, the hash of the content (of the text in UTF-8, or of the file's bytes); None without a value.
-        problem: why an input cannot be read, as one sentence.
-        source: of `problem`: the path as in the item table.
+    `key` is the hash of the value in 16 bytes (of the text in UTF-8, or of the file's bytes).
     """
 
     value: Input | None = None
@@ -121,19 +118,13 @@ def default_texts(rows: ItemRows) -> Template | None:
 
 
 class Source(ABC):
-    """Base class of input sources: `read(start, stop)` gives the inputs of a range of item rows.
-
-    Attributes:
-        description: JSON-able: the columns or the template; stored in `info["encoders"]`.
-        columns: of the item table that this source uses.
-        place: location of inputs that the table only references; None if the table contains them.
-    """
+    """Base class of input sources: `read(start, stop)` gives the inputs of a range of item rows."""
 
     kind: ClassVar[Kind]
     rows: ItemRows
-    description: dict[str, Any]
-    columns: tuple[str, ...]
-    place: str | None = None
+    description: dict[str, Any]  # JSON-able: the column or the template; stored in `info["encoders"]`
+    columns: tuple[str, ...]  # of the item table
+    place: str | None = None  # location of inputs that the table only references
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,12 +139,9 @@ class Source(ABC):
 
 
 class TextSource(Source):
-    """Texts of the item table.
+    """Texts of the item table of a prepared dataset: a template, or one unchanged column.
 
-    Args:
-        folder: a prepared dataset.
-        template: such as "{title}. {brand}"; by default one of all columns with texts.
-        column: use this column unchanged, instead of a template.
+    The template is such as "{title}. {brand}", by default of all columns with texts.
 
     Raises:
         DataError: the column is missing.
@@ -181,11 +169,9 @@ class TextSource(Source):
 
 
 class ImageSource(Source):
-    """Image files whose paths are in a column of the item table.
+    """Image files whose paths (or nulls) are in a column of the item table.
 
     Args:
-        folder: a prepared dataset.
-        column: of paths or nulls.
         root: base folder of the paths; by default the one recorded by `lirdrec prepare`.
         found: `(I,)` paths to use instead of the column; they are stored in it when the matrix is added.
 
@@ -196,11 +182,7 @@ class ImageSource(Source):
     kind = "image"
 
     def __init__(
-        self,
-        folder: str | Path,
-        column: str = IMAGE,
-        root: str | Path | None = None,
-        found: pl.Series | None = None,
+        self, folder: str | Path, column: str = IMAGE, root: str | Path | None = None, found: pl.Series | None = None
     ):
         self.rows = ItemRows(folder)
         self.column, self.found = column, None if found is None else found.alias(column)

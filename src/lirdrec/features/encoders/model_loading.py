@@ -44,13 +44,9 @@ def minilm_folder() -> Path:
 
 
 def load(model: str, revision: str | None, precision: str, device: str | None) -> SentenceTransformer:
-    """A sentence-transformers model, ready to encode.
+    """A sentence-transformers model by its folder or name on the hub, ready to encode.
 
-    Args:
-        model: a folder, or a name on the hub. A bare encoder gets mean pooling, a decoder last-token pooling.
-        revision: branch, tag or commit of a name.
-        precision: of the weights.
-        device: result of `choose_device`; None loads only the configuration and the tokenizer, no weights.
+    `device` is a result of `choose_device`; None loads only the configuration and the tokenizer, no weights.
 
     Raises:
         ConfigError: sentence-transformers is not installed, there is no such model or device, or it cannot be read.
@@ -98,12 +94,10 @@ def without_weights_possible() -> bool:
 
 
 def choose_device(name: str, weights: int) -> str:
-    """The device of a model: "auto" is CUDA, else Apple's MPS, else the CPU.
+    """The device of a model with so many bytes of `weights`: "auto" is CUDA, else Apple's MPS, else the CPU.
 
-    Args:
-        name: "auto", "cpu", "cuda", "mps" or a device such as "cuda:1".
-        weights: bytes of the weights. If they do not fit into one GPU, "auto" is `SPLIT`: accelerate distributes them
-            over all GPUs and the main memory.
+    If the weights do not fit into one GPU, "auto" is `SPLIT`: accelerate distributes them over all GPUs and the main
+    memory.
 
     Raises:
         ConfigError: the device is not available.

@@ -37,8 +37,7 @@ class OpenAIEmbeddings(Encoder):
     The server truncates a long text or rejects it; then this text is a problem, the others are not.
 
     Args:
-        endpoint: the server.
-        model: its name there.
+        endpoint, model: the server, and the name of its model.
         dims: columns to ask for, if the model can shorten its vectors; by default all.
         prompt: put before each text.
         texts: of one request.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared, give_memory_back
-from lirdrec.features.encoders import sentence_pipeline as pipeline
 from lirdrec.features.encoders.model_loading import (
     PRECISIONS,
     check_choice,
@@ -25,6 +25,9 @@ from lirdrec.features.encoders.weights import fingerprint
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken", "max": "max"}  # ours → the library's
 
 
 class SentenceEncoder(Encoder):
@@ -67,7 +70,7 @@ class SentenceEncoder(Encoder):
         normalize: bool | None = None,
     ):
         if pooling is not None:
-            check_choice("pooling", pooling, pipeline.POOLINGS)
+            check_choice("pooling", pooling, POOLINGS)
         check_choice("precision", precision, PRECISIONS)
         if max_length is not None and max_length < 1:
             raise ConfigError(f"--max-length is {max_length}; it must be 1 or more")
@@ -85,10 +88,10 @@ class SentenceEncoder(Encoder):
         return {
             "encoder": "sentence-transformers",
             **origin,
-            "pooling": pipeline.pooling_of(self._outline),
+            "pooling": pooling_of(self._outline),
             "prompt": self._prompt,
             "max_length": self._limit,
-            "normalise": pipeline.normalizes(self._outline),
+            "normalise": normalizes(self._outline),
             "precision": self.precision,
         }
 
@@ -131,13 +134,10 @@ class SentenceEncoder(Encoder):
         rows = [at for at, prepared in enumerate(batch) if prepared.length > 0]
         if rows:
             values = [batch[at].value for at in rows]
-            features = (
-                self._padded(values) if self._takes_tokens else model.preprocess(values, prompt=self._prompt or None)
-            )
-            features = {
-                name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-                for name, value in features.items()
-            }
+            prompt = self._prompt or None
+            features = self._padded(values) if self._takes_tokens else model.preprocess(values, prompt=prompt)
+            for name, value in features.items():
+                features[name] = value.to(model.device) if isinstance(value, torch.Tensor) else value
             with torch.inference_mode():
                 output = model(features)["sentence_embedding"]
             vectors[rows] = output[:, : self.dims].float().cpu().numpy()  # the model may be set to its first columns
@@ -173,15 +173,39 @@ class SentenceEncoder(Encoder):
 
     @cached_property
     def _takes_tokens(self) -> bool:
-        return pipeline.takes_tokens(self._outline)
+        """Whether the model takes the plain output of a tokenizer, which we pad ourselves; else the library does it.
+
+        False for chat templates, processors of images and texts, and modules other than a transformer.
+        """
+        from sentence_transformers.sentence_transformer.modules import Transformer
+        from transformers import PreTrainedTokenizerBase
+
+        first = self._outline[0]
+        return (
+            isinstance(first, Transformer)
+            and isinstance(first.processor, PreTrainedTokenizerBase)
+            and "text" in first.modality_config
+            and "message" not in first.modality_config
+            and not first.processing_kwargs
+        )
 
     @cached_property
     def _prompt(self) -> str:
-        return pipeline.prompt_of(self._outline, self.prompt)
+        """The text put before each input."""
+        asked, prompts = self.prompt, self._outline.prompts
+        named = {name: prompt for name, prompt in prompts.items() if prompt}
+        if asked is None:
+            return named.get(self._outline.default_prompt_name or "", "")
+        if named and asked in prompts:
+            return prompts[asked] or ""
+        if re.fullmatch(r"[\w-]+", asked):  # a single word, as names are
+            has = f"it has {', '.join(repr(name) for name in named)}" if named else "it has none"
+            raise ConfigError(f"this model has no prompt named '{asked}' ({has}); write a prompt out, as 'query: '")
+        return asked
 
     @cached_property
     def _limit(self) -> int | None:
-        limit = pipeline.limit_of(self._outline, self.max_length)
+        limit = limit_of(self._outline, self.max_length)
         if limit is None or not self._takes_tokens:
             return limit
         if self._prompt and self._prompt_tokens + 1 >= limit:
@@ -211,10 +235,10 @@ class SentenceEncoder(Encoder):
     def _load(self, device: str | None, revision: str | None) -> SentenceTransformer:
         model = load(self.model, revision, self.precision, device)
         if self.pooling is not None:
-            pipeline.set_pooling(model, self.pooling)
+            set_pooling(model, self.pooling)
         if self.normalize is not None:
-            pipeline.set_normalize(model, self.normalize)
-        limit = pipeline.limit_of(model, self.max_length)
+            set_normalize(model, self.normalize)
+        limit = limit_of(model, self.max_length)
         if limit is not None:
             model.max_seq_length = limit
         return model.eval()
@@ -242,6 +266,88 @@ class SentenceEncoder(Encoder):
             matrix = np.full(mask.shape, fill[name], dtype=np.int64)
             matrix[mask] = np.concatenate([lists[name] for lists in tokens])
             features[name] = torch.from_numpy(matrix)
-        if self._prompt and not pipeline.pools_prompt(self._outline):
+        if self._prompt and not all(module.include_prompt for _, module in _poolings(self._outline)):
             features["prompt_length"] = self._prompt_tokens
         return features
+
+
+def set_pooling(model: SentenceTransformer, pooling: str) -> None:
+    """Replace the model's pooling.
+
+    Raises:
+        ConfigError: the model does not pool tokens, or later layers need its own pooling.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    poolings = _poolings(model)
+    if not poolings:
+        raise ConfigError(f"pooling='{pooling}': this model gives one vector a text by itself; leave pooling out")
+    at, old = poolings[0]
+    later = list(model.children())[at + 1 :]
+    if not isinstance(old.pooling_mode, str) and any(not isinstance(module, Normalize) for module in later):
+        raise ConfigError(f"pooling='{pooling}': this model's last layers need its own pooling; leave pooling out")
+    model[at] = Pooling(old.embedding_dimension, POOLINGS[pooling], include_prompt=old.include_prompt)
+
+
+def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
+    """Scale vectors to length 1, or remove that step."""
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    if normalize and not normalizes(model):
+        model.append(Normalize())
+    if not normalize:
+        for at in reversed([at for at, module in enumerate(model.children()) if isinstance(module, Normalize)]):
+            del model[at]
+
+
+def normalizes(model: SentenceTransformer) -> bool:
+    """Whether the vectors have length 1."""
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    return isinstance(model[-1], Normalize)
+
+
+def pooling_of(model: SentenceTransformer) -> str | None:
+    """The pooling, several joined with "+"; None if the model gives one vector a text by itself."""
+    names = {library: name for name, library in POOLINGS.items()}
+    for _, module in _poolings(model):
+        modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else module.pooling_mode
+        return "+".join(names.get(mode, mode) for mode in modes)
+    return None
+
+
+def _poolings(model: SentenceTransformer) -> list[tuple[int, Pooling]]:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return [(at, module) for at, module in enumerate(model.children()) if isinstance(module, Pooling)]
+
+
+def limit_of(model: SentenceTransformer, asked: int | None) -> int | None:
+    """Tokens of a text, prompt and special tokens included; None for no limit.
+
+    Raises:
+        ConfigError: `asked` is more than the model has positions.
+    """
+    positions = _positions(model)
+    if asked is not None:
+        if positions is not None and asked > positions:
+            raise ConfigError(f"--max-length is {asked:,}, and this model has positions for {positions:,} tokens")
+        return asked
+    limits = (model.max_seq_length, positions)
+    # tokenizers without a limit have a very large one
+    return min((int(limit) for limit in limits if limit is not None and limit <= 10**9), default=None)
+
+
+def _positions(model: SentenceTransformer) -> int | None:
+    from torch import nn
+
+    backbone = model.transformers_model
+    if backbone is None:
+        return None
+    tables = ("position_embeddings", "position_embedding")  # the latter in CLIP, which has one for images, too
+    for name, module in backbone.named_modules():
+        if name.endswith(tables) and "vision" not in name and isinstance(module, nn.Embedding):
+            # RoBERTa and similar models count positions from behind the padding index
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    return positions if positions and positions > 0 else None

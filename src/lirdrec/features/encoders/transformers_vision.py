@@ -21,7 +21,6 @@ from lirdrec.features.encoders.weights import fingerprint, model_folder
 from lirdrec.features.images import encode_images
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
     from torch import Tensor
     from torch.nn import Module
@@ -32,7 +31,7 @@ _LONGEST = 16  # times the shorter side: scaled by its shorter side, an image of
 
 @dataclass(frozen=True)
 class Outline:
-    """A model without its weights: its `pooling` (see `VisionEncoder`), columns of the vectors, and folder."""
+    """A model without its weights; `pooling` is explained in `VisionEncoder`, `dims` are the columns of the vectors."""
 
     processor: Any
     pooling: str
@@ -45,11 +44,7 @@ class Outline:
 
 
 def outline(model: str, revision: str | None) -> Outline:
-    """Read the model's configuration and try it on an empty image; downloads the weights if they are not here.
-
-    Raises:
-        ConfigError: there is no such model, or it makes no vectors of images.
-    """
+    """Read the model's configuration and try it on an empty image; downloads the weights if they are not here."""
     with explained(model):
         import torch
         from PIL import Image as Images
@@ -71,11 +66,7 @@ def outline(model: str, revision: str | None) -> Outline:
 
 
 def load(model: str, revision: str | None, precision: str) -> Module:
-    """The network on the CPU, ready for inference, without its text part.
-
-    Raises:
-        ConfigError: there is no such model, or some of its weights are missing.
-    """
+    """The network on the CPU, without its text part; raises a ConfigError if it or some of its weights are missing."""
     with explained(model):
         import torch
         from transformers import AutoModel
@@ -178,7 +169,7 @@ class VisionEncoder(Encoder):
     The vector of an image is, by the first rule that applies,
 
     1. *image_embeds*: `get_image_features`, where the model has it (CLIP: projected; SigLIP: its attention's pooling);
-    2. *pooler*: the model's own pooled output, unless the weights for it are missing (a ViT trained as a classifier);
+    2. *pooler*: the model's own pooled output, unless its weights are missing (a ViT trained as a classifier);
     3. *cls*: the last layer's first token, if the model has a class token;
     4. *mean*: over the last layer's tokens or positions.
 
@@ -227,14 +218,14 @@ class VisionEncoder(Encoder):
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:
         import torch
 
-        vectors = np.zeros((len(images), self.dims), dtype=np.float32)
+        network, vectors = self._network, np.zeros((len(images), self.dims), dtype=np.float32)
         indices_of: dict[tuple[int, ...], list[int]] = {}  # by shape: some models keep the proportions of each image
         for index, image in enumerate(images):
             indices_of.setdefault(image.shape, []).append(index)
         for indices in indices_of.values():
             pixels = torch.from_numpy(np.stack([images[index] for index in indices]))
             with torch.inference_mode():
-                rows = pooled(self._network, pixels.to(self._device, self._network.dtype), self._outline.pooling)
+                rows = pooled(network, pixels.to(network.device, network.dtype), self._outline.pooling)
             vectors[indices] = rows.float().cpu().numpy()
         return vectors
 
@@ -248,9 +239,5 @@ class VisionEncoder(Encoder):
         return outline(self.model, self.revision)
 
     @cached_property
-    def _device(self) -> torch.device:
-        return resolve_device(self.device)
-
-    @cached_property
     def _network(self) -> Any:
-        return load(self.model, self.revision, self.precision).to(self._device)
+        return load(self.model, self.revision, self.precision).to(resolve_device(self.device))

@@ -36,8 +36,7 @@ def inspect_matrix(
     """Statistics of a feature matrix, and the nearest neighbors of a few random items.
 
     Args:
-        dataset_folder: a prepared dataset.
-        modality: the matrix.
+        dataset_folder, modality: a prepared dataset and one of its matrices.
         page: also write an HTML report with titles and images to this file.
         seed: of the items and samples.
         n_items, n_neighbors: random items, and neighbors of each, that are shown.

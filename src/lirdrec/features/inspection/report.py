@@ -119,12 +119,7 @@ def neighbors(item: Facts) -> Table:
 
 
 class ItemCards:
-    """Cards of items by row: title, the text as the encoder read it, and a thumbnail.
-
-    Args:
-        folder: the prepared dataset.
-        encoder: manifest entry of the matrix's encoder; None if unknown.
-    """
+    """Cards of items by row: title, the text as the encoder read it, and a thumbnail."""
 
     def __init__(self, folder: Path, encoder: Facts | None):
         self._texts = _text_source(folder, encoder or {})
@@ -134,40 +129,24 @@ class ItemCards:
             self._images = None
 
     def card(self, row: int, title: str, note: str) -> Card:
-        """The card of an item."""
-        return Card(title, self._text(row, title), self._image(row), [note])
-
-    def _text(self, row: int, title: str) -> str:
-        """The beginning of the text, without the title."""
-        if self._texts is None:
-            return ""
-        (item,) = self._texts.read(row, row + 1)
-        text = "" if item.value is None else " ".join(str(item.value).split())
-        text = text.removeprefix(title).lstrip(" .,;:|/-–")
-        return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1].rstrip() + "…"
-
-    def _image(self, row: int) -> bytes | None:
-        """A small JPEG; None if the item has no readable image."""
-        if self._images is None:
-            return None
-        (item,) = self._images.read(row, row + 1)
+        """The card of an item, with the beginning of its text without the title."""
+        text, image = (
+            None if source is None else source.read(row, row + 1)[0].value for source in (self._texts, self._images)
+        )
+        text = " ".join(str(text or "").split()).removeprefix(title).lstrip(" .,;:|/-–")
+        if len(text) > MAX_TEXT:
+            text = text[: MAX_TEXT - 1].rstrip() + "…"
         try:
-            return thumbnail(item.value, IMAGE_SIDE) if isinstance(item.value, Path) else None
+            small = thumbnail(image, IMAGE_SIDE) if isinstance(image, Path) else None
         except ImageError:
-            return None
+            small = None
+        return Card(title, text, small, [note])
 
 
 def report(
     facts: Facts, queries: Sequence[tuple[int, Sequence[tuple[int, float]]]], folder: Path, seed: int = 0
 ) -> Report:
-    """Build the HTML report.
-
-    Args:
-        facts: result of `inspect_matrix`.
-        queries: rows of the items to show, each with the (row, cosine) of its neighbors, as in `facts["neighbors"]`.
-        folder: the dataset.
-        seed: of the random items, shown in the command.
-    """
+    """The HTML report of the result of `inspect_matrix`, with the rows of its `facts["neighbors"]` as `queries`."""
     name = facts["modality"]
     statistics: list[Block] = [quantities(facts)]
     if facts["norms"]["bins"] and facts["spread"]["cosine"] and facts["hubs"]["bins"]:

@@ -37,13 +37,9 @@ def unit_rows(values: np.ndarray) -> np.ndarray:
 
 
 def nearest_rows(values: np.ndarray, among: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` nearest rows by cosine of each query row, itself excluded; never holds all similarities.
+    """The `k` nearest rows of `values` `(I, d)` by cosine for each of the `queries` `(n,)`, itself excluded.
 
-    Args:
-        values: `(I, d)` floats, an array or a memory map.
-        among: `(I,)` bool, rows that may be neighbors.
-        queries: `(n,)` int64 rows.
-        k: neighbors of each.
+    Only rows in `among` `(I,)` bool are neighbors. Never holds all similarities.
 
     Returns:
         `(n, k)` int64 rows, nearest first, -1 where there is none; and `(n, k)` float32 cosines, -inf there.

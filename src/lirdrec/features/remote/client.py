@@ -59,11 +59,9 @@ class OpenAIClient:
 
     Args:
         url: such as `http://localhost:8000`; `/v1` is added if it has no path.
-        concurrency: simultaneous requests.
+        concurrency: simultaneous requests; `requests_per_minute`: by default no limit.
         timeout: seconds for a complete response.
-        requests_per_minute: at most; by default no limit.
-        attempts: of one request.
-        first_wait: seconds before the second attempt; doubled for each further one, with a random part.
+        attempts: of one request; the second comes after `first_wait` seconds, doubled for each further one.
         sleep, clock: for tests.
 
     Raises:
@@ -103,12 +101,9 @@ class OpenAIClient:
         return partial(OpenAIClient, **{field.name: getattr(self, field.name) for field in fields(self)}), ()
 
     def ask(self, route: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """Send one request; retry on a `TransientError`.
+        """Send one request to a route such as "/embeddings"; retry on a `TransientError`.
 
-        Args:
-            route: such as "/embeddings".
-            body: JSON-able.
-            read: converts the decoded answer; raises `TransientError` if the answer is incomplete.
+        `read` converts the decoded answer; it raises a `TransientError` if the answer is incomplete.
 
         Raises:
             RequestRejected: the server rejects this request.

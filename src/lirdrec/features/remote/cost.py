@@ -16,13 +16,10 @@ class Estimate:
 
     Attributes:
         unit: of an input: "picture" or "text".
-        inputs: number of inputs.
+        inputs: number of inputs, `per_request` of them in one request.
         tokens_in, tokens_out: read and written for one input.
         seconds: of one request; None if not measured.
         measured: inputs whose tokens were counted; 0: a rule of thumb.
-        concurrency: simultaneous requests.
-        per_request: inputs of one request.
-        requests_per_minute: at most.
         price_in, price_out: of a million tokens; None if unknown.
     """
 
