@@ -166,11 +166,7 @@ def file_name(matrix: str, ending: str) -> str:
 
 
 def read_frame(folder: Path, manifest: Mapping[str, Any], name: str) -> pl.DataFrame:
-    """Read a Parquet table of a prepared folder.
-
-    Raises:
-        RunFolderError: the file is missing, may not be read, or is damaged.
-    """
+    """Read a Parquet table of a prepared folder; raises a RunFolderError if it is missing, unreadable or damaged."""
     path = resolve_path(folder, manifest, name)
     check_file(path, RunFolderError)
     try:
@@ -265,10 +261,8 @@ def join(
 ) -> FeatureResult:
     """Concatenate sealed shards into the files of a matrix in `folder`, for the items of `keep` `(I,)` bool.
 
-    `rows` gives the ids of items with problems, `state` is the fitted state of the encoder or empty.
-
-    Raises:
-        RunFolderError: a file cannot be written (a full disk included).
+    `rows` gives the ids of items with problems, `state` is the fitted state of the encoder or empty. Raises a
+    RunFolderError if a file cannot be written.
     """
     keep = np.ones(shards.n_rows, dtype=bool) if keep is None else keep
     n, dims, missing = int(keep.sum()), 0, 0

@@ -8,7 +8,6 @@ that distributes them over machines. It is called once for each matrix as
 - `encoder`: has loaded no weights; a fitted one has its state. It can be pickled.
 - `tasks`: an iterator of `(index, items)`: a shard, and its inputs to encode (`list[Item]`). It reads the sources
   lazily, so take only as many tasks ahead as can be worked on. It is not thread-safe.
-- `batch_size`: inputs of a batch at the start.
 - `advance(n)`: call it, from the thread that iterates, when `n` more items are finished; with `idle=True` for those
   that need no encoding.
 - It yields, in any order, `index` and the result of `encode_shard(encoder, items, …)` of each task.

@@ -118,10 +118,8 @@ def encode_rows(
 ) -> Rows:
     """Encode inputs in batches, longest first, so that a batch that is too large fails at once.
 
-    `advance` is called with the number of inputs of each finished batch.
-
-    Raises:
-        TrainingError: not even one input fits into memory.
+    `advance` is called with the number of inputs of each finished batch. Raises a TrainingError if not even one input
+    fits into memory.
     """
     prepared = encoder.prepare(inputs)
     order = sorted(range(len(inputs)), key=lambda index: -prepared[index].length)  # stable: ties keep their order

@@ -106,7 +106,6 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int =
     `enough` pixels. Safe to call from several threads.
 
     Args:
-        source: the file, or its content.
         max_pixels: of the decoded image; about four bytes each.
         enough: pixels that either side keeps if it has them.
 
@@ -138,11 +137,7 @@ def _decode(file: BinaryIO, max_pixels: int, enough: int) -> Image:
 
 
 def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
-    """A small JPEG of an image: at most `size` pixels a side.
-
-    Raises:
-        ImageError: as `open_image`.
-    """
+    """A small JPEG of an image, at most `size` pixels a side; errors as of `open_image`."""
     image = open_image(source, enough=size)
     image.thumbnail((size, size))
     content = io.BytesIO()

@@ -85,14 +85,12 @@ def make_features(
     vector of the same encoder, in the dataset or in `reuse`, are not encoded again.
 
     Args:
-        folder: the prepared dataset.
         jobs: the matrices; an existing one of the same name is replaced if the same encoder made it.
-        batch_size: inputs of a batch; by default the encoder's own. It may change when resuming.
+        batch_size: by default the encoder's own; it may change when resuming.
         restart: discard unfinished work, and fit encoders again.
         reuse: another prepared folder whose vectors may be copied.
         drop: remove items without features in any matrix from the dataset, with their interactions.
         replace: replace a matrix of the same name even if it is from the source data or another encoder.
-        progress: show a progress bar on stderr.
         loop: what runs the shards; see `encode.py`.
         before: called with the runners before anything is encoded; an exception it raises ends the call.
 

@@ -140,10 +140,7 @@ class Share:
 def share_out(machines: Sequence[Mapping[str, float]], workers: int | None, threads: int) -> Share:
     """Share of the machines ("CPU" and "GPU" of each) for workers of one GPU, or without GPUs of `threads` processors.
 
-    By default as many workers as have room.
-
-    Raises:
-        ConfigError: there is no room for so many.
+    By default as many workers as have room; raises a ConfigError if there is no room for so many.
     """
     if gpus := sum(int(machine.get("GPU", 0)) for machine in machines):
         cpus, room = 0, gpus

@@ -18,7 +18,6 @@ from lirdrec.data.images import IMAGE, IMAGES, image_column
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.cache import fitted_state
 from lirdrec.features.encoder import Encoder, Kind
 from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
 from lirdrec.features.encoders.efficientnet import EfficientNetLite0
@@ -27,7 +26,7 @@ from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
 from lirdrec.features.encoders.tfidf import TfidfEncoder
 from lirdrec.features.encoders.transformers_vision import VisionEncoder
-from lirdrec.features.job import FeatureJob, identity
+from lirdrec.features.job import FeatureJob, fitted_state, identity
 from lirdrec.features.remote.client import OpenAIClient
 from lirdrec.features.sources import ImageSource, ItemRows, Source, TextSource, names_pictures
 from lirdrec.option_names import flag
@@ -49,10 +48,8 @@ def parse_jobs(
     """Jobs for `make_features`.
 
     Args:
-        folder: a prepared dataset.
         wanted: what to encode, and "MODEL" or "NAME=MODEL"; the default NAME of a matrix is what it encodes. If empty:
             the texts and images of the dataset, with the encoders that need no download.
-        template: of the texts.
         images: the image folder. If the item table has no column of paths, the images are files named after items; the
             table gets that column together with the matrix.
         options: of the encoders; each gets those that it takes. None is the default.

@@ -42,11 +42,7 @@ class Item:
 
 
 class ItemRows:
-    """Ranges of rows of a prepared dataset's item table; one row group at a time is in memory.
-
-    Raises:
-        RunFolderError: `folder` is not a prepared dataset.
-    """
+    """Ranges of rows of a prepared dataset's item table; one row group at a time is in memory."""
 
     def __init__(self, folder: str | Path):
         import pyarrow.parquet

@@ -100,11 +100,7 @@ class Template:
 
 
 def default_template(columns: Iterable[str]) -> Template:
-    """A template of the columns whose names describe an item: title, brand, category, description …
-
-    Raises:
-        ConfigError: none of the columns has such a name.
-    """
+    """A template of the columns named title, brand, category, description …; raises a ConfigError if there are none."""
     by_name = {name.lower(): name for name in reversed(list(columns)) if not re.search("[{}]", name)}
     names = [named_title(by_name[name] for name in reversed(by_name))]
     names += [next((by_name[name] for name in group if name in by_name), None) for group in KNOWN]

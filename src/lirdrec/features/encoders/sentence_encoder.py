@@ -272,11 +272,7 @@ class SentenceEncoder(Encoder):
 
 
 def set_pooling(model: SentenceTransformer, pooling: str) -> None:
-    """Replace the model's pooling.
-
-    Raises:
-        ConfigError: the model does not pool tokens, or later layers need its own pooling.
-    """
+    """Replace the model's pooling; raises a ConfigError if it does not pool tokens, or later layers need its own."""
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
     poolings = _poolings(model)
@@ -323,11 +319,7 @@ def _poolings(model: SentenceTransformer) -> list[tuple[int, Pooling]]:
 
 
 def limit_of(model: SentenceTransformer, asked: int | None) -> int | None:
-    """Tokens of a text, prompt and special tokens included; None for no limit.
-
-    Raises:
-        ConfigError: `asked` is more than the model has positions.
-    """
+    """Tokens of a text, prompt and special tokens included; None for no limit. `asked` may not exceed the positions."""
     positions = _positions(model)
     if asked is not None:
         if positions is not None and asked > positions:

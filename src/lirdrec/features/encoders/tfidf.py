@@ -34,8 +34,8 @@ class TfidfEncoder(Encoder):
     Parts of two and three letters were measured on 18,357 titles of sports goods, with 256 columns: of an item's ten
     nearest neighbors they share 39 % with those of all-MiniLM-L6-v2; parts of 3 to 5 letters 30 %, whole words 25 %.
 
-    The same sample and seed give the same bits on the same machine with the same number of threads. The vector of a
-    text, once fitted, depends on neither threads nor the batch.
+    The same sample, seed and number of threads give the same bits on the same machine. The vector of a text, once
+    fitted, depends on neither threads nor the batch.
 
     Args:
         dims: columns of the vectors; fewer if the sample has fewer directions, which `fit` logs.
@@ -84,8 +84,7 @@ class TfidfEncoder(Encoder):
     def fit(self, inputs: Sequence[Input]) -> None:
         """Learn the weights of the columns and the projection from at most `FIT_TEXTS` of the texts, drawn at random.
 
-        Raises:
-            DataError: the texts are all white space.
+        Raises a DataError if the texts are all white space.
         """
         from scipy.sparse import vstack
         from sklearn.decomposition import TruncatedSVD

@@ -38,8 +38,7 @@ def inspect_matrix(
     Args:
         dataset_folder, modality: a prepared dataset and one of its matrices.
         page: also write an HTML report with titles and images to this file.
-        seed: of the items and samples.
-        n_items, n_neighbors: random items, and neighbors of each, that are shown.
+        n_items, n_neighbors: random items (by `seed`), and neighbors of each, that are shown.
 
     Returns:
         JSON-able: `dataset`, `modality`, `dims`, `dtype`, `encoder` (its manifest entry, or None),

@@ -1,7 +1,7 @@
 """Statistics of a feature matrix: norms, constant columns, spread, duplicates, hubs; read block by block.
 
-In large catalogs, a seeded sample of items is compared with all others: about ten seconds of one core, whatever the
-size. Memory holds a block of rows, the sample, and 16 bytes an item.
+In large catalogs, a seeded sample of items is compared with all others in about ten seconds of one core. Memory holds
+a block of rows, the sample, and 16 bytes an item.
 """
 
 from __future__ import annotations
