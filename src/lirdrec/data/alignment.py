@@ -15,7 +15,7 @@ from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.frames import to_polars
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.raw_ids import read_ids, whole_texts
-from lirdrec.data.tables import Table
+from lirdrec.data.table import Table
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 
@@ -88,7 +88,7 @@ def align(
     Raises:
         DataError: NaN or infinite values, repeated or unknown ids, or, without ids, a wrong number of rows.
     """
-    where = file.where if file.where == where else f"{where} ({file.where})"
+    where = file.source if file.source == where else f"{where} ({file.source})"
     nonzero = check_rows(file.values, where, file.ids)
     if file.ids is None:
         return _in_order(file.values, nonzero, items, where, order, len(items) if listed is None else listed)

@@ -52,7 +52,7 @@ class FeatureFile:
 
     values: np.ndarray
     ids: pl.Series | None
-    where: str
+    source: str
 
 
 def read_features(
@@ -111,7 +111,7 @@ def vectors_of_frame(
     Raises:
         DataError: no such columns, vectors of different lengths, missing numbers in a vector.
     """
-    frame, where = table.frame, table.where
+    frame, where = table.frame, table.source
     vectors = [name for name, kind in frame.schema.items() if isinstance(kind, (pl.List, pl.Array))]
     if vector_column is None and not vectors:
         return _wide(table, id_column, item_column)
@@ -125,7 +125,7 @@ def vectors_of_frame(
         if not named or (len(others) > 1 and named is others):
             raise DataError(f"{where}: cannot tell which of {', '.join(frame.columns)} holds the ids; name it")
         id_column = named[0]
-    table.need([id_column, vector_column])
+    table.require_columns([id_column, vector_column])
     if vector_column not in vectors:
         raise DataError(f"{where}: column '{vector_column}' holds {frame[vector_column].dtype}, not vectors")
     frame = frame.filter(pl.col(vector_column).is_not_null())
@@ -152,7 +152,7 @@ def vectors_of_frame(
 
 def _wide(table: Table, id_column: str | None, item_column: str | None) -> FeatureFile:
     """Read ids and vectors of a table with an id column and one column per dimension."""
-    frame, where = table.frame, table.where
+    frame, where = table.frame, table.source
     shown = ", ".join(frame.columns[:8]) + (f" and {frame.width - 8} more" if frame.width > 8 else "")
     if id_column is None:
         named = [name for name in (item_column, *ID_NAMES) if name in frame.columns]
@@ -162,7 +162,7 @@ def _wide(table: Table, id_column: str | None, item_column: str | None) -> Featu
         if not named and not (alone and (len(counted) == 1 or not frame[first].dtype.is_numeric())):
             raise DataError(f"{where}: cannot tell which of {shown} holds the item ids; name that column 'item'")
         id_column = named[0] if named else first
-    table.need([id_column])
+    table.require_columns([id_column])
     numbers = frame.drop(id_column)
     if not numbers.width:
         raise DataError(f"{where}: has ids in '{id_column}' and no column of numbers")
@@ -174,15 +174,16 @@ def _wide(table: Table, id_column: str | None, item_column: str | None) -> Featu
         read[name] = values.cast(pl.Float64, strict=False)
         if (bad := read[name].is_null() & values.is_not_null()).any():
             raise DataError(
-                f"{where}: column '{name}' has {values[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number; beside"
-                f" the ids in '{id_column}' a table of features holds numbers alone, a column for each of the vector"
+                f"{where}: column '{name}' has {values[bad.arg_true()[0]]!r} in {table.first_bad_row(bad)}, not a"
+                f" number; a table of features holds only the ids in '{id_column}' and numbers, a column for each of"
+                " the vector"
             )
     matrix = pl.DataFrame(read)
     there = matrix.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
     for name in matrix.columns:
         if (bad := matrix[name].is_null() & there).any():
-            raise DataError(f"{where}: column '{name}' has no number in {table.at(bad)}")
-    ids = read_ids(frame[id_column], f"{where}, column '{id_column}'", "item", table.place)
+            raise DataError(f"{where}: column '{name}' has no number in {table.first_bad_row(bad)}")
+    ids = read_ids(frame[id_column], f"{where}, column '{id_column}'", "item", table.row_location)
     return FeatureFile(as_floats(matrix.filter(there).to_numpy(), where), ids.filter(there), where)
 
 

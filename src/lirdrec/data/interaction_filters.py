@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.ids import describe_ids, pluralize
-from lirdrec.data.tables import Table, select_rows
+from lirdrec.data.table import Table, select_rows
 from lirdrec.errors import DataError
 
 
@@ -24,7 +24,7 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
     Raises:
         DataError: there is no such column, or no row has one of the values; lists the existing values.
     """
-    table.need(list(only))
+    table.require_columns(list(only))
     keep = pl.Series([True]).new_from_index(0, table.frame.height)
     for column, wanted in only.items():
         texts = {_value_text(value) for value in as_values(wanted)}
@@ -34,10 +34,10 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
             if not (written == text).any():
                 counts = written.drop_nulls().value_counts(sort=True)
                 there = describe_ids(counts[written.name].to_list(), 8) or "nothing"
-                raise DataError(f"{table.where}: no row has {text!r} in column '{column}'; it holds {there}")
+                raise DataError(f"{table.source}: no row has {text!r} in column '{column}'; it holds {there}")
         keep &= holds
     if not keep.any():
-        raise DataError(f"{table.where}: no row has {in_words(only)}")
+        raise DataError(f"{table.source}: no row has {in_words(only)}")
     return select_rows(table, keep)
 
 
@@ -54,7 +54,7 @@ def in_words(only: Mapping[str, Any]) -> str:
 
 def left_out(before: Table, after: Table, only: Mapping[str, Any]) -> str:
     """The message with the number of rows that were kept."""
-    return f"{before.where}: {pluralize(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
+    return f"{before.source}: {pluralize(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
 
 
 def _value_text(value: Any) -> str:

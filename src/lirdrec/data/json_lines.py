@@ -24,7 +24,7 @@ MAX_LINE_BYTES = 64 << 20
 MAX_LITERAL = 1 << 20  # Python's parser needs 100 times its input in memory
 LITERAL = re.compile(r"\{\s*u?'")
 
-Policy = Literal["raise", "skip"]
+Policy = Literal["raise", "error", "skip"]
 T = TypeVar("T")
 
 
@@ -34,7 +34,7 @@ class BadLines:
 
     Attributes:
         path: the file of the lines.
-        policy: "raise" or "skip".
+        policy: "skip"; or "raise", which "error" is another name of.
         option: the option that skips such lines, for messages.
         count: number of lines skipped so far.
         example: a message about the first of them.
@@ -59,7 +59,7 @@ class BadLines:
         Raises:
             DataError: the policy is "raise".
         """
-        if self.policy == "raise":
+        if self.policy != "skip":
             remedy = f"leave such lines out ({option_text(self.option, 'skip')})"
             raise DataError(f"{self.path}: line {line}: {reason}; correct the line, or {remedy}")
         self.count += 1
@@ -90,10 +90,8 @@ def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, byte
             if not end:
                 rest += piece
                 if len(rest) > MAX_LINE_BYTES:
-                    raise DataError(
-                        f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MB: not a file of one record per"
-                        " line"
-                    )
+                    limit = f"{MAX_LINE_BYTES >> 20} MB"
+                    raise DataError(f"{path}: line {number} is longer than {limit}: not a file of one record per line")
                 continue
             block, rest = rest + piece[:end], piece[end:]
             block = block.replace(b"\r\n", b"\n") if b"\r" in block else block
@@ -113,7 +111,7 @@ def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes
         parse: called with a line without its line end.
     """
     lines = block.split(b"\n")
-    for at, line in enumerate(lines):
+    for position, line in enumerate(lines):
         if not line.strip():
             continue
         try:
@@ -121,8 +119,8 @@ def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes
         except DataError:  # an error of the file, not of the line
             raise
         except ValueError as error:
-            cut = at == len(lines) - 1  # a block that ends with a line end has an empty last piece
-            bad.add(number + at, f"{error}" + (", and the file ends in the middle of it" if cut else ""))
+            is_cut = position == len(lines) - 1  # a block that ends with a line end has an empty last piece
+            bad.add(number + position, f"{error}" + (", and the file ends in the middle of it" if is_cut else ""))
         else:
             if result is not None:
                 yield result

@@ -22,7 +22,7 @@ from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.amazon_reviews import detect_review_format, first_lines, read_reviews
 from lirdrec.data.schema import ITEM, RATING, SPLITS, TIMESTAMP, USER
 from lirdrec.data.splits import METHODS
-from lirdrec.data.tables import Table
+from lirdrec.data.table import Table
 from lirdrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
