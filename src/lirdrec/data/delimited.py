@@ -445,7 +445,8 @@ class _Body:
         mark = self.separator.encode()
         counts = (record.n_values(mark, self.quoted) for record in self.records() if record.content.strip())
         first = next(counts, 1)
-        return self.n_columns if self.n_columns == first or self.n_columns in counts else first  # type: ignore[return-value]  # None is no count
+        n_columns = self.n_columns or first
+        return n_columns if n_columns == first or n_columns in counts else first
 
 
 def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:

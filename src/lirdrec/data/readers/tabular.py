@@ -52,8 +52,7 @@ def read_interactions(
         header: whether the first line of text files contains the column names; if False, give `columns`.
         columns: the names of the columns of files without a header, in order.
         items_columns: the same for `items`, if it has no header.
-        name: of the dataset; by default the file's name.
-        info: further metadata (source, license …).
+        name, info: name of the dataset, by default the file's; further metadata (source, license …).
         options: fields of `PreprocessingConfig` (user, item, rating, min_rating, timestamp, split, seed …).
 
     Raises:
@@ -63,7 +62,7 @@ def read_interactions(
     is_split = isinstance(path, Mapping)
     defaults = {"split": LABEL} if is_split else {}
     config = make_preprocessing_config(defaults | options, "read_split_files" if is_split else "read_interactions")
-    common = {"encoding": encoding, "bad_rows": config.bad_rows}
+    common: dict[str, Any] = {"encoding": encoding, "bad_rows": config.bad_rows}
     layout = {"separator": separator, "header": header, "columns": columns, **common}
     features = features or {}
     if isinstance(path, Mapping):
