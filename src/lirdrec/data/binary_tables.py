@@ -23,14 +23,9 @@ POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 def read_columnar(path: Path, kind: str) -> pl.DataFrame:
-    """Read a file of a binary format with pyarrow, since polars aborts the process on some damaged files.
+    """Read a file, possibly compressed, of a format of `detect_table_format`; raises a DataError if it is damaged.
 
-    Args:
-        path: the file, possibly compressed.
-        kind: the format, from `file_signatures.detect_table_format`.
-
-    Raises:
-        DataError: the file is damaged, does not fit into memory, or two columns have the same name.
+    Uses pyarrow, since polars aborts the process on some damaged files.
     """
     import pyarrow
 
@@ -71,11 +66,7 @@ def _read_arrow(source: Any, path: Path, kind: str) -> pyarrow.Table:
 
 
 def read_spreadsheet(path: Path) -> pl.DataFrame:
-    """Read the first sheet of a spreadsheet (Excel, OpenDocument).
-
-    Raises:
-        DataError: the spreadsheet reader is not installed, or the file is damaged.
-    """
+    """Read the first sheet of a spreadsheet; raises a DataError if it is damaged or its reader is not installed."""
     if importlib.util.find_spec("fastexcel") is None:
         raise DataError(
             f"{path}: is a spreadsheet; install its reader (pip install 'lirdrec[excel]'), or save the sheet as CSV"

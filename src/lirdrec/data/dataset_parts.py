@@ -115,11 +115,7 @@ class DatasetParts:
         return len(self.items)
 
     def split(self, name: str) -> Interactions:
-        """The interactions of "train", "valid" or "test".
-
-        Raises:
-            DataError: another name.
-        """
+        """The interactions of "train", "valid" or "test"; raises a DataError for another name."""
         if name not in SPLITS:
             raise DataError(f"there is no split '{name}'; choose one of {', '.join(SPLITS)}")
         return getattr(self, name)

@@ -176,11 +176,7 @@ def _is_blank(values: pl.Series) -> pl.Series:
 
 
 def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
-    """The content as UTF-8 without a byte order mark, with line feeds as line ends.
-
-    Raises:
-        DataError: bytes that are invalid in the encoding; the message names the line.
-    """
+    """The content as UTF-8 without byte order mark, with line feeds; raises a DataError that names an invalid line."""
     mark, marked = next((entry for entry in BYTE_ORDER_MARKS if content.startswith(entry[0])), (b"", "utf-8"))
     if marked == "utf-8" and encoding is None:
         content = content.removeprefix(mark)

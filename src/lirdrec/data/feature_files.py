@@ -103,13 +103,8 @@ def vectors_of_frame(
 ) -> FeatureFile:
     """Ids and vectors of a frame: one column of vectors, or one per dimension. Drops rows without a vector.
 
-    Args:
-        table: the features.
-        id_column, vector_column: if they cannot be detected.
-        item_column: name of the id column in the other tables.
-
-    Raises:
-        DataError: no such columns, vectors of different lengths, missing numbers in a vector.
+    `id_column` and `vector_column` are detected by default; `item_column` is the id column of the other tables. Raises
+    a DataError if there are no such columns, or for vectors of different lengths or with missing numbers.
     """
     frame, where = table.frame, table.source
     vectors = [name for name, kind in frame.schema.items() if isinstance(kind, (pl.List, pl.Array))]

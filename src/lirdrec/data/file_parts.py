@@ -38,13 +38,9 @@ def table_suffix(path: Path) -> str:
 
 
 def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
-    """Find the files of a table, in order: given by name, by a pattern or by their folder.
+    """Find the files of a table, in order: a file, a folder, a pattern with `*`, `?` or `[…]`, or several of these.
 
-    Args:
-        source: a file, a folder, a pattern with `*`, `?` or `[…]`, or several of these.
-
-    Raises:
-        DataError: no file matches a pattern, or a folder contains no table or files of different formats.
+    Raises a DataError if no file matches a pattern, or a folder contains no table or files of different formats.
     """
     if not isinstance(source, (str, Path)):
         parts = [part for file in source for part in find_parts(file)]

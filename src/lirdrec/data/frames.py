@@ -15,12 +15,8 @@ FrameKind = Literal["polars", "pandas", "arrow"]
 def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
     """Convert a frame to polars; also returns its original kind.
 
-    Args:
-        frame: a polars DataFrame or LazyFrame, a pandas DataFrame (its index is ignored), an Arrow Table or
-            RecordBatch, or a mapping of column name to values (which counts as polars).
-
-    Raises:
-        DataError: it is none of these, or a column has values of an unsupported type.
+    Accepts a polars DataFrame or LazyFrame, a pandas DataFrame (its index is ignored), an Arrow Table or RecordBatch,
+    or a mapping of column name to values (which counts as polars). Raises a DataError for other objects or types.
     """
     if isinstance(frame, pl.DataFrame):
         return frame, "polars"

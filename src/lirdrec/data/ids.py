@@ -87,11 +87,7 @@ class IdMap:
         return joined["row"].fill_null(-1).to_numpy().astype(np.int64, copy=False)
 
     def extended(self, ids: Any) -> IdMap:
-        """Append ids; the cost depends on the number of new ids only.
-
-        Raises:
-            DataError: as for a new map.
-        """
+        """Append ids; the cost depends on the number of new ids only. Raises a DataError as for a new map."""
         more = IdMap(ids, self.entity)
         if more.is_integer is not self.is_integer:
             raise DataError(f"the {self.entity} ids are {self.kind}, and {more.series[0]!r} is not")
@@ -121,11 +117,7 @@ class IdMap:
         return equal[0] if len(equal) else None
 
     def row(self, id: Any) -> int:
-        """The row of one id.
-
-        Raises:
-            UnknownIdError: the id is unknown.
-        """
+        """The row of one id; raises an UnknownIdError for an unknown id."""
         row = self._row_or_none(id)
         if row < 0:
             alike = self.alike(id)
@@ -214,11 +206,7 @@ def clean_ids(ids: Any, where: str, entity: str = "id", place: Callable[[int], s
 
 
 def text_ids(texts: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
-    """Ids from a text file: integers if all are written as integers (no leading zeros), else strings.
-
-    Raises:
-        DataError: as `clean_ids`.
-    """
+    """Ids from a text file: integers if all are written as integers (no leading zeros), else as `clean_ids`."""
     if len(texts) == 0 or texts.null_count() or not texts.str.contains(INTEGER).all():
         return clean_ids(texts, where, entity, place)
     integers = texts.cast(pl.Int64, strict=False)
@@ -245,11 +233,7 @@ def pluralize(number: int, noun: str) -> str:
 
 
 def as_series(ids: Any, where: str = "the ids") -> pl.Series:
-    """Convert one-dimensional data to a series; mixed types give dtype Object.
-
-    Raises:
-        DataError: it has more dimensions, or cannot be read.
-    """
+    """Convert one-dimensional data to a series, mixed types with dtype Object; raises a DataError for other data."""
     if isinstance(ids, pl.Series):
         return ids
     if isinstance(ids, np.ndarray):
@@ -283,11 +267,7 @@ def is_utf8(content: bytes) -> bool:
 
 
 def big_integers(series: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
-    """Convert Python integers to Int64.
-
-    Raises:
-        DataError: one of them is negative or exceeds 63 bits.
-    """
+    """Convert Python integers to Int64; raises a DataError if one is negative or exceeds 63 bits."""
     bad = pl.Series([not 0 <= id <= LARGEST for id in series])
     if bad.any():
         row = int(bad.arg_true()[0])
@@ -319,11 +299,7 @@ def as_list(ids: Any) -> list[Any]:
 
 
 def known_rows(ids: list[Any], known: IdMap) -> np.ndarray:
-    """Rows of the ids.
-
-    Raises:
-        UnknownIdError: some are unknown; the message names similar known ids, or the number of known ids.
-    """
+    """Rows of the ids; raises an UnknownIdError that names similar known ids, or the number of known ids."""
     rows = known.rows(ids)
     if (rows < 0).any():
         unknown = [id for id, row in zip(ids, rows, strict=True) if row < 0]

@@ -54,11 +54,7 @@ class BadLines:
             raise ConfigError(f"bad_lines is {self.policy!r}; choose one of 'raise', 'skip'")
 
     def add(self, line: int, reason: str) -> None:
-        """Report a bad line, counted from 1.
-
-        Raises:
-            DataError: the policy is "raise".
-        """
+        """Report a bad line, counted from 1; raises a DataError unless the policy is "skip"."""
         if self.policy != "skip":
             remedy = f"leave such lines out ({option_text(self.option, 'skip')})"
             raise DataError(f"{self.path}: line {line}: {reason}; correct the line, or {remedy}")
@@ -127,11 +123,7 @@ def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes
 
 
 def parse_record(line: bytes) -> dict[str, Any]:
-    """A line as a record: JSON, or a Python literal of a dict with quoted keys (never run as code).
-
-    Raises:
-        ValueError: it is neither; the message gives the reason.
-    """
+    """A line as a record: JSON, or a Python literal of a dict (never run as code); raises ValueError otherwise."""
     text = decode_line(line)
     try:
         record = json.loads(text)
@@ -160,11 +152,7 @@ def finite_float(value: Any) -> float | None:
 
 
 def decode_line(line: bytes) -> str:
-    """A line as text.
-
-    Raises:
-        ValueError: it is not UTF-8.
-    """
+    """A line as text; raises a ValueError if it is not UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:

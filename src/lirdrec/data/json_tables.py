@@ -56,11 +56,7 @@ def is_json(path: Path) -> bool:
 
 
 def is_list(path: Path) -> bool:
-    """Whether a JSON file begins with `[`: one list of all records.
-
-    Raises:
-        DataError: the file is missing, empty or damaged.
-    """
+    """Whether a JSON file begins with `[`: one list of all records. Raises a DataError if it cannot be read."""
     return _head(path, 1 << 16)[:1] == b"["
 
 

@@ -40,12 +40,7 @@ def from_frames(
     info: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DatasetParts:
-    """A dataset from frames in memory; `Dataset.from_frames` describes the arguments.
-
-    Raises:
-        DataError: the data are invalid; the message says what is wrong, where, and what to do.
-        ConfigError: an unknown option, or one out of range.
-    """
+    """A dataset from frames in memory; `Dataset.from_frames` describes the arguments and errors."""
     config = make_preprocessing_config(options, "from_frames")
     frame, kind = to_polars(interactions)
     item_table = None if items is None else Table(to_polars(items)[0], "the item table")
@@ -62,11 +57,7 @@ def from_sparse(
     min_rating: float | None = None,
     **options: Any,
 ) -> DatasetParts:
-    """A dataset from a matrix of users and items; `Dataset.from_sparse` describes the arguments.
-
-    Raises:
-        DataError: it is not a matrix of numbers, or the number of ids does not match its shape.
-    """
+    """A dataset from a matrix of users and items; `Dataset.from_sparse` describes the arguments and errors."""
     if isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "biuf":
         (rows, columns), shape = np.nonzero(matrix), matrix.shape
         values = matrix[rows, columns].astype(np.float64)
@@ -109,7 +100,7 @@ def build(
     info: Mapping[str, Any],
     kind: FrameKind = "polars",
 ) -> DatasetParts:
-    """Build the parts of a dataset from tables.
+    """Build the parts of a dataset from tables; raises the errors of `Dataset.from_frames`.
 
     Args:
         table: the interactions.
@@ -118,9 +109,6 @@ def build(
         config: preprocessing options.
         name, info: of the dataset.
         kind: the kind of frame that `Dataset.frame` returns.
-
-    Raises:
-        DataError, ConfigError: as of `from_frames`.
     """
     _check_columns(table, items, config)
     counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
@@ -277,11 +265,7 @@ def _split_by_method(
 
 
 def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 0.2) -> DatasetParts:
-    """The same interactions, items and features under another split; `Dataset.resplit` describes the arguments.
-
-    Raises:
-        DataError: an unknown method, or one that needs timestamps that the dataset lacks.
-    """
+    """The same interactions, items and features under another split; see `Dataset.resplit`."""
     pairs = dataset.all_interactions()
     pairs = Interactions(*distinct_pairs(pairs.users, pairs.items, pairs.timestamps)[:3])
     (train, valid, test), record = _split_by_method(pairs, split, seed, held_out)
@@ -337,11 +321,7 @@ def _catalog(
 
 
 def _with_title(items: Table, config: PreprocessingConfig) -> pl.DataFrame:
-    """Rename the configured column of titles to `title`; another column `title` gets a new name.
-
-    Raises:
-        DataError: there is no such column, or it contains the ids.
-    """
+    """Rename the configured column of titles to `title`; another column `title` gets a new name."""
     if config.title is None or config.title == TITLE:
         items.require_columns([] if config.title is None else [TITLE])
         return items.frame

@@ -93,11 +93,7 @@ def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
 
 
 def _integers_of_texts(texts: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
-    """Convert texts to integers if all are decimal numbers without a fraction; else return them unchanged.
-
-    Raises:
-        DataError: all are numbers, but some have a fraction or denote a missing value.
-    """
+    """Convert decimal numbers to integers; returns other texts unchanged, raises a DataError for fractions."""
     if len(texts) == 0 or texts.null_count() or texts.str.contains(INTEGER).all():
         return texts
     gap = texts.is_in(MISSING_VALUES)

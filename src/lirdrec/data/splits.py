@@ -1,7 +1,7 @@
 """Split methods: each maps interactions to labels 0 (train), 1 (validation) or 2 (test).
 
-Pairs come sorted by user and item (`interaction_pairs.distinct_pairs`), so a split depends on the set of interactions and
-on the seed, never on the order of lines in a file.
+Pairs come sorted by user and item (see `distinct_pairs`), so a split depends on the set of interactions and on the
+seed, never on the order of lines in a file.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def split_labels(
             "cold_items": `held_out` of the items, half of them valid and half test; pairs follow their item;
             "none": everything is train.
         users, items: `(E,)` int64.
-        timestamps: `(E,)` int64, needed by the three methods that use time. Ties are broken by item row, except
-            in "global_time", where pairs with equal timestamps stay in one split.
+        timestamps: `(E,)` int64. Ties are broken by item row, except in "global_time", where pairs with equal
+            timestamps stay in one split.
         seed: of "random" and "cold_items".
         held_out: the share to hold out, half of it valid.
 
@@ -83,8 +83,7 @@ def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.n
 def given_labels(column: pl.Series, where: str, place: Callable[[int], str] = row_place) -> np.ndarray:
     """Labels `(E,)` int8 from a column of 0, 1, 2 or of the words train, valid (validation, val, dev) and test.
 
-    Raises:
-        DataError: a value is missing or not a label; names the row.
+    Raises a DataError that names the first row with another value.
     """
     labels = label_values(column)
     if labels.null_count():

@@ -111,10 +111,8 @@ def _read(folder: Path, verify: bool) -> DatasetParts:
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a prepared folder: `format_version`, `name`, `counts`, `features`, `info`, `files`.
 
-    `files` maps relative names to `{"bytes": …, "sha256": …}`.
-
-    Raises:
-        RunFolderError: there is none, it is damaged, or it is from a newer version.
+    `files` maps relative names to `{"bytes": …, "sha256": …}`. Raises a RunFolderError if there is none, it is damaged,
+    or from a newer version.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -207,11 +205,7 @@ def _write(dataset: DatasetParts, folder: Path) -> None:
 
 
 def write_item_table(table: pl.DataFrame, path: Path) -> None:
-    """Write the item table in row groups, which can be read separately.
-
-    Raises:
-        DataError: a column of a type that Parquet cannot hold.
-    """
+    """Write the item table in row groups that can be read separately; DataError for types that Parquet cannot hold."""
     try:
         table.write_parquet(path, row_group_size=ITEM_ROWS)
     except pl.exceptions.PolarsError as error:

@@ -75,8 +75,7 @@ def select_rows(table: Table, keep: pl.Series, skipped: int = 0) -> Table:
 def join_tables(parts: Sequence[Table], columns: Sequence[str], source: str) -> Table:
     """Concatenate the `columns` of tables; locations of rows name the file.
 
-    Raises:
-        DataError: a column is missing in one of them, or has another type than in the others.
+    Raises a DataError if a column is missing in one of them, or has another type than in the others.
     """
     for part in parts:
         part.require_columns(columns)

@@ -28,21 +28,13 @@ SECONDS, MILLISECONDS = 10**11, 10**14  # a time with a fraction below this limi
 
 
 def parse_ids(table: Table, column: str, entity: str, string_ids: bool = False) -> pl.Series:
-    """Parse a column of ids to Int64 or String; see `read_ids`.
-
-    Raises:
-        DataError: a value is missing or not an id; names the first row.
-    """
+    """Parse a column of ids to Int64 or String; see `read_ids`. Raises a DataError that names the first bad row."""
     where = f"{table.source}, column '{column}'"
     return read_ids(table.frame[column], where, entity, table.row_location, text=table.text, string_ids=string_ids)
 
 
 def parse_numbers(table: Table, column: str) -> np.ndarray:
-    """Parse a column of numbers to `(N,)` float64.
-
-    Raises:
-        DataError: a value is missing or not a number; names the first row.
-    """
+    """Parse a column of numbers to `(N,)` float64; raises a DataError that names the first bad row."""
     values = parse_number_values(table, column)
     if values.null_count():
         raise _value_error(table, column, values.is_null(), ", not a number")
@@ -50,11 +42,7 @@ def parse_numbers(table: Table, column: str) -> np.ndarray:
 
 
 def parse_number_values(table: Table, column: str) -> pl.Series:
-    """Parse a column of numbers to Float64; null where a value is missing or not a number.
-
-    Raises:
-        DataError: the column does not contain numbers.
-    """
+    """Parse a column of numbers to Float64, null where a value is none; raises a DataError for other types."""
     series = table.frame[column]
     if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Null)):
         raise DataError(f"{table.source}: column '{column}' holds {series.dtype}, not numbers")
@@ -79,11 +67,7 @@ def _candidate_formats(text: str) -> tuple[str, str]:
 
 
 def parse_times(table: Table, column: str, time_format: str | None = None) -> np.ndarray:
-    """Parse a column of times to `(N,)` int64; see `parse_time_values`.
-
-    Raises:
-        DataError: a value is missing or not a time; names the first row.
-    """
+    """Parse times to `(N,)` int64, see `parse_time_values`; raises a DataError that names the first bad row."""
     values = parse_time_values(table, column, time_format)
     if not values.null_count():
         return values.to_numpy()
@@ -110,15 +94,8 @@ def parse_time_values(table: Table, column: str, time_format: str | None = None)
 
     Integers are kept. Numbers with fractions are seconds or, if they are large, milliseconds; they and dates become
     microseconds since 1970 (UTC unless the text has a time zone). Texts are dates with the year first, optionally with
-    a time of day; dates with the day or the month first need a `time_format`.
-
-    Args:
-        table: contains the column.
-        column: its name.
-        time_format: format of the texts, as in `datetime.strptime` ("%d/%m/%Y %H:%M").
-
-    Raises:
-        DataError: the column does not contain times.
+    a time of day; dates with the day or the month first need a `time_format` of `datetime.strptime`, such as
+    "%d/%m/%Y %H:%M". Raises a DataError if the column does not contain times.
     """
     series = table.frame[column]
     if time_format is not None and (series.dtype == pl.String or series.dtype.is_integer()):
@@ -139,8 +116,7 @@ def parse_time_values(table: Table, column: str, time_format: str | None = None)
 def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
     """Drop rows without a user, an item or, if the config reads them, a rating or a time; also return their number.
 
-    Raises:
-        DataError: no row is left; or a row lacks a value and the config does not skip such rows; names the row.
+    Raises a DataError if no row is left, or if the config does not skip bad rows; names the row.
     """
     problems = _bad_ids(table, config.user, USER, config) | _bad_ids(table, config.item, ITEM, config)
     if config.bad_rows == "error":
@@ -153,20 +129,12 @@ def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int
 
 
 def drop_bad_items(items: Table, config: PreprocessingConfig) -> tuple[Table, int]:
-    """Drop rows of an item table without an id; also return their number.
-
-    Raises:
-        DataError: as `drop_bad_rows`.
-    """
+    """Drop rows of an item table without an id; also return their number. Raises a DataError as `drop_bad_rows`."""
     return _drop_bad_rows(items, _bad_ids(items, config.items_column, ITEM, config))
 
 
 def _bad_ids(table: Table, column: str, entity: str, config: PreprocessingConfig) -> dict[str, pl.Series]:
-    """Find problems in a column of ids: problem → rows.
-
-    Raises:
-        DataError: there is a problem and the config does not skip bad rows; names the first row.
-    """
+    """Problems in a column of ids → rows; raises a DataError unless the config skips bad rows."""
     ids = table.frame[column]
     missing, control = is_missing_id(ids), has_control_characters(ids)
     problems = {f"no {entity} id": missing, f"a control character in the {entity} id": control}

@@ -106,10 +106,8 @@ def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
     """Find the files of a folder: reviews, metadata and image features.
 
     Reviews are the `.json`, `.jsonl` or else `.csv` file (optionally with `.gz`) with such content; metadata is
-    `meta_*`, if there are several that of the reviews' category; image features are `image_features*.b`.
-
-    Raises:
-        DataError: there are no reviews, or the choice is ambiguous.
+    `meta_*`, if there are several that of the reviews' category; image features are `image_features*.b`. Raises a
+    DataError if there are no reviews, or the choice is ambiguous.
     """
     folder = existing_folder(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file())

@@ -89,11 +89,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
 
 
 def metadata_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Convert a record of any year to a row of `COLUMNS`.
-
-    Raises:
-        ValueError: it has no ASIN, or an object instead of a text.
-    """
+    """Convert a record of any year to a row of `COLUMNS`; raises a ValueError if it has no ASIN or text."""
     item = record.get("parent_asin") or record.get("asin")
     if not isinstance(item, str):
         raise ValueError("there is no asin" if item is None else f"asin is {item!r:.60}, not a text")

@@ -53,11 +53,7 @@ class ReviewFormat:
 
 
 def detect_review_format(path: Path) -> ReviewFormat:
-    """Detect the format from the first records.
-
-    Raises:
-        DataError: the format is unknown, or the file cannot be read.
-    """
+    """Detect the format from the first records; raises a DataError if it is unknown, or the file cannot be read."""
     lines = first_lines(path)
     if not lines:
         raise DataError(f"{path}: there are no rows")
@@ -70,11 +66,7 @@ def detect_review_format(path: Path) -> ReviewFormat:
 
 
 def first_lines(path: Path) -> list[bytes]:
-    """The first lines of a file that may be gzipped, without blank ones.
-
-    Raises:
-        DataError: the file is missing, empty, cut short or damaged.
-    """
+    """The first lines of a file that may be gzipped, without blank ones; raises a DataError if it cannot be read."""
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")
     return [line for line in head.splitlines()[:HEAD_LINES] if line.strip()]
@@ -94,7 +86,7 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
         2023 milliseconds).
 
     Raises:
-        DataError: the file is damaged or without a good line, or a line is bad and the policy of `bad` is "raise".
+        DataError: the file is damaged or without a good line, or `bad` refuses a line.
     """
     form = dataclasses.replace(form, names={column: form.names[column] for column in columns})
     read_block = _json_block if form.places is None else _csv_block

@@ -251,11 +251,7 @@ def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
 
 
 def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
-    """The kind of a JSON file: "table" if options name its keys or it has the keys user and item, else "amazon".
-
-    Raises:
-        DataError: its records are neither.
-    """
+    """The kind of a JSON file: "table" by its options or its keys user and item, else "amazon", or a DataError."""
     if TABLE_OPTIONS.intersection(options):
         return "table"
     record = first_record(path)

@@ -72,10 +72,8 @@ def first_or_none(folder: Path, paths: Sequence[Path], role: str, remedy: str) -
 def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
     """Read a text file as numbers, since tens of millions of rows of texts would need too much memory.
 
-    Args:
-        path: the file.
-        ids: columns of ids. If one of them has values other than 63-bit integers, all columns are read as texts.
-        layout: see `read_table`.
+    If one of the columns `ids` has values other than 63-bit integers, all columns are read as texts. `layout` as for
+    `read_table`.
     """
     table = read_table(path, text="", **layout)
     if all(table.frame[column].dtype == pl.Int64 for column in ids if column in table.frame.columns):
@@ -84,15 +82,9 @@ def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
 
 
 def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
-    """Validate the id columns of a table: in published datasets, ids are integers.
+    """Validate the id columns of a table: in published datasets, ids are integers that match `pattern`.
 
-    Numbers with leading zeros, such as `007`, are not changed.
-
-    Args:
-        table: contains the columns.
-        config: defines how bad rows are handled, and whether ids are strings.
-        columns: their names.
-        pattern: regular expression of an id.
+    Numbers with leading zeros, such as `007`, are not changed. If the config skips bad rows, they are left out.
 
     Raises:
         DataError: a column is missing or has a value that is not an integer; names the line. If the config skips bad
@@ -126,12 +118,8 @@ def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, p
 def read_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[str]:
     """The lines of a text file, without line ends and without empty lines at the end.
 
-    Args:
-        path: the file.
-        encodings: tried in turn; the first that can decode all bytes is used.
-
-    Raises:
-        DataError: the file is missing or empty, or no encoding can decode it; names the line.
+    The first of the `encodings` that can decode all bytes is used. Raises a DataError if the file is missing or empty,
+    or no encoding can decode it; names the line.
     """
     content = read_bytes(path)
     for encoding in encodings:

@@ -26,11 +26,7 @@ AMAZON_2023 = {USER: "user_id", ITEM: "parent_asin", "rating": "rating", "timest
 def find_split_files(folder: str | Path) -> dict[str, Path] | None:
     """Find NAME.train.csv, NAME.valid.csv and NAME.test.csv in a folder (or .tsv, .parquet, .jsonl), by split.
 
-    Returns:
-        None if one of the three is missing.
-
-    Raises:
-        DataError: several files could be one of the splits.
+    None if one of the three is missing; raises a DataError if several files could be one of them.
     """
     files: dict[str, Path] = {}
     for split in SPLITS:
@@ -97,8 +93,7 @@ def read_split_files(train: str | Path, validation: str | Path | None, test: str
             folder of `train`.
 
     Raises:
-        DataError: a file is missing or invalid, or a pair is in two files.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`; or a pair is in two files.
     """
     paths = {"train": train, "valid": validation, "test": test}
     return read_interactions({split: path for split, path in paths.items() if path is not None}, **options)
