@@ -25,10 +25,8 @@ class BenchmarkDataset:
     """The recipe of a benchmark dataset, with its expected counts.
 
     Attributes:
-        name: identifier of the recipe.
-        title: display name.
-        source: the format of the source: "amazon" or "microlens".
-        files: names of the published files.
+        name, title: identifier and display name.
+        source, files: the format of the source ("amazon" or "microlens") and the names of the published files.
         users, items, interactions: exact counts after preparation, over all splits.
         options: of the reader (fields of `lirdrec.data.preprocessing_config.PreprocessingConfig`).
         remark: further notes.
@@ -72,16 +70,10 @@ PUBLISHED = {
 
 
 def recipe(name: str) -> BenchmarkDataset:
-    """The recipe of a published dataset.
+    """The recipe of a published dataset: baby, sports, clothing, electronics or microlens, in any case.
 
     The split follows the paper's rule (per user, 8:1:1, at random), but with another seed: the seed of the public
-    split is unknown. Metrics therefore differ slightly from the published ones.
-
-    Args:
-        name: baby, sports, clothing, electronics or microlens, in any case.
-
-    Raises:
-        ConfigError: there is no such recipe; the message suggests the most similar name.
+    split is unknown. Metrics therefore differ slightly from the published ones. Raises a ConfigError for other names.
     """
     if name.lower() not in PUBLISHED:
         hint = suggest_name(name.lower(), PUBLISHED, f"there are {', '.join(PUBLISHED)}")
@@ -90,17 +82,10 @@ def recipe(name: str) -> BenchmarkDataset:
 
 
 def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
-    """Compare the counts of a dataset with the published ones; log differences as a warning, or raise.
+    """Compare the counts of a dataset with the published ones; log differences as a warning, or raise if `strict`.
 
-    Only counts are compared: datasets with equal counts may still differ in their pairs and in their split.
-
-    Args:
-        dataset: with all its splits.
-        name: of the recipe.
-        strict: raise instead of warning.
-
-    Returns:
-        one sentence per differing count, then the likely reason; empty if all counts match.
+    Only counts are compared: datasets with equal counts may still differ in their pairs and in their split. Returns one
+    sentence per differing count, then the likely reason; empty if all counts match.
 
     Raises:
         ConfigError: there is no such recipe.

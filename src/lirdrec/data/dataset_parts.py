@@ -98,9 +98,7 @@ class DatasetParts:
         if not len(self.train):
             raise DataError(f"dataset '{self.name}': there is no training interaction")
         self._check_table()
-        for name in SPLITS:
-            self._check_range(name)
-        self._check_repeats()
+        self._check_pairs()
         self._check_features()
         self._check_users()
 
@@ -134,21 +132,19 @@ class DatasetParts:
         table, _ = to_polars(self.item_table)
         object.__setattr__(self, "item_table", table)
         if table.height != self.n_items:
-            raise DataError(
-                f"the item table has {pluralize(table.height, 'row')} for {pluralize(self.n_items, 'item')}"
-            )
+            rows = pluralize(table.height, "row")
+            raise DataError(f"the item table has {rows} for {pluralize(self.n_items, 'item')}")
         if table.columns[:1] != [ITEM] or not table[ITEM].equals(self.items.series, check_dtypes=True):
             raise DataError("the first column of the item table must be 'item' and hold the item ids in row order")
 
-    def _check_range(self, name: str) -> None:
-        pairs = self.split(name)
-        for entity, rows, size in (("user", pairs.users, self.n_users), ("item", pairs.items, self.n_items)):
-            outside = np.flatnonzero((rows < 0) | (rows >= size))
-            if len(outside):
-                position = outside[0]
-                raise DataError(f"{name} pair {position} has {entity} row {rows[position]}; there are {size} {entity}s")
-
-    def _check_repeats(self) -> None:
+    def _check_pairs(self) -> None:
+        for name in SPLITS:
+            split = self.split(name)
+            for entity, rows, size in (("user", split.users, self.n_users), ("item", split.items, self.n_items)):
+                for position in np.flatnonzero((rows < 0) | (rows >= size))[:1]:
+                    raise DataError(
+                        f"{name} pair {position} has {entity} row {rows[position]}; there are {size} {entity}s"
+                    )
         pairs = self.all_interactions()
         keys = pairs.users * self.n_items + pairs.items
         order = np.argsort(keys, kind="stable")

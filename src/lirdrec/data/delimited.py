@@ -55,12 +55,11 @@ class TextFormat:
     Attributes:
         separator: between values; None: detected from the first lines.
         encoding: of the text; None: UTF-8, or UTF-16 if the file begins with its byte order mark.
-        header: whether the first line holds the names of the columns.
-        columns: the names of the columns of a file without a header.
+        header, columns: whether the first line holds the names of the columns; else these names.
         bad_rows: "error", or "skip": leave out lines with a wrong number of values.
 
     Raises:
-        ConfigError: an unknown encoding or policy, an invalid separator, or column names for a file with a header.
+        ConfigError: an unknown encoding, an invalid separator, or column names for a file with a header.
     """
 
     separator: str | None = None
@@ -133,7 +132,8 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
         body, frame, skipped, numbers = _read(body, layout.bad_rows, typed=False)
     frame.columns = _names(body, layout, frame.width)
     first = 1 + layout.header + n_lines_before
-    if numbers is None and body.rows_span_lines(frame.height):
+    # line ends within quotes, or blank lines
+    if numbers is None and body.content.count(b"\n") + 1 != frame.height + layout.header:
         numbers = np.array([record.line for record in body.records()][layout.header :], dtype=np.int64)
     blank = _is_blank(frame.to_series(0))
     for name in frame.columns[1:]:
@@ -161,7 +161,8 @@ def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, pl.DataFr
 
     Quotes have no meaning if no value begins with one. If the rows do not fit otherwise, a backslash escapes a quote.
     """
-    if body.quoted and not body.begins_with_quotes():
+    value_start = rb'"(?<=[\r\n%b]")' % re.escape(body.separator.encode())
+    if body.quoted and not body.content.startswith(b'"') and not re.search(value_start, body.content):
         body = dataclasses.replace(body, quoted=False)
     if body.quoted and b'\\"' in body.content:
         escaped = dataclasses.replace(body, content=body.content.replace(b'\\"', b'""'))
@@ -372,20 +373,6 @@ class _Body:
             " to leave such lines out: --bad-rows skip (in Python bad_rows='skip')"
         )
 
-    def rows_span_lines(self, rows: int) -> bool:
-        """Whether row numbers differ from line numbers: line ends within quotes, or lines before the header."""
-        return self.content.count(b"\n") + 1 != rows + self.header
-
-    def begins_with_quotes(self) -> bool:
-        """Whether a value begins with a quote."""
-        before = rb'"(?<=[\r\n%b]")' % re.escape(self.separator.encode())
-        return self.content.startswith(b'"') or re.search(before, self.content) is not None
-
-    def has_quotes_within(self) -> bool:
-        """Whether a quote has other characters on both sides."""
-        other = rb'[^\r\n"%b]' % re.escape(self.separator.encode())
-        return re.search(rb'"(?<=%b")(?=%b)' % (other, other), self.content) is not None
-
     def _parse(self, content: bytes, typed: bool) -> pl.DataFrame:
         def read(n_rows: int | None) -> pl.DataFrame:
             return pl.read_csv(
@@ -405,7 +392,8 @@ class _Body:
 
     def _is_complete(self, frame: pl.DataFrame) -> bool:
         """Whether every row has as many values as there are columns (polars silently pads short rows)."""
-        if self.quoted and self.has_quotes_within():
+        other = rb'[^\r\n"%b]' % re.escape(self.separator.encode())
+        if self.quoted and re.search(rb'"(?<=%b")(?=%b)' % (other, other), self.content):
             return False  # polars silently drops some quotes within values
         if self.n_columns not in (None, frame.width):
             return False

@@ -21,12 +21,7 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a table.
-
-    Attributes:
-        path: the file.
-        values: column → value for all of its rows, from folders called `column=value`.
-    """
+    """One file of a table, and column → value for all of its rows, from folders called `column=value`."""
 
     path: Path
     values: dict[str, str | None] = field(default_factory=dict)

@@ -49,14 +49,14 @@ class IdMap:
         self._dense = self.is_integer and bool(np.array_equal(self.ids, np.arange(len(self.ids))))
 
     @property
-    def kind(self) -> str:
-        """The type of the ids for messages, "integers" or "strings"."""
-        return "integers" if self.is_integer else "strings"
-
-    @property
     def is_integer(self) -> bool:
         """Whether the ids are integers (else strings)."""
         return self.series.dtype == pl.Int64
+
+    @property
+    def kind(self) -> str:
+        """The type of the ids for messages, "integers" or "strings"."""
+        return "integers" if self.is_integer else "strings"
 
     def rows(self, ids: Any) -> np.ndarray:
         """Rows `(B,)` int64 of the ids; -1 for unknown ids, including ids of the other type."""
@@ -118,13 +118,7 @@ class IdMap:
 
     def row(self, id: Any) -> int:
         """The row of one id; raises an UnknownIdError for an unknown id."""
-        row = self._row_or_none(id)
-        if row < 0:
-            alike = self.alike(id)
-            hint = f" ({len(self)} are known; their ids are {self.kind})"
-            hint = hint if alike is None else f"; did you mean {alike!r}?"
-            raise UnknownIdError(f"no {self.entity} has the id {id!r}{hint}")
-        return row
+        return int(known_rows([id], self)[0])
 
     def _row_or_none(self, id: Any) -> int:
         if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer, str)):
@@ -325,13 +319,12 @@ def _unknown_ids_message(unknown: list[Any], known: IdMap) -> str:
         return f"{problem}; {suggestion}"
     if nearest := _nearest(id, known):
         return f"{problem}; the nearest are {', '.join(nearest)}"
-    return f"{problem}; {len(known):,} are known, {examples}"
+    return f"{problem}; {len(known):,} {known.kind} are known, {examples}"
 
 
 def _nearest(id: Any, known: IdMap) -> list[str]:
-    if not isinstance(id, str):
+    if isinstance(id, (int, float, np.number)):
         distances = np.abs(known.ids.astype(np.float64) - float(id))
         return [str(known.ids[row]) for row in np.argsort(distances, kind="stable")[:3]]
-    if len(known) > NEAREST_AMONG:
-        return []
-    return [repr(similar) for similar in difflib.get_close_matches(id, known.series.to_list(), n=3)]
+    candidates = known.series.to_list() if isinstance(id, str) and len(known) <= NEAREST_AMONG else []
+    return [repr(similar) for similar in difflib.get_close_matches(id, candidates, n=3)]

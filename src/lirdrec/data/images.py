@@ -72,9 +72,8 @@ def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series |
         folder: contains the images.
         column: `(I,)` for each item a path below the folder, an absolute path into it, or a file name; or null. A file
             name may lack its suffix, and the file may be in a direct subfolder. The path of a missing file is kept, so
-            that opening it reports the problem. Without a column, files ITEM with one of the `SUFFIXES` (.jpg, .png,
-            .webp, .avif, .heic …) are searched in the folder and its direct subfolders; of several the first by path
-            is used.
+            that opening it reports the problem. Without a column, files ITEM with one of the `SUFFIXES` are searched
+            in the folder and its direct subfolders; of several the first by path is used.
 
     Returns:
         Series `image` `(I,)` of strings.

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.ids import describe_ids, pluralize
+from lirdrec.data.ids import describe_ids
 from lirdrec.data.table import Table, select_rows
 from lirdrec.errors import DataError
 
@@ -42,11 +42,6 @@ def as_values(wanted: Any) -> list[Any]:
 def in_words(only: Mapping[str, Any]) -> str:
     """`event=transaction, addtocart; country=de`."""
     return "; ".join(f"{column}={', '.join(map(_value_text, as_values(wanted)))}" for column, wanted in only.items())
-
-
-def left_out(before: Table, after: Table, only: Mapping[str, Any]) -> str:
-    """The message with the number of rows that were kept."""
-    return f"{before.source}: {pluralize(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
 
 
 def _value_text(value: Any) -> str:

@@ -34,13 +34,9 @@ class BadLines:
 
     Attributes:
         path: the file of the lines.
-        policy: "skip"; or "raise", which "error" is another name of.
+        policy: "skip"; or "raise", which "error" is another name of; raises a ConfigError for others.
         option: the option that skips such lines, for messages.
-        count: number of lines skipped so far.
-        example: a message about the first of them.
-
-    Raises:
-        ConfigError: another policy.
+        count, example: the number of lines skipped so far, and a message about the first.
     """
 
     path: Path
@@ -100,11 +96,7 @@ def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, byte
 def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes], T | None]) -> Iterator[T]:
     """The results of `parse` for each line of a block, in order, without blank lines and results that are None.
 
-    Args:
-        number: of the block's first line.
-        block: complete lines.
-        bad: handles lines for which `parse` raises ValueError.
-        parse: called with a line without its line end.
+    `number` is that of the block's first line; `bad` handles lines for which `parse` raises ValueError.
     """
     lines = block.split(b"\n")
     for position, line in enumerate(lines):

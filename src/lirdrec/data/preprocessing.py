@@ -17,7 +17,7 @@ from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
-from lirdrec.data.interaction_filters import in_words, keep_only, left_out
+from lirdrec.data.interaction_filters import in_words, keep_only
 from lirdrec.data.interaction_pairs import distinct_pairs, k_core
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
@@ -59,13 +59,12 @@ def from_sparse(
 ) -> DatasetParts:
     """A dataset from a matrix of users and items; `Dataset.from_sparse` describes the arguments and errors."""
     if isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "biuf":
-        (rows, columns), shape = np.nonzero(matrix), matrix.shape
+        rows, columns = np.nonzero(matrix)
         values = matrix[rows, columns].astype(np.float64)
     elif hasattr(matrix, "tocsr") and len(matrix.shape) == 2:
         entries = matrix.tocsr().tocoo()  # sums up duplicate entries
         stored = entries.data != 0
         rows, columns, values = entries.row[stored], entries.col[stored], entries.data[stored].astype(np.float64)
-        shape = matrix.shape
     else:
         raise DataError(
             f"the matrix is of type {type(matrix).__name__}; give a SciPy sparse matrix or a NumPy array with a row per"
@@ -76,19 +75,20 @@ def from_sparse(
             "the matrix has NaN or infinite entries; entries must be finite numbers, 0 without an interaction"
         )
     ids = {}
-    for what, given, size in ((USER, user_ids, shape[0]), (ITEM, item_ids, shape[1])):
-        ids[what] = read_ids(np.arange(size) if given is None else given, f"{what}_ids", what)
-        if len(ids[what]) != size:
-            side = "rows" if what == USER else "columns"
-            raise DataError(f"{what}_ids: {pluralize(len(ids[what]), 'id')}, but the matrix has {size:,} {side}")
-        IdMap(ids[what], what)  # each id once
+    axes = ((USER, user_ids, "rows"), (ITEM, item_ids, "columns"))
+    for (entity, given, axis), size in zip(axes, matrix.shape, strict=True):
+        ids[entity] = read_ids(np.arange(size) if given is None else given, f"{entity}_ids", entity)
+        if len(ids[entity]) != size:
+            raise DataError(f"{entity}_ids: {pluralize(len(ids[entity]), 'id')}, but the matrix has {size:,} {axis}")
+        IdMap(ids[entity], entity)  # each id once
+    for option in (USER, ITEM, RATING, "timestamp"):
+        if option in options:
+            raise ConfigError(f"from_sparse: a matrix has no column '{option}'; leave the option out")
+    if min_rating is not None:
+        options |= {"rating": RATING, "min_rating": min_rating}
     pairs = {USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values}
-    given = {} if min_rating is None else {"rating": RATING, "min_rating": min_rating}
-    for taken in (USER, ITEM, RATING, "timestamp"):
-        if taken in options:
-            raise ConfigError(f"from_sparse: a matrix has no column '{taken}'; leave the option out")
-    table = pl.DataFrame({ITEM: ids[ITEM]}) if items is None else items
-    return from_frames(pl.DataFrame(pairs), items=table, **given, **options)
+    items = pl.DataFrame({ITEM: ids[ITEM]}) if items is None else items
+    return from_frames(pl.DataFrame(pairs), items=items, **options)
 
 
 def build(
@@ -152,14 +152,14 @@ def _label_column(config: PreprocessingConfig) -> str | None:
 def _check_columns(table: Table, items: Table | None, config: PreprocessingConfig) -> None:
     """Raise unless the table has rows and all columns that the configuration names."""
     label_column = _label_column(config)
-    if label_column is not None and label_column not in table.frame.columns:
-        columns = table.frame.columns
+    columns = table.frame.columns
+    if label_column is not None and label_column not in columns:
         choice = f"choose one of {', '.join(METHODS)}, or a column of labels; it has {', '.join(columns)}"
         raise DataError(
             f"{table.source}: '{label_column}' is neither a split method nor a column;"
             f" {suggest_name(label_column, [*METHODS, *columns], choice)}"
         )
-    needed = [config.user, config.item, config.timestamp, config.rating, label_column]
+    needed = (config.user, config.item, config.timestamp, config.rating, label_column)
     table.require_columns([column for column in needed if column is not None])
     if config.title is not None and items is None:
         raise ConfigError(
@@ -173,9 +173,10 @@ def _check_columns(table: Table, items: Table | None, config: PreprocessingConfi
 def _good_rows(table: Table, config: PreprocessingConfig, counts: dict[str, Any]) -> Table:
     """Filter the rows by values (`only`) and drop bad rows."""
     if config.only:
-        everything, table = table, keep_only(table, config.only)
-        logger.info("%s", left_out(everything, table, config.only))
-        counts |= {"only": in_words(config.only), "other_rows": everything.frame.height - table.frame.height}
+        n_rows, table = table.frame.height, keep_only(table, config.only)
+        kept = pluralize(table.frame.height, "row")
+        logger.info("%s: %s of %s with %s", table.source, kept, f"{n_rows:,}", in_words(config.only))
+        counts |= {"only": in_words(config.only), "other_rows": n_rows - table.frame.height}
     table, skipped = drop_bad_rows(table, config)
     if skipped := skipped + table.skipped:
         counts["bad_rows_skipped"] = skipped
@@ -322,50 +323,50 @@ def _catalog(
 
 def _with_title(items: Table, config: PreprocessingConfig) -> pl.DataFrame:
     """Rename the configured column of titles to `title`; another column `title` gets a new name."""
-    if config.title is None or config.title == TITLE:
-        items.require_columns([] if config.title is None else [TITLE])
+    if config.title is None:
         return items.frame
     items.require_columns([config.title])
-    if config.title == config.items_column:
+    if config.title == config.items_column and config.title != TITLE:
         raise DataError(
             f"{items.source}: column '{config.title}' holds the item ids, not the titles; leave"
             f" {option_name('title')} out: without titles, ids are shown"
         )
-    taken = {TITLE: unused_name(TITLE, items.frame.columns)} if TITLE in items.frame.columns else {}
-    return items.frame.rename({**taken, config.title: TITLE})
+    if config.title == TITLE:
+        return items.frame
+    renamed = {TITLE: unused_name(TITLE, items.frame.columns)} if TITLE in items.frame.columns else {}
+    return items.frame.rename({**renamed, config.title: TITLE})
 
 
 def _require_item_ids(items: Table, column: str, item_ids: pl.Series) -> None:
     """Raise a DataError if the item table lacks its id column; suggests a column that contains the requested ids."""
     if column in items.frame.columns:
         return
-    held = ", ".join(items.frame.columns)
-    if (found := column_of_ids(items.frame, item_ids)) is None:
-        hint = f"none of them holds these ids, so name the right one ({option_text('items_id', 'COLUMN')})"
-    else:
+    hint = f"none of them holds these ids, so name the right one ({option_text('items_id', 'COLUMN')})"
+    if match := column_of_ids(items.frame, item_ids):
+        name, n_contained = match
         ids = pluralize(item_ids.n_unique(), "item id")
-        hint = f"'{found[0]}' holds {found[1]:,} of the {ids}: name it ({option_text('items_id', found[0])})"
-    raise DataError(f"{items.source}: no column '{column}'; it has {held}; {hint}")
+        hint = f"'{name}' holds {n_contained:,} of the {ids}: name it ({option_text('items_id', name)})"
+    raise DataError(f"{items.source}: no column '{column}'; it has {', '.join(items.frame.columns)}; {hint}")
 
 
 def _aligned(
     features: Mapping[str, FeatureFile], catalog: IdMap, config: PreprocessingConfig, items: Table | None
 ) -> dict[str, Aligned]:
     """Align the features with the catalog; features without ids need an item table, which defines their order."""
+    source, listed = ("", None) if items is None else (items.source, items.frame.height)
     aligned = {}
     for key, file in features.items():
         where = f"features '{key}'"
         check_name(key)
         if file.ids is None and (items is None or not items.ordered):
-            source = "" if file.source == where else f" ({file.source})"
-            table = "an item table" if items is None else f"a table of items in the file's order, not {items.source}"
+            path = "" if file.source == where else f" ({file.source})"
+            table = "an item table" if items is None else f"a table of items in the file's order, not {source}"
             raise DataError(
-                f"{where}{source}: has no ids, and nothing says which item a row belongs to; give {table} with a row"
+                f"{where}{path}: has no ids, and nothing says which item a row belongs to; give {table} with a row"
                 f" for each row of it ({option_text('items', 'FILE')}), or save it with ids, for instance with"
                 " numpy.savez(FILE, ids=ids, vectors=matrix)"
             )
-        order, listed = (items.source, items.frame.height) if items is not None else ("", None)
-        aligned[key] = align(file, catalog, where, config.unknown_features == "drop", order, listed)
+        aligned[key] = align(file, catalog, where, config.unknown_features == "drop", source, listed)
     return aligned
 
 
@@ -392,10 +393,10 @@ def _nothing_left(counts: Mapping[str, Any]) -> str:
         "repeated_pairs": ("repeated", None),
         "removed_by_k_core": ("of users or items with too few others", "k_core"),
     }
-    gone = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
-    by = [option_name(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
-    said = f"no interaction is left of {pluralize(counts['rows'], 'row')}"
-    said += f" ({', '.join(gone)})" if gone else ""
+    removed = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
+    options = [option_name(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
+    problem = f"no interaction is left of {pluralize(counts['rows'], 'row')}"
+    problem += f" ({', '.join(removed)})" if removed else ""
     hints = []
     if counts.get("removed_by_k_core"):
         hints.append(f"lower {option_name('k_core')}, which is {counts['k_core']}")
@@ -403,4 +404,4 @@ def _nothing_left(counts: Mapping[str, Any]) -> str:
         hints.append(f"lower {option_name('min_rating')}, which is {counts['min_rating']:g}")
     if counts.get("items_without_features_dropped"):
         hints.append(f"give features to more items (without any: {counts['items_without_features_dropped']:,})")
-    return f"{said}; {' or '.join(hints) or 'look at ' + ', '.join(by)}"
+    return f"{problem}; {' or '.join(hints) or 'look at ' + ', '.join(options)}"

@@ -41,11 +41,11 @@ ITEM_ROWS = 8192  # rows per row group of the item table; readers of a range loa
 
 
 def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> Path:
-    """Write a prepared folder atomically.
+    """Write a prepared folder atomically; its parents are created.
 
     Args:
         dataset: a `Dataset` or its parts.
-        folder: target; parents are created.
+        folder: target.
         overwrite: replace a folder, but only if it contains a prepared dataset and nothing else.
 
     Raises:
@@ -60,13 +60,8 @@ def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) ->
 def read(folder: str | Path, verify: bool = False) -> DatasetParts:
     """Read a prepared folder; the features stay on disk, memory-mapped.
 
-    Args:
-        folder: written by `write`.
-        verify: also check the checksums of the feature matrices (reads all their bytes); the checksums of other files
-            and all sizes are always checked.
-
-    Raises:
-        RunFolderError: a file is missing, damaged, or from a newer version of the format.
+    `verify` also checks the checksums of the feature matrices (reads all their bytes); the checksums of other files and
+    all sizes are always checked. Raises a RunFolderError if a file is missing, damaged, or from a newer version.
     """
     folder = Path(folder)
     return read_stable(folder, lambda: _read(folder, verify))
@@ -251,14 +246,8 @@ _verified: set[tuple[object, ...]] = set()  # states of the files that this proc
 def verify_features(dataset: DatasetParts, names: Collection[str] | None = None) -> None:
     """Compare the feature files of a dataset that was loaded from a prepared folder with their checksums.
 
-    Each file is read once in a process, unless it has changed since. Features in memory are not checked.
-
-    Args:
-        dataset: any dataset.
-        names: names of matrices; None: all.
-
-    Raises:
-        RunFolderError: a file is missing, or is not what was written; it names the file.
+    Each file is read once in a process, unless it has changed since. Features in memory are not checked. `names` are
+    those of matrices; None: all. Raises a RunFolderError that names a missing or changed file.
     """
     mapped = [name for name, matrix in dataset.features.items() if isinstance(matrix.values, np.memmap)]
     wanted = [name for name in mapped if names is None or name in names]

@@ -36,10 +36,9 @@ class ReviewFormat:
     """The layout of a file of reviews.
 
     Attributes:
-        year: of the collection, if it can be detected ("2014", "2018", "2023").
+        year: of the collection ("2014", "2018", "2023").
         names: our column → key of the JSON record, or name of the CSV column in messages.
-        places: our column → position of the value in a CSV line; None for JSON.
-        width: number of values in a CSV line.
+        places, width: our column → position of the value in a CSV line (None for JSON), and the number of values.
         header: whether the first line holds names.
         day: the key of the date as text, used if a record has no numeric time.
     """

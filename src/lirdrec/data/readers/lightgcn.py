@@ -59,8 +59,7 @@ def read_lightgcn(
     """Read a folder in the format of LightGCN's public data (Gowalla, Yelp2018, Amazon-Book) and keep its split.
 
     Ids are the numbers in the files. The items are 0 to the largest id, so that row i of a feature matrix is item i.
-    The column `org_id` of an `item_list.txt` is added to the item table. Users without items (lines with only a user)
-    are dropped.
+    The column `org_id` of an `item_list.txt` is added to the item table. Users without items are dropped.
 
     Args:
         folder: holds `train.txt` and `test.txt`, `valid.txt` or `val.txt`; `train.txt` alone is split at random.
@@ -69,8 +68,7 @@ def read_lightgcn(
             timestamp, only. The split of the files is kept unless `split` is given.
 
     Raises:
-        DataError: a file is missing, or a line is not a user and its items; names file and line.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`.
     """
     reject_options(options, FIXED_OPTIONS, f"{folder}: its files contain only users and items")
     folder = Path(folder)

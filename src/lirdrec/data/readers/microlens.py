@@ -65,14 +65,12 @@ def read_microlens(
     Args:
         folder: contains `…_pairs.csv` (user, item, timestamp in milliseconds), optionally `…_titles.csv` or
             `…_title_en.csv` (item, title; with or without a header) and a folder `…_covers` of ITEM.jpg.
-        images: the folder of covers, if it is elsewhere.
-        titles: the file of titles, if it is elsewhere or one of several.
+        images, titles: the folder of covers and the file of titles, if they are elsewhere, or one of several.
         features, name, info: as for `read_interactions`; the default name is that of the pairs file.
         options: fields of `PreprocessingConfig`.
 
     Raises:
-        DataError: a file is missing or damaged; the message says what is wrong, where, and what to do.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`.
     """
     folder = existing_folder(folder)
     path = find_single_file(folder, PAIRS, f"a MicroLens folder has one file {PAIRS}")

@@ -61,7 +61,11 @@ def read_mmrec(
     user_ids, item_ids = parse_ids(table, user, USER), parse_ids(table, item, ITEM)
     labels = given_labels(table.frame[label], table.source, table.row_location)
     files = {path.name.removesuffix(SUFFIX): path for path in sorted(folder.glob(f"*{SUFFIX}"))}
-    features = {modality: _read_features(path) for modality, path in files.items()}
+    features = {}
+    for modality, file in files.items():
+        exists(file)
+        values = as_floats(read_npy(file), str(file))
+        features[modality] = FeatureMatrix.known_good(values, check_rows(values, str(file)))
     items = IdMap(_item_ids(item_ids, files, features), ITEM)
     users = IdMap(user_ids.unique().sort(), USER)
     times = parse_times(table, TIMESTAMP) if TIMESTAMP in table.frame.columns else None
@@ -84,12 +88,6 @@ def read_mmrec(
             "split": {"method": "label", "column": label},
         },
     )
-
-
-def _read_features(path: Path) -> FeatureMatrix:
-    exists(path)
-    values = as_floats(read_npy(path), str(path))
-    return FeatureMatrix.known_good(values, check_rows(values, str(path)))
 
 
 def _read_interactions(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> tuple[Table, dict[str, int]]:

@@ -77,8 +77,7 @@ def read_movielens(
         options: fields of `PreprocessingConfig`. All ratings count unless `min_rating` is given.
 
     Raises:
-        DataError: a file is missing or damaged; the message says what is wrong, where, and what to do.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`.
     """
     folder = existing_folder(folder)
     columns = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}

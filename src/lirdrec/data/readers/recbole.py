@@ -49,8 +49,7 @@ def read_recbole(
             "timestamp" if there is such a column.
 
     Raises:
-        DataError: a file is missing or damaged, or a header has no types.
-        ConfigError: an unknown option.
+        DataError, ConfigError: as of `read_interactions`; or a header has no types.
     """
     folder = existing_folder(folder)
     bad_rows = options.get("bad_rows", "error")
@@ -141,8 +140,7 @@ def _float_lists(texts: pl.Series, column: str, table: Table) -> pl.Series:
     words = _words(texts)
     numbers = words.list.eval(pl.element().cast(pl.Float32, strict=False))
     bad = numbers.list.eval(pl.element().is_null()).list.any().fill_null(False)
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        word = next(word for word, number in zip(words[row], numbers[row], strict=True) if number is None)
-        raise DataError(f"{table.source}: column '{column}' has {word!r} in {table.first_bad_row(bad)}, not a number")
+    for row in bad.arg_true()[:1]:
+        word = words[row][numbers[row].is_null().arg_true()[0]]
+        raise DataError(f"{table.source}: column '{column}' has {word!r} in {table.row_location(row)}, not a number")
     return pl.select(pl.when(words.list.len() > 0).then(numbers)).to_series()

@@ -35,17 +35,13 @@ CONVERT = (
 )
 
 
-def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle by its suffix or its first bytes."""
-    if path.suffix.lower() in PICKLE_NAMES:
-        return True
-    with path.open("rb") as file:
-        return file.read(2) in PICKLED
-
-
 def check_not_pickle(path: Path) -> None:
-    """Raise a DataError if a file is a pickle; the message explains how to convert it."""
-    if path.is_file() and is_pickle(path):
+    """Raise a DataError if a file is a pickle by its suffix or first bytes; the message explains how to convert it."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        is_pickle = path.suffix.lower() in PICKLE_NAMES or file.read(2) in PICKLED
+    if is_pickle:
         raise DataError(f"{path}: {CONVERT.format(stem=path.name.partition('.')[0], name=path.name)}")
 
 
@@ -87,8 +83,7 @@ def read_matrices(
         options: fields of `PreprocessingConfig` except those that a matrix defines: user, rating, timestamp, only.
 
     Raises:
-        DataError: a file is missing, damaged, pickled, or not a scipy matrix, or the shapes differ.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`; or a file is pickled, or the shapes differ.
     """
     reject_options(options, FIXED_OPTIONS, "a matrix of users and items has no named columns")
     sources = {"train": train, "valid": validation, "test": test}

@@ -59,8 +59,7 @@ def read_split_folder(
         options: fields of `PreprocessingConfig`. The columns of Amazon 2023 are detected.
 
     Raises:
-        DataError: a file is missing or damaged; the message says what is wrong, where, and what to do.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`.
     """
     folder = Path(folder)
     files = find_split_files(folder)
