@@ -52,16 +52,16 @@ def import_captions(folder: str | Path, path: str | Path) -> int:
     recover(folder)
     rows = ItemRows(folder)
     table = read_table(path)
-    table.need([ITEM, CAPTION])
+    table.require_columns([ITEM, CAPTION])
     old = read_columns(rows)
     ids = table.frame[ITEM].cast(old[ITEM].dtype, strict=False)
     if (bad := ids.is_null() | ~ids.is_in(old[ITEM].implode()).fill_null(False)).any():
         raise DataError(
-            f"{path}, {table.at(bad)}: no item of {folder} is called {table.frame[ITEM].filter(bad)[0]!r};"
+            f"{path}, {table.first_bad_row(bad)}: no item of {folder} is called {table.frame[ITEM].filter(bad)[0]!r};"
             " nothing was imported"
         )
     if (bad := ids.is_duplicated() & ~ids.is_first_distinct()).any():
-        raise DataError(f"{path}, {table.at(bad)}: the item {ids.filter(bad)[0]} occurs twice; nothing was imported")
+        raise DataError(f"{path}, {table.first_bad_row(bad)}: the item {ids.filter(bad)[0]} occurs twice; nothing was imported")
     captions = [clean(text or "", keep_lines=True) for text in table.frame[CAPTION].cast(pl.String)]
     new = pl.DataFrame({ITEM: ids, CAPTION: captions})
     before = new.select(ITEM).join(old, on=ITEM, how="left", maintain_order="left")[CAPTION].fill_null("")

@@ -126,7 +126,7 @@ def recommend(
     check_output(output, csv_safe)
     users.check()
     _check_k(items.k)
-    conditions = None if items.where is None else _conditions(items.where)
+    conditions = None if items.source is None else _conditions(items.source)
     recommender = _load(run, device)
     options = _ranking_options(recommender, items, conditions)
     if users.all_users and output is not None:
@@ -362,7 +362,7 @@ def _candidates(recommender: Recommender, items: CandidateOptions, conditions: F
     # unknown ids stay: `recommend` names them in its error
     left = [item for item, row in zip(chosen, rows, strict=True) if row < 0 or matches[row]]
     if not left:
-        raise ConfigError(f"--filter {items.where}: there is no such item")
+        raise ConfigError(f"--filter {items.source}: there is no such item")
     return left
 
 
@@ -415,9 +415,9 @@ def _read_items(
 
     layout = {key: value for key, value in layout.items() if value is not None}
     read = read_table(path, **layout)  # a text file gives strings; the run's item table decides about their types
-    read.need([column])
+    read.require_columns([column])
     location = f"{path}, column '{column}'"
-    item_ids = read_ids(read.frame[column], location, "item", read.place)
+    item_ids = read_ids(read.frame[column], location, "item", read.row_location)
     kind = pl.Int64() if id_map.is_integer else pl.String()
     rest = read.frame.drop(column, *(["item"] if "item" in read.frame.columns else []))
     if read.decimal_comma:

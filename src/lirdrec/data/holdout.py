@@ -32,31 +32,29 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
         DataError: the remaining data are no valid dataset (for instance, a user without a training pair).
     """
     rows = known_rows(as_list(items), dataset.items)
-    stays = np.ones(dataset.n_items, dtype=bool)
-    stays[rows] = False
-    new_row = np.cumsum(stays) - 1
+    keep = np.ones(dataset.n_items, dtype=bool)
+    keep[rows] = False
+    new_rows = np.cumsum(keep) - 1
 
-    def kept(pairs: Interactions) -> Interactions:
-        keep = stays[pairs.items]
-        times = None if pairs.timestamps is None else pairs.timestamps[keep]
-        return Interactions(pairs.users[keep], new_row[pairs.items[keep]], times)
+    def remaining(pairs: Interactions) -> Interactions:
+        kept = pairs.take(keep[pairs.items])
+        return Interactions(kept.users, new_rows[kept.items], kept.timestamps)
 
-    def taken(at: np.ndarray) -> dict[str, FeatureMatrix]:
-        return {name: FeatureMatrix(np.array(m.values[at]), m.present[at]) for name, m in dataset.features.items()}
+    def features(rows: np.ndarray) -> dict[str, FeatureMatrix]:
+        matrices = dataset.features.items()
+        return {name: FeatureMatrix(np.array(matrix.values[rows]), matrix.present[rows]) for name, matrix in matrices}
 
     rest = Dataset(
         dataset.name,
         dataset.users,
-        IdMap(dataset.items.series.filter(pl.Series(stays)), dataset.items.entity),
-        kept(dataset.train),
-        kept(dataset.valid),
-        kept(dataset.test),
-        features=taken(np.flatnonzero(stays)),
-        item_table=dataset.item_table.filter(pl.Series(stays)),
+        IdMap(dataset.items.series.filter(pl.Series(keep)), dataset.items.entity),
+        *(remaining(dataset.split(name)) for name in SPLITS),
+        features=features(np.flatnonzero(keep)),
+        item_table=dataset.item_table.filter(pl.Series(keep)),
         info={**dataset.info, "left_out_items": dataset.items.series.gather(rows).to_list()},
         frame_kind=dataset.frame_kind,
     )
-    return rest, dataset.item_table[rows], taken(rows)
+    return rest, dataset.item_table[rows], features(rows)
 
 
 @dataclass(frozen=True)
