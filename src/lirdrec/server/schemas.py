@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lirdrec.data.ids import LARGEST
+from lirdrec.server.http.errors import Problem
 
 MAX_K = 1000
 MAX_HISTORY = 1000
@@ -16,6 +17,9 @@ MAX_EVENTS = 1000
 MAX_COLUMNS = 50
 MAX_DIMS = 65_536
 MAX_INTEGER = 2**127  # of an item table
+
+MAX_KEY = 200  # characters
+MAX_TEXT = 10_000  # characters of a text to compare with
 
 T = TypeVar("T")
 
@@ -28,13 +32,31 @@ def release_gil(value: T) -> T:
     return value
 
 
+def _limit_length(limit: int, subject: str) -> AfterValidator:
+    """A validator that refuses the body at the first text that is too long.
+
+    pydantic would copy the text into an error for each type that is allowed, and continue.
+    """
+
+    def check(text: str) -> str:
+        if len(text) > limit:
+            raise Problem(422, f"the body has {subject} of more than {limit:,} characters")
+        return release_gil(text)
+
+    return AfterValidator(check)
+
+
 IntegerId = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 TextId = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern="^[^\\u0000]+$")]
 Id = IntegerId | TextId
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Key = Annotated[Name, AfterValidator(release_gil)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_KEY)]
+Key = Annotated[str, Field(min_length=1, json_schema_extra={"maxLength": MAX_KEY}), _limit_length(MAX_KEY, "a key")]
 Scalar = Annotated[
-    Annotated[str, Field(strict=True, max_length=10_000)]  # first: the slowest to validate
+    Annotated[  # first: the slowest to validate
+        str,
+        Field(strict=True, json_schema_extra={"maxLength": MAX_TEXT}),
+        _limit_length(MAX_TEXT, "a text in a filter"),
+    ]
     | Annotated[bool, Field(strict=True)]
     | Annotated[int, Field(strict=True, ge=-MAX_INTEGER, lt=MAX_INTEGER)]
     | Annotated[float, Field(strict=True)],
@@ -113,7 +135,7 @@ class RecommendRequest(Body):
 class BatchRequest(Body):
     """Several recommendations in one request; they are ranked together."""
 
-    max_keys: ClassVar[int] = 10 * MAX_REQUESTS
+    max_keys: ClassVar[int] = 5 * MAX_REQUESTS
     max_values: ClassVar[int] = 200_000
 
     requests: list[RecommendRequest] = Field(min_length=1, max_length=MAX_REQUESTS, fail_fast=True)

@@ -32,6 +32,7 @@ E = TypeVar("E", bound=Callable[..., Any])
 
 SMALL = 4096  # bytes of a body that is parsed at once
 OPENINGS = 5  # allowed lists and objects for each allowed key
+MAX_ESCAPES = 500_000  # backslashes in a body; each is slow to parse
 MAX_DIGITS = 400  # of a number; parsing time grows with the square of the digits
 _SPACE = b" \t\r\n"
 _DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
@@ -187,10 +188,10 @@ class BodyCounter:
         model: model of the body, with its limits.
     """
 
-    __slots__ = ("_model", "_openings", "_values")
+    __slots__ = ("_escapes", "_model", "_openings", "_values")
 
     def __init__(self, model: type[Body]):
-        self._model, self._values, self._openings = model, 0, 0
+        self._model, self._values, self._openings, self._escapes = model, 0, 0, 0
 
     def add(self, chunk: bytes) -> None:
         """Count the next chunk; raises a Problem if there may be more values, lists or objects than allowed."""
@@ -202,6 +203,9 @@ class BodyCounter:
         self._openings += chunk.count(b"[") + chunk.count(b"{")
         if self._openings > limit:
             raise Problem(422, f"the body has more than {limit:,} lists and objects")
+        self._escapes += chunk.count(b"\\")
+        if self._escapes > MAX_ESCAPES:
+            raise Problem(422, f"the body has more than {MAX_ESCAPES:,} escaped characters; send them as UTF-8")
 
     def read(self, model: type[M], body: bytes) -> M:
         """The complete body as a validated model; raises as `parsed`."""
