@@ -63,11 +63,7 @@ class Services:
 
     @property
     def live(self) -> LiveState:
-        """The current snapshot and the store.
-
-        Raises:
-            Problem: the server is not ready yet.
-        """
+        """The current snapshot and the store; raises a Problem while the server is not ready yet."""
         if self._live is None:
             raise self.unready()
         return self._live
@@ -101,11 +97,7 @@ class Services:
     # ------------------------------------------------------------ start, swap, stop
 
     async def start(self) -> None:
-        """Start to open everything. One of several workers waits for the end: another may answer meanwhile.
-
-        Raises:
-            ConfigError: this one of several workers could not start.
-        """
+        """Start to open everything; one of several workers waits for it, and raises a ConfigError if it fails."""
         opening = self._spawn(self._start())
         if self.config.workers > 1:
             await opening
@@ -121,8 +113,6 @@ class Services:
 
     async def swap(self, run: Path | None = None) -> None:
         """Serve another run: the given one, which the pointer is set to, or the one that it points to now.
-
-        Requests are answered meanwhile.
 
         Raises:
             LirdrecError: the run cannot be loaded; the old one stays.
@@ -145,14 +135,13 @@ class Services:
         self._live = live  # last: now the server is ready
 
     def _swap(self, run: Path | None) -> None:
-        before = self.live.snapshot.run
-        stamp = self.pointer.stamp()
+        previous, stamp = self.live.snapshot.run, self.pointer.stamp()
         self.live.swap(self.pointer.target() if run is None else run, self.engine.prepare)
         if run is not None:
             try:
                 self.pointer.point(run)
             except BaseException:
-                self.live.swap(before, self.engine.prepare)  # which would be served after a restart
+                self.live.swap(previous, self.engine.prepare)  # which would be served after a restart
                 raise
             stamp = self.pointer.stamp()
         if self.config.encoders:

@@ -195,11 +195,18 @@ class SwapRequest(Body):
 
 # ---------------------------------------------------------------- responses; for documentation only
 
+AnyId = int | str  # an id
+
+
+class _Titled(BaseModel):
+    item: AnyId
+    title: str | None = None
+
 
 class RankedItem(BaseModel):
     """One recommended item."""
 
-    item: int | str
+    item: AnyId
     score: float
     parts: dict[str, float] | None = Field(None, description="Name → share of the score, if requested.")
     columns: dict[str, Any] | None = Field(None, description="Name → value, if requested.")
@@ -240,24 +247,20 @@ class Changed(BaseModel):
     """A change that is stored durably and visible to the next request of every worker."""
 
     change: int = Field(description="Number of the last change.")
-    items: list[int | str] | None = Field(None, description="Ids that were added or removed.")
-    users: list[int | str] | None = Field(None, description="Ids whose vectors were refreshed.")
+    items: list[AnyId] | None = Field(None, description="Ids that were added or removed.")
+    users: list[AnyId] | None = Field(None, description="Ids whose vectors were refreshed.")
     encoded: list[str] | None = Field(None, description="Names of the features that the server encoded.")
 
 
-class Neighbor(BaseModel):
+class Neighbor(_Titled):
     """A similar item."""
 
-    item: int | str
     similarity: float
-    title: str | None = None
 
 
-class Neighbors(BaseModel):
+class Neighbors(_Titled):
     """Items similar to an item, nearest first."""
 
-    item: int | str
-    title: str | None = None
     neighbors: list[Neighbor]
 
 
@@ -267,12 +270,10 @@ class LikedNeighbor(Neighbor):
     part: float | None = Field(None, description="Its part of the score, if the score is a sum over liked items.")
 
 
-class ExplanationAnswer(BaseModel):
+class ExplanationAnswer(_Titled):
     """Explanation of a recommendation."""
 
-    user: int | str
-    item: int | str
-    title: str | None
+    user: AnyId
     score: float = Field(description="The score that /recommend ranks by.")
     parts: dict[str, float] = Field(description="Name → part of the score; they sum to it.")
     weights: dict[str, float] | None
@@ -281,13 +282,16 @@ class ExplanationAnswer(BaseModel):
     )
 
 
-class ItemAnswer(BaseModel):
+class ItemShort(_Titled):
+    """An item in a list."""
+
+    added: bool = Field(description="Whether it was added after training.")
+
+
+class ItemAnswer(ItemShort):
     """An item and its columns."""
 
-    item: int | str
-    title: str | None
     columns: dict[str, Any]
-    added: bool = Field(description="Whether it was added after training.")
 
 
 class ModelAnswer(BaseModel):
@@ -323,14 +327,6 @@ class Status(BaseModel):
 # ---------------------------------------------------------------- responses for the web UI
 
 
-class ItemShort(BaseModel):
-    """An item in a list."""
-
-    item: int | str
-    title: str | None
-    added: bool = Field(description="Whether it was added after training.")
-
-
 class ItemList(BaseModel):
     """A page of items."""
 
@@ -341,7 +337,7 @@ class ItemList(BaseModel):
 class UserShort(BaseModel):
     """A user in a list."""
 
-    user: int | str
+    user: AnyId
     liked: int = Field(description="Number of liked items.")
 
 
@@ -355,13 +351,11 @@ class UserList(BaseModel):
 class UserAnswer(BaseModel):
     """A user and their liked items."""
 
-    user: int | str
+    user: AnyId
     known: bool = Field(description="Whether the run was trained with this user.")
     total: int = Field(description="Number of liked items.")
     liked: list[ItemShort]
-    weights: dict[str, float] | None = Field(
-        description="The user's weight of each branch, if the model has such weights."
-    )
+    weights: dict[str, float] | None = Field(description="Weight of each branch, if the model has such weights.")
 
 
 class ColumnAnswer(BaseModel):
@@ -383,7 +377,7 @@ class ColumnsAnswer(BaseModel):
 class MapAnswer(BaseModel):
     """Points of the items; lists of equal length, one entry for each item."""
 
-    items: list[int | str]
+    items: list[AnyId]
     titles: list[str]
     x: list[float]
     y: list[float]
@@ -399,17 +393,15 @@ class MapAnswer(BaseModel):
 class MemberAnswer(BaseModel):
     """A user of the audience."""
 
-    user: int | str
+    user: AnyId
     score: float
     parts: dict[str, float]
     place: int = Field(description="Rank of the item in this user's list, from 1.")
 
 
-class AudienceAnswer(BaseModel):
+class AudienceAnswer(_Titled):
     """The audience of an item."""
 
-    item: int | str
-    title: str | None
     members: list[MemberAnswer]
     liked: int = Field(description="Number of users who liked it already.")
     reach: float = Field(description="Share of the other users who have it in their first `listed` items.")
