@@ -35,19 +35,12 @@ class Search:
                 pl.col(_TEXT).str.contains(word, literal=True) | pl.col(_ID).str.contains(word, literal=True)
             )
         if text:
-            quality = (
-                pl.when(pl.col(_ID) == text)
-                .then(0)
-                .when(pl.col(_TEXT).str.starts_with(text))
-                .then(1)
-                .when(pl.col(_TEXT).str.contains(f" {text}", literal=True))
-                .then(2)
-                .otherwise(3)
-            )
-            table = table.with_columns(quality.alias("quality"))
-            table = table.sort("quality", _LIKES, _ROW, descending=[False, True, False])
+            is_id, is_start = pl.col(_ID) == text, pl.col(_TEXT).str.starts_with(text)
+            is_word = pl.col(_TEXT).str.contains(f" {text}", literal=True)
+            order = [~is_id, ~is_id & ~is_start, ~is_id & ~is_start & ~is_word]
+            table = table.sort(*order, -pl.col(_LIKES), _ROW)
         else:
-            table = table.sort(_LIKES, _ROW, descending=[True, False])
+            table = table.sort(-pl.col(_LIKES), _ROW)
         return table.height, table[_ROW].slice(offset, limit).to_list()
 
     def users(
