@@ -33,7 +33,7 @@ def state(recommender: Recommender, gone: tuple[int, ...] = (), people: dict | N
     )
     mask = torch.zeros(recommender.n_items, dtype=torch.bool)
     mask[list(gone)] = True
-    return Snapshot(recommender, 0, mask, users, items, PersistentMap(people), Path("run"))
+    return Snapshot(recommender, 0, mask, users, items, PersistentMap(people or {}), Path("run"))
 
 
 def expected(frame: pl.DataFrame, column: str = "user") -> list[tuple[list, list[float]]]:

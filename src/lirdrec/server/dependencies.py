@@ -12,7 +12,6 @@ import anyio
 import anyio.to_thread
 
 from lirdrec.errors import ConfigError, LirdrecError
-from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.auth import Keys, RateLimiter
 from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.config import ServerConfig
@@ -20,7 +19,7 @@ from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.path_redaction import hide_paths, redact
 from lirdrec.server.metrics import Metrics
-from lirdrec.server.run_pointer import RunPointer
+from lirdrec.server.run_pointer import RunPointer, Stamp
 from lirdrec.server.state import LiveState, Snapshot
 from lirdrec.server.store import Store
 
@@ -64,20 +63,16 @@ class Services:
 
     @property
     def live(self) -> LiveState:
-        """The current snapshot and the store.
-
-        Raises:
-            Problem: the server is not ready yet.
-        """
+        """The current snapshot and the store; raises a Problem while the server is not ready yet."""
         if self._live is None:
-            raise self._unready()
+            raise self.unready()
         return self._live
 
     @property
     def engine(self) -> MicroBatcher:
         """The ranking engine; raises a Problem while the server is not ready yet."""
         if self._engine is None:
-            raise self._unready()
+            raise self.unready()
         return self._engine
 
     @property
@@ -102,11 +97,7 @@ class Services:
     # ------------------------------------------------------------ start, swap, stop
 
     async def start(self) -> None:
-        """Start to open everything. One of several workers waits for the end: another may answer meanwhile.
-
-        Raises:
-            ConfigError: this one of several workers could not start.
-        """
+        """Start to open everything; one of several workers waits for it, and raises a ConfigError if it fails."""
         opening = self._spawn(self._start())
         if self.config.workers > 1:
             await opening
@@ -123,8 +114,6 @@ class Services:
     async def swap(self, run: Path | None = None) -> None:
         """Serve another run: the given one, which the pointer is set to, or the one that it points to now.
 
-        Requests are answered meanwhile.
-
         Raises:
             LirdrecError: the run cannot be loaded; the old one stays.
         """
@@ -140,28 +129,30 @@ class Services:
         except BaseException:
             store.close()
             raise
-        self.pointer.set_served(stamp)
         config = self.config
         self._engine = MicroBatcher(live, config.ranking_batch, config.index, self.metrics.observe_batch)
-        _hide_run_folders(live.snapshot)
+        self._set_served(live.snapshot, stamp)
         self._live = live  # last: now the server is ready
 
     def _swap(self, run: Path | None) -> None:
-        before = self.live.snapshot.run
-        stamp = self.pointer.stamp()
+        previous, stamp = self.live.snapshot.run, self.pointer.stamp()
         self.live.swap(self.pointer.target() if run is None else run, self.engine.prepare)
         if run is not None:
             try:
                 self.pointer.point(run)
             except BaseException:
-                self.live.swap(before, self.engine.prepare)  # which would be served after a restart
+                self.live.swap(previous, self.engine.prepare)  # which would be served after a restart
                 raise
             stamp = self.pointer.stamp()
         if self.config.encoders:
             self.encoders = None  # those of another dataset could make incompatible vectors of the same width
-        self.pointer.set_served(stamp)
-        _hide_run_folders(self.live.snapshot)
+        self._set_served(self.live.snapshot, stamp)
         log.info("now serving another run: %s", self.live.snapshot.run.name)
+
+    def _set_served(self, snapshot: Snapshot, stamp: Stamp) -> None:
+        self.pointer.set_served(stamp)
+        features = snapshot.recommender.features
+        hide_paths(snapshot.run, None if features is None else features.folder)
 
     def _close(self) -> None:
         if self._engine is not None:
@@ -188,13 +179,17 @@ class Services:
 
     async def _warm(self) -> None:
         """Load the encoders and build the model, so that the first new item does not wait for them."""
-        recommender = self.live.snapshot.recommender
+        snapshot = self.live.snapshot
+        recommender = snapshot.recommender
         try:
             if self.config.encoders:
                 encoders = await self.read(lambda: Encoders.load(recommender, self.config.device))
                 if self.live.snapshot.recommender.users is recommender.users:  # still the same run
                     self.encoders = encoders
-            if _cheap_to_build(recommender):
+            trained = snapshot.trained_features.values()
+            # features may need more memory than all vectors; then the first new item loads them
+            is_small = sum(4 * matrix.values.size for matrix in trained) <= WARM_BYTES
+            if trained and is_small and recommender.has_model and not recommender.is_slim:
                 await self.read(recommender.model)
         except LirdrecError as error:
             log.warning("new items may be rejected: %s", error)
@@ -225,21 +220,8 @@ class Services:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _unready(self) -> Problem:
+    def unready(self) -> Problem:
+        """The error while the server cannot answer."""
         if self.failure is not None:
             return Problem(503, f"the server cannot serve: {redact(self.failure)}")
         return Problem(503, "the server is starting; try again in a moment", {"Retry-After": "1"})
-
-
-def _hide_run_folders(snapshot: Snapshot) -> None:
-    """Keep the folders of a run out of responses."""
-    features = snapshot.recommender.features
-    hide_paths(snapshot.run, None if features is None else features.folder)
-
-
-def _cheap_to_build(recommender: Recommender) -> bool:
-    """Whether the model can be built ahead: its features may need more memory than all vectors."""
-    features = recommender.features
-    if recommender.is_slim or not recommender.has_model or features is None or features.trained is None:
-        return False
-    return sum(4 * matrix.values.size for matrix in features.trained.values()) <= WARM_BYTES

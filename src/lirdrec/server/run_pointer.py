@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -26,11 +27,7 @@ class RunPointer:
         self._served: Stamp | None = None
 
     def target(self) -> Path:
-        """The run folder.
-
-        Raises:
-            RunFolderError: the path cannot be resolved, or the file names no run folder.
-        """
+        """The run folder; raises a RunFolderError if the path cannot be resolved, or the file names no run folder."""
         if not os.path.isfile(self.path):
             return _resolved(self.path, str(self.path))
         try:
@@ -80,14 +77,13 @@ def _resolved(path: Path, subject: str) -> Path:
     """The path without links; `subject` starts the error message about a path that cannot be looked up."""
     try:
         resolved = path.resolve()
-        resolved.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return path.resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            resolved.lstat()
+        return resolved
     except (OSError, ValueError, RuntimeError) as error:  # names that are too long, circular links
         reason = getattr(error, "strerror", None) or "it is not a path"
         subject = subject if len(subject) < 300 else f"{subject[:300]}…"
         raise RunFolderError(f"{subject} cannot be looked up: {reason}") from None
-    return resolved
 
 
 def allowed_run(name: str, folder: str | Path) -> Path:
@@ -97,14 +93,12 @@ def allowed_run(name: str, folder: str | Path) -> Path:
         RunFolderError: there is no finished run of that name below the folder.
     """
     root = Path(folder).resolve()
-    missing = RunFolderError(f"there is no run '{name}' below the folder of --runs-dir")
-    if "\0" in name:
-        raise missing
     try:
         run = (root / name).resolve()
-        if not run.is_relative_to(root) or run == root or not is_run(run):
-            raise missing
-    except (OSError, RuntimeError):  # names that are too long, circular links
-        raise missing from None
+        is_allowed = run.is_relative_to(root) and run != root and is_run(run)
+    except (OSError, RuntimeError, ValueError):  # names that are too long, circular links, null characters
+        is_allowed = False
+    if not is_allowed:
+        raise RunFolderError(f"there is no run '{name}' below the folder of --runs-dir")
     open_run(run)
     return run

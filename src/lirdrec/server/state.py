@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import LARGEST, IdMap
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import CapabilityError, DataError, LirdrecError
@@ -27,49 +29,21 @@ from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store, c
 
 K = TypeVar("K")
 V = TypeVar("V")
-T = TypeVar("T")
-
 RECENT = 4096  # changed entries that are copied with each update, before they are merged into the base
 
 
-class PersistentMap(Mapping[K, V]):
-    """Immutable mapping with cheap updated copies: a large shared base and the few entries changed since.
+class PersistentMap(ChainMap[K, V]):
+    """Immutable mapping with cheap updated copies: the few entries changed since, before a large shared base.
 
     Args:
-        base: initial entries; must not be changed afterwards.
-        recent: entries that replace those of `base`.
+        maps: recent entries and the base, or the base only; they must not be changed afterwards.
     """
-
-    __slots__ = ("_base", "_recent")
-
-    def __init__(self, base: Mapping[K, V] | None = None, recent: Mapping[K, V] | None = None):
-        self._base: Mapping[K, V] = {} if base is None else base
-        self._recent: Mapping[K, V] = {} if recent is None else recent
 
     def updated(self, entries: Mapping[K, V]) -> PersistentMap[K, V]:
         """A copy with these entries added or replaced."""
-        recent = {**self._recent, **entries}
-        return PersistentMap(self._base, recent) if len(recent) <= RECENT else PersistentMap({**self._base, **recent})
-
-    @overload
-    def get(self, key: K, default: None = None, /) -> V | None: ...
-    @overload
-    def get(self, key: K, default: V | T, /) -> V | T: ...
-    def get(self, key: K, default: Any = None, /) -> Any:
-        return self._recent[key] if key in self._recent else self._base.get(key, default)
-
-    def __getitem__(self, key: K) -> V:
-        return self._recent[key] if key in self._recent else self._base[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._recent or key in self._base
-
-    def __iter__(self) -> Iterator[K]:
-        yield from self._base
-        yield from (key for key in self._recent if key not in self._base)
-
-    def __len__(self) -> int:
-        return len(self._base) + sum(key not in self._base for key in self._recent)
+        recent = {**dict(*self.maps[:-1]), **entries}
+        base = self.maps[-1]
+        return PersistentMap(recent, base) if len(recent) <= RECENT else PersistentMap({**base, **recent})
 
 
 log = logging.getLogger(__name__)
@@ -124,6 +98,12 @@ class Snapshot:
         """Number of items that can be recommended."""
         return len(self.removed) - len(self.removed_rows)
 
+    @property
+    def trained_features(self) -> Mapping[str, FeatureMatrix]:
+        """Name → features of the trained items; empty if the run does not have them."""
+        features = self.recommender.features
+        return (None if features is None else features.trained) or {}
+
     def item_row(self, item: Id) -> int:
         """The row of an item that can be recommended, else -1."""
         row = self.item_rows.get(item, -1)
@@ -149,8 +129,7 @@ class Snapshot:
 
     def liked_rows(self, user: Id) -> Tensor:
         """Item rows `(n,)` int64 that the user liked, in training and since; empty for an unknown user."""
-        state = self.user_states.get(user)
-        if state is not None:
+        if (state := self.user_states.get(user)) is not None:
             return state.history
         row = self.user_rows.get(user, -1)
         if row < 0 or self.recommender.is_slim:
@@ -163,7 +142,7 @@ class LiveState:
 
     Args:
         run: a run folder.
-        store: log of changes; those that it has already are applied.
+        store: log of changes, all of which are applied.
 
     Raises:
         LirdrecError: the run or the store cannot be read.
@@ -256,7 +235,7 @@ class LiveState:
     def _load(self, run: Path) -> Snapshot:
         recommender = Recommender.load(run)
         users, items = (
-            PersistentMap(dict(zip(ids.series.to_list(), range(len(ids)), strict=True)))
+            PersistentMap({id: row for row, id in enumerate(ids.series)})
             for ids in (recommender.users, recommender.items)
         )
         removed = torch.zeros(recommender.n_items, dtype=torch.bool)
@@ -271,7 +250,10 @@ class LiveState:
                     row = snapshot.item_rows.get(event.item, -1)
                     if row >= 0:
                         new_likes.setdefault(event.user, []).append(row)
-                snapshot = _without(snapshot, group.removed)
+                if rows := [snapshot.item_rows[item] for item in group.removed if item in snapshot.item_rows]:
+                    removed = snapshot.removed.clone()
+                    removed[rows] = True
+                    snapshot = replace(snapshot, removed=removed)
             snapshot = replace(snapshot, number=changes[-1].number)
         return _with_likes(snapshot, new_likes)
 
@@ -283,7 +265,7 @@ class _Group:
     items: list[NewItem] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     removed: list[Id] = field(default_factory=list)
-    named: set[Id] = field(default_factory=set)
+    ids: set[Id] = field(default_factory=set)  # of all these items
 
 
 def _independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
@@ -291,27 +273,18 @@ def _independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
     group = _Group()
     for change in changes:
         if change.item is not None:
-            if change.item.id in group.named:  # an id that is added again
+            if change.item.id in group.ids:  # an id that is added again
                 yield group
                 group = _Group()
             group.items.append(change.item)
-            group.named.add(change.item.id)
+            group.ids.add(change.item.id)
         elif change.event is not None:
             group.events.append(change.event)
-            group.named.add(change.event.item)
+            group.ids.add(change.event.item)
         else:
             group.removed.append(change.subject)
-            group.named.add(change.subject)
+            group.ids.add(change.subject)
     yield group
-
-
-def _without(snapshot: Snapshot, removed: Sequence[Id]) -> Snapshot:
-    rows = [snapshot.item_rows[item] for item in removed if item in snapshot.item_rows]
-    if not rows:
-        return snapshot
-    mask = snapshot.removed.clone()
-    mask[rows] = True
-    return replace(snapshot, removed=mask)
 
 
 def _with_stored(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
@@ -335,8 +308,12 @@ def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
     if recommender.features is None:
         raise CapabilityError("a slim run holds vectors and ids only, so it cannot take new items; use the full run")
     ids = [item.id for item in items]
+    features: dict[str, list[Any]] = {  # in the type of the store, so that a restart gives the same vectors
+        name: [None if (row := item.features.get(name)) is None else np.asarray(row, np.float32) for item in items]
+        for name in dict.fromkeys(name for item in items for name in item.features)
+    }
     _rename_removed(recommender, ids)
-    recommender.add_items(_item_table(items, recommender), _features(items))
+    recommender.add_items(_item_table(items, recommender), features)
     first = snapshot.recommender.n_items
     rows = snapshot.item_rows.updated(dict(zip(ids, range(first, first + len(ids)), strict=True)))
     removed = append_rows(snapshot.removed, torch.zeros(len(items), dtype=torch.bool))
@@ -362,11 +339,11 @@ def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFr
     is_integer = recommender.items.is_integer
     if misfits := [item.id for item in items if isinstance(item.id, str) is is_integer]:
         raise DataError(f"the item ids of this run are {'integers' if is_integer else 'texts'}, {misfits[0]!r} is not")
-    known = set(recommender.item_table.columns)
+    existing = set(recommender.item_table.columns)
     columns: dict[str, list[Any]] = {ITEM: [item.id for item in items]}
     for name in dict.fromkeys(name for item in items for name in item.columns):
-        if name not in known:
-            raise DataError(f"the item table has no column '{name}'; it has {', '.join(sorted(known - {ITEM}))}")
+        if name not in existing:
+            raise DataError(f"the item table has no column '{name}'; it has {', '.join(sorted(existing - {ITEM}))}")
         columns[name] = [item.columns.get(name) for item in items]
     try:
         return pl.DataFrame(columns, strict=True)
@@ -374,22 +351,12 @@ def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFr
         raise DataError("a column of the new items has values of different types, or too large ones") from None
 
 
-def _features(items: Sequence[NewItem]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(name for item in items for name in item.features)
-    # in the type of the store, so that a restart gives the same vectors
-    return {
-        name: [None if (row := item.features.get(name)) is None else np.asarray(row, np.float32) for item in items]
-        for name in names
-    }
-
-
 def _with_likes(snapshot: Snapshot, new_likes: Mapping[Id, Sequence[int]]) -> Snapshot:
     """A snapshot with more likes: user → item rows."""
-    recommender = snapshot.recommender
     if not new_likes:
         return snapshot
-    has_model = recommender.has_model and not recommender.is_slim
-    is_folded = has_model and recommender.model().capabilities.new_users
+    recommender = snapshot.recommender
+    is_folded = recommender.has_model and not recommender.is_slim and recommender.model().capabilities.new_users
     states: dict[Id, UserState] = {}
     for user, rows in new_likes.items():
         before = snapshot.liked_rows(user)
@@ -397,4 +364,4 @@ def _with_likes(snapshot: Snapshot, new_likes: Mapping[Id, Sequence[int]]) -> Sn
         # if all likes were known, from training for instance, the trained vector is the better one
         if len(after) > len(torch.unique(before)):
             states[user] = UserState(after, is_folded)
-    return replace(snapshot, user_states=snapshot.user_states.updated(states)) if states else snapshot
+    return replace(snapshot, user_states=snapshot.user_states.updated(states))

@@ -19,13 +19,7 @@ _POOL = 4  # candidates for each member
 
 @torch.no_grad()
 def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
-    """The audience of an item row.
-
-    Its members are those of the users with the highest scores in whose lists the item ranks best.
-
-    Args:
-        snapshot, row: the state and the item.
-        k: number of members.
+    """The audience of an item row: of the users with the highest scores, the `k` in whose lists it ranks best.
 
     Raises:
         CapabilityError: a slim run has no likes.

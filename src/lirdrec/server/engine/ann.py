@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
@@ -65,8 +66,7 @@ class ApproximateIndex:
 
         Args:
             snapshot: state to rank from.
-            batch: the queries.
-            masks: filters of some of the rows.
+            batch, masks: the queries, and the filters of some of them.
             k: number of items.
             exact: ranks rows by the scores of all items.
         """
@@ -143,16 +143,12 @@ class ApproximateIndex:
         n = len(snapshot.removed)
         keys = torch.arange(len(items))[:, None] * n + items
         out |= torch.isin(keys, batch.seen_rows * n + batch.seen_items)
-        values = values.masked_fill(out, -torch.inf)
-        items, order = items.sort(dim=1)  # equal scores in order of item row
+        short = max(0, k - fetched)
+        values = pad(values.masked_fill(out, -torch.inf), (0, short), value=-torch.inf)
+        items, order = pad(items, (0, short), value=-1).sort(dim=1)  # equal scores in order of item row
         values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
         values, items = values[:, :k], items.gather(1, order)[:, :k]
-        items = items.masked_fill(values == -torch.inf, -1)
-        short = k - values.shape[1]
-        if short > 0:
-            pad = torch.nn.functional.pad
-            return pad(values, (0, short), value=-torch.inf), pad(items, (0, short), value=-1)
-        return values, items
+        return values, items.masked_fill(values == -torch.inf, -1)
 
 
 def _of_rows(masks: Sequence[Mask], rows: Tensor) -> list[Mask]:
