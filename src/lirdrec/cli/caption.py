@@ -13,7 +13,6 @@ import typer
 
 from lirdrec.cli.confirm import Plan, agreed
 from lirdrec.cli.options import (
-    GroupedCommand,
     ImagesOption,
     JsonOption,
     NoResumeOption,
@@ -21,8 +20,8 @@ from lirdrec.cli.options import (
     PriceInputOption,
     RevisionOption,
     YesOption,
-    grouped,
     integer,
+    option,
 )
 from lirdrec.cli.output import console, print_json
 from lirdrec.errors import ConfigError
@@ -34,49 +33,32 @@ if TYPE_CHECKING:
     from lirdrec.features.remote.cost import Estimate
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command("caption", cls=GroupedCommand)(grouped(caption))
-
-
 @dataclass(frozen=True)
 class PromptOptions:
     """Prompt"""
 
-    attributes: Annotated[
-        Path | None, typer.Option("--attributes", metavar="FILE", help="TOML file of the attributes to ask for.")
-    ] = None
-    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Print the prompt and stop.")] = False
-    show_attributes: Annotated[
-        bool, typer.Option("--show-attributes", help="Print the attributes as a TOML file to edit, and stop.")
-    ] = False
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", help="Maximum tokens of an answer.", callback=integer())
-    ] = 400
-    side: Annotated[
-        int,
-        typer.Option(
-            "--max-side",
-            help="Maximum pixels of an image's longer side; larger ones are scaled down.",
-            callback=integer(1),
-        ),
-    ] = 1024
+    attributes: Path | None = option(None, "TOML file of the attributes to ask for.", metavar="FILE")
+    show_prompt: bool = option(False, "Print the prompt and stop.")
+    show_attributes: bool = option(False, "Print the attributes as a TOML file to edit, and stop.")
+    max_tokens: int = option(400, "Maximum tokens of an answer.")
+    side: int = option(
+        1024,
+        "Maximum pixels of an image's longer side; larger ones are scaled down.",
+        "--max-side",
+        callback=integer(1),
+    )
 
 
 @dataclass(frozen=True)
 class ServerOptions:
     """Captions by a server"""
 
-    endpoint: Annotated[
-        str | None, typer.Option("--endpoint", metavar="URL", help="Use this OpenAI-compatible server.")
-    ] = None
-    concurrency: Annotated[int, typer.Option("--concurrency", help="Parallel requests.", callback=integer())] = 8
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait for a response.")] = 120.0
+    endpoint: str | None = option(None, "Use this OpenAI-compatible server.", metavar="URL")
+    concurrency: int = option(8, "Parallel requests.")
+    timeout: float = option(120.0, "Seconds to wait for a response.")
     requests_per_minute: PerMinuteOption = None
     price_input: PriceInputOption = None
-    price_output: Annotated[
-        float | None, typer.Option("--price-output", metavar="PRICE", min=0, help="Price per million output tokens.")
-    ] = None
+    price_output: float | None = option(None, "Price per million output tokens.", metavar="PRICE", min=0)
 
 
 @dataclass(frozen=True)
@@ -84,12 +66,10 @@ class LocalOptions:
     """Captions by a local model"""
 
     revision: RevisionOption = None
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto"
-    device_map: Annotated[
-        str | None, typer.Option("--device-map", help="Distribute the model over devices (auto).")
-    ] = None
-    precision: Annotated[str, typer.Option("--precision", help="bfloat16, float16 or float32.")] = "bfloat16"
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images of a batch.", callback=integer())] = 8
+    device: str = option("auto", "auto, cpu, cuda or mps.")
+    device_map: str | None = option(None, "Distribute the model over devices (auto).")
+    precision: str = option("bfloat16", "bfloat16, float16 or float32.")
+    batch_size: int = option(8, "Images of a batch.")
 
 
 @dataclass(frozen=True)
@@ -97,32 +77,20 @@ class WorkOptions:
     """Which images"""
 
     images: ImagesOption = None
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Maximum number of images of this call.", callback=integer())
-    ] = None
+    limit: int | None = option(None, "Maximum number of images of this call.", min=1)
     restart: NoResumeOption = False
-    overwrite_edited: Annotated[
-        bool, typer.Option("--overwrite-edited", help="Replace captions that people edited, too.")
-    ] = False
+    overwrite_edited: bool = option(False, "Replace captions that people edited, too.")
     yes: YesOption = False
-    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Caption 3 images to measure time and tokens.")] = (
-        True
-    )
+    probe: bool = option(True, "Caption 3 images to measure time and tokens.", "--probe/--no-probe")
 
 
 @dataclass(frozen=True)
 class FileOptions:
     """Files of captions (nothing is captioned)"""
 
-    export: Annotated[
-        Path | None, typer.Option("--export", metavar="FILE", help="Write the captions to a CSV file, for editing.")
-    ] = None
-    imported: Annotated[
-        Path | None, typer.Option("--import", metavar="FILE", help="Import the captions of an edited CSV file.")
-    ] = None
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write an HTML page of images and captions.")
-    ] = None
+    export: Path | None = option(None, "Write the captions to a CSV file, for editing.", metavar="FILE")
+    imported: Path | None = option(None, "Import the captions of an edited CSV file.", "--import", metavar="FILE")
+    report: Path | None = option(None, "Write an HTML page of images and captions.", metavar="FILE")
 
 
 def caption(
@@ -133,14 +101,11 @@ def caption(
     work: WorkOptions,
     files: FileOptions,
     dataset: Annotated[Path | None, typer.Argument(help="A prepared dataset.", show_default=False)] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="Name on the Hugging Face hub or folder (default: meta-llama/Llama-3.2-11B-Vision-Instruct);"
-            " with --endpoint, the server's name of the model.",
-        ),
-    ] = None,
+    model: str | None = option(
+        None,
+        "Name on the Hugging Face hub or folder (default: meta-llama/Llama-3.2-11B-Vision-Instruct);"
+        " with --endpoint, the server's name of the model.",
+    ),
     json: JsonOption = False,
 ) -> None:
     """Describe each item's image in words, attribute by attribute, with a multimodal language model.

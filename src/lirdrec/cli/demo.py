@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from lirdrec.cli.options import SeedOption, SetOption
+from lirdrec.cli.options import SeedOption, SetOption, option
 from lirdrec.cli.output import console, metrics_table, settings, table
 from lirdrec.cli.train import configuration, evaluate_with_baseline, headline_metrics
 from lirdrec.errors import DataError
@@ -27,18 +25,9 @@ SHOWN_USERS = 6
 FIRST = 50  # users with the highest ranks of the new film, who are compared with random users
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command()(demo)
-
-
 def demo(
-    run: Annotated[
-        Path, typer.Option("--run", help="The run folder to write; an existing run there is replaced.")
-    ] = Path("runs/demo"),
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A prepared dataset (default: the films of the repository).")
-    ] = None,
+    run: Path = option(Path("runs/demo"), "The run folder to write; an existing run there is replaced."),
+    data: Path | None = option(None, "A prepared dataset (default: the films of the repository)."),
     assignments: SetOption = None,
     seed: SeedOption = None,
 ) -> None:

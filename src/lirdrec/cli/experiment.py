@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lirdrec.cli.options import DeviceOption, GroupedCommand, SetOption, grouped, integer
+from lirdrec.cli.options import DeviceOption, SetOption, option
 from lirdrec.cli.output import console, settings, table
 from lirdrec.errors import ConfigError
 
@@ -22,78 +22,38 @@ if TYPE_CHECKING:
 TRIALS = 6  # of each model, unless --trials or --tuning-minutes is given
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command("experiment", cls=GroupedCommand)(grouped(experiment))
-
-
 @dataclass(frozen=True)
 class TuningOptions:
     """Tuning"""
 
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            "--trials",
-            help=f"Configurations tried for each model (default: {TRIALS}); 0: published defaults.",
-            callback=integer(),
-        ),
-    ] = None
-    minutes: Annotated[
-        float | None, typer.Option("--tuning-minutes", help="Tuning time for each model, instead of --trials.")
-    ] = None
-    metric: Annotated[str, typer.Option("--metric", help="Validation metric to optimize.")] = "recall@20"
-    sampler: Annotated[str, typer.Option("--sampler", help="How trials are proposed: tpe or grid.")] = "tpe"
-    prune: Annotated[
-        bool, typer.Option("--prune/--no-prune", help="Stop trials below the median of earlier trials.")
-    ] = True
-    losses: Annotated[
-        str | None, typer.Option("--losses", metavar="A,B", help="Ranking losses to tune over (bpr,softmax).")
-    ] = None
-    tuned: Annotated[
-        Path | None,
-        typer.Option(
-            "--config-from", metavar="DIR", help="Take the settings from the best trials in the folder of a compare."
-        ),
-    ] = None
+    trials: int | None = option(
+        None, f"Configurations tried for each model (default: {TRIALS}); 0: published defaults."
+    )
+    minutes: float | None = option(None, "Tuning time for each model, instead of --trials.", "--tuning-minutes")
+    metric: str = option("recall@20", "Validation metric to optimize.")
+    sampler: str = option("tpe", "How trials are proposed: tpe or grid.")
+    prune: bool = option(True, "Stop trials below the median of earlier trials.", "--prune/--no-prune")
+    losses: str | None = option(None, "Ranking losses to tune over (bpr,softmax).", metavar="A,B")
+    tuned: Path | None = option(
+        None, "Take the settings from the best trials in the folder of a compare.", "--config-from", metavar="DIR"
+    )
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """Models and training"""
 
-    models: Annotated[
-        str | None, typer.Option("--models", metavar="A,B", help="Models (default: those of the experiment).")
-    ] = None
-    seeds: Annotated[
-        int, typer.Option("--seeds", help="Final trainings of each best configuration.", callback=integer())
-    ] = 3
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--features", metavar="LABEL=A,B", help="A set of feature matrices; may be repeated (default: all)."
-        ),
-    ] = None
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", help="Maximum epochs of every training (default: 1000).", callback=integer()),
-    ] = None
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            "--patience",
-            help="Validations without improvement before a training stops (default: 20).",
-            callback=integer(),
-        ),
-    ] = None
-    assignments: SetOption = None
-    jobs: Annotated[
-        int, typer.Option("--jobs", help="Parallel trainings; they share the cores.", callback=integer())
-    ] = 1
-    device: DeviceOption = "auto"
-    save_models: Annotated[bool, typer.Option("--save-models", help="Keep the run folders of the final trainings.")] = (
-        False
+    models: str | None = option(None, "Models (default: those of the experiment).", metavar="A,B")
+    seeds: int = option(3, "Final trainings of each best configuration.")
+    features: list[str] | None = option(
+        None, "A set of feature matrices; may be repeated (default: all).", metavar="LABEL=A,B"
     )
+    epochs: int | None = option(None, "Maximum epochs of every training (default: 1000).")
+    patience: int | None = option(None, "Validations without improvement before a training stops (default: 20).")
+    assignments: SetOption = None
+    jobs: int = option(1, "Parallel trainings; they share the cores.")
+    device: DeviceOption = "auto"
+    save_models: bool = option(False, "Keep the run folders of the final trainings.")
 
 
 def experiment(
@@ -108,12 +68,8 @@ def experiment(
             metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
         ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder (default: experiments/NAME).")
-    ] = None,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Only write the report, from the results so far.")
-    ] = False,
+    output: Path | None = option(None, "Folder (default: experiments/NAME).", "--output", "-o", metavar="DIR"),
+    report_only: bool = option(False, "Only write the report, from the results so far."),
 ) -> None:
     """Compare or ablate models: all tuned with the same budget, tested once, with a report at the end.
 

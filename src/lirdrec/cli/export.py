@@ -11,11 +11,6 @@ from lirdrec.cli.options import OverwriteOption, RunArgument
 from lirdrec.cli.output import console
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command()(export)
-
-
 def export(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.", show_default=False)],

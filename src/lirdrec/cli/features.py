@@ -15,7 +15,6 @@ import typer
 from lirdrec.cli.confirm import Plan, agreed
 from lirdrec.cli.options import (
     DropOption,
-    GroupedCommand,
     ImagesOption,
     JsonOption,
     NoResumeOption,
@@ -24,8 +23,7 @@ from lirdrec.cli.options import (
     RevisionOption,
     YesOption,
     given,
-    grouped,
-    integer,
+    option,
 )
 from lirdrec.cli.output import console, print_json, settings, table
 from lirdrec.cli.prepare import named_file
@@ -46,34 +44,17 @@ BETTER = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command(cls=GroupedCommand)(grouped(features))
-
-
 @dataclass(frozen=True)
 class InputOptions:
     """Inputs"""
 
-    text: Annotated[
-        list[str] | None,
-        typer.Option("--text", metavar="[NAME=]MODEL", help="Encode the items' texts; may be repeated."),
-    ] = None
-    image: Annotated[
-        list[str] | None,
-        typer.Option("--image", metavar="[NAME=]MODEL", help="Encode the items' images; may be repeated."),
-    ] = None
-    caption: Annotated[
-        list[str] | None,
-        typer.Option("--caption", metavar="[NAME=]MODEL", help="Encode the captions that lirdrec caption wrote."),
-    ] = None
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", metavar="NAME=FILE", help="Import vectors from a file, after the encoding."),
-    ] = None
-    text_template: Annotated[
-        str | None, typer.Option("--text-template", help="Template of an item's text: '{title}. {brand}'.")
-    ] = None
+    text: list[str] | None = option(None, "Encode the items' texts; may be repeated.", metavar="[NAME=]MODEL")
+    image: list[str] | None = option(None, "Encode the items' images; may be repeated.", metavar="[NAME=]MODEL")
+    caption: list[str] | None = option(None, "Encode the captions that lirdrec caption wrote.", metavar="[NAME=]MODEL")
+    imports: list[str] | None = option(
+        None, "Import vectors from a file, after the encoding.", "--import", metavar="NAME=FILE"
+    )
+    text_template: str | None = option(None, "Template of an item's text: '{title}. {brand}'.")
     images: ImagesOption = None
 
     def wanted(self) -> list[tuple[What, str]]:
@@ -87,18 +68,11 @@ class InputOptions:
 class EncoderOptions:
     """Encoders"""
 
-    prompt: Annotated[
-        str | None, typer.Option("--prefix", help="Text put before every input; \\n is a line break.")
-    ] = None
-    pooling: Annotated[
-        str | None, typer.Option("--pooling", help="mean, cls or last (default: as the model was trained).")
-    ] = None
-    max_length: Annotated[
-        int | None,
-        typer.Option("--max-length", help="Maximum tokens of a text; longer texts are cut.", callback=integer()),
-    ] = None
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None
-    precision: Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or float16.")] = None
+    prompt: str | None = option(None, "Text put before every input; \\n is a line break.", "--prefix")
+    pooling: str | None = option(None, "mean, cls or last (default: as the model was trained).")
+    max_length: int | None = option(None, "Maximum tokens of a text; longer texts are cut.")
+    device: str | None = option(None, "auto, cpu, cuda or mps.")
+    precision: str | None = option(None, "float32, bfloat16 or float16.")
     revision: RevisionOption = None
 
 
@@ -106,13 +80,8 @@ class EncoderOptions:
 class ServerOptions:
     """Encoding by a server (endpoint:URL#MODEL)"""
 
-    concurrency: Annotated[
-        int | None,
-        typer.Option("--concurrency", help="Parallel requests.", show_default="8", callback=integer()),
-    ] = None
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds to wait for a response.", show_default="120")
-    ] = None
+    concurrency: int | None = option(None, "Parallel requests.", show_default="8")
+    timeout: float | None = option(None, "Seconds to wait for a response.", show_default="120")
     requests_per_minute: PerMinuteOption = None
 
 
@@ -121,9 +90,7 @@ class CostOptions:
     """Cost estimate of a server"""
 
     price_input: PriceInputOption = None
-    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Send one request to measure time and tokens.")] = (
-        True
-    )
+    probe: bool = option(True, "Send one request to measure time and tokens.", "--probe/--no-probe")
     yes: YesOption = False
 
 
@@ -131,19 +98,9 @@ class CostOptions:
 class WorkOptions:
     """Computation"""
 
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", help="Inputs of a batch (halved automatically on out-of-memory).", callback=integer()
-        ),
-    ] = None
-    ray: Annotated[
-        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Run on this Ray cluster (or: local).")
-    ] = None
-    reuse: Annotated[
-        Path | None,
-        typer.Option("--reuse-from", metavar="DATASET", help="Copy vectors that this dataset has already."),
-    ] = None
+    batch_size: int | None = option(None, "Inputs of a batch (halved automatically on out-of-memory).")
+    ray: str | None = option(None, "Run on this Ray cluster (or: local).", "--ray-address", metavar="ADDRESS")
+    reuse: Path | None = option(None, "Copy vectors that this dataset has already.", "--reuse-from", metavar="DATASET")
     restart: NoResumeOption = False
     drop: DropOption = False
 
@@ -155,9 +112,7 @@ def features(
     server: ServerOptions,
     cost: CostOptions,
     work: WorkOptions,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a matrix from the source data or from another encoder.")
-    ] = False,
+    overwrite: bool = option(False, "Replace a matrix from the source data or from another encoder."),
     json: JsonOption = False,
 ) -> None:
     """Encode texts and images. If interrupted, the same command resumes; only changed inputs are encoded again.

@@ -12,8 +12,8 @@ from typer.core import TyperGroup
 
 from lirdrec.cli import caption, demo, experiment, export, features, hub, prepare, query, serve, train
 from lirdrec.cli.errors import boundary, check_arguments, escape_unencodable
+from lirdrec.cli.options import GroupedCommand, grouped
 from lirdrec.cli.output import settings
-from lirdrec.cli.typed_numbers import check_numbers
 from lirdrec.option_names import command_line
 
 ARGUMENTS = "lirdrec.arguments"  # key of the typed arguments in a context
@@ -27,9 +27,6 @@ class Commands(TyperGroup):
         escape_unencodable()
         with boundary(arguments, "--debug" in arguments):
             check_arguments(arguments)
-            name = next((word for word in arguments if word in self.commands), None)
-            if name is not None:
-                check_numbers(self.commands[name], arguments[arguments.index(name) + 1 :])
             context = super().make_context(info_name, args, parent, **extra)
         context.meta[ARGUMENTS] = arguments
         return context
@@ -86,16 +83,14 @@ def options(
     settings.quiet = quiet
 
 
-prepare.register(app)
-features.register(app)
-caption.register(app)
-train.register(app)
-query.register(app)
-serve.register(app)
-hub.register(app)
-export.register(app)
-experiment.register(app)
-demo.register(app)
+COMMANDS = (
+    *(prepare.prepare, prepare.inspect, features.features, caption.caption, train.train, train.evaluate, train.config),
+    *(query.recommend, query.similar, query.explain, query.add_items, query.strip, serve.serve),
+    *(hub.push, hub.pull, export.export, experiment.experiment, demo.demo),
+)
+for command in COMMANDS:
+    app.command(cls=GroupedCommand)(grouped(command))
+app.add_typer(serve.keys, name="keys")
 
 
 def main() -> None:

@@ -16,13 +16,12 @@ from lirdrec.cli.options import (
     EncodingOption,
     FeatureFilesOption,
     FolderOption,
-    GroupedCommand,
     JsonOption,
     OverwriteOption,
     SeparatorOption,
     given,
-    grouped,
     integer,
+    option,
 )
 from lirdrec.cli.output import console, print_json
 from lirdrec.errors import ConfigError
@@ -36,33 +35,20 @@ FEW_ITEMS = 20_000  # EASE inverts a matrix of all items: 3 GB
 PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles")  # options without a flag
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command(cls=GroupedCommand)(grouped(prepare))
-    app.command()(inspect)
-
-
 @dataclass(frozen=True)
 class ColumnOptions:
     """Columns and rows of the interactions"""
 
-    user: Annotated[str | None, typer.Option("--user", help="Column of user ids.")] = None
-    item: Annotated[str | None, typer.Option("--item", help="Column of item ids.")] = None
-    rating: Annotated[str | None, typer.Option("--rating", help="Column of ratings.")] = None
-    min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep ratings of this value or more.")] = None
-    timestamp: Annotated[str | None, typer.Option("--timestamp", help="Column of times.")] = None
-    time_format: Annotated[
-        str | None, typer.Option("--time-format", metavar="FORMAT", help="Format of times: '%d/%m/%Y %H:%M'.")
-    ] = None
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="COLUMN=VALUE[,VALUE]",
-            help="Keep rows with one of these values: event=transaction; may be repeated.",
-        ),
-    ] = None
-    string_ids: Annotated[bool, typer.Option("--string-ids", help="Keep ids as strings.")] = False
+    user: str | None = option(None, "Column of user ids.")
+    item: str | None = option(None, "Column of item ids.")
+    rating: str | None = option(None, "Column of ratings.")
+    min_rating: float | None = option(None, "Keep ratings of this value or more.")
+    timestamp: str | None = option(None, "Column of times.")
+    time_format: str | None = option(None, "Format of times: '%d/%m/%Y %H:%M'.", metavar="FORMAT")
+    only: list[str] | None = option(
+        None, "Keep rows with one of these values: event=transaction; may be repeated.", metavar="COLUMN=VALUE[,VALUE]"
+    )
+    string_ids: bool = option(False, "Keep ids as strings.")
 
 
 @dataclass(frozen=True)
@@ -70,61 +56,34 @@ class FileOptions:
     """Format of the files"""
 
     separator: SeparatorOption = None
-    no_header: Annotated[
-        bool, typer.Option("--no-header", help="The first line has values, not column names; give --columns.")
-    ] = False
-    columns: Annotated[
-        str | None, typer.Option("--columns", metavar="NAME,…", help="With --no-header: user,item,rating,timestamp …")
-    ] = None
-    items_columns: Annotated[
-        str | None, typer.Option("--items-columns", metavar="NAME,…", help="Column names of --items without a header.")
-    ] = None
+    no_header: bool = option(False, "The first line has values, not column names; give --columns.")
+    columns: str | None = option(None, "With --no-header: user,item,rating,timestamp …", metavar="NAME,…")
+    items_columns: str | None = option(None, "Column names of --items without a header.", metavar="NAME,…")
     encoding: EncodingOption = None
-    bad_rows: Annotated[
-        str | None,
-        typer.Option(
-            "--bad-rows",
-            metavar="error|skip",
-            help="Rows without an id, a rating or a time, or with a wrong number of values: stop, or leave them out.",
-        ),
-    ] = None
-    skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Amazon reviews: leave out lines that are not a record.")
-    ] = False
+    bad_rows: str | None = option(
+        None,
+        "Rows without an id, a rating or a time, or with a wrong number of values: stop, or leave them out.",
+        metavar="error|skip",
+    )
+    skip_bad_lines: bool = option(False, "Amazon reviews: leave out lines that are not a record.")
 
 
 @dataclass(frozen=True)
 class ItemOptions:
     """Items and their features"""
 
-    items: Annotated[Path | None, typer.Option("--items", help="Table with a row per item: title, price, …")] = None
-    items_id: Annotated[
-        str | None,
-        typer.Option("--items-id", metavar="COLUMN", help="Column of item ids in --items (default: --item)."),
-    ] = None
-    title: Annotated[
-        str | None,
-        typer.Option("--title", metavar="COLUMN", help="Column of titles in --items (default: title, name, titel …)."),
-    ] = None
-    unknown_items: Annotated[
-        str | None,
-        typer.Option("--unknown-items", help="Interactions of items that are not in --items: error, drop or keep."),
-    ] = None
+    items: Path | None = option(None, "Table with a row per item: title, price, …")
+    items_id: str | None = option(None, "Column of item ids in --items (default: --item).", metavar="COLUMN")
+    title: str | None = option(None, "Column of titles in --items (default: title, name, titel …).", metavar="COLUMN")
+    unknown_items: str | None = option(None, "Interactions of items that are not in --items: error, drop or keep.")
     features: FeatureFilesOption = None
-    unknown_features: Annotated[
-        str | None, typer.Option("--unknown-features", help="Feature rows with an unknown item id: error or drop.")
-    ] = None
-    vectors: Annotated[
-        list[str] | None,
-        typer.Option("--vectors", metavar="COLUMN", help="RecBole: a float_seq column to use as a feature matrix."),
-    ] = None
-    images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of images: ITEM.jpg, .png, …; see also --image-column.")
-    ] = None
-    image_column: Annotated[
-        str | None, typer.Option("--image-column", help="Column of the item table with the image's path.")
-    ] = None
-    metadata: Annotated[Path | None, typer.Option("--metadata", help="Amazon reviews: file of the products.")] = None
+    unknown_features: str | None = option(None, "Feature rows with an unknown item id: error or drop.")
+    vectors: list[str] | None = option(
+        None, "RecBole: a float_seq column to use as a feature matrix.", metavar="COLUMN"
+    )
+    images: Path | None = option(None, "Folder of images: ITEM.jpg, .png, …; see also --image-column.")
+    image_column: str | None = option(None, "Column of the item table with the image's path.")
+    metadata: Path | None = option(None, "Amazon reviews: file of the products.")
     drop: DropOption = False
 
 
@@ -132,28 +91,15 @@ class ItemOptions:
 class SplitOptions:
     """Filtering and splitting"""
 
-    k_core: Annotated[
-        int | None,
-        typer.Option("--k-core", help="Keep users and items with K interactions or more.", callback=integer()),
-    ] = None
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            help="random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels.",
-        ),
-    ] = None
-    held_out: Annotated[
-        float | None, typer.Option("--held-out", help="Share of validation and test data together.")
-    ] = None
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the split.", callback=integer())] = None
-    train: Annotated[
-        Path | None, typer.Option("--train", metavar="FILE", help="Instead of SOURCE: training data of a given split.")
-    ] = None
-    validation: Annotated[
-        Path | None, typer.Option("--validation", metavar="FILE", help="Validation data, with --train.")
-    ] = None
-    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Test data, with --train.")] = None
+    k_core: int | None = option(None, "Keep users and items with K interactions or more.")
+    split: str | None = option(
+        None, "random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels."
+    )
+    held_out: float | None = option(None, "Share of validation and test data together.")
+    seed: int | None = option(None, "Seed of the split.")
+    train: Path | None = option(None, "Instead of SOURCE: training data of a given split.", metavar="FILE")
+    validation: Path | None = option(None, "Validation data, with --train.", metavar="FILE")
+    test: Path | None = option(None, "Test data, with --train.", metavar="FILE")
 
 
 def prepare(
@@ -172,13 +118,8 @@ def prepare(
             show_default=False,
         ),
     ] = None,
-    benchmark: Annotated[
-        str | None,
-        typer.Option("--benchmark", metavar="NAME", help="Prepare as this published dataset, and check the counts."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the dataset (default: the folder's name).")
-    ] = None,
+    benchmark: str | None = option(None, "Prepare as this published dataset, and check the counts.", metavar="NAME"),
+    name: str | None = option(None, "Name of the dataset (default: the folder's name)."),
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -242,15 +183,11 @@ def inspect(
     dataset: Annotated[
         Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset, what prepare reads, or a run folder.")
     ],
-    verify: Annotated[bool, typer.Option("--verify", help="Compare the checksums of all files.")] = False,
-    modality: Annotated[
-        str | None, typer.Option("--modality", metavar="NAME", help="Look at one feature matrix and its neighbors.")
-    ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="With --modality: write a page.")] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", help="With --modality: which items are drawn.", callback=integer(0))
-    ] = 0,
-    device: Annotated[str, typer.Option("--device", help="Of a run: where a step is timed (cpu, cuda, mps).")] = "cpu",
+    verify: bool = option(False, "Compare the checksums of all files."),
+    modality: str | None = option(None, "Look at one feature matrix and its neighbors.", metavar="NAME"),
+    html: Path | None = option(None, "With --modality: write a page.", metavar="PAGE"),
+    seed: int = option(0, "With --modality: which items are drawn.", callback=integer(0)),
+    device: str = option("cpu", "Of a run: where a step is timed (cpu, cuda, mps)."),
     json: JsonOption = False,
 ) -> None:
     """What is in a dataset (counts, splits, modalities, degrees, memory to train), or in a run (sizes, cost of a step).
@@ -368,9 +305,9 @@ def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, An
         raise ConfigError(f"--train: {source} is a source of its own; give one of them")
     if "test" not in options:
         raise ConfigError("--train: needs --test FILE, and should have --validation FILE")
-    for option in ("metadata", "bad_lines", "vectors"):
-        if option in options:
-            raise ConfigError(f"{flag(option)}: says nothing about the files of a split")
+    for name in ("metadata", "bad_lines", "vectors"):
+        if name in options:
+            raise ConfigError(f"{flag(name)}: says nothing about the files of a split")
     if published is not None:
         raise ConfigError("--benchmark: prepares a dataset as published, with a split of its own; leave it out")
     return read_raw(**options)
@@ -389,17 +326,17 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
                 f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
                 f" features; add others later: lirdrec features DATASET --import {other[0]}=FILE"
             )
-    for option in options:
-        if option in known:
+    for name in options:
+        if name in known:
             continue
         if kind == "mmrec":
             inter = min(Path(str(source)).glob("*.inter"))
             raise ConfigError(
-                f"{flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
+                f"{flag(name)}: {source} is an MMRec folder, which keeps its own split and features;"
                 f" to prepare it in another way, name its table: lirdrec prepare {inter} --user userID --item itemID …"
             )
         takes = ", ".join(sorted(flag(one) for one in known.difference(PYTHON_ONLY)))
-        raise ConfigError(f"{flag(option)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
+        raise ConfigError(f"{flag(name)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
 
 
 def named_values(texts: list[str]) -> dict[str, list[str]]:

@@ -16,15 +16,13 @@ from lirdrec.cli.options import (
     EncodingOption,
     FeatureFilesOption,
     FolderOption,
-    GroupedCommand,
     JsonOption,
     KOption,
     OutputOption,
     RunArgument,
     SeparatorOption,
     UsersOption,
-    grouped,
-    integer,
+    option,
 )
 from lirdrec.cli.output import (
     add_titles,
@@ -52,29 +50,14 @@ INTEGER = re.compile(r"\s*([+-]?[0-9]{1,40})(\.0*)?\s*")  # 1005.0 as spreadshee
 UNKNOWN_USERS = {"error": "raise", "skip": "skip", "popular": "popular"}  # option → argument of `recommend`
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command(cls=GroupedCommand)(grouped(recommend))
-    app.command()(similar)
-    app.command()(explain)
-    app.command("add-items")(add_items)
-    app.command()(strip)
-
-
 @dataclass(frozen=True)
 class ForOptions:
     """Whom to recommend to"""
 
     user: UsersOption = None
-    all_users: Annotated[bool, typer.Option("--all", help="Every user.")] = False
-    history: Annotated[
-        list[str] | None,
-        typer.Option("--history", metavar="IDS", help="Items of a new user: ID,ID,… or @FILE; may be repeated."),
-    ] = None
-    unknown_users: Annotated[
-        str | None,
-        typer.Option("--unknown-users", metavar="error|skip|popular", help="What unknown users get (default: error)."),
-    ] = None
+    all_users: bool = option(False, "Every user.", "--all")
+    history: list[str] | None = option(None, "Items of a new user: ID,ID,… or @FILE; may be repeated.", metavar="IDS")
+    unknown_users: str | None = option(None, "What unknown users get (default: error).", metavar="error|skip|popular")
 
     def check(self) -> None:
         """Raises a ConfigError where the options do not name whom to recommend to."""
@@ -89,15 +72,11 @@ class CandidateOptions:
     """Which items to recommend"""
 
     k: KOption = None
-    candidates: Annotated[
-        list[str] | None,
-        typer.Option("--candidates", metavar="IDS", help="Recommend these items only; written as for --history."),
-    ] = None
-    where: Annotated[
-        str | None,
-        typer.Option("--filter", metavar="JSON", help='Recommend items with such columns: \'{"price": {"lt": 30}}\'.'),
-    ] = None
-    include_seen: Annotated[bool, typer.Option("--include-seen", help="Recommend items of the user, too.")] = False
+    candidates: list[str] | None = option(None, "Recommend these items only; written as for --history.", metavar="IDS")
+    where: str | None = option(
+        None, 'Recommend items with such columns: \'{"price": {"lt": 30}}\'.', "--filter", metavar="JSON"
+    )
+    include_seen: bool = option(False, "Recommend items of the user, too.")
 
 
 def recommend(
@@ -105,9 +84,7 @@ def recommend(
     users: ForOptions,
     items: CandidateOptions,
     device: DeviceOption = "cpu",
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="--all into a file: continue unfinished work, or discard it.")
-    ] = True,
+    resume: bool = option(True, "--all into a file: continue unfinished work, or discard it.", "--resume/--no-resume"),
     json: JsonOption = False,
     output: OutputOption = None,
     csv_safe: CsvSafeOption = False,
@@ -160,9 +137,7 @@ def _ranking_options(recommender: Recommender, items: CandidateOptions, conditio
 
 def similar(
     run: RunArgument,
-    item: Annotated[
-        list[str] | None, typer.Option("--item", "-i", metavar="ITEM", help="Item id; may be repeated.")
-    ] = None,
+    item: list[str] | None = option(None, "Item id; may be repeated.", "--item", "-i", metavar="ITEM"),
     user: UsersOption = None,
     k: KOption = None,
     device: DeviceOption = "cpu",
@@ -201,10 +176,7 @@ def explain(
     run: RunArgument,
     user: Annotated[str, typer.Option("--user", "-u", help="User id.", show_default=False)],
     item: Annotated[str, typer.Option("--item", "-i", help="Item id.", show_default=False)],
-    history_size: Annotated[
-        int | None,
-        typer.Option("--history-size", help="How many items of the user to show (default: 5).", callback=integer()),
-    ] = None,
+    history_size: int | None = option(None, "How many items of the user to show (default: 5)."),
     json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
@@ -257,12 +229,10 @@ def add_items(
     run: RunArgument,
     items: Annotated[Path, typer.Option("--items", help="Table of the new items (CSV, Parquet, JSON …).")],
     features: FeatureFilesOption = None,
-    item: Annotated[str, typer.Option("--item", help="Column of the item ids.")] = "item",
+    item: str = option("item", "Column of the item ids."),
     separator: SeparatorOption = None,
     encoding: EncodingOption = None,
-    save_as: Annotated[
-        Path | None, typer.Option("--save-as", help="Write a new run folder (default: update RUN).")
-    ] = None,
+    save_as: Path | None = option(None, "Write a new run folder (default: update RUN)."),
 ) -> None:
     """Add items to a trained run, without retraining.
 

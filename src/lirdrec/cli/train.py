@@ -14,14 +14,13 @@ from lirdrec.cli.options import (
     CsvSafeOption,
     DatasetArgument,
     DeviceOption,
-    GroupedCommand,
     JsonOption,
     OutputOption,
     RunArgument,
     SeedOption,
     SetOption,
-    grouped,
     integer,
+    option,
 )
 from lirdrec.cli.output import (
     INTERRUPTED,
@@ -47,31 +46,16 @@ WITHOUT_STEPS = ("metric", "seed")  # training options of models in closed form
 SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command(cls=GroupedCommand)(grouped(train))
-    app.command(cls=GroupedCommand)(grouped(evaluate))
-    app.command("config")(list_options)
-
-
 @dataclass(frozen=True)
 class ModelOptions:
     """Model and training"""
 
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="lirdrec (default), or another one of docs/models.md (lightgcn, ease …)."),
-    ] = None
-    preset: Annotated[str | None, typer.Option("--preset", help="fast or paper (default: fast).")] = None
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the tables [model] and [training].")
-    ] = None
+    model: str | None = option(None, "lirdrec (default), or another one of docs/models.md (lightgcn, ease …).")
+    preset: str | None = option(None, "fast or paper (default: fast).")
+    config: Path | None = option(None, "TOML file with the tables [model] and [training].")
     assignments: SetOption = None
     seed: SeedOption = None
-    refit: Annotated[
-        Path | None,
-        typer.Option("--refit", metavar="RUN", help="Train on all interactions, with RUN's settings and best epoch."),
-    ] = None
+    refit: Path | None = option(None, "Train on all interactions, with RUN's settings and best epoch.", metavar="RUN")
 
     def for_fit(self) -> dict[str, Any]:
         """The arguments of `fit`."""
@@ -90,10 +74,10 @@ class ModelOptions:
 def train(
     dataset: DatasetArgument,
     options: ModelOptions,
-    run: Annotated[Path | None, typer.Option("--run", help="Folder to write (default: runs/DATASET-MODEL).")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps (default: auto).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    run: Path | None = option(None, "Folder to write (default: runs/DATASET-MODEL)."),
+    device: str | None = option(None, "auto, cpu, cuda or mps (default: auto)."),
+    resume: bool = option(False, "Continue a training that was stopped."),
+    overwrite: bool = option(False, "Replace the run in the folder."),
     json: JsonOption = False,
 ) -> None:
     """Train a model, save the best epoch in a run folder, and show its test metrics beside those of popularity.
@@ -160,25 +144,15 @@ def _show_run(folder: Path, name: str, results: dict[str, dict[str, float]]) -> 
 class MetricOptions:
     """What is measured"""
 
-    split: Annotated[str | None, typer.Option("--split", help="train, validation or test (default: test).")] = None
-    k: Annotated[
-        list[int] | None,
-        typer.Option("--k", "-k", metavar="K", help="List length; may be repeated (10 and 20).", callback=integer()),
-    ] = None
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME",
-            help="recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, popularity or gini; may be repeated.",
-        ),
-    ] = None
-    candidates: Annotated[
-        str | None, typer.Option("--candidates", help="all; or cold: only items without training interactions.")
-    ] = None
-    memory_limit: Annotated[
-        int | None, typer.Option("--memory-limit", help="Memory for scores, in MiB.", callback=integer(1))
-    ] = None
+    split: str | None = option(None, "train, validation or test (default: test).")
+    k: list[int] | None = option(None, "List length; may be repeated (10 and 20).", "--k", "-k", metavar="K")
+    metric: list[str] | None = option(
+        None,
+        "recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, popularity or gini; may be repeated.",
+        metavar="NAME",
+    )
+    candidates: str | None = option(None, "all; or cold: only items without training interactions.")
+    memory_limit: int | None = option(None, "Memory for scores, in MiB.", callback=integer(1))
 
     def for_evaluate(self) -> dict[str, Any]:
         """The arguments of `evaluate`.
@@ -216,12 +190,8 @@ def evaluate(
         Path | None,
         typer.Argument(metavar="[DATASET]", help="A prepared dataset (default: the one that RUN was trained on)."),
     ] = None,
-    cold_users: Annotated[
-        bool, typer.Option("--cold-users", help="Also evaluate with every user treated as new, known by items alone.")
-    ] = False,
-    per_user: Annotated[
-        Path | None, typer.Option("--per-user-output", help="Write the values of each user to this file.")
-    ] = None,
+    cold_users: bool = option(False, "Also evaluate with every user treated as new, known by items alone."),
+    per_user: Path | None = option(None, "Write the values of each user to this file.", "--per-user-output"),
     device: DeviceOption = "cpu",
     json: JsonOption = False,
     output: OutputOption = None,
@@ -273,9 +243,9 @@ def _metric_rows(results: dict[str, dict[str, float]]) -> pl.DataFrame:
     )
 
 
-def list_options(
-    model: Annotated[str, typer.Option("--model", help="Model whose options to list.")] = "lirdrec",
-    preset: Annotated[str | None, typer.Option("--preset", help="Show the values of this preset.")] = None,
+def config(
+    model: str = option("lirdrec", "Model whose options to list."),
+    preset: str | None = option(None, "Show the values of this preset."),
     json: JsonOption = False,
 ) -> None:
     """List every key of `train --set` and of the TOML file, with its value and meaning.
