@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lirdrec.cli.confirm import Plan, agreed
+from lirdrec.cli.confirm import agreed
 from lirdrec.cli.options import (
     ImagesOption,
     JsonOption,
@@ -20,10 +18,11 @@ from lirdrec.cli.options import (
     PriceInputOption,
     RevisionOption,
     YesOption,
+    given,
     integer,
     option,
 )
-from lirdrec.cli.output import console, print_json
+from lirdrec.cli.output import print_json, print_line
 from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,24 +123,21 @@ def caption(
 
     attributes = read_attributes(prompt.attributes) if prompt.attributes is not None else Attributes()
     if prompt.show_prompt or prompt.show_attributes:
-        print(render(attributes) if prompt.show_prompt else to_toml(attributes).rstrip())
-        return
+        return print(render(attributes) if prompt.show_prompt else to_toml(attributes).rstrip())
     if dataset is None:
         raise ConfigError("name the prepared dataset: lirdrec caption DATASET")
     if server.endpoint is None:
         _refuse_unused(context, ServerOptions, "is about a server: name it with --endpoint, or leave this out")
     else:
         _refuse_unused(context, LocalOptions, "is about a local model, and --endpoint uses a server: leave it out")
-    if files != FileOptions():
+    if given(files):
         return _files(dataset, work.images, files)
     from lirdrec.cli.caption_output import show_outcome
 
     outcome = _caption_images(dataset, _captioner(model, attributes, prompt, server, local), attributes, server, work)
     if outcome is None:
-        return
-    if json:
-        return print_json(dataclasses.asdict(outcome))
-    show_outcome(dataset, outcome)
+        return None
+    return print_json(dataclasses.asdict(outcome)) if json else show_outcome(dataset, outcome)
 
 
 def _captioner(
@@ -180,7 +176,6 @@ def _caption_images(
 ) -> Outcome | None:
     """Show the plan, ask, and caption; None if the answer is no."""
     from lirdrec.captions.pipeline import captioning
-    from lirdrec.captions.plan import estimate
     from lirdrec.cli.caption_output import show_survey, work
 
     with captioning(
@@ -194,21 +189,13 @@ def _caption_images(
         n = len(job.waiting()) if options.limit is None else min(options.limit, len(job.waiting()))
         if n:
             show_survey(job)
-            estimate_cost = partial(
-                estimate,
-                captioner,
-                attributes,
-                price_in=server.price_input,
-                price_out=server.price_output,
-                requests_per_minute=server.requests_per_minute if captioner.remote else None,
-            )
-            n_probed = _confirm(job, estimate_cost, n, options.yes, options.probe)
+            n_probed = _confirm(job, n, attributes, server, options)
             if n_probed is None:
                 return None
             try:
                 work(job, n - n_probed)
             except KeyboardInterrupt:
-                console(errors=True).print("Stopped; finished captions are saved. To continue: the same command")
+                print_line("Stopped; finished captions are saved. To continue: the same command", errors=True)
                 raise
         return job.finish()
 
@@ -221,44 +208,50 @@ def _refuse_unused(context: typer.Context, group: type, reason: str) -> None:
             raise ConfigError(f"--{field.name.replace('_', '-')} {reason}")
 
 
-def _confirm(job: Captioning, estimate_cost: Callable[..., Estimate], n: int, yes: bool, probe: bool) -> int | None:
+def _confirm(
+    job: Captioning, n: int, attributes: Attributes, server: ServerOptions, options: WorkOptions
+) -> int | None:
     """Show what `n` images will cost and ask; the number of images that the probe captioned, or None for no."""
-    from lirdrec.captions.plan import PROBE
+    from lirdrec.captions.plan import PROBE, estimate
     from lirdrec.data.ids import pluralize
 
-    def measured() -> list[Answer]:
+    captioner = job.captioner
+
+    def measure() -> list[Answer]:
         answers: list[Answer] = []
         job.work(PROBE, answers.append)
         return answers
 
-    def expected(answers: list[Answer] | None) -> Estimate:
-        return estimate_cost(n - len(answers or ()), probe=answers or ())
+    def cost(answers: list[Answer] | None) -> Estimate:
+        return estimate(
+            captioner,
+            attributes,
+            n - len(answers or ()),
+            probe=answers or (),
+            price_in=server.price_input,
+            price_out=server.price_output,
+            requests_per_minute=server.requests_per_minute if captioner.remote else None,
+        )
 
-    question = f"Measure the first {PROBE} images? Their captions are kept" if probe and n > PROBE else None
-    go, answers = agreed(Plan(expected, job.captioner.place, job.captioner.remote, question, measured), yes)
+    probe = options.probe and n > PROBE
+    question = f"Measure the first {PROBE} images? Their captions are kept" if probe else None
+    go, answers = agreed(cost, captioner.place, captioner.remote, question, measure, options.yes)
     if go:
         return len(answers or ())
     if answers:
-        console(errors=True).print(
-            f"{pluralize(len(answers), 'caption')} kept; the same command continues", soft_wrap=True
-        )
+        print_line(f"{pluralize(len(answers), 'caption')} kept; the same command continues", errors=True)
     return None
 
 
 def _files(dataset: Path, images: Path | None, files: FileOptions) -> None:
+    from lirdrec.captions.csv_files import export_captions, import_captions
     from lirdrec.data.ids import pluralize
 
-    out = console()
     if files.imported is not None:
-        from lirdrec.captions.csv_files import import_captions
-
-        out.print(f"{pluralize(import_captions(dataset, files.imported), 'caption')} changed.", soft_wrap=True)
+        print_line(f"{pluralize(import_captions(dataset, files.imported), 'caption')} changed.")
     if files.export is not None:
-        from lirdrec.captions.csv_files import export_captions
-
-        n = export_captions(dataset, files.export)
-        out.print(f"{pluralize(n, 'item')} written to {files.export}.", markup=False, soft_wrap=True)
+        print_line(f"{pluralize(export_captions(dataset, files.export), 'item')} written to {files.export}.")
     if files.report is not None:
         from lirdrec.captions.report import write_case_study
 
-        out.print(f"Report: {write_case_study(dataset, files.report, images)}", markup=False, soft_wrap=True)
+        print_line(f"Report: {write_case_study(dataset, files.report, images)}")

@@ -124,7 +124,7 @@ def _new_film(data: Dataset) -> Any:
 
 
 def _test_metrics(recommender: Recommender, data: Dataset) -> dict[str, dict[str, float]]:
-    results = evaluate_with_baseline(recommender, data)
+    results, _ = evaluate_with_baseline(recommender, data)
     recommender.record_metrics("test", results["lirdrec"])
     return {{"lirdrec": "LIRDRec"}.get(who, who): values for who, values in results.items()}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lirdrec.cli.confirm import Plan, agreed
+from lirdrec.cli.confirm import agreed
 from lirdrec.cli.options import (
     DropOption,
     ImagesOption,
@@ -25,7 +25,7 @@ from lirdrec.cli.options import (
     given,
     option,
 )
-from lirdrec.cli.output import console, print_json, settings, table
+from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.cli.prepare import named_file
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.option_names import flag
@@ -156,27 +156,32 @@ def features(
 def _encode(
     dataset: Path, jobs: Sequence[FeatureJob], work: WorkOptions, cost: CostOptions, overwrite: bool, progress: bool
 ) -> list[FeatureRun]:
-    from lirdrec.features.pipeline import local, make_features
+    """Encode; if it is interrupted and a shard is finished, print how to resume."""
+    from lirdrec.features.pipeline import WORK, local, make_features
 
-    with ExitStack() as stack:
-        stack.enter_context(_resume_hint(dataset))
-        loop: Loop = local
-        if work.ray is not None:
-            from lirdrec.features.ray_backend import RayLoop
+    context: AbstractContextManager[Loop] = nullcontext(local)
+    if work.ray is not None:
+        from lirdrec.features.ray_backend import RayLoop
 
-            loop = stack.enter_context(RayLoop(work.ray))
-        return make_features(
-            dataset,
-            jobs,
-            batch_size=work.batch_size,
-            restart=work.restart,
-            reuse=work.reuse,
-            drop=work.drop,
-            replace=overwrite,
-            progress=progress,
-            loop=loop,
-            before=partial(_confirm, price=cost.price_input, probe=cost.probe, yes=cost.yes),
-        )
+        context = RayLoop(work.ray)
+    try:
+        with context as loop:
+            return make_features(
+                dataset,
+                jobs,
+                batch_size=work.batch_size,
+                restart=work.restart,
+                reuse=work.reuse,
+                drop=work.drop,
+                replace=overwrite,
+                progress=progress,
+                loop=loop,
+                before=partial(_confirm, cost=cost),
+            )
+    except (KeyboardInterrupt, TrainingError):
+        if any((dataset / WORK).glob("*/[0-9]*.json")):  # a finished shard
+            print_line("\nFinished work is saved. To continue: the same command.", errors=True)
+        raise
 
 
 def _check_server(jobs: Sequence[FeatureJob], price: float | None, per_minute: float | None, ray: str | None) -> None:
@@ -190,7 +195,7 @@ def _check_server(jobs: Sequence[FeatureJob], price: float | None, per_minute: f
         )
 
 
-def _confirm(works: Sequence[FeatureJobRunner], price: float | None, probe: bool, yes: bool) -> None:
+def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
     """Show the estimated tokens, price and time of each server, and ask whether to start.
 
     Raises:
@@ -198,25 +203,21 @@ def _confirm(works: Sequence[FeatureJobRunner], price: float | None, probe: bool
     """
     from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings, RequestTiming, Waiting, estimate
 
-    for encoder in dict.fromkeys(work.job.encoder for work in works):
+    for encoder in dict.fromkeys(runner.job.encoder for runner in runners):
         if not isinstance(encoder, OpenAIEmbeddings):
             continue
         waiting = Waiting(encoder)
-        for work in works:
-            if work.job.encoder is encoder:
-                for texts in work.waiting():
+        for runner in runners:
+            if runner.job.encoder is encoder:
+                for texts in runner.waiting():
                     waiting.add(texts)
         if not waiting.texts:
             continue
-        question = f"Measure one request of {len(waiting.first)} texts?"
-        plan = Plan[RequestTiming | None](
-            partial(estimate, waiting, price=price),
-            f"{encoder.endpoint.name}, model {encoder.model}",
-            True,
-            question if probe and waiting.texts > len(waiting.first) else None,
-            partial(encoder.measure, waiting.first),
-        )
-        if not agreed(plan, yes)[0]:
+        measure: Callable[[], RequestTiming | None] = partial(encoder.measure, waiting.first)
+        probe = cost.probe and waiting.texts > len(waiting.first)
+        question = f"Measure one request of {len(waiting.first)} texts?" if probe else None
+        target = f"{encoder.endpoint.name}, model {encoder.model}"
+        if not agreed(partial(estimate, waiting, price=cost.price_input), target, True, question, measure, cost.yes)[0]:
             raise typer.Exit
 
 
@@ -250,44 +251,35 @@ def _import(dataset: Path, files: Sequence[tuple[str, Path]], overwrite: bool, q
     for name, path in files:
         matrix = add_file(dataset, name, path, overwrite)
         if not quiet:
-            console().print(f"{name}: vectors of {path} for {pluralize(matrix.present, 'item')}.", markup=False)
+            print_line(f"{name}: vectors of {path} for {pluralize(matrix.present, 'item')}.")
 
 
-@contextmanager
-def _resume_hint(dataset: Path) -> Iterator[None]:
-    """Where the work is interrupted and a shard is finished, print how to resume."""
-    from lirdrec.features.pipeline import WORK
-
-    try:
-        yield
-    except (KeyboardInterrupt, TrainingError):
-        if any((dataset / WORK).glob("*/[0-9]*.json")):  # a finished shard
-            console(errors=True).print("\nFinished work is saved. To continue: the same command.", markup=False)
-        raise
-
-
-def _plain(made: FeatureRun) -> dict[str, Any]:
-    plain = made.summary()
-    problems = [dict(zip(("item", "source", "problem"), one, strict=True)) for one in made.problems]
-    return plain | {"problems": problems, "seconds": round(made.seconds, 3)}
+def _plain(result: FeatureRun) -> dict[str, Any]:
+    problems = [dict(zip(("item", "source", "problem"), problem, strict=True)) for problem in result.problems]
+    return result.summary() | {"problems": problems, "seconds": round(result.seconds, 3)}
 
 
 def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun], template: str | None) -> None:
+    from lirdrec.data.ids import pluralize
+
     _show_matrices(dataset, jobs, results)
     _show_problems(dataset, jobs, results)
-    if results and results[0].dropped:
-        _show_dropped(results[0].dropped)
-    out, folder = console(), shlex.quote(str(dataset))
+    if results and (dropped := results[0].dropped):
+        print_line(
+            f"Left out for lack of features: {pluralize(dropped['items'], 'item')}"
+            f" with {pluralize(dropped['pairs'], 'interaction')}."
+            f" {pluralize(dropped['users'], 'user')} without a training interaction now:"
+            f" {pluralize(dropped['held_out_pairs'], 'validation or test interaction')} left out, too.",
+            "yellow",
+        )
+    folder = shlex.quote(str(dataset))
     for job in jobs:
         default, fault, better = BETTER[job.encoder.kind]
         if _model(job) == default:
-            command = _instead(dataset, job, better, template)
-            out.print(f"{default} {fault}. Better: {EXTRA}, then {command}", markup=False, soft_wrap=True)
+            print_line(f"{default} {fault}. Better: {EXTRA}, then {_instead(dataset, job, better, template)}")
     name = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
-    out.print(
-        f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html", soft_wrap=True, markup=False
-    )
-    out.print(f"To train: lirdrec train {folder} --run runs/first", soft_wrap=True, markup=False)
+    print_line(f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html")
+    print_line(f"To train: lirdrec train {folder} --run runs/first")
 
 
 def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
@@ -301,10 +293,9 @@ def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
     console().print(table(f"Features of {dataset}", columns, rows, right=columns[2:]))
     for result in results:
         if result.copied or result.resumed:
-            console().print(
+            print_line(
                 f"{result.name}: {pluralize(result.encoded, 'input')} encoded now; {pluralize(result.copied, 'item')}"
-                f" with a vector already; {result.resumed:,} encoded by an interrupted call.",
-                markup=False,
+                f" with a vector already; {result.resumed:,} encoded by an interrupted call."
             )
 
 
@@ -317,34 +308,22 @@ def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
             if result.n_problems > len(result.problems):
                 title += f", the first {len(result.problems)}"
             console().print(table(title, ["item", "source", "problem"], result.problems))
-            console().print(f"All of them: {dataset}/features/{result.name}.problems.csv\n", markup=False)
+            print_line(f"All of them: {dataset}/features/{result.name}.problems.csv\n")
     for job, result in zip(jobs, results, strict=True):
         if result.missing:
             path = f"{dataset}/features/{result.name}.missing.csv"
             source = "an image" if job.encoder.kind == "image" else "a text"
-            message = f"{pluralize(result.missing, 'item')} without {source} for {result.name}: {path}"
-            console().print(message, soft_wrap=True, markup=False)
-
-
-def _show_dropped(dropped: Mapping[str, int]) -> None:
-    from lirdrec.data.ids import pluralize
-
-    console().print(
-        f"Left out for lack of features: {pluralize(dropped['items'], 'item')}"
-        f" with {pluralize(dropped['pairs'], 'interaction')}."
-        f" {pluralize(dropped['users'], 'user')} without a training interaction now:"
-        f" {pluralize(dropped['held_out_pairs'], 'validation or test interaction')} left out, too.",
-        style="yellow",
-    )
+            print_line(f"{pluralize(result.missing, 'item')} without {source} for {result.name}: {path}")
 
 
 def _instead(dataset: Path, job: FeatureJob, model: str, template: str | None) -> str:
     """The command that replaces the matrix of a job by one of another model."""
     from lirdrec.features.registry import CAPTION
 
-    what = CAPTION if job.source.columns == (CAPTION,) else job.encoder.kind
-    words = ["lirdrec", "features", str(dataset), f"--{what}", model if job.name == what else f"{job.name}={model}"]
-    if template is not None and what == "text":
+    source = CAPTION if job.source.columns == (CAPTION,) else job.encoder.kind
+    value = model if job.name == source else f"{job.name}={model}"
+    words = ["lirdrec", "features", str(dataset), f"--{source}", value]
+    if template is not None and source == "text":
         words += ["--text-template", template]
     return shlex.join([*words, "--overwrite"])
 

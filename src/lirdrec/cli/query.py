@@ -29,6 +29,7 @@ from lirdrec.cli.output import (
     check_output,
     console,
     print_json,
+    print_line,
     settings,
     table,
     write_frame,
@@ -105,7 +106,9 @@ def recommend(
     _check_k(items.k)
     conditions = None if items.where is None else _conditions(items.where)
     recommender = _load(run, device)
-    options = _ranking_options(recommender, items, conditions)
+    options: dict[str, Any] = {"exclude_seen": not items.include_seen} | ({} if items.k is None else {"k": items.k})
+    if items.candidates or conditions is not None:
+        options["candidates"] = _candidates(recommender, items, conditions)
     if users.all_users and output is not None:
         return _recommend_all(recommender, output, resume, options | {"csv_safe": csv_safe})
     history = _named(users.history or [], recommender.items)
@@ -114,8 +117,7 @@ def recommend(
     else:
         if users.unknown_users is not None:
             options["unknown"] = UNKNOWN_USERS[users.unknown_users]
-        asked = None if users.all_users else ids(users.user or [], recommender.users)
-        frame = recommender.recommend(asked, **options)
+        frame = recommender.recommend(None if users.all_users else ids(users.user or [], recommender.users), **options)
     if output is not None:
         return write_frame(frame, output, csv_safe)
     frame = add_titles(frame, recommender)
@@ -124,15 +126,6 @@ def recommend(
     for (user,), ranking in frame.group_by(frame.columns[0], maintain_order=True):
         title = "For a user of the items " + ", ".join(history) if users.history else f"For user {user}"
         console().print(_ranking(ranking, title))
-
-
-def _ranking_options(recommender: Recommender, items: CandidateOptions, conditions: Filter | None) -> dict[str, Any]:
-    """The arguments of `recommend` about items."""
-    options: dict[str, Any] = {} if items.k is None else {"k": items.k}
-    options["exclude_seen"] = not items.include_seen
-    if items.candidates or conditions is not None:
-        options["candidates"] = _candidates(recommender, items, conditions)
-    return options
 
 
 def similar(
@@ -155,18 +148,15 @@ def similar(
         raise ConfigError("give either --item ID, for similar items, or --user ID, for similar users")
     _check_k(k)
     recommender = _load(run, device)
-    options: dict[str, Any] = {} if k is None else {"k": k}
-    if item:
-        frame = recommender.similar_items(ids(item, recommender.items), **options)
-    else:
-        frame = recommender.similar_users(ids(user or [], recommender.users), **options)
+    entity, id_map = ("item", recommender.items) if item else ("user", recommender.users)
+    most_similar = recommender.similar_items if item else recommender.similar_users
+    frame = most_similar(ids(item or user or [], id_map), **({} if k is None else {"k": k}))
     if output is not None:
         return write_frame(frame, output, csv_safe)
     if item:
         frame = add_titles(frame, recommender, "neighbor")
     if json:
         return print_json(frame.to_dicts())
-    entity = "item" if item else "user"
     for (query,), ranking in frame.group_by(entity, maintain_order=True):
         title = recommender.title(int(recommender.items.rows([query])[0])) if item else None
         console().print(_ranking(ranking, f"Similar to {entity} {query}" + (f", {title}" if title else "")))
@@ -205,24 +195,22 @@ def _show_reason(reason: Explanation) -> None:
     titled = any(liked.title for liked in reason.liked)
     names = ["item", *(["title"] if titled else [])]
     items = [[liked.item, *([liked.title] if titled else [])] for liked in reason.liked]
-    blank = [""] * (len(names) - 1)
-    if reason.liked and reason.liked[0].part is not None:
-        parts = [liked.part or 0.0 for liked in reason.liked]
+    parts = [liked.part for liked in reason.liked if liked.part is not None]
+    if parts:
+        blank = [""] * (len(names) - 1)
         rows = [[*item, f"{part:+.4f}"] for item, part in zip(items, parts, strict=True)]
         rows += [["all others", *blank, f"{reason.score - sum(parts):+.4f}"], ["score", *blank, score]]
         return console().print(table(title, ["liked item", *names[1:], "adds"], rows, right=["adds"]))
-    weights = reason.weights or {}
-    rows = [
-        [name, f"{weights[name]:.3f}" if name in weights else "", f"{part:+.4f}"] for name, part in reason.parts.items()
-    ]
-    if len(rows) == 1:
-        console().print(f"{title}: score {score}", markup=False)
+    if len(reason.parts) == 1:
+        print_line(f"{title}: score {score}")
     else:
+        weights = {name: f"{weight:.3f}" for name, weight in (reason.weights or {}).items()}
+        rows = [[name, weights.get(name, ""), f"{part:+.4f}"] for name, part in reason.parts.items()]
         rows.append(["score", "", score])
         console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
     if reason.liked:
-        near = [[*item, f"{liked.similarity:.3f}"] for item, liked in zip(items, reason.liked, strict=True)]
-        console().print(table("Most similar liked items", [*names, "similarity"], near, right=["similarity"]))
+        rows = [[*item, f"{liked.similarity:.3f}"] for item, liked in zip(items, reason.liked, strict=True)]
+        console().print(table("Most similar liked items", [*names, "similarity"], rows, right=["similarity"]))
 
 
 def add_items(
@@ -251,24 +239,20 @@ def add_items(
         recommender = _load(run, "cpu")
         layout = {"separator": separator, "encoding": encoding}
         frame = _read_items(items, item, recommender.items, recommender.item_table, layout)
-        recommender.add_items(frame, dict(named_file(one) for one in features or []))
+        recommender.add_items(frame, dict(map(named_file, features or [])))
         target = recommender.save(save_as or run, overwrite=save_as is None)
-    console().print(f"{pluralize(frame.height, 'item')} added; {target} now has {recommender.n_items:,}", markup=False)
+    print_line(f"{pluralize(frame.height, 'item')} added; {target} now has {recommender.n_items:,}")
 
 
-def strip(
-    run: RunArgument,
-    output: FolderOption,
-) -> None:
+def strip(run: RunArgument, output: FolderOption) -> None:
     """Write a small run of vectors and ids only, which can recommend and find similar items, and nothing else.
 
     \b
       lirdrec strip runs/demo --output runs/demo-small
     """
     _load(run, "cpu").slim(output)
-    console().print(
-        f"{output} holds vectors and ids only: it cannot leave out seen items, add items, serve new users or explain",
-        markup=False,
+    print_line(
+        f"{output} has vectors and ids only: it cannot leave out seen items, add items, serve new users or explain"
     )
 
 
@@ -318,35 +302,34 @@ def _conditions(where: str) -> Filter:
         raise ConfigError(f'--filter: is not JSON ({error}); write it like \'{{"price": {{"lt": 30}}}}\'') from None
     if not isinstance(conditions, dict):
         raise ConfigError('--filter: give columns and conditions, like \'{"price": {"lt": 30}}\'')
-    return Filter.of(conditions)
+    return Filter.parse(conditions)
 
 
 def _candidates(recommender: Recommender, items: CandidateOptions, conditions: Filter | None) -> list[Any]:
     """Ids of the items to rank: those of --candidates that match --filter."""
     id_map = recommender.items
-    chosen = ids(_named(items.candidates, id_map), id_map) if items.candidates else id_map.series.to_list()
+    candidates = ids(_named(items.candidates, id_map), id_map) if items.candidates else id_map.series.to_list()
     if conditions is None:
-        return chosen
+        return candidates
     matches = conditions.mask(recommender.item_table).tolist()
-    rows = id_map.rows(chosen).tolist()
+    rows = id_map.rows(candidates).tolist()
     # unknown ids stay: `recommend` names them in its error
-    left = [item for item, row in zip(chosen, rows, strict=True) if row < 0 or matches[row]]
-    if not left:
-        raise ConfigError(f"--filter {items.where}: there is no such item")
-    return left
+    matching = [item for item, row in zip(candidates, rows, strict=True) if row < 0 or matches[row]]
+    if not matching:
+        raise ConfigError(f"--filter {items.where}: no item has such values")
+    return matching
 
 
 def _recommend_all(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
     from lirdrec.data.ids import pluralize
     from lirdrec.recommender.batch import recommend_all
 
-    show = not settings.quiet
     try:
-        done = recommend_all(recommender, output, restart=not resume, progress=show, **options)
+        done = recommend_all(recommender, output, restart=not resume, progress=not settings.quiet, **options)
     except KeyboardInterrupt:
-        console(errors=True).print("The users ranked so far are saved. To continue: the same command", markup=False)
+        print_line("The users ranked so far are saved. To continue: the same command", errors=True)
         raise
-    console(errors=True).print(f"{pluralize(done.rows, 'row')} written to {output}", markup=False)
+    print_line(f"{pluralize(done.rows, 'row')} written to {output}", errors=True)
 
 
 def _named(texts: list[str], id_map: IdMap) -> list[str]:
@@ -369,13 +352,14 @@ def _named(texts: list[str], id_map: IdMap) -> list[str]:
 
 def _ranking(frame: pl.DataFrame, title: str) -> Any:
     columns = ["rank", frame.columns[1], *(["title"] if "title" in frame.columns else []), "score"]
-    rows = [[row[c] if c != "score" else f"{row[c]:.4f}" for c in columns] for row in frame.iter_rows(named=True)]
+    rows = [[*values, f"{score:.4f}"] for *values, score in frame.select(columns).iter_rows()]
     return table(title, columns, rows, right=("rank", "score"))
 
 
 def _read_items(
     path: Path, column: str, id_map: IdMap, table: pl.DataFrame, layout: dict[str, str | None]
 ) -> pl.DataFrame:
+    """The table of new items, with ids and columns of the types that the run has."""
     import polars as pl
 
     from lirdrec.data.alignment import same_type
@@ -389,7 +373,7 @@ def _read_items(
     location = f"{path}, column '{column}'"
     item_ids = read_ids(read.frame[column], location, "item", read.place)
     kind = pl.Int64() if id_map.is_integer else pl.String()
-    rest = read.frame.drop(column, *(["item"] if "item" in read.frame.columns else []))
+    rest = read.frame.drop(*{column, "item"}, strict=False)
     if read.decimal_comma:
         numbers = [name for name in rest.columns if name in table.columns and table.schema[name].is_float()]
         rest = rest.with_columns(pl.col(numbers).str.replace(",", ".", literal=True))

@@ -28,6 +28,7 @@ from lirdrec.cli.output import (
     console,
     metrics_table,
     print_json,
+    print_line,
     settings,
     table,
     write_frame,
@@ -66,8 +67,8 @@ class ModelOptions:
             return {"config": config, "training": training} | ({} if self.preset is None else {"preset": self.preset})
         for name in ("model", "preset", "config", "assignments", "seed"):
             if getattr(self, name) not in (None, []):
-                option = "--set" if name == "assignments" else f"--{name}"
-                raise ConfigError(f"{option}: with --refit the settings are those of the earlier run; leave it out")
+                flag = "--set" if name == "assignments" else f"--{name}"
+                raise ConfigError(f"{flag}: with --refit the settings are those of the earlier run; leave it out")
         return {"refit": self.refit}
 
 
@@ -90,10 +91,11 @@ def train(
 
     --refit trains on all interactions, the newest included; such a run has no metrics, since no data is held out.
     """
+    from lirdrec.data.readers import read_any
     from lirdrec.recommender.fit import fit
 
     arguments = options.for_fit() | ({} if device is None else {"device": device})
-    data = _read_dataset(dataset)
+    data = read_any(dataset)
     refit = options.refit
     folder = run or _default_run(data.name, (options.model or "lirdrec") if refit is None else "refit", resume)
     recommender = fit(
@@ -105,39 +107,29 @@ def train(
         **arguments,
     )
     stopped = recommender.info.get("stopped") == "interrupted"
-    results = evaluate_with_baseline(recommender, data) if len(data.test) and refit is None else {}
+    results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
     if results:
         recommender.record_metrics("test", next(iter(results.values())))
     if json:
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
-        if refit is not None:
-            _show_refit(data, refit)
-        _show_run(folder, data.name, results)
+        _show_run(folder, data, results, refit)
     if stopped:
-        console(errors=True).print(
-            "Stopped; the best model so far is saved. To continue: the same command with --resume"
-        )
+        print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
         raise typer.Exit(INTERRUPTED)
 
 
-def _show_refit(data: Dataset, refit: Path) -> None:
+def _show_run(folder: Path, data: Dataset, results: dict[str, dict[str, float]], refit: Path | None) -> None:
     from lirdrec.data.ids import pluralize
-    from lirdrec.data.schema import SPLITS
 
-    n = sum(len(data.split(name)) for name in SPLITS)
-    message = (
-        f"Trained on all {pluralize(n, 'interaction')} with the settings of {refit}; no data is left to evaluate on."
-    )
-    console().print(message, markup=False, soft_wrap=True)
-
-
-def _show_run(folder: Path, name: str, results: dict[str, dict[str, float]]) -> None:
+    if refit is not None:
+        n = pluralize(sum(len(data.split(name)) for name in set(SPLITS.values())), "interaction")
+        print_line(f"Trained on all {n} with the settings of {refit}; no data is left to evaluate on.")
     if results:
-        console().print(metrics_table(headline_metrics(results), f"Test, {name}"))
-    console().print(f"Run folder: {folder}", markup=False)
+        console().print(metrics_table(headline_metrics(results), f"Test, {data.name}"))
+    print_line(f"Run folder: {folder}")
     if (folder / "curves.png").is_file():
-        console().print(f"Curves:     {folder / 'curves.png'}", markup=False)
+        print_line(f"Curves:     {folder / 'curves.png'}")
 
 
 @dataclass(frozen=True)
@@ -174,13 +166,13 @@ class MetricOptions:
         metrics = tuple(map(canonical_metric, self.metric or ()))
         check_metrics(metrics)
         arguments = {
-            "split": None if self.split is None else SPLITS[self.split],
-            "k": tuple(self.k) if self.k else None,
-            "metrics": metrics or None,
+            "split": SPLITS.get(self.split or ""),
+            "k": tuple(self.k or ()),
+            "metrics": metrics,
             "candidates": self.candidates,
-            "memory_limit": None if self.memory_limit is None else self.memory_limit << 20,
+            "memory_limit": (self.memory_limit or 0) << 20,
         }
-        return {name: value for name, value in arguments.items() if value is not None}
+        return {name: value for name, value in arguments.items() if value}
 
 
 def evaluate(
@@ -204,43 +196,27 @@ def evaluate(
       lirdrec evaluate runs/demo --split validation -k 5 -k 50
       lirdrec evaluate runs/demo --cold-users
     """
-    from lirdrec.evaluation.evaluator import evaluate as evaluate_run
+    import polars as pl
+
+    from lirdrec.data.readers import read_any
     from lirdrec.recommender.recommender import Recommender
 
     check_output(output, csv_safe and (output is not None or per_user is None))
     check_output(per_user, csv_safe and per_user is not None)
     arguments = options.for_evaluate()
     recommender = Recommender.load(run, device=device)
-    data = _read_dataset(dataset if dataset is not None else _trained_on(recommender, run))
-    name = str(recommender.info.get("model", "model"))
-    result = evaluate_run(recommender, data, per_user=per_user is not None, **arguments)
-    results = {name: dict(result.values)}
-    if cold_users:
-        from lirdrec.recommender.new_users import as_new_users
-
-        results[f"{name}, users as new"] = dict(evaluate_run(as_new_users(recommender), data, **arguments).values)
-    if name != "popularity":
-        results["popularity"] = dict(evaluate_run(_popularity(data, device), data, **arguments).values)
-    if per_user is not None and result.per_user is not None:
-        write_frame(result.per_user, per_user, csv_safe)
+    data = read_any(dataset if dataset is not None else _trained_on(recommender, run))
+    results, user_values = evaluate_with_baseline(
+        recommender, data, cold_users, device, per_user=per_user is not None, **arguments
+    )
+    if per_user is not None and user_values is not None:
+        write_frame(user_values, per_user, csv_safe)
     if output is not None:
-        return write_frame(_metric_rows(results), output, csv_safe)
+        rows = [(name, metric, value) for name, values in results.items() for metric, value in values.items()]
+        return write_frame(pl.DataFrame(rows, ["recommender", "metric", "value"], orient="row"), output, csv_safe)
     if json:
         return print_json(results)
     console().print(metrics_table(results, f"{options.split or 'test'}, {data.name}"))
-
-
-def _metric_rows(results: dict[str, dict[str, float]]) -> pl.DataFrame:
-    """A row for each recommender and metric."""
-    import polars as pl
-
-    return pl.DataFrame(
-        [
-            {"recommender": name, "metric": metric, "value": value}
-            for name, values in results.items()
-            for metric, value in values.items()
-        ]
-    )
 
 
 def config(
@@ -270,22 +246,40 @@ def config(
         console().print(table(f"[{heading}]", ["key", "value", "meaning"], listed))
 
 
-def evaluate_with_baseline(recommender: Recommender, data: Dataset, **options: Any) -> dict[str, dict[str, float]]:
-    """Test figures of the recommender and, for comparison, of popularity."""
+def evaluate_with_baseline(
+    recommender: Recommender,
+    data: Dataset,
+    cold_users: bool = False,
+    device: str = "cpu",
+    per_user: bool = False,
+    **options: Any,
+) -> tuple[dict[str, dict[str, float]], pl.DataFrame | None]:
+    """Metrics of the recommender and, for comparison, of popularity; and the values of each user, if requested.
+
+    Args:
+        recommender, data, per_user, options: as for `lirdrec.evaluation.evaluator.evaluate`.
+        cold_users: also evaluate with every user treated as new.
+        device: where popularity is computed.
+    """
     from lirdrec.evaluation.evaluator import evaluate as measure
 
     name = str(recommender.info.get("model", "model"))
-    results = {name: dict(measure(recommender, data, **options).values)}
+    result = measure(recommender, data, per_user=per_user, **options)
+    results = {name: dict(result.values)}
+    if cold_users:
+        from lirdrec.recommender.new_users import as_new_users
+
+        results[f"{name}, users as new"] = dict(measure(as_new_users(recommender), data, **options).values)
     if name != "popularity":
-        results["popularity"] = dict(measure(_popularity(data, "cpu"), data, **options).values)
-    return results
+        results["popularity"] = dict(measure(_popularity(data, device), data, **options).values)
+    return results, result.per_user
 
 
 def headline_metrics(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Recall and NDCG alone, for a table that is seen at a glance."""
+    """Recall and NDCG of each recommender."""
     return {
-        who: {name: value for name, value in values.items() if name.startswith(("recall@", "ndcg@"))}
-        for who, values in results.items()
+        recommender: {name: value for name, value in values.items() if name.startswith(("recall@", "ndcg@"))}
+        for recommender, values in results.items()
     }
 
 
@@ -354,43 +348,36 @@ def training_keys(model: str) -> list[str]:
     return list(WITHOUT_STEPS if model_type(model).capabilities.training == "closed_form" else field_docs(TrainConfig))
 
 
-def _refuse_steps(model: str, given: Iterable[str], where: str) -> None:
-    """Refuse options of training steps for a model that is computed without any."""
-    known = training_keys(model)
-    for key in given:
-        if key not in known:
+def _refuse_steps(model: str, keys: Iterable[str], prefix: str) -> None:
+    """Raise a ConfigError for options of training steps, for a model that is computed without steps."""
+    allowed = training_keys(model)
+    for key in keys:
+        if key not in allowed:
             raise ConfigError(
-                f"{where}{key}: {model} is computed in closed form, without epochs and steps, and takes only"
-                f" {' and '.join(known)} of the training options; leave {key} out"
+                f"{prefix}{key}: {model} is computed in closed form, without epochs and steps, and takes only"
+                f" {' and '.join(allowed)} of the training options; leave {key} out"
             )
 
 
-def _read_dataset(path: Path) -> Dataset:
-    from lirdrec.data.readers import read_any
-
-    return read_any(path)
-
-
 def _trained_on(recommender: Recommender, run: Path) -> Path:
-    """The prepared dataset of the training: where its features are, or where it lay then."""
+    """The prepared dataset of the training: the folder of its features, or the folder that the run recorded."""
     from lirdrec.data.storage import MANIFEST
 
-    store, noted = recommender.features, recommender.info.get("dataset_folder")
-    known = [] if store is None or store.folder is None else [store.folder]
-    known += [Path(noted)] if isinstance(noted, str) else []
-    for folder in known:
+    store = recommender.features
+    recorded = [None if store is None else store.folder, recommender.info.get("dataset_folder")]
+    folders = [Path(folder) for folder in recorded if isinstance(folder, (str, Path))]
+    for folder in folders:
         if (folder / MANIFEST).is_file():
             return folder
-    fault = f"its dataset is not at {known[0]} any more" if known else "does not know where its dataset lies"
+    fault = f"its dataset is no longer at {folders[0]}" if folders else "does not record the folder of its dataset"
     raise RunFolderError(f"{run}: {fault}; name it as the second argument: lirdrec evaluate {run} DATASET")
 
 
 def _default_run(name: str, model: str, resume: bool) -> Path:
-    """runs/NAME-MODEL, or with a number where that is taken; the last one to resume."""
-    stem = f"{name}-{model}"
-    folder, number = Path("runs") / stem, 1
-    last = folder
+    """runs/NAME-MODEL, with a number if that folder exists; to resume, the last one that exists."""
+    first = last = folder = Path("runs") / f"{name}-{model}"
+    number = 1
     while folder.exists():
         last, number = folder, number + 1
-        folder = Path("runs") / f"{stem}-{number}"
+        folder = Path(f"{first}-{number}")
     return last if resume else folder

@@ -60,7 +60,7 @@ class GroundTruth:
     masked: bool = True
 
     @classmethod
-    def of(
+    def from_pairs(
         cls, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], n_users: int, **rest: Tensor | None
     ) -> GroundTruth:
         """From `(users, items)` pairs; users without a training pair are left out."""
@@ -309,7 +309,7 @@ def _ground_truth(recommender: HasScorer, dataset: Dataset, split: str, candidat
         if not len(ranked):
             raise DataError(f"{dataset.name}: there are no cold items: every item has a training pair")
     ranked = None if ranked is None else ranked.to(device)
-    truth = GroundTruth.of(pairs("train"), pairs(split), len(recommender.users), candidates=ranked)
+    truth = GroundTruth.from_pairs(pairs("train"), pairs(split), len(recommender.users), candidates=ranked)
     if not len(truth.users):
         raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
     return replace(truth, masked=split != "train")  # training items must stay in the ranking to be found there

@@ -243,7 +243,7 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
     if len(dataset.valid.items) and len(cold) == len(np.unique(dataset.valid.items)):
         # a cold-start split: only items without training are held out, so only they are ranked
         candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
-    truth = GroundTruth.of(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
+    truth = GroundTruth.from_pairs(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
     if not len(truth.users):
         log.warning(
             "%s has no validation pairs: training cannot stop early, the last epoch is taken; "

@@ -292,4 +292,4 @@ def _truth(job: Job) -> Any:
         (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
         for part in (data.train, data.valid)
     )
-    return GroundTruth.of(train, valid, data.n_users)
+    return GroundTruth.from_pairs(train, valid, data.n_users)

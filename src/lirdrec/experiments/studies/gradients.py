@@ -73,7 +73,7 @@ def measure(job: Job) -> list[dict[str, float]]:
         (torch.from_numpy(np.array(part.users)).to(device), torch.from_numpy(np.array(part.items)).to(device))
         for part in (data.train, data.valid)
     )
-    truth = GroundTruth.of(train, valid, data.n_users)
+    truth = GroundTruth.from_pairs(train, valid, data.n_users)
     k = int(training.metric.partition("@")[2])
     return watch(model_type(job.cell.model), config, inputs, training, truth if len(truth.users) else None, k)
 
