@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -99,7 +99,7 @@ def caption(
     local: LocalOptions,
     work: WorkOptions,
     files: FileOptions,
-    dataset: Annotated[Path | None, typer.Argument(help="A prepared dataset.", show_default=False)] = None,
+    dataset: Path | None = typer.Argument(None, help="A prepared dataset.", show_default=False),
     model: str | None = option(
         None,
         "Name on the Hugging Face hub or folder (default: meta-llama/Llama-3.2-11B-Vision-Instruct);"
@@ -158,17 +158,8 @@ def _captioner(
         return OpenAICaptioner(client, model or "", render(attributes), prompt.max_tokens, prompt.side)
     from lirdrec.captions.transformers_captioner import MODEL, TransformersCaptioner
 
-    return TransformersCaptioner(
-        render(attributes),
-        model or MODEL,
-        revision=local.revision,
-        device=local.device,
-        precision=local.precision,  # type: ignore[arg-type]  # checked there
-        device_map=local.device_map,
-        batch_size=local.batch_size,
-        max_tokens=prompt.max_tokens,
-        side=prompt.side,
-    )
+    text, limits = render(attributes), {"max_tokens": prompt.max_tokens, "side": prompt.side}
+    return TransformersCaptioner(text, model or MODEL, **vars(local), **limits)
 
 
 def _caption_images(

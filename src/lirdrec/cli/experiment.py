@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from lirdrec.cli.options import DeviceOption, SetOption, option
-from lirdrec.cli.output import console, settings, table
+from lirdrec.cli.output import console, print_line, settings, table
 from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,15 +59,10 @@ class TrainingOptions:
 def experiment(
     tuning: TuningOptions,
     training: TrainingOptions,
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The experiment; without a name, all are listed.")
-    ] = None,
-    datasets: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
-        ),
-    ] = None,
+    name: str | None = typer.Argument(None, metavar="[NAME]", help="The experiment; without a name, all are listed."),
+    datasets: list[Path] | None = typer.Argument(
+        None, metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
+    ),
     output: Path | None = option(None, "Folder (default: experiments/NAME).", "--output", "-o", metavar="DIR"),
     report_only: bool = option(False, "Only write the report, from the results so far."),
 ) -> None:
@@ -87,8 +82,7 @@ def experiment(
 
     if name is None:
         rows = [[key, summary] for key, summary in experiment_names().items()]
-        console().print(table(None, ["experiment", "answers"], rows))
-        return
+        return console().print(table(None, ["experiment", "answers"], rows))
     from lirdrec.experiments.experiment import experiment as experiment_by_name
     from lirdrec.experiments.scheduler import report, run
 
@@ -99,10 +93,10 @@ def experiment(
     try:
         page = report(chosen, config) if report_only else run(chosen, config)
     except KeyboardInterrupt:
-        message = f"Stopped; finished trainings are saved in {config.output}. To continue: the same command"
-        console(errors=True).print(message, soft_wrap=True)
+        saved = f"finished trainings are saved in {config.output}"
+        print_line(f"Stopped; {saved}. To continue: the same command", errors=True)
         raise
-    console().print(f"Report: {page}", markup=False, soft_wrap=True)
+    print_line(f"Report: {page}")
 
 
 def _config(
@@ -123,23 +117,22 @@ def _config(
     limits = {"epochs": training.epochs, "patience": training.patience}
     train_options |= {key: value for key, value in limits.items() if value is not None}
     sort_assignments(train_options, models or model_names(), {})  # raises for wrong numbers
+    tuning_options = vars(tuning) | {
+        "trials": TRIALS if tuning.trials is None and tuning.minutes is None else tuning.trials,
+        "losses": _listed(tuning.losses, "--losses") if tuning.losses is not None else (),
+        "metric": canonical_metric(tuning.metric),
+    }
     return ExperimentConfig(
+        **tuning_options,
         datasets=tuple(map(str, datasets)),
         output=output if output is not None else Path("experiments") / chosen.name,
-        tuned=tuning.tuned,
         models=models,
         seeds=training.seeds,
-        trials=TRIALS if tuning.trials is None and tuning.minutes is None else tuning.trials,
-        minutes=tuning.minutes,
         jobs=training.jobs,
-        losses=_listed(tuning.losses, "--losses") if tuning.losses is not None else (),
         feature_sets=_feature_sets(training.features or []),
         model_options=model_options,
         training=train_options,
         settings=own_settings,
-        metric=canonical_metric(tuning.metric),
-        prune=tuning.prune,
-        sampler=tuning.sampler,  # type: ignore[arg-type]  # checked by ExperimentConfig
         device=training.device,
         keep=training.save_models,
         quiet=settings.quiet,
@@ -147,15 +140,16 @@ def _config(
     )
 
 
-def _listed(text: str, option: str) -> tuple[str, ...]:
+def _listed(text: str, flag: str) -> tuple[str, ...]:
     """The names of a comma-separated list, each once."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise ConfigError(f"{option} is empty; name at least one, separated by commas")
+        raise ConfigError(f"{flag} is empty; name at least one, separated by commas")
     return names
 
 
 def _feature_sets(entries: list[str]) -> dict[str, tuple[str, ...]]:
+    """LABEL=A,B of --features as label → names of feature matrices."""
     sets: dict[str, tuple[str, ...]] = {}
     for entry in entries:
         label, equals, names = entry.partition("=")

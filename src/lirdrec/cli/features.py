@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -130,6 +130,7 @@ def features(
       lirdrec features mydata --text minilm --import image=image_features_Baby.b
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
     """
+    from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
     from lirdrec.features.registry import parse_jobs
 
     if work.batch_size is not None and work.batch_size < 1:
@@ -139,11 +140,20 @@ def features(
     if "prompt" in options:
         options["prompt"] = options["prompt"].replace("\\n", "\n")  # a shell leaves it as two characters
     if files and not inputs.wanted():
-        _refuse_unused(options | given(work) | {"text_template": inputs.text_template, "images": inputs.images})
+        for name in given(encoders, server, work, inputs):
+            if name != "imports":
+                raise ConfigError(
+                    f"{flag(name)}: with --import alone nothing is encoded; name an encoder (--text, --image or"
+                    " --caption), or leave it out"
+                )
         _check_imports(dataset, files, [], overwrite)
         return _import(dataset, files, overwrite, json)
     jobs = parse_jobs(dataset, inputs.wanted(), template=inputs.text_template, images=inputs.images, options=options)
-    _check_server(jobs, cost.price_input, server.requests_per_minute, work.ray)
+    if cost.price_input is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
+        raise ConfigError("--price-input: no encoder is a server; leave it out")
+    if server.requests_per_minute is not None and work.ray is not None:
+        per_worker = "it would hold for each worker of --ray-address; leave one of them out"
+        raise ConfigError(f"--requests-per-minute: {per_worker}")
     _check_imports(dataset, files, [job.name for job in jobs], overwrite)
     results = _encode(dataset, jobs, work, cost, overwrite, progress=not settings.quiet and not json)
     if json:
@@ -184,17 +194,6 @@ def _encode(
         raise
 
 
-def _check_server(jobs: Sequence[FeatureJob], price: float | None, per_minute: float | None, ray: str | None) -> None:
-    from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
-
-    if price is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
-        raise ConfigError("--price-input: no encoder is a server; leave it out")
-    if per_minute is not None and ray is not None:
-        raise ConfigError(
-            "--requests-per-minute: it would hold for each worker of --ray-address; leave one of them out"
-        )
-
-
 def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
     """Show the estimated tokens, price and time of each server, and ask whether to start.
 
@@ -219,16 +218,6 @@ def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
         target = f"{encoder.endpoint.name}, model {encoder.model}"
         if not agreed(partial(estimate, waiting, price=cost.price_input), target, True, question, measure, cost.yes)[0]:
             raise typer.Exit
-
-
-def _refuse_unused(options: Mapping[str, Any]) -> None:
-    """Raises a ConfigError for an option of encoding, where vectors are imported and nothing is encoded."""
-    for name, value in options.items():
-        if value is not None:
-            raise ConfigError(
-                f"{flag(name)}: with --import alone nothing is encoded; name an encoder (--text, --image or"
-                " --caption), or leave it out"
-            )
 
 
 def _check_imports(dataset: Path, files: Sequence[tuple[str, Path]], encoded: Sequence[str], overwrite: bool) -> None:

@@ -10,13 +10,11 @@ from typing import Annotated
 import typer
 
 from lirdrec.cli.options import FolderOption, OverwriteOption, option
-from lirdrec.cli.output import console, settings
+from lirdrec.cli.output import print_line, settings
 from lirdrec.cli.prepare import next_command
 
 RepositoryArgument = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository.", show_default=False)]
-EndpointOption = Annotated[
-    str | None, typer.Option("--endpoint", help="Address of another hub (default: HF_ENDPOINT, or huggingface.co).")
-]
+EndpointOption = Annotated[str | None, option(..., "Address of another hub (default: HF_ENDPOINT, or huggingface.co).")]
 
 
 def push(
@@ -53,7 +51,7 @@ def push(
         endpoint=endpoint,
         progress=_progress(),
     )
-    console().print(f"{folder} is at {address}", markup=False, soft_wrap=True)
+    print_line(f"{folder} is at {address}")
 
 
 def pull(
@@ -78,8 +76,8 @@ def pull(
     folder = download(
         repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=_progress()
     )
-    then = shlex.join(["lirdrec", "recommend", str(folder), "--all"]) if is_run(folder) else next_command(folder)
-    console().print(f"{repository} is in {folder}. Next: {then}", markup=False, soft_wrap=True)
+    command = shlex.join(["lirdrec", "recommend", str(folder), "--all"]) if is_run(folder) else next_command(folder)
+    print_line(f"{repository} is in {folder}. Next: {command}")
 
 
 def _progress() -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from lirdrec.cli import caption, demo, experiment, export, features, hub, prepare, query, serve, train
 from lirdrec.cli.errors import boundary, check_arguments, escape_unencodable
-from lirdrec.cli.options import GroupedCommand, grouped
-from lirdrec.cli.output import settings
+from lirdrec.cli.options import GroupedCommand, grouped, option
+from lirdrec.cli.output import settings, show_log
 from lirdrec.option_names import command_line
 
 ARGUMENTS = "lirdrec.arguments"  # key of the typed arguments in a context
@@ -60,12 +60,10 @@ def _version(requested: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no log messages.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More log messages.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
+    debug: bool = option(False, "Show the full traceback of an error.", "--debug"),
+    quiet: bool = option(False, "No progress bars and no log messages.", "--quiet", "-q"),
+    verbose: bool = option(False, "More log messages.", "--verbose", "-v"),
+    version: bool = option(False, "Show the version.", "--version", callback=_version, is_eager=True),
 ) -> None:
     """Recommend items by their texts and images: new items without retraining, with explanations.
 
@@ -76,8 +74,6 @@ def options(
       lirdrec train mydata --run runs/first     train a model
       lirdrec recommend runs/first --user 15    recommend items
     """
-    from lirdrec.cli.output import show_log
-
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support")  # by torch, once in every process
     show_log(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     settings.quiet = quiet

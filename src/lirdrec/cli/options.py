@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand
-from typer.models import OptionInfo
+from typer.models import ParameterInfo
 
 from lirdrec.cli.typed_numbers import check_numbers, integer, number_type
 
@@ -20,7 +20,7 @@ def option(default: Any, help: str, *flags: str, **settings: Any) -> Any:
     """An option as default of a parameter or of a field of an option group, for `grouped`.
 
     Args:
-        default: its value when it is not given; `...` if it is required.
+        default: its value when it is not given; `...` if it is required, or in `Annotated`.
         help: its text in the help.
         flags: by default the parameter's name, `--time-format` for `time_format`.
         settings: other arguments of `typer.Option`.
@@ -32,48 +32,39 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder."
 DatasetArgument = Annotated[
     Path, typer.Argument(metavar="DATASET", help="A prepared dataset, or a folder that prepare can read.")
 ]
-FolderOption = Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the contents of the output folder.")]
-NoResumeOption = Annotated[bool, typer.Option("--no-resume", help="Discard unfinished work and start again.")]
+FolderOption = Annotated[Path, option(..., "The folder to write.", "--output", "-o", show_default=False)]
+OverwriteOption = Annotated[bool, option(..., "Replace the contents of the output folder.")]
+NoResumeOption = Annotated[bool, option(..., "Discard unfinished work and start again.", "--no-resume")]
 DropOption = Annotated[
-    bool, typer.Option("--drop-featureless-items", help="Leave out items without features, and their interactions.")
+    bool, option(..., "Leave out items without features, and their interactions.", "--drop-featureless-items")
 ]
-ImagesOption = Annotated[
-    Path | None, typer.Option(help="Folder of the images (default: the one that prepare recorded).")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ImagesOption = Annotated[Path | None, option(..., "Folder of the images (default: the one that prepare recorded).")]
+JsonOption = Annotated[bool, option(..., "Print JSON instead of a table.", "--json")]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write to this file (.csv, .tsv, .parquet or .json).")
+    Path | None, option(..., "Write to this file (.csv, .tsv, .parquet or .json).", "--output", "-o")
 ]
 CsvSafeOption = Annotated[
-    bool, typer.Option("--csv-safe", help="In .csv and .tsv: put ' before texts that spreadsheets take for formulas.")
+    bool, option(..., "In .csv and .tsv: put ' before texts that spreadsheets take for formulas.")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same result, bit for bit.")]
+SeedOption = Annotated[int | None, option(..., "The same seed gives the same result, bit for bit.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option; lirdrec config lists them.")
+    list[str] | None, option(..., "Set an option; lirdrec config lists them.", "--set", metavar="KEY=VALUE")
 ]
-KOption = Annotated[int | None, typer.Option("-k", "--k", help="How many items (default: 10).")]
-UsersOption = Annotated[
-    list[str] | None, typer.Option("--user", "-u", metavar="USER", help="User id; may be repeated.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-SeparatorOption = Annotated[str | None, typer.Option(help="Between values: ';', tab, '::' … (default: detected).")]
+KOption = Annotated[int | None, option(..., "How many items (default: 10).", "-k", "--k")]
+UsersOption = Annotated[list[str] | None, option(..., "User id; may be repeated.", "--user", "-u", metavar="USER")]
+DeviceOption = Annotated[str, option(..., "auto, cpu, cuda or mps.")]
+SeparatorOption = Annotated[str | None, option(..., "Between values: ';', tab, '::' … (default: detected).")]
 EncodingOption = Annotated[
-    str | None,
-    typer.Option(help="Encoding of text files that are not UTF-8: cp1252, latin-1, gb18030 …"),
+    str | None, option(..., "Encoding of text files that are not UTF-8: cp1252, latin-1, gb18030 …")
 ]
 FeatureFilesOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors, .parquet or .csv; may be repeated."
-    ),
+    option(..., ".npy, .npz, .safetensors, .parquet or .csv; may be repeated.", metavar="NAME=FILE"),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")]
-PriceInputOption = Annotated[
-    float | None, typer.Option("--price-input", metavar="PRICE", min=0, help="Price per million input tokens.")
-]
-PerMinuteOption = Annotated[float | None, typer.Option("--requests-per-minute", help="Maximum number of requests.")]
-RevisionOption = Annotated[str | None, typer.Option(help="Commit, tag or branch of a model of the Hugging Face hub.")]
+YesOption = Annotated[bool, option(..., "Start without asking.", "--yes", "-y")]
+PriceInputOption = Annotated[float | None, option(..., "Price per million input tokens.", metavar="PRICE", min=0)]
+PerMinuteOption = Annotated[float | None, option(..., "Maximum number of requests.")]
+RevisionOption = Annotated[str | None, option(..., "Commit, tag or branch of a model of the Hugging Face hub.")]
 
 
 class GroupedCommand(TyperCommand):
@@ -136,13 +127,13 @@ def _parameter(name: str, annotation: Any, default: Any, title: str | None = Non
     """A parameter of a command: switches get one flag, and integers the check that a tensor can hold them."""
     if annotation is typer.Context:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
-    if isinstance(default, OptionInfo):
+    if isinstance(default, ParameterInfo):
         kind, info, default = annotation, copy(default), default.default
         info.default = ...
     else:
         kind, info = map(copy, get_args(annotation))
     info.rich_help_panel = title
-    if kind is bool and not info.param_decls and info.default is ...:  # `Annotated` has a flag as default
+    if kind is bool and not info.param_decls:
         info.param_decls = ("--" + name.replace("_", "-"),)
     if number_type(kind) is int and info.callback is None:
         info.callback = integer()

@@ -26,6 +26,7 @@ NUMBER = re.compile(r"[+\-−±]?[0-9][0-9.,:%]*")
 GAP = 3  # characters between two columns of a table
 MIN_WIDTH = 4  # characters of a column of texts
 FEW_ROWS = 3  # maximum rows of a table that may be transposed
+HEADLINE = ("recall@", "ndcg@")  # prefixes of the metrics that are shown after a training
 ENDINGS = (".csv", ".tsv", ".parquet", ".json")
 
 
@@ -165,9 +166,12 @@ def _widths(cells: Sequence[Sequence[Any]], n: int) -> tuple[list[int], bool]:
     return widths, sum(widths) + GAP * n <= console().width
 
 
-def metrics_table(results: Mapping[str, Mapping[str, float]], title: str | None = None) -> Any:
-    """Table of metrics: a row per recommender, or a row per metric if there are more than 6."""
-    names: list[str] = list(dict.fromkeys(name for values in results.values() for name in values))
+def metrics_table(
+    results: Mapping[str, Mapping[str, float]], title: str | None = None, prefixes: tuple[str, ...] = ("",)
+) -> Any:
+    """Table of the metrics with one of the prefixes: a row per recommender, or per metric if there are more than 6."""
+    metrics = dict.fromkeys(name for values in results.values() for name in values)
+    names = [name for name in metrics if name.startswith(prefixes)]
 
     rows = [["", *names]]
     for recommender, values in results.items():

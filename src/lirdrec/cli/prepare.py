@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lirdrec.cli.inspect_output import show_dataset, show_differences, show_run, show_undescribed
+from lirdrec.cli.inspect_output import show_dataset, show_differences, show_run
 from lirdrec.cli.options import (
     DropOption,
     EncodingOption,
@@ -23,7 +23,7 @@ from lirdrec.cli.options import (
     integer,
     option,
 )
-from lirdrec.cli.output import console, print_json
+from lirdrec.cli.output import console, print_json, print_line
 from lirdrec.errors import ConfigError
 from lirdrec.option_names import flag
 
@@ -108,16 +108,14 @@ def prepare(
     files: FileOptions,
     items: ItemOptions,
     split: SplitOptions,
-    source: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A table: a file (CSV, Parquet, JSON lines …), several files, a folder of parts, or a pattern in"
-            " quotes; a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or"
-            " LightGCN.",
-            show_default=False,
-        ),
-    ] = None,
+    source: list[Path] | None = typer.Argument(
+        None,
+        metavar="SOURCE",
+        help="A table: a file (CSV, Parquet, JSON lines …), several files, a folder of parts, or a pattern in"
+        " quotes; a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or"
+        " LightGCN.",
+        show_default=False,
+    ),
     benchmark: str | None = option(None, "Prepare as this published dataset, and check the counts.", metavar="NAME"),
     name: str | None = option(None, "Name of the dataset (default: the folder's name)."),
     overwrite: OverwriteOption = False,
@@ -153,10 +151,15 @@ def prepare(
     if json:
         return print_json(summary if differences is None else summary | {"differences_from_published": differences})
     show_dataset(summary)
-    show_undescribed(_undescribed(summary))
+    if missing := _undescribed(summary):
+        print_line(
+            f"{missing:,} items are not in the item table, so they have no text: unless an image or a second matrix"
+            " covers them, lirdrec features needs --drop-featureless-items, which leaves them out",
+            "yellow",
+        )
     if differences is not None:
         show_differences(str(benchmark), differences)
-    console().print(f"Written to {output}. Next: {_next(summary, output)}", markup=False, soft_wrap=True)
+    print_line(f"Written to {output}. Next: {next_command(output, summary)}")
 
 
 def _reader_options(*groups: Any) -> dict[str, Any]:
@@ -170,19 +173,19 @@ def _reader_options(*groups: Any) -> dict[str, Any]:
     for name, switch in switches.items():
         if options.pop(name, False):
             options |= switch
-    conversions: dict[str, Callable[[Any], Any]] = {
-        "columns": _names,
-        "items_columns": _names,
-        "only": named_values,
-        "features": _named_files,
-    }
-    return {name: conversions[name](value) if name in conversions else value for name, value in options.items()}
+    for name in {"columns", "items_columns"} & options.keys():
+        options[name] = [column.strip() for column in options[name].split(",")]
+    if "only" in options:
+        options["only"] = _column_values(options["only"])
+    if "features" in options:
+        options["features"] = dict(map(named_file, options["features"]))
+    return options
 
 
 def inspect(
-    dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset, what prepare reads, or a run folder.")
-    ],
+    dataset: Path = typer.Argument(
+        ..., metavar="DATASET|RUN", help="A prepared dataset, what prepare reads, or a run folder."
+    ),
     verify: bool = option(False, "Compare the checksums of all files."),
     modality: str | None = option(None, "Look at one feature matrix and its neighbors.", metavar="NAME"),
     html: Path | None = option(None, "With --modality: write a page.", metavar="PAGE"),
@@ -203,8 +206,8 @@ def inspect(
     if modality is not None:
         from lirdrec.features.inspection.matrix import inspect_matrix, show
 
-        looked = inspect_matrix(dataset, modality, html, seed)
-        return print_json(looked) if json else show(console(), looked)
+        report = inspect_matrix(dataset, modality, html, seed)
+        return print_json(report) if json else show(console(), report)
     if html is not None:
         raise ConfigError("--html: shows one feature matrix; name it with --modality")
     if is_run(dataset):
@@ -213,9 +216,7 @@ def inspect(
         facts = summarize_run(dataset, device, verify)
         return print_json(facts) if json else show_run(dataset, facts)
     summary = _summary(Dataset.load(dataset, verify=True) if verify else _read(dataset, {}))
-    if json:
-        return print_json(summary)
-    show_dataset(summary)
+    return print_json(summary) if json else show_dataset(summary)
 
 
 def _summary(dataset: Dataset) -> dict[str, Any]:
@@ -225,17 +226,12 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
     return summarize(dataset) | described(dataset)
 
 
-def next_command(folder: Path) -> str:
-    """The command that most people want with a prepared dataset."""
+def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
+    """The usual next command for a prepared dataset, which works on it; without its `summary`, it is read."""
     from lirdrec.data.dataset import Dataset
-
-    return _next(_summary(Dataset.load(folder)), folder)
-
-
-def _next(summary: dict[str, Any], folder: Path) -> str:
-    """The command that most people want after `prepare`; it works on this dataset."""
     from lirdrec.features.template import default_template
 
+    summary = summary or _summary(Dataset.load(folder))
     if summary["modalities"]:
         return shlex.join(["lirdrec", "train", str(folder)])
     words = ["lirdrec", "features", str(folder)]
@@ -251,25 +247,15 @@ def _next(summary: dict[str, Any], folder: Path) -> str:
         words += ["--image", "descriptor"]
     if len(words) > 3:
         return shlex.join([*words, "--drop-featureless-items"] if _undescribed(summary) else words)
-    # without anything to learn from but who took what: exact and fast, as long as a matrix of all items is small
+    # interactions alone: EASE is exact and fast, as long as a matrix of all items is small
     model = "ease" if summary["items"] <= FEW_ITEMS else "lightgcn"
     return shlex.join(["lirdrec", "train", str(folder), "--model", model])
 
 
 def _undescribed(summary: Mapping[str, Any]) -> int:
-    """How many items the item table lacks, so that they have no features as long as no matrix is given."""
+    """Number of items that are not in the item table and have no features; 0 if there is a feature matrix."""
     kept = summary["info"].get("preparation", {}).get("unknown_items_kept", 0)
     return 0 if summary["modalities"] else kept
-
-
-def _names(listed: str) -> list[str]:
-    """The names of a comma-separated list."""
-    return [name.strip() for name in listed.split(",")]
-
-
-def _named_files(texts: list[str]) -> dict[str, Path]:
-    """NAME=FILE of --features as name → file."""
-    return dict(named_file(text) for text in texts)
 
 
 def _read(source: str | Path | list[Path] | None, options: dict[str, Any], published: str | None = None) -> Dataset:
@@ -283,12 +269,11 @@ def _read(source: str | Path | list[Path] | None, options: dict[str, Any], publi
 
         recommended = recipe(published).options
     kind = kind_of(source, options)
-    if kind != "prepared":  # of that one no option means anything, and the reader says so
+    if kind != "prepared":  # it takes no options; its reader raises the error
         _check_options(source, kind, options)
-    if kind == "amazon" and "features" in options:  # their form: ids and 4,096 numbers
-        options = {**options, "image_features": options["features"]["image"]}
-        del options["features"]
-    if kind not in ("mmrec", "prepared"):  # those are split already; of them only the counts are checked
+    if kind == "amazon" and "features" in options:  # a file of ids and 4,096 numbers
+        options["image_features"] = options.pop("features")["image"]
+    if kind not in ("mmrec", "prepared"):  # these have a split already; only their counts are checked
         options = {**recommended, **options}
     if options or kind == "table" or isinstance(source, list):
         return read_raw(source, **options)
@@ -314,20 +299,20 @@ def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, An
 
 
 def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping[str, Any]) -> None:
-    """Refuse, by its name on the command line, what the reader of this kind of source does not take."""
+    """Raise a ConfigError for an option that the reader of this kind of source does not take."""
     from lirdrec.data.readers.detect import WORDS, options_of
 
-    known = {*options_of(kind), "images", "image_column"}
+    allowed = {*options_of(kind), "images", "image_column"}
     if kind == "amazon":
-        known = (known | {"features"}) - {"user", "item", "rating", "items", "timestamp", "only"}
-        known -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and pictures are taken by id
+        allowed = (allowed | {"features"}) - {"user", "item", "rating", "items", "timestamp", "only"}
+        allowed -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and images are read by id
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
                 f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
                 f" features; add others later: lirdrec features DATASET --import {other[0]}=FILE"
             )
     for name in options:
-        if name in known:
+        if name in allowed:
             continue
         if kind == "mmrec":
             inter = min(Path(str(source)).glob("*.inter"))
@@ -335,23 +320,23 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
                 f"{flag(name)}: {source} is an MMRec folder, which keeps its own split and features;"
                 f" to prepare it in another way, name its table: lirdrec prepare {inter} --user userID --item itemID …"
             )
-        takes = ", ".join(sorted(flag(one) for one in known.difference(PYTHON_ONLY)))
+        takes = ", ".join(sorted(map(flag, allowed.difference(PYTHON_ONLY))))
         raise ConfigError(f"{flag(name)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
 
 
-def named_values(texts: list[str]) -> dict[str, list[str]]:
-    """COLUMN=VALUE,VALUE of --only as column → values; raises a ConfigError if one is not written so."""
-    found: dict[str, list[str]] = {}
+def _column_values(texts: list[str]) -> dict[str, list[str]]:
+    """COLUMN=VALUE,VALUE of --only as column → values; raises a ConfigError for another form."""
+    columns: dict[str, list[str]] = {}
     for text in texts:
         column, equals, values = text.partition("=")
         if not equals or not column.strip() or not values:
             raise ConfigError(f"--only {text}: write it as COLUMN=VALUE, for instance --only event=transaction")
-        found.setdefault(column.strip(), []).extend(values.split(","))
-    return found
+        columns.setdefault(column.strip(), []).extend(values.split(","))
+    return columns
 
 
 def named_file(text: str, option: str = "--features") -> tuple[str, Path]:
-    """NAME=FILE as a pair; raises a ConfigError if it is not one."""
+    """Name and file of NAME=FILE; raises a ConfigError for another form."""
     name, equals, file = text.partition("=")
     if not equals or not name or not file:
         raise ConfigError(f"{option} {text}: write it as NAME=FILE, for instance {option} image=image.npy")

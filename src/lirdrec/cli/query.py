@@ -6,9 +6,7 @@ import json as json_module
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from lirdrec.cli.options import (
     CsvSafeOption,
@@ -61,7 +59,7 @@ class ForOptions:
     unknown_users: str | None = option(None, "What unknown users get (default: error).", metavar="error|skip|popular")
 
     def check(self) -> None:
-        """Raises a ConfigError where the options do not name whom to recommend to."""
+        """Raise a ConfigError if the options do not name exactly one kind of users."""
         if sum((bool(self.user), self.all_users, bool(self.history))) != 1:
             raise ConfigError("say for whom: one of --user ID, --all and --history ITEM,ITEM,…")
         if self.unknown_users not in (None, *UNKNOWN_USERS):
@@ -101,9 +99,11 @@ def recommend(
     An id with commas is read as one id if the run knows it; @FILE has one id per line.
     --all with --output writes the file in parts; if it is interrupted, the same command resumes.
     """
+    from lirdrec.recommender.query_arguments import check_k
+
     check_output(output, csv_safe)
     users.check()
-    _check_k(items.k)
+    check_k(10 if items.k is None else items.k)
     conditions = None if items.where is None else _conditions(items.where)
     recommender = _load(run, device)
     options: dict[str, Any] = {"exclude_seen": not items.include_seen} | ({} if items.k is None else {"k": items.k})
@@ -143,10 +143,12 @@ def similar(
     \b
       lirdrec similar runs/demo --item 260
     """
+    from lirdrec.recommender.query_arguments import check_k
+
     check_output(output, csv_safe)
     if bool(item) == bool(user):
         raise ConfigError("give either --item ID, for similar items, or --user ID, for similar users")
-    _check_k(k)
+    check_k(10 if k is None else k)
     recommender = _load(run, device)
     entity, id_map = ("item", recommender.items) if item else ("user", recommender.users)
     most_similar = recommender.similar_items if item else recommender.similar_users
@@ -164,8 +166,8 @@ def similar(
 
 def explain(
     run: RunArgument,
-    user: Annotated[str, typer.Option("--user", "-u", help="User id.", show_default=False)],
-    item: Annotated[str, typer.Option("--item", "-i", help="Item id.", show_default=False)],
+    user: str = option(..., "User id.", "--user", "-u", show_default=False),
+    item: str = option(..., "Item id.", "--item", "-i", show_default=False),
     history_size: int | None = option(None, "How many items of the user to show (default: 5)."),
     json: JsonOption = False,
     output: OutputOption = None,
@@ -215,7 +217,7 @@ def _show_reason(reason: Explanation) -> None:
 
 def add_items(
     run: RunArgument,
-    items: Annotated[Path, typer.Option("--items", help="Table of the new items (CSV, Parquet, JSON …).")],
+    items: Path = option(..., "Table of the new items (CSV, Parquet, JSON …)."),
     features: FeatureFilesOption = None,
     item: str = option("item", "Column of the item ids."),
     separator: SeparatorOption = None,
@@ -264,12 +266,10 @@ def ids(texts: list[str], id_map: IdMap) -> list[Any]:
     """
     if not id_map.is_integer:
         return list(texts)
-    numbers = []
+    numbers, entity = [], id_map.entity
     for text in texts:
         if (match := INTEGER.fullmatch(text)) is None:
-            raise UnknownIdError(
-                f"no {id_map.entity} has the id {text!r}: the {id_map.entity} ids are integers below 2^63"
-            )
+            raise UnknownIdError(f"no {entity} has the id {text!r}: the {entity} ids are integers below 2^63")
         numbers.append(int(match[1]))
     return numbers
 
@@ -280,14 +280,6 @@ def _load(run: Path, device: str) -> Recommender:
     recommender = Recommender.load(run, device=device)
     recommender.frames = "polars"
     return recommender
-
-
-def _check_k(k: int | None) -> None:
-    """Raise an error for a k that no run can serve, before one is read."""
-    from lirdrec.recommender.query_arguments import check_k
-
-    if k is not None:
-        check_k(k)
 
 
 def _conditions(where: str) -> Filter:

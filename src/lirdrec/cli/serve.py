@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from lirdrec.cli.options import ImagesOption, JsonOption, given, option
-from lirdrec.cli.output import console, print_json, settings, table
+from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.errors import ConfigError
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The file of keys.", show_default=False)]
-NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the key.", show_default=False)]
+NameOption = Annotated[str, option(..., "Name of the key.", "--name", "-n", show_default=False)]
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -104,8 +104,10 @@ def serve(
         raise ConfigError(f'{error.name} is not installed; get it with: pip install "lirdrec[serve]"') from None
 
     values = given(network, model, limits)
-    if limits.max_body is not None:
-        values["max_body_bytes"] = _bytes(values.pop("max_body"))
+    if (megabytes := values.pop("max_body", None)) is not None:
+        if not math.isfinite(megabytes):
+            raise ConfigError(f"--max-body is {megabytes}; it must be a number of MB")
+        values["max_body_bytes"] = round(megabytes * 2**20)
     values["access_log"] = not values.pop("no_access_log", False) and not settings.quiet
     values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     config = make_config(ServerConfig, {"run": str(run), **values}, "serve")
@@ -142,9 +144,7 @@ def add(
     from lirdrec.server.auth import Role, add_key
 
     print(add_key(file, name, cast(Role, role)))
-    console(errors=True).print(
-        f"This is the only time that the key of '{name}' is shown; {file} holds its hash.", markup=False
-    )
+    print_line(f"This is the only time that the key of '{name}' is shown; {file} holds its hash.", errors=True)
 
 
 @keys.command("list")
@@ -158,9 +158,8 @@ def list_keys(file: FileArgument, json: JsonOption = False) -> None:
 
     rows = [{"name": key.name, "role": key.role, "created": key.created} for key in read_keys(file)]
     if json:
-        print_json(rows)
-    else:
-        console().print(table(None, ["name", "role", "created"], [list(row.values()) for row in rows]))
+        return print_json(rows)
+    console().print(table(None, ["name", "role", "created"], [list(row.values()) for row in rows]))
 
 
 @keys.command("revoke")
@@ -173,18 +172,11 @@ def revoke(file: FileArgument, name: NameOption) -> None:
     from lirdrec.server.auth import revoke_key
 
     revoke_key(file, name)
-    console(errors=True).print(f"The key of '{name}' is revoked.", markup=False)
-
-
-def _bytes(megabytes: float) -> int:
-    if not math.isfinite(megabytes):
-        raise ConfigError(f"--max-body is {megabytes}; it must be a number of MB")
-    return round(megabytes * 2**20)
+    print_line(f"The key of '{name}' is revoked.", errors=True)
 
 
 def _show_address(host: str, port: int, ui: bool, keyed: bool) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     page = f"; the page is at {address}/ui" if ui else ""
     warning = "" if keyed else "; no API keys: everybody who can connect may do everything"
-    message = f"lirdrec listens at {address}{page}{warning}. Ctrl-C stops it."
-    console(errors=True).print(message, markup=False, soft_wrap=True)
+    print_line(f"lirdrec listens at {address}{page}{warning}. Ctrl-C stops it.", errors=True)

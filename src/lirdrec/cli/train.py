@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -23,6 +23,7 @@ from lirdrec.cli.options import (
     option,
 )
 from lirdrec.cli.output import (
+    HEADLINE,
     INTERRUPTED,
     check_output,
     console,
@@ -126,7 +127,7 @@ def _show_run(folder: Path, data: Dataset, results: dict[str, dict[str, float]],
         n = pluralize(sum(len(data.split(name)) for name in set(SPLITS.values())), "interaction")
         print_line(f"Trained on all {n} with the settings of {refit}; no data is left to evaluate on.")
     if results:
-        console().print(metrics_table(headline_metrics(results), f"Test, {data.name}"))
+        console().print(metrics_table(results, f"Test, {data.name}", HEADLINE))
     print_line(f"Run folder: {folder}")
     if (folder / "curves.png").is_file():
         print_line(f"Curves:     {folder / 'curves.png'}")
@@ -178,10 +179,9 @@ class MetricOptions:
 def evaluate(
     run: RunArgument,
     options: MetricOptions,
-    dataset: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DATASET]", help="A prepared dataset (default: the one that RUN was trained on)."),
-    ] = None,
+    dataset: Path | None = typer.Argument(
+        None, metavar="[DATASET]", help="A prepared dataset (default: the one that RUN was trained on)."
+    ),
     cold_users: bool = option(False, "Also evaluate with every user treated as new, known by items alone."),
     per_user: Path | None = option(None, "Write the values of each user to this file.", "--per-user-output"),
     device: DeviceOption = "cpu",
@@ -275,14 +275,6 @@ def evaluate_with_baseline(
     return results, result.per_user
 
 
-def headline_metrics(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Recall and NDCG of each recommender."""
-    return {
-        recommender: {name: value for name, value in values.items() if name.startswith(("recall@", "ndcg@"))}
-        for recommender, values in results.items()
-    }
-
-
 def _popularity(data: Dataset, device: str) -> Recommender:
     from dataclasses import replace
 
@@ -311,18 +303,16 @@ def configuration(
     from_file = read_toml(file) if file is not None else {}
     for heading, given in from_file.items():
         if heading not in types or not isinstance(given, dict):
-            raise ConfigError(f"{file}: '{heading}' is not known; it takes the tables [model] and [training]")
+            raise ConfigError(f"{file}: unknown table '{heading}'; the tables are [model] and [training]")
         make_config(types[heading], given, f"{file}, [{heading}]")
         if heading == "training":
             _refuse_steps(model, given, f"{file}, [training]: ")
     keys = {field.name: heading for heading, kind in types.items() for field in fields(kind)}
     given_values = parse_assignments(assignments)
-    # batch and learning rate of a preset depend on the loss, so that has to be known first
+    # the batch size and learning rate of a preset depend on the loss
     loss = given_values.get("loss", from_file.get("model", {}).get("loss")) if "loss" in keys else None
-    base_model, base_training = preset_of(model, preset or "fast", loss)
-    values = {"model": to_dict(base_model), "training": to_dict(base_training)}
-    for heading, given in from_file.items():
-        values[heading] |= given
+    bases = dict(zip(types, preset_of(model, preset or "fast", loss), strict=True))
+    values = {heading: to_dict(base) | from_file.get(heading, {}) for heading, base in bases.items()}
     for key, value in given_values.items():
         if key not in keys:
             hint = suggest_name(key, keys, f"list them with: lirdrec config --model {model}")
@@ -335,7 +325,7 @@ def configuration(
     if isinstance(values["training"]["metric"], str):
         values["training"]["metric"] = canonical_metric(values["training"]["metric"])
     training: TrainConfig = make_config(TrainConfig, values["training"], "[training]")
-    split_name(training.metric)  # a wrong name is found before the dataset is read
+    split_name(training.metric)  # raises for a wrong name, before the dataset is read
     return make_config(types["model"], values["model"], "[model]"), training
 
 
