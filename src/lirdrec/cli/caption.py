@@ -158,8 +158,8 @@ def _captioner(
         return OpenAICaptioner(client, model or "", render(attributes), prompt.max_tokens, prompt.side)
     from lirdrec.captions.transformers_captioner import MODEL, TransformersCaptioner
 
-    text, limits = render(attributes), {"max_tokens": prompt.max_tokens, "side": prompt.side}
-    return TransformersCaptioner(text, model or MODEL, **vars(local), **limits)
+    options = vars(local) | {"max_tokens": prompt.max_tokens, "side": prompt.side}
+    return TransformersCaptioner(render(attributes), model or MODEL, **options)
 
 
 def _caption_images(

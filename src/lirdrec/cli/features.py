@@ -59,9 +59,9 @@ class InputOptions:
 
     def wanted(self) -> list[tuple[What, str]]:
         """What to encode, and the encoder of each."""
-        named: list[tuple[What, list[str] | None]]
-        named = [("text", self.text), ("image", self.image), ("caption", self.caption)]
-        return [(what, model) for what, models in named for model in models or ()]
+        inputs: list[tuple[What, list[str] | None]]
+        inputs = [("text", self.text), ("image", self.image), ("caption", self.caption)]
+        return [(name, model) for name, models in inputs for model in models or ()]
 
 
 @dataclass(frozen=True)

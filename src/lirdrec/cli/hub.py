@@ -49,7 +49,7 @@ def push(
         metrics=not no_metrics,
         features=not no_features,
         endpoint=endpoint,
-        progress=_progress(),
+        progress=not settings.quiet and sys.stderr.isatty(),
     )
     print_line(f"{folder} is at {address}")
 
@@ -73,12 +73,7 @@ def pull(
     from lirdrec.hub import pull as download
     from lirdrec.recommender.run_folder import is_run
 
-    folder = download(
-        repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=_progress()
-    )
+    progress = not settings.quiet and sys.stderr.isatty()
+    folder = download(repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=progress)
     command = shlex.join(["lirdrec", "recommend", str(folder), "--all"]) if is_run(folder) else next_command(folder)
     print_line(f"{repository} is in {folder}. Next: {command}")
-
-
-def _progress() -> bool:
-    return not settings.quiet and sys.stderr.isatty()

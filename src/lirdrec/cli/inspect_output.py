@@ -104,7 +104,7 @@ def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
     for kind, phases in step["operations"].items():
         rows.append([f"{kind} products", *(_count(n) for n in (*phases.values(), sum(phases.values())))])
     title = f"Multiply-adds of a training step ({step['batch_size']:,} interactions, {step['seconds']:.3g} s)"
-    right = ("forward", "backward", "total")
+    right = ["forward", "backward", "total"]
     out.print(table(title, ["", *right], rows, right=right))
     total = sum(product["operations"] for product in step["products"])
     rows = [
@@ -119,16 +119,16 @@ def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
         ]
         for product in step["products"][:LARGEST]
     ]
-    right = ("columns", "times", "multiply-adds", "share")
+    right = ["columns", "times", "multiply-adds", "share"]
     out.print(table("The largest", ["", "rows × inner (entries)", *right], rows, right=right))
 
 
 def _count(n: float) -> str:
-    for unit in ("", " k", " M"):
+    for unit in ("", " k", " M", " G"):
         if n < 1000:
             return f"{n:.3g}{unit}"
         n /= 1000
-    return f"{n:,.3g} G" if n < 1000 else f"{n / 1000:,.3g} T"
+    return f"{n:,.3g} T"
 
 
 def _histogram(title: str, degrees: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,42 +103,19 @@ class Recommender:
     @classmethod
     def from_state(cls, state: RunState) -> Recommender:
         """The recommender of a run."""
-        recommender = cls(
-            state.scorer,
-            state.users,
-            state.items,
-            state.item_table,
-            state.train,
-            weights=state.weights,
-            features=state.features,
-            frames=state.frames,
-            info=state.info,
-            n_trained_items=state.n_trained_items,
-            device=state.device,
-            histories=state.histories,
-        )
-        recommender.folder, recommender.saved = state.folder, state.saved
+        arguments = dict(vars(state))
+        folder, saved = arguments.pop("folder"), arguments.pop("saved")
+        recommender = cls(**arguments)
+        recommender.folder, recommender.saved = folder, saved
         return recommender
 
     @property
     def state(self) -> RunState:
         """The run as it is now."""
-        return RunState(
-            scorer=self.scorer,
-            users=self.users,
-            items=self.items,
-            item_table=self.item_table,
-            train=self.train,
-            histories=self._histories,
-            features=self.features,
-            weights=self._weights if self._model is None else self._model.state_dict(),
-            frames=self.frames,
-            info=self.info,
-            n_trained_items=self.n_trained_items,
-            device=self.device,
-            folder=self.folder,
-            saved=self.saved,
-        )
+        weights = self._weights if self._model is None else self._model.state_dict()
+        private = {"histories": self._histories, "weights": weights}
+        names = {field.name for field in fields(RunState)} - private.keys()
+        return RunState(**{name: getattr(self, name) for name in names}, **private)
 
     @classmethod
     def from_training(
