@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
+from lirdrec.evaluation.evaluator import GroundTruth, Metrics, evaluate_scorer
 from lirdrec.evaluation.metrics import (
     PER_LIST,
     PER_USER,
@@ -237,3 +237,8 @@ def test_names():
 def test_hit_rate_is_another_name_of_hit():
     names = ("hit_rate", "hit_rate@10", "hit", "recall@20")
     assert [canonical_metric(name) for name in names] == ["hit", "hit@10", "hit", "recall@20"]
+
+
+def test_metrics_print_as_a_table():
+    metrics = Metrics({"recall@20": 0.12345, "ndcg@5": 0.5}, n_users=1234)
+    assert str(metrics) == "1,234 users\nrecall@20  0.1235\nndcg@5     0.5000"
