@@ -113,7 +113,7 @@ class Recommender:
     def state(self) -> RunState:
         """The run as it is now."""
         weights = self._weights if self._model is None else self._model.state_dict()
-        private = {"histories": self._histories, "weights": weights}
+        private: dict[str, Any] = {"histories": self._histories, "weights": weights}
         names = {field.name for field in fields(RunState)} - private.keys()
         return RunState(**{name: getattr(self, name) for name in names}, **private)
 
