@@ -35,7 +35,7 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def queries(self, users: Tensor) -> Tensor:
-        """Rows `(B, D)` that represent the known users `users` (`(B,)`, int64)."""
+        """Rows `(B, D)` that represent the trained users `users` (`(B,)`, int64)."""
 
     @abc.abstractmethod
     def scores(self, queries: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Scorer(abc.ABC):
         """
         for name, tensor in tensors.items():
             if not all_finite(tensor):
-                raise DataError(f"'{name}' holds numbers that are not finite")
+                raise DataError(f"'{name}' has numbers that are not finite")
         kinds: dict[str, type[VectorScorer] | type[ItemWeightScorer]]
         kinds = {VectorScorer.kind: VectorScorer, ItemWeightScorer.kind: ItemWeightScorer}
         return kinds[settings["kind"]]._rebuild(dict(tensors), settings)
@@ -233,7 +233,7 @@ class ItemWeightScorer(Scorer):
 
         Args:
             history: CSR `(U, I)`.
-            neighbors: `(I, k)` int64, the liked items that count for each scored item; -1 where there is none.
+            neighbors: `(I, k)` int64, the liked items that count for each scored item; -1: no item.
             similarity: `(I, k)` float, their weights.
         """
         indices, values = _nearest_entries(neighbors, similarity)

@@ -34,7 +34,7 @@ SHARD_USERS = 4096
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What `recommend_all` wrote.
+    """The result of `recommend_all`.
 
     Attributes:
         rows: number of rows in the file.
@@ -69,13 +69,13 @@ def recommend_all(
     and the file is byte-identical to that of an uninterrupted call with the same number of threads.
 
     Args:
-        recommender: a run, slim only where `exclude_seen` is off.
+        recommender: a run; a slim run only with `exclude_seen=False`.
         output: .parquet, .csv, .tsv or .json; an existing file is replaced when the new one is complete.
         k, exclude_seen, candidates, new_items: as in `Recommender.recommend`.
         restart: discard unfinished work.
         progress: show a bar on the error stream.
         shard_users: users of a shard.
-        csv_safe: in .csv and .tsv, an apostrophe before ids that spreadsheets would take for formulas.
+        csv_safe: in .csv and .tsv, an apostrophe before ids that spreadsheets would read as formulas.
 
     Raises:
         ConfigError: an unknown file ending, a bad k, unfinished work of other settings or of another run.
@@ -116,7 +116,7 @@ class _Request:
 
 
 def _plan(recommender: Recommender, request: _Request) -> dict[str, Any]:
-    """What must be the same for finished shards to be used again."""
+    """The settings of the finished shards; they are used again only if these are the same."""
     chosen = request.candidates
     return {
         "run": _identity(recommender, request.exclude_seen),
@@ -166,7 +166,7 @@ def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool
         return long_frame(USER, users[rows.start : rows.stop], items, scores, recommender.items)
 
     empty = frame(range(0), np.empty((0, 1), np.int32), np.empty((0, 1)))
-    merged = shards.folder / "whole"  # not beside the output, where a kill would leave it for ever
+    merged = shards.folder / "whole"  # in this folder, so that it is removed after a kill
     try:
         with write_errors(output):
             with table_writer(merged, output.suffix.lower(), empty, csv_safe) as write:
@@ -199,7 +199,7 @@ def _identity(recommender: Recommender, exclude_seen: bool) -> str:
 
 
 def _check_own_folder(parts: Path) -> None:
-    """Refuse a folder that was not made by `recommend_all`: it would be removed with all its files at the end."""
+    """Raise a ConfigError for a folder of another program, since all its files would be removed at the end."""
     if not (parts / PLAN).is_file() and any(path.name != LOCK and not is_leftover(path) for path in parts.iterdir()):
         raise ConfigError(f"{parts}: is not a folder of unfinished work of this file; choose another name")
 

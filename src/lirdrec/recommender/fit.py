@@ -42,7 +42,7 @@ WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")
 
 @dataclass(frozen=True)
 class _Job:
-    """What one call of `fit` trains, and with which settings.
+    """The dataset and settings of one call of `fit`.
 
     Attributes:
         dataset, config, training: data, model config and training options.
@@ -85,7 +85,7 @@ def fit(
     """Train a model on a dataset. Validation chooses the best epoch; test is not used.
 
     Args:
-        dataset: what to learn from.
+        dataset: the training and validation data.
         config: the model's config, for instance `LIRDRecConfig(n_layers=2)`, or a model's name. None: LIRDRec.
         training: options of the training loop; None: the preset's for the model and its loss.
         model: the model's name, where `config` is not given: `fit(dataset, model="ease")`.
@@ -96,7 +96,7 @@ def fit(
         refit: an earlier run: train with its settings and best number of epochs on all interactions, validation and
             test included. Nothing is left to measure: it is for serving.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
-        progress: show a progress bar on stderr, or a line per epoch where stderr is not a terminal.
+        progress: show a progress bar on stderr, or a line per epoch if stderr is not a terminal.
         cache: folder for neighbor graphs; None: `LIRDREC_CACHE` or `~/.cache/lirdrec`; False: no cache.
         checkpoint: without `run`: folder for checkpoints, written at most every `checkpoint_seconds`, from which the
             same call resumes.
@@ -173,7 +173,7 @@ def _resolve_configs(config: Any, model: str | None, training: Any, preset: str)
 def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[False] | None) -> Model:
     check_size(job.dataset, job.config, device)
     model = model_for_config(job.config)
-    if model.capabilities.needs_features:  # the model reads them completely in any case
+    if model.capabilities.needs_features:  # the model reads all of them anyway, so this costs little
         verify_features(job.dataset, getattr(job.config, "modalities", None))
     return model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
 
@@ -256,10 +256,10 @@ def _new_item_encoder(job: _Job, model: Model, scorer: Scorer) -> NewItemEncoder
 
 
 def fitting_metric(dataset: Dataset, metric: str) -> str:
-    """The metric; where its cut-off exceeds the number of ranked items, the same metric at half of these items.
+    """The metric; if its cut-off exceeds the number of ranked items, the same metric at half of this number.
 
     Raises:
-        ConfigError: not a known metric with a cut-off.
+        ConfigError: not a metric with a cut-off.
     """
     name, k = split_name(metric)
     n_ranked = dataset.n_items
@@ -270,7 +270,7 @@ def fitting_metric(dataset: Dataset, metric: str) -> str:
 
 
 def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, float]] | None:
-    """A function from a scorer to its validation metrics; None (and a warning) where there is nothing to validate."""
+    """A function from a scorer to its validation metrics; None (and a warning) without validation interactions."""
     name, k = split_name(metric)
     train_pairs, valid_pairs = (
         (torch.from_numpy(np.array(split.users)), torch.from_numpy(np.array(split.items)))
@@ -281,10 +281,10 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
     if len(dataset.valid.items) and len(cold) == len(np.unique(dataset.valid.items)):
         # a cold-start split: only items without training are held out, so only they are ranked
         candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
-    truth = GroundTruth.of(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
+    truth = GroundTruth.from_pairs(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
     if not len(truth.users):
         log.warning(
-            "%s has no validation pairs: training cannot stop early, the last epoch is taken; "
+            "%s has no validation pairs: training cannot stop early, and the last epoch is saved; "
             "to train on everything, refit a run that had validation (--refit RUN)",
             dataset.name,
         )
@@ -302,7 +302,7 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
 
 
 def _fingerprint(job: _Job) -> dict[str, Any]:
-    """What must be the same to resume from a checkpoint; epochs and patience may change."""
+    """The settings that must be the same to resume from a checkpoint; epochs and patience may change."""
     dataset, training = job.dataset, job.training
     digest = hashlib.sha256()
     for array in (dataset.train.users, dataset.train.items, dataset.valid.users, dataset.valid.items):

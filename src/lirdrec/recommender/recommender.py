@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +66,7 @@ class Recommender:
         features: the items' feature matrices, or None.
         info: JSON-able facts: "dataset", "dataset_folder", "model", "model_config", "training", "seed", "metrics" …
         frames: kind of the frames that are returned.
-        n_trained_items: number of items known in training; later rows were added by `add_items`.
+        n_trained_items: number of trained items; later rows were added by `add_items`.
         device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
     """
@@ -104,42 +105,19 @@ class Recommender:
     @classmethod
     def from_state(cls, state: RunState) -> Recommender:
         """The recommender of a run."""
-        recommender = cls(
-            state.scorer,
-            state.users,
-            state.items,
-            state.item_table,
-            state.train,
-            weights=state.weights,
-            features=state.features,
-            frames=state.frames,
-            info=state.info,
-            n_trained_items=state.n_trained_items,
-            device=state.device,
-            histories=state.histories,
-        )
-        recommender.folder, recommender.saved = state.folder, state.saved
+        arguments = dict(vars(state))
+        folder, saved = arguments.pop("folder"), arguments.pop("saved")
+        recommender = cls(**arguments)
+        recommender.folder, recommender.saved = folder, saved
         return recommender
 
     @property
     def state(self) -> RunState:
         """The run as it is now."""
-        return RunState(
-            scorer=self.scorer,
-            users=self.users,
-            items=self.items,
-            item_table=self.item_table,
-            train=self.train,
-            histories=self._histories,
-            features=self.features,
-            weights=self._weights if self._model is None else self._model.state_dict(),
-            frames=self.frames,
-            info=self.info,
-            n_trained_items=self.n_trained_items,
-            device=self.device,
-            folder=self.folder,
-            saved=self.saved,
-        )
+        weights = self._weights if self._model is None else self._model.state_dict()
+        private: dict[str, Any] = {"histories": self._histories, "weights": weights}
+        names = {field.name for field in fields(RunState)} - private.keys()
+        return RunState(**{name: getattr(self, name) for name in names}, **private)
 
     @classmethod
     def from_training(
@@ -148,9 +126,9 @@ class Recommender:
         """The recommender of a trained model.
 
         Args:
-            model: holds the best parameters.
-            dataset: what it was trained on.
-            scorer: `model.scorer()` where the caller has it already.
+            model: with the best parameters.
+            dataset: the training data.
+            scorer: `model.scorer()`, if the caller has computed it.
             info: JSON-able facts of the training ("training", "seed", "metrics" …).
         """
         facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
@@ -175,7 +153,7 @@ class Recommender:
 
     @property
     def n_users(self) -> int:
-        """Number of users known from training."""
+        """Number of trained users."""
         return len(self.users)
 
     @property
@@ -242,7 +220,7 @@ class Recommender:
             users: one id, many ids, or None for all users.
             k: items per user; fewer rows come where fewer candidates remain.
             exclude_seen: leave out the user's training items.
-            candidates: item ids to choose from; None for the whole catalog.
+            candidates: item ids to choose from; None for the complete catalog.
             unknown: what to do with unknown user ids: "raise", "skip", or "popular": recommend the items with the most
                 training users, with that number as the score.
             new_items: how items that were added after the training compete: "calibrated", "none", "boost=0.05" or
@@ -410,8 +388,8 @@ class Recommender:
 
         Raises:
             CapabilityError: the model cannot take new items, or the run is slim.
-            DataError: ids that are known already or repeated; features of the wrong shape, with NaN, or missing in all
-                modalities; features that give no finite vector.
+            DataError: ids that are repeated or already in the run; features of the wrong shape, with NaN, missing in
+                all modalities, or without a finite vector.
         """
         model = self.model("take new items")
         if not model.capabilities.cold_items:
@@ -441,7 +419,7 @@ class Recommender:
         """Write the run folder, completely or not at all.
 
         Raises:
-            RunFolderError: the folder is not a run folder, or holds a finished run while `overwrite` is false, or the
+            RunFolderError: the folder is not a run folder, or has a finished run while `overwrite` is false, or the
                 disk is full.
 
         >>> recommender.save(folder / "run").name
@@ -501,7 +479,7 @@ class Recommender:
         """
         check_full(self.train, purpose)
         if not self.has_model:
-            raise CapabilityError(f"this recommender holds no model, so it cannot {purpose}")
+            raise CapabilityError(f"this recommender has no model, so it cannot {purpose}")
         if self._model is None:
             self._model = rebuild(self.state)
         return self._model
@@ -529,7 +507,7 @@ class Recommender:
         return Features(as_tensor(matrix.values), torch.from_numpy(np.array(matrix.present))).to(self.device)
 
     def _trained_features(self, model: Model, trained: Mapping[str, FeatureMatrix]) -> dict[str, Features]:
-        """The features of the trained items; those that the model holds are not copied, since they may be large."""
+        """The features of the trained items; those of the model are not copied, since they may be large."""
         held = model.inputs.features
         return {name: held[name] if name in held else self._features(matrix) for name, matrix in trained.items()}
 
@@ -538,7 +516,7 @@ class Recommender:
             return None
         ids = as_list(candidates)
         if not ids:
-            raise ConfigError("candidates is empty: name at least one item, or leave it out for the whole catalog")
+            raise ConfigError("candidates is empty: name at least one item, or leave it out for the complete catalog")
         return self._rows(np.unique(known_rows(ids, self.items)))
 
     def _query_width(self) -> int:

@@ -46,7 +46,7 @@ from lirdrec.recommender.run_folder import (
 )
 from lirdrec.recommender.state import RunState, Stamp, make_histories
 
-# raised by the readers of our files where these are damaged
+# raised by the readers of damaged files
 DAMAGE = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError),
     *(DataError, pl.exceptions.PolarsError),
@@ -67,7 +67,7 @@ def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwr
         overwrite: replace a finished run.
 
     Raises:
-        RunFolderError: the folder is not a run folder, holds a finished run while `overwrite` is false, was changed by
+        RunFolderError: the folder is not a run folder, has a finished run while `overwrite` is false, was changed by
             another process since `state` was loaded from it, or the disk is full.
     """
     folder = Path(folder)
@@ -81,7 +81,7 @@ def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwr
 
 
 def _check_unchanged(state: RunState, folder: Path) -> None:
-    """Refuse to overwrite what another process has changed in the run since it was loaded."""
+    """Raise an error if another process has changed the run since it was loaded."""
     if state.saved is not None and manifest_stamp(folder) not in (state.saved, None):
         raise RunFolderError(
             f"{folder}: another process has changed this run since it was loaded; load it again and repeat the change,"
@@ -203,7 +203,7 @@ def _writers(state: RunState, folder: Path, slim: bool) -> dict[str, Writer]:
 
 
 def _companions(state: RunState, folder: Path) -> dict[str, Writer]:
-    """Files about the training: copied from the run's former folder, or made from what is known."""
+    """Files about the training: copied from the run's former folder, or built from the run's facts."""
     files: dict[str, Writer] = {}
     source = state.folder
     for name in COMPANIONS:

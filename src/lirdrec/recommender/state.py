@@ -1,4 +1,4 @@
-"""`RunState`: everything that a trained run consists of, as one immutable value."""
+"""`RunState`: a trained run as one immutable value."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class RunState:
         train: training interactions as rows, or None in a slim run.
         histories: `train` as the items of each user, on `device`; None in a slim run.
         features: feature matrices of the items, or None in a slim run.
-        weights: the model's parameters by name, from which `rebuild` builds it again; None where there is no model.
-        frames: kind of the frames that users get.
+        weights: the model's parameters by name, from which `rebuild` builds it again; None without a model.
+        frames: kind of the returned frames.
         info: JSON-able facts: "dataset", "model", "model_config", "training", "metrics" …
-        n_trained_items: number of items known in training; later rows were added by `add_items`.
+        n_trained_items: number of trained items; later rows were added by `add_items`.
         device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
         saved: the folder's stamp at that time.
@@ -64,19 +64,19 @@ class RunState:
 
 
 def item_title(table: pl.DataFrame, row: int) -> str | None:
-    """The item's title where the item table has such a column (`lirdrec.data.titles.named_title`), else None."""
+    """The item's title, or None if the item table has no titles."""
     column = title_column(table)
     return None if column is None else as_title(table[column].slice(row, 1)).item()
 
 
 def check_full(train: Interactions | None, purpose: str) -> None:
-    """Refuse `purpose` in a slim run, which has no training interactions.
+    """Raise an error for `purpose` in a slim run, which has no training interactions.
 
     Raises:
         CapabilityError: the run is slim.
     """
     if train is None:
-        raise CapabilityError(f"a slim run holds vectors and ids only, so it cannot {purpose}; use the full run")
+        raise CapabilityError(f"a slim run has vectors and ids only, so it cannot {purpose}; use the full run")
 
 
 def make_histories(train: Interactions | None, n_users: int, device: torch.device | str) -> Histories | None:

@@ -118,7 +118,7 @@ async def _filters(services: Services, requests: Sequence[RecommendRequest]) -> 
 
     def parse(conditions: dict[str, Any] | None) -> Filter | LirdrecError | None:
         try:
-            return None if conditions is None else Filter.of(conditions)
+            return None if conditions is None else Filter.parse(conditions)
         except LirdrecError as error:
             return error
 
