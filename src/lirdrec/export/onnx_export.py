@@ -189,7 +189,9 @@ class _Encoder:
     def vector(self, recommender: Recommender) -> None:
         """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17)."""
         model, add = self.model, self.graph.add
-        own = self.branches()
+        own, first = self.branches(), model.layer_weights.numbers()[0]
+        if first != 1:  # the weight of layer 0, the only one of a node without edges
+            own = add("Mul", own, self.graph.constant(first))
         smoothed, neighbors = own, self._neighbors(recommender)
         memory = recommender.scorer.tensors()
         for layer in range(model.config.n_item_layers):
