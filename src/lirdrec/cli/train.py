@@ -129,6 +129,7 @@ def train(
     else:
         if refit is not None:
             _show_refit(data, refit)
+        _show_batches(recommender)
         _show_run(folder, data.name, results)
     if stopped:
         console(errors=True).print(
@@ -146,6 +147,14 @@ def _show_refit(data: Dataset, refit: Path) -> None:
         f"Trained on all {pluralize(n, 'interaction')} with the settings of {refit}; no data is left to evaluate on."
     )
     console().print(message, markup=False, soft_wrap=True)
+
+
+def _show_batches(recommender: Recommender) -> None:
+    """What batch_size="auto" came to."""
+    found = recommender.info.get("automatic")
+    if found:
+        size, rate = found["batch_size"], found["learning_rate"]
+        console().print(f"Batches:    {size:,} interactions (auto), learning rate {rate:.3g}", markup=False)
 
 
 def _show_run(folder: Path, name: str, results: dict[str, dict[str, float]]) -> None:

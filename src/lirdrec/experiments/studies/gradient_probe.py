@@ -125,7 +125,7 @@ class GradientWatcher(Callback):
         self.ids = item_table(model)
         self.n_trained = len(i.items.unique())
         n_pairs = len(TripleSampler(i.users, i.items, i.n_items, training.seed))
-        sizes = torch.arange(n_pairs).split(training.batch_size)
+        sizes = torch.arange(n_pairs).split(training.pairs_per_step(len(i.users)))
         self.shares = [len(part) / n_pairs for part in sizes]
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}  # modality -> projection, as it was last used
