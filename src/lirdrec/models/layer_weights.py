@@ -7,13 +7,14 @@ r"""Weights of the layers in the read-out `X = Σ_{l=0..L} a_l Â^l X0` of model
 
 **Why the weights matter.** `Â` is the adjacency matrix of a bipartite graph. If `(p, q)` (users, items) is an
 eigenvector of `Â` with eigenvalue σ, `(p, -q)` is one with -σ: eigenvalues come in pairs ±σ. The read-out multiplies
-the component of eigenvalue x by the polynomial `f(x) = Σ a_l x^l`. In a connected graph the largest eigenvalue is 1,
-its eigenvector is the square root of the degrees (of users and items), and that of -1 is the same with another sign on
-the items. With equal weights and odd L `f(-1) = 1 - 1 + … - 1 = 0`: what differs between a user and an item in the
-direction of the degrees, that is, how popular an item is *against* the users' mean, cannot pass, whatever is learned in
-`X0`. Then each user vector has the same sign and size of it as the items in proportion to the degrees, and cosines
-cannot rank without it (with inner products the norms can). With any weights with `f(-1) = Σ a_l (-1)^l ≠ 0` it can be
-learned: for decaying weights `f(-1)` is .58 (L 3) and .78 (L 4). See docs/models.md, which plots the polynomials.
+the component of eigenvalue x by the polynomial `f(x) = Σ a_l x^l`. In a connected graph the largest eigenvalue is 1;
+its eigenvector is `(p, q)`, the roots of the degrees, and that of -1 is `(p, -q)`. So the leading parts of the vectors
+of users and items are `p (c₊ + c₋)` and `q (c₊ - c₋)`, with `c₊` and `c₋` in R^D that training can choose through `X0`,
+`c₋` times `f(-1)`. With equal weights and odd L `f(-1) = 1 - 1 + … - 1 = 0`: users and items have the same leading part
+`c₊`, and what tells users from items in it cannot be learned. That part adds `‖c₊‖² √(d_u d_i)` to an inner product,
+never less than 0: popular items are moved up for everybody. Inner products have the norms to balance it; cosines have
+not, and the popular items all point to `c₊`. With any weights for which `f(-1) = Σ a_l (-1)^l` is not 0 the two parts
+can differ: for decaying weights it is .58 (L 3) and .78 (L 4). docs/models.md has a plot of the polynomials.
 """
 
 from __future__ import annotations

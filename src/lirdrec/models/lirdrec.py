@@ -14,8 +14,10 @@ arXiv 2505.04960 (2025). With `U` users, `I` items, `M` modalities, `K = M + 1` 
     u   = ‖_k α_k c_k                                                        user vectors
     loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ (mean(u²) + mean(V²))        or softmax instead of BPR: nn/losses.py
 
-`layer_weights` chooses the weights a_l; the paper's are equal. With equal weights, an odd L and cosines the component
-that tells users from items cannot be learned: models/layer_weights.py has the argument.
+`layer_weights` chooses the weights a_l; the paper's are equal. Eigenvalues of Â come in pairs ±σ, and the read-out
+multiplies the component of eigenvalue x by Σ a_l x^l. With equal weights and odd L this is 0 at x = -1: what tells
+users from items in the leading component (with it, popularity) cannot be learned, which harms cosines. Any weights with
+Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py has the argument.
 
 The DCT is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`: one product `F_m [W_m | IDCT(W_s,m)]` serves both
 branches, and no transformed copy of the features is kept.
