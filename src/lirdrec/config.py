@@ -176,6 +176,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
                 return _convert(value, argument, where)
             except ConfigError as error:
                 errors.append(error)
+        choices = [a for a in arguments if a is not type(None)]
+        named = any(typing.get_origin(choice) is typing.Literal for choice in choices)
+        if named and len(choices) > 1 and not isinstance(value, int):
+            raise ConfigError(f"{where} is {_short_repr(value)}; it must be {' or '.join(map(_type_name, choices))}")
         raise errors[0]
     if origin is typing.Literal:
         if value in arguments:
@@ -218,6 +222,8 @@ def _short_repr(value: Any) -> str:
 def _type_name(hint: Any) -> str:
     """A type in words."""
     names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(map(repr, typing.get_args(hint)))
     if typing.get_origin(hint) is tuple:
         element = typing.get_args(hint)[0]
         return f"a list of {names.get(element, 'values').removeprefix('an ').removeprefix('a ')}s separated by commas"

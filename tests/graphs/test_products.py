@@ -75,6 +75,40 @@ def test_propagation_is_the_sum_of_the_powers(n_layers):
         torch.testing.assert_close(torch.cat(graph.sums(x_users, x_items, n_layers)), expected.detach())
 
 
+@pytest.mark.parametrize("n_layers", [0, 1, 2, 5])
+def test_weighted_propagation_is_the_weighted_sum_of_the_powers(n_layers):
+    users, items, r = edges()
+    graph = UserItemGraph(users, items, N_USERS, N_ITEMS, torch.float64)
+    rng = np.random.default_rng(2)
+    x_users, x_items = (torch.from_numpy(rng.normal(size=(n, 3))).requires_grad_() for n in (N_USERS, N_ITEMS))
+    learned = torch.from_numpy(rng.normal(size=n_layers + 1)).requires_grad_()
+    x0 = torch.cat([x_users, x_items])
+    powers = [torch.matrix_power(a_hat(r), layer) for layer in range(n_layers + 1)]
+    expected = sum(weight * power @ x0 for weight, power in zip(learned, powers, strict=True)).detach()
+    for weights in (learned, learned.detach(), learned.tolist()):
+        found = torch.cat(graph.propagate(x_users, x_items, n_layers, weights))
+        torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-13)
+    numbers = learned.tolist()
+    assert torch.autograd.gradcheck(lambda u, i: graph.propagate(u, i, n_layers, numbers), (x_users, x_items))
+    inputs = (x_users, x_items, learned)
+    assert torch.autograd.gradcheck(lambda u, i, a: graph.propagate(u, i, n_layers, a), inputs)
+    assert torch.autograd.gradcheck(lambda u, i, a: graph.propagate(u, i, n_layers, a)[1], inputs)
+    # all weights 1 give the bits of the plain sum
+    plain, ones = (graph.propagate(x_users, x_items, n_layers, w) for w in (None, [1.0] * (n_layers + 1)))
+    assert all(torch.equal(one, other) for one, other in zip(plain, ones, strict=True))
+
+
+def test_equal_weights_and_an_odd_number_of_layers_lose_what_tells_users_from_items():
+    """The eigenvector of -1, √degree with another sign on the items, is multiplied by Σ a_l (-1)^l."""
+    users, items, r = edges()
+    graph = UserItemGraph(users, items, N_USERS, N_ITEMS, torch.float64)
+    x_users, x_items = r.sum(1).sqrt()[:, None], -r.sum(0).sqrt()[:, None]
+    for n_layers, weights, factor in [(3, [1, 1, 1, 1], 0), (4, [1] * 5, 1), (3, [1, 1, 1, 0.5], 0.5), (2, [1] * 3, 1)]:
+        found = graph.propagate(x_users, x_items, n_layers, weights)
+        torch.testing.assert_close(found[0], factor * x_users, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[1], factor * x_items, rtol=0, atol=1e-6)
+
+
 def test_propagation_of_slices_and_float32():
     users, items, r = edges()
     graph = UserItemGraph(users, items, N_USERS, N_ITEMS)

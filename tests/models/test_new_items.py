@@ -89,11 +89,22 @@ def present_from_the_start(model: LIRDRec, batches: list[int]) -> LIRDRec:
     return whole
 
 
+LAYERS = [
+    {"n_layers": 0},
+    {"n_layers": 1},
+    {"n_layers": 3},
+    {"n_layers": 3, "layer_weights": "decaying"},
+    {"n_layers": 3, "layer_weights": "learned"},
+    {"n_layers": 0, "layer_weights": (0.5,)},
+    {"n_layers": 2, "layer_weights": (0.5, 2.0, -1.0)},
+]
+
+
 @pytest.mark.parametrize("n_item_layers", [0, 1, 2])
-@pytest.mark.parametrize("n_layers", [0, 1, 3])
+@pytest.mark.parametrize("layers", LAYERS, ids=str)
 @pytest.mark.parametrize("batches", [[N_NEW], [2, 3], [1, 1, 3]], ids=str)
-def test_grown_items_equal_a_full_forward_in_which_they_were_present(batches, n_layers, n_item_layers):
-    model = trained(replace(CONFIG, n_layers=n_layers, n_item_layers=n_item_layers))
+def test_grown_items_equal_a_full_forward_in_which_they_were_present(batches, layers, n_item_layers):
+    model = trained(replace(CONFIG, **layers, n_item_layers=n_item_layers))
     before = model.scorer()
     scorer, catalog, stop = before, [features(N_OLD)], N_OLD
     for size in batches:
@@ -146,7 +157,7 @@ def test_dct_of_the_matrix_takes_no_new_items():
 
 
 def item_states(model: LIRDRec) -> torch.Tensor:
-    """Y = Σ_{l<L} x_items^(l) with a dense Â."""
+    """Y = Σ_{l<L} a_{l+1} x_items^(l) with a dense Â."""
     i = model.inputs
     r = torch.zeros(N_USERS, i.n_items, dtype=torch.float64)
     r[i.users, i.items] = 1
@@ -154,16 +165,24 @@ def item_states(model: LIRDRec) -> torch.Tensor:
     users = torch.nn.functional.normalize(model.user_embedding, dim=-1).flatten(1)
     items = model.item_branches(model.features).flatten(1)
     states = torch.zeros_like(items)
-    for _ in range(model.config.n_layers):
-        states = states + items
+    given, n_layers = model.config.layer_weights, model.config.n_layers
+    decaying = torch.tensor([1 / (layer + 1) for layer in range(n_layers + 1)], dtype=torch.float64)
+    named = {
+        "equal": torch.ones(n_layers + 1),
+        "decaying": decaying,
+        "learned": (n_layers + 1) * decaying / decaying.sum(),  # as at the start
+    }
+    weights = named[given] if isinstance(given, str) else torch.tensor(given, dtype=torch.float64)
+    for layer in range(n_layers):
+        states = states + weights[layer + 1].item() * items
         users, items = r_hat @ items, r_hat.T @ users
     return states.detach()
 
 
-@pytest.mark.parametrize("n_layers", [0, 1, 3])
+@pytest.mark.parametrize("layers", LAYERS, ids=str)
 @pytest.mark.parametrize("pwc", ["released", "logits", "uniform", None])
-def test_fold_in_is_the_formula(pwc, n_layers):
-    model = trained(replace(CONFIG, pwc=pwc, n_layers=n_layers))
+def test_fold_in_is_the_formula(pwc, layers):
+    model = trained(replace(CONFIG, pwc=pwc, **layers))
     histories = [torch.tensor([0, 1, 5]), torch.tensor([4]), torch.tensor([11, 2])]  # 11 has no interaction
     y, degree = item_states(model), torch.bincount(model.inputs.items, minlength=N_OLD)
     assert degree[11] == 0
@@ -186,6 +205,17 @@ def test_fold_in_is_the_formula(pwc, n_layers):
         expected.append((alpha[:, None] * chunks).flatten())
     found = model.fold_in(model.scorer(), histories)
     torch.testing.assert_close(found, torch.stack(expected).detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("weights", ["equal", "decaying", "learned", (0.5, 2.0)], ids=str)
+def test_a_known_user_without_own_vector_is_folded_in_exactly(weights):
+    """With one layer and P = 0 a user's vector is what the history gives, whatever the weights of the layers."""
+    model = trained(replace(CONFIG, n_layers=1, layer_weights=weights, pwc="uniform"))
+    with torch.no_grad():
+        model.user_embedding[2] = 0
+    scorer = model.scorer()
+    history = model.inputs.items[model.inputs.users == 2]
+    torch.testing.assert_close(model.fold_in(scorer, [history])[0], scorer.user_vectors[2], rtol=0, atol=1e-7)
 
 
 def test_a_folded_in_history_may_hold_an_added_item():

@@ -37,6 +37,10 @@ CASES = {
     "two item layers": (("image", "text"), {"n_item_layers": 2}),
     "no user layer": (("image", "text"), {"n_layers": 0}),
     "four user layers": (("image", "text"), {"n_layers": 4}),
+    "decaying layers": (("image", "text"), {"n_layers": 3, "layer_weights": "decaying"}),
+    "learned layers": (("image", "text"), {"n_layers": 3, "layer_weights": "learned"}),
+    "learned, no user layer": (("image", "text"), {"n_layers": 0, "layer_weights": "learned"}),
+    "numbers": (("image", "text"), {"layer_weights": (0.5, -2.0, 3.0)}),
     "Xavier": (("image", "text"), {"init": "xavier"}),
     "more neighbors than items": (("image", "text"), {"n_neighbors": 20}),
     "another schedule": (("image", "text"), {"pwc_weight": 0.7, "pwc_base": 0.5}),
@@ -124,7 +128,10 @@ class Reference:
             z.append(hidden @ p["output_weight"][len(names)].T)
         ego_users = [unit(p["user_embedding"][:, k]) for k in range(len(z))]
         x0 = np.vstack([np.hstack(ego_users), np.hstack([unit(branch) for branch in z])])
-        x = sum(np.linalg.matrix_power(self.a_hat, layer) @ x0 for layer in range(self.config.n_layers + 1))
+        a = self.layer_weights(p)
+        x = sum(
+            a[layer] * (np.linalg.matrix_power(self.a_hat, layer) @ x0) for layer in range(self.config.n_layers + 1)
+        )
         users, items = x[:N_USERS], x[N_USERS:]
         v = items + np.linalg.matrix_power(self.s, self.config.n_item_layers) @ items
         chunks = [users[:, k * e : (k + 1) * e] for k in range(len(z))]
@@ -140,6 +147,15 @@ class Reference:
         logits = self.w[0] * np.stack(a, axis=1) + self.w[1] * p["theta"]
         alpha = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         return np.hstack([alpha[:, [k]] * c for k, c in enumerate(chunks)]), v, alpha, logits
+
+    def layer_weights(self, p: dict[str, np.ndarray]) -> np.ndarray:
+        count = np.arange(self.config.n_layers + 1)
+        if self.config.layer_weights == "learned":
+            raised = np.exp(p["layer_weights.logits"])
+            return len(count) * raised / raised.sum()
+        named = {"equal": np.ones(len(count)), "decaying": 1 / (count + 1)}
+        given = self.config.layer_weights
+        return named[given] if isinstance(given, str) else np.array(given)
 
     def loss(self, p: dict[str, np.ndarray]):
         users, items, _, _ = self.forward(p)
@@ -215,6 +231,12 @@ def test_forward_loss_gradients_and_scorer(case, dtype):
     w = np.array([w1, 1 - model.config.pwc_weight]) / (w1 + 1 - model.config.pwc_weight)
     reference, p = Reference(data, model.config, tuple(w)), parameters(model)
     close(model.item_item.dense(), reference.s, dtype, "S")
+    close(
+        torch.tensor(model.layer_weights.numbers(), dtype=torch.float64),
+        reference.layer_weights(p),
+        dtype,
+        "weights of the layers",
+    )
     for ours, theirs, what in zip(model(), reference.forward(p), ("users", "items", "α", "logits"), strict=True):
         assert (ours is None) is (theirs is None), what
         if theirs is not None:

@@ -67,6 +67,42 @@ def test_lightgcn_folds_a_user_in_as_the_graph_would(loss):
     assert not torch.allclose(folded[1], scorer.user_vectors[3])
 
 
+@pytest.mark.parametrize("n_layers", [1, 3])
+@pytest.mark.parametrize("weights", ["equal", "decaying", "learned", "numbers"])
+def test_lightgcn_is_the_weighted_mean_of_its_layers(weights, n_layers):
+    """Vectors, gradients and folding in against a dense matrix."""
+    a = torch.tensor({1: [2.0, 0.5], 3: [2.0, 0.0, -0.25, 0.5]}[n_layers], dtype=torch.float64)
+    if weights != "numbers":
+        a = torch.ones(n_layers + 1) if weights == "equal" else 1 / torch.arange(1, n_layers + 2)
+    option = tuple(a.tolist()) if weights == "numbers" else weights
+    model = LightGCN(inputs(), LightGCNConfig(embedding_size=4, n_layers=n_layers, layer_weights=option)).double()
+    r = torch.zeros(N_USERS, N_ITEMS, dtype=torch.float64)
+    r[model.inputs.users, model.inputs.items] = 1
+    whole = torch.cat([torch.cat([torch.zeros(N_USERS, N_USERS), r], 1), torch.cat([r.T, torch.zeros(9, 9)], 1)])
+    scale = (whole.sum(1) + 1e-7).rsqrt()
+    a_hat = scale[:, None] * whole * scale
+    x0 = torch.cat([model.user_embedding, model.item_embedding])
+    layers = [torch.matrix_power(a_hat, layer) @ x0 for layer in range(n_layers + 1)]
+    a = (a / a.sum()).double()
+    expected = sum(weight * layer for weight, layer in zip(a, layers, strict=True))
+    found = torch.cat(model())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    direction = torch.from_numpy(np.random.default_rng(4).normal(size=found.shape))
+    parameters = (model.user_embedding, model.item_embedding)
+    for ours, theirs in zip(
+        torch.autograd.grad((found * direction).sum(), parameters),
+        torch.autograd.grad((expected * direction).sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    liked, degrees = torch.tensor([1, 4, 5]), r.sum(0)
+    received = sum(
+        weight * (layer[N_USERS:][liked] / (3 * degrees[liked]).sqrt()[:, None]).sum(0)
+        for weight, layer in zip(a[1:], layers[:-1], strict=True)
+    )
+    torch.testing.assert_close(model.fold_in(model.scorer(), [liked])[0], received.detach(), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 def test_vbpr_scores_a_new_item_as_a_known_one_without_id(loss):
     model = VBPR(inputs(), VBPRConfig(loss=loss, embedding_size=4))
@@ -101,6 +137,7 @@ def test_vbpr_projects_only_the_items_of_the_batch_and_gets_the_gradients_of_all
         (lambda: MFConfig(embedding_size=0), ["embedding_size", 0, 1]),
         (lambda: MFConfig(regularization=float("nan")), ["regularization", "nan", 0]),
         (lambda: LightGCNConfig(n_layers=0), ["n_layers", 0, 1]),
+        (lambda: LightGCNConfig(layer_weights=(1.0, -2.0), n_layers=1), ["layer_weights", -1, 0]),
         (lambda: LightGCNConfig(temperature=0.0), ["temperature", 0.0]),
         (lambda: VBPRConfig(embedding_size=-1), ["embedding_size", -1]),
     ],

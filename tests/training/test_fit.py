@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from lirdrec.models.registry import model_names, model_type
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.presets import preset
+from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error, assert_mentions
@@ -134,10 +136,10 @@ def test_a_model_of_features_without_features(dataset, tmp_path):
 @pytest.mark.parametrize(
     "arguments, loss, layers, scoring, batch, rate",
     [
-        (("lirdrec",), "softmax", 4, "cosine", 8192, 2e-3),
+        (("lirdrec",), "softmax", 4, "cosine", "auto", 2e-3),
         (("lirdrec", "fast", "bpr"), "bpr", 3, "product", 8192, 2e-4),
         (("lirdrec", "paper"), "bpr", 3, "product", 2048, 1e-4),
-        (("lightgcn",), "softmax", 3, "product", 8192, 2e-3),
+        (("lightgcn",), "softmax", 3, "product", "auto", 2e-3),
         (("lightgcn", "fast", "bpr"), "bpr", 3, "product", 8192, 2e-3),
         (("lightgcn", "paper"), "bpr", 3, "product", 2048, 1e-3),
         (("slmrec",), None, 3, "product", 2048, 1e-3),
@@ -211,6 +213,22 @@ def test_a_config_alone_gets_the_training_that_suits_its_loss(dataset, monkeypat
     for loss in ("bpr", "softmax"):
         fit(dataset, replace(CONFIG, loss=loss), **QUIET)
     assert [one.learning_rate for one in seen] == [2e-4, 2e-3]
+
+
+def test_an_automatic_batch_size_is_kept_as_a_number_and_trains_as_that_number(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("lirdrec.training.config.AUTO_BATCH", 20)
+    n = len(dataset.train.users)
+    size = math.ceil(n / 10)
+    rate = 5e-3 * (size / 20) ** 0.3
+    automatic = replace(TRAINING, batch_size="auto", learning_rate=5e-3)
+    found = fit(dataset, CONFIG, automatic, run=tmp_path / "run", **QUIET)
+    info = Recommender.load(tmp_path / "run").info
+    assert info["training"]["batch_size"] == size > 20
+    assert info["training"]["learning_rate"] == pytest.approx(rate)
+    assert info["automatic"] == {key: info["training"][key] for key in ("batch_size", "learning_rate")}
+    given = fit(dataset, CONFIG, automatic.resolved(n), **QUIET)
+    assert "automatic" not in given.info
+    assert torch.equal(found.scorer.item_vectors, given.scorer.item_vectors)
 
 
 def test_the_papers_preset_is_the_papers_setting():

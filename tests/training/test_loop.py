@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import threading
@@ -253,6 +254,7 @@ def without_times(line: dict) -> dict:
     [
         ({"epochs": 0}, ["epochs", 0, 1]),
         ({"batch_size": -3}, ["batch_size", -3, 1]),
+        ({"batch_size": "large"}, ["batch_size", "'large'", "an integer or 'auto'"]),
         ({"patience": -1}, ["patience", -1, 0]),
         ({"seed": -1}, ["seed", -1, 0]),
         ({"learning_rate": 0.0}, ["learning_rate", 0.0]),
@@ -296,3 +298,26 @@ def test_a_watcher_may_end_the_training_and_the_others_are_told_all(slope, tmp_p
     again = slope()
     resumed = train(again, CONFIG, scripted(), store=store, resume=True, callbacks=(Enough(3),))
     assert (resumed.stopped, len(resumed.history)) == ("watcher", 3) and again.w.tolist() == model.w.tolist()
+
+
+@pytest.mark.parametrize(
+    "pairs, size, factor",
+    [(1, 8192, 1), (81_920, 8192, 1), (81_921, 8193, 1), (819_200, 81_920, 10**0.3), (8_192_000, 819_200, 100**0.3)],
+)
+def test_an_automatic_batch_gives_ten_steps_or_fewer(pairs, size, factor):
+    found = TrainConfig(batch_size="auto", learning_rate=2e-3).resolved(pairs)
+    assert (found.batch_size, math.ceil(pairs / size) <= 10) == (size, True)
+    assert found.learning_rate == pytest.approx(2e-3 * factor, rel=1e-3)
+    assert found.resolved(3) == found  # a number stays as it is
+
+
+def test_the_loop_resolves_an_automatic_batch(slope, monkeypatch):
+    monkeypatch.setattr("lirdrec.training.config.AUTO_BATCH", 3)
+    monkeypatch.setattr("lirdrec.training.config.AUTO_STEPS", 2)
+    automatic, given = (slope(n_pairs=9) for _ in range(2))
+    config = replace(CONFIG, epochs=2, batch_size="auto")
+    seen = Seen(automatic)
+    train(automatic, config, None, callbacks=(seen,))
+    assert seen.n_steps == 2 and [len(users) for users, _, _ in automatic.batches] == [5, 4, 5, 4]
+    train(given, replace(config, batch_size=5, learning_rate=0.5 * (5 / 3) ** 0.3), None)
+    assert torch.equal(automatic.w, given.w)

@@ -114,10 +114,19 @@ def train(
     if json:
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
+        _show_batches(recommender)
         _show_run(folder, data, results, refit)
     if stopped:
         print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
         raise typer.Exit(INTERRUPTED)
+
+
+def _show_batches(recommender: Recommender) -> None:
+    """Print the batch size and the learning rate that batch_size="auto" gave."""
+    automatic = recommender.info.get("automatic")
+    if automatic:
+        size, rate = automatic["batch_size"], automatic["learning_rate"]
+        print_line(f"Batches:    {size:,} interactions (auto), learning rate {rate:.3g}")
 
 
 def _show_run(folder: Path, data: Dataset, results: dict[str, dict[str, float]], refit: Path | None) -> None:

@@ -13,7 +13,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import canonical
 from lirdrec.models.registry import model_type
 from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES
-from lirdrec.training.config import TrainConfig
+from lirdrec.training.config import AUTO_BATCH, TrainConfig
 
 TEMPERATURES = (0.07, 0.1, 0.15, 0.2, 0.3)
 _BPR = {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)}
@@ -117,7 +117,10 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), m
         if loss != "softmax":
             initial["learning_rate"] = PUBLISHED_RATES.get(model, COMMON_RATE)
         if "batch_size" in fixed:  # scale the learning rate with the square root of the batch size
-            target = initial["learning_rate"] * (fixed["batch_size"] / initial["batch_size"]) ** 0.5
+            size = (
+                AUTO_BATCH if fixed["batch_size"] == "auto" else fixed["batch_size"]
+            )  # the rate of "auto" is for that
+            target = initial["learning_rate"] * (size / initial["batch_size"]) ** 0.5
             rates = STEPS[loss]["learning_rate"]
             initial["learning_rate"] = min(rates, key=lambda rate: abs(math.log(rate / target)))
         branches[loss] = branch

@@ -183,7 +183,7 @@ class Job:
             (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
             for part in (data.train, data.valid)
         )
-        return GroundTruth.of(train, valid, data.n_users)
+        return GroundTruth.from_pairs(train, valid, data.n_users)
 
     def score_valid(self, recommender: Recommender) -> None:
         """Store the validation metrics as stage "valid": recall and NDCG at 10 and 20, and the training metric."""

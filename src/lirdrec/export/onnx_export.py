@@ -182,7 +182,9 @@ class _Encoder:
     def vector(self, recommender: Recommender) -> None:
         """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17)."""
         model, add = self.model, self.graph.add
-        branches = self.branches()
+        branches, first = self.branches(), model.layer_weights.numbers()[0]
+        if first != 1:  # the weight of layer 0, the only one of a node without edges
+            branches = add("Mul", branches, self.graph.constant(first))
         smoothed, neighbors = branches, self._neighbors(recommender)
         memory = recommender.scorer.tensors()
         for layer in range(model.config.n_item_layers):

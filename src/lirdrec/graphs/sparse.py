@@ -57,17 +57,22 @@ class SparseMatrix:
         return f"SparseMatrix({self.shape[0]}×{self.shape[1]}, {self.csr.values().numel()} entries)"
 
 
-def product(csr: Tensor, x: Tensor, plus: Tensor | None = None) -> Tensor:
-    """`csr @ x (+ plus)` without autograd. On MPS, which has no sparse kernels, the product runs on the CPU."""
+def product(
+    csr: Tensor, x: Tensor, plus: Tensor | None = None, *, factor: float = 1.0, plus_factor: float = 1.0
+) -> Tensor:
+    """`csr @ x`, or `factor · csr @ x + plus_factor · plus`, without autograd.
+
+    On MPS, which has no sparse kernels, the product runs on the CPU.
+    """
     if x.device.type == "mps":
         _warn_of_fallback()
-        result = csr @ x.cpu()
-        return result.to(x.device) if plus is None else plus + result.to(x.device)
+        result = (csr @ x.cpu()).to(x.device)
+        return result if plus is None else plus_factor * plus + factor * result
     with torch.autocast(x.device.type, enabled=False):  # there are no sparse kernels in bfloat16
         if plus is None:
             out = x.new_empty(csr.shape[0], x.shape[1])
             return torch.addmm(out, csr, x, beta=0, out=out) if x.is_cpu else csr @ x
-        return torch.addmm(plus, csr, x)
+        return torch.addmm(plus, csr, x, beta=plus_factor, alpha=factor)
 
 
 class _Product(torch.autograd.Function):

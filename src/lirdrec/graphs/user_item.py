@@ -27,19 +27,26 @@ class UserItemGraph:
         values = edge_values(users, items, n_users, n_items).to(dtype)
         self.matrix = SparseMatrix(users, items, values, (n_users, n_items))
 
-    def propagate(self, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
-        r"""Sum read-out of LightGCN, Eqs. 15-16: `X = Σ_{l=0..L} Â^l X0`.
+    def propagate(
+        self, users: Tensor, items: Tensor, n_layers: int, weights: Sequence[float] | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Read-out of all layers, `X = Σ_{l=0..L} a_l Â^l X0`: the sum of LightGCN, Eqs. 15-16, with weights.
 
         Args:
             users, items: the rows `(U, D)` and `(I, D)` of `X0`.
             n_layers: `L` ≥ 0.
+            weights: `a_0 … a_L`, numbers or `(L+1,)` float; None: all 1.
 
         Returns:
-            The rows `(U, D)` and `(I, D)` of `X`; differentiable.
+            The rows `(U, D)` and `(I, D)` of `X`; differentiable, with respect to a tensor `weights` too.
         """
-        if n_layers == 0:
+        if n_layers == 0 and weights is None:
             return users, items
-        result: tuple[Tensor, Tensor] = _Propagate.apply(users, items, self, n_layers)
+        if isinstance(weights, Tensor) and weights.requires_grad:
+            learned: tuple[Tensor, Tensor] = _PropagateLearned.apply(users, items, weights, self)
+            return learned
+        fixed = weights.tolist() if isinstance(weights, Tensor) else weights
+        result: tuple[Tensor, Tensor] = _Propagate.apply(users, items, self, n_layers, fixed)
         return result
 
     def last(self, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
@@ -49,13 +56,19 @@ class UserItemGraph:
             users, items = self.matrix.matmul(items), to_items.matmul(users)
         return users, items
 
-    def sums(self, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
-        """`propagate` without autograd, by Horner's rule: `X ← X0 + Â X`, `L` times."""
+    def sums(
+        self, users: Tensor, items: Tensor, n_layers: int, weights: Sequence[float] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`propagate` without autograd, by Horner's rule: `X ← a_L X0`, then `X ← a_l X0 + Â X` for l = L-1 … 0."""
+        a = [1.0] * (n_layers + 1) if weights is None else list(weights)
+        if n_layers == 0:
+            return (users, items) if a[0] == 1 else (a[0] * users, a[0] * items)
         x_users, x_items = users, items
-        for _ in range(n_layers):
+        for layer in range(n_layers - 1, -1, -1):
+            factor = a[n_layers] if layer == n_layers - 1 else 1.0  # a_L X0 is not made: its factor is the product's
             x_users, x_items = (
-                product(self.matrix.csr, x_items, plus=users),
-                product(self.matrix.csr_t, x_users, plus=items),
+                product(self.matrix.csr, x_items, plus=users, factor=factor, plus_factor=a[layer]),
+                product(self.matrix.csr_t, x_users, plus=items, factor=factor, plus_factor=a[layer]),
             )
         return x_users, x_items
 
@@ -63,13 +76,42 @@ class UserItemGraph:
 class _Propagate(torch.autograd.Function):
     # Â is symmetric, so the backward of a polynomial in Â is the same polynomial applied to the gradient.
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, graph: UserItemGraph, n_layers: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it (*args)
-        ctx.graph, ctx.n_layers = graph, n_layers
-        return graph.sums(users.contiguous(), items.contiguous(), n_layers)
+    def forward(  # type: ignore[override]  # torch types it (*args)
+        ctx: Any, users: Tensor, items: Tensor, graph: UserItemGraph, n_layers: int, weights: Sequence[float] | None
+    ) -> tuple[Tensor, Tensor]:
+        ctx.graph, ctx.n_layers, ctx.weights = graph, n_layers, weights
+        return graph.sums(users.contiguous(), items.contiguous(), n_layers, weights)
 
     @staticmethod
-    def backward(ctx: Any, g_users: Tensor, g_items: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
-        return (*ctx.graph.sums(g_users.contiguous(), g_items.contiguous(), ctx.n_layers), None, None)
+    def backward(ctx: Any, g_users: Tensor, g_items: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch types it (*args)
+        sums = ctx.graph.sums(g_users.contiguous(), g_items.contiguous(), ctx.n_layers, ctx.weights)
+        return (*sums, None, None, None)
+
+
+class _PropagateLearned(torch.autograd.Function):
+    # The layers Y_l = Â^l G of the gradient G give both gradients: Σ a_l Y_l of X0 and ⟨Y_l, X0⟩ of a_l.
+    @staticmethod
+    def forward(  # type: ignore[override]  # torch types it (*args)
+        ctx: Any, users: Tensor, items: Tensor, weights: Tensor, graph: UserItemGraph
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(users, items, weights)
+        ctx.graph = graph
+        return graph.sums(users.contiguous(), items.contiguous(), len(weights) - 1, weights.tolist())
+
+    @staticmethod
+    def backward(ctx: Any, g_users: Tensor, g_items: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch types it (*args)
+        users, items, weights = ctx.saved_tensors
+        matrix = ctx.graph.matrix
+        y_users, y_items = g_users.contiguous(), g_items.contiguous()
+        of_weights = []
+        sum_users, sum_items = torch.zeros_like(y_users), torch.zeros_like(y_items)
+        for layer, weight in enumerate(weights.tolist()):
+            if layer > 0:
+                y_users, y_items = product(matrix.csr, y_items), product(matrix.csr_t, y_users)
+            sum_users.add_(y_users, alpha=weight)
+            sum_items.add_(y_items, alpha=weight)
+            of_weights.append((y_users * users).sum() + (y_items * items).sum())
+        return sum_users, sum_items, torch.stack(of_weights).to(weights.dtype), None
 
 
 class RowGraph:
@@ -152,7 +194,8 @@ def folded(histories: Sequence[Tensor], states: Tensor, degrees: Tensor) -> Tens
 
     Args:
         histories: liked item rows, one int64 tensor a user.
-        states: `Y` `(I, D)`, the sum of the item states of all layers but the last.
+        states: `Y` `(I, D)`, the sum of the item states of all layers but the last, that of layer l times the
+            read-out weight of layer l + 1.
         degrees: `(I,)` training pairs of each item.
 
     Returns:

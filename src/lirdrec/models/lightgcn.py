@@ -2,13 +2,15 @@ r"""LightGCN: matrix factorization smoothed over the user-item graph (He et al.,
 
 With `e = embedding_size`, free parameters `X0 = [P ; Q]`, `(U+I) × e`, and `Â` of `graphs/user_item.py`:
 
-    X = (1/(L+1)) Σ_{l=0..L} Â^l X0
+    X = (1/Σ_l a_l) Σ_{l=0..L} a_l Â^l X0,   a_l = 1 unless `layer_weights` says otherwise
     score(u, i) = ⟨X_u, X_i⟩
     loss = -mean log σ(⟨X_u, X_i⟩ - ⟨X_u, X_j⟩) + λ · penalty(P_u, Q_i, Q_j)
 
 The penalty takes the parameters, not the propagated vectors: squared in the paper (`penalty="squared"`), unsquared in
 the MMRec code (the default, to which the grid of λ belongs). A new user with liked items `H` has `P = 0` and gets
-`(1/(L+1)) Σ_{i∈H} Y_i / √(|H|·deg_i)`, with `Y` the sum of the item states of layers `0 .. L-1`.
+`(1/Σ_l a_l) Σ_{i∈H} Y_i / √(|H|·deg_i)`, with `Y` the sum of the item states of layers `0 .. L-1`, that of layer l
+times `a_{l+1}`. With equal weights, an odd L and cosines what tells users from items cannot be learned
+(models/layer_weights.py has the argument).
 
 **Differs from public code** (MMRec): the loss has no `γ = 1e-10` inside the logarithm (`bpr` in losses.py).
 
@@ -18,6 +20,7 @@ it says so, in the authors' github.com/gusye1234/LightGCN-PyTorch (`code/parse.p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, option, validated
+from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights, fixed_weights
 from lirdrec.nn.init import xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.ranking.scorers import Scorer, VectorScorer
@@ -47,11 +52,17 @@ class LightGCNConfig(PenaltyOptions):
 
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(3, "L, user-item propagation layers")
+    layer_weights: LayerWeighting = option(
+        "equal", "a_l of layer l in the mean; equal: 1; decaying: 1/(l+1); learned; or L+1 numbers"
+    )
     regularization: float = option(1e-4, "λ of the penalty on the parameters of a batch")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_minimum(self, 1, "embedding_size", "n_layers")
+        check_layer_weights(self.layer_weights, self.n_layers)
+        if not isinstance(self.layer_weights, str) and not sum(self.layer_weights) > 0:
+            raise ConfigError(f"layer_weights sum to {sum(self.layer_weights):g}; for a mean it must be more than 0")
 
 
 class LightGCN(Model):
@@ -70,6 +81,7 @@ class LightGCN(Model):
         e = config.embedding_size
         self.user_embedding = nn.Parameter(torch.empty(inputs.n_users, e, device=inputs.device))  # P
         self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=inputs.device))  # Q
+        self.layer_weights = LayerWeights(config.layer_weights, config.n_layers, device=inputs.device)
         generator = torch.Generator().manual_seed(inputs.seed)
         xavier_uniform_(self.user_embedding, generator, inputs.n_users, e)
         xavier_uniform_(self.item_embedding, generator, inputs.n_items, e)
@@ -81,9 +93,16 @@ class LightGCN(Model):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """User vectors `(U, e)` and item vectors `(I, e)`."""
-        layers = self.config.n_layers
-        users, items = self.user_item.propagate(self.user_embedding, self.item_embedding, layers)
-        return users / (layers + 1), items / (layers + 1)
+        users, items = self.user_item.propagate(
+            self.user_embedding, self.item_embedding, self.config.n_layers, self.layer_weights()
+        )
+        return users / self._total, items / self._total
+
+    @property
+    def _total(self) -> float:
+        # learned weights keep their sum, L + 1
+        start = fixed_weights(self.config.layer_weights, self.config.n_layers)
+        return math.fsum(start)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """Ranking loss of the propagated vectors and the penalty of the batch's parameters."""
@@ -97,7 +116,9 @@ class LightGCN(Model):
     def scorer(self) -> Scorer:
         """Vectors of the current parameters, with what `fold_in` needs."""
         users, items = (self.ranking.transform_for_scoring(vectors) for vectors in self())
-        _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
+        _, states = self.user_item.sums(
+            self.user_embedding, self.item_embedding, self.config.n_layers - 1, self.layer_weights.numbers()[1:]
+        )
         degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
         # clones: with one layer the states are the parameters themselves, which further training changes
         memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
@@ -108,4 +129,4 @@ class LightGCN(Model):
         """User vectors `(B, e)` from liked items: the new node's part of a propagation in which `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
-        return self.ranking.transform_for_scoring(received / (self.config.n_layers + 1))
+        return self.ranking.transform_for_scoring(received / self._total)

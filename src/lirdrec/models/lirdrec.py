@@ -7,12 +7,17 @@ arXiv 2505.04960 (2025). With `U` users, `I` items, `M` modalities, `K = M + 1` 
     z_m = leaky_relu(F_m W_m + b_m) W'_m                                     modality branch, Eq. 11
     z_s = leaky_relu([DCT(F_1) | … | DCT(F_M)] W_s + b_s) W'_s               shared branch, Eqs. 12-13
     X0  = ‖_k [normalize(P_k) ; normalize(z_k)]                              (U+I) × K·e
-    X   = Σ_{l=0..L} Â^l X0                                                  LightGCN, Eqs. 15-16
+    X   = Σ_{l=0..L} a_l Â^l X0                                              LightGCN, Eqs. 15-16, a_l = 1
     V   = X_items + S^Lm X_items                                             item vectors, Eq. 17
     a_k = leaky_relu(c_k A_k + b_k) q_k + β_k,  X_users = [c_1 | … | c_K]
     α   = softmax(w1·a + w2·θ)                                               progressive weight copying (PWC)
     u   = ‖_k α_k c_k                                                        user vectors
     loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ (mean(u²) + mean(V²))        or softmax instead of BPR: nn/losses.py
+
+`layer_weights` chooses the weights a_l; the paper's are equal. Eigenvalues of Â come in pairs ±σ, and the read-out
+multiplies the component of eigenvalue x by Σ a_l x^l. With equal weights and odd L this is 0 at x = -1: what tells
+users from items in the leading component (with it, popularity) cannot be learned, which harms cosines. Any weights with
+Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py has the argument.
 
 The DCT is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`: one product `F_m [W_m | IDCT(W_s,m)]` serves both
 branches, and no transformed copy of the features is kept.
@@ -35,6 +40,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.dct import dct, idct
 from lirdrec.nn.functional import mean_square, normalize
@@ -57,6 +63,9 @@ class LIRDRecConfig(RankingOptions):
 
     embedding_size: int = option(64, "e, width of each branch; user and item vectors have K·e columns")
     n_layers: int = option(3, "L, user-item propagation layers (grid of the paper: 2, 3, 4)")
+    layer_weights: LayerWeighting = option(
+        "equal", "a_l of layer l in the read-out; equal: 1; decaying: 1/(l+1); learned; or L+1 numbers"
+    )
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
     n_neighbors: int = option(10, "neighbors per item and modality in the item-item graph, itself included")
     hidden_multiplier: int = option(4, "h / e, width of the hidden layer of each branch")
@@ -91,6 +100,7 @@ class LIRDRecConfig(RankingOptions):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0 and at most 1")
         check_modality_weights(self.modality_weights)
+        check_layer_weights(self.layer_weights, self.n_layers)
 
 
 class LIRDRec(Model):
@@ -145,6 +155,7 @@ class LIRDRec(Model):
             self.register_buffer(
                 "schedule", torch.tensor([config.pwc_weight, 1 - config.pwc_weight], dtype=torch.float64)
             )
+        self.layer_weights = LayerWeights(config.layer_weights, config.n_layers, dtype, device)
         self._reset_parameters(inputs.seed)
 
     @property
@@ -240,7 +251,7 @@ class LIRDRec(Model):
         mixed = self._mixed if self.config.dct == "matrix" else None
         items = self.item_branches(self.features, mixed).flatten(1)  # (I, K·e)
         users = normalize(self.user_embedding).flatten(1)  # (U, K·e)
-        return graph.propagate(users, items, self.config.n_layers)
+        return graph.propagate(users, items, self.config.n_layers, self.layer_weights())
 
     def _smooth(self, items: Tensor) -> Tensor:
         """`V = X + S^Lm X` (Eq. 17)."""
@@ -312,14 +323,14 @@ class LIRDRec(Model):
         mixed = self._mixed if self.config.dct == "matrix" else None
         ego_items = self.item_branches(self.features, mixed).flatten(1)
         ego_users = normalize(self.user_embedding).flatten(1)
-        layers, graph = self.config.n_layers, self.user_item
-        # the last Horner step by hand: its input over items is Y = Σ_{l<L} x_items^(l), which fold_in needs
+        layers, graph, weights = self.config.n_layers, self.user_item, self.layer_weights.numbers()
+        # the last Horner step by hand: its input over items is Y = Σ_{l<L} a_{l+1} x_items^(l), which fold_in needs
         states = torch.zeros_like(ego_items)
-        users, items = ego_users, ego_items
+        users, items = weights[0] * ego_users, weights[0] * ego_items
         if layers > 0:
-            before_users, states = graph.sums(ego_users, ego_items, layers - 1)
-            users = product(graph.matrix.csr, states, plus=ego_users)
-            items = product(graph.matrix.csr_t, before_users, plus=ego_items)
+            before_users, states = graph.sums(ego_users, ego_items, layers - 1, weights[1:])
+            users = product(graph.matrix.csr, states, plus=ego_users, plus_factor=weights[0])
+            items = product(graph.matrix.csr_t, before_users, plus=ego_items, plus_factor=weights[0])
         vectors, alpha, _ = self._weigh(users, self.theta if self._learns_weights else None)
         memory = {
             "item_states": states,
@@ -358,7 +369,9 @@ class LIRDRec(Model):
             tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbors)
         total = scorer.n_items + n
         rows = fuse(tables, self.weights, total, own.dtype)
-        states = own if self.config.n_layers > 0 else torch.zeros_like(own)
+        weights = self.layer_weights.numbers()
+        states = weights[1] * own if self.config.n_layers > 0 else torch.zeros_like(own)
+        own = weights[0] * own  # a node without edges keeps its layer 0 only
         memory = dict(scorer.memory)
         memory["item_states"] = append_rows(memory["item_states"], states)
         memory["item_degrees"] = append_rows(memory["item_degrees"], own.new_zeros(n))

@@ -45,7 +45,8 @@ class _Job:
     """The dataset and settings of one call of `fit`.
 
     Attributes:
-        dataset, config, training: data, model config and training options.
+        dataset, config, training: data, model config and training options, the batch size as a number.
+        automatic: whether batch size and learning rate were computed from the number of pairs.
         validate: validation metrics of a scorer; None: no validation.
         refit: the earlier run whose settings are used, or None.
         progress: whether to show it.
@@ -56,6 +57,7 @@ class _Job:
     dataset: Dataset
     config: Any
     training: TrainConfig
+    automatic: bool
     validate: Callable[[Scorer], dict[str, float]] | None
     refit: str | Path | None
     progress: bool
@@ -145,8 +147,10 @@ def _make_job(
     if metric != training.metric:
         log.warning("%s has few items: training looks at %s instead of %s", dataset.name, metric, training.metric)
         training = replace(training, metric=metric)
+    automatic = training.batch_size == "auto"
+    training = training.resolved(len(dataset.train.users))
     validate = None if refit is not None else _validation(dataset, metric)
-    return _Job(dataset, config, training, validate, refit, progress, callbacks)
+    return _Job(dataset, config, training, automatic, validate, refit, progress, callbacks)
 
 
 def _resolve_configs(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
@@ -228,6 +232,8 @@ def _train(
     best = next((line for line in result.history if line["epoch"] == result.best_epoch), {})
     metrics = {"best_epoch": result.best_epoch, "epochs": n_epochs, "valid": best.get("valid", {})}
     info |= {"training": to_dict(training), "stopped": result.stopped, "metrics": metrics}
+    if job.automatic:
+        info["automatic"] = {"batch_size": training.batch_size, "learning_rate": training.learning_rate}
     return Recommender.from_training(model, job.dataset, scorer=scorer, info=info)
 
 

@@ -52,7 +52,7 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
     if name == "paper" and loss != "softmax":
         return config, make_config(TrainConfig, dict(model_class.published), "the preset")
     if loss == "softmax":
-        return config, TrainConfig(batch_size=FAST_BATCH, order="users", learning_rate=SOFTMAX_RATE)
+        return config, TrainConfig(batch_size="auto", order="users", learning_rate=SOFTMAX_RATE)
     if not offers_losses:  # an in-batch loss depends on the batch size, so this stays as published
         return config, TrainConfig(learning_rate=rate)
     # the learning rate grows with the square root of the batch size: four times the batch, twice the rate

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
+
+AUTO_BATCH = 8192  # the smallest batch of batch_size="auto", and the one that its learning rate is for
+AUTO_STEPS = 10  # steps of an epoch where that gives larger batches
+AUTO_RATE_POWER = 0.3  # a batch n times as large has a learning rate n^0.3 times as large: ten times, twice
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,16 @@ class TrainConfig:
     """
 
     epochs: int = option(1000, "at most this many passes over the training pairs")
-    batch_size: int = option(2048, "training pairs per step; each step propagates over the complete graph")
+    batch_size: int | Literal["auto"] = option(
+        2048,
+        "training pairs per step; a step costs the whole graph; auto: 8192, or a tenth of all pairs if more",
+    )
     order: Literal["pairs", "users"] = option(
         "pairs", "what is shuffled; users: all pairs of a user in one batch; softmax then scores each user once"
     )
-    learning_rate: float = option(1e-4, "of Adam, at the end of the warm-up")
+    learning_rate: float = option(
+        1e-4, "of Adam, at the end of the warm-up; batch_size=auto multiplies it by (pairs per step / 8192)^0.3"
+    )
     schedule: Literal["constant", "cosine", "exponential"] = option(
         "constant", "learning rate over the epochs; cosine falls to zero; exponential: decay, decay_epochs"
     )
@@ -41,7 +50,9 @@ class TrainConfig:
     tensorboard: bool = option(False, "also write TensorBoard events (needs lirdrec[tensorboard])")
 
     def __post_init__(self) -> None:
-        check_minimum(self, 1, "epochs", "batch_size", "evaluate_every", "checkpoint_every", "decay_epochs")
+        check_minimum(self, 1, "epochs", "evaluate_every", "checkpoint_every", "decay_epochs")
+        if self.batch_size != "auto":
+            check_minimum(self, 1, "batch_size")
         check_minimum(self, 0, "patience", "warmup_epochs", "seed")
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be more than 0")
@@ -49,6 +60,27 @@ class TrainConfig:
             raise ConfigError(f"decay is {self.decay}; it must be more than 0 and at most 1")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ConfigError(f"gradient_clip is {self.gradient_clip}; it must be more than 0, or none")
+
+    def pairs_per_step(self, n_pairs: int) -> int:
+        """The batch size as a number, for `n_pairs` training pairs."""
+        if self.batch_size == "auto":
+            return max(AUTO_BATCH, math.ceil(n_pairs / AUTO_STEPS))
+        return self.batch_size
+
+    def resolved(self, n_pairs: int) -> TrainConfig:
+        """The same options with a number for `batch_size`, and the learning rate that goes with it.
+
+        With "auto" an epoch has at most ten steps, however many pairs there are. A step propagates over all pairs, so
+        the time of an epoch grows like the pairs, and not like their square, as with batches of one size.
+
+        >>> config = TrainConfig(batch_size="auto", learning_rate=2e-3).resolved(800_000)
+        >>> config.batch_size, round(config.learning_rate, 5)
+        (80000, 0.00396)
+        """
+        if self.batch_size != "auto":
+            return self
+        size = self.pairs_per_step(n_pairs)
+        return replace(self, batch_size=size, learning_rate=self.learning_rate * (size / AUTO_BATCH) ** AUTO_RATE_POWER)
 
 
 def still_improving(best_epoch: int, epochs: int) -> bool:

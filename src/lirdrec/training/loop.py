@@ -86,11 +86,12 @@ def train(
     sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed, config.order)
     if len(sampler) == 0:
         raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
+    config = config.resolved(len(model.inputs.users))
     training = _Training(model, config)
     if store is not None and resume:
         training.restore(store)
     result = training.result
-    n_steps = math.ceil(len(sampler) / config.batch_size)
+    n_steps = math.ceil(len(sampler) / config.pairs_per_step(len(sampler)))
     stop_requested = any([_stops(callback.on_train_begin, result.history, n_steps) for callback in callbacks])
     with _interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
@@ -185,7 +186,8 @@ class _Training:
         model.start_epoch(epoch)
         triples = [column.to(device) for column in sampler.epoch(epoch)]
         totals: dict[str, Tensor] = {}
-        batches = zip(*(column.split(config.batch_size) for column in triples), strict=True)
+        size = config.pairs_per_step(len(sampler))
+        batches = zip(*(column.split(size) for column in triples), strict=True)
         for step, (users, positives, negatives) in enumerate(batches, start=1):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 terms = model.loss(users, positives, negatives)

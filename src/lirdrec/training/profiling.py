@@ -107,7 +107,8 @@ def measure_step(model: Model, config: TrainConfig, repeats: int = 5) -> Complex
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     was_training, device = model.training, model.inputs.device
     sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed, config.order)
-    batch = [column[: config.batch_size].to(device) for column in sampler.epoch(1)]
+    config = config.resolved(len(model.inputs.users))
+    batch = [column[: config.pairs_per_step(len(sampler))].to(device) for column in sampler.epoch(1)]
     if not len(batch[0]):
         raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=device.type in ("cpu", "cuda"))

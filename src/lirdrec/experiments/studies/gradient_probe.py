@@ -126,7 +126,7 @@ class GradientProbe(Callback):
         self.n_trained = len(inputs.items.unique())
         self.sampler = TripleSampler(inputs.users, inputs.items, inputs.n_items, training.seed)
         n = len(self.sampler)
-        self.shares = [len(part) / n for part in torch.arange(n).split(training.batch_size)]
+        self.shares = [len(part) / n for part in torch.arange(n).split(training.pairs_per_step(len(inputs.users)))]
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}  # modality → weight of its last projection
         self.lines: list[dict[str, float]] = []
