@@ -61,7 +61,9 @@ def import_captions(folder: str | Path, path: str | Path) -> int:
             " nothing was imported"
         )
     if (bad := ids.is_duplicated() & ~ids.is_first_distinct()).any():
-        raise DataError(f"{path}, {table.first_bad_row(bad)}: the item {ids.filter(bad)[0]} occurs twice; nothing was imported")
+        raise DataError(
+            f"{path}, {table.first_bad_row(bad)}: the item {ids.filter(bad)[0]} occurs twice; nothing was imported"
+        )
     captions = [clean(text or "", keep_lines=True) for text in table.frame[CAPTION].cast(pl.String)]
     new = pl.DataFrame({ITEM: ids, CAPTION: captions})
     before = new.select(ITEM).join(old, on=ITEM, how="left", maintain_order="left")[CAPTION].fill_null("")
