@@ -31,19 +31,12 @@ KEPT_BUCKETS = 10_000
 
 @dataclass(frozen=True)
 class Key:
-    """An API key, without the key itself.
+    """The entry of an API key, without the key itself."""
 
-    Attributes:
-        name: of the owner; appears in logs.
-        role: "read" may read; "write" may also change.
-        sha256: of the key. A key is 256 random bits, so unlike a password it needs no slow or salted hash.
-        created: ISO date.
-    """
-
-    name: str
-    role: Role
-    sha256: str
-    created: str
+    name: str  # of the owner; appears in logs
+    role: Role  # "read" may read; "write" may also change
+    sha256: str  # a key is 256 random bits, so unlike a password it needs no slow or salted hash
+    created: str  # ISO date
 
 
 class Keys:
@@ -84,12 +77,7 @@ class Keys:
 
 
 class RateLimiter:
-    """Token bucket for each caller. Used by one thread.
-
-    Args:
-        rate: requests per second.
-        burst: requests at once after a pause; by default those of one second, at least 1.
-    """
+    """Token bucket for each caller: `rate` requests per second, `burst` at once (default: those of one second)."""
 
     def __init__(self, rate: float, burst: float | None = None):
         self.rate = rate
@@ -169,11 +157,7 @@ def add_key(path: str | Path, name: str, role: Role) -> str:
 
 
 def revoke_key(path: str | Path, name: str) -> None:
-    """Remove a key from the file; servers reject it from their next request on.
-
-    Raises:
-        ConfigError: there is no such key, or the file is damaged.
-    """
+    """Remove a key from the file; raises a ConfigError if there is no such key, or the file is damaged."""
     read_keys(path)  # without a lock file if the keys file is missing
     with write_lock(path):
         keys = read_keys(path)

@@ -30,18 +30,7 @@ WARM_BYTES = 256 * 2**20  # of features that are loaded before the first new ite
 
 
 class Services:
-    """Everything that the routes use.
-
-    Attributes:
-        config, metrics: of the server.
-        keys: API keys, or None where every client may read and write.
-        limiter: rate limiter, or None.
-        pointer: run to serve.
-        reading: lock of the request whose large body is being read.
-        encoders: of the dataset, or None while they are being loaded.
-        failure: why the server could not start.
-        on_failure: called when it could not start.
-    """
+    """Everything that the routes use."""
 
     def __init__(self, config: ServerConfig):
         self.config = config
@@ -51,10 +40,11 @@ class Services:
         rate = config.requests_per_second
         self.limiter = RateLimiter(rate) if rate > 0 else None
         self.pointer = RunPointer(config.run)
-        self.encoders = None if config.encoders else Encoders()
-        self.reading = asyncio.Lock()
-        self.failure: str | None = None
-        self.on_failure: Callable[[], None] = lambda: None
+        self.encoders = None if config.encoders else Encoders()  # None while they are being loaded
+        self.reading = asyncio.Lock()  # of the request whose large body is being read
+        self.failure: str | None = None  # why the server could not start
+        self.on_failure: Callable[[], None] = lambda: None  # called then
+        self._served: Stamp | None = None
         self._live: LiveState | None = None
         self._engine: MicroBatcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,7 +140,7 @@ class Services:
         log.info("now serving another run: %s", self.live.snapshot.run.name)
 
     def _set_served(self, snapshot: Snapshot, stamp: Stamp) -> None:
-        self.pointer.set_served(stamp)
+        self._served = stamp
         features = snapshot.recommender.features
         hide_paths(snapshot.run, None if features is None else features.folder)
 
@@ -198,13 +188,13 @@ class Services:
             self.encoders = self.encoders or Encoders()
 
     async def _watch(self) -> None:
-        failed: Any = None  # stamp of a run that could not be loaded: not tried again until it changes
+        failed: Stamp | None = None  # of a run that could not be loaded: not tried again until it changes
         logged = ""
         while True:
             await asyncio.sleep(self.config.watch_seconds)
             try:
-                if self.pointer.moved() and self.pointer.stamp() != failed:
-                    failed = self.pointer.stamp()
+                if (stamp := self.pointer.stamp()) not in (self._served, failed):
+                    failed = stamp
                     await self.swap()
                     failed, logged = None, ""
             except LirdrecError as error:

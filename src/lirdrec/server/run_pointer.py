@@ -24,7 +24,6 @@ class RunPointer:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._served: Stamp | None = None
 
     def target(self) -> Path:
         """The run folder; raises a RunFolderError if the path cannot be resolved, or the file names no run folder."""
@@ -44,21 +43,8 @@ class RunPointer:
         target = self.target()
         return target, manifest_checksum(target)
 
-    def moved(self) -> bool:
-        """Whether it points to another run than the served one."""
-        return self.stamp() != self._served
-
-    def set_served(self, stamp: Stamp) -> None:
-        """Remember the stamp of the run that is served."""
-        self._served = stamp
-
     def point(self, run: Path) -> None:
-        """Point to another run, atomically.
-
-        Raises:
-            ConfigError: the path is a run folder, which cannot be changed.
-            RunFolderError: the pointer cannot be written.
-        """
+        """Point to another run, atomically; raises a ConfigError if the path is a run folder, which stays as it is."""
         with write_lock(self.path):
             if self.path.is_symlink():
                 with write_errors(self.path), temporary_name(self.path) as beside:
@@ -87,11 +73,7 @@ def _resolved(path: Path, subject: str) -> Path:
 
 
 def allowed_run(name: str, folder: str | Path) -> Path:
-    """A run below a folder.
-
-    Raises:
-        RunFolderError: there is no finished run of that name below the folder.
-    """
+    """The run of a name below a folder; raises a RunFolderError if there is no finished one."""
     root = Path(folder).resolve()
     try:
         run = (root / name).resolve()

@@ -70,15 +70,11 @@ Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fa
 class Body(BaseModel):
     """Base of request bodies: strict types, no unknown fields.
 
-    Attributes:
-        max_keys: limit on the keys in all objects together. Unknown keys are faults, and faults cost time.
-        max_values: limit on the values in all lists and objects together.
-
     Validation of a list stops at its first fault, so the number of faults is bounded by that of the keys.
     """
 
-    max_keys: ClassVar[int] = 1200
-    max_values: ClassVar[int] = 100_000
+    max_keys: ClassVar[int] = 1200  # in all objects together; unknown keys are faults, and faults cost time
+    max_values: ClassVar[int] = 100_000  # in all lists and objects together
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 

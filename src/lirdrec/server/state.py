@@ -54,15 +54,10 @@ CACHE_BYTES = 32 * 2**20  # of the vectors of users who are folded in
 
 @dataclass(eq=False)
 class UserState:
-    """A user with new likes since training.
+    """A user with new likes since training."""
 
-    Attributes:
-        history: `(n,)` int64 item rows, those of training included.
-        is_folded: whether the vector is folded in from them; not every model can do that.
-    """
-
-    history: Tensor
-    is_folded: bool
+    history: Tensor  # (n,) int64 item rows, those of training included
+    is_folded: bool  # whether the vector is folded in from them; not every model can do that
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,22 +105,20 @@ class Snapshot:
         return row if row >= 0 and not bool(self.removed[row]) else -1
 
     def queries(self, users: Sequence[UserState]) -> Tensor:
-        """Vectors `(n, D)` of users who are folded in, computed at first use and cached.
+        """Vectors `(n, D)` of users who are folded in, computed at first use: a start reads years of likes.
 
-        They are not computed when a like arrives: a server that starts reads years of likes. The vectors of a scorer
-        without item vectors are not cached: their width is the number of items, and they are cheap.
+        Those of a scorer without item vectors are not cached: they are as wide as the catalog, and cheap.
         """
         scorer = self.recommender.scorer
         if not isinstance(scorer, VectorScorer):
             return self.recommender.model().fold_in(scorer, [user.history for user in users])
-        vectors = {user: self.vectors.get(user) for user in users}
-        new = [user for user, vector in vectors.items() if vector is None]
-        if new:
+        cached = {user: vector for user in users if (vector := self.vectors.get(user)) is not None}
+        if new := [user for user in dict.fromkeys(users) if user not in cached]:
             folded = self.recommender.model().fold_in(scorer, [user.history for user in new])
             for user, vector in zip(new, folded, strict=True):
-                vectors[user] = vector
+                cached[user] = vector
                 self.vectors.put(user, vector.clone(), vector.nbytes + user.history.nbytes)
-        return torch.stack([vector for user in users if (vector := vectors[user]) is not None])
+        return torch.stack([cached[user] for user in users])
 
     def liked_rows(self, user: Id) -> Tensor:
         """Item rows `(n,)` int64 that the user liked, in training and since; empty for an unknown user."""
@@ -166,12 +159,7 @@ class LiveState:
         return self._snapshot
 
     def swap(self, run: str | Path, prepare: Callable[[Snapshot], None] = lambda snapshot: None) -> Snapshot:
-        """Serve another run, with all changes of the store; until it is loaded, the old run is served.
-
-        Args:
-            run: a run folder.
-            prepare: called with the new snapshot before it is served.
-        """
+        """Serve another run folder, with all changes of the store; `prepare` gets the snapshot before it is served."""
         fresh = self._load(Path(run))
         prepare(fresh)
         with self._lock:
@@ -202,12 +190,7 @@ class LiveState:
             return self.catch_up()
 
     def remove_item(self, item: Id) -> Snapshot:
-        """Stop recommending an item.
-
-        Raises:
-            ConflictError: there is no such item.
-            StoreError: it could not be written.
-        """
+        """Stop recommending an item; raises a ConflictError if there is none, a StoreError if it cannot be written."""
         with self._lock:
             # the store may hold an item that did not fit this run; it can be removed too
             if self.catch_up().item_row(item) < 0 and not self.store.holds(item):
@@ -216,12 +199,7 @@ class LiveState:
             return self.catch_up()
 
     def add_events(self, events: Sequence[Event]) -> Snapshot:
-        """Store new likes of users, and refresh their vectors.
-
-        Raises:
-            ConflictError: an item is unknown.
-            StoreError: they could not be written.
-        """
+        """Store new likes of users; raises a ConflictError for an unknown item, a StoreError if it cannot write."""
         with self._lock:
             snapshot = self.catch_up()
             for event in events:
@@ -272,18 +250,16 @@ def _independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
     """Split changes so that many items are added at once: one at a time, thousands would take minutes."""
     group = _Group()
     for change in changes:
+        if change.item is not None and change.item.id in group.ids:  # an id that is added again
+            yield group
+            group = _Group()
         if change.item is not None:
-            if change.item.id in group.ids:  # an id that is added again
-                yield group
-                group = _Group()
             group.items.append(change.item)
-            group.ids.add(change.item.id)
         elif change.event is not None:
             group.events.append(change.event)
-            group.ids.add(change.event.item)
         else:
             group.removed.append(change.subject)
-            group.ids.add(change.subject)
+        group.ids.add(change.subject if change.event is None else change.event.item)
     yield group
 
 

@@ -69,19 +69,12 @@ class ConflictError(LirdrecError, ValueError):
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item that was added while serving.
+    """An item that was added while serving."""
 
-    Attributes:
-        id: text or integer, as in the run.
-        columns: name of a column of the item table → JSON-serializable value.
-        features: name → `(d,)` float32.
-        image: bytes of a JPEG, PNG or WebP, for the UI; or None.
-    """
-
-    id: str | int
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    features: Mapping[str, np.ndarray] = field(default_factory=dict)
-    image: bytes | None = None
+    id: str | int  # as in the run
+    columns: Mapping[str, Any] = field(default_factory=dict)  # column of the item table → JSON-serializable value
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)  # name → (d,) float32
+    image: bytes | None = None  # bytes of a JPEG, PNG or WebP, for the UI
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,8 @@ def _likers(snapshot: Snapshot, row: int) -> set[int]:
     users: set[int] = set()
     if row < snapshot.recommender.n_trained_items:
         users.update(torch.repeat_interleave(histories.counts())[histories.items == row].tolist())
-    for user, state in snapshot.user_states.items():
-        user_row = snapshot.user_rows.get(user, -1)
-        if user_row >= 0 and bool((state.history == row).any()):
-            users.add(user_row)
-    return users
+    likers = (user for user, state in snapshot.user_states.items() if bool((state.history == row).any()))
+    return users | {snapshot.user_rows[user] for user in likers if user in snapshot.user_rows}
 
 
 def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:

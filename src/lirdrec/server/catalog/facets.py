@@ -23,17 +23,11 @@ _SEPARATORS = (", ", "|", "; ", " > ")  # between the values of one cell
 
 @dataclass(frozen=True, eq=False)
 class ItemColors:
-    """A color for each item.
+    """A color for each item."""
 
-    Attributes:
-        kind: "category" or "number".
-        labels: of the colors, in order.
-        codes: `(I,)` int16 indices into `labels`; -1 if the item has no value.
-    """
-
-    kind: str
-    labels: Sequence[str]
-    codes: np.ndarray
+    kind: str  # "category" or "number"
+    labels: Sequence[str]  # of the colors, in order
+    codes: np.ndarray  # (I,) int16 indices into `labels`; -1 if the item has no value
 
 
 def describe_columns(table: pl.DataFrame) -> list[ColumnAnswer]:

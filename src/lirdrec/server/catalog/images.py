@@ -104,12 +104,7 @@ class _ImageFiles:
 
 
 class ItemImages:
-    """The images of the served items.
-
-    Args:
-        live: the catalog; images of added items are in its store.
-        folder: of the image files; None for that of the run's dataset.
-    """
+    """The images of the served items, from the store and a folder; None for that of the run's dataset."""
 
     def __init__(self, live: LiveState, folder: str | Path | None = None):
         self.live, self.folder = live, folder

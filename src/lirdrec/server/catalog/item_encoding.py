@@ -30,14 +30,10 @@ class _LoadedEncoder(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoders:
-    """The encoders of a dataset, by the name of the features that they made.
-
-    Attributes:
-        reasons: name of features → why they have no encoder.
-    """
+    """The encoders of a dataset, by the name of the features that they made."""
 
     _loaded: Mapping[str, _LoadedEncoder] = field(default_factory=dict)
-    reasons: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)  # name of features → why they have no encoder
 
     @classmethod
     def load(cls, recommender: Recommender, device: str = "cpu") -> Encoders:

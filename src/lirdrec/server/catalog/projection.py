@@ -22,15 +22,10 @@ _EDGE = 0.995  # share of the items within the unit square
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Points of the items. Items with similar directions of their vectors are near each other.
+    """Points of the items. Items with similar directions of their vectors are near each other."""
 
-    Attributes:
-        points: `(I, 2)` float32, about within -1 … 1; added items are projected to the axes of the trained ones.
-        explained: share of the variance of the trained items' directions on each axis.
-    """
-
-    points: np.ndarray
-    explained: tuple[float, float]
+    points: np.ndarray  # (I, 2) float32, about within -1 … 1; added items use the axes of the trained ones
+    explained: tuple[float, float]  # share of the variance of the trained items' directions on each axis
 
 
 class _Axes(NamedTuple):
@@ -66,12 +61,8 @@ class CatalogProjection:
     def get(self, snapshot: Snapshot, wait: float = 20.0) -> Projection:
         """The points of all items of a snapshot.
 
-        Args:
-            snapshot: the current state.
-            wait: longest time to wait for the computation, in seconds.
-
         Raises:
-            TimeoutError: it takes longer; try again.
+            TimeoutError: the computation takes more than `wait` seconds; try again.
             CapabilityError: the model has no item vectors.
         """
         axes = self.begin(snapshot).result(wait)

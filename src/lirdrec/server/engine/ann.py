@@ -38,8 +38,7 @@ class ApproximateIndex:
 
     Args:
         kind: "hnsw", a graph, fastest but slow to build; "ivf", cells around centroids.
-        beam: least number of candidates of a search (hnsw).
-        cell_share: share of the cells that are searched (ivf).
+        beam, cell_share: `BEAM` of hnsw, `CELL_SHARE` of ivf.
 
     Raises:
         ConfigError: faiss is missing, or the kind is unknown.

@@ -27,14 +27,12 @@ RETRY_SECONDS = 1.0  # before a store that did not answer is asked again
 
 
 class MicroBatcher:
-    """Ranks the waiting requests together, on one thread.
-
-    While the store does not answer, the last known state is ranked.
+    """Ranks the waiting requests together, on one thread; from the last known state while the store does not answer.
 
     Args:
         live: state to rank from; brought up to date before each batch.
         max_batch: largest number of requests in a batch.
-        index: "exact", or the kind of approximate index for a large catalog ("hnsw", "ivf": see `ann`).
+        index: "exact", or the kind of approximate index ("hnsw", "ivf": see `ann`).
         on_batch: called after each batch with its size and the seconds it took.
 
     Raises:

@@ -21,18 +21,7 @@ MAX_FACTOR = 1e6  # of a branch weight: beyond, scores could overflow
 
 @dataclass(frozen=True)
 class Query:
-    """One request, for a known user or for a history of items.
-
-    Attributes:
-        user: id, or None where `history` is given.
-        history: ids of liked items.
-        k: number of items; fewer are returned where fewer remain.
-        exclude_seen: leave out what the user liked.
-        where: conditions on the item table.
-        diversity: δ of `maximal_marginal_relevance`, 0 for none.
-        branch_weights: name of a part → factor of that branch of the score.
-        unknown: what an unknown user gets.
-        parts: whether to return the parts of each score.
+    """One request, for a known user or for a history of items; `schemas.RecommendRequest` describes the fields.
 
     Raises:
         ConfigError: a value is out of range.
@@ -43,7 +32,7 @@ class Query:
     k: int = 10
     exclude_seen: bool = True
     where: Filter | None = None
-    diversity: float = 0.0
+    diversity: float = 0.0  # δ of `maximal_marginal_relevance`
     branch_weights: Mapping[str, float] | None = None
     unknown: Literal["raise", "popular"] = "raise"
     parts: bool = False
@@ -66,37 +55,23 @@ class Query:
 
 @dataclass(frozen=True)
 class RankingResult:
-    """The items of one query, best first.
-
-    Attributes:
-        items: ids.
-        scores: one for each item.
-        parts: for each item, name of the part → its share of the score; None unless requested.
-        fallback: "popular" where the user was unknown.
-    """
+    """The items of one query, best first."""
 
     items: list[Id]
     scores: list[float]
-    parts: list[dict[str, float]] | None = None
-    fallback: str | None = None
+    parts: list[dict[str, float]] | None = None  # name of the part → its share of the score; None unless requested
+    fallback: str | None = None  # "popular" where the user was unknown
 
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """The queries of a batch that are ranked by vectors.
+    """The queries of a batch that are ranked by vectors."""
 
-    Attributes:
-        positions: index in the list of queries, for each row of `vectors`.
-        vectors: `(b, D)`.
-        seen_rows, seen_items: `(n,)` int64 each: rows of `vectors`, and the item rows that they leave out.
-        unknown_users: indices of the queries of unknown users that get popular items instead.
-    """
-
-    positions: list[int]
-    vectors: Tensor
-    seen_rows: Tensor
-    seen_items: Tensor
-    unknown_users: list[int]
+    positions: list[int]  # index in the list of queries, for each row of `vectors`
+    vectors: Tensor  # (b, D)
+    seen_rows: Tensor  # (n,) int64 rows of `vectors` …
+    seen_items: Tensor  # … and (n,) int64 item rows that they leave out
+    unknown_users: list[int]  # indices of the queries of unknown users that get popular items instead
 
     def only(self, rows: Tensor) -> QueryBatch:
         """The batch with the given rows `(r,)` only; they are ascending."""

@@ -116,23 +116,16 @@ CACHE_BYTES = 32 * 2**20  # of the masks of filters
 
 @dataclass
 class _Prepared:
-    """Results that are reused for one state of the catalog.
+    """Results that are reused for one state of the catalog."""
 
-    Attributes:
-        unwanted: key of a filter → `(I,)` bool, the items that it leaves out.
-        popular: `(I,)` int64 rows, most training users first, and `(I,)` their numbers of users.
-    """
-
+    # key of a filter → (I,) bool, the items that it leaves out
     unwanted: ByteCache[bytes, Tensor] = field(default_factory=lambda: ByteCache(CACHE_BYTES))
+    # (I,) int64 rows, most training users first, and (I,) their numbers of users
     popular: tuple[Tensor, Tensor] | None = None
 
 
 class Ranker:
-    """Ranks batches of queries. Used by one thread.
-
-    Args:
-        index: approximate index, or None for exact results.
-    """
+    """Ranks batches of queries, exactly or by an approximate index. Used by one thread."""
 
     def __init__(self, index: ApproximateIndex | None = None):
         self.index = index

@@ -26,15 +26,9 @@ LONGEST = 500  # characters of a message, since it may quote the request
 
 
 class Problem(HTTPException):
-    """An error response.
+    """An error response: its status, and one sentence as `detail`."""
 
-    Attributes:
-        status_code: HTTP status.
-        detail: one sentence.
-        faults: invalid places of the request and what is wrong there, if known.
-    """
-
-    faults: list[dict[str, str]] | None = None
+    faults: list[dict[str, str]] | None = None  # invalid places of the request and what is wrong there, if known
 
     @classmethod
     def from_error(cls, error: LirdrecError) -> Problem:

@@ -187,13 +187,13 @@ class AuthMiddleware:
                 raise
             limit = f"took longer than {self._seconds:g} seconds"
             if body.is_awaited:
-                problem = Problem(408, f"the body of the request {limit}", {"Connection": "close"})
+                timed_out = Problem(408, f"the body of the request {limit}", {"Connection": "close"})
             else:
                 message = (
                     f"this {limit} and was stopped; a change may have been made anyway: check before you repeat it"
                 )
-                problem = Problem(503, message, {"Retry-After": "5"})
-            await problem.response()(scope, receive, send)
+                timed_out = Problem(503, message, {"Retry-After": "5"})
+            await timed_out.response()(scope, receive, send)
 
     def _authenticate(self, scope: Scope) -> None:
         path, method = scope["path"], scope["method"]
@@ -233,22 +233,14 @@ class AuthMiddleware:
 
 
 class BodyLimitMiddleware:
-    """A `receive` that raises when the body exceeds a limit, whether its length was announced or not.
-
-    Attributes:
-        is_awaited: whether the application waits for more of the body.
-
-    Raises:
-        Problem: a larger body is announced.
-    """
-
-    __slots__ = ("_limit", "_read", "_receive", "is_awaited")
+    """A `receive` that raises a Problem when the body exceeds a limit, whether its length was announced or not."""
 
     def __init__(self, scope: Scope, receive: Receive, limit: int):
+        self._receive, self._limit, self._read = receive, limit, 0
+        self.is_awaited = False  # whether the application waits for more of the body
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
-                raise _too_large(limit)
-        self._receive, self._limit, self._read, self.is_awaited = receive, limit, 0, False
+            if name == b"content-length" and value.isdigit():
+                self._check(limit + 1 if len(value) > 18 else int(value))
 
     async def __call__(self) -> Message:
         self.is_awaited = True  # also if the request is cancelled here
@@ -256,13 +248,12 @@ class BodyLimitMiddleware:
         self.is_awaited = False
         if message["type"] == "http.request":
             self._read += len(message.get("body", b""))
-            if self._read > self._limit:
-                raise _too_large(self._limit)
+            self._check(self._read)
         return message
 
-
-def _too_large(limit: int) -> Problem:
-    return Problem(413, f"the body is larger than {limit:,} bytes", {"Connection": "close"})
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise Problem(413, f"the body is larger than {self._limit:,} bytes", {"Connection": "close"})
 
 
 def _check_origin(headers: dict[bytes, bytes], config: ServerConfig) -> None:

@@ -114,11 +114,15 @@ def get_services(request: Request) -> Services:
     return services
 
 
+async def _services(request: Request) -> Services:  # async: FastAPI calls other functions in a thread
+    return get_services(request)
+
+
 async def _current_snapshot(request: Request) -> Snapshot:
     return await get_services(request).current()
 
 
-ServicesDep = Annotated[Services, Depends(get_services)]
+ServicesDep = Annotated[Services, Depends(_services)]
 CurrentSnapshot = Annotated[Snapshot, Depends(_current_snapshot)]
 
 

@@ -42,7 +42,7 @@ class Caches:
         self.projection.begin(services.live.snapshot)
 
 
-def _get_caches(request: Request) -> Caches:
+async def _get_caches(request: Request) -> Caches:
     """The caches, created at the first request; raises a Problem while the server is not ready yet."""
     state = request.app.state
     if not hasattr(state, "caches"):
@@ -64,35 +64,28 @@ Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Limit = Annotated[int, Query(ge=1, le=200)]
 
 
+async def _get_page(query: Text = "", offset: Offset = 0, limit: Limit = 20) -> tuple[str, int, int]:
+    return query, offset, limit
+
+
+PageDep = Annotated[tuple[str, int, int], Depends(_get_page)]
+
+
 @router.get("/items", **answers(ItemList))
-async def items(
-    services: ServicesDep,
-    snapshot: CurrentSnapshot,
-    caches: CachesDep,
-    query: Text = "",
-    offset: Offset = 0,
-    limit: Limit = 20,
-) -> Response:
+async def items(services: ServicesDep, snapshot: CurrentSnapshot, caches: CachesDep, page: PageDep) -> Response:
     """Items with all words of the query in their title or id; without a query all items, most likes first."""
-    total, rows = await services.read(lambda: caches.search.items(snapshot, query, offset, limit))
-    page = [describe_item(snapshot, row) for row in rows]
-    for item in page:
+    total, rows = await services.read(lambda: caches.search.items(snapshot, *page))
+    found = [describe_item(snapshot, row) for row in rows]
+    for item in found:
         item["columns"].pop(IMAGE, None)
-    return json_response({"total": total, "items": page})
+    return json_response({"total": total, "items": found})
 
 
 @router.get("/users", **answers(UserList))
-async def users(
-    services: ServicesDep,
-    snapshot: CurrentSnapshot,
-    caches: CachesDep,
-    query: Text = "",
-    offset: Offset = 0,
-    limit: Limit = 20,
-) -> Response:
+async def users(services: ServicesDep, snapshot: CurrentSnapshot, caches: CachesDep, page: PageDep) -> Response:
     """Users with the query in their id."""
-    total, page = await services.read(lambda: caches.search.users(snapshot, query, offset, limit))
-    return json_response({"total": total, "users": [{"user": user, "liked": n} for user, n in page]})
+    total, found = await services.read(lambda: caches.search.users(snapshot, *page))
+    return json_response({"total": total, "users": [{"user": user, "liked": n} for user, n in found]})
 
 
 @router.get("/users/{user:path}", **answers(UserAnswer, 404))
