@@ -10,7 +10,6 @@ import polars as pl
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap, as_list, known_rows
-from lirdrec.data.schema import SPLITS
 
 
 def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame, dict[str, FeatureMatrix]]:
@@ -45,7 +44,9 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
         dataset.name,
         dataset.users,
         IdMap(dataset.items.series.filter(pl.Series(keep)), dataset.items.entity),
-        *(remaining(dataset.split(name)) for name in SPLITS),
+        remaining(dataset.train),
+        remaining(dataset.valid),
+        remaining(dataset.test),
         features=features(np.flatnonzero(keep)),
         item_table=dataset.item_table.filter(pl.Series(keep)),
         info={**dataset.info, "left_out_items": dataset.items.series.gather(rows).to_list()},
