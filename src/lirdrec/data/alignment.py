@@ -70,13 +70,12 @@ def align(
     order: str = "the item table",
     listed: int | None = None,
 ) -> Aligned:
-    """Find the feature row of each item. Rows with an unknown item id raise an error unless `drop_unknown`.
+    """Find the feature row of each item; without ids, row i belongs to the item in row i.
 
     Args:
-        file: the features; without ids, row i belongs to the item in row i.
-        items: the catalog.
+        file, items: the features and the catalog.
         where: prefix of messages.
-        drop_unknown: drop rows with an unknown item id and log their number.
+        drop_unknown: drop rows with an unknown item id and log their number, instead of raising an error.
         order: the source of the row order of features without ids, for the log message.
         listed: the number of items in `order`, which are the first of the catalog; by default all.
 

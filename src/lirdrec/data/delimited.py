@@ -96,18 +96,16 @@ class TextFormat:
 
 
 def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str | None = None) -> Table:
-    """Read a text file of separated values.
+    """Read a text file of separated values, perhaps compressed.
 
     Args:
-        path: the file, perhaps compressed.
-        layout: its format options.
+        path, layout: the file and its format options.
         default: the separator if the first lines are ambiguous.
         text: None: all columns stay strings; a name: the others get the type that all of their values have; "": all
             columns get it, and where no value begins with 0 they are parsed at once, which takes little memory.
 
-    Raises:
-        DataError: the file is empty or damaged, its bytes do not fit the encoding, or a line has too many or too few
-            values.
+    Raises a DataError if the file is empty or damaged, its bytes do not fit the encoding, or a line has too many or too
+    few values.
     """
     content = to_utf8(path, read_bytes(path), layout.encoding).rstrip(b"\r\n")
     if not content.strip():

@@ -157,12 +157,10 @@ def clean_ids(ids: Any, where: str, entity: str = "id", place: Callable[[int], s
 
     Args:
         ids: anything one-dimensional. Floats are accepted if all are integers below 2**53.
-        where: prefix of messages ("ratings.csv, column 'userId'").
-        entity: "user", "item" or "id".
+        where, entity: prefix of messages ("ratings.csv, column 'userId'"), and "user", "item" or "id".
         place: describes the position of a row for messages ("line 7").
 
-    Raises:
-        DataError: an id is missing, negative, too large, empty, or of an unsupported type.
+    Raises a DataError if an id is missing, negative, too large, empty, or of an unsupported type.
     """
     series = as_series(ids, where)
     if series.dtype in (pl.Categorical, pl.Enum):

@@ -34,8 +34,7 @@ def with_images(dataset: Dataset, folder: str | Path, column: str | None = None)
         column: of the item table, with a path or file name per item; by default `image` if it holds such paths, else
             the images are found by item id.
 
-    Raises:
-        DataError: see `image_column`; or the item table has no such column.
+    Raises a DataError as `image_column`, or if the item table has no such column.
     """
     table = dataset.item_table
     if column is not None and column not in table.columns:

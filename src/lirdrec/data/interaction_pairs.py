@@ -10,12 +10,8 @@ def distinct_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     """Deduplicate pairs and sort them by user, then item, so that the order of the source does not matter.
 
-    Args:
-        users, items: `(N,)` int64.
-        timestamps: `(N,)` int64; a repeated pair keeps its earliest timestamp.
-
-    Returns:
-        users, items, timestamps, and the input position of each kept row, each `(E,)`.
+    Takes arrays `(N,)` int64. Returns users, items, timestamps (the earliest of a repeated pair), and the input
+    position of each kept row, each `(E,)`.
     """
     order = np.lexsort((items, users) if timestamps is None else (timestamps, items, users))
     u, i = users[order], items[order]

@@ -66,12 +66,8 @@ class BadLines:
 def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
     """The file as `(number of the first line, complete lines)`, in order; only the last block may lack its line end.
 
-    Args:
-        path: plain or compressed.
-        size: bytes to read at a time; about the length of a block, unless a line is longer.
-
-    Raises:
-        DataError: the file is missing, empty, cut short or damaged, or a line exceeds the maximum length.
+    `size` is about the length of a block in bytes, unless a line is longer. Raises a DataError if the file is missing,
+    empty, cut short or damaged, or a line exceeds the maximum length.
     """
     number, rest = 1, b""
     with open_bytes(path) as file:

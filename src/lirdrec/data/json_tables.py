@@ -69,8 +69,7 @@ def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | 
             `a.b`, lists of plain values stay lists, and lists of records are left out, which is logged.
         bad: handles lines that are not records; by default the first one raises.
 
-    Raises:
-        DataError: the file is missing, damaged or not JSON, or a column occurs in no record.
+    Raises a DataError if the file is missing, damaged or not JSON, or a column occurs in no record.
     """
     bad = bad or BadLines(path)
     unit, records = ("record", _read_list(path)) if is_list(path) else ("line", _read_lines(path, bad))

@@ -103,8 +103,7 @@ def build(
     """Build the parts of a dataset from tables; raises the errors of `Dataset.from_frames`.
 
     Args:
-        table: the interactions.
-        items: the item table, or None.
+        table, items: the interactions, and the item table if there is one.
         features: name → contents of a feature file.
         config: preprocessing options.
         name, info: of the dataset.

@@ -32,19 +32,17 @@ def read_ids(
     text: bool = False,
     string_ids: bool = False,
 ) -> pl.Series:
-    """Convert ids of any type to an Int64 or String series.
+    """Convert one-dimensional ids of any type to an Int64 or String series.
 
     Surrounding blanks are removed, bytes are decoded as UTF-8, and decimal numbers without a fraction become integers;
     a warning counts the changed ids.
 
     Args:
-        ids: anything one-dimensional.
-        where, entity, place: for messages, as in `clean_ids`.
+        ids, where, entity, place: as of `clean_ids`.
         text: the ids come from a text file: convert them to integers if all are written as integers.
         string_ids: always return strings.
 
-    Raises:
-        DataError: as `clean_ids`, and for bytes that are not UTF-8 and numbers with a fraction.
+    Raises a DataError as `clean_ids`, and for bytes that are not UTF-8 and numbers with a fraction.
     """
     series = as_series(ids, where)
     context = (where, entity, place)

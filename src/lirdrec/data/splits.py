@@ -66,14 +66,11 @@ def split_labels(
 
 
 def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of validation and test pairs of users with `n` pairs.
+    """Numbers of validation and test pairs of users with `n` `(U,)` pairs.
 
     `held = max(2, ⌊held_out·n⌋)`, `valid = ⌊held/2⌋`, test the rest: with 0.2 this equals the public Baby and
     Sports splits for every user. Users with one or two pairs keep them in train, so every user has a training item.
-
-    Args:
-        n: `(U,)` numbers of pairs.
-        held_out: the share, or None for two, independent of n (leave-last-out).
+    Without `held_out`, two pairs are held, independent of n (leave-last-out).
     """
     share = np.zeros_like(n) if held_out is None else np.floor(held_out * n + 1e-9).astype(np.int64)
     held = np.where(n < 3, 0, np.minimum(np.maximum(2, share), n - 1))

@@ -84,11 +84,8 @@ def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
 def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
     """Validate the id columns of a table: in published datasets, ids are integers that match `pattern`.
 
-    Numbers with leading zeros, such as `007`, are not changed. If the config skips bad rows, they are left out.
-
-    Raises:
-        DataError: a column is missing or has a value that is not an integer; names the line. If the config skips bad
-            rows, only if all rows are bad.
+    Numbers with leading zeros, such as `007`, are not changed. If the config skips bad rows, they are left out. Raises
+    a DataError that names the line of another value if the config does not skip bad rows, or if all rows are bad.
     """
     table.require_columns(columns)
     for column in columns:
