@@ -77,6 +77,10 @@ class Model(nn.Module):
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     # training options (fields of TrainConfig) of the paper or its released code, for preset="paper"
     published: ClassVar[Mapping[str, Any]] = {}
+    # parameters and buffers with one row per user or item, by name; a `ParameterList` of such tables by its own name.
+    # A training that continues an earlier run matches their rows by id (recommender/warm_start.py)
+    user_rows: ClassVar[tuple[str, ...]] = ("user_embedding",)
+    item_rows: ClassVar[tuple[str, ...]] = ("item_embedding",)
 
     def __init__(self, inputs: ModelInputs, config: Any):
         super().__init__()

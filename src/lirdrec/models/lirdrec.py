@@ -108,6 +108,9 @@ class LIRDRec(Model):
         "pwc": ("released", "uniform"),  # the control, which the paper does not search
     }
 
+    user_rows = ("user_embedding", "theta", "copied")
+    item_rows = ()  # item vectors come from features
+
     copied: Tensor
     schedule: Tensor
 

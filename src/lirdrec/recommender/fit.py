@@ -25,8 +25,18 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refit import merge_splits, settings_of
+from lirdrec.recommender.refit import StopAfter, continued_training, merge_splits, refit_settings, settings_of
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
+from lirdrec.recommender.state import RunState
+from lirdrec.recommender.warm_start import (
+    check_features,
+    check_parameters,
+    read_earlier,
+    run_name,
+    start_from,
+    weights_digest,
+    without_trained,
+)
 from lirdrec.training.callbacks import EpochLines, HistoryLogger, ProgressBar, epoch_progress
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig, still_improving
@@ -44,6 +54,7 @@ class _Job:
         dataset, config, training: data, model config and training options.
         validate: validation metrics of a scorer; None: no validation.
         refit: the earlier run whose settings are used, or None.
+        start: the earlier run whose parameters the training starts from, or None.
         progress: whether to show it.
         callbacks: those of the caller.
     """
@@ -52,7 +63,8 @@ class _Job:
     config: Any
     training: TrainConfig
     validate: Callable[[Scorer], dict[str, float]] | None
-    refit: str | Path | None
+    refit: str | None
+    start: RunState | None
     progress: bool
     callbacks: tuple[Callback, ...]
 
@@ -67,7 +79,8 @@ def fit(
     run: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    refit: str | Path | None = None,
+    refit: str | Path | Recommender | None = None,
+    warm_start: str | Path | Recommender | None = None,
     device: str = "auto",
     progress: bool = True,
     cache: str | Path | Literal[False] | None = None,
@@ -87,7 +100,12 @@ def fit(
         resume: continue a training that was stopped in `run`.
         overwrite: replace a finished run in `run`.
         refit: an earlier run: train with its settings and best number of epochs on all interactions, validation and
-            test included. Nothing is left to measure: it is for serving.
+            test included. Nothing is left to measure: it is for serving. A run that was itself continued from another
+            (`warm_start`) starts from that one again.
+        warm_start: an earlier run of the same model, on older data: train on from its parameters, with its settings,
+            and stop sooner (`patience` is a quarter of the run's). Rows are matched by id; new users and items start
+            from the mean of those nearest to them. Held-out interactions that the run was trained on count as training
+            interactions. A model in closed form is computed again, with the run's settings.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
         progress: show a progress bar on stderr, or a line per epoch where stderr is not a terminal.
         cache: folder for neighbor graphs; None: `LIRDREC_CACHE` or `~/.cache/lirdrec`; False: no cache.
@@ -96,15 +114,26 @@ def fit(
         callbacks: called after every step and epoch; they may stop the training.
 
     Raises:
-        ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` with `config`.
-        RunFolderError: `refit` or `run` cannot be used, or a feature file of the dataset has changed.
+        ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` or `warm_start`
+            with `config`.
+        DataError: the features are not those of `warm_start`, or it was trained on all validation interactions.
+        RunFolderError: `refit`, `warm_start` or `run` cannot be used, or a feature file of the dataset has changed.
         TrainingError: the loss is not finite.
 
     >>> recommender = fit(dataset, "ease", progress=False)
     >>> recommender.n_users == dataset.n_users
     True
     """
-    job = _make_job(dataset, config, training, model, preset, refit, progress, callbacks)
+    if refit is not None or warm_start is not None:
+        if config is not None or model is not None or None not in (refit, warm_start):
+            raise ConfigError("refit and warm_start take the model of the earlier run; give one of them, and no model")
+        if refit is not None:
+            job = _refit_job(dataset, refit, training, progress, callbacks)
+        else:
+            job = _warm_job(dataset, warm_start, training, progress, callbacks)
+    else:
+        config, training = _resolve_configs(config, model, training, preset)
+        job = _make_job(dataset, config, training, progress, callbacks)
     torch_device, may_exist = resolve_device(device), overwrite or resume
     if run is not None:
         check_new(run, may_exist)
@@ -118,25 +147,48 @@ def fit(
 def _make_job(
     dataset: Dataset,
     config: Any,
-    training: Any,
-    model: str | None,
-    preset: str,
-    refit: str | Path | None,
+    training: TrainConfig,
     progress: bool,
     callbacks: tuple[Callback, ...],
+    start: RunState | None = None,
 ) -> _Job:
-    if refit is not None:
-        if config is not None or training is not None or model is not None:
-            raise ConfigError("refit takes the settings of the earlier run; leave out config, model and training")
-        config, training = settings_of(refit)
-        dataset = merge_splits(dataset)
-    config, training = _resolve_configs(config, model, training, preset)
     metric = fitting_metric(dataset, training.metric)
     if metric != training.metric:
         log.warning("%s has few items: training looks at %s instead of %s", dataset.name, metric, training.metric)
         training = replace(training, metric=metric)
-    validate = None if refit is not None else _validation(dataset, metric)
-    return _Job(dataset, config, training, validate, refit, progress, callbacks)
+    return _Job(dataset, config, training, _validation(dataset, metric), None, start, progress, callbacks)
+
+
+def _refit_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> _Job:
+    if training is not None:
+        raise ConfigError("refit takes the training options of the earlier run; leave out training")
+    found, start = refit_settings(run)
+    options = found.training
+    if found.best_epoch is not None and options.schedule == "cosine":
+        callbacks = (*callbacks, StopAfter(found.best_epoch))
+    elif found.best_epoch is not None:
+        options = replace(options, epochs=found.best_epoch)
+    if start is not None:
+        check_features(dataset, start, found.config)
+    whole = merge_splits(dataset)
+    return _Job(whole, found.config, options, None, run_name(read_earlier(run)), start, progress, callbacks)
+
+
+def _warm_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> _Job:
+    state = read_earlier(run)
+    found = settings_of(state)
+    if found.best_epoch is None and state.info.get("training") is None:
+        log.info("%s is computed in closed form: it is computed again", state.info.get("model"))
+        return _make_job(dataset, found.config, training or found.training, progress, callbacks)
+    check_parameters(state)
+    check_features(dataset, state, found.config)
+    if not len(dataset.valid) and training is None:
+        raise ConfigError(
+            f"{dataset.name} has no validation interactions, which choose the number of epochs; hold some out"
+            " (lirdrec prepare --split temporal), or give the number: epochs"
+        )
+    options = continued_training(state) if training is None else training
+    return _make_job(without_trained(dataset, state), found.config, options, progress, callbacks, state)
 
 
 def _resolve_configs(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
@@ -165,7 +217,10 @@ def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[Fa
     model = model_for_config(job.config)
     if model.capabilities.needs_features:  # the model reads them completely in any case
         verify_features(job.dataset, getattr(job.config, "modalities", None))
-    return model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
+    built = model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
+    if job.start is not None:
+        start_from(built, job.dataset, job.start)
+    return built
 
 
 def _train_in_folder(job: _Job, model: Model, folder: Path, resume: bool, may_exist: bool) -> Recommender:
@@ -187,7 +242,9 @@ def _train(
     training, validate = job.training, job.validate
     info: dict[str, Any] = {"seed": training.seed}
     if job.refit is not None:
-        info["refit"] = str(job.refit)
+        info["refit"] = job.refit
+    if job.start is not None:
+        info["warm_start"] = _started_from(job.start)
     if model.capabilities.training == "closed_form":
         model.solve()
         if validate is not None:
@@ -215,6 +272,12 @@ def _train(
     metrics = {"best_epoch": result.best_epoch, "epochs": n_epochs, "valid": best.get("valid", {})}
     info |= {"training": to_dict(training), "stopped": result.stopped, "metrics": metrics}
     return Recommender.from_training(model, job.dataset, info=info)
+
+
+def _started_from(state: RunState) -> dict[str, str | None]:
+    """What a run keeps about the run that it continued."""
+    folder = None if state.folder is None else str(state.folder.resolve())
+    return {"run": folder, "weights": weights_digest(state)}
 
 
 def fitting_metric(dataset: Dataset, metric: str) -> str:
@@ -280,4 +343,5 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
     if training.schedule != "exponential":  # then they have no effect
         del options["training.decay"], options["training.decay_epochs"]
     model = {f"model.{key}": value for key, value in to_dict(job.config).items()}
-    return {"model": model_for_config(job.config).name, **model, **options, "dataset": digest.hexdigest()[:16]}
+    start = {} if job.start is None else {"warm_start": weights_digest(job.start)}
+    return {"model": model_for_config(job.config).name, **model, **options, "dataset": digest.hexdigest()[:16], **start}
