@@ -94,6 +94,9 @@ class Model(nn.Module):
         # that a resumed training uses the same random numbers as an uninterrupted one
         self.generator = epoch_generator(inputs.seed, 0)
 
+    def start_again(self) -> None:
+        """Called once when the parameters of an earlier run have been loaded and training goes on with newer data."""
+
     def scorer(self) -> Scorer:
         """The scorer of the current parameters, without gradients; changes no state."""
         raise CapabilityError(f"{self.name} gives no scorer")

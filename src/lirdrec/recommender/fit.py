@@ -25,7 +25,14 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refit import StopAfter, continued_training, merge_splits, refit_settings, settings_of
+from lirdrec.recommender.refit import (
+    StopAfter,
+    continued_training,
+    full_epochs,
+    merge_splits,
+    refit_settings,
+    settings_of,
+)
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.recommender.state import RunState
 from lirdrec.recommender.warm_start import (
@@ -55,6 +62,7 @@ class _Job:
         validate: validation metrics of a scorer; None: no validation.
         refit: the earlier run whose settings are used, or None.
         start: the earlier run whose parameters the training starts from, or None.
+        full_epochs: epochs that the training from scratch took, where `refit` or `start` is given.
         progress: whether to show it.
         callbacks: those of the caller.
     """
@@ -65,6 +73,7 @@ class _Job:
     validate: Callable[[Scorer], dict[str, float]] | None
     refit: str | None
     start: RunState | None
+    full_epochs: int | None
     progress: bool
     callbacks: tuple[Callback, ...]
 
@@ -103,9 +112,9 @@ def fit(
             test included. Nothing is left to measure: it is for serving. A run that was itself continued from another
             (`warm_start`) starts from that one again.
         warm_start: an earlier run of the same model, on older data: train on from its parameters, with its settings,
-            and stop sooner (`patience` is a quarter of the run's). Rows are matched by id; new users and items start
-            from the mean of those nearest to them. Held-out interactions that the run was trained on count as training
-            interactions. A model in closed form is computed again, with the run's settings.
+            for a quarter of the epochs that it took from scratch, over which the learning rate falls to zero. Rows are
+            matched by id; new users and items start from the mean of those nearest to them. Held-out interactions that
+            the run was trained on count as training interactions. A closed form is computed again.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
         progress: show a progress bar on stderr, or a line per epoch where stderr is not a terminal.
         cache: folder for neighbor graphs; None: `LIRDREC_CACHE` or `~/.cache/lirdrec`; False: no cache.
@@ -156,13 +165,15 @@ def _make_job(
     if metric != training.metric:
         log.warning("%s has few items: training looks at %s instead of %s", dataset.name, metric, training.metric)
         training = replace(training, metric=metric)
-    return _Job(dataset, config, training, _validation(dataset, metric), None, start, progress, callbacks)
+    epochs = None if start is None else full_epochs(start)
+    return _Job(dataset, config, training, _validation(dataset, metric), None, start, epochs, progress, callbacks)
 
 
 def _refit_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> _Job:
     if training is not None:
         raise ConfigError("refit takes the training options of the earlier run; leave out training")
-    found, start = refit_settings(run)
+    state = read_earlier(run)
+    found, start = refit_settings(state)
     options = found.training
     if found.best_epoch is not None and options.schedule == "cosine":
         callbacks = (*callbacks, StopAfter(found.best_epoch))
@@ -171,7 +182,8 @@ def _refit_job(dataset: Dataset, run: Any, training: Any, progress: bool, callba
     if start is not None:
         check_features(dataset, start, found.config)
     whole = merge_splits(dataset)
-    return _Job(whole, found.config, options, None, run_name(read_earlier(run)), start, progress, callbacks)
+    name, epochs = run_name(state), None if found.best_epoch is None else full_epochs(state)
+    return _Job(whole, found.config, options, None, name, start, epochs, progress, callbacks)
 
 
 def _warm_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> _Job:
@@ -245,6 +257,8 @@ def _train(
         info["refit"] = job.refit
     if job.start is not None:
         info["warm_start"] = _started_from(job.start)
+    if job.full_epochs is not None:
+        info["full_epochs"] = job.full_epochs
     if model.capabilities.training == "closed_form":
         model.solve()
         if validate is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,21 +59,28 @@ def settings_of(state: RunState) -> EarlierSettings:
 
 
 def continued_training(state: RunState) -> TrainConfig:
-    """The training options with which a run is continued on newer data.
+    """The training options with which a run is continued on newer data: those of the run, in a quarter of the time.
 
-    Those of the run; patience is a quarter, since what is left to learn takes few epochs.
+    The number of epochs is a quarter of those from scratch, and the learning rate falls to zero over them, which takes
+    the place of patience (benchmarks/train_on.py).
     """
     training = settings_of(state).training
-    return replace(training, patience=math.ceil(training.patience / 4))
+    epochs = max(1, full_epochs(state) // 4)
+    return replace(training, schedule="cosine", warmup_epochs=0, epochs=epochs, patience=epochs)
 
 
-def refit_settings(run: Any) -> tuple[EarlierSettings, RunState | None]:
+def full_epochs(state: RunState) -> int:
+    """The epochs that a training from scratch took until it stopped, kept through refits and continued trainings."""
+    info = state.info
+    return int(info.get("full_epochs") or info.get("metrics", {}).get("epochs") or settings_of(state).training.epochs)
+
+
+def refit_settings(state: RunState) -> tuple[EarlierSettings, RunState | None]:
     """The settings to refit a run with, and the run that it continued, from which the refit has to start too.
 
     Raises:
-        RunFolderError: there is no such run, it was trained without validation, or the run that it continued is gone.
+        RunFolderError: it was trained without validation, or the run that it continued is gone.
     """
-    state = read_earlier(run)
     found, name = settings_of(state), run_name(state)
     if found.best_epoch is None and state.info.get("training") is not None:
         raise RunFolderError(

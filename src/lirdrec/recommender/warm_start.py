@@ -110,7 +110,7 @@ def check_features(dataset: Dataset, state: RunState, config: Any) -> None:
         raise DataError(f"{where}: has no features '{missing[0]}', which that run was trained with")
     if used is None and (extra := [name for name in dataset.features if name not in names]):
         raise DataError(
-            f"{where}: has the features '{extra[0]}', which that run does not know; leave them out, or train from scratch"
+            f"{where}: has the features '{extra[0]}', unknown to that run; leave them out, or train from scratch"
         )
     for name, matrix in (state.features.trained or {}).items() if state.features is not None else ():
         if name in names:
@@ -148,7 +148,7 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
 
     Rows of users and items are matched by id. A new item's row is the mean over its nearest known items (by features,
     else by the users who took it), a new user's row the mean over the known users who took the same items; where there
-    are none, the mean of all known rows.
+    are none, the mean of all known rows. The model may then change them (`Model.start_again`).
 
     Raises:
         ConfigError: the run is of another model, or of the same with other settings.
@@ -176,6 +176,7 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
             )
         loaded[name] = given if kind is None else graph.filled(given, kind)
     model.load_state_dict(loaded)
+    model.start_again()
 
 
 def rows_of(model: Model, name: str) -> str | None:
