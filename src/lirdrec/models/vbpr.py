@@ -130,4 +130,6 @@ class VBPR(Model):
         assert isinstance(scorer, VectorScorer)
         own = self.projected([new[m].values for m in self.modalities])
         vectors = self.ranking.transform_for_scoring(torch.cat([torch.zeros_like(own), own], dim=1))
-        return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, vectors), scorer.part_names)
+        return VectorScorer(
+            scorer.user_vectors, append_rows(scorer.item_vectors, vectors), scorer.part_names, None, scorer.memory
+        )

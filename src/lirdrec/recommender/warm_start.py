@@ -71,8 +71,8 @@ def without_trained(dataset: Dataset, state: RunState) -> Dataset:
     Raises:
         DataError: the run was trained on every validation interaction.
     """
-    assert state.train is not None
-    changed, moved = move_to_train(dataset, state.users, state.items, state.train)
+    assert state.trained is not None
+    changed, moved = move_to_train(dataset, state.users, state.items, state.trained)
     if len(dataset.valid) and not len(changed.valid):
         n = pluralize(moved["valid"], "validation interaction")
         raise DataError(
