@@ -59,18 +59,55 @@ class ModelOptions:
     seed: SeedOption = None
     refit: Path | None = option(None, "Train on all interactions, with RUN's settings and best epoch.", metavar="RUN")
 
+    start: Path | None = option(None, "Train on from RUN, with its settings.", "--from", metavar="RUN")
+
     def for_fit(self) -> dict[str, Any]:
         """The arguments of `fit`."""
-        if self.refit is None:
-            config, training = configuration(
-                self.model or "lirdrec", self.preset, self.config, self.assignments or [], self.seed
-            )
-            return {"config": config, "training": training} | ({} if self.preset is None else {"preset": self.preset})
-        for name in ("model", "preset", "config", "assignments", "seed"):
+        if self.refit is not None and self.start is not None:
+            raise ConfigError("--from: with --refit the run that the earlier one continued is known; leave it out")
+        if self.refit is not None:
+            self._refuse("--refit", "model", "preset", "config", "assignments", "seed")
+            return {"refit": self.refit}
+        if self.start is not None:
+            self._refuse("--from", "model", "preset")
+            return {"warm_start": self.start} | self._continued()
+        config, training = configuration(
+            self.model or "lirdrec", self.preset, self.config, self.assignments or [], self.seed
+        )
+        return {"config": config, "training": training} | ({} if self.preset is None else {"preset": self.preset})
+
+    def _refuse(self, with_option: str, *names: str) -> None:
+        for name in names:
             if getattr(self, name) not in (None, []):
                 flag = "--set" if name == "assignments" else f"--{name}"
-                raise ConfigError(f"{flag}: with --refit the settings are those of the earlier run; leave it out")
-        return {"refit": self.refit}
+                raise ConfigError(f"{flag}: with {with_option} it is that of the earlier run; leave it out")
+
+    def _continued(self) -> dict[str, Any]:
+        """The training options that were given, over those of the earlier run."""
+        if self.config is None and not self.assignments and self.seed is None:
+            return {}
+        from lirdrec.config import make_config, parse_assignments, read_toml, to_dict
+        from lirdrec.recommender.refit import continued_training
+        from lirdrec.recommender.warm_start import read_earlier
+        from lirdrec.training.config import TrainConfig
+
+        state = read_earlier(self.start)
+        known = training_keys(str(state.info.get("model")))
+        from_file = {} if self.config is None else read_toml(self.config)
+        for heading in from_file:
+            if heading != "training":
+                raise ConfigError(
+                    f"{self.config}: with --from it may hold the table [training] only; leave out {heading}"
+                )
+        given = dict(from_file.get("training", {})) | parse_assignments(self.assignments or [])
+        for key in given:
+            if key not in known:
+                raise ConfigError(
+                    f"--set {key}: with --from only options of training can change ({', '.join(known)}); those of the"
+                    " model stay as they are in the earlier run"
+                )
+        given |= {} if self.seed is None else {"seed": self.seed}
+        return {"training": make_config(TrainConfig, to_dict(continued_training(state)) | given, "[training]")}
 
 
 def train(
@@ -89,8 +126,11 @@ def train(
       lirdrec train mydata --preset paper --set n_layers=3 --set regularization=1e-4
       lirdrec train mydata --run runs/first --resume
       lirdrec train mydata --refit runs/first --run runs/served
+      lirdrec train newdata --from runs/first --run runs/second
 
     --refit trains on all interactions, the newest included; such a run has no metrics, since no data is held out.
+    --from starts from the parameters of an earlier run and needs few epochs; of the options, --set, --config and --seed
+    may change those of training.
     """
     from lirdrec.data.readers import read_any
     from lirdrec.recommender.fit import fit
@@ -98,7 +138,8 @@ def train(
     arguments = options.for_fit() | ({} if device is None else {"device": device})
     data = read_any(dataset)
     refit = options.refit
-    folder = run or _default_run(data.name, (options.model or "lirdrec") if refit is None else "refit", resume)
+    kind = "refit" if refit is not None else "continued" if options.start is not None else options.model or "lirdrec"
+    folder = run or _default_run(data.name, kind, resume)
     recommender = fit(
         data,
         run=folder,
@@ -108,6 +149,7 @@ def train(
         **arguments,
     )
     stopped = recommender.info.get("stopped") == "interrupted"
+    data = _unseen(recommender, data)
     results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
     if results:
         recommender.record_metrics("test", next(iter(results.values())))
@@ -280,8 +322,15 @@ def evaluate_with_baseline(
 
         results[f"{name}, users as new"] = dict(measure(as_new_users(recommender), data, **options).values)
     if name != "popularity":
+        data = _unseen(recommender, data)
         results["popularity"] = dict(measure(_popularity(data, device), data, **options).values)
     return results, result.per_user
+
+
+def _unseen(recommender: Recommender, data: Dataset) -> Dataset:
+    from lirdrec.evaluation.evaluator import unseen_part
+
+    return unseen_part(recommender, data)[0]
 
 
 def _popularity(data: Dataset, device: str) -> Recommender:

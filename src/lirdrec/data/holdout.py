@@ -1,8 +1,8 @@
-"""Remove items from a dataset, to add them later with `add_items`: for a demonstration, or to measure a launch."""
+"""Change what a dataset holds out: items that are added or launched later, and interactions of an earlier training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +57,41 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
         frame_kind=dataset.frame_kind,
     )
     return rest, dataset.item_table[rows], features(rows)
+
+
+def move_to_train(
+    dataset: Dataset, users: IdMap, items: IdMap, trained: Interactions
+) -> tuple[Dataset, dict[str, int]]:
+    """Move the held-out interactions that an earlier run was trained on to train.
+
+    They cannot tell how well that run, or a training that started from it, does on interactions that it has not seen.
+
+    Args:
+        dataset: is not changed.
+        users, items: the ids of the run's rows; trained: its training interactions, as rows.
+
+    Returns:
+        The dataset, and the number of interactions moved from "valid" and from "test".
+    """
+    user_rows, item_rows = users.rows(dataset.users.series), items.rows(dataset.items.series)
+    known = np.unique(trained.users * len(items) + trained.items)
+    parts: dict[str, Interactions] = {}
+    moved, numbers = [dataset.train], {}
+    for name in ("valid", "test"):
+        pairs = dataset.split(name)
+        rows, columns = user_rows[pairs.users], item_rows[pairs.items]
+        leaked = (rows >= 0) & (columns >= 0) & np.isin(rows * len(items) + columns, known)
+        numbers[name], parts[name] = int(leaked.sum()), pairs.take(~leaked)
+        moved.append(pairs.take(leaked))
+    if not any(numbers.values()):
+        return dataset, numbers
+    times = [part.timestamps for part in moved if part.timestamps is not None]
+    train = Interactions(
+        np.concatenate([part.users for part in moved]),
+        np.concatenate([part.items for part in moved]),
+        np.concatenate(times) if len(times) == len(moved) else None,
+    )
+    return replace(dataset, train=train, valid=parts["valid"], test=parts["test"]), numbers
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.holdout import move_to_train
 from lirdrec.data.ids import IdMap, pluralize
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.metrics import (
@@ -267,6 +268,12 @@ def evaluate(
     check_metrics(names)
     if getattr(recommender, "info", {}).get("refit"):
         log.warning("the run was trained on all interactions, %s included, so these metrics are not valid", split)
+    dataset, n_moved = unseen_part(recommender, dataset)
+    if n_moved.get(split):
+        log.warning(
+            "%d of the %s interactions are left out: the run, or the one that it continued, was trained on them",
+            *(n_moved[split], split),
+        )
     cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
     if not cutoffs:
         raise ConfigError("k is empty; give at least one cut-off")
@@ -282,6 +289,21 @@ def evaluate(
         groups["popularity"] = by_popularity(scorer, truth, names, cutoffs, memory_limit)
         groups["activity"] = by_activity(truth, result.per_user)
     return Metrics(result.values, len(truth.users), frame, groups)
+
+
+def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
+    """The dataset with the held-out interactions that a continued run was trained on moved to train.
+
+    A run that continued an earlier one (`fit(..., warm_start=...)`) may have been trained on interactions that are held
+    out now. For other runs the dataset is returned as it is.
+
+    Returns:
+        The dataset, and the number of interactions moved from "valid" and from "test".
+    """
+    train, info = getattr(recommender, "train", None), getattr(recommender, "info", {})
+    if train is None or not info.get("warm_start") or info.get("refit"):
+        return dataset, {}
+    return move_to_train(dataset, recommender.users, recommender.items, train)
 
 
 def _ground_truth(recommender: HasScorer, dataset: Dataset, split: str, candidates: str) -> GroundTruth:

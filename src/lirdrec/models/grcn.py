@@ -77,6 +77,8 @@ class GRCN(Model):
     name = GRCNConfig.model
     Config = GRCNConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    user_rows = ("user_embedding", "preference", "user_confidence")
+    item_rows = ("item_embedding", "item_confidence")
     grid: ClassVar = {"regularization": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5), "n_routings": (0, 3)}
     published: ClassVar = {"learning_rate": 1e-4, "batch_size": 1024, "epochs": 1000, "patience": 21}
 

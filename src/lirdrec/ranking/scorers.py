@@ -115,6 +115,7 @@ class VectorScorer(Scorer):
     """
 
     kind = "vectors"
+    MOVED = "moved_rows", "moved_from"  # in `memory`: item rows that likes moved, and their vectors before
 
     def __init__(
         self,
@@ -179,6 +180,28 @@ class VectorScorer(Scorer):
             if table.is_floating_point():
                 is_sound &= sound_rows(table[first:], LARGEST)
         return is_sound
+
+    @property
+    def moved_items(self) -> Tensor:
+        """Rows `(m,)` int64, in order, of the items whose vectors `with_moved_items` has replaced."""
+        return self.memory.get(self.MOVED[0], torch.empty(0, dtype=torch.int64, device=self.item_vectors.device))
+
+    def vectors_before(self, items: Tensor) -> Tensor:
+        """Vectors `(n, D)` of the items `(n,)` as they were before `with_moved_items`; a copy."""
+        vectors, moved = self.item_vectors[items], self.moved_items
+        if len(moved):
+            at = torch.searchsorted(moved, items).clamp(max=len(moved) - 1)
+            was_moved = moved[at] == items
+            vectors[was_moved] = self.memory[self.MOVED[1]][at[was_moved]]
+        return vectors
+
+    def with_moved_items(self, items: Tensor, vectors: Tensor) -> VectorScorer:
+        """A scorer with other vectors `(n, D)` of the items `(n,)`; it keeps those before, for later moves."""
+        rows = torch.unique(torch.cat([self.moved_items, items]))
+        memory = self.memory | dict(zip(self.MOVED, (rows, self.vectors_before(rows)), strict=True))
+        table = self.item_vectors.clone()
+        table[items] = vectors.to(table.dtype)
+        return VectorScorer(self.user_vectors, table, self.branch_names, self.weights, memory, self.offsets)
 
     def tensors(self) -> dict[str, Tensor]:
         named = {"users": self.user_vectors, "items": self.item_vectors}

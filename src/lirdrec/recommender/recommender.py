@@ -44,7 +44,7 @@ from lirdrec.recommender.query_arguments import (
     popular,
 )
 from lirdrec.recommender.serialization import read_run, rebuild, write_metrics, write_run
-from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories
+from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories, with_pairs
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,12 @@ class Recommender:
         scorer: the scores of the current parameters.
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
-        train: training interactions as rows, or None in a slim run.
+        train: training interactions as rows, followed by the likes of `update`; None in a slim run.
         features: the items' feature matrices, or None.
         info: JSON-able facts: "dataset", "dataset_folder", "model", "model_config", "training", "seed", "metrics" …
         frames: kind of the frames that are returned.
         n_trained_items: number of trained items; later rows were added by `add_items`.
+        n_trained_pairs: number of interactions of the training, the first of `train`; None: all of them.
         device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
     """
@@ -85,6 +86,7 @@ class Recommender:
         frames: FrameKind = "polars",
         info: Mapping[str, Any] | None = None,
         n_trained_items: int | None = None,
+        n_trained_pairs: int | None = None,
         device: torch.device | str = "cpu",
         histories: Histories | None = None,
     ):
@@ -95,6 +97,7 @@ class Recommender:
         self.frames: FrameKind = frames
         self.info = dict(info or {})
         self.n_trained_items = len(items) if n_trained_items is None else n_trained_items
+        self.n_trained_pairs = n_trained_pairs
         self.folder: Path | None = None
         self.saved: Stamp | None = None  # of the folder's manifest, as it was loaded or saved
         self.device = torch.device(device)
@@ -413,6 +416,44 @@ class Recommender:
         self.scorer, self.items, self.item_table, self.features = scorer, ids, merged, store
         log.info("added %s; the catalog has %d now", pluralize(table.height, "item"), len(ids))
 
+    def update(self, likes: Any) -> None:
+        """Take in likes since the training, without training; changes this recommender.
+
+        The histories of the users grow: `recommend` leaves the items out from then on, and `liked` names them. Items
+        that were added after training move towards the users who like them (`Model.fold_in_items`, with its metrics in
+        docs/new_items.md). The vectors of users and of the items of the training stay as they are; lists that follow
+        the new likes of a user come from `recommend_for_history(recommender.liked(user))`. Likes that are known already
+        change nothing; the order of likes, and of calls, does not matter.
+
+        Args:
+            likes: a frame with columns user and item, a list of (user, item), or one such pair.
+
+        Raises:
+            UnknownIdError: a user or an item is unknown.
+            DataError: the columns are missing, or something is not a pair.
+            CapabilityError: the run is slim.
+
+        >>> recommender.update([(user, item)])
+        >>> item in recommender.liked(user)
+        True
+        """
+        check_full(self.train, "take in likes")
+        assert self.train is not None
+        _, users, items = pair_rows(likes, self.users, self.items)
+        keys = np.unique(users * self.n_items + items)
+        keys = keys[~np.isin(keys, self.train.users * self.n_items + self.train.items)]
+        if not len(keys):
+            return
+        new_users, new_items = keys // self.n_items, keys % self.n_items
+        train = with_pairs(self.train, new_users, new_items)
+        histories = make_histories(train, self.n_users, self.device)
+        scorer, added = self.scorer, np.unique(new_items[new_items >= self.n_trained_items])
+        if len(added) and self.has_model and self.model().can_warm_up:
+            scorer = self.model().fold_in_items(scorer, self._rows(added), self._likers(train, added))
+        # nothing can fail from here on
+        self.n_trained_pairs = len(self.train) if self.n_trained_pairs is None else self.n_trained_pairs
+        self.train, self._histories, self.scorer = train, histories, scorer
+
     # ------------------------------------------------------------ saving
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -499,6 +540,10 @@ class Recommender:
         check_full(self.train, purpose)
         assert self._histories is not None
         return self._histories
+
+    def _likers(self, train: Interactions, items: np.ndarray) -> list[Tensor]:
+        """Queries of the users who like each item, in the order of their rows."""
+        return [self.scorer.queries(self._rows(np.unique(train.users[train.items == item]))) for item in items]
 
     def _rows(self, rows: np.ndarray) -> Tensor:
         return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written

@@ -149,6 +149,7 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
             frames=config["frames"],
             info=config["info"],
             n_trained_items=config["n_trained_items"],
+            n_trained_pairs=config.get("n_trained_pairs"),
             device=torch.device(device),
         )
     except RunFolderError:
@@ -185,6 +186,8 @@ def _writers(state: RunState, folder: Path, slim: bool) -> dict[str, Writer]:
         "frames": state.frames,
         "info": state.info,
     }
+    if state.n_trained_pairs is not None and not slim:
+        config["n_trained_pairs"] = state.n_trained_pairs
     table = state.item_table.select(ITEM) if slim else state.item_table
     files: dict[str, Writer] = {
         CONFIG: lambda path: write_json(path, config),
@@ -270,13 +273,14 @@ _NO_PAIRS = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
 
 def rebuild(state: RunState) -> Model:
     """The trained model of a run, on the run's device, in evaluation mode."""
-    assert state.train is not None and state.features is not None and state.weights is not None
+    train = state.trained
+    assert train is not None and state.features is not None and state.weights is not None
     n, name = state.n_trained_items, state.info["model"]
     dataset = Dataset(
         name=state.info.get("dataset", "run"),
         users=state.users,
         items=IdMap(state.items.series.head(n), state.items.entity),
-        train=state.train,
+        train=train,
         valid=_NO_PAIRS,
         test=_NO_PAIRS,
         features=state.features.blocks()[0] if model_type(name).capabilities.needs_features else {},

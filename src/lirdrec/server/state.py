@@ -49,6 +49,7 @@ class PersistentMap(ChainMap[K, V]):
 log = logging.getLogger(__name__)
 
 Id = str | int
+LIKERS = 200  # users at most whose likes move a new item; the mean of more of them is hardly another one
 CACHE_BYTES = 32 * 2**20  # of the vectors of users who are folded in
 
 
@@ -70,6 +71,7 @@ class Snapshot:
         removed: `(I,)` bool, removed items.
         user_rows, item_rows: id → row.
         user_states: users with likes that the run does not have.
+        likers: users who like an item that was added after training, by its row.
         run: folder of the run.
         vectors: cached vectors `(D,)` of users who are folded in; shared by all snapshots of a run.
     """
@@ -81,6 +83,7 @@ class Snapshot:
     item_rows: PersistentMap[Id, int]
     user_states: PersistentMap[Id, UserState]
     run: Path
+    likers: PersistentMap[int, frozenset[Id]] = field(default_factory=PersistentMap)
     vectors: ByteCache[UserState, Tensor] = field(default_factory=lambda: ByteCache(CACHE_BYTES))
 
     @cached_property
@@ -217,7 +220,8 @@ class LiveState:
             for ids in (recommender.users, recommender.items)
         )
         removed = torch.zeros(recommender.n_items, dtype=torch.bool)
-        return self._followed(Snapshot(recommender, 0, removed, users, items, PersistentMap(), run))
+        likers = PersistentMap(_likers(recommender))
+        return self._followed(Snapshot(recommender, 0, removed, users, items, PersistentMap(), run, likers))
 
     def _followed(self, snapshot: Snapshot) -> Snapshot:
         new_likes: dict[Id, list[int]] = {}  # user → item rows; applied once, after all changes
@@ -332,7 +336,8 @@ def _with_likes(snapshot: Snapshot, new_likes: Mapping[Id, Sequence[int]]) -> Sn
     if not new_likes:
         return snapshot
     recommender = snapshot.recommender
-    is_folded = recommender.has_model and not recommender.is_slim and recommender.model().capabilities.new_users
+    has_model = recommender.has_model and not recommender.is_slim
+    is_folded = has_model and recommender.model().capabilities.new_users
     states: dict[Id, UserState] = {}
     for user, rows in new_likes.items():
         before = snapshot.liked_rows(user)
@@ -340,4 +345,55 @@ def _with_likes(snapshot: Snapshot, new_likes: Mapping[Id, Sequence[int]]) -> Sn
         # if all likes were known, from training for instance, the trained vector is the better one
         if len(after) > len(torch.unique(before)):
             states[user] = UserState(after, is_folded)
-    return replace(snapshot, user_states=snapshot.user_states.updated(states))
+    if not states:
+        return snapshot
+    liked = replace(snapshot, user_states=snapshot.user_states.updated(states))
+    return _with_moved_items(liked, states) if has_model and recommender.model().can_warm_up else liked
+
+
+def _likers(recommender: Recommender) -> dict[int, frozenset[Id]]:
+    """Users who like each item that was added after training, in a run that took in likes."""
+    train, found = recommender.train, dict[int, set[Id]]()
+    if train is not None and recommender.n_trained_pairs is not None:
+        added = np.flatnonzero(train.items >= recommender.n_trained_items)
+        ids = recommender.users.series.gather(train.users[added]).to_list()
+        for item, user in zip(train.items[added].tolist(), ids, strict=True):
+            found.setdefault(item, set()).add(user)
+    return {item: frozenset(users) for item, users in found.items()}
+
+
+def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Snapshot:
+    """The snapshot with the items that were added after training moved by the likes of users who changed."""
+    likers, moved = dict[int, frozenset[Id]](), set[int]()
+    for user, state in changed.items():
+        # a user of the training counts with the vector of the training, another one with that of all likes
+        for row in state.history[state.history >= snapshot.recommender.n_trained_items].tolist():
+            before = likers.get(row) or snapshot.likers.get(row) or frozenset()
+            if user not in before or snapshot.user_rows.get(user, -1) < 0:
+                likers[row] = before | {user}
+                moved.add(row)
+    snapshot = replace(snapshot, likers=snapshot.likers.updated(likers))
+    queries = {row: vectors for row in sorted(moved) if (vectors := _liker_queries(snapshot, row)) is not None}
+    if not queries:
+        return snapshot
+    recommender = copy.copy(snapshot.recommender)
+    rows = torch.tensor(list(queries))
+    recommender.scorer = recommender.model().fold_in_items(recommender.scorer, rows, list(queries.values()))
+    return replace(snapshot, recommender=recommender)
+
+
+def _liker_queries(snapshot: Snapshot, row: int) -> Tensor | None:
+    """Queries `(n, D)` of the users who like an item, in the order of their ids; None where no one likes another item.
+
+    Each is computed alone, so that its bits do not depend on which likes came together.
+    """
+    recommender = snapshot.recommender
+    vectors = []
+    for user in sorted(snapshot.likers[row], key=lambda id: (isinstance(id, str), id))[:LIKERS]:
+        if (at := snapshot.user_rows.get(user, -1)) >= 0:
+            vectors.append(recommender.scorer.queries(torch.tensor([at])))
+            continue
+        others = (liked := snapshot.liked_rows(user))[liked != row]
+        if len(others) and recommender.model().capabilities.new_users:
+            vectors.append(recommender.model().fold_in(recommender.scorer, [others]))
+    return torch.cat(vectors) if vectors else None

@@ -135,6 +135,12 @@ class ApproximateIndex:
         if self.kind == "hnsw":
             self._index.hnsw.efSearch = max(self.beam, fetched)
         values, items = (torch.from_numpy(array) for array in self._index.search(batch.vectors.numpy(), fetched))
+        scorer = snapshot.recommender.scorer
+        assert isinstance(scorer, VectorScorer)
+        moved = scorer.moved_items  # their vectors in the index are out of date: they are scored here
+        values = values.masked_fill(torch.isin(items, moved), -torch.inf)
+        values = torch.cat([values, batch.vectors @ scorer.item_vectors[moved].T], dim=1)
+        items = torch.cat([items, moved.expand(len(items), -1)], dim=1)
         out = (items < 0) | ~torch.isfinite(values)
         out |= snapshot.removed[items.clamp(min=0)]
         for row, mask in masks:
