@@ -11,7 +11,7 @@ import polars as pl
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap, as_list, known_rows
-from lirdrec.data.schema import SPLITS
+from lirdrec.data.schema import ITEM, SPLITS
 from lirdrec.data.splits import split_labels
 from lirdrec.errors import DataError
 
@@ -204,3 +204,28 @@ def _launch(
         frame_kind=dataset.frame_kind,
     )
     return Launch(rest, launched_items(1), launched_items(2))
+
+
+def with_launched_items(dataset: Dataset, items: LaunchedItems) -> Dataset:
+    """The dataset with launched items after its own items, and their interactions in train.
+
+    Args:
+        dataset: that of the launch; is not changed.
+        items: the launched items, with the interactions to train on.
+    """
+    n = dataset.n_items
+    features = {}
+    for name, matrix in dataset.features.items():
+        new = items.features[name]
+        values = np.concatenate([np.asarray(matrix.values), new.values])
+        features[name] = FeatureMatrix(values, np.concatenate([matrix.present, new.present]))
+    train = dataset.train
+    return replace(
+        dataset,
+        items=dataset.items.extended(items.table[ITEM]),
+        item_table=pl.concat([dataset.item_table, items.table], how="vertical_relaxed"),
+        features=features,
+        train=Interactions(np.concatenate([train.users, items.users]), np.concatenate([train.items, items.items + n])),
+        valid=replace(dataset.valid, timestamps=None),
+        test=replace(dataset.test, timestamps=None),
+    )

@@ -23,6 +23,7 @@ _EXPERIMENTS = {
     "ablation": "What does each part of LIRDRec contribute? One changed at a time.",
     "modality": "What does each modality contribute? Each left out, each alone.",
     "cold": "How well are items recommended that are not in the training data?",
+    "launch": "How are items recommended that are added later, and what does it cost?",
     "startup": "Which model leads in the first epochs, and after equal time?",
     "sensitivity": "How much do two settings matter? A grid, on validation.",
     "layers": "Which number of layers over the user-item graph is best?",

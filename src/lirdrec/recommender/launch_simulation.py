@@ -84,7 +84,7 @@ def _users_with_hits(validation: Histories, trained: Tensor) -> Tensor:
 
 
 def _launch(model: Model, scorer: VectorScorer, features: Mapping[str, Features], new: Tensor) -> _Launch:
-    """The launch of the items in rows `new` `(n,)`: the model adds them to a catalog of all others."""
+    """Simulate a launch: remove the items in rows `new` `(n,)` and add them again by `Model.add_items`."""
     is_new = torch.zeros(scorer.n_items, dtype=torch.bool, device=new.device)
     is_new[new] = True
     known, new = (~is_new).nonzero().squeeze(1), is_new.nonzero().squeeze(1)
