@@ -24,7 +24,7 @@ MAX_USERS = 10_000  # users whose lists are ranked in a simulated launch
 MAX_LAUNCHED = 20_000  # items treated as new in all rounds together
 MAX_COST = 0.02  # of the hits on known items, in simulated launches; real launches cost a little more
 N_OFFSETS = 61
-CONTENT, N_NEIGHBORS = 0.5, 50  # a and n, chosen on the validation launches of four datasets (docs/new_items.md)
+CONTENT, N_NEIGHBORS = 0.3, 100  # a and n, chosen on the validation launches of four datasets (docs/new_items.md)
 
 
 @dataclass(frozen=True)
