@@ -124,7 +124,7 @@ def test_grown_items_equal_a_full_forward_in_which_they_were_present(batches, la
 
 
 def test_features_reduced_by_pca_are_those_of_a_dense_decomposition():
-    """Three columns: images (5) and texts (4) are reduced with the trained items' mean and directions, new items too."""
+    """Images (5 columns) and texts (4) are reduced to 3 with mean and directions of trained items; new items too."""
     model = trained(replace(CONFIG, feature_columns=3))
     scorer = model.add_items(model.scorer(), [features(N_OLD)], features(N_OLD + N_NEW, N_OLD))
     own = []
@@ -136,13 +136,8 @@ def test_features_reduced_by_pca_are_those_of_a_dense_decomposition():
         c = c * np.sign(c[np.abs(c).argmax(0), range(3)])
         reduced = torch.from_numpy((table.values.numpy() - x.mean(0)) @ c) * table.present[:, None]
         own.append(Features(reduced, table.present))
-    plain = LIRDRec(
-        replace(
-            inputs(N_OLD),
-            features=dict(zip(TABLES, [Features(f.values[:N_OLD], f.present[:N_OLD]) for f in own], strict=True)),
-        ),
-        CONFIG,
-    )
+    old = {name: Features(f.values[:N_OLD], f.present[:N_OLD]) for name, f in zip(TABLES, own, strict=True)}
+    plain = LIRDRec(replace(inputs(N_OLD), features=old), CONFIG)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("reductions")})
     torch.testing.assert_close(plain.scorer().item_vectors, scorer.item_vectors[:N_OLD], rtol=0, atol=1e-10)
     torch.testing.assert_close(plain.scorer().user_vectors, scorer.user_vectors, rtol=0, atol=1e-10)
